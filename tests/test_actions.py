@@ -1,0 +1,111 @@
+"""The codec against the reference's own tables (tests/golden/actions.*), in NumPy and under jit."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from vpt_jax import actions
+from vpt_jax.actions import CameraQuantizer, JointAction
+
+GOLDEN = Path(__file__).parent / "golden"
+META = json.loads((GOLDEN / "actions.json").read_text())
+QUANTIZERS = {"mu_law": CameraQuantizer(), "linear": CameraQuantizer(mu=None)}
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return np.load(GOLDEN / "actions.npz")
+
+
+@pytest.fixture(params=["numpy", "jit"])
+def run(request):
+    return jax.jit if request.param == "jit" else lambda function: function
+
+
+def test_names_and_tables_are_the_references(golden):
+    assert list(actions.BUTTONS) == META["buttons_all"]
+    assert set(actions.ENV_KEYS) == set(META["target_action_space_keys"])
+    assert len(actions.ENV_KEYS) == 24
+    assert actions.NUM_BUTTON_CLASSES == META["n_buttons_joint"]
+    assert actions.NUM_CAMERA_CLASSES == META["n_camera_joint"]
+    assert actions.NULL_CAMERA_CLASS == META["camera_null_idx"]
+    assert actions.INVENTORY_CLASS == META["inventory_idx"]
+    np.testing.assert_array_equal(actions.CLASS_BUTTONS, golden["table/button_factored"])
+    digest = hashlib.sha256(actions.CLASS_BUTTONS.tobytes()).hexdigest()
+    assert digest == META["table"]["button_factored"]["sha256_uint8"]
+    # The reference's table has no camera-off entry for `inventory`, which has no camera part at all.
+    has_camera = ~golden["table/button_camera_off"]
+    has_camera[actions.INVENTORY_CLASS] = False
+    np.testing.assert_array_equal(actions.CLASS_HAS_CAMERA, has_camera)
+
+
+@pytest.mark.parametrize("scheme", QUANTIZERS)
+def test_camera_bins_hold_to_the_last_bit(golden, scheme):
+    quantizer = QUANTIZERS[scheme]
+    for inputs in ("grid", "edge", "integer_degrees", "bin_value", "pair"):
+        degrees = golden[f"{scheme}/{inputs}"].astype(np.float64)
+        np.testing.assert_array_equal(quantizer.to_bins(degrees), golden[f"{scheme}/{inputs}_bin"], inputs)
+    np.testing.assert_allclose(quantizer.thresholds, golden[f"{scheme}/threshold"], atol=1e-14)
+    np.testing.assert_allclose(quantizer.centres, golden[f"{scheme}/bin_value"], atol=1e-12)
+    back = quantizer.to_degrees(golden[f"{scheme}/pair_bin"])
+    np.testing.assert_allclose(back, golden[f"{scheme}/pair_back"], atol=1e-12)
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS.values(), ids=QUANTIZERS)
+def test_float32_is_binned_alike_in_numpy_and_under_jit(quantizer):
+    near = quantizer.thresholds.astype(np.float32)
+    degrees = np.concatenate([np.nextafter(near, -np.float32(99)), near, np.nextafter(near, np.float32(99))])
+    np.testing.assert_array_equal(jax.jit(quantizer.to_bins)(degrees), quantizer.to_bins(degrees))
+    assert len(set(quantizer.to_bins(degrees))) == 11
+
+
+def test_factored_to_joint_and_back(golden, run):
+    joint = run(actions.joint_from_factored)(golden["factored/buttons"], golden["factored/camera"])
+    np.testing.assert_array_equal(joint.buttons, golden["factored/joint_buttons"][:, 0])
+    np.testing.assert_array_equal(joint.camera, golden["factored/joint_camera"][:, 0])
+    buttons, camera = run(actions.factored_from_joint)(joint)
+    np.testing.assert_array_equal(buttons, golden["factored/back_buttons"])
+    np.testing.assert_array_equal(camera, golden["factored/back_camera"])
+
+
+def test_joint_to_factored_and_back(golden, run):
+    joint = JointAction(golden["joint/buttons"][:, 0], golden["joint/camera"][:, 0])
+    buttons, camera = run(actions.factored_from_joint)(joint)
+    np.testing.assert_array_equal(buttons, golden["joint/factored_buttons"])
+    np.testing.assert_array_equal(camera, golden["joint/factored_camera"])
+    again = run(actions.joint_from_factored)(buttons, camera)
+    np.testing.assert_array_equal(again.buttons, golden["joint/again_buttons"][:, 0])
+    np.testing.assert_array_equal(again.camera, golden["joint/again_camera"][:, 0])
+    np.testing.assert_allclose(actions.CAMERA.to_degrees(np.asarray(camera)), golden["joint/env_camera"], atol=1e-12)
+
+
+@pytest.mark.parametrize("camera_class", [0, 60])
+def test_every_button_class_with_one_camera_class(golden, camera_class):
+    every = np.arange(actions.NUM_BUTTON_CLASSES)
+    again = actions.joint_from_factored(
+        *actions.factored_from_joint(JointAction(every, np.full_like(every, camera_class)))
+    )
+    np.testing.assert_array_equal(again.buttons, golden[f"all_buttons/camera{camera_class}/again_buttons"].ravel())
+    np.testing.assert_array_equal(again.camera, golden[f"all_buttons/camera{camera_class}/again_camera"].ravel())
+
+
+def test_null_is_judged_after_binning():
+    buttons = np.zeros((4, 20), np.uint8)
+    buttons[2, [actions.BUTTON_INDEX["left"], actions.BUTTON_INDEX["right"]]] = 1  # cancel each other
+    buttons[3, actions.BUTTON_INDEX["jump"]] = 1
+    camera = np.array([[0, 0.27], [0, 0.28], [0, 0], [0, 0]], np.float32)  # the first bin edge lies at 0.271 degrees
+    assert actions.is_null(buttons, camera).tolist() == [True, False, True, False]
+
+
+def test_env_dict_round_trip():
+    buttons = np.arange(20, dtype=np.uint8) % 2
+    env = actions.env_from_raw(buttons, np.array([1.5, -3], np.float32))
+    assert set(env) == set(actions.ENV_KEYS)
+    assert env["ESC"] == env["pickItem"] == env["swapHands"] == 0
+    again, camera = actions.raw_from_env(env)
+    np.testing.assert_array_equal(again, buttons)
+    np.testing.assert_array_equal(camera, [1.5, -3])
