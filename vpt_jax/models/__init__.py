@@ -1,0 +1,1 @@
+"""Flax Linen modules of VPT: pure functions of (parameters, inputs, memory)."""

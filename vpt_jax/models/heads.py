@@ -1,0 +1,89 @@
+"""What the policy says: the joint action head, the value head and its running normaliser.
+
+Sources: paper appendices C.2, E.3 and G.1; reference `lib/action_head.py`, `lib/scaled_mse_head.py`,
+`lib/normalize_ewma.py`.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vpt_jax.actions import CLASS_HAS_CAMERA, NUM_BUTTON_CLASSES, NUM_CAMERA_CLASSES, JointAction
+from vpt_jax.models.layers import fan_in_normalized
+
+HEAD_CLASSES = {"buttons": NUM_BUTTON_CLASSES, "camera": NUM_CAMERA_CLASSES}
+LOGIT_SCALE = 0.01  # nearly uniform at the start
+VARIANCE_FLOOR = 1e-2
+DEBIAS_FLOOR = 1e-5
+
+
+class JointActionHead(nn.Module):
+    """One linear layer per choice; logits are divided by `temperature`, in float32."""
+
+    temperature: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t f"]) -> dict[str, Float[Array, "b t classes"]]:
+        init = fan_in_normalized(LOGIT_SCALE)
+        return {
+            name: nn.Dense(classes, kernel_init=init, name=name)(x.astype(jnp.float32)) / self.temperature
+            for name, classes in HEAD_CLASSES.items()
+        }
+
+
+def joint_log_prob(
+    logits: dict[str, Float[Array, "... classes"]], action: JointAction, mask_camera: bool = True
+) -> Float[Array, "..."]:
+    """Log-probability of joint actions.
+
+    The camera's choice counts only where the button class has the camera on (paper, appendix E.3). The released code
+    always counts it: `mask_camera=False`.
+    """
+    buttons = _chosen(logits["buttons"], action.buttons)
+    camera = _chosen(logits["camera"], action.camera)
+    if mask_camera:
+        camera = jnp.where(jnp.asarray(CLASS_HAS_CAMERA)[action.buttons], camera, 0)
+    return buttons + camera
+
+
+def _chosen(logits: Float[Array, "... classes"], choice: Array) -> Float[Array, "..."]:
+    log_probs = jax.nn.log_softmax(logits, axis=-1)
+    return jnp.take_along_axis(log_probs, choice[..., None], axis=-1)[..., 0]
+
+
+class ValueNormalizer(NamedTuple):
+    """Running mean and square of the value targets; an exponential average with bias correction. Not trained."""
+
+    mean: Float[Array, " outputs"]
+    mean_square: Float[Array, " outputs"]
+    debias: Float[Array, ""]
+
+    @classmethod
+    def create(cls, outputs: int = 1) -> "ValueNormalizer":
+        """A normaliser that has seen nothing: mean 0, variance at its floor."""
+        return cls(jnp.zeros(outputs), jnp.zeros(outputs), jnp.zeros(()))
+
+    def update(self, targets: Float[Array, "... outputs"], decay: float = 0.99999) -> "ValueNormalizer":
+        """Take one batch of targets in; the whole batch counts as one step of the average."""
+        flat = targets.reshape(-1, targets.shape[-1])
+        batch = ValueNormalizer(flat.mean(0), (flat**2).mean(0), jnp.ones(()))
+        return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, self, batch)
+
+    def moments(self) -> tuple[Float[Array, " outputs"], Float[Array, " outputs"]]:
+        """Mean and variance, corrected for the start at zero."""
+        debias = jnp.maximum(self.debias, DEBIAS_FLOOR)
+        mean = self.mean / debias
+        return mean, jnp.maximum(self.mean_square / debias - mean**2, VARIANCE_FLOOR)
+
+    def normalize(self, values: Float[Array, "... outputs"]) -> Float[Array, "... outputs"]:
+        """Values in units of the targets' spread."""
+        mean, variance = self.moments()
+        return (values - mean) / jnp.sqrt(variance)
+
+    def denormalize(self, values: Float[Array, "... outputs"]) -> Float[Array, "... outputs"]:
+        """Back to the targets' own unit."""
+        mean, variance = self.moments()
+        return values * jnp.sqrt(variance) + mean

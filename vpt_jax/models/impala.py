@@ -1,0 +1,75 @@
+"""The residual image encoder (IMPALA, reference `lib/impala_cnn.py`): one embedding per frame."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, UInt8
+
+from vpt_jax.models.layers import ImageNorm, NormConv, NormDense
+
+BLOCKS_PER_STACK = 2
+EMBEDDING = 256  # width of the bottleneck between the convolutions and the transformer
+DENSE_SCALE = 1.4  # the reference's initial scale of the layer after the convolutions
+
+
+class ResidualBlock(nn.Module):
+    """`x + conv(conv(x))`; `scale` is the initial gain of the residual branch."""
+
+    scale: float
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        channels, scale = x.shape[-1], self.scale**0.5
+        y = NormConv(channels, scale=scale, dtype=self.dtype, name="conv_0")(x)
+        return x + NormConv(channels, scale=scale, dtype=self.dtype, name="conv_1")(y)
+
+
+class DownStack(nn.Module):
+    """Convolution, 3x3 max-pool with stride 2 (sizes round up), norm, residual blocks."""
+
+    features: int
+    scale: float  # initial gain of all residual blocks together
+    first_norm: bool = True
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 features"]:
+        x = NormConv(self.features, norm=self.first_norm, dtype=self.dtype, name="first_conv")(x)
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = ImageNorm(dtype=self.dtype, name="norm")(x)
+        for i in range(BLOCKS_PER_STACK):
+            x = ResidualBlock(self.scale / BLOCKS_PER_STACK**0.5, dtype=self.dtype, name=f"block_{i}")(x)
+        return x
+
+
+class ImpalaEncoder(nn.Module):
+    """`[n, h, w, 3]` uint8 frames to `[n, features]`; height and width divisible by `2 ** len(widths)`.
+
+    The feature map is flattened in (height, width, channel) order; `openai_weights` permutes the reference's
+    channel-first rows to fit. With `remat` the activations of a stack are computed again in the backward pass.
+    """
+
+    widths: tuple[int, ...]
+    features: int
+    remat: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, frames: UInt8[Array, "n h w 3"]) -> Float[Array, "n features"]:
+        self._check_size(*frames.shape[-3:-1])
+        x = frames.astype(self.dtype) / 255
+        stack_class = nn.remat(DownStack) if self.remat else DownStack
+        for i, width in enumerate(self.widths):
+            scale = len(self.widths) ** -0.5
+            x = stack_class(width, scale, first_norm=i > 0, dtype=self.dtype, name=f"stack_{i}")(x)
+        x = x.reshape(len(x), -1)
+        x = NormDense(EMBEDDING, scale=DENSE_SCALE, dtype=self.dtype, name="dense")(x)
+        return NormDense(self.features, dtype=self.dtype, name="project")(x)
+
+    def _check_size(self, height: int, width: int) -> None:
+        divisor = 2 ** len(self.widths)
+        if height % divisor or width % divisor:
+            raise ValueError(
+                f"frames are {height}x{width}; this encoder needs a height and width divisible by {divisor}"
+            )

@@ -1,0 +1,67 @@
+"""The two layers everything is built from: norm, then a linear map, then ReLU (reference `lib/util.py`).
+
+A layer that is preceded by a norm has no bias, since the norm shifts already. Parameters and norms are float32;
+`dtype` is what the linear map computes in.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+NORM_EPSILON = 1e-5
+
+# Statistics over the features of one token.
+TokenNorm = partial(nn.LayerNorm, epsilon=NORM_EPSILON, use_fast_variance=False)
+# Statistics over height, width and channels of one image, scale and shift per channel: GroupNorm with one group.
+ImageNorm = partial(TokenNorm, reduction_axes=(-3, -2, -1), feature_axes=-1)
+
+
+def fan_in_normalized(scale: float = 1.0) -> Callable[..., Array]:
+    """Initialiser of kernels `[..., in, out]`: the weights into every output have Euclidean norm `scale`."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+        kernel = jax.random.normal(key, shape, dtype)
+        return kernel * scale / jnp.linalg.norm(kernel.reshape(-1, shape[-1]), axis=0)
+
+    return init
+
+
+class NormDense(nn.Module):
+    """`[..., in] -> [..., features]`: norm (unless `norm=False`), dense, ReLU."""
+
+    features: int
+    norm: bool = True
+    scale: float = 1.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... in"]) -> Float[Array, "... features"]:
+        if self.norm:
+            x = TokenNorm(dtype=self.dtype, name="norm")(x)
+        kernel_init = fan_in_normalized(self.scale)
+        dense = nn.Dense(self.features, use_bias=not self.norm, dtype=self.dtype, kernel_init=kernel_init, name="dense")
+        return nn.relu(dense(x))
+
+
+class NormConv(nn.Module):
+    """`[n, h, w, in] -> [n, h, w, features]`: norm (unless `norm=False`), 3x3 convolution, ReLU."""
+
+    features: int
+    norm: bool = True
+    scale: float = 1.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w in"]) -> Float[Array, "n h w features"]:
+        if self.norm:
+            x = ImageNorm(dtype=self.dtype, name="norm")(x)
+        kernel_init = fan_in_normalized(self.scale)
+        conv = nn.Conv(
+            self.features, (3, 3), use_bias=not self.norm, dtype=self.dtype, kernel_init=kernel_init, name="conv"
+        )
+        return nn.relu(conv(x))

@@ -1,0 +1,56 @@
+"""The causal VPT policy (paper, appendix E; reference `lib/policy.py`)."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, UInt8
+
+from vpt_jax.models.heads import JointActionHead
+from vpt_jax.models.impala import ImpalaEncoder
+from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
+from vpt_jax.models.transformer import Memory, Transformer, empty_memory
+
+
+class PolicyOutput(NamedTuple):
+    """`logits` of `buttons` `[b, t, 8641]` and `camera` `[b, t, 121]`; `value` in normalised units; the new memory."""
+
+    logits: dict[str, Float[Array, "b t classes"]]
+    value: Float[Array, "b t"]
+    memory: Memory
+
+
+class Policy(nn.Module):
+    """Frames in, joint action logits and a value out, with a memory carried from chunk to chunk.
+
+    `policy.apply({"params": params}, frames, first, memory)`. A chunk may have any length: feeding the same frames one
+    by one gives the same answers. `presets.py` names the paper's sizes.
+    """
+
+    widths: tuple[int, ...]  # channels of the image stacks
+    features: int  # width of the transformer
+    heads: int
+    layers: int = 4
+    memory_length: int = 128  # frames a frame can look back to, itself included
+    temperature: float = 1.0
+    remat: bool = False  # recompute the image stacks in the backward pass, to save memory
+    dtype: DTypeLike = jnp.float32  # of the computation; parameters, norms and softmax are float32
+
+    @nn.compact
+    def __call__(self, frames: UInt8[Array, "b t h w 3"], first: Bool[Array, "b t"], memory: Memory) -> PolicyOutput:
+        """`first[b, t]` marks the first frame of an episode: nothing before it is remembered or attended to."""
+        b, t = frames.shape[:2]
+        encoder = ImpalaEncoder(self.widths, self.features, remat=self.remat, dtype=self.dtype, name="encoder")
+        x = encoder(frames.reshape(b * t, *frames.shape[2:])).reshape(b, t, self.features)
+        transformer = Transformer(self.layers, self.heads, dtype=self.dtype, name="transformer")
+        x, memory = transformer(x, first, memory)
+        x = NormDense(self.features, dtype=self.dtype, name="last")(nn.relu(x))
+        x = TokenNorm(dtype=self.dtype, name="final_norm")(x)
+        logits = JointActionHead(self.temperature, name="actions")(x)
+        value = nn.Dense(1, kernel_init=fan_in_normalized(), name="value")(x.astype(jnp.float32))[..., 0]
+        return PolicyOutput(logits, value, memory)
+
+    def initial_memory(self, batch: int) -> Memory:
+        """The memory before a stream begins."""
+        return empty_memory(batch, self.memory_length, self.features, self.layers, self.dtype)

@@ -1,0 +1,10 @@
+"""Named model sizes. The policies of the paper are 1x (71M parameters), 2x (248M) and 3x (0.5B)."""
+
+from typing import Any
+
+POLICIES: dict[str, dict[str, Any]] = {
+    "tiny": dict(widths=(16, 32, 32), features=256, heads=4, layers=2, memory_length=64),
+    "1x": dict(widths=(64, 128, 128), features=1024, heads=8),
+    "2x": dict(widths=(128, 256, 256), features=2048, heads=16),
+    "3x": dict(widths=(192, 384, 384), features=3072, heads=24),
+}

@@ -1,0 +1,77 @@
+"""The causal transformer with memory (reference `lib/util.py`: `ResidualRecurrentBlocks`)."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from vpt_jax.models.attention import RelativeAttention, attention_mask
+from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
+
+MLP_RATIO = 4
+
+
+class Memory(NamedTuple):
+    """What a transformer remembers of a stream: per layer the newest `m` keys and values, and which of them count."""
+
+    keys: tuple[Float[Array, "b m f"], ...]
+    values: tuple[Float[Array, "b m f"], ...]
+    mask: Bool[Array, "b m"]
+
+
+def empty_memory(batch: int, length: int, features: int, layers: int, dtype: DTypeLike = jnp.float32) -> Memory:
+    """A memory of nothing: zeros that do not count."""
+    rows = tuple(jnp.zeros((batch, length, features), dtype) for _ in range(layers))
+    return Memory(rows, rows, jnp.zeros((batch, length), bool))
+
+
+class TransformerBlock(nn.Module):
+    """Norm; attention added to the *normalised* input; then an MLP added to that.
+
+    The raw input is not added anywhere, as in the reference.
+    """
+
+    heads: int
+    scale: float
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b t f"],
+        mask: Bool[Array, "b t m+t"],
+        memory: tuple[Float[Array, "b m f"], Float[Array, "b m f"]],
+    ) -> tuple[Float[Array, "b t f"], tuple[Float[Array, "b m f"], Float[Array, "b m f"]]]:
+        features = x.shape[-1]
+        x = TokenNorm(dtype=self.dtype, name="norm")(x)
+        attended, memory = RelativeAttention(self.heads, self.scale, dtype=self.dtype, name="attention")(
+            x, mask, memory
+        )
+        x = x + attended
+        hidden = NormDense(MLP_RATIO * features, dtype=self.dtype, name="mlp_in")(x)
+        out_init = fan_in_normalized(self.scale)
+        return x + nn.Dense(features, dtype=self.dtype, kernel_init=out_init, name="mlp_out")(hidden), memory
+
+
+class Transformer(nn.Module):
+    """`layers` blocks, one memory."""
+
+    layers: int
+    heads: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t f"], first: Bool[Array, "b t"], memory: Memory
+    ) -> tuple[Float[Array, "b t f"], Memory]:
+        mask, memory_mask = attention_mask(first, memory.mask)
+        scale = (2 * self.layers) ** -0.5  # two residual branches a layer
+        remembered = []
+        for i, layer_memory in enumerate(zip(memory.keys, memory.values, strict=True)):
+            block = TransformerBlock(self.heads, scale, dtype=self.dtype, name=f"block_{i}")
+            x, layer_memory = block(x, mask, layer_memory)
+            remembered.append(layer_memory)
+        keys, values = zip(*remembered, strict=True)
+        return x, Memory(keys, values, memory_mask)

@@ -1,0 +1,202 @@
+"""OpenAI's VPT parameters, by the names of their PyTorch `state_dict`, to ours.
+
+The conversion is strict: a missing, extra or misshapen tensor, or a setting our modules do not have, is an error that
+names it. Linear kernels are transposed, convolutions go from (out, in, h, w) to (h, w, in, out), and the first dense
+layer's rows are reordered because we flatten the feature map channel-last.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from vpt_jax.models.heads import HEAD_CLASSES, ValueNormalizer
+from vpt_jax.models.impala import BLOCKS_PER_STACK
+from vpt_jax.models.policy import Policy
+
+StateDict = Mapping[str, np.ndarray]
+Convert = Callable[[np.ndarray], np.ndarray]
+
+# Settings of the reference that our modules have in one form only.
+_FIXED_SETTINGS: dict[str, Any] = {
+    "attention_mask_style": "clipped_causal", "diff_mlp_embedding": False, "impala_kwargs": {"post_pool_groups": 1},
+    "init_norm_kwargs": {"batch_norm": False, "group_norm_groups": 1}, "only_img_input": True, "pointwise_ratio": 4,
+    "pointwise_use_activation": False, "recurrence_is_residual": True, "recurrence_type": "transformer",
+    "use_pointwise_layer": True, "use_pre_lstm_ln": False, "single_output": False, "scale_input_img": True,
+}  # fmt: skip
+_SIZE_SETTINGS = {
+    "attention_heads", "attention_memory_size", "hidsize", "img_shape", "impala_chans", "impala_width",
+    "n_recurrence_layers", "timesteps",
+}  # fmt: skip
+_NORMALIZER = {
+    "value_head.normalizer.running_mean": (1,),
+    "value_head.normalizer.running_mean_sq": (1,),
+    "value_head.normalizer.debiasing_term": (),
+}
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """Where one of our parameters comes from."""
+
+    ours: str
+    theirs: str
+    convert: Convert = np.asarray
+
+
+def policy_from_openai(
+    policy_kwargs: Mapping[str, Any], head_kwargs: Mapping[str, Any], state_dict: StateDict
+) -> tuple[Policy, dict[str, Any]]:
+    """The policy that OpenAI's settings describe, with their parameters.
+
+    Args:
+        policy_kwargs: the `model.args.net.args` of a `.model` file, such as `{"hidsize": 2048, ...}`.
+        head_kwargs: its `pi_head_opts`, such as `{"temperature": 2.0}`.
+        state_dict: arrays by PyTorch name.
+
+    Returns:
+        The module and its parameters, for `module.apply({"params": params}, frames, first, memory)`.
+
+    Raises:
+        ValueError: a setting or tensor is missing, unknown or misshapen.
+    """
+    _check_settings(policy_kwargs)
+    module = Policy(
+        widths=tuple(int(c * policy_kwargs["impala_width"]) for c in policy_kwargs["impala_chans"]),
+        features=policy_kwargs["hidsize"],
+        heads=policy_kwargs["attention_heads"],
+        layers=policy_kwargs["n_recurrence_layers"],
+        memory_length=policy_kwargs["attention_memory_size"] - policy_kwargs["timesteps"],
+        temperature=float(head_kwargs.get("temperature", 1.0)),
+    )
+    height, width = policy_kwargs["img_shape"][:2]
+    tensors = list(_policy_tensors(module, height, width))
+    expected = _parameter_shapes(module, height, width)
+    return module, unflatten_dict(_convert(tensors, expected, state_dict, _NORMALIZER), sep="/")
+
+
+def value_normalizer_from_openai(state_dict: StateDict) -> ValueNormalizer:
+    """The running statistics of the value head, which are not parameters."""
+    return ValueNormalizer(*(jnp.asarray(state_dict[name]) for name in _NORMALIZER))
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    problems = [f"missing setting '{name}'" for name in sorted(_SIZE_SETTINGS - settings.keys())]
+    problems += [
+        f"unknown setting '{name}'" for name in sorted(settings.keys() - _SIZE_SETTINGS - _FIXED_SETTINGS.keys())
+    ]
+    problems += [
+        f"setting '{name}' is {settings[name]!r}; only {value!r} is supported"
+        for name, value in _FIXED_SETTINGS.items()
+        if settings.get(name, value) != value
+    ]
+    if problems:
+        raise ValueError("cannot build OpenAI's policy: " + "; ".join(problems))
+
+
+def _parameter_shapes(module: Policy, height: int, width: int) -> dict[str, tuple[int, ...]]:
+    frames = jax.ShapeDtypeStruct((1, 1, height, width, 3), jnp.uint8)
+    first = jax.ShapeDtypeStruct((1, 1), jnp.bool_)
+    memory = jax.eval_shape(lambda: module.initial_memory(1))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), frames, first, memory)["params"]
+    return {name: leaf.shape for name, leaf in flatten_dict(shapes, sep="/").items()}
+
+
+def _convert(
+    tensors: list[_Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    state_dict: StateDict,
+    not_parameters: Mapping[str, tuple[int, ...]],
+) -> dict[str, jax.Array]:
+    """Our parameters by path; every tensor of the state dict is used exactly once or is an error."""
+    known = {tensor.theirs for tensor in tensors} | not_parameters.keys()
+    problems = [f"missing tensor '{name}'" for name in sorted(known - state_dict.keys())]
+    problems += [f"extra tensor '{name}'" for name in sorted(state_dict.keys() - known)]
+    problems += [
+        f"tensor '{name}' has shape {state_dict[name].shape}; expected {shape}"
+        for name, shape in not_parameters.items()
+        if name in state_dict and state_dict[name].shape != shape
+    ]
+    params = {}
+    for tensor in (tensor for tensor in tensors if tensor.theirs in state_dict):
+        source = np.asarray(state_dict[tensor.theirs])
+        try:
+            params[tensor.ours] = jnp.asarray(tensor.convert(source), jnp.float32)
+            fits = params[tensor.ours].shape == expected[tensor.ours]
+        except ValueError:
+            fits = False
+        if not fits:
+            problems.append(f"tensor '{tensor.theirs}' of shape {source.shape} does not fit {expected[tensor.ours]}")
+    if problems:
+        raise ValueError("cannot convert OpenAI's weights: " + "; ".join(problems))
+    return params
+
+
+def _policy_tensors(module: Policy, height: int, width: int) -> Iterator[_Tensor]:
+    shrink = 2 ** len(module.widths)
+    final = (module.widths[-1], height // shrink, width // shrink)
+    yield from _encoder_tensors("encoder", "net.img_process", len(module.widths), final)
+    for i in range(module.layers):
+        yield from _block_tensors(f"transformer/block_{i}", f"net.recurrent_layer.blocks.{i}")
+    yield from _dense("last", "net.lastlayer")
+    yield from _norm("final_norm", "net.final_ln")
+    for name in HEAD_CLASSES:
+        yield from _affine(f"actions/{name}", f"pi_head.{name}.linear_layer")
+    yield from _affine("value", "value_head.linear")
+
+
+def _encoder_tensors(ours: str, theirs: str, stacks: int, final: tuple[int, int, int]) -> Iterator[_Tensor]:
+    for i in range(stacks):
+        stack, source = f"{ours}/stack_{i}", f"{theirs}.cnn.stacks.{i}"
+        yield from _conv(f"{stack}/first_conv", f"{source}.firstconv", norm=i > 0)
+        yield from _norm(f"{stack}/norm", f"{source}.n")
+        for j in range(BLOCKS_PER_STACK):
+            for k in range(2):
+                yield from _conv(f"{stack}/block_{j}/conv_{k}", f"{source}.blocks.{j}.conv{k}")
+
+    def channel_last(rows: np.ndarray) -> np.ndarray:
+        return np.moveaxis(rows.reshape(final + rows.shape[1:]), 0, 2).reshape(rows.shape)
+
+    yield _Tensor(f"{ours}/dense/norm/scale", f"{theirs}.cnn.dense.norm.weight", channel_last)
+    yield _Tensor(f"{ours}/dense/norm/bias", f"{theirs}.cnn.dense.norm.bias", channel_last)
+    yield _Tensor(f"{ours}/dense/dense/kernel", f"{theirs}.cnn.dense.layer.weight", lambda w: channel_last(w.T))
+    yield from _dense(f"{ours}/project", f"{theirs}.linear")
+
+
+def _block_tensors(ours: str, theirs: str) -> Iterator[_Tensor]:
+    attention, source = f"{ours}/attention", f"{theirs}.r.orc_block"
+    yield from _norm(f"{ours}/norm", f"{theirs}.pre_r_ln")
+    yield _Tensor(f"{attention}/basis", f"{source}.b_nd")
+    for name, layer in {"query": "q_layer", "out": "proj_layer", "relative": "r_layer"}.items():
+        yield from _affine(f"{attention}/{name}", f"{source}.{layer}")
+    for name, layer in {"key": "k_layer", "value": "v_layer"}.items():
+        yield _Tensor(f"{attention}/{name}/kernel", f"{source}.{layer}.weight", np.transpose)
+    yield from _dense(f"{ours}/mlp_in", f"{theirs}.mlp0")
+    yield from _affine(f"{ours}/mlp_out", f"{theirs}.mlp1.layer")
+
+
+def _dense(ours: str, theirs: str) -> Iterator[_Tensor]:
+    yield from _norm(f"{ours}/norm", f"{theirs}.norm")
+    yield _Tensor(f"{ours}/dense/kernel", f"{theirs}.layer.weight", np.transpose)
+
+
+def _conv(ours: str, theirs: str, norm: bool = True) -> Iterator[_Tensor]:
+    yield _Tensor(f"{ours}/conv/kernel", f"{theirs}.layer.weight", lambda w: np.transpose(w, (2, 3, 1, 0)))
+    if norm:
+        yield from _norm(f"{ours}/norm", f"{theirs}.norm")
+    else:
+        yield _Tensor(f"{ours}/conv/bias", f"{theirs}.layer.bias")
+
+
+def _norm(ours: str, theirs: str) -> Iterator[_Tensor]:
+    yield _Tensor(f"{ours}/scale", f"{theirs}.weight")
+    yield _Tensor(f"{ours}/bias", f"{theirs}.bias")
+
+
+def _affine(ours: str, theirs: str) -> Iterator[_Tensor]:
+    yield _Tensor(f"{ours}/kernel", f"{theirs}.weight", np.transpose)
+    yield _Tensor(f"{ours}/bias", f"{theirs}.bias")
