@@ -1,6 +1,46 @@
-"""Eight fake devices for every test, and full float32 products; set before JAX starts."""
+"""Eight fake devices for every test, set before JAX starts; and a small dataset made the way a user makes one."""
 
 import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import numpy as np
+import pytest
+
+from configs.prepare import get_config
+from vpt_jax.actions import BUTTON_INDEX, env_from_raw
+from vpt_jax.data.prepare import prepare
+from vpt_jax.recording import RecordingWriter
+
+FRAME_SIZE = 32
+
+
+def record_episode(path, seed, frames):
+    """Play with long presses and rests; the picture drifts with the mouse and brightens while attacking."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:FRAME_SIZE, :FRAME_SIZE]
+    buttons, yaw = np.zeros(20, np.uint8), 0.0
+    keys = [BUTTON_INDEX[key] for key in ("attack", "forward", "jump", "left")]
+    with RecordingWriter(path, FRAME_SIZE, FRAME_SIZE) as recording:
+        for i in range(frames):
+            if i % 6 == 0:
+                buttons[keys] = rng.random(4) < 0.3
+            camera = np.zeros(2, np.float32) if i % 4 == 0 else rng.normal(0, 2, 2).astype(np.float32)
+            yaw += camera[1]
+            frame = np.stack([(8 * x + 5 * yaw) % 256, (8 * y + 7 * i) % 256, 0 * x + 160 * buttons[0]], -1)
+            recording.write(frame.astype(np.uint8), env_from_raw(buttons, camera))
+
+
+@pytest.fixture(scope="session")
+def dataset_dir(tmp_path_factory):
+    """Seven training and two validation episodes of 32x32 frames, in records of 8 frames."""
+    folder = tmp_path_factory.mktemp("small")
+    for split, lengths in {"train": (61, 40, 75, 90, 33, 52, 49), "valid": (45, 38)}.items():
+        (folder / "recordings" / split).mkdir(parents=True)
+        for number, frames in enumerate(lengths):
+            record_episode(folder / "recordings" / split / f"{split}{number}", len(split) * 100 + number, frames)
+    config = get_config()
+    config.update(recordings=str(folder / "recordings"), out=str(folder / "dataset"), chunk_frames=8, workers=1)
+    config.update(height=FRAME_SIZE, width=FRAME_SIZE)
+    return prepare(config)

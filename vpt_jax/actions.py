@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-Array = Any  # np.ndarray or jax.Array; this module must not import JAX, so that data workers start fast
+Array = Any  # np.ndarray or jax.Array; recording and labelling use this module without JAX
 
 HOTBARS = tuple(f"hotbar.{slot}" for slot in range(1, 10))
 BUTTONS = (
@@ -74,8 +74,7 @@ class CameraQuantizer:
     @cached_property
     def thresholds(self) -> Float[np.ndarray, " bins-1"]:
         """The smallest float64 that falls in bin 1, 2, ...; found by bisection, so exact to the last bit."""
-        return np.array([_first_float(lambda x, k=k: self._bin(x) >= k, *self.centres[k - 1 : k + 1])
-                         for k in range(1, self.num_bins)])  # fmt: skip
+        return np.array([_first_at_least(self._bin, k, *self.centres[k - 1 : k + 1]) for k in range(1, self.num_bins)])
 
     @cached_property
     def _thresholds_float32(self) -> Float[np.ndarray, " bins-1"]:
@@ -91,10 +90,10 @@ class CameraQuantizer:
         return int(np.round((level + self.max_degrees) / self.bin_size))
 
 
-def _first_float(reached: Callable[[float], bool], low: float, high: float) -> float:
-    """The smallest float in (low, high] where the monotone test `reached` holds."""
+def _first_at_least(function: Callable[[float], int], level: int, low: float, high: float) -> float:
+    """The smallest float in (low, high] where the rising `function` has reached `level`."""
     while low < (middle := (low + high) / 2) < high:
-        low, high = (low, middle) if reached(middle) else (middle, high)
+        low, high = (low, middle) if function(middle) >= level else (middle, high)
     return high
 
 

@@ -37,7 +37,7 @@ def attention_mask(
     key_episode = jnp.pad(episode, ((0, 0), (m, 0)))
     known = jnp.pad(memory_mask, ((0, 0), (0, t)), constant_values=True)
     same_episode = episode[:, :, None] == key_episode[:, None, :]
-    visible = causal_band(t, m + t, m) & same_episode & known[:, None, :]
+    visible = jnp.asarray(causal_band(t, m + t, m)) & same_episode & known[:, None, :]
     return visible, (known & (key_episode == episode[:, -1:]))[:, t:]
 
 

@@ -22,10 +22,13 @@ ImageNorm = partial(TokenNorm, reduction_axes=(-3, -2, -1), feature_axes=-1)
 
 
 def fan_in_normalized(scale: float = 1.0) -> Callable[..., Array]:
-    """Initialiser of kernels `[..., in, out]`: the weights into every output have Euclidean norm `scale`."""
+    """Initialiser of kernels `[..., in, out]`: the weights into every output have Euclidean norm `scale`.
+
+    Their direction is that of uniform numbers in (-1, 1), as in the reference.
+    """
 
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
-        kernel = jax.random.normal(key, shape, dtype)
+        kernel = jax.random.uniform(key, shape, dtype, minval=-1, maxval=1)
         return kernel * scale / jnp.linalg.norm(kernel.reshape(-1, shape[-1]), axis=0)
 
     return init

@@ -1,0 +1,127 @@
+"""The foundation policy: behavioural cloning of a causal policy on recorded or pseudo-labelled play (paper, sec. 4.2).
+
+    python launch/train.py --config=configs/foundation.py:500m --config.data.train=DATASET --config.workdir=FOLDER
+
+The paper trained the 0.5B policy for 30 epochs of 70,000 hours on 720 V100 GPUs in about 9 days (194,000 frames/s).
+Numbers marked (paper) are the paper's; the others are our choice where it is silent.
+
+Variants: `:500m` (default), `:248m` and `:71m`, the paper's three sizes, and `:demo`, a small policy that records and
+prepares its own data from the embedded game and trains on two CPU cores in minutes:
+
+    python launch/train.py --config=configs/foundation.py:demo
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+PRESETS = {"500m": "3x", "248m": "2x", "71m": "1x", "demo": "tiny"}
+
+
+def get_config(variant: str = "500m") -> ConfigDict:
+    if variant not in PRESETS:
+        raise ValueError(f"configs/foundation.py has no variant {variant!r}; choose one of {', '.join(PRESETS)}")
+    config = ConfigDict()
+
+    # Folder of the run: checkpoints, metrics, report. The same folder resumes.
+    config.workdir = f"runs/foundation-{variant}"
+    # Seed of the initial parameters and of the order of episodes.
+    config.seed = 0
+
+    config.model = ConfigDict()
+    # Size of the policy, from vpt_jax/models/presets.py.
+    config.model.preset = PRESETS[variant]
+    # Divides the logits; 1 for the foundation model, 2 for the released RL models.
+    config.model.temperature = 1.0
+    # What to compute in; parameters, norms and softmax are float32 always.
+    config.model.dtype = "bfloat16"
+    # Recompute the image stacks in the backward pass: less memory, about a third more work.
+    config.model.remat = True
+
+    config.data = ConfigDict()
+    # Dataset folders made by launch/prepare.py; the split `train` of the first and `valid` of the second are read.
+    config.data.train = "data/foundation"
+    config.data.valid = "data/foundation"
+    # Streams trained in parallel, over all hosts (paper: 880).
+    config.data.batch = 880
+    # Frames per window (paper: 128). Memory is carried from window to window.
+    config.data.length = 128
+    # Steps that do nothing once binned: "drop" them (paper), "mask" their loss, or "keep" them.
+    config.data.nulls = "drop"
+    # Processes per host that read and decode; 0: none, the main process does it.
+    config.data.workers = 8
+
+    config.optimizer = ConfigDict()
+    # Peak learning rate (paper), reached after the warm-up and falling to 0 at the end on a straight line.
+    config.optimizer.learning_rate = 0.002147
+    # Steps of warm-up (the paper does not say).
+    config.optimizer.warmup_steps = 1000
+    # Decoupled weight decay of kernels (paper: 0.0625; see vpt_jax/training/optimizers.py).
+    config.optimizer.weight_decay = 0.0625
+    # Largest global gradient norm (the paper gives 5 for fine-tuning and nothing here).
+    config.optimizer.clip_norm = 5.0
+
+    # Passes over the training data (paper: 30).
+    config.epochs = 30.0
+    # Steps to train; 0: as many as the epochs make.
+    config.steps = 0
+    # Every how many steps: figures are written, the held-out episodes evaluated, a checkpoint saved.
+    config.log_every = 50
+    config.evaluate_every = 5000
+    config.save_every = 1000
+
+    # Write a page of figures and a film into the work directory at the end.
+    config.report = True
+
+    config.checkpoint = ConfigDict()
+    # Newest checkpoints kept, and one more for every so many hours (0: none).
+    config.checkpoint.keep_last = 3
+    config.checkpoint.keep_every_hours = 12.0
+
+    # Devices along each axis of the mesh; -1 takes what the others leave.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    # How parameters are split over the mesh: a name from RULES in vpt_jax/parallel.py.
+    config.sharding = "default"
+
+    config.distributed = ConfigDict()
+    # host:port of process 0 when a job has several processes; empty: a single process.
+    config.distributed.coordinator = ""
+    # How many processes, and which one this is.
+    config.distributed.num_processes = 1
+    config.distributed.process_id = 0
+
+    # Make the data first: settings of configs/record.py and configs/prepare.py, used by `:demo` alone.
+    config.make_data = False
+
+    return _demo(config) if variant == "demo" else config
+
+
+def _demo(config: ConfigDict) -> ConfigDict:
+    """Minutes on two cores instead of days on a cluster; what differs is set here."""
+    config.model.dtype = "float32"  # CPUs have no fast bfloat16
+    config.model.remat = False
+    config.data.train = config.data.valid = f"{config.workdir}/dataset"
+    config.data.batch = 8
+    config.data.length = 64
+    config.data.workers = 1
+    config.optimizer.warmup_steps = 50
+    config.epochs = 3.0
+    config.log_every = 5
+    config.evaluate_every = 100
+    config.save_every = 100
+    config.checkpoint.keep_every_hours = 0.0
+
+    config.make_data = True
+    config.record = _sibling("record")("demo")
+    config.record.out = f"{config.workdir}/recordings"
+    config.prepare = _sibling("prepare")()
+    config.prepare.recordings = config.record.out
+    config.prepare.out = config.data.train
+    config.prepare.height = config.prepare.width = 64
+    return config
+
+
+def _sibling(name: str):
+    """`get_config` of another file of this folder, which is no package."""
+    return runpy.run_path(str(Path(__file__).with_name(f"{name}.py")))["get_config"]

@@ -1,0 +1,223 @@
+"""Train a policy by behavioural cloning. The file reads in the order things happen.
+
+    python launch/train.py --config=configs/foundation.py:demo
+    python launch/train.py --config=configs/foundation.py:500m --config.data.train=DATASET --config.workdir=FOLDER
+
+The same command resumes from the newest checkpoint in the work directory; SIGTERM or Ctrl-C saves and exits with 0. On
+several hosts, or in several processes of one, start it in each with --config.distributed.coordinator=HOST:PORT,
+.num_processes and .process_id.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from absl import app
+from jax.sharding import Mesh
+from ml_collections import ConfigDict, config_flags
+
+from vpt_jax import parallel
+from vpt_jax.checkpoints import Checkpoints, SettingsChangedError
+from vpt_jax.data.dataset import DatasetMissingError
+from vpt_jax.data.prepare import PrepareError, prepare
+from vpt_jax.data.streams import Batch, Stream, StreamSettings, batches
+from vpt_jax.evaluation import baseline_metrics, evaluator
+from vpt_jax.models.policy import Policy
+from vpt_jax.models.presets import POLICIES
+from vpt_jax.report import write_report
+from vpt_jax.training import loop
+from vpt_jax.training.behavioural_cloning import cloning_loss
+from vpt_jax.training.metrics_log import MetricsLog, Progress, read_metrics
+from vpt_jax.training.optimizers import adam, linear_schedule
+from vpt_jax.training.state import TrainState, initial_state, train_step
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "What to train, such as configs/foundation.py:demo.")
+
+
+class ConfigError(ValueError):
+    """A field of the config has a value that cannot be; the message says which values can."""
+
+
+def main(_: list[str]) -> None:
+    try:
+        train(_CONFIG.value)
+    except (ConfigError, DatasetMissingError, PrepareError, SettingsChangedError, loop.NonFiniteLossError) as error:
+        sys.exit(f"error: {error}")  # the message says what to do; a traceback would hide it
+
+
+def train(config: ConfigDict) -> None:
+    # The machines
+    parallel.start_processes(**config.distributed)
+    mesh = make_mesh(config)
+    say(f"{jax.process_count()} process(es), {jax.device_count()} x {jax.devices()[0].device_kind}, {dict(mesh.shape)}")
+
+    # The data
+    if config.make_data:
+        make_data(config)
+    train_data = open_stream(config, config.data.train, "train")
+    valid_data = open_stream(config, config.data.valid, "valid")
+    steps = config.steps or round(config.epochs * train_data.steps_per_epoch)
+    say(
+        f"{len(train_data.index.names)} training episodes of {train_data.num_frames:,} frames (nulls: "
+        f"{config.data.nulls}); {steps:,} steps, {train_data.steps_per_epoch:,} an epoch"
+    )
+
+    # The model, and where its tensors lie
+    policy = make_policy(config)
+    optimizer = make_optimizer(config, steps)
+    init = partial(make_state, policy, optimizer, train_data, config.seed)
+    shapes = jax.eval_shape(init)
+    shardings = parallel.tree_shardings(shapes, mesh, choose(config, "sharding", parallel.RULES))
+    workdir = start_workdir(config, parallel.sharding_table(shapes, shardings))
+    say(f"{count(shapes.params):,} parameters; where each lies: {workdir / 'sharding.txt'}")
+
+    with jax.set_mesh(mesh):
+        # Resume the newest checkpoint of this run, or begin
+        facts = {"stream": train_data.fingerprint(), "model": jsonable(config.model), "config": jsonable(config)}
+        checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, facts=facts)
+        if checkpoints.latest is None:
+            state = jax.jit(init, out_shardings=shardings)()
+        else:
+            state = checkpoints.restore(shapes, shardings)
+            say(f"resumed from step {checkpoints.latest}")
+
+        # Train
+        start = int(state.step)
+        step = partial(train_step, partial(cloning_loss, policy), optimizer)
+        valid_batches = partial(placed_batches, config, valid_data, mesh, 0, valid_data.steps_per_epoch)
+        state = loop.run(
+            state,
+            schedule=loop.Schedule(steps, config.log_every, config.evaluate_every, config.save_every),
+            train_step=jax.jit(step, out_shardings=(shardings, None), donate_argnums=0),
+            batches=placed_batches(config, train_data, mesh, start, steps),
+            evaluate=evaluator(policy, valid_batches, config.data.batch, parallel.batch_sharding(mesh)),
+            episodes=train_data.episodes,
+            checkpoints=checkpoints,
+            log=MetricsLog(workdir, start) if jax.process_index() == 0 else None,
+            progress=Progress(start, steps, config.data.batch * config.data.length, quiet=jax.process_index() > 0),
+        )
+
+    # Look at it
+    if config.report and int(state.step) == steps:
+        report(workdir, policy, state, train_data, valid_data)
+
+
+def say(text: str) -> None:
+    """Print, once per job."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def choose(config: ConfigDict, field: str, table: Mapping[str, Any]) -> Any:
+    """What a table holds under the name that a field of the config gives."""
+    name = config[field]
+    if name not in table:
+        raise ConfigError(f"config.{field} is {name!r}; choose one of {', '.join(table)}")
+    return table[name]
+
+
+def make_mesh(config: ConfigDict) -> Mesh:
+    try:
+        return parallel.make_mesh(**config.mesh)
+    except ValueError as error:
+        raise ConfigError(f"config.mesh: {error}") from error
+
+
+def make_data(config: ConfigDict) -> None:
+    """Record and prepare what is not there yet; the other processes wait for the first."""
+    from vpt_jax.envs.recorder import record  # here, since only this needs the game installed
+
+    if jax.process_index() == 0:
+        record(config.record)
+        prepare(config.prepare)
+    parallel.wait_for_all("data")
+
+
+def open_stream(config: ConfigDict, dataset: str, split: str) -> Stream:
+    data = config.data
+    try:
+        settings = StreamSettings(
+            dataset, split, data.batch, data.length, data.nulls, config.seed, shuffle=split == "train"
+        )
+        return Stream(settings)
+    except ValueError as error:
+        raise ConfigError(f"config.data: {error}") from error
+
+
+def placed_batches(config: ConfigDict, stream: Stream, mesh: Mesh, start: int, stop: int) -> Iterator[Batch]:
+    """The global batches of some steps, this host's rows of them read here."""
+    rows = parallel.local_rows(mesh, config.data.batch)
+    for batch in batches(stream, rows, start, stop, config.data.workers):
+        yield parallel.global_batch(batch, mesh, config.data.batch)
+
+
+def make_policy(config: ConfigDict) -> Policy:
+    model = config.model
+    size = choose(model, "preset", POLICIES)
+    return Policy(**size, temperature=model.temperature, remat=model.remat, dtype=jnp.dtype(model.dtype))
+
+
+def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+    schedule = linear_schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, steps)
+    return adam(schedule, config.optimizer.weight_decay, config.optimizer.clip_norm)
+
+
+def make_state(policy: Policy, optimizer: optax.GradientTransformation, stream: Stream, seed: int) -> TrainState:
+    """The state before the first step; compiled as a whole, so that every tensor is made where it is to lie."""
+    rng, init_rng = jax.random.split(jax.random.PRNGKey(seed))
+    frames, first = jnp.zeros((1, 1, *stream.frame_shape), jnp.uint8), jnp.zeros((1, 1), bool)
+    params = policy.init(init_rng, frames, first, policy.initial_memory(1))["params"]
+    return initial_state(params, optimizer, policy.initial_memory(stream.settings.batch), rng)
+
+
+def start_workdir(config: ConfigDict, sharding_table: str) -> Path:
+    workdir = Path(config.workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:
+        (workdir / "config.json").write_text(json.dumps(jsonable(config), indent=1) + "\n")
+        (workdir / "sharding.txt").write_text(sharding_table + "\n")
+    return workdir
+
+
+def jsonable(config: ConfigDict) -> dict[str, Any]:
+    return json.loads(config.to_json())
+
+
+def count(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def report(workdir: Path, policy: Policy, state: TrainState, train_data: Stream, valid_data: Stream) -> None:
+    """The page and the film, and where they lie."""
+    baselines = baseline_metrics(train_data, valid_data)
+    facts = {
+        "Parameters": f"{count(state.params):,}",
+        "Steps": f"{int(state.step):,}, {int(state.step) / train_data.steps_per_epoch:.1f} epochs",
+        "Training data": f"{len(train_data.index.names)} episodes, {train_data.num_frames:,} frames",
+        "Held-out data": f"{len(valid_data.index.names)} episodes, {valid_data.num_frames:,} frames",
+        "Device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+    page, film = write_report(
+        workdir,
+        facts=facts,
+        baselines=baselines,
+        policy=policy,
+        params=state.params,
+        train=train_data,
+        valid=valid_data,
+    )
+    nll = next(line["valid/nll"] for line in reversed(read_metrics(workdir)) if "valid/nll" in line)
+    trivial = baselines["marginal"]["nll"]
+    say(f"validation NLL {nll:.3f} nats/frame: {1 - nll / trivial:.1%} below the marginal baseline's {trivial:.3f}")
+    say(f"film of held-out play, predicted against recorded: {film}")
+    say(f"figures: {page}")
+
+
+if __name__ == "__main__":
+    app.run(main)

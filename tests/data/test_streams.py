@@ -1,0 +1,125 @@
+"""Every frame a stream shows, against a plain implementation that holds whole episodes in memory."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vpt_jax.actions import is_null
+from vpt_jax.data.codecs import decode_frames
+from vpt_jax.data.dataset import load_index, open_records
+from vpt_jax.data.streams import NULL_RULES, Batch, Stream, StreamSettings, batches
+
+
+@pytest.fixture(scope="module")
+def settings(dataset_dir):
+    return StreamSettings(str(dataset_dir), "train", batch=3, length=10, seed=4)
+
+
+@pytest.fixture(scope="module")
+def episodes(dataset_dir):
+    """Whole episodes: frames, buttons, camera, straight from the records."""
+    records, whole = open_records(dataset_dir, "train"), {}
+    for i in range(len(records)):
+        record = records[i]
+        everything = range(len(record["frame_ends"]))
+        part = decode_frames(record["frames"], record["frame_ends"], everything), record["buttons"], record["camera"]
+        whole.setdefault(record["episode"].decode(), []).append(part)
+    return {name: [np.concatenate(field) for field in zip(*parts, strict=True)] for name, parts in whole.items()}
+
+
+def plain_epoch(settings, episodes, order):
+    """All batches of an epoch, the slow way: one long list of frames, cut into rows and windows."""
+    sequence = []
+    for name in order:
+        frames, buttons, camera = episodes[name]
+        null, start = is_null(buttons, camera), True
+        for i in range(len(frames)):
+            if settings.nulls == "drop" and null[i]:
+                continue
+            valid = not (settings.nulls == "mask" and null[i])
+            sequence.append([frames[i], buttons[i], camera[i], start, valid])
+            start = False
+    steps = -(-len(sequence) // (settings.batch * settings.length))
+    padding = [np.zeros_like(value) for value in sequence[0]]
+    sequence += [padding] * (settings.batch * steps * settings.length - len(sequence))
+    rows = [sequence[row * steps * settings.length :][: steps * settings.length] for row in range(settings.batch)]
+    for row in rows:
+        row[0] = [*row[0][:3], True, row[0][4]]
+    for step in range(steps):
+        window = [row[step * settings.length : (step + 1) * settings.length] for row in rows]
+        yield Batch(*(np.array([[frame[field] for frame in row] for row in window]) for field in range(5)))
+
+
+@pytest.mark.parametrize("nulls", NULL_RULES)
+def test_frame_by_frame_over_two_epochs(settings, episodes, nulls):
+    stream = Stream(replace(settings, nulls=nulls))
+    names = list(stream.index.names)
+    expected = []
+    for epoch in range(2):
+        order = np.arange(len(names))
+        np.random.default_rng((4, epoch)).shuffle(order)
+        expected += plain_epoch(stream.settings, episodes, [names[i] for i in order])
+    assert len(expected) == 2 * stream.steps_per_epoch
+    for step, wanted in enumerate(expected):
+        batch = stream.read(step, range(3))
+        for name, actual, value in zip(Batch._fields, batch, wanted, strict=True):
+            np.testing.assert_array_equal(actual, value, f"{name} at step {step}")
+            assert actual.dtype == (value.dtype if name != "camera" else np.float32)
+
+
+def test_the_rules_differ(settings):
+    frames = {rule: Stream(replace(settings, nulls=rule)).num_frames for rule in NULL_RULES}
+    total = Stream(settings).index.lengths.sum()
+    assert frames["keep"] == frames["mask"] == total
+    assert 0.5 * total < frames["drop"] < 0.95 * total
+
+
+def test_validation_shows_every_frame_once_in_stored_order(dataset_dir, settings):
+    stream = Stream(replace(settings, split="valid", shuffle=False, nulls="keep"))
+    shown = np.concatenate([stream.read(s, [row]).camera[0] for row in range(3) for s in range(stream.steps_per_epoch)])
+    valid = np.concatenate([stream.read(s, [row]).valid[0] for row in range(3) for s in range(stream.steps_per_epoch)])
+    np.testing.assert_array_equal(shown[valid], load_index(dataset_dir, "valid").camera)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_grain_gives_the_same_batches_from_any_start_by_any_workers(settings, workers):
+    stream = Stream(settings)
+    for step, batch in enumerate(batches(stream, [2, 0], 3, 11, workers), 3):
+        for actual, expected in zip(batch, stream.read(step, [2, 0]), strict=True):
+            np.testing.assert_array_equal(actual, expected)
+    assert step == 10
+
+
+def test_a_row_continues_its_episode(settings):
+    stream = Stream(settings)
+    for row in range(3):
+        windows = [stream.window(step, row) for step in range(stream.steps_per_epoch)]
+        episode, frame, first, real = (np.concatenate(field) for field in zip(*windows, strict=True))
+        follows = (episode[1:] == episode[:-1]) & (frame[1:] > frame[:-1])
+        assert (follows | first[1:] | ~real[1:]).all()
+        assert first[0]
+
+
+def test_episodes_of_a_step_are_those_it_shows(settings):
+    stream = Stream(settings)
+    for step in (0, 5):
+        names = {stream.index.names[e] for row in range(3) for e in stream.window(step, row).episode}
+        assert set(stream.episodes(step)) == names
+
+
+def test_a_damaged_record_is_reported_by_the_worker_that_meets_it(settings, monkeypatch):
+    stream = Stream(settings)
+    broken = dict(stream._records[0]) | {"frames": b"\0" * 50}
+    monkeypatch.setattr(stream, "_records", [broken] * 99, raising=False)
+    with pytest.raises(ValueError, match="not a JPEG"):
+        list(batches(stream, [0], 0, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"nulls": "skip"}, "drop, mask, keep"), ({"batch": 0}, "batch >= 1"), ({"length": 0}, "length >= 1")],
+)
+def test_wrong_settings(settings, change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(settings, **change)

@@ -1,0 +1,159 @@
+"""Frames through files, the cursor and the overlay, against the pixels in tests/golden/json_actions_frames.npz."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from vpt_jax import video
+from vpt_jax.actions import BUTTON_INDEX
+
+GOLDEN = Path(__file__).parent / "golden"
+STILL = np.zeros(2, np.float32)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return np.load(GOLDEN / "json_actions_frames.npz")
+
+
+def moving_frames(count, height=72, width=128):
+    """Smooth pictures that shift, so that the codec has movement to store."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.stack([y + 9 * i, x - 5 * i, x + y + 7 * i], -1) for i in range(count)]
+    return [(127 + 120 * np.sin(wave / 23)).astype(np.uint8) for wave in waves]
+
+
+def write_film(path, **options):
+    with video.VideoWriter(path, 72, 128, **options) as writer:
+        for frame in moving_frames(30):
+            writer.write(frame)
+    return path
+
+
+@pytest.fixture
+def film(tmp_path):
+    return write_film(tmp_path / "film.mp4")
+
+
+def test_resize_is_the_references(golden):
+    for name in [name for name in golden if name.startswith("resize/")]:
+        height, width = map(int, name.removeprefix("resize/from_").split("x"))
+        y, x, c = np.mgrid[:height, :width, :3]
+        blocks = (x // 16 + y // 16 + c) % 3 * 60
+        frame = (7 * y + 5 * x + 85 * c + 31 * 3 + 57 * 99 + x * y // 97 + blocks) % 256
+        np.testing.assert_array_equal(video.resize(frame.astype(np.uint8), 128, 128), golden[name], name)
+
+
+def test_blend_is_the_references_to_the_bit(golden):
+    for (x, y), expected in zip(golden["composite/xy"], golden["composite/result"], strict=True):
+        drawn = golden["composite/base"].copy()
+        video.blend(drawn, golden["cursor_bgra"], x, y)  # the channels' order does not matter to the arithmetic
+        np.testing.assert_array_equal(drawn, expected, f"at {x}, {y}")
+
+
+@pytest.mark.parametrize("x", [-40, -16, -15, -3, 0, 40, 45, 80])
+@pytest.mark.parametrize("y", [-40, -16, -1, 0, 30, 60])
+def test_a_sprite_is_cut_at_every_edge(golden, x, y):
+    frame, margin = golden["composite/base"], 100
+    padded = np.pad(frame, ((margin, margin), (margin, margin), (0, 0)))
+    video.draw_cursor(padded, x + margin, y + margin)
+    drawn = frame.copy()
+    video.draw_cursor(drawn, x, y)
+    np.testing.assert_array_equal(drawn, padded[margin:-margin, margin:-margin])
+
+
+def test_the_cursor_is_a_white_arrow_with_its_tip_at_the_position():
+    frame = np.full((40, 40, 3), 90, np.uint8)
+    video.draw_cursor(frame, 10, 20)
+    rows, columns = np.nonzero((frame != 90).any(-1))
+    assert (rows.min(), columns.min()) == (20, 10)
+    assert rows.max() < 36
+    assert columns.max() < 26
+    assert (frame == 255).all(-1).sum() > 40
+
+
+def test_a_film_comes_back(film):
+    decoded = list(video.decode(film))
+    assert len(decoded) == 30
+    assert np.abs(np.array(decoded, float) - moving_frames(30)).mean() < 4
+    for again, frame in zip(video.decode(film.read_bytes()), decoded, strict=True):
+        np.testing.assert_array_equal(again, frame)
+    reader = cv2.VideoCapture(str(film))
+    assert reader.get(cv2.CAP_PROP_FPS) == 20
+    for frame in decoded:
+        np.testing.assert_array_equal(reader.read()[1][..., ::-1], frame)
+
+
+def test_equal_frames_give_equal_bytes_with_the_index_in_front(film, tmp_path):
+    data = write_film(tmp_path / "again.mp4").read_bytes()
+    assert data == film.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+    assert write_film(tmp_path / "coarse.mp4", crf=40).stat().st_size < len(data) / 2
+
+
+def test_a_failed_film_leaves_nothing_and_an_older_one_as_it_was(film):
+    before = film.read_bytes()
+    with pytest.raises(KeyError), video.VideoWriter(film, 72, 128) as writer:
+        writer.write({}["no such frame"])
+    with pytest.raises(ValueError, match="no frame was written"), video.VideoWriter(film, 72, 128):
+        pass
+    assert [path.name for path in film.parent.iterdir()] == ["film.mp4"]
+    assert film.read_bytes() == before
+
+
+def test_frames_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="must be even"):
+        video.VideoWriter(tmp_path / "odd.mp4", 71, 128)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        video.VideoWriter(tmp_path / "nowhere" / "film.mp4", 72, 128)
+    with video.VideoWriter(tmp_path / "film.mp4", 72, 128) as writer:
+        for wrong in (np.zeros((72, 126, 3), np.uint8), np.zeros((72, 128, 3), np.float32)):
+            with pytest.raises(ValueError, match=r"film.mp4: takes frames uint8\(72, 128, 3\)"):
+                writer.write(wrong)
+        writer.write(moving_frames(1)[0])
+    assert len(list(video.decode(tmp_path / "film.mp4"))) == 1
+
+
+def test_what_is_no_video_is_unreadable_but_a_missing_file_is_missing(tmp_path):
+    for data in (b"", b"not a film", b"\0" * 5000):
+        with pytest.raises(video.VideoError, match="unreadable video"):
+            next(video.decode(data))
+    with pytest.raises(FileNotFoundError):
+        next(video.decode(tmp_path / "none.mp4"))
+
+
+def test_damage_inside_a_film_is_noticed(film):
+    good = film.read_bytes()
+    generator = np.random.default_rng(0)
+    for start in generator.integers(len(good) // 2, len(good) - 400, 20):
+        damaged = good[:start] + generator.bytes(400) + good[start + 400 :]
+        with pytest.raises(video.VideoError, match="damaged video"):
+            list(video.decode(damaged))
+
+
+def test_an_action_is_drawn_on_a_copy():
+    frame = np.full((360, 640, 3), 80, np.uint8)
+    buttons = np.zeros(20, np.uint8)
+    idle = video.draw_action(frame, buttons, STILL)
+    assert (frame == 80).all()
+    assert (idle[40:] == 80).all()
+    for name in ("forward", "attack", "hotbar.9"):
+        buttons[BUTTON_INDEX[name]] = 1
+        held = video.draw_action(frame, buttons, STILL)
+        lit = (held[:40, :, 0] > 200) & (idle[:40, :, 0] < 200)
+        assert lit.sum() > 200, name
+        idle = held
+    right, left = (video.draw_action(frame, buttons, np.array([0, yaw])) for yaw in (5, -5))
+    assert (right != left).any()
+
+
+@pytest.mark.parametrize(("height", "width"), [(360, 640), (180, 320), (128, 128), (8, 640)])
+def test_recorded_stands_above_predicted(height, width):
+    frame = np.zeros((height, width, 3), np.uint8)
+    buttons = np.ones(20, np.uint8)
+    drawn = video.draw_action(frame, buttons, STILL, (np.zeros(20, np.uint8), STILL))
+    assert drawn.shape == frame.shape
+    row = min(width // 20, height // 2)
+    assert (drawn[:row] == 255).sum() > (drawn[row : 2 * row] == 255).sum()

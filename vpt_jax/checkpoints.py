@@ -1,0 +1,75 @@
+"""Checkpoints: the train state, and what it was trained with, in Orbax's format.
+
+A checkpoint is written in the background under a temporary name and renamed when it is whole, so a run may be killed at
+any moment: the newest whole checkpoint is found, unfinished ones are ignored and cleaned away. The position in the data
+is the state's step. Checkpoints can be read on any mesh and any number of hosts.
+"""
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from vpt_jax.training.state import TrainState
+
+
+class SettingsChangedError(ValueError):
+    """A run is resumed with other settings than it was begun with; the message names them."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: the newest `keep_last`, and besides one for every `keep_every_hours`."""
+
+    def __init__(self, folder: Path, keep_last: int, keep_every_hours: float, facts: dict[str, Any]) -> None:
+        """`facts` are stored beside the state; those under `stream` and `model` must be the same when resuming."""
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep_last,
+            keep_time_interval=datetime.timedelta(hours=keep_every_hours) if keep_every_hours else None,
+            cleanup_tmp_directories=True,
+        )
+        self._facts = facts
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest whole checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Starts writing; returns once the state may be changed."""
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(self._facts))
+        self._manager.save(step, args=items)
+
+    def restore(self, shapes: TrainState, shardings: TrainState) -> TrainState:
+        """The newest state, laid out as `shardings` say.
+
+        Raises:
+            SettingsChangedError: it was trained on other data or with another model than `facts` say.
+        """
+        step = self.latest
+        facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
+        self._check(facts)
+        target = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+        )
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        return self._manager.restore(step, args=items).state
+
+    def _check(self, stored: dict[str, Any]) -> None:
+        changed = [
+            f"{part}.{name} was {stored[part].get(name)!r} and is now {self._facts[part].get(name)!r}"
+            for part in ("stream", "model")
+            for name in sorted(stored[part].keys() | self._facts[part].keys())
+            if stored[part].get(name) != self._facts[part].get(name)
+        ]
+        if changed:
+            raise SettingsChangedError(
+                f"{self._manager.directory} holds a run with other settings: {'; '.join(changed)}. "
+                "Give the old settings to resume it, or another --config.workdir to start anew."
+            )
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on disk."""
+        self._manager.wait_until_finished()

@@ -1,0 +1,129 @@
+"""How frames are compressed in the dataset: one JPEG per frame. docs/storage.md holds the measurement behind it.
+
+A chunk is its frames' JPEGs back to back, with the offset where each one ends, so a reader decodes just the frames it
+wants: a policy stream leaves out the third of the frames in which nothing is done, and pays nothing for them.
+"""
+
+import io
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import av
+import cv2
+import numpy as np
+from jaxtyping import Int, Int32, UInt8
+
+cv2.setNumThreads(1)  # frames are coded in worker processes, one per core: OpenCV's own threads would only compete
+
+QUALITY = 90
+FULL_CHROMA = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+HALF_CHROMA = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
+_READ_RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+
+Frame = UInt8[np.ndarray, "h w 3"]
+Chunk = tuple[bytes, Int32[np.ndarray, " n"]]
+
+
+def encode_chunk(frames: Iterable[Frame], quality: int = QUALITY, chroma: int = FULL_CHROMA) -> Chunk:
+    """The frames' JPEGs back to back, and the offset at which each one ends.
+
+    Args:
+      frames: RGB, all of one size.
+      quality: libjpeg's, 1 to 100.
+      chroma: colour at the resolution of the frames (default), or at half of it.
+    """
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, chroma]
+    jpegs = [cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), options)[1].tobytes() for frame in frames]
+    return b"".join(jpegs), np.cumsum([len(jpeg) for jpeg in jpegs], dtype=np.int32)
+
+
+def decode_frames(
+    data: bytes, ends: Int32[np.ndarray, " frames"], wanted: Sequence[int] | Int[np.ndarray, " n"]
+) -> UInt8[np.ndarray, "n h w 3"]:
+    """The frames of a chunk at the positions `wanted` (at least one, in any order), RGB.
+
+    Raises:
+      ValueError: a frame's bytes are not a JPEG.
+    """
+    stored = np.frombuffer(data, np.uint8)
+    return np.stack([_decode_jpeg(stored[ends[i - 1] if i else 0 : ends[i]]) for i in wanted])
+
+
+def _decode_jpeg(jpeg: UInt8[np.ndarray, " bytes"]) -> Frame:
+    frame = cv2.imdecode(jpeg, _READ_RGB)
+    if frame is None:
+        raise ValueError(f"a stored frame of {len(jpeg)} bytes is not a JPEG: the dataset is damaged, prepare it again")
+    return frame
+
+
+class CodecRow(NamedTuple):
+    """What a codec costs: bytes per frame, frames per second of one core, and what it loses (levels of 255, dB)."""
+
+    codec: str
+    bytes_per_frame: float
+    encoded_per_second: float
+    decoded_per_second: float
+    mean_abs_error: float
+    psnr: float
+
+
+def measure_codecs(frames: UInt8[np.ndarray, "n h w 3"], chunk_frames: int = 32, repeats: int = 3) -> list[CodecRow]:
+    """Compares the ways to store chunks of these frames. Times are processor time of this process, best of `repeats`.
+
+    H.264 takes each chunk as a film of its own, tuned for decoding; to get at one of its frames all must be decoded.
+    """
+    codecs: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+        "H.264, crf 18": (partial(_encode_h264, crf=18), _decode_h264),
+        "H.264, crf 23": (partial(_encode_h264, crf=23), _decode_h264),
+        "JPEG 90, half chroma": (partial(encode_chunk, chroma=HALF_CHROMA), _decode_all),
+        "JPEG 85": (partial(encode_chunk, quality=85), _decode_all),
+        "JPEG 90": (encode_chunk, _decode_all),
+        "JPEG 95": (partial(encode_chunk, quality=95), _decode_all),
+    }
+    chunks = [frames[i : i + chunk_frames] for i in range(0, len(frames), chunk_frames)]
+    return [_measure(name, encode, decode, chunks, repeats) for name, (encode, decode) in codecs.items()]
+
+
+def _measure(name: str, encode: Callable, decode: Callable, chunks: list[np.ndarray], repeats: int) -> CodecRow:
+    stored, encode_seconds = _best_time(lambda: [encode(chunk) for chunk in chunks], repeats)
+    decoded, decode_seconds = _best_time(lambda: [decode(*chunk) for chunk in stored], repeats)
+    frames, size = sum(map(len, chunks)), sum(len(chunk[0]) for chunk in stored)
+    error = np.concatenate(decoded).astype(np.float32) - np.concatenate(chunks)
+    psnr = 10 * np.log10(255**2 / np.mean(error**2))
+    return CodecRow(
+        name, size / frames, frames / encode_seconds, frames / decode_seconds, float(np.abs(error).mean()), float(psnr)
+    )
+
+
+def _best_time(run: Callable[[], list], repeats: int) -> tuple[list, float]:
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        result = run()
+        seconds.append(time.process_time() - start)
+    return result, min(seconds)
+
+
+def _decode_all(data: bytes, ends: Int32[np.ndarray, " n"]) -> UInt8[np.ndarray, "n h w 3"]:
+    return decode_frames(data, ends, range(len(ends)))
+
+
+def _encode_h264(frames: UInt8[np.ndarray, "n h w 3"], crf: int) -> tuple[bytes]:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=20, options={"crf": str(crf), "tune": "fastdecode"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt, stream.thread_count = "yuv420p", 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return (file.getvalue(),)
+
+
+def _decode_h264(film: bytes) -> UInt8[np.ndarray, "n h w 3"]:
+    with av.open(io.BytesIO(film), "r") as container:
+        container.streams.video[0].thread_count = 1
+        planes = (frame.to_ndarray() for frame in container.decode(video=0))
+        return np.stack([cv2.cvtColor(yuv, cv2.COLOR_YUV2RGB_I420) for yuv in planes])

@@ -1,0 +1,189 @@
+"""The dataset on disk: a TFDS dataset in ArrayRecord files, and beside it an index of all actions.
+
+    DIR/dataset_info.json, features.json                 any program reads it: tfds.builder_from_directory(DIR)
+    DIR/vpt-train.array_record-00000-of-00003 ...        one record = one chunk of consecutive frames
+    DIR/index/train/{names,lengths,buttons,camera,chunk_frames}.npy
+    DIR/report.json                                      what `prepare` took in, and what it left out and why
+
+Every frame of every episode is stored, with its raw action; the records of an episode lie one after another, in order.
+The index holds the actions once more, so that a stream plans what to read without touching a frame.
+TFDS needs no TensorFlow for any of this.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from jaxtyping import Float32, Int64, UInt8
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+NAME = "vpt"
+VERSION = "1.0.0"  # of the layout; raise it when what is stored changes
+FEATURES = tfds.features.FeaturesDict(
+    {
+        "frames": tfds.features.Scalar(np.object_),  # bytes: the frames' JPEGs back to back, see codecs.py
+        "frame_ends": tfds.features.Tensor(shape=(None,), dtype=np.int32),  # where each JPEG ends in `frames`
+        "buttons": tfds.features.Tensor(shape=(None, 20), dtype=np.uint8),
+        "camera": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),  # pitch, yaw in degrees per step
+        "episode": tfds.features.Text(),
+        "chunk": tfds.features.Scalar(np.int32),  # position of this record in its episode
+        "first_frame": tfds.features.Scalar(np.int32),  # position in the episode of the record's first frame
+        "num_frames": tfds.features.Scalar(np.int32),  # of the whole episode
+    }
+)
+_SERIALIZER = ExampleSerializer(FEATURES.get_serialized_info())
+
+
+class DatasetMissingError(FileNotFoundError):
+    """There is no dataset, or no such split, at a path; the message says how to make one."""
+
+
+@dataclass(frozen=True)
+class EpisodeIndex:
+    """The episodes of a split, in the order of their records, and the actions of all their frames end to end.
+
+    `buttons` and `camera` are mapped from disk: open the index in each process that needs it, as sending it to
+    another process would copy them.
+    """
+
+    names: tuple[str, ...]
+    lengths: Int64[np.ndarray, " episodes"]  # frames
+    buttons: UInt8[np.ndarray, "frames 20"]
+    camera: Float32[np.ndarray, "frames 2"]  # degrees
+    chunk_frames: int  # frames per record; an episode's last record may hold fewer
+
+    @cached_property
+    def starts(self) -> Int64[np.ndarray, " episodes"]:
+        """Row in `buttons` and `camera` of each episode's first frame."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    @cached_property
+    def first_record(self) -> Int64[np.ndarray, " episodes"]:
+        """Record number of each episode's first chunk."""
+        records = -(-self.lengths // self.chunk_frames)
+        return np.cumsum(records) - records
+
+
+def load_index(dataset_dir: Path, split: str) -> EpisodeIndex:
+    """The index of a split. Raises `DatasetMissingError`."""
+    folder = _require_split(dataset_dir, split)
+    return EpisodeIndex(
+        names=tuple(np.load(folder / "names.npy").tolist()),
+        lengths=np.load(folder / "lengths.npy"),
+        buttons=np.load(folder / "buttons.npy", mmap_mode="r"),
+        camera=np.load(folder / "camera.npy", mmap_mode="r"),
+        chunk_frames=int(np.load(folder / "chunk_frames.npy")),
+    )
+
+
+def open_records(dataset_dir: Path, split: str) -> Any:
+    """All records of a split as a random access source, for Grain or plain indexing: `source[i]["frames"]`.
+
+    It pickles in a few kilobytes, and opens its files when first read from, in whichever process that is.
+    Raises `DatasetMissingError`.
+    """
+    _require_split(dataset_dir, split)
+    return tfds.builder_from_directory(dataset_dir).as_data_source(split)
+
+
+def _require_split(dataset_dir: Path, split: str) -> Path:
+    index = Path(dataset_dir) / "index"
+    if not (index.parent / "dataset_info.json").is_file():
+        raise DatasetMissingError(
+            f"there is no dataset at {dataset_dir}. Make it from a folder of recordings (NAME.mp4 + NAME.jsonl):\n"
+            f"  python launch/prepare.py --config.recordings=RECORDINGS --config.out={dataset_dir}"
+        )
+    if not (index / split).is_dir():
+        splits = ", ".join(sorted(folder.name for folder in index.iterdir()))
+        raise DatasetMissingError(
+            f"the dataset at {dataset_dir} has no split {split!r}, only: {splits}. A split is a folder of recordings, "
+            f"RECORDINGS/{split}, of which at least one is intact (see {index.parent / 'report.json'}):\n"
+            f"  python launch/prepare.py --config.recordings=RECORDINGS --config.out=ANOTHER_DIR"
+        )
+    return index / split
+
+
+def serialize_chunk(values: Mapping[str, Any]) -> bytes:
+    """A record's bytes from one value per name of `FEATURES`; the same values always give the same bytes."""
+    example = _SERIALIZER.get_tf_example(FEATURES.encode_example(dict(values)))
+    return example.SerializeToString(deterministic=True)  # TFDS's own call orders the fields at random
+
+
+def write_records(path: Path, records: Iterable[bytes]) -> int:
+    """Writes an ArrayRecord file, ready for random access, and returns how many records it holds."""
+    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")  # JPEGs do not get smaller
+    count = 0
+    try:
+        for record in records:
+            writer.write(record)
+            count += 1
+    finally:
+        writer.close()
+    return count
+
+
+def join_records(path: Path, sources: Sequence[Path]) -> int:
+    """Writes one ArrayRecord file that holds the records of several, and returns how many those are."""
+    readers = (ArrayRecordReader(str(source)) for source in sources)
+    return write_records(path, (reader.read() for reader in readers for _ in range(reader.num_records())))
+
+
+def shard_path(dataset_dir: Path, split: str, shard: int, num_shards: int) -> Path:
+    """Where TFDS looks for a shard."""
+    return dataset_dir / f"{NAME}-{split}.array_record-{shard:05d}-of-{num_shards:05d}"
+
+
+def write_metadata(dataset_dir: Path, shard_lengths: Mapping[str, Sequence[int]]) -> None:
+    """Makes the shards in `dataset_dir` a TFDS dataset; `shard_lengths` says how many records each holds, by split."""
+    splits = [_split_info(dataset_dir, split, lengths) for split, lengths in shard_lengths.items()]
+    tfds.folder_dataset.write_metadata(
+        data_dir=dataset_dir,
+        features=FEATURES,
+        split_infos=splits,
+        version=VERSION,
+        check_data=False,  # would read the first record through TensorFlow
+        disable_shuffling=True,
+        description="Recorded play: chunks of consecutive frames with the keys and mouse movement of every frame.",
+    )
+
+
+def _split_info(dataset_dir: Path, split: str, lengths: Sequence[int]) -> tfds.core.SplitInfo:
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=dataset_dir, dataset_name=NAME, split=split, filetype_suffix="array_record"
+    )
+    shards = [shard_path(dataset_dir, split, i, len(lengths)) for i in range(len(lengths))]
+    size = sum(shard.stat().st_size for shard in shards)
+    return tfds.core.SplitInfo(name=split, shard_lengths=list(lengths), num_bytes=size, filename_template=template)
+
+
+def write_index(
+    folder: Path,
+    lengths: Mapping[str, int],
+    buttons: Iterable[UInt8[np.ndarray, "n 20"]],
+    camera: Iterable[Float32[np.ndarray, "n 2"]],
+    chunk_frames: int,
+) -> None:
+    """Writes the index of one split to `folder`: each episode's name and length and, in that order, its actions."""
+    folder.mkdir(parents=True)
+    np.save(folder / "names.npy", np.array(list(lengths), np.str_))
+    np.save(folder / "lengths.npy", np.array(list(lengths.values()), np.int64))
+    np.save(folder / "chunk_frames.npy", np.int64(chunk_frames))
+    _save_rows(folder / "buttons.npy", buttons, sum(lengths.values()))
+    _save_rows(folder / "camera.npy", camera, sum(lengths.values()))
+
+
+def _save_rows(path: Path, parts: Iterable[np.ndarray], rows: int) -> None:
+    """Saves the parts end to end as one array, holding one of them in memory at a time."""
+    parts = iter(parts)
+    first = next(parts)
+    header = {"descr": first.dtype.str, "fortran_order": False, "shape": (rows, *first.shape[1:])}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in chain([first], parts):
+            file.write(part.tobytes())

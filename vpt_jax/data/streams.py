@@ -1,0 +1,231 @@
+"""Contiguous streams of windows from a dataset, one stream per batch row, read by Grain in worker processes.
+
+An epoch is one long sequence: the episodes in shuffled order, each giving the frames that the null rule keeps. The
+sequence is cut into `batch` equal runs, and step `s` reads the `s`-th window of every run. So a row continues where it
+stopped one step before, and the model's memory can be carried on. What a step reads is a pure function of (settings,
+step): the position of a training run is one integer, and resuming is exact with any number of workers or hosts.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Bool, Float, Int, UInt8
+
+from vpt_jax.actions import is_null
+from vpt_jax.data.codecs import decode_frames
+from vpt_jax.data.dataset import EpisodeIndex, load_index, open_records
+
+NULL_RULES = ("drop", "mask", "keep")
+
+
+class Batch(NamedTuple):
+    """One step's frames with their actions; `b` rows are `b` streams."""
+
+    frames: UInt8[np.ndarray, "b t h w 3"]
+    buttons: UInt8[np.ndarray, "b t 20"]
+    camera: Float[np.ndarray, "b t 2"]  # degrees per step: pitch, yaw
+    first: Bool[np.ndarray, "b t"]  # the first frame of an episode or of a run: nothing before it is remembered
+    valid: Bool[np.ndarray, "b t"]  # counts in the loss
+
+
+class Window(NamedTuple):
+    """Which frames of which episodes one window holds; rows of padding have `real` false."""
+
+    episode: Int[np.ndarray, " t"]
+    frame: Int[np.ndarray, " t"]  # position in the episode
+    first: Bool[np.ndarray, " t"]
+    real: Bool[np.ndarray, " t"]
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """Everything that decides which frame goes where."""
+
+    dataset: str
+    split: str
+    batch: int  # rows, over all hosts
+    length: int  # frames of a window
+    nulls: str = "drop"  # steps that do nothing once binned: "drop" them (the paper), "mask" their loss, "keep" them
+    seed: int = 0
+    shuffle: bool = True  # of the episodes, anew every epoch
+
+    def __post_init__(self) -> None:
+        if self.nulls not in NULL_RULES:
+            raise ValueError(f"nulls is {self.nulls!r}; choose one of {', '.join(NULL_RULES)}")
+        if self.batch < 1 or self.length < 1:
+            raise ValueError(f"a stream needs batch >= 1 and length >= 1, not {self.batch} and {self.length}")
+
+
+class Stream:
+    """The plan of a split's windows, and the reader that follows it. Opens its files anew in every process."""
+
+    def __init__(self, settings: StreamSettings) -> None:
+        self.settings = settings
+        if not self.num_frames:
+            raise ValueError(
+                f"{settings.dataset}, split {settings.split!r}: no frames are left with nulls={settings.nulls!r}"
+            )
+
+    def __reduce__(self) -> tuple[type, tuple[StreamSettings]]:
+        return Stream, (self.settings,)
+
+    @cached_property
+    def index(self) -> EpisodeIndex:
+        """Episodes and actions of the split."""
+        return load_index(Path(self.settings.dataset), self.settings.split)
+
+    @cached_property
+    def null(self) -> Bool[np.ndarray, " frames"]:
+        """Which frames of the split do nothing, judged after binning (paper, section on data; not the raw counts)."""
+        return np.concatenate([is_null(*self.actions(episode)) for episode in range(len(self.index.names))])
+
+    def actions(self, episode: int) -> tuple[UInt8[np.ndarray, "n 20"], Float[np.ndarray, "n 2"]]:
+        """All raw actions of an episode."""
+        rows = self._rows(episode)
+        return np.asarray(self.index.buttons[rows]), np.asarray(self.index.camera[rows])
+
+    def kept(self, episode: int) -> Int[np.ndarray, " kept"]:
+        """The frames of an episode that the stream shows."""
+        if self.settings.nulls != "drop":
+            return np.arange(self.index.lengths[episode])
+        return np.flatnonzero(~self.null[self._rows(episode)])
+
+    def scored(self, episode: int) -> Int[np.ndarray, " scored"]:
+        """The frames of an episode that count in the loss."""
+        return np.flatnonzero(~self.null[self._rows(episode)]) if self.settings.nulls == "mask" else self.kept(episode)
+
+    def _rows(self, episode: int) -> slice:
+        start = int(self.index.starts[episode])
+        return slice(start, start + int(self.index.lengths[episode]))
+
+    @cached_property
+    def kept_lengths(self) -> Int[np.ndarray, " episodes"]:
+        """Frames the stream shows of each episode."""
+        return np.array([len(self.kept(episode)) for episode in range(len(self.index.names))], np.int64)
+
+    @cached_property
+    def num_frames(self) -> int:
+        """Frames of an epoch."""
+        return int(self.kept_lengths.sum())
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Steps that show every frame once; the last rows may end in padding."""
+        return -(-self.num_frames // (self.settings.batch * self.settings.length))
+
+    def window(self, step: int, row: int) -> Window:
+        """What `row` reads at `step`, counted from the start of training."""
+        epoch, step = divmod(step, self.steps_per_epoch)
+        length = self.settings.length
+        order, ends = _epoch_order(self, epoch if self.settings.shuffle else None)
+        position = (row * self.steps_per_epoch + step) * length + np.arange(length)
+        real = position < self.num_frames
+        place = np.searchsorted(ends, np.where(real, position, 0), side="right")
+        offset = position - (ends - self.kept_lengths[order])[place]
+        frame = np.zeros(length, np.int64)
+        for i in np.unique(place[real]):
+            here = real & (place == i)
+            frame[here] = self.kept(order[i])[offset[here]]
+        first = (offset == 0) & real
+        first[0] |= step == 0
+        return Window(order[place], frame, first, real)
+
+    def episodes(self, step: int) -> list[str]:
+        """Names of the episodes in a step's batch, over all rows."""
+        windows = (self.window(step, row) for row in range(self.settings.batch))
+        return sorted({self.index.names[episode] for w in windows for episode in w.episode[w.real]})
+
+    def read(self, step: int, rows: Sequence[int]) -> Batch:
+        """The frames and actions of some rows at a step."""
+        parts = [self._read_window(self.window(step, row)) for row in rows]
+        return Batch(*(np.stack(field) for field in zip(*parts, strict=True)))
+
+    def _read_window(self, window: Window) -> Batch:
+        row = self.index.starts[window.episode] + window.frame
+        valid = window.real & ~self.null[row] if self.settings.nulls == "mask" else window.real
+        real = window.real[:, None]
+        return Batch(
+            self._read_frames(window),
+            self.index.buttons[row] * real,
+            self.index.camera[row] * real,
+            window.first,
+            valid,
+        )
+
+    def _read_frames(self, window: Window) -> UInt8[np.ndarray, "t h w 3"]:
+        chunk, position = np.divmod(window.frame, self.index.chunk_frames)
+        record = np.where(window.real, self.index.first_record[window.episode] + chunk, -1)
+        frames = np.zeros((len(record), *self.frame_shape), np.uint8)
+        for number in np.unique(record[window.real]):
+            here = record == number
+            values = self._records[number]
+            frames[here] = decode_frames(values["frames"], values["frame_ends"], position[here])
+        return frames
+
+    @cached_property
+    def _records(self) -> Any:
+        return open_records(Path(self.settings.dataset), self.settings.split)
+
+    @cached_property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Height, width and channels of a frame."""
+        values = self._records[0]
+        return decode_frames(values["frames"], values["frame_ends"], [0]).shape[1:]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must not change when training resumes, or the position would mean other frames."""
+        size = {"episodes": len(self.index.names), "frames": int(self.index.lengths.sum()), "kept": self.num_frames}
+        return {name: value for name, value in asdict(self.settings).items() if name != "dataset"} | size
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(
+    stream: Stream, epoch: int | None
+) -> tuple[Int[np.ndarray, " episodes"], Int[np.ndarray, " episodes"]]:
+    """The episodes in the order of an epoch (None: as stored), and where in the epoch each one ends."""
+    order = np.arange(len(stream.kept_lengths))
+    if epoch is not None:
+        np.random.default_rng((stream.settings.seed, epoch)).shuffle(order)
+    return order, np.cumsum(stream.kept_lengths[order])
+
+
+class _Steps:
+    """One element per step, as Grain's random access source: the rows of this host."""
+
+    def __init__(self, stream: Stream, rows: Sequence[int], start: int, stop: int) -> None:
+        self.stream, self.rows, self.start, self.stop = stream, rows, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, i: int) -> Mapping[str, np.ndarray]:
+        return self.stream.read(self.start + i, self.rows)._asdict()
+
+
+def batches(
+    stream: Stream, rows: Sequence[int], start: int, stop: int, workers: int, ahead: int = 2
+) -> Iterator[Batch]:
+    """The batches of steps `start` to `stop`, in order, read ahead by `workers` processes (0: by this one).
+
+    The order and content do not depend on `workers`. An error in a worker is raised here.
+    """
+    dataset = grain.MapDataset.source(_Steps(stream, rows, start, stop))
+    if not workers:
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
+        iterator = iter(dataset.to_iter_dataset(options))
+    else:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, which only absl.app.run parses
+        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        prefetch = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
+        iterator = iter(dataset.to_iter_dataset(options).mp_prefetch(prefetch))
+    with closing(iterator):
+        for element in iterator:
+            yield Batch(**element)

@@ -1,0 +1,124 @@
+"""One mesh for every machine: which device holds which part of the batch, the memory and the parameters.
+
+Axes: `data` splits the batch; `fsdp` splits the batch and the parameters; `tensor` splits features and heads.
+Where a tensor lies is said by rules: pairs of a regular expression on its path and a PartitionSpec; the first match
+counts.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = PartitionSpec(("data", "fsdp"))  # rows of the batch and of the memory
+
+Rules = Sequence[tuple[str, PartitionSpec]]
+
+# Matrices into a wider or head-split space are split by output over `tensor`, the ones out of it by input, so that one
+# reduction per residual branch is enough; the other side is split over `fsdp`. What no rule names is held by everyone.
+RULES: dict[str, Rules] = {
+    "default": (
+        (r"^memory/", BATCH),
+        (r"attention/(query|key|value|relative)/kernel$", PartitionSpec("fsdp", "tensor")),
+        (r"attention/out/kernel$", PartitionSpec("tensor", "fsdp")),
+        (r"mlp_in/dense/kernel$", PartitionSpec("fsdp", "tensor")),
+        (r"mlp_out/kernel$", PartitionSpec("tensor", "fsdp")),
+        (r"encoder/.*conv/kernel$", PartitionSpec(None, None, "fsdp", "tensor")),
+        (r"encoder/(dense|project)/dense/kernel$", PartitionSpec("fsdp", "tensor")),
+        (r"last/dense/kernel$", PartitionSpec("fsdp", "tensor")),
+        (r"actions/.*/kernel$", PartitionSpec("fsdp", "tensor")),
+    ),
+    "replicate": ((r"^memory/", BATCH),),
+}
+
+
+def start_processes(coordinator: str, num_processes: int, process_id: int) -> None:
+    """Joins the other processes of a job, if `coordinator` (`host:port` of process 0) is given."""
+    if coordinator:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """A mesh over all devices of all hosts; one size may be -1, which takes what the others leave."""
+    sizes, devices = [data, fsdp, tensor], jax.device_count()
+    if -1 in sizes:
+        rest = -int(np.prod(sizes))
+        sizes[sizes.index(-1)] = devices // rest if rest > 0 else 0
+    if min(sizes) < 1 or np.prod(sizes) != devices:
+        asked = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, (data, fsdp, tensor), strict=True))
+        raise ValueError(
+            f"a mesh of {asked} does not fit {devices} devices: the product of the sizes must be {devices}"
+        )
+    # GSPMD decides where activations lie; with JAX's default, Explicit, every operation would have to say so.
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def tree_shardings(shapes: Any, mesh: Mesh, rules: Rules) -> Any:
+    """The sharding of every leaf of a tree of shapes; axes that do not divide a dimension are left out."""
+    return jax.tree.map_with_path(
+        lambda path, leaf: NamedSharding(mesh, _fit(find_spec(path_name(path), rules), leaf.shape, mesh)), shapes
+    )
+
+
+def find_spec(path: str, rules: Rules) -> PartitionSpec:
+    """What the first matching rule says; nothing is split where none matches."""
+    return next((spec for pattern, spec in rules if re.search(pattern, path)), PartitionSpec())
+
+
+def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    def divides(axes: Any, size: int) -> bool:
+        return axes is not None and size % np.prod([mesh.shape[axis] for axis in _names(axes)]) == 0
+
+    return PartitionSpec(*(axes if divides(axes, size) else None for axes, size in zip(spec, shape, strict=False)))
+
+
+def _names(axes: str | Iterable[str]) -> tuple[str, ...]:
+    return (axes,) if isinstance(axes, str) else tuple(axes)
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """A leaf's place in its tree, such as `params/encoder/dense/norm/scale`."""
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def sharding_table(shapes: Any, shardings: Any) -> str:
+    """Every decision in a line: path, shape, how it is split, size on one device."""
+    rows = []
+    for (path, leaf), sharding in zip(jax.tree.leaves_with_path(shapes), jax.tree.leaves(shardings), strict=True):
+        size = int(np.prod(sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        rows.append(f"{path_name(path):<72} {leaf.shape!s:<22} {sharding.spec!s:<40} {size / 2**20:10.3f} MiB")
+    return "\n".join(rows)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """How the batch and the memory lie: by rows."""
+    return NamedSharding(mesh, BATCH)
+
+
+def local_rows(mesh: Mesh, batch: int) -> list[int]:
+    """The rows of the global batch that this host's devices need, in order."""
+    try:
+        slices = batch_sharding(mesh).addressable_devices_indices_map((batch,)).values()
+    except ValueError as error:
+        rows = mesh.shape["data"] * mesh.shape["fsdp"]
+        raise ValueError(f"a batch of {batch} cannot be split over data x fsdp = {rows} devices evenly") from error
+    return sorted({row for index in slices if index for row in range(batch)[index[0]]})
+
+
+def global_batch(local: Any, mesh: Mesh, batch: int) -> Any:
+    """Puts this host's rows (a tree of arrays) on its devices, as its part of the global batch."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(
+        lambda rows: jax.make_array_from_process_local_data(sharding, rows, (batch, *rows.shape[1:])), local
+    )
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process of the job has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)

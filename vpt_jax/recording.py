@@ -1,0 +1,367 @@
+"""One recorded episode on disk: NAME.mp4 and NAME.jsonl in OpenAI's contractor format; read, check and write it.
+
+Line `i` of the .jsonl is what the player did on seeing frame `i` of the .mp4. The fields that are read:
+
+    {"mouse": {"x": 640.0, "y": 360.0, "dx": 3.0, "dy": -40.0, "buttons": [0], "newButtons": [0]},
+     "keyboard": {"keys": ["key.keyboard.w"]}, "isGuiOpen": false, "hotbar": 2, "version": "6.13"}
+
+The reference reads this format in `data_loader.py`. Where we differ, the docstring of the function says so and why.
+One difference is everywhere: the reference drops records in which nothing is done, here every frame keeps its step and
+the data streams decide.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+
+from vpt_jax.actions import BUTTONS, ENV_KEYS, HOTBARS, PITCH, YAW
+from vpt_jax.video import VideoError, VideoWriter, decode, draw_cursor, resize
+
+DEGREES_PER_COUNT = 360 / 2400  # of the recorder's mouse
+MAX_DEGREES = 180  # nobody turns further in a twentieth of a second
+MAX_COUNTS = 32_767  # the most a mouse's report can hold; a larger number was not written by a recorder
+WINDOW_HEIGHT = 720  # pixels of the recorder's window, in which the mouse position is given
+GUI_MOUSE_SCALE = {"5.7": 0.5, "5.8": 0.5, "6.7": 2.0, "6.8": 2.0, "6.9": 2.0}  # by recorder version; 1 for others
+MOUSE_BUTTONS = ("attack", "use", "pickItem")  # 0, 1, 2
+KEYS = {
+    "key.keyboard.w": "forward",
+    "key.keyboard.s": "back",
+    "key.keyboard.a": "left",
+    "key.keyboard.d": "right",
+    "key.keyboard.space": "jump",
+    "key.keyboard.left.shift": "sneak",
+    "key.keyboard.left.control": "sprint",
+    "key.keyboard.q": "drop",
+    "key.keyboard.e": "inventory",
+    "key.keyboard.f": "swapHands",
+    "key.keyboard.escape": "ESC",
+} | {f"key.keyboard.{slot}": name for slot, name in enumerate(HOTBARS, 1)}
+
+
+class BrokenRecording(Exception):  # noqa: N818 - it names what is broken
+    """A recording that cannot be used. `path` is the file at fault, `detail` says where in it and what.
+
+    `reason` is one of "missing actions", "missing video", "no records", "empty line", "bad json", "missing field",
+    "bad value", "absurd mouse", "unreadable video", "damaged video", "frame count".
+    """
+
+    def __init__(self, path: Path, reason: str, detail: str):
+        super().__init__(path, reason, detail)
+        self.path, self.reason, self.detail = path, reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}: {self.detail}"
+
+
+class Steps(NamedTuple):
+    """The `n` steps of a recording, one for each frame."""
+
+    buttons: UInt8[np.ndarray, "n 20"]  # 1 while held
+    camera: Float32[np.ndarray, "n 2"]  # (pitch, yaw) degrees
+    gui_open: Bool[np.ndarray, " n"]  # inventory, chest, menu: the mouse moves a cursor
+    cursor: Float32[np.ndarray, "n 2"]  # its (x, y) in pixels of a window 720 pixels high; 0 while no GUI is open
+
+
+def find_recordings(folder: Path) -> list[Path]:
+    """The recordings of a folder as sorted paths without suffix, with those of which the .mp4 or .jsonl is missing."""
+    return sorted({path.with_suffix("") for path in folder.iterdir() if path.suffix in (".mp4", ".jsonl")})
+
+
+def read_steps(jsonl: Path) -> Steps:
+    """All steps of a recording.
+
+    Raises `BrokenRecording` for a missing or empty file, and for the first line that is not a whole and credible
+    record. Blank lines at the end are allowed (the reference fails on them).
+    """
+    records = _read_records(jsonl)
+    gui_open = np.array([record.flag("isGuiOpen") for record in records])
+    held = [_held(record, gui) for record, gui in zip(records, gui_open, strict=True)]
+    _release_stuck_attack(records, held)
+    _press_scrolled_slots(records, held)
+    buttons = np.array([[name in names for name in BUTTONS] for names in held], np.uint8)
+    return Steps(buttons, _camera(records, gui_open), gui_open, _cursor(records, gui_open))
+
+
+def read_frames(mp4: Path, steps: Steps, height: int, width: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """The frames of a recording, one for each step, resized to `height` x `width`.
+
+    Where a GUI is open the mouse cursor, which recorders leave out, is drawn before the resize, at the mouse position
+    cut to whole pixels.
+
+    Differences from the reference:
+
+    - It draws the cursor only in frames whose record does something. The game draws it in all of them.
+    - It fails on a position left of or above the frame; here the cursor is cut off there as at the other edges.
+    - It skips a frame it cannot read and goes on. Here any mismatch is an error: a film one frame short may lack its
+      first as well as its last, and frames shifted against their actions teach the wrong thing without a sign.
+
+    Raises:
+      BrokenRecording: the video is missing, cannot be decoded ("unreadable video", "damaged video"), or has fewer or
+        more frames than there are steps ("frame count"). Most of this shows only as frames are read: read all of them,
+        and keep none that came before an error.
+    """
+    if not mp4.exists():
+        raise BrokenRecording(mp4, "missing video", "there is no such file")
+    count, expected = 0, len(steps.buttons)
+    try:
+        for frame in decode(mp4):
+            if count == expected:
+                raise BrokenRecording(mp4, "frame count", f"more frames than the {expected} steps of the .jsonl")
+            if steps.gui_open[count]:
+                x, y = steps.cursor[count].astype(float) * len(frame) / WINDOW_HEIGHT
+                draw_cursor(frame, int(x), int(y))
+            yield resize(frame, height, width)
+            count += 1
+    except VideoError as error:
+        raise BrokenRecording(mp4, error.reason, error.detail) from error
+    if count < expected:
+        raise BrokenRecording(mp4, "frame count", f"{count} frames for the {expected} steps of the .jsonl")
+
+
+class RecordingWriter:
+    """Writes one recording that exists, with both its files, only once it is whole.
+
+        with RecordingWriter(folder / "episode_0", 360, 640) as recording:
+            recording.write(frame, action)
+
+    A recording exists when its .jsonl does. Leaving the block gives first the .mp4 its name, then the .jsonl. An
+    exception or a kill leaves no .jsonl; writing again under the same name then replaces whatever is there.
+
+    Args:
+      path: of the recording, without suffix; FileExistsError if it exists already.
+      height, width: of every frame, even numbers; 360x640 or smaller, as recorders write.
+    """
+
+    def __init__(self, path: Path, height: int, width: int):
+        self._jsonl = Path(f"{path}.jsonl")
+        if self._jsonl.exists():
+            raise FileExistsError(f"{self._jsonl} exists: remove it to record this episode again")
+        self._video = VideoWriter(f"{path}.mp4", height, width)
+        self._lines: list[str] = []
+        self._buttons: list[int] = []
+
+    def write(
+        self,
+        frame: UInt8[np.ndarray, "h w 3"],
+        action: Mapping[str, Any],
+        hotbar: int = 0,
+        gui_open: bool = False,
+        cursor: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        """Append a frame and the action taken on seeing it. ValueError, and nothing is appended, if one is not valid.
+
+        Args:
+          frame: without mouse cursor.
+          action: of the 24-key game dict (`actions.ENV_KEYS`); absent keys are up, `camera` is in degrees.
+          hotbar: the slot the game has selected, 0 to 8. A change without its key reads back as that key.
+          gui_open: whether the mouse moves a cursor. `ESC` then reads back as `inventory`, else as no button.
+          cursor: its (x, y) in pixels of a window 720 pixels high.
+        """
+        pitch, yaw = _checked_camera(action)
+        if hotbar not in range(len(HOTBARS)):
+            raise ValueError(f"the hotbar slot {hotbar} is not one from 0 to {len(HOTBARS) - 1}")
+        if not np.abs(cursor).max() <= MAX_COUNTS:
+            raise ValueError(f"the cursor {cursor} is nowhere near the window")
+        buttons = [number for number, name in enumerate(MOUSE_BUTTONS) if action.get(name)]
+        # What is down in the first record was not pressed there: `[0]` would mark the attack button as stuck.
+        new_buttons = [number for number in buttons if self._lines and number not in self._buttons]
+        record = {
+            "mouse": {
+                "x": float(cursor[0]),
+                "y": float(cursor[1]),
+                "dx": yaw / DEGREES_PER_COUNT,
+                "dy": pitch / DEGREES_PER_COUNT,
+                "buttons": buttons,
+                "newButtons": new_buttons,
+            },
+            "keyboard": {"keys": [key for key, name in KEYS.items() if action.get(name)]},
+            "isGuiOpen": bool(gui_open),
+            "hotbar": int(hotbar),
+            "tick": len(self._lines),
+        }
+        self._video.write(frame)
+        self._lines.append(json.dumps(record) + "\n")
+        self._buttons = buttons
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._video.__exit__(kind, error, trace)
+        if kind is not None:
+            return
+        partial = self._jsonl.with_name(self._jsonl.name + ".partial")
+        try:
+            partial.write_text("".join(self._lines))
+            partial.replace(self._jsonl)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _checked_camera(action: Mapping[str, Any]) -> tuple[float, float]:
+    """Pitch and yaw of a game's action; ValueError if a key is unknown or the camera is not two credible angles."""
+    if unknown := set(action) - set(ENV_KEYS):
+        raise ValueError(f"the action has keys no game knows: {sorted(unknown)}; known are {', '.join(ENV_KEYS)}")
+    camera = np.asarray(action.get("camera", (0, 0)), float)
+    if camera.shape != (2,) or not (np.abs(camera) <= MAX_DEGREES).all():
+        raise ValueError(f"the camera {camera} is not a pitch and a yaw of at most {MAX_DEGREES} degrees")
+    return float(camera[PITCH]), float(camera[YAW])
+
+
+class _Record:
+    """One line of a .jsonl file. Whatever it lacks or holds wrongly is raised with file, line and field."""
+
+    def __init__(self, path: Path, line: int, text: bytes):
+        self._path, self._line = path, line
+        if not text.strip():
+            raise self._broken("empty line", "every line must be a record")
+        try:
+            self._content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise self._broken("bad json", f"{error} (cut short?)") from error
+        if not isinstance(self._content, dict):
+            raise self._broken("bad json", f"{_short(self._content)} is not an object")
+
+    def value(self, field: str) -> Any:
+        """What is at a dotted path of names, such as "mouse.dx"."""
+        value = self._content
+        for name in field.split("."):
+            if not isinstance(value, dict) or name not in value:
+                raise self._broken("missing field", f"there is no {field}")
+            value = value[name]
+        return value
+
+    def flag(self, field: str) -> bool:
+        value = self.value(field)
+        if not isinstance(value, bool):
+            raise self._broken("bad value", f"{field} is {_short(value)}, not true or false")
+        return value
+
+    def counts(self, field: str) -> float:
+        """A movement or position of the mouse."""
+        value = self.value(field)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._broken("bad value", f"{field} is {_short(value)}, not a number")
+        if not abs(value) <= MAX_COUNTS:  # NaN too
+            raise self._broken("absurd mouse", f"{field} is {_short(value)}; no mouse goes beyond {MAX_COUNTS}")
+        return float(value)
+
+    def items(self, field: str, kind: type) -> list[Any]:
+        """A list of strings or of integers."""
+        value = self.value(field)
+        if not isinstance(value, list) or any(type(item) is not kind for item in value):
+            raise self._broken("bad value", f"{field} is {_short(value)}, not a list of {kind.__name__}")
+        return value
+
+    def slot(self) -> int | None:
+        """The selected hotbar slot, 0 to 8; None where it is not recorded."""
+        if "hotbar" not in self._content:
+            return None
+        slot = self.value("hotbar")
+        if type(slot) is not int or not 0 <= slot < len(HOTBARS):
+            raise self._broken("bad value", f"hotbar is {_short(slot)}, not a slot from 0 to {len(HOTBARS) - 1}")
+        return slot
+
+    def gui_mouse_scale(self) -> float:
+        """By how much to multiply this recorder's mouse counts while a GUI is open."""
+        return GUI_MOUSE_SCALE.get(str(self._content.get("version")), 1.0)
+
+    def _broken(self, reason: str, detail: str) -> BrokenRecording:
+        return BrokenRecording(self._path, reason, f"line {self._line}: {detail}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "..."
+
+
+def _read_records(jsonl: Path) -> list[_Record]:
+    try:
+        lines = jsonl.read_bytes().rstrip().split(b"\n")
+    except FileNotFoundError as error:
+        raise BrokenRecording(jsonl, "missing actions", "there is no such file") from error
+    if lines == [b""]:
+        raise BrokenRecording(jsonl, "no records", "the file is empty")
+    return [_Record(jsonl, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _held(record: _Record, gui_open: bool) -> set[str]:
+    """The buttons a record says are down. Keys and mouse buttons without a meaning in the game are left out.
+
+    The reference keeps ESC as a key of its own, which the models cannot press. Here ESC with an open GUI is
+    `inventory`, the key that closes one too, as in the paper's training (so a comment in the reference says).
+    Without an open GUI it opens the game's menu, and is no button.
+    """
+    held = {KEYS[key] for key in record.items("keyboard.keys", str) if key in KEYS}
+    held |= {MOUSE_BUTTONS[i] for i in record.items("mouse.buttons", int) if i in range(len(MOUSE_BUTTONS))}
+    return held | {"inventory"} if gui_open and "ESC" in held else held
+
+
+def _release_stuck_attack(records: Sequence[_Record], held: Sequence[set[str]]) -> None:
+    """Take the attack button out of the steps in which the recorder only believes it is held; changes `held`.
+
+    The reference's rule: recorders can start with the button stuck, which shows as exactly `[0]` in the first record's
+    `newButtons`, and stays until a later record presses it anew. Release alone does not end it. A player who really
+    attacks in the first record loses that attack.
+    """
+    if records[0].items("mouse.newButtons", int) != [0]:
+        return
+    held[0].discard("attack")
+    for record, names in zip(records[1:], held[1:], strict=True):
+        if 0 in record.items("mouse.newButtons", int):
+            return
+        names.discard("attack")
+
+
+def _press_scrolled_slots(records: Sequence[_Record], held: Sequence[set[str]]) -> None:
+    """Where the hotbar slot changes without its number key (by the mouse wheel), add the key; changes `held`.
+
+    Differences from the reference:
+
+    - It drops the change when nothing else happens in the record. Here it counts as an action.
+    - It starts from slot 0, so a recording that starts on another presses a key nobody pressed. Here the first record
+      presses nothing.
+    - It presses twice when the slot follows its key a record later. Here the key alone counts, held or just let go.
+    - It needs `hotbar` in every record. Here a record without it (recorders before 6.11) says nothing about the slot.
+
+    A key held while the slot changes to another one counts as well, as in the reference.
+    """
+    slot = records[0].slot()
+    for before, record, names in zip(held, records[1:], held[1:], strict=False):
+        last, now = slot, record.slot()
+        slot = last if now is None else now
+        if slot is not None and last is not None and slot != last and HOTBARS[slot] not in before:
+            names.add(HOTBARS[slot])
+
+
+def _camera(records: Sequence[_Record], gui_open: Bool[np.ndarray, " n"]) -> Float32[np.ndarray, "n 2"]:
+    """Pitch and yaw of every step in degrees: pitch from the mouse's `dy`, yaw from `dx`.
+
+    Differences from the reference:
+
+    - It cuts angles to whole degrees, towards zero, because its array holds integers: six counts are no movement.
+      Here the fraction stays.
+    - It has a table of mouse scales by recorder version for open GUIs, and never uses it. Here it is used.
+    - It means to ignore turns of more than 180 degrees, but tests only where there is no turn. Here such an angle
+      (and not the other axis) becomes 0: the mouse was caught or let go by the window, the rest of the step is good.
+    """
+    counts = np.array([[record.counts("mouse.dy"), record.counts("mouse.dx")] for record in records])
+    scale = [record.gui_mouse_scale() if gui else 1.0 for record, gui in zip(records, gui_open, strict=True)]
+    degrees = counts * np.array(scale)[:, None] * DEGREES_PER_COUNT
+    return np.where(np.abs(degrees) > MAX_DEGREES, 0, degrees).astype(np.float32)
+
+
+def _cursor(records: Sequence[_Record], gui_open: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "n 2"]:
+    """Mouse positions; only asked for where a GUI is open, for elsewhere the game has caught the mouse."""
+    positions = [
+        (record.counts("mouse.x"), record.counts("mouse.y")) if gui else (0.0, 0.0)
+        for record, gui in zip(records, gui_open, strict=True)
+    ]
+    return np.array(positions, np.float32)

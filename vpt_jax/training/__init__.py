@@ -1,0 +1,1 @@
+"""Objectives and the loop that follows them. Nothing here imports a game or a video decoder."""

@@ -1,0 +1,129 @@
+"""The loop: draw a batch, step, log the step before, evaluate, save. It stops cleanly and resumes exactly."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from vpt_jax.checkpoints import Checkpoints
+from vpt_jax.training.metrics_log import MetricsLog, Progress
+from vpt_jax.training.state import Metrics, TrainState
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss became NaN or infinite; the message names the step and the episodes."""
+
+
+class StopSignal:
+    """Whether the run was asked to stop by SIGTERM (or Ctrl-C). All hosts get the same answer at the same step."""
+
+    def __init__(self) -> None:
+        self._received = False
+        if jax.process_count() == 1:  # with several, JAX's own handler tells the other hosts
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = True
+        signal.signal(number, signal.SIG_DFL)  # a second signal ends the run at once
+
+    def __call__(self, step: int) -> bool:
+        """Asked once after every step."""
+        return self._received or (jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train, and what to do every so many steps; evaluation and saving also happen at the end."""
+
+    steps: int
+    log_every: int
+    evaluate_every: int
+    save_every: int
+
+    def is_due(self, every: int, step: int) -> bool:
+        """Whether something done every so many steps is done after this one."""
+        return step % every == 0 or step == self.steps
+
+
+def run(
+    state: TrainState,
+    *,
+    schedule: Schedule,
+    train_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
+    batches: Iterator[Any],
+    evaluate: Callable[[Any], dict[str, float]],
+    episodes: Callable[[int], list[str]],
+    checkpoints: Checkpoints,
+    log: MetricsLog | None,
+    progress: Progress,
+) -> TrainState:
+    """Trains from `state.step` to the end of the schedule, or until told to stop.
+
+    The order matters: figures of a step are written before its checkpoint, and the checkpoint before the next batch is
+    drawn, so that wherever a run is killed, resuming repeats what is not in the checkpoint and nothing else. A step's
+    loss is looked at while the next one runs, so that the device never waits; only saving and evaluating wait for it.
+    """
+    stop = StopSignal()
+    before: tuple[int, Metrics] | None = None
+
+    def settle() -> None:
+        """Looks at the last step's figures."""
+        nonlocal before
+        if before is not None:
+            _report(*before, schedule, episodes, log, progress)
+        before = None
+
+    for step in range(int(state.step) + 1, schedule.steps + 1):
+        asked = time.monotonic()
+        batch = next(batches)
+        progress.waited(time.monotonic() - asked)
+        state, metrics = train_step(state, batch)
+        settle()
+        before = step, metrics
+        stopping = stop(step)
+        if schedule.is_due(schedule.evaluate_every, step):
+            settle()
+            _write(log, step, evaluate(state.params))
+        if stopping or schedule.is_due(schedule.save_every, step):
+            settle()
+            checkpoints.save(state, step)
+        if stopping:
+            print(f"asked to stop: saved step {step}; the same command goes on from there", flush=True)
+            break
+    checkpoints.wait()
+    progress.close()
+    return state
+
+
+def _report(
+    step: int,
+    metrics: Metrics,
+    schedule: Schedule,
+    episodes: Callable[[int], list[str]],
+    log: MetricsLog | None,
+    progress: Progress,
+) -> None:
+    figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    if not np.isfinite(figures["loss"] + figures["gradient_norm"]):
+        names = ", ".join(episodes(step - 1))
+        raise NonFiniteLossError(
+            f"step {step}: loss {figures['loss']}, gradient norm {figures['gradient_norm']}; the batch holds frames "
+            f"of: {names}. The last checkpoint is from before; a lower learning rate or leaving these out may help."
+        )
+    if schedule.is_due(schedule.log_every, step):
+        _write(log, step, {f"train/{name}": value for name, value in figures.items()})
+    speeds = progress.step(step, figures["loss"])
+    if log and speeds:
+        log.show(step, speeds)
+
+
+def _write(log: MetricsLog | None, step: int, figures: dict[str, float]) -> None:
+    if log:
+        log.write(step, figures)

@@ -1,0 +1,105 @@
+"""Where figures go: a JSONL file for programs, TensorBoard for people, a line or a progress bar while training."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class MetricsLog:
+    """Writes `metrics.jsonl` and TensorBoard files.
+
+    The JSONL file holds only what a run computes, nothing of its speed, so that equal runs write equal files, however
+    often they were killed: lines after the step of the checkpoint that is resumed are taken back first.
+    """
+
+    def __init__(self, workdir: Path, step: int) -> None:
+        """Goes on after `step`."""
+        path = workdir / "metrics.jsonl"
+        _truncate_after(path, step)
+        self._file: TextIO = path.open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Figures of the step that has just been finished."""
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+        self.show(step, metrics)
+
+    def show(self, step: int, metrics: dict[str, float]) -> None:
+        """Figures for TensorBoard alone, such as speeds."""
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Writes out what is still buffered."""
+        self._file.close()
+        self._board.close()
+
+
+def _truncate_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break  # a line cut off by a kill, or one from after the checkpoint
+        kept.append(line)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
+
+
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+    """All lines of a run's `metrics.jsonl`."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+class Progress:
+    """Frames per second, the share of time spent waiting for input, and the time left.
+
+    A bar on a terminal, a line every `seconds` elsewhere; silent on all hosts but the first.
+    """
+
+    def __init__(self, start: int, stop: int, frames_per_step: int, quiet: bool, seconds: float = 10.0) -> None:
+        self._stop, self._frames, self._quiet, self._seconds = stop, frames_per_step, quiet, seconds
+        self._bar = tqdm(initial=start, total=stop, unit="step", disable=quiet or not sys.stderr.isatty())
+        self._mark = (start, time.monotonic())
+        self._waited = 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Takes note of time spent waiting for the next batch."""
+        self._waited += seconds
+
+    def step(self, step: int, loss: float) -> dict[str, float]:
+        """Shows a finished step; returns the speeds since the last report, when it is time for one."""
+        self._bar.update()
+        then_step, then = self._mark
+        elapsed = time.monotonic() - then
+        if elapsed < self._seconds and step < self._stop:
+            return {}
+        rate = (step - then_step) / elapsed
+        speeds = {"speed/frames_per_second": rate * self._frames, "speed/input_wait": self._waited / elapsed}
+        self._report(step, loss, rate, speeds)
+        self._mark, self._waited = (step, time.monotonic()), 0.0
+        return speeds
+
+    def _report(self, step: int, loss: float, rate: float, speeds: dict[str, float]) -> None:
+        frames, wait = speeds["speed/frames_per_second"], speeds["speed/input_wait"]
+        self._bar.set_postfix_str(f"loss {loss:.3f}, {frames:.0f} frames/s, {wait:.0%} waiting for input")
+        if not self._quiet and self._bar.disable:
+            left = time.strftime("%H:%M:%S", time.gmtime((self._stop - step) / rate)) if rate else "?"
+            print(
+                f"step {step}/{self._stop}  loss {loss:.3f}  {frames:.0f} frames/s  "
+                f"{wait:.0%} waiting for input  {left} left",
+                flush=True,
+            )
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self._bar.close()

@@ -1,0 +1,254 @@
+"""Frames in and out of video files, and what is drawn on them: the mouse cursor, and an action's keys.
+
+A frame is RGB, uint8 `[height, width, 3]`. Decoder, encoder and colour conversion use one thread each: workers run one
+per core, and an encoded file depends on its frames alone.
+"""
+
+import contextlib
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import av
+import cv2
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from jaxtyping import Float, UInt8
+
+from vpt_jax.actions import BUTTON_INDEX, CAMERA, HOTBARS, PITCH, YAW
+
+Frame = UInt8[np.ndarray, "h w 3"]
+
+FRAME_RATE = 20  # frames, and actions, per second
+CRF = 23  # x264's own default
+PRESET = "superfast"  # nearly twice as fast as "veryfast", for a quarter more bytes at the same error
+
+
+class VideoError(Exception):
+    """A video that cannot be decoded to its end. `reason` is one of two: "unreadable video", "damaged video"."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+def decode(source: str | Path | bytes) -> Iterator[Frame]:
+    """Every frame of a video file, or of a video's bytes, in the order shown. Holds one frame at a time.
+
+    A frame in which the decoder painted over damage is an error. Not all damage is noticed: H.264 carries no checksum,
+    and a few changed bytes may decode to a wrong picture. Colours are those OpenCV's reader gives.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      VideoError: "unreadable video" when the container does not open (an mp4 cut short has lost its index, which is
+        written last), "damaged video" at the first frame that cannot be decoded as it was encoded.
+    """
+    with _open(source) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        reformatter = VideoReformatter()  # one for all frames: VideoFrame.to_ndarray would build a scaler for each
+        try:
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise VideoError("damaged video", f"the frame at {frame.time} s is corrupt")
+                yield reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        except av.FFmpegError as error:
+            raise VideoError("damaged video", str(error)) from error
+
+
+def _open(source: str | Path | bytes) -> Any:
+    try:
+        container = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+    except av.FileNotFoundError:
+        raise
+    except av.FFmpegError as error:
+        raise VideoError("unreadable video", f"{error} (cut short, or not a video)") from error
+    if not container.streams.video:
+        container.close()
+        raise VideoError("unreadable video", "the file holds no video stream")
+    return container
+
+
+def resize(frame: Frame, height: int, width: int) -> Frame:
+    """The frame at another size: bilinear, no antialiasing, aspect not kept, as the reference's `resize_image`."""
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+class VideoWriter:
+    """Writes an H.264 mp4 that exists under its name only once it is whole.
+
+        with VideoWriter(path, 360, 640) as video:
+            video.write(frame)
+
+    Frames go to `path` + ".partial" beside it. Leaving the block gives the file its name; an exception removes it; a
+    killed process leaves the partial file, which the next writer of that path overwrites.
+
+    Args:
+      path: the file, in a folder that exists.
+      height, width: of every frame; even numbers, for colour is stored at half the resolution (yuv420p).
+      fps: frames per second.
+      crf: x264's constant quality, 0 (best) to 51.
+    """
+
+    def __init__(self, path: str | Path, height: int, width: int, fps: int = FRAME_RATE, crf: int = CRF):
+        if height % 2 or width % 2:
+            raise ValueError(f"{path}: frames of {height}x{width} cannot be stored, both numbers must be even")
+        self.path, self._shape, self._frames = Path(path), (height, width, 3), 0
+        self._partial = self.path.with_name(self.path.name + ".partial")
+        self._partial.touch()  # the encoder opens it at the first packet: fail here where it cannot be written
+        # "faststart" moves the index to the front, so that a browser plays the film before it has loaded all of it.
+        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "faststart"})
+        self._stream = self._container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": PRESET})
+        self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, "yuv420p"
+        self._stream.codec_context.thread_count = 1
+        self._reformatter = VideoReformatter()
+
+    def write(self, frame: Frame) -> None:
+        """Append a frame; ValueError if its shape or type is not the film's."""
+        if frame.shape != self._shape or frame.dtype != np.uint8:
+            raise ValueError(f"{self.path}: takes frames uint8{self._shape}, not {frame.dtype}{frame.shape}")
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        self._container.mux(self._stream.encode(self._reformatter.reformat(picture, format="yuv420p", threads=1)))
+        self._frames += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            with contextlib.suppress(av.FFmpegError):  # closing an unfinished file; what went wrong is already raised
+                self._container.close()
+            self._partial.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        if not self._frames:
+            raise ValueError(f"{self.path}: no frame was written")
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        self._partial.replace(self.path)
+
+
+def blend(frame: Frame, sprite: UInt8[np.ndarray, "sh sw 4"], x: int, y: int) -> None:
+    """Draw an RGBA sprite into the frame, in place, its top left corner at column `x`, row `y`.
+
+    The reference's arithmetic (`composite_images_with_alpha`) to the bit: float64, cut and not rounded. What lies
+    beyond an edge is left out; the reference does so at the right and lower edge only and fails at the other two.
+    """
+    area = frame[max(y, 0) : max(y + len(sprite), 0), max(x, 0) : max(x + sprite.shape[1], 0)]
+    visible = sprite[max(-y, 0) :, max(-x, 0) :][: area.shape[0], : area.shape[1]]
+    alpha = visible[..., 3:] / 255.0
+    area[:] = (area * (1 - alpha) + visible[..., :3] * alpha).astype(np.uint8)
+
+
+def draw_cursor(frame: Frame, x: int, y: int) -> None:
+    """Draw a white mouse arrow of at most 16x16 pixels into the frame, in place, its tip at column `x`, row `y`."""
+    blend(frame, CURSOR, x, y)
+
+
+_CURSOR_ROWS = (
+    "#...............",
+    "##..............",
+    "#o#.............",
+    "#oo#............",
+    "#ooo#...........",
+    "#oooo#..........",
+    "#ooooo#.........",
+    "#oooooo#........",
+    "#ooooooo#.......",
+    "#oooooooo#......",
+    "#ooooo####......",
+    "#oo#oo#.........",
+    "#o#-#oo#........",
+    "##..#oo#........",
+    "#....#oo#.......",
+    ".....-##-.......",
+)
+_CURSOR_COLOURS = {".": (0, 0, 0, 0), "-": (0, 0, 0, 96), "#": (0, 0, 0, 255), "o": (255, 255, 255, 255)}  # RGBA
+CURSOR = np.array([[_CURSOR_COLOURS[dot] for dot in row] for row in _CURSOR_ROWS], np.uint8)
+
+
+_KEY_CAPS = {
+    "forward": "W", "left": "A", "back": "S", "right": "D", "jump": "jump", "sneak": "sneak", "sprint": "sprint",
+    "attack": "attack", "use": "use", "drop": "drop", "inventory": "inv",
+}  # fmt: skip
+_ROW_HEIGHT, _ROW_WIDTH, _GAP = 64, 1280, 10  # a row is drawn at this size, then scaled to the width of the frame
+_LABEL, _UP, _DOWN, _ON_DOWN = (200, 200, 200), (120, 120, 120), (255, 212, 80), (1, 1, 1)  # colours; a key's state
+
+
+def draw_action(
+    frame: Frame,
+    buttons: UInt8[np.ndarray, "20"],
+    camera: Float[np.ndarray, "2"],
+    predicted: tuple[UInt8[np.ndarray, "20"], Float[np.ndarray, "2"]] | None = None,
+) -> Frame:
+    """A copy of the frame with the action along its upper edge: a cap for every key, lit when held, and the mouse.
+
+    Args:
+      frame: left as it is. The letters need about 300 pixels of width: enlarge a smaller frame first.
+      buttons: keys held, 1 each.
+      camera: degrees. The arrow points where the camera turns and is longest from 10 degrees on, where the bins end.
+      predicted: buttons and camera of a second action, for the row below; the rows are then labelled.
+    """
+    rows = _action_row(buttons, camera)
+    if predicted is not None:
+        rows = np.concatenate([_action_row(buttons, camera, "recorded"), _action_row(*predicted, "predicted")])
+    width = frame.shape[1]
+    height = min(round(len(rows) * width / _ROW_WIDTH), len(frame))
+    drawn = frame.copy()
+    strip = drawn[:height]
+    np.maximum(strip // 4, cv2.resize(rows, (width, height), interpolation=cv2.INTER_AREA), out=strip)
+    return drawn
+
+
+def _action_row(buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"], label: str = "") -> Frame:
+    row = np.zeros((_ROW_HEIGHT, _ROW_WIDTH, 3), np.uint8)
+    _draw_text(row, label, _GAP, _LABEL)
+    x = 170 if label else _GAP
+    for name, text in _KEY_CAPS.items():
+        x = _draw_cap(row, text, x, bool(buttons[BUTTON_INDEX[name]]))
+    slots = [str(slot) for slot, name in enumerate(HOTBARS, 1) if buttons[BUTTON_INDEX[name]]]
+    x = _draw_cap(row, slots[-1] if slots else "1-9", x, bool(slots), width=66)
+    _draw_mouse(row, x, camera)
+    return row
+
+
+def _draw_cap(row: Frame, text: str, x: int, held: bool, width: int = 0) -> int:
+    """Draw a key cap with its left edge at `x`; returns where the next one starts."""
+    width = width or _text_width(text) + 24
+    corners = (x, 8), (x + width, _ROW_HEIGHT - 8)
+    cv2.rectangle(row, *corners, _DOWN if held else _UP, cv2.FILLED if held else 2, cv2.LINE_AA)
+    _draw_text(row, text, x + (width - _text_width(text)) // 2, _ON_DOWN if held else _UP)
+    return x + width + _GAP
+
+
+def _draw_mouse(row: Frame, x: int, camera: Float[np.ndarray, "2"]) -> None:
+    radius = _ROW_HEIGHT // 2 - 4
+    centre = (x + radius, _ROW_HEIGHT // 2)
+    cv2.circle(row, centre, radius, _UP, 2, cv2.LINE_AA)
+    right, down = float(camera[YAW]), float(camera[PITCH])
+    if angle := math.hypot(right, down):
+        length = radius * min(1, angle / CAMERA.max_degrees) ** 0.5 / angle  # the root keeps small moves visible
+        tip = (round(centre[0] + length * right), round(centre[1] + length * down))
+        cv2.arrowedLine(row, centre, tip, _DOWN, 4, cv2.LINE_AA, tipLength=0.4)
+
+
+_FONT, _FONT_SCALE, _FONT_WEIGHT = cv2.FONT_HERSHEY_SIMPLEX, 0.85, 2
+
+
+def _text_width(text: str) -> int:
+    return cv2.getTextSize(text, _FONT, _FONT_SCALE, _FONT_WEIGHT)[0][0]
+
+
+def _draw_text(row: Frame, text: str, x: int, colour: tuple[int, int, int]) -> None:
+    cv2.putText(row, text, (x, _ROW_HEIGHT // 2 + 10), _FONT, _FONT_SCALE, colour, _FONT_WEIGHT, cv2.LINE_AA)
