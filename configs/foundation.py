@@ -71,7 +71,7 @@ def get_config(variant: str = "500m") -> ConfigDict:
     config.evaluate_every = 5000
     config.save_every = 1000
 
-    # Write a page of figures and a film into the work directory at the end.
+    # Write a page of figures and a film into the work directory at the end (jobs of one process).
     config.report = True
 
     config.checkpoint = ConfigDict()

@@ -9,7 +9,6 @@ several hosts, or in several processes of one, start it in each with --config.di
 """
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,11 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from absl import app
 from jax.sharding import Mesh
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from vpt_jax import parallel
+from vpt_jax import command_line, parallel
 from vpt_jax.checkpoints import Checkpoints, SettingsChangedError
 from vpt_jax.data.dataset import DatasetMissingError
 from vpt_jax.data.prepare import PrepareError, prepare
@@ -37,18 +35,8 @@ from vpt_jax.training.metrics_log import MetricsLog, Progress, read_metrics
 from vpt_jax.training.optimizers import adam, linear_schedule
 from vpt_jax.training.state import TrainState, initial_state, train_step
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "What to train, such as configs/foundation.py:demo.")
-
-
 class ConfigError(ValueError):
     """A field of the config has a value that cannot be; the message says which values can."""
-
-
-def main(_: list[str]) -> None:
-    try:
-        train(_CONFIG.value)
-    except (ConfigError, DatasetMissingError, PrepareError, SettingsChangedError, loop.NonFiniteLossError) as error:
-        sys.exit(f"error: {error}")  # the message says what to do; a traceback would hide it
 
 
 def train(config: ConfigDict) -> None:
@@ -104,7 +92,7 @@ def train(config: ConfigDict) -> None:
         )
 
     # Look at it
-    if config.report and int(state.step) == steps:
+    if config.report and int(state.step) == steps and jax.process_count() == 1:
         report(workdir, policy, state, train_data, valid_data)
 
 
@@ -220,4 +208,5 @@ def report(workdir: Path, policy: Policy, state: TrainState, train_data: Stream,
 
 
 if __name__ == "__main__":
-    app.run(main)
+    mistakes = (ConfigError, DatasetMissingError, PrepareError, SettingsChangedError, loop.NonFiniteLossError)
+    command_line.run(train, "configs/foundation.py", mistakes)

@@ -1,33 +1,74 @@
-"""Small training runs through the launcher's own code."""
+"""Training runs through the launcher, as a user starts them: own processes, real files."""
 
-import importlib.util
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from configs.foundation import get_config
-
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def small_config(dataset_dir, tmp_path):
-    """The real configuration, shrunk: the tiny policy, 12 steps of 8 rows of 6 frames."""
-    config = get_config("71m")
-    config.workdir = str(tmp_path / "run")
-    config.model.update(preset="tiny", dtype="float32", remat=False)
-    config.data.update(train=str(dataset_dir), valid=str(dataset_dir), batch=8, length=6, workers=0)
-    config.optimizer.warmup_steps = 2
-    config.update(steps=12, log_every=1, evaluate_every=6, save_every=4)
-    return config
+class Launcher:
+    """Starts launch/train.py on a tiny policy; runs share compiled programs to save time."""
+
+    def __init__(self, dataset_dir, cache):
+        self.cache = cache
+        self.flags = [
+            "--config=configs/foundation.py:71m", "--config.model.preset=tiny", "--config.model.dtype=float32",
+            "--config.model.remat=False", f"--config.data.train={dataset_dir}", f"--config.data.valid={dataset_dir}",
+            "--config.data.batch=8", "--config.data.length=6", "--config.data.workers=1", "--config.steps=10",
+            "--config.optimizer.warmup_steps=2", "--config.optimizer.learning_rate=0.0002", "--config.log_every=1", "--config.evaluate_every=5",
+            "--config.save_every=4", "--config.report=False",
+        ]  # fmt: skip
+
+    def start(self, workdir, *flags, devices=1):
+        environment = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(self.cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        command = [sys.executable, "launch/train.py", *self.flags, f"--config.workdir={workdir}", *flags]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def finish(self, process, expected=0):
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == expected, output[-4000:]
+        return output
+
+    def run(self, workdir, *flags, devices=1, expected=0):
+        return self.finish(self.start(workdir, *flags, devices=devices), expected)
+
+
+def wait_until(happened, process, seconds=240):
+    """Polls until `happened()`; fails if the process ends before."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert process.poll() is None, process.communicate()[0][-4000:]
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.002)
+
+
+def kill(process):
+    """As the kernel or a scheduler does: no warning, the workers left alone."""
+    process.send_signal(signal.SIGKILL)
+    process.wait()
 
 
 @pytest.fixture(scope="session")
-def launcher():
-    """launch/train.py as a module."""
-    spec = importlib.util.spec_from_file_location("launch_train", ROOT / "launch" / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["launch_train"] = module
-    spec.loader.exec_module(module)
-    return module
+def launcher(dataset_dir, tmp_path_factory):
+    return Launcher(dataset_dir, tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(launcher, tmp_path_factory):
+    """The work directory of a run of ten steps that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    launcher.run(workdir)
+    return workdir

@@ -22,9 +22,9 @@ class Memory(NamedTuple):
 
 
 def empty_memory(batch: int, length: int, features: int, layers: int, dtype: DTypeLike = jnp.float32) -> Memory:
-    """A memory of nothing: zeros that do not count."""
-    rows = tuple(jnp.zeros((batch, length, features), dtype) for _ in range(layers))
-    return Memory(rows, rows, jnp.zeros((batch, length), bool))
+    """A memory of nothing: zeros that do not count. Every array is its own, so that all may be donated."""
+    keys, values = (tuple(jnp.zeros((batch, length, features), dtype) for _ in range(layers)) for _ in range(2))
+    return Memory(keys, values, jnp.zeros((batch, length), bool))
 
 
 class TransformerBlock(nn.Module):

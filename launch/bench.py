@@ -1,0 +1,188 @@
+"""How fast the parts are on this machine: frames/s, milliseconds and peak memory, with versions and settings.
+
+    python launch/bench.py loader --data=DATASET
+    python launch/bench.py decode --data=DATASET
+    python launch/bench.py train_step --preset=1x --batch=2 --length=16
+    python launch/bench.py act --preset=1x
+
+`loader` reads and decodes a dataset as training does; `decode` compares image codecs on the dataset's frames;
+`train_step` is one update on random frames; `act` is one frame after another, as in play. Without --data, `loader` and
+`decode` record and prepare some play of the embedded game first, in --workdir. Comparison with the reference PyTorch
+code (--against=torch) is left out for now.
+"""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+
+from vpt_jax.data.codecs import measure_codecs
+from vpt_jax.data.streams import Batch, Stream, StreamSettings, batches
+from vpt_jax.models.policy import Policy
+from vpt_jax.models.presets import POLICIES
+from vpt_jax.training.behavioural_cloning import cloning_loss
+from vpt_jax.training.optimizers import adam, linear_schedule
+from vpt_jax.training.state import initial_state, train_step
+
+_DATA = flags.DEFINE_string("data", "", "Dataset folder made by launch/prepare.py.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/bench", "Where a dataset is made if none is given.")
+_PRESET = flags.DEFINE_enum("preset", "tiny", list(POLICIES), "Size of the policy.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What the policy computes in.")
+_REMAT = flags.DEFINE_bool("remat", False, "Recompute the image stacks in the backward pass.")
+_SIZE = flags.DEFINE_integer("size", 128, "Height and width of random frames.")
+_BATCH = flags.DEFINE_integer("batch", 8, "Rows of a batch.")
+_LENGTH = flags.DEFINE_integer("length", 64, "Frames of a window.")
+_NULLS = flags.DEFINE_string("nulls", "drop", "What the loader does with steps that do nothing.")
+_WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes of the loader.")
+_SECONDS = flags.DEFINE_float("seconds", 10.0, "How long to measure, after a warm-up.")
+
+Row = dict[str, str]
+
+
+def loader() -> list[Row]:
+    """Batches per second out of the stream, all workers reading, nothing computed."""
+    stream = Stream(StreamSettings(dataset(), "train", _BATCH.value, _LENGTH.value, _NULLS.value))
+    steps = batches(stream, range(_BATCH.value), 0, sys.maxsize, _WORKERS.value)
+    frames_per_step = _BATCH.value * _LENGTH.value
+    for _ in range(2 * max(_WORKERS.value, 1)):  # workers started, buffers full
+        next(steps)
+    rate, _ = repeat(lambda: next(steps))
+    shape = "x".join(map(str, stream.frame_shape[:2]))
+    return [{"frames": shape, "nulls": _NULLS.value, "workers": str(_WORKERS.value),
+             "frames/s": f"{rate * frames_per_step:,.0f}", "ms/step": f"{1000 / rate:.1f}"}]  # fmt: skip
+
+
+def decode() -> list[Row]:
+    """Size, speed on one core and error of each way to store frames."""
+    stream = Stream(StreamSettings(dataset(), "train", 8, 32, "keep"))
+    frames = stream.read(0, range(8)).frames
+    return [
+        {"codec": row.codec, "bytes/frame": f"{row.bytes_per_frame:,.0f}",
+         "encoded/s": f"{row.encoded_per_second:,.0f}", "decoded/s": f"{row.decoded_per_second:,.0f}",
+         "mean error": f"{row.mean_abs_error:.2f}", "PSNR dB": f"{row.psnr:.1f}"}
+        for row in measure_codecs(frames.reshape(-1, *frames.shape[2:]))
+    ]  # fmt: skip
+
+
+def train_steps() -> list[Row]:
+    """Updates per second on random frames that lie on the device."""
+    policy, params, batch = random_inputs(_BATCH.value, _LENGTH.value)
+    optimizer = adam(linear_schedule(1e-4, 10, 1000), 0.0625, 5.0)
+    state = initial_state(params, optimizer, policy.initial_memory(_BATCH.value), jax.random.PRNGKey(0))
+    step = jax.jit(partial(train_step, partial(cloning_loss, policy), optimizer), donate_argnums=0)
+    compiled, seconds = timed(lambda: step.lower(state, batch).compile())
+
+    def update() -> Any:
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        return metrics
+
+    rate, _ = repeat(update)
+    return [policy_row(rate, _BATCH.value * _LENGTH.value, "ms/step", seconds)]
+
+
+def act() -> list[Row]:
+    """Frames per second when each is shown to the policy alone, memory carried on."""
+    policy, params, batch = random_inputs(_BATCH.value, 1)
+    memory = policy.initial_memory(_BATCH.value)
+    step = jax.jit(lambda params, *inputs: policy.apply({"params": params}, *inputs), donate_argnums=3)
+    compiled, seconds = timed(lambda: step.lower(params, batch.frames, batch.first, memory).compile())
+
+    def play() -> Any:
+        nonlocal memory
+        output = compiled(params, batch.frames, batch.first, memory)
+        memory = output.memory
+        return output.logits
+
+    rate, _ = repeat(play)
+    return [policy_row(rate, _BATCH.value, "ms/act", seconds)]
+
+
+BENCHES: dict[str, Callable[[], list[Row]]] = {
+    "loader": loader, "decode": decode, "train_step": train_steps, "act": act,
+}  # fmt: skip
+
+
+def dataset() -> str:
+    """The dataset of --data, or one made of the embedded game."""
+    if _DATA.value:
+        return _DATA.value
+    raise app.UsageError("--data=DATASET is needed; make one with launch/record.py and launch/prepare.py")
+
+
+def random_inputs(rows: int, length: int) -> tuple[Policy, Any, Batch]:
+    """A policy with fresh parameters, and random frames and actions for it."""
+    policy = Policy(**POLICIES[_PRESET.value], dtype=jnp.dtype(_DTYPE.value), remat=_REMAT.value)
+    rng = np.random.default_rng(0)
+    batch = Batch(
+        frames=rng.integers(0, 256, (rows, length, _SIZE.value, _SIZE.value, 3), np.uint8),
+        buttons=rng.integers(0, 2, (rows, length, 20), np.uint8),
+        camera=rng.normal(0, 3, (rows, length, 2)).astype(np.float32),
+        first=np.zeros((rows, length), bool),
+        valid=np.ones((rows, length), bool),
+    )
+    params = jax.jit(policy.init)(jax.random.key(0), batch.frames[:1, :1], batch.first[:1, :1], policy.initial_memory(1))
+    return policy, params["params"], jax.device_put(batch)
+
+
+def policy_row(rate: float, frames: int, unit: str, compile_seconds: float) -> Row:
+    return {"preset": _PRESET.value, "dtype": _DTYPE.value, "remat": str(_REMAT.value), "rows": str(_BATCH.value),
+            "frames": f"{_SIZE.value}x{_SIZE.value}", "frames/s": f"{rate * frames:,.1f}", unit: f"{1000 / rate:.1f}",
+            "compile s": f"{compile_seconds:.1f}", "peak memory MB": f"{peak_memory() / 1e6:,.0f}"}  # fmt: skip
+
+
+def repeat(run: Callable[[], Any]) -> tuple[float, int]:
+    """Runs per second, and how many there were; each is waited for."""
+    jax.block_until_ready(run())
+    start, count = time.monotonic(), 0
+    while time.monotonic() - start < _SECONDS.value:
+        jax.block_until_ready(run())
+        count += 1
+    return count / (time.monotonic() - start), count
+
+
+def timed(run: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.monotonic()
+    return run(), time.monotonic() - start
+
+
+def peak_memory() -> int:
+    """Bytes: of the accelerator where it says so, else of this process."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use") or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "grain", "numpy"))
+    return (f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores ({platform.machine()}), "
+            f"Python {platform.python_version()}, {versions}")  # fmt: skip
+
+
+def print_table(rows: list[Row]) -> None:
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    for row in [{name: name for name in widths}, *rows]:
+        print("  ".join(row[name].rjust(width) for name, width in widths.items()))
+
+
+def main(arguments: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
+    if len(arguments) != 2 or arguments[1] not in BENCHES:
+        raise app.UsageError(f"say what to measure: python launch/bench.py {{{','.join(BENCHES)}}}")
+    print(machine())
+    print_table(BENCHES[arguments[1]]())
+
+
+if __name__ == "__main__":
+    app.run(main)

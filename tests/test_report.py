@@ -1,0 +1,239 @@
+"""The report: whole in one file, the numbers it was given, the film it says it shows."""
+
+import base64
+import json
+import re
+import runpy
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vpt_jax import report
+from vpt_jax.actions import BUTTONS, CAMERA, INVENTORY_CLASS, JointAction, factored_from_joint
+from vpt_jax.data.prepare import prepare
+from vpt_jax.data.streams import Stream, StreamSettings
+from vpt_jax.evaluation import baseline_metrics
+from vpt_jax.models.policy import Policy
+from vpt_jax.recording import RecordingWriter
+from vpt_jax.report import Line
+from vpt_jax.video import decode
+
+SIZE = 64
+KEYS = {"forward": 0.5, "jump": 0.3, "attack": 0.1}
+SHARES = ("f1/mean", "camera_accuracy", "camera_accuracy_moving")
+LINES = [Line("low", [0, 9], [0, 1], "marginal"), Line("same", [0, 9], [2, 1], "repeat"), Line("", [5], [7], "train")]
+
+
+class Page(HTMLParser):
+    """What a page holds; every element must be closed by its own tag."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.texts = [], [], [], []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, *attribute) for attribute in attributes]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, *attribute) for attribute in attributes]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if data.strip():
+            self.texts.append((self.open[-1] if self.open else "", data))
+
+    def text(self, tag):
+        return [data for inside, data in self.texts if inside == tag]
+
+
+@pytest.fixture(scope="module")
+def streams(tmp_path_factory):
+    """A training stream, and a validation stream of two episodes: the longer second one begins inside a window."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for name, frames in {"train/a": 80, "valid/b": 30, "valid/c": 100}.items():
+        path = folder / "recordings" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with RecordingWriter(path, SIZE, SIZE) as recording:
+            for _ in range(frames):
+                keys = {key: int(rng.random() < share) for key, share in KEYS.items()}
+                turn = rng.normal(0, 4, 2) * (rng.random() < 0.5)
+                colour = rng.integers(0, 256, 3, np.uint8)
+                recording.write(np.tile(colour, (SIZE, SIZE, 1)), keys | {"camera": turn})
+    config = runpy.run_path(str(Path(__file__).parents[1] / "configs/prepare.py"))["get_config"]()
+    config.update(
+        recordings=str(folder / "recordings"), out=str(folder / "dataset"), height=SIZE, width=SIZE, workers=1
+    )
+    dataset = str(prepare(config))
+    return tuple(Stream(StreamSettings(dataset, split, batch=2, length=8)) for split in ("train", "valid"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    policy = Policy(widths=(8, 8, 8), features=32, heads=2, layers=1, memory_length=8)
+    frames, first = jnp.zeros((1, 1, SIZE, SIZE, 3), jnp.uint8), jnp.zeros((1, 1), bool)
+    shapes = jax.eval_shape(policy.init, jax.random.key(0), frames, first, policy.initial_memory(1))["params"]
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        """Much faster than compiling `policy.init`, and other frames get other actions."""
+        if leaf.ndim == 1:
+            return np.full(leaf.shape, path[-1].key == "scale", np.float32)
+        return rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape).astype(np.float32)
+
+    return policy, jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.fixture(scope="module")
+def made(streams, model, tmp_path_factory):
+    """A written report: its HTML, the film's path, and the figures it was made of."""
+    workdir, (train, valid) = tmp_path_factory.mktemp("run<1>"), streams
+    baselines = baseline_metrics(train, valid)
+    last = {name: value * 0.8 + 0.001 for name, value in baselines["repeat"].items()} | {"frames": valid.num_frames}
+    log = [{"step": step, "train/loss": 9.0 / step} for step in range(1, 41)]
+    log[20:20] = [{"step": 20, **{f"valid/{name}": 0.5 for name in last}}]
+    log += [{"step": 40, **{f"valid/{name}": value for name, value in last.items()}}]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    policy, params = model
+    html, film = report.write_report(
+        workdir,
+        facts={"Device": "<b>1</b> & 2"},
+        baselines=baselines,
+        policy=policy,
+        params=params,
+        train=train,
+        valid=valid,
+    )
+    return html.read_text(), film, {"policy": last, **baselines}
+
+
+def test_page_is_whole_and_alone(made):
+    page = Page(made[0])
+    assert page.text("h2") == [
+        "How well it predicts held-out play",
+        "Learning curves",
+        "Held-out play: predicted against recorded",
+        "F1 of each key",
+        "What it learned from",
+    ]
+    counts = {tag: page.tags.count(tag) for tag in ("svg", "img", "video", "table", "script", "link", "b")}
+    assert counts == {"svg": 4, "img": report.EXAMPLES, "video": 1, "table": 2, "script": 0, "link": 0, "b": 0}
+    sources = [value for _, name, value in page.attributes if name in ("src", "srcset", "href", "poster", "data")]
+    assert sources
+    assert all(source.startswith("data:") for source in sources)
+    assert "://" not in made[0]
+    assert not re.search(r"url\((?!#)|@import", made[0])
+    assert "<b>1</b> & 2" in page.text("dd")
+    assert "<1>" in page.text("h1")[0]
+
+
+def test_tables_show_the_given_figures(made, streams):
+    _, valid = streams
+    *_, figures = made
+    columns = [figures[name] for name in ("policy", "repeat", "marginal")]
+    buttons, _ = zip(*map(valid.actions, range(2)), strict=True)
+    held = dict(zip(BUTTONS, np.concatenate([b[valid.kept(i)] for i, b in enumerate(buttons)]).mean(0), strict=True))
+    rows = [[f"{of['nll']:.3f}" for of in columns]]
+    rows += [[f"{100 * (1 - of['nll'] / figures['marginal']['nll']):.1f}%" for of in columns]]
+    rows += [[f"{of[name]:.3f}" for of in columns] for name in SHARES]
+    for name in KEYS:
+        rows += [[*(f"{of[f'f1/{name}']:.3f}" for of in columns), f"{held[name]:.1%}"]]
+    page = Page(made[0])
+    assert page.text("td") == [cell for row in rows for cell in row]
+    styles = [value for tag, name, value in page.attributes if (tag, name) == ("td", "style")]
+    bars = [float(style.removeprefix("--share: ")) for style in styles]
+    assert [f"{bar:.2f}" for bar in bars[:3]] == [f"{of['f1/mean']:.2f}" for of in columns]
+
+
+def test_film_is_of_the_longest_episode_and_is_embedded(made, streams):
+    html, path, _ = made
+    kept = streams[1].kept_lengths
+    frames = list(decode(path))
+    assert len(frames) == kept[1] < 100
+    assert frames[0].shape == (8 * SIZE + 52, 8 * SIZE, 3)
+    embedded = re.search(r'<video [^>]*src="data:video/mp4;base64,([^"]*)"', html)
+    assert base64.b64decode(embedded[1]) == path.read_bytes()
+    assert f"Held-out episode {streams[1].index.names[1]}," in html
+
+
+def test_play_predicts_as_the_policy_does_on_the_episode_alone(streams, model):
+    (_, valid), (policy, params) = streams, model
+    play = list(report.held_out_play(policy, params, valid, 1, 1000))
+    frames = np.stack([frame for frame, *_ in play])
+    output = jax.jit(policy.apply)(
+        {"params": params}, frames[None], np.arange(len(play))[None] == 0, policy.initial_memory(1)
+    )
+    buttons, bins = factored_from_joint(JointAction(*(np.asarray(x[0].argmax(-1)) for x in output.logits.values())))
+    assert len(np.unique(buttons, axis=0)) > 1
+    for (_, recorded, predicted), row, held, turn in zip(play, valid.kept(1), buttons, bins, strict=True):
+        np.testing.assert_array_equal(predicted[0], held)
+        np.testing.assert_array_equal(predicted[1], CAMERA.to_degrees(turn))
+        for stored, shown in zip(valid.actions(1), recorded, strict=True):
+            np.testing.assert_array_equal(stored[row], shown)
+
+
+def test_play_is_limited_and_inventory_does_not_turn(streams, model):
+    (_, valid), (policy, params) = streams, model
+    head = params["actions"]["buttons"]
+    head = head | {"bias": head["bias"] + 1e3 * (np.arange(len(head["bias"])) == INVENTORY_CLASS)}
+    params = params | {"actions": params["actions"] | {"buttons": head}}
+    play = list(report.held_out_play(policy, params, valid, 1, 10))
+    assert len(play) == 10
+    for _, _, (buttons, camera) in play:
+        assert buttons.nonzero() == (np.array([BUTTONS.index("inventory")]),)
+        assert not camera.any()
+
+
+def test_without_an_evaluation_the_error_names_the_file(streams, model, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0}\n')
+    with pytest.raises(ValueError, match=r"metrics.jsonl holds no evaluation"):
+        report.write_report(tmp_path, facts={}, baselines={}, policy=model[0], params=None, train=None, valid=None)
+
+
+def test_chart_follows_the_theme_and_its_labels_keep_apart():
+    chart = report.curve("A <title>", LINES, "steps", "unit & more")
+    page = Page(chart)
+    assert page.text("figcaption") == ["A <title>"]
+    assert {"steps", "unit & more", "low 1.00", "same 1.00"} <= set(page.text("text"))
+    assert not re.search(r"#[0-9a-f]{6}\b", chart)
+    assert {"var(--marginal)", "var(--repeat)", "var(--train)"} <= set(re.findall(r"var\(--\w+\)", chart))
+    heights = re.findall(r'y="([\d.]+)"[^>]*>(?:low|same) 1.00<', chart)
+    assert all(abs(float(a) - float(b)) > 9 for a, b in pairwise(sorted(heights)))  # the height of the letters
+    assert len(heights) == 2
+    assert chart == report.curve("A <title>", LINES, "steps", "unit & more")
+
+
+def test_picture_is_enlarged_whole_below_its_keys():
+    rng = np.random.default_rng(0)
+    frame, action = (
+        rng.integers(0, 256, (48, 128, 3), np.uint8),
+        (np.eye(20, dtype=np.uint8)[0], np.array([-1.0, 2.54])),
+    )
+    drawn = report.draw_large(frame, action)
+    np.testing.assert_array_equal(drawn[-48 * 4 :: 4, ::4], frame)
+    np.testing.assert_array_equal(drawn[-48 * 4 :], frame.repeat(4, 0).repeat(4, 1))
+    panel = drawn[: -48 * 4]
+    assert panel.any()
+    assert (report.draw_large(frame, (0 * action[0], action[1]))[: len(panel)] != panel).any()
+    assert report.describe(*action) == "attack; camera 2.5° right, 1.0° up"
+    assert report.describe(0 * action[0], np.zeros(2)) == "no key; camera still"
+
+
+def test_smoothed_is_a_centred_mean():
+    values = np.random.default_rng(0).normal(size=100)
+    smooth = report._smoothed(values)
+    np.testing.assert_allclose(smooth[50], values[48:53].mean())
+    np.testing.assert_allclose(smooth[0], values[:3].mean())
+    assert report._smoothed([4.0]) == [4.0]

@@ -1,0 +1,26 @@
+"""What a user meets who types something wrong, or whose loss explodes."""
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config.data.train=/nowhere"], "python launch/prepare.py --config.recordings=RECORDINGS"),
+        (["--config.model.preset=4x"], "config.preset is '4x'; choose one of tiny, 1x, 2x, 3x"),
+        (["--config.mesh.fsdp=3"], "does not fit 1 devices"),
+        (["--config.data.nulls=skip"], "choose one of drop, mask, keep"),
+        (["--config.data.bacth=3"], "bacth"),
+    ],
+)
+def test_mistakes_are_explained_without_a_traceback(launcher, tmp_path, flags, message):
+    output = launcher.run(tmp_path, *flags, expected=1)
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_an_infinite_loss_stops_the_run_and_names_step_and_episodes(launcher, tmp_path):
+    output = launcher.run(tmp_path, "--config.optimizer.learning_rate=1e30", "--config.save_every=1", expected=1)
+    assert "error: step " in output
+    assert "train" in output.split("the batch holds frames of: ")[1]
+    assert "nan" not in (tmp_path / "metrics.jsonl").read_text().lower()

@@ -1,0 +1,81 @@
+"""The cloning loss, the update and the schedule against arithmetic written out."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vpt_jax.actions import BUTTON_INDEX
+from vpt_jax.data.streams import Batch
+from vpt_jax.models.policy import PolicyOutput
+from vpt_jax.training.behavioural_cloning import cloning_loss
+from vpt_jax.training.optimizers import adam, linear_schedule
+from vpt_jax.training.state import initial_state, train_step
+
+
+class Constant:
+    """A policy whose logits are its parameters, the same for every frame."""
+
+    def apply(self, variables, frames, first, memory):
+        shape = first.shape
+        logits = {head: jnp.broadcast_to(row, (*shape, len(row))) for head, row in variables["params"].items()}
+        return PolicyOutput(logits, jnp.zeros(shape), memory + shape[1])
+
+
+def batch(valid):
+    """Three frames: attack; attack while turning one bin right; nothing."""
+    buttons, camera = np.zeros((1, 3, 20), np.uint8), np.zeros((1, 3, 2), np.float32)
+    buttons[0, :2, BUTTON_INDEX["attack"]] = 1
+    camera[0, 1, 1] = 0.6
+    return Batch(np.zeros((1, 3, 8, 8, 3), np.uint8), buttons, camera, np.zeros((1, 3), bool), np.array([valid]))
+
+
+@pytest.mark.parametrize("valid", [(1, 1, 1), (1, 1, 0), (0, 1, 0), (0, 0, 0)])
+def test_cloning_loss_by_hand(valid):
+    rng = np.random.default_rng(0)
+    params = {"buttons": rng.normal(size=8641).astype(np.float32), "camera": rng.normal(size=121).astype(np.float32)}
+    log_probs = {head: row - np.log(np.exp(row).sum()) for head, row in params.items()}
+    # Of the last three factors attack, jump, camera: attack alone is 4, attack with camera 5; yaw one bin right is 61.
+    of_frames = [log_probs["buttons"][4], log_probs["buttons"][5] + log_probs["camera"][61], log_probs["buttons"][0]]
+    expected = -np.dot(valid, of_frames) / max(sum(valid), 1)
+    loss, (figures, memory) = cloning_loss(Constant(), params, jnp.zeros(()), batch(np.array(valid, bool)), None)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert int(figures["valid_frames"]) == sum(valid)
+    assert int(memory) == 3
+
+
+def test_schedule():
+    schedule = linear_schedule(0.5, warmup_steps=10, total_steps=110)
+    assert [round(float(schedule(step)), 6) for step in (0, 5, 10, 60, 110)] == [0, 0.25, 0.5, 0.25, 0]
+
+
+def test_first_update_by_hand():
+    """Adam's first step is lr * sign(gradient); decay is lr * weight_decay * kernel, not applied to vectors."""
+    params = {"kernel": jnp.array([[2.0, -4.0]]), "bias": jnp.array([3.0])}
+    gradient = {"kernel": jnp.array([[30.0, -40.0]]), "bias": jnp.array([0.0])}  # norm 50, clipped to 5
+    optimizer = adam(lambda step: 0.1, weight_decay=0.5, clip_norm=5.0)
+    updates, state = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], [[-0.1 - 0.1 * 0.5 * 2, 0.1 + 0.1 * 0.5 * 4]], rtol=1e-5)
+    np.testing.assert_allclose(updates["bias"], [0.0])
+    moments = optax.tree.get(state, "mu")
+    np.testing.assert_allclose(moments["kernel"], [[0.1 * 3.0, 0.1 * -4.0]], rtol=1e-5)
+
+
+def test_train_step_carries_memory_without_gradient_and_counts():
+    def loss(params, memory, batch, rng):
+        value = (params * memory * batch).sum()
+        return value, ({"noise": jax.random.uniform(rng)}, params * 2)  # a memory that depends on the parameters
+
+    optimizer = optax.sgd(1.0)
+    state = initial_state(jnp.array(3.0), optimizer, jnp.array(1.0), jax.random.PRNGKey(0))
+    step = jax.jit(partial(train_step, loss, optimizer))
+    first, figures = step(state, jnp.array(1.0))
+    assert (float(first.params), float(first.memory), int(first.step)) == (2.0, 6.0, 1)  # gradient: memory * batch = 1
+    second, more = step(first, jnp.array(1.0))
+    assert float(second.params) == -4.0  # gradient 6: the memory is a constant, though it was made from params
+    assert float(figures["gradient_norm"]) == 1.0
+    assert float(figures["noise"]) != float(more["noise"])
+    assert float(step(state, jnp.array(1.0))[1]["noise"]) == float(figures["noise"])

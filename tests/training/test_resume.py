@@ -1,0 +1,71 @@
+"""Killed, stopped, or undisturbed: the same parameters, optimiser state and metrics, to the last bit."""
+
+import signal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from .conftest import kill, wait_until
+
+
+def final_state(workdir, step=10):
+    return ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(step) / "state").absolute())
+
+
+def assert_same_run(workdir, undisturbed):
+    actual, expected = final_state(workdir), final_state(undisturbed)
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b), strict=True), actual, expected)
+    assert (workdir / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
+
+
+def steps_logged(workdir):
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count("train/loss") if path.exists() else 0
+
+
+def test_kill_between_and_during_saves(launcher, undisturbed, tmp_path):
+    process = launcher.start(tmp_path)
+    wait_until(lambda: steps_logged(tmp_path) >= 2, process)  # before any checkpoint
+    kill(process)
+
+    checkpoints = tmp_path / "checkpoints"
+    process = launcher.start(tmp_path)
+    wait_until(lambda: list(checkpoints.glob("4.*tmp*")), process)  # while the first checkpoint is being written
+    kill(process)
+    assert not (checkpoints / "4").exists()
+
+    process = launcher.start(tmp_path)
+    wait_until(lambda: list(checkpoints.glob("8.*tmp*")), process)  # while the second is: the first must serve
+    kill(process)
+    assert not (checkpoints / "8").exists()
+
+    output = launcher.run(tmp_path)
+    assert "resumed from step 4" in output
+    assert not list(checkpoints.glob("*tmp*"))
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_sigterm_saves_and_exits_with_0(launcher, undisturbed, tmp_path):
+    process = launcher.start(tmp_path)
+    wait_until(lambda: steps_logged(tmp_path) >= 1, process)
+    process.send_signal(signal.SIGTERM)
+    assert "asked to stop: saved step" in launcher.finish(process)
+    saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert saved < 10
+    assert f"resumed from step {saved}" in launcher.run(tmp_path, "--config.data.workers=0")
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_a_finished_run_is_left_as_it_is(launcher, undisturbed):
+    before = (undisturbed / "metrics.jsonl").read_bytes()
+    assert "resumed from step 10" in launcher.run(undisturbed)
+    assert (undisturbed / "metrics.jsonl").read_bytes() == before
+
+
+def test_other_settings_are_refused(launcher, undisturbed):
+    output = launcher.run(undisturbed, "--config.data.length=12", "--config.model.temperature=2.0", expected=1)
+    assert "stream.length was 6 and is now 12" in output
+    assert "model.temperature was 1.0 and is now 2.0" in output
+    assert "another --config.workdir" in output
