@@ -7,14 +7,15 @@
 
 `loader` reads and decodes a dataset as training does; `decode` compares image codecs on the dataset's frames;
 `train_step` is one update on random frames; `act` is one frame after another, as in play. Without --data, `loader` and
-`decode` record and prepare some play of the embedded game first, in --workdir. Comparison with the reference PyTorch
-code (--against=torch) is left out for now.
+`decode` record and prepare a little play of the embedded game first, at 128x128, under --workdir. Comparison with the
+reference PyTorch code (--against=torch) is left out for now.
 """
 
 import importlib.metadata
 import os
 import platform
 import resource
+import runpy
 import sys
 import time
 from collections.abc import Callable
@@ -26,8 +27,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from vpt_jax.data.codecs import measure_codecs
+from vpt_jax.data.prepare import prepare
 from vpt_jax.data.streams import Batch, Stream, StreamSettings, batches
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
@@ -44,7 +47,7 @@ _SIZE = flags.DEFINE_integer("size", 128, "Height and width of random frames.")
 _BATCH = flags.DEFINE_integer("batch", 8, "Rows of a batch.")
 _LENGTH = flags.DEFINE_integer("length", 64, "Frames of a window.")
 _NULLS = flags.DEFINE_string("nulls", "drop", "What the loader does with steps that do nothing.")
-_WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes of the loader.")
+_WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes of the loader; 0: this one.")
 _SECONDS = flags.DEFINE_float("seconds", 10.0, "How long to measure, after a warm-up.")
 
 Row = dict[str, str]
@@ -53,13 +56,14 @@ Row = dict[str, str]
 def loader() -> list[Row]:
     """Batches per second out of the stream, all workers reading, nothing computed."""
     stream = Stream(StreamSettings(dataset(), "train", _BATCH.value, _LENGTH.value, _NULLS.value))
-    steps = batches(stream, range(_BATCH.value), 0, sys.maxsize, _WORKERS.value)
+    workers: int = _WORKERS.value
+    steps = batches(stream, range(_BATCH.value), 0, sys.maxsize, workers)
     frames_per_step = _BATCH.value * _LENGTH.value
-    for _ in range(2 * max(_WORKERS.value, 1)):  # workers started, buffers full
+    for _ in range(4 * max(workers, 1)):  # workers started, buffers full
         next(steps)
     rate, _ = repeat(lambda: next(steps))
     shape = "x".join(map(str, stream.frame_shape[:2]))
-    return [{"frames": shape, "nulls": _NULLS.value, "workers": str(_WORKERS.value),
+    return [{"frames": shape, "nulls": _NULLS.value, "workers": str(workers),
              "frames/s": f"{rate * frames_per_step:,.0f}", "ms/step": f"{1000 / rate:.1f}"}]  # fmt: skip
 
 
@@ -118,7 +122,18 @@ def dataset() -> str:
     """The dataset of --data, or one made of the embedded game."""
     if _DATA.value:
         return _DATA.value
-    raise app.UsageError("--data=DATASET is needed; make one with launch/record.py and launch/prepare.py")
+    from vpt_jax.envs.recorder import record  # here, since only this needs the game installed
+
+    recording, preparing = config_of("record", "bench"), config_of("prepare")
+    recording.out = preparing.recordings = f"{_WORKDIR.value}/recordings"
+    preparing.out = f"{_WORKDIR.value}/dataset"
+    record(recording)
+    return str(prepare(preparing))
+
+
+def config_of(name: str, *variant: str) -> ConfigDict:
+    file = Path(__file__).parents[1] / "configs" / f"{name}.py"
+    return runpy.run_path(str(file))["get_config"](*variant)
 
 
 def random_inputs(rows: int, length: int) -> tuple[Policy, Any, Batch]:
@@ -132,8 +147,9 @@ def random_inputs(rows: int, length: int) -> tuple[Policy, Any, Batch]:
         first=np.zeros((rows, length), bool),
         valid=np.ones((rows, length), bool),
     )
-    params = jax.jit(policy.init)(jax.random.key(0), batch.frames[:1, :1], batch.first[:1, :1], policy.initial_memory(1))
-    return policy, params["params"], jax.device_put(batch)
+    one_frame = batch.frames[:1, :1], batch.first[:1, :1], policy.initial_memory(1)
+    params = jax.jit(policy.init)(jax.random.key(0), *one_frame)["params"]
+    return policy, params, jax.device_put(batch)
 
 
 def policy_row(rate: float, frames: int, unit: str, compile_seconds: float) -> Row:

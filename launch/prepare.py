@@ -1,6 +1,6 @@
 """Turn a folder of recordings into a dataset; what each field means stands in the config.
 
-    python launch/prepare.py --config=configs/prepare.py --config.recordings=RECORDINGS --config.out=DATASET
+python launch/prepare.py --config=configs/prepare.py --config.recordings=RECORDINGS --config.out=DATASET
 """
 
 from vpt_jax import command_line

@@ -35,6 +35,7 @@ from vpt_jax.training.metrics_log import MetricsLog, Progress, read_metrics
 from vpt_jax.training.optimizers import adam, linear_schedule
 from vpt_jax.training.state import TrainState, initial_state, train_step
 
+
 class ConfigError(ValueError):
     """A field of the config has a value that cannot be; the message says which values can."""
 

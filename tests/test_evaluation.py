@@ -73,7 +73,9 @@ def test_baselines_in_plain_loops(streams):
     losses, repeat_losses, right = [], [], 0
     for episode in range(2):
         last = (0, 60)
-        for buttons, camera in zip(*joint_from_raw(*(p[valid.kept(episode)] for p in valid.actions(episode))), strict=True):
+        for buttons, camera in zip(
+            *joint_from_raw(*(p[valid.kept(episode)] for p in valid.actions(episode))), strict=True
+        ):
             losses.append(-marginal.log_prob(JointAction(np.array([buttons]), np.array([camera])))[0])
             repeats = buttons == last[0] and (camera == last[1] or buttons % 2 == 0)
             chance = (1 - stays / total) * math.exp(-losses[-1]) + stays / total * repeats
@@ -92,7 +94,9 @@ def test_the_evaluator_agrees_with_one_long_pass(streams):
     _, valid = streams
     policy = Policy(widths=(8, 8, 8), features=32, heads=2, layers=1, memory_length=8)
     rows = [[valid.read(step, [row]) for step in range(valid.steps_per_epoch)] for row in range(8)]
-    shapes = jax.eval_shape(policy.init, jax.random.key(0), rows[0][0].frames, rows[0][0].first, policy.initial_memory(1))
+    shapes = jax.eval_shape(
+        policy.init, jax.random.key(0), rows[0][0].frames, rows[0][0].first, policy.initial_memory(1)
+    )
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes["params"])
 

@@ -34,9 +34,7 @@ def start_two(launcher, workdir, sizes, *flags):
         port = probe.getsockname()[1]
     shared = [f"--config.distributed.coordinator=127.0.0.1:{port}", "--config.distributed.num_processes=2"]
     return [
-        launcher.start(
-            workdir, *mesh_flags(sizes), *shared, f"--config.distributed.process_id={i}", *flags, devices=4
-        )
+        launcher.start(workdir, *mesh_flags(sizes), *shared, f"--config.distributed.process_id={i}", *flags, devices=4)
         for i in range(2)
     ]
 

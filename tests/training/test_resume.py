@@ -16,7 +16,8 @@ def final_state(workdir, step=10):
 def assert_same_run(workdir, undisturbed):
     actual, expected = final_state(workdir), final_state(undisturbed)
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b), strict=True), actual, expected)
+    for value, wanted in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(np.asarray(value), np.asarray(wanted), strict=True)
     assert (workdir / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
 
 

@@ -1,10 +1,9 @@
 """Adam with decoupled weight decay, clipping, and a linear schedule (paper, appendices D and E).
 
 The paper gives Adam, a learning rate and a weight decay, and not how the decay is applied. We decouple it (AdamW): a
-step shrinks a weight by `learning_rate * weight_decay` of itself. In the coupled form the sum of gradient and decay goes
-through Adam's normalisation: where the gradient is small, the decay is all that is left, and is blown up to a full step
-whatever its coefficient. OpenAI's fine-tuning demonstration does use the coupled form (`torch.optim.Adam`). Biases and
-norms are not decayed.
+step shrinks a weight by `learning_rate * weight_decay` of itself. Coupled, the decay is added to the gradient before
+Adam normalises: where the gradient is small, the decay is all that is left, and is blown up to a full step whatever its
+coefficient. OpenAI's fine-tuning demonstration couples it (`torch.optim.Adam`). Biases and norms are not decayed.
 """
 
 from typing import Any

@@ -1,0 +1,105 @@
+"""The players: human streams, the scripted player's hand, and how it plays."""
+
+import numpy as np
+import pytest
+
+from vpt_jax.actions import BUTTON_INDEX, is_null, raw_from_env
+from vpt_jax.envs.doom import DoomEnv
+from vpt_jax.envs.doom_player import DoomPlayer
+from vpt_jax.envs.players import Hand, HumanStreamPlayer
+
+SEED = 3
+
+
+def human_actions(seed, steps=1200):
+    player = HumanStreamPlayer(seed)
+    buttons, camera = zip(*(raw_from_env(player.act({}, {})) for _ in range(steps)), strict=True)
+    return np.array(buttons), np.array(camera)
+
+
+def test_human_streams_are_whole_and_start_anywhere():
+    runs = [human_actions(seed) for seed in range(12)]
+    np.testing.assert_array_equal(runs[0][0], human_actions(0)[0])
+    assert len({camera.tobytes() for _, camera in runs}) == 12
+    # Whatever the start, 1,200 steps go once around one of the three streams.
+    assert len({(buttons.sum(), np.abs(camera).sum().round(1)) for buttons, camera in runs}) == 3
+
+
+def test_the_hand_turns_the_view_onto_its_target_in_strokes():
+    hand, left, turned = Hand(np.random.default_rng(0)), np.array([-12.0, 80.0]), []
+    for _ in range(60):
+        _, camera = raw_from_env(hand.move((), left, tolerance=2.0))
+        left = left - camera
+        turned.append(camera)
+    assert np.abs(left).max() < 2
+    assert np.abs(turned).max() < 30  # no faster than a hand
+    speed = np.abs(turned)[:, 1]
+    assert speed[0] < speed.max() / 2  # it speeds up
+    assert not np.any(turned[-20:])  # and rests when it is there
+
+
+def test_the_hand_does_not_flutter():
+    rng = np.random.default_rng(1)
+    hand = Hand(rng)
+    held = np.array([hand.move({"jump"} if rng.random() < 0.5 else (), np.zeros(2), 1)["jump"] for _ in range(400)])
+    presses = np.diff(np.flatnonzero(np.diff(held)))
+    assert len(presses) > 20
+    assert presses.min() >= 2
+
+
+@pytest.fixture(scope="module")
+def episode():
+    """Positions, buttons, camera and last info of 30 s on MAP01."""
+    env = DoomEnv("MAP01", 90, 160, objects=True)
+    observation, info = env.reset(seed=SEED)
+    player, places, steps = DoomPlayer(env, SEED), [], []
+    for _ in range(600):
+        action = player.act(observation, info)
+        steps.append(raw_from_env(action))
+        observation, _, _, _, info = env.step(action)
+        places.append((info["x"], info["y"]))
+    env.close()
+    return np.array(places), np.array([b for b, _ in steps]), np.array([c for _, c in steps]), info
+
+
+def test_the_scripted_player_covers_ground(episode):
+    places, buttons, _, info = episode
+    moved = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    pushes = buttons[1:, [BUTTON_INDEX[key] for key in ("forward", "back", "left", "right")]].any(1)
+    assert moved.sum() > 2500
+    assert len(np.unique(places // 128, axis=0)) > 15
+    assert (pushes & (moved < 2)).mean() < 0.1  # it seldom runs into things
+    assert info["items"] > 0
+    assert places[:, 0].max() > 720  # it opened the door at x = 672
+
+
+def test_the_scripted_player_has_human_manners(episode):
+    _, buttons, camera, _ = episode
+    assert 0.1 < is_null(buttons, camera).mean() < 0.5
+    assert 0.2 < (np.abs(camera) > 0.3).any(1).mean() < 0.8
+    assert np.abs(camera).max() < 40
+
+
+def test_the_scripted_player_fights():
+    env = DoomEnv("defend_the_line", 90, 160, objects=True)
+    observation, info = env.reset(seed=SEED)
+    player = DoomPlayer(env, SEED)
+    for _ in range(200):
+        observation, _, _, _, info = env.step(player.act(observation, info))
+    env.close()
+    assert info["kills"] >= 2
+
+
+def test_the_scripted_player_is_deterministic():
+    def run(seed):
+        env = DoomEnv("E1M5", 90, 160, objects=True)
+        observation, info = env.reset(seed=0)
+        player, actions = DoomPlayer(env, seed), []
+        for _ in range(120):
+            actions.append(player.act(observation, info))
+            observation, _, _, _, info = env.step(actions[-1])
+        env.close()
+        return np.array([np.concatenate(raw_from_env(action)) for action in actions])
+
+    np.testing.assert_array_equal(run(0), run(0))
+    assert (run(0) != run(1)).any()

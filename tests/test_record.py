@@ -1,0 +1,138 @@
+"""Recording: contractor files whose frames and actions belong together, whatever interrupts the making."""
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.record import VARIANTS, get_config
+from vpt_jax.actions import env_from_raw
+from vpt_jax.envs.doom import DoomEnv
+from vpt_jax.envs.doom_level import LEVELS
+from vpt_jax.envs.recorder import RecordError, plan_episodes, record
+from vpt_jax.recording import find_recordings, read_frames, read_steps
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "height": 90, "width": 160, "seconds": 2.0, "workers": 2, "players": {"scripted": 0.5, "human": 0.5},
+    "splits.train.levels": ("MAP01", "E1M1"), "splits.train.episodes": 4, "splits.valid.episodes": 1,
+    "splits.test.episodes": 0,
+}  # fmt: skip
+
+
+def small_config(out, **changes):
+    config = get_config()
+    config.update_from_flattened_dict(SMALL | changes | {"out": str(out)})
+    return config
+
+
+def digests(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    return record(small_config(tmp_path_factory.mktemp("recorded")))
+
+
+def test_every_episode_is_there(recorded):
+    assert len(find_recordings(recorded / "train")) == 4
+    assert len(find_recordings(recorded / "valid")) == 1
+    assert not list(recorded.rglob("*.partial"))
+    names = [path.name for path in find_recordings(recorded / "train")]
+    assert {re.sub(r"-\d+$", "", name) for name in names} <= {f"{level}-{player}" for level in ("MAP01", "E1M1")
+                                                             for player in ("scripted", "human")}  # fmt: skip
+
+
+def test_a_frame_is_what_the_player_saw_before_its_action(recorded):
+    path = next(path for path in find_recordings(recorded / "train") if "scripted" in path.name)
+    steps = read_steps(Path(f"{path}.jsonl"))
+    frames = np.array(list(read_frames(Path(f"{path}.mp4"), steps, 90, 160)), float)
+    level, _, seed = path.name.split("-")
+    env = DoomEnv(level, 90, 160)
+    played = [env.reset(seed=int(seed))[0]["pov"]]
+    for buttons, camera in zip(steps.buttons, steps.camera, strict=True):
+        played.append(env.step(env_from_raw(buttons, camera))[0]["pov"])
+    env.close()
+    assert len(frames) == 40
+    error = [np.abs(frames - played[i : i + 40]).mean() for i in (0, 1)]
+    assert error[0] < 8  # the compression's
+    assert error[0] < error[1] / 2
+
+
+def test_the_files_do_not_depend_on_the_workers_or_on_interruptions(recorded, tmp_path):
+    assert digests(record(small_config(tmp_path / "one", workers=1))) == digests(recorded)
+    command = [sys.executable, "launch/record.py", f"--config.out={tmp_path / 'killed'}"]
+    command += [f"--config.{field}={value}" for field, value in SMALL.items() if field != "players"]
+    command += ["--config.players.scripted=0.5", "--config.players.human=0.5"]
+    run = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    while len(list(tmp_path.glob("killed/*/*.jsonl"))) < 1 or not list(tmp_path.glob("killed/*/*.partial")):
+        assert run.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/*/*.jsonl")}
+    assert digests(record(small_config(tmp_path / "killed"))) == digests(recorded)
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}  # not recorded twice
+
+
+def test_ctrl_c_stops_cleanly(tmp_path):
+    command = [sys.executable, "launch/record.py", f"--config.out={tmp_path}", "--config.splits.train.episodes=500"]
+    command += ["--config.height=90", "--config.width=160", "--config.seconds=2.0", "--config.workers=2"]
+    run = subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, start_new_session=True
+    )
+    while not list(tmp_path.glob("*/*.jsonl")):
+        assert run.poll() is None
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the workers and the engines too
+    _, message = run.communicate(timeout=30)
+    assert run.returncode == 130
+    assert b"the same command goes on" in message
+    assert not list(tmp_path.rglob("*.partial"))
+    assert not {path.stem for path in tmp_path.glob("*/*.mp4")} ^ {path.stem for path in tmp_path.glob("*/*.jsonl")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"splits.train.levels": ("MAP77",)}, r"MAP77.*E1M1.*MAP32.*deathmatch"),
+        ({"splits.valid.seed": 3}, "train and valid share seeds"),
+        ({"players.scripted": -1.0}, "config.players.*scripted"),
+        ({"width": 161}, "even"),
+        ({"height": 5000}, "1920x1080"),
+        ({"skill": 9}, "skill"),
+        ({"seconds": 0.0}, "at least one frame"),
+    ],
+)
+def test_bad_settings_are_told_at_once(tmp_path, changes, message):
+    with pytest.raises(RecordError, match=message):
+        record(small_config(tmp_path, **changes))
+
+
+def test_a_folder_keeps_to_its_settings(recorded, tmp_path):
+    (tmp_path / "holiday.mp4").touch()
+    with pytest.raises(RecordError, match="in use by something else"):
+        record(small_config(tmp_path))
+    with pytest.raises(RecordError, match=r"was recorded with.*2\.0.*not.*3\.0"):
+        record(small_config(recorded, seconds=3.0))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_splits_share_no_seeds_and_hold_out_levels(variant):
+    config = get_config(variant)
+    config.out = "recordings"
+    episodes = plan_episodes(config)
+    assert len({episode.seed for episode in episodes}) == len({episode.path for episode in episodes}) == len(episodes)
+    levels = {split: {e.level for e in episodes if e.path.parent.name == split} for split in config.splits}
+    assert levels["valid"] - levels["train"]
+    assert set.union(*levels.values()) <= set(LEVELS)
+    assert {episode.player for episode in episodes} == {"scripted", "human"}

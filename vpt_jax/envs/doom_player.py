@@ -1,0 +1,51 @@
+"""A scripted player of Doom that explores, collects, opens doors and fights, using what the game tells about itself.
+
+Each step it perceives, decides what it wants (to fight where there is something to fight, else to travel on), and
+leaves the doing to a `players.Hand`, whose keys and mouse are as slow and imprecise as a person's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vpt_jax.envs.doom import DoomEnv
+from vpt_jax.envs.doom_fighter import Fighter
+from vpt_jax.envs.doom_level import read_geometry
+from vpt_jax.envs.doom_senses import Senses, Wish
+from vpt_jax.envs.doom_terrain import Terrain
+from vpt_jax.envs.doom_traveller import Traveller
+from vpt_jax.envs.players import Hand
+
+_IN_THE_WAY = ("Decoration", "Vegetation", "LightSource", "Hazard")  # categories of things nobody walks through
+_NEAR = 80.0  # map units: closer than this, a sidestep is easier than a turn
+
+
+class DoomPlayer:
+    """Plays the episode that `env`, made with `objects=True`, has just been reset to."""
+
+    def __init__(self, env: DoomEnv, seed: int):
+        rng = np.random.default_rng(seed)
+        things = [(item.position_x, item.position_y) for item in env.objects() if item.category in _IN_THE_WAY]
+        terrain = Terrain(read_geometry(env.level), np.reshape(things, (-1, 2)))
+        self._hand = Hand(rng)
+        self._senses = Senses(env, terrain)
+        self._fighter = Fighter(self._senses, terrain, rng)
+        self._traveller = Traveller(self._senses, terrain, rng)
+
+    def act(self, observation: Mapping[str, Any], info: Mapping[str, float]) -> dict[str, Any]:
+        """The next action. What it knows of the game is in `info` and the environment; the picture is not looked at."""
+        self._senses.update(info)
+        wish = self._fighter.wish() or self._traveller.wish()
+        turn = np.zeros(2) if wish.look is None else self._senses.turn_to(wish.look)
+        return self._hand.move(wish.keys | self._walking_keys(wish), turn, wish.tolerance)
+
+    def _walking_keys(self, wish: Wish) -> set[str]:
+        """The keys that bring the player closer to where it wants to walk, the way it faces now."""
+        if wish.walk is None:
+            return set()
+        bearing = self._senses.bearing(wish.walk)
+        keys = {"forward"} if abs(bearing) < 50 else set()
+        if self._senses.distance(wish.walk) < _NEAR and 20 < abs(bearing) < 120:
+            keys.add("left" if bearing > 0 else "right")
+        return keys

@@ -1,0 +1,74 @@
+"""Long jobs in worker processes: a pool that ends with its parent, a lock on the output folder, a progress bar."""
+
+import fcntl
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+@contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of freshly started processes, 0 meaning one per core; leaving the block drops what has not begun."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers or os.cpu_count(), context, initializer=_start_worker)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops the parent, which stops its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()  # type: ignore[union-attr]
+    os._exit(1)  # the parent was killed: without this the worker would wait for work for ever
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes a folder and keeps a second run off it; the lock goes with the process, however that ends.
+
+    Raises:
+        BlockingIOError: another process holds the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def progress_bar(total: int, **options: Any) -> tqdm:
+    """A tqdm bar with rate and time left; where there is no terminal, a line every ten seconds."""
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total, file=None if terminal else _LogLines(), mininterval=0.1 if terminal else 10, **options
+    )  # fmt: skip
+
+
+class _LogLines:
+    """Where there is no terminal, a bar's redraws become lines of their own."""
+
+    last = ""
+
+    def write(self, text: str) -> None:
+        if (line := text.strip()) and line != self.last:
+            print(line, file=sys.stderr)
+            self.last = line
+
+    def flush(self) -> None:
+        sys.stderr.flush()
