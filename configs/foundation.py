@@ -101,23 +101,27 @@ def _demo(config: ConfigDict) -> ConfigDict:
     """Minutes on two cores instead of days on a cluster; what differs is set here."""
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
     config.model.remat = False
-    config.data.train = config.data.valid = f"{config.workdir}/dataset"
-    config.data.batch = 8
-    config.data.length = 64
+    workdir = config.get_ref("workdir")
+    config.data.train = workdir + "/dataset"
+    config.data.valid = workdir + "/dataset"
+    # Many streams and short windows: frames that follow one another teach almost the same.
+    config.data.batch = 64
+    config.data.length = 8
     config.data.workers = 1
+    config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 50
-    config.epochs = 3.0
+    config.epochs = 4.0
     config.log_every = 5
-    config.evaluate_every = 100
+    config.evaluate_every = 50
     config.save_every = 100
     config.checkpoint.keep_every_hours = 0.0
 
     config.make_data = True
     config.record = _sibling("record")("demo")
-    config.record.out = f"{config.workdir}/recordings"
+    config.record.out = workdir + "/recordings"
     config.prepare = _sibling("prepare")()
-    config.prepare.recordings = config.record.out
-    config.prepare.out = config.data.train
+    config.prepare.recordings = workdir + "/recordings"
+    config.prepare.out = workdir + "/dataset"
     config.prepare.height = config.prepare.width = 64
     return config
 

@@ -29,9 +29,10 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from vpt_jax.data.batch import Batch
 from vpt_jax.data.codecs import measure_codecs
 from vpt_jax.data.prepare import prepare
-from vpt_jax.data.streams import Batch, Stream, StreamSettings, batches
+from vpt_jax.data.streams import Stream, StreamSettings, batches
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
 from vpt_jax.training.behavioural_cloning import cloning_loss

@@ -22,15 +22,16 @@ from ml_collections import ConfigDict
 
 from vpt_jax import command_line, parallel
 from vpt_jax.checkpoints import Checkpoints, SettingsChangedError
+from vpt_jax.data.batch import Batch
 from vpt_jax.data.dataset import DatasetMissingError
 from vpt_jax.data.prepare import PrepareError, prepare
-from vpt_jax.data.streams import Batch, Stream, StreamSettings, batches
-from vpt_jax.evaluation import baseline_metrics, evaluator
+from vpt_jax.data.streams import Stream, StreamSettings, batches
+from vpt_jax.evaluation import Marginal, baseline_metrics, evaluator
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
 from vpt_jax.report import write_report
 from vpt_jax.training import loop
-from vpt_jax.training.behavioural_cloning import cloning_loss
+from vpt_jax.training.behavioural_cloning import cloning_loss, start_at_marginal
 from vpt_jax.training.metrics_log import MetricsLog, Progress, read_metrics
 from vpt_jax.training.optimizers import adam, linear_schedule
 from vpt_jax.training.state import TrainState, initial_state, train_step
@@ -60,7 +61,7 @@ def train(config: ConfigDict) -> None:
     # The model, and where its tensors lie
     policy = make_policy(config)
     optimizer = make_optimizer(config, steps)
-    init = partial(make_state, policy, optimizer, train_data, config.seed)
+    init = partial(make_state, policy, optimizer, train_data, Marginal.of(train_data), config.seed)
     shapes = jax.eval_shape(init)
     shardings = parallel.tree_shardings(shapes, mesh, choose(config, "sharding", parallel.RULES))
     workdir = start_workdir(config, parallel.sharding_table(shapes, shardings))
@@ -120,11 +121,14 @@ def make_mesh(config: ConfigDict) -> Mesh:
 
 def make_data(config: ConfigDict) -> None:
     """Record and prepare what is not there yet; the other processes wait for the first."""
-    from vpt_jax.envs.recorder import record  # here, since only this needs the game installed
+    from vpt_jax.envs.recorder import RecordError, record  # here, since only this needs the game installed
 
-    if jax.process_index() == 0:
-        record(config.record)
-        prepare(config.prepare)
+    try:
+        if jax.process_index() == 0:
+            record(config.record)
+            prepare(config.prepare)
+    except RecordError as error:
+        raise ConfigError(f"config.record: {error}") from error
     parallel.wait_for_all("data")
 
 
@@ -157,11 +161,14 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
     return adam(schedule, config.optimizer.weight_decay, config.optimizer.clip_norm)
 
 
-def make_state(policy: Policy, optimizer: optax.GradientTransformation, stream: Stream, seed: int) -> TrainState:
+def make_state(
+    policy: Policy, optimizer: optax.GradientTransformation, stream: Stream, marginal: Marginal, seed: int
+) -> TrainState:
     """The state before the first step; compiled as a whole, so that every tensor is made where it is to lie."""
     rng, init_rng = jax.random.split(jax.random.PRNGKey(seed))
     frames, first = jnp.zeros((1, 1, *stream.frame_shape), jnp.uint8), jnp.zeros((1, 1), bool)
     params = policy.init(init_rng, frames, first, policy.initial_memory(1))["params"]
+    params = start_at_marginal(params, marginal, policy.temperature)
     return initial_state(params, optimizer, policy.initial_memory(stream.settings.batch), rng)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from vpt_jax import parallel
 from vpt_jax.actions import BUTTON_INDEX, CAMERA, JointAction, joint_from_factored, joint_from_raw
-from vpt_jax.data.streams import Batch, Stream, StreamSettings
+from vpt_jax.data.batch import Batch
+from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation import Marginal, baseline_metrics, count, evaluator, metrics
 from vpt_jax.models.heads import joint_log_prob
 from vpt_jax.models.policy import Policy

@@ -27,6 +27,9 @@ def run(main: Callable[[ConfigDict], object], config_file: str, mistakes: tuple[
             main(config)
         except mistakes as error:
             sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            print("\nstopped; the same command goes on with what is missing", file=sys.stderr)
+            sys.exit(130)
 
     app.run(guarded_main, flags_parser=_parse)
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from vpt_jax.actions import is_null
+from vpt_jax.data.batch import Batch
 from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.dataset import load_index, open_records
-from vpt_jax.data.streams import NULL_RULES, Batch, Stream, StreamSettings, batches
+from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, batches
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """The cloning loss, the update and the schedule against arithmetic written out."""
 
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -8,10 +10,12 @@ import numpy as np
 import optax
 import pytest
 
-from vpt_jax.actions import BUTTON_INDEX
-from vpt_jax.data.streams import Batch
-from vpt_jax.models.policy import PolicyOutput
-from vpt_jax.training.behavioural_cloning import cloning_loss
+from vpt_jax.actions import BUTTON_INDEX, joint_from_raw
+from vpt_jax.data.batch import Batch
+from vpt_jax.evaluation import Marginal
+from vpt_jax.models.policy import Policy, PolicyOutput
+from vpt_jax.models.presets import POLICIES
+from vpt_jax.training.behavioural_cloning import cloning_loss, start_at_marginal
 from vpt_jax.training.optimizers import adam, linear_schedule
 from vpt_jax.training.state import initial_state, train_step
 
@@ -45,6 +49,28 @@ def test_cloning_loss_by_hand(valid):
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert int(figures["valid_frames"]) == sum(valid)
     assert int(memory) == 3
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_training_starts_at_the_marginal_distribution(temperature):
+    three_frames = batch(np.array((1, 1, 1), bool))
+    actions = joint_from_raw(three_frames.buttons[0], three_frames.camera[0])
+    marginal = Marginal.fit(actions)
+    policy = Policy(**POLICIES["tiny"], temperature=temperature)
+    inputs = three_frames.frames, three_frames.first, policy.initial_memory(1)
+    params = start_at_marginal(policy.init(jax.random.key(0), *inputs)["params"], marginal, temperature)
+    loss, _ = cloning_loss(policy, params, inputs[2], three_frames, None)
+    assert float(loss) == pytest.approx(-marginal.log_prob(actions).mean(), abs=0.1)  # kernels start small, not at 0
+
+
+def test_models_and_the_train_step_need_no_data_libraries():
+    """On an accelerator machine that reads no dataset, JAX, Flax and Optax are enough."""
+    absent = ("grain", "array_record", "tensorflow_datasets", "ml_collections", "av", "vizdoom", "cv2", "orbax")
+    modules = (
+        "models.presets, vpt_jax.openai_weights, vpt_jax.training.behavioural_cloning, vpt_jax.training.optimizers"
+    )
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import vpt_jax.{modules}"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_schedule():

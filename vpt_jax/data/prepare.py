@@ -5,21 +5,14 @@ soon as it is encoded, so a run that was killed goes on where it stopped. The sh
 the byte, for any number of workers, interrupted or not. While it runs, it needs twice the dataset's size on disk.
 """
 
-import fcntl
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
-import signal
-import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,11 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from vpt_jax.data import dataset
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.recording import BrokenRecording, Steps, find_recordings, read_frames, read_steps
+from vpt_jax.workers import locked, progress_bar, worker_pool
 
 SPLITS = ("train", "valid", "test")
 SHARD_BYTES = 2**30  # large, since a reader keeps every shard open that it has read from
@@ -92,11 +85,14 @@ def prepare(config: ConfigDict) -> Path:
     if _is_made(out, made_from):
         print("nothing to do: this dataset is made already")
     else:
-        with _locked(partial), _worker_pool(config.workers) as pool:
-            _encode_all(pool, recordings, settings)
-            report = made_from | _describe(source, recordings)
-            _assemble(pool, partial / "dataset", recordings, settings, report)
-            (partial / "dataset").rename(out)
+        try:
+            with locked(partial), worker_pool(config.workers) as pool:
+                _encode_all(pool, recordings, settings)
+                report = made_from | _describe(source, recordings)
+                _assemble(pool, partial / "dataset", recordings, settings, report)
+                (partial / "dataset").rename(out)
+        except BlockingIOError:
+            raise PrepareError(f"another run is writing {partial}: wait until it has finished") from None
     shutil.rmtree(partial, ignore_errors=True)
     print(_summary(out))
     return out
@@ -148,41 +144,6 @@ def _is_made(out: Path, made_from: dict[str, Any]) -> bool:
     return True
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps a second run off the folder; the lock goes with the process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise PrepareError(f"another run is writing {folder}: wait until it has finished") from None
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers or os.cpu_count(), context, initializer=_start_worker)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops the parent, which stops its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()  # type: ignore[union-attr]
-    os._exit(1)  # the parent was killed: without this the worker would wait for work for ever
-
-
 def _encode_all(pool: ProcessPoolExecutor, recordings: Sequence[Recording], settings: Settings) -> None:
     """Runs `encode_episode` on all recordings not yet done, and shows how it goes."""
     for folder in {recording.result.parent for recording in recordings}:
@@ -193,7 +154,8 @@ def _encode_all(pool: ProcessPoolExecutor, recordings: Sequence[Recording], sett
     if len(todo) < len(recordings):
         print(f"{len(recordings) - len(todo)} of {len(recordings)} recordings are done already", flush=True)
     frames, start = 0, time.monotonic()
-    with _progress_bar(sum(recording.size for recording in todo)) as bar:
+    size = sum(recording.size for recording in todo)
+    with progress_bar(size, desc="encoding", unit="B", unit_scale=True) as bar:
         futures = {pool.submit(encode_episode, recording, settings): recording for recording in todo}
         for done, future in enumerate(as_completed(futures), 1):
             recording = futures[future]
@@ -215,28 +177,6 @@ def _result(future: Future, recording: Recording) -> int:
     except Exception as error:
         error.add_note(f"while encoding {recording.source}; what is done is kept, run the same command to go on")
         raise
-
-
-class _LogLines:
-    """Where there is no terminal, a bar's redraws become lines of their own."""
-
-    last = ""
-
-    def write(self, text: str) -> None:
-        if (line := text.strip()) and line != self.last:
-            print(line, file=sys.stderr)
-            self.last = line
-
-    def flush(self) -> None:
-        sys.stderr.flush()
-
-
-def _progress_bar(total_bytes: int) -> tqdm:
-    terminal = sys.stderr.isatty()
-    return tqdm(
-        desc="encoding", total=total_bytes, unit="B", unit_scale=True,
-        file=None if terminal else _LogLines(), mininterval=0.1 if terminal else 10,
-    )  # fmt: skip
 
 
 def encode_episode(recording: Recording, settings: Settings) -> int:

@@ -19,20 +19,11 @@ from absl import flags
 from jaxtyping import Bool, Float, Int, UInt8
 
 from vpt_jax.actions import is_null
+from vpt_jax.data.batch import Batch
 from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.dataset import EpisodeIndex, load_index, open_records
 
 NULL_RULES = ("drop", "mask", "keep")
-
-
-class Batch(NamedTuple):
-    """One step's frames with their actions; `b` rows are `b` streams."""
-
-    frames: UInt8[np.ndarray, "b t h w 3"]
-    buttons: UInt8[np.ndarray, "b t 20"]
-    camera: Float[np.ndarray, "b t 2"]  # degrees per step: pitch, yaw
-    first: Bool[np.ndarray, "b t"]  # the first frame of an episode or of a run: nothing before it is remembered
-    valid: Bool[np.ndarray, "b t"]  # counts in the loss
 
 
 class Window(NamedTuple):

@@ -73,6 +73,7 @@ def record(config: ConfigDict) -> Path:
             _record_all(episodes, settings, config.workers)
     except BlockingIOError:
         raise RecordError(f"another run is recording to {out}: wait until it has finished") from None
+    print(f"recordings {out}: {len(episodes)} episodes", flush=True)
     return out
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 POLICIES: dict[str, dict[str, Any]] = {
-    "tiny": dict(widths=(16, 32, 32), features=256, heads=4, layers=2, memory_length=64),
+    "tiny": dict(widths=(8, 16, 32), features=128, heads=4, layers=2, memory_length=16),
     "1x": dict(widths=(64, 128, 128), features=1024, heads=8),
     "2x": dict(widths=(128, 256, 256), features=2048, heads=16),
     "3x": dict(widths=(192, 384, 384), features=3072, heads=24),
