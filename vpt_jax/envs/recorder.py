@@ -19,8 +19,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vpt_jax.envs.doom import DoomEnv
+from vpt_jax.envs.doom_bot.player import DoomPlayer
 from vpt_jax.envs.doom_level import level_file
-from vpt_jax.envs.doom_player import DoomPlayer
 from vpt_jax.envs.players import HumanStreamPlayer, Player
 from vpt_jax.recording import RecordingWriter
 from vpt_jax.video import FRAME_RATE

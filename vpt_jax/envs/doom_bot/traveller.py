@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from vpt_jax.envs.doom_goals import Chooser, Goal
-from vpt_jax.envs.doom_machinery import Machinery
-from vpt_jax.envs.doom_roadmap import Roadmap
-from vpt_jax.envs.doom_senses import Senses, Wish
-from vpt_jax.envs.doom_terrain import EYES, Terrain
+from vpt_jax.envs.doom_bot.goals import Chooser, Goal
+from vpt_jax.envs.doom_bot.machinery import Machinery
+from vpt_jax.envs.doom_bot.roadmap import Roadmap
+from vpt_jax.envs.doom_bot.senses import Senses, Wish
+from vpt_jax.envs.doom_bot.terrain import EYES, Terrain
 
 _ARRIVED = {"explore": 90.0, "item": 30.0, "switch": 56.0}  # map units from the goal
 _LOST = 96.0  # map units from the way that ask for another way

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
-from vpt_jax.envs.doom_senses import HALF_VIEW, Senses, Thing, Wish
-from vpt_jax.envs.doom_terrain import Terrain
+from vpt_jax.envs.doom_bot.senses import HALF_VIEW, Senses, Thing, Wish
+from vpt_jax.envs.doom_bot.terrain import Terrain
 
 _HEARD = 250.0  # map units: a monster this close is noticed without being looked at
 _CHEST = (0, 0, 28.0)  # where to aim, above a monster's feet

@@ -5,7 +5,7 @@ import pytest
 
 from vpt_jax.actions import BUTTON_INDEX, is_null, raw_from_env
 from vpt_jax.envs.doom import DoomEnv
-from vpt_jax.envs.doom_player import DoomPlayer
+from vpt_jax.envs.doom_bot.player import DoomPlayer
 from vpt_jax.envs.players import Hand, HumanStreamPlayer
 
 SEED = 3

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vpt_jax.envs.doom import DoomEnv
-from vpt_jax.envs.doom_terrain import EYES, Terrain
+from vpt_jax.envs.doom_bot.terrain import EYES, Terrain
 
 ITEMS = ("Health", "Armor", "Ammo", "Weapon", "Key", "Powerup")
 HALF_VIEW = 50.0  # degrees from the middle of the view to its side

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from vpt_jax.envs.doom import DoomEnv
-from vpt_jax.envs.doom_fighter import Fighter
+from vpt_jax.envs.doom_bot.fighter import Fighter
+from vpt_jax.envs.doom_bot.senses import Senses, Wish
+from vpt_jax.envs.doom_bot.terrain import Terrain
+from vpt_jax.envs.doom_bot.traveller import Traveller
 from vpt_jax.envs.doom_level import read_geometry
-from vpt_jax.envs.doom_senses import Senses, Wish
-from vpt_jax.envs.doom_terrain import Terrain
-from vpt_jax.envs.doom_traveller import Traveller
 from vpt_jax.envs.players import Hand
 
 _IN_THE_WAY = ("Decoration", "Vegetation", "LightSource", "Hazard")  # categories of things nobody walks through

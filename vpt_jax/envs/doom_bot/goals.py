@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from vpt_jax.envs.doom_bot.roadmap import Roadmap, Routes
+from vpt_jax.envs.doom_bot.senses import ITEMS, Senses
+from vpt_jax.envs.doom_bot.terrain import EYES, Terrain
 from vpt_jax.envs.doom_level import SWITCHES
-from vpt_jax.envs.doom_roadmap import Roadmap, Routes
-from vpt_jax.envs.doom_senses import ITEMS, Senses
-from vpt_jax.envs.doom_terrain import EYES, Terrain
 
 _NEAR, _FAR = 120.0, 600.0  # the least cost of the way to a place to explore, and to one worth seeing again
 _ITEM_RANGE, _GRASP = 900.0, 30.0  # from where an item attracts, and from where it is taken

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 
+from vpt_jax.envs.doom_bot.terrain import RADIUS, ROOM, Terrain
 from vpt_jax.envs.doom_level import DAMAGING
-from vpt_jax.envs.doom_terrain import RADIUS, ROOM, Terrain
 
 CELL = 4  # pixels of the terrain
 _ROOMY = 48.0  # map units to the next wall beyond which more is no better

@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
+from vpt_jax.envs.doom_bot.senses import Senses
+from vpt_jax.envs.doom_bot.terrain import STEP, TALL, Terrain
 from vpt_jax.envs.doom_level import DOORS, EXITS, KEYED_DOORS, LIFTS, SWITCHES, TELEPORTS
-from vpt_jax.envs.doom_senses import Senses
-from vpt_jax.envs.doom_terrain import STEP, TALL, Terrain
 
 STAYS = 90  # steps a door stays open or a lift down; used again before, it would shut
 _REACH = 40.0  # map units, of the use key; the game's is 64
