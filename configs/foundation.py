@@ -110,7 +110,7 @@ def _demo(config: ConfigDict) -> ConfigDict:
     config.data.workers = 1
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 50
-    config.epochs = 5.0
+    config.epochs = 6.0
     config.log_every = 5
     config.evaluate_every = 50
     config.save_every = 100

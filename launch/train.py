@@ -9,7 +9,8 @@ several hosts, or in several processes of one, start it in each with --config.di
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,17 +82,18 @@ def train(config: ConfigDict) -> None:
         start = int(state.step)
         step = partial(train_step, partial(cloning_loss, policy), optimizer)
         valid_batches = partial(placed_batches, config, valid_data, mesh, 0, valid_data.steps_per_epoch)
-        state = loop.run(
-            state,
-            schedule=loop.Schedule(steps, config.log_every, config.evaluate_every, config.save_every),
-            train_step=jax.jit(step, out_shardings=(shardings, None), donate_argnums=0),
-            batches=placed_batches(config, train_data, mesh, start, steps),
-            evaluate=evaluator(policy, valid_batches, config.data.batch, parallel.batch_sharding(mesh)),
-            episodes=train_data.episodes,
-            checkpoints=checkpoints,
-            log=MetricsLog(workdir, start) if jax.process_index() == 0 else None,
-            progress=Progress(start, steps, config.data.batch * config.data.length, quiet=jax.process_index() > 0),
-        )
+        with closing(placed_batches(config, train_data, mesh, start, steps)) as train_batches:
+            state = loop.run(
+                state,
+                schedule=loop.Schedule(steps, config.log_every, config.evaluate_every, config.save_every),
+                train_step=jax.jit(step, out_shardings=(shardings, None), donate_argnums=0),
+                batches=train_batches,
+                evaluate=evaluator(policy, valid_batches, config.data.batch, parallel.batch_sharding(mesh)),
+                episodes=train_data.episodes,
+                checkpoints=checkpoints,
+                log=MetricsLog(workdir, start) if jax.process_index() == 0 else None,
+                progress=Progress(start, steps, config.data.batch * config.data.length, quiet=jax.process_index() > 0),
+            )
 
     # Look at it
     if config.report and int(state.step) == steps and jax.process_count() == 1:
@@ -143,11 +145,12 @@ def open_stream(config: ConfigDict, dataset: str, split: str) -> Stream:
         raise ConfigError(f"config.data: {error}") from error
 
 
-def placed_batches(config: ConfigDict, stream: Stream, mesh: Mesh, start: int, stop: int) -> Iterator[Batch]:
+def placed_batches(config: ConfigDict, stream: Stream, mesh: Mesh, start: int, stop: int) -> Generator[Batch]:
     """The global batches of some steps, this host's rows of them read here."""
     rows = parallel.local_rows(mesh, config.data.batch)
-    for batch in batches(stream, rows, start, stop, config.data.workers):
-        yield parallel.global_batch(batch, mesh, config.data.batch)
+    with closing(batches(stream, rows, start, stop, config.data.workers)) as here:
+        for batch in here:
+            yield parallel.global_batch(batch, mesh, config.data.batch)
 
 
 def make_policy(config: ConfigDict) -> Policy:

@@ -6,8 +6,8 @@ stopped one step before, and the model's memory can be carried on. What a step r
 step): the position of a training run is one integer, and resuming is exact with any number of workers or hosts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+import gc
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -202,7 +202,7 @@ class _Steps:
 
 def batches(
     stream: Stream, rows: Sequence[int], start: int, stop: int, workers: int, ahead: int = 2
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """The batches of steps `start` to `stop`, in order, read ahead by `workers` processes (0: by this one).
 
     The order and content do not depend on `workers`. An error in a worker is raised here.
@@ -217,6 +217,10 @@ def batches(
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         prefetch = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
         iterator = iter(dataset.to_iter_dataset(options).mp_prefetch(prefetch))
-    with closing(iterator):
+    try:
         for element in iterator:
             yield Batch(**element)
+    finally:
+        iterator.close()
+        del iterator
+        gc.collect()  # Grain's iterator is in a cycle with shared memory, which Python would report as leaked at exit
