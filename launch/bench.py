@@ -19,6 +19,7 @@ import runpy
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,14 @@ def loader() -> list[Row]:
     """Batches per second out of the stream, all workers reading, nothing computed."""
     stream = Stream(StreamSettings(dataset(), "train", _BATCH.value, _LENGTH.value, _NULLS.value))
     workers: int = _WORKERS.value
-    steps = batches(stream, range(_BATCH.value), 0, sys.maxsize, workers)
-    frames_per_step = _BATCH.value * _LENGTH.value
-    for _ in range(4 * max(workers, 1)):  # workers started, buffers full
-        next(steps)
-    rate, _ = repeat(lambda: next(steps))
+    with closing(batches(stream, range(_BATCH.value), 0, sys.maxsize, workers)) as steps:
+        for _ in range(4 * max(workers, 1)):  # workers started, buffers full
+            next(steps)
+        rate = repeat(lambda: next(steps))
     shape = "x".join(map(str, stream.frame_shape[:2]))
-    return [{"frames": shape, "nulls": _NULLS.value, "workers": str(workers),
-             "frames/s": f"{rate * frames_per_step:,.0f}", "ms/step": f"{1000 / rate:.1f}"}]  # fmt: skip
+    return [{"frames": shape, "nulls": _NULLS.value, "workers": str(workers), "rows": str(_BATCH.value),
+             "length": str(_LENGTH.value), "frames/s": f"{rate * _BATCH.value * _LENGTH.value:,.0f}",
+             "ms/step": f"{1000 / rate:.1f}", "peak memory MB": f"{peak_memory() / 1e6:,.0f}"}]  # fmt: skip
 
 
 def decode() -> list[Row]:
@@ -93,7 +94,7 @@ def train_steps() -> list[Row]:
         state, metrics = compiled(state, batch)
         return metrics
 
-    rate, _ = repeat(update)
+    rate = repeat(update)
     return [policy_row(rate, _BATCH.value * _LENGTH.value, "ms/step", seconds)]
 
 
@@ -110,7 +111,7 @@ def act() -> list[Row]:
         memory = output.memory
         return output.logits
 
-    rate, _ = repeat(play)
+    rate = repeat(play)
     return [policy_row(rate, _BATCH.value, "ms/act", seconds)]
 
 
@@ -155,18 +156,19 @@ def random_inputs(rows: int, length: int) -> tuple[Policy, Any, Batch]:
 
 def policy_row(rate: float, frames: int, unit: str, compile_seconds: float) -> Row:
     return {"preset": _PRESET.value, "dtype": _DTYPE.value, "remat": str(_REMAT.value), "rows": str(_BATCH.value),
-            "frames": f"{_SIZE.value}x{_SIZE.value}", "frames/s": f"{rate * frames:,.1f}", unit: f"{1000 / rate:.1f}",
+            "length": str(frames // _BATCH.value), "frames": f"{_SIZE.value}x{_SIZE.value}",
+            "frames/s": f"{rate * frames:,.1f}", unit: f"{1000 / rate:.1f}",
             "compile s": f"{compile_seconds:.1f}", "peak memory MB": f"{peak_memory() / 1e6:,.0f}"}  # fmt: skip
 
 
-def repeat(run: Callable[[], Any]) -> tuple[float, int]:
-    """Runs per second, and how many there were; each is waited for."""
+def repeat(run: Callable[[], Any]) -> float:
+    """Runs per second; each is waited for."""
     jax.block_until_ready(run())
     start, count = time.monotonic(), 0
     while time.monotonic() - start < _SECONDS.value:
         jax.block_until_ready(run())
         count += 1
-    return count / (time.monotonic() - start), count
+    return count / (time.monotonic() - start)
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float]:

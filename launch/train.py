@@ -3,15 +3,16 @@
     python launch/train.py --config=configs/foundation.py:demo
     python launch/train.py --config=configs/foundation.py:500m --config.data.train=DATASET --config.workdir=FOLDER
 
-The same command resumes from the newest checkpoint in the work directory; SIGTERM or Ctrl-C saves and exits with 0. On
-several hosts, or in several processes of one, start it in each with --config.distributed.coordinator=HOST:PORT,
-.num_processes and .process_id.
+The same command resumes from the newest checkpoint in the work directory; SIGTERM (or Ctrl-C, in a job of one process)
+saves and exits with 0. On several hosts, or in several processes of one, start it in each with
+--config.distributed.coordinator=HOST:PORT, .num_processes and .process_id.
 """
 
 import json
 from collections.abc import Generator, Mapping
 from contextlib import closing
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from ml_collections import ConfigDict
 from vpt_jax import command_line, parallel
 from vpt_jax.checkpoints import Checkpoints, SettingsChangedError
 from vpt_jax.data.batch import Batch
-from vpt_jax.data.dataset import DatasetMissingError
+from vpt_jax.data.dataset import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.prepare import PrepareError, prepare
-from vpt_jax.data.streams import Stream, StreamSettings, batches
+from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, batches
 from vpt_jax.evaluation import Marginal, baseline_metrics, evaluator
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
@@ -37,6 +38,8 @@ from vpt_jax.training.metrics_log import MetricsLog, Progress, read_metrics
 from vpt_jax.training.optimizers import adam, linear_schedule
 from vpt_jax.training.state import TrainState, initial_state, train_step
 
+DTYPES = ("float32", "bfloat16")
+
 
 class ConfigError(ValueError):
     """A field of the config has a value that cannot be; the message says which values can."""
@@ -46,13 +49,15 @@ def train(config: ConfigDict) -> None:
     # The machines
     parallel.start_processes(**config.distributed)
     mesh = make_mesh(config)
+    check(config, mesh)
     say(f"{jax.process_count()} process(es), {jax.device_count()} x {jax.devices()[0].device_kind}, {dict(mesh.shape)}")
 
     # The data
-    if config.make_data:
+    if "record" in config:
         make_data(config)
-    train_data = open_stream(config, config.data.train, "train")
-    valid_data = open_stream(config, config.data.valid, "valid")
+    train_data = open_stream(config, config.data.train, "train", config.data.batch)
+    valid_data = open_stream(config, config.data.valid, "valid", config.data.valid_batch)
+    baselines = baseline_metrics(train_data, valid_data)
     steps = config.steps or round(config.epochs * train_data.steps_per_epoch)
     say(
         f"{len(train_data.index.names)} training episodes of {train_data.num_frames:,} frames (nulls: "
@@ -64,19 +69,19 @@ def train(config: ConfigDict) -> None:
     optimizer = make_optimizer(config, steps)
     init = partial(make_state, policy, optimizer, train_data, Marginal.of(train_data), config.seed)
     shapes = jax.eval_shape(init)
-    shardings = parallel.tree_shardings(shapes, mesh, choose(config, "sharding", parallel.RULES))
-    workdir = start_workdir(config, parallel.sharding_table(shapes, shardings))
+    shardings = parallel.tree_shardings(shapes, mesh, parallel.RULES[config.sharding])
+    workdir = Path(config.workdir)
     say(f"{count(shapes.params):,} parameters; where each lies: {workdir / 'sharding.txt'}")
 
     with jax.set_mesh(mesh):
         # Resume the newest checkpoint of this run, or begin
-        facts = {"stream": train_data.fingerprint(), "model": jsonable(config.model), "config": jsonable(config)}
-        checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, facts=facts)
+        checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, facts=facts_of(config, train_data))
         if checkpoints.latest is None:
             state = jax.jit(init, out_shardings=shardings)()
         else:
             state = checkpoints.restore(shapes, shardings)
             say(f"resumed from step {checkpoints.latest}")
+        note_settings(workdir, config, parallel.sharding_table(shapes, shardings))
 
         # Train
         start = int(state.step)
@@ -88,16 +93,18 @@ def train(config: ConfigDict) -> None:
                 schedule=loop.Schedule(steps, config.log_every, config.evaluate_every, config.save_every),
                 train_step=jax.jit(step, out_shardings=(shardings, None), donate_argnums=0),
                 batches=train_batches,
-                evaluate=evaluator(policy, valid_batches, config.data.batch, parallel.batch_sharding(mesh)),
+                evaluate=evaluator(
+                    policy, valid_batches, config.data.valid_batch, parallel.batch_sharding(mesh), baselines
+                ),
                 episodes=train_data.episodes,
                 checkpoints=checkpoints,
-                log=MetricsLog(workdir, start) if jax.process_index() == 0 else None,
+                log=MetricsLog(workdir, start, quiet=jax.process_index() > 0),
                 progress=Progress(start, steps, config.data.batch * config.data.length, quiet=jax.process_index() > 0),
             )
 
     # Look at it
     if config.report and int(state.step) == steps and jax.process_count() == 1:
-        report(workdir, policy, state, train_data, valid_data)
+        report(workdir, policy, state, train_data, valid_data, baselines)
 
 
 def say(text: str) -> None:
@@ -106,12 +113,20 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def choose(config: ConfigDict, field: str, table: Mapping[str, Any]) -> Any:
-    """What a table holds under the name that a field of the config gives."""
-    name = config[field]
-    if name not in table:
-        raise ConfigError(f"config.{field} is {name!r}; choose one of {', '.join(table)}")
-    return table[name]
+def check(config: ConfigDict, mesh: Mesh) -> None:
+    """Find what would fail later, before any data are made."""
+    choices = {"model.preset": POLICIES, "model.dtype": DTYPES, "data.nulls": NULL_RULES, "sharding": parallel.RULES}
+    for field, table in choices.items():
+        if (name := attrgetter(field)(config)) not in table:
+            raise ConfigError(f"config.{field} is {name!r}; choose one of {', '.join(table)}")
+    for field in ("data.batch", "data.valid_batch", "data.length", "log_every", "evaluate_every", "save_every"):
+        if attrgetter(field)(config) < 1:
+            raise ConfigError(f"config.{field} must be 1 or more")
+    for field in ("data.batch", "data.valid_batch"):
+        try:
+            parallel.local_rows(mesh, attrgetter(field)(config))
+        except ValueError as error:
+            raise ConfigError(f"config.{field}: {error}") from error
 
 
 def make_mesh(config: ConfigDict) -> Mesh:
@@ -134,29 +149,26 @@ def make_data(config: ConfigDict) -> None:
     parallel.wait_for_all("data")
 
 
-def open_stream(config: ConfigDict, dataset: str, split: str) -> Stream:
-    data = config.data
+def open_stream(config: ConfigDict, dataset: str, split: str, rows: int) -> Stream:
+    length, nulls = config.data.length, config.data.nulls
     try:
-        settings = StreamSettings(
-            dataset, split, data.batch, data.length, data.nulls, config.seed, shuffle=split == "train"
-        )
-        return Stream(settings)
+        return Stream(StreamSettings(dataset, split, rows, length, nulls, config.seed, shuffle=split == "train"))
     except ValueError as error:
         raise ConfigError(f"config.data: {error}") from error
 
 
 def placed_batches(config: ConfigDict, stream: Stream, mesh: Mesh, start: int, stop: int) -> Generator[Batch]:
     """The global batches of some steps, this host's rows of them read here."""
-    rows = parallel.local_rows(mesh, config.data.batch)
+    rows = parallel.local_rows(mesh, stream.settings.batch)
     with closing(batches(stream, rows, start, stop, config.data.workers)) as here:
         for batch in here:
-            yield parallel.global_batch(batch, mesh, config.data.batch)
+            yield parallel.global_batch(batch, mesh, stream.settings.batch)
 
 
 def make_policy(config: ConfigDict) -> Policy:
     model = config.model
-    size = choose(model, "preset", POLICIES)
-    return Policy(**size, temperature=model.temperature, remat=model.remat, dtype=jnp.dtype(model.dtype))
+    size, dtype = POLICIES[model.preset], jnp.dtype(model.dtype)
+    return Policy(**size, temperature=model.temperature, remat=model.remat, dtype=dtype)
 
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
@@ -175,13 +187,16 @@ def make_state(
     return initial_state(params, optimizer, policy.initial_memory(stream.settings.batch), rng)
 
 
-def start_workdir(config: ConfigDict, sharding_table: str) -> Path:
-    workdir = Path(config.workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+def facts_of(config: ConfigDict, stream: Stream) -> dict[str, Any]:
+    """What is kept in checkpoints; `stream` and `model` must be the same when they are resumed."""
+    model = {name: value for name, value in jsonable(config.model).items() if name != "remat"}
+    return {"stream": stream.fingerprint(), "model": model, "config": jsonable(config)}
+
+
+def note_settings(workdir: Path, config: ConfigDict, sharding_table: str) -> None:
     if jax.process_index() == 0:
         (workdir / "config.json").write_text(json.dumps(jsonable(config), indent=1) + "\n")
         (workdir / "sharding.txt").write_text(sharding_table + "\n")
-    return workdir
 
 
 def jsonable(config: ConfigDict) -> dict[str, Any]:
@@ -192,9 +207,15 @@ def count(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def report(workdir: Path, policy: Policy, state: TrainState, train_data: Stream, valid_data: Stream) -> None:
+def report(
+    workdir: Path,
+    policy: Policy,
+    state: TrainState,
+    train_data: Stream,
+    valid_data: Stream,
+    baselines: Mapping[str, Mapping[str, float]],
+) -> None:
     """The page and the film, and where they lie."""
-    baselines = baseline_metrics(train_data, valid_data)
     facts = {
         "Parameters": f"{count(state.params):,}",
         "Steps": f"{int(state.step):,}, {int(state.step) / train_data.steps_per_epoch:.1f} epochs",
@@ -219,5 +240,8 @@ def report(workdir: Path, policy: Policy, state: TrainState, train_data: Stream,
 
 
 if __name__ == "__main__":
-    mistakes = (ConfigError, DatasetMissingError, PrepareError, SettingsChangedError, loop.NonFiniteLossError)
+    mistakes = (
+        ConfigError, DatasetMissingError, DatasetDamagedError, PrepareError, SettingsChangedError,
+        loop.NonFiniteLossError,
+    )  # fmt: skip
     command_line.run(train, "configs/foundation.py", mistakes)

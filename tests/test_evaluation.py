@@ -4,16 +4,15 @@ import math
 from collections import Counter
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vpt_jax import parallel
-from vpt_jax.actions import BUTTON_INDEX, CAMERA, JointAction, joint_from_factored, joint_from_raw
+from vpt_jax.actions import BUTTON_INDEX, JointAction, joint_from_factored, joint_from_raw
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation import Marginal, baseline_metrics, count, evaluator, metrics
-from vpt_jax.models.heads import joint_log_prob
+from vpt_jax.models.heads import joint_log_prob, most_probable
 from vpt_jax.models.policy import Policy
 
 ATTACK, JUMP = BUTTON_INDEX["attack"], BUTTON_INDEX["jump"]
@@ -105,15 +104,26 @@ def test_the_evaluator_agrees_with_one_long_pass(streams):
     batches = lambda: (  # noqa: E731
         parallel.global_batch(valid.read(step, range(8)), mesh, 8) for step in range(valid.steps_per_epoch)
     )
-    figures = evaluator(policy, batches, 8, parallel.batch_sharding(mesh))(params)
+    baselines = {"marginal": {"nll": 5.0}}
+    figures = evaluator(policy, batches, 8, parallel.batch_sharding(mesh), baselines)(params)
 
-    loss = moving = 0
+    totals = []
     for row in rows:
         whole = Batch(*(np.concatenate(field, axis=1) for field in zip(*row, strict=True)))
         output = policy.apply({"params": params}, whole.frames, whole.first, policy.initial_memory(1))
         actual = joint_from_raw(whole.buttons, whole.camera)
-        loss -= float(jnp.where(whole.valid, joint_log_prob(output.logits, actual), 0).sum())
-        moving += int(((CAMERA.to_bins(whole.camera) != 5).any(-1) & whole.valid).sum())
-    assert figures["valid/frames"] == valid.num_frames
-    assert figures["valid/nll"] == pytest.approx(loss / valid.num_frames, rel=1e-4)
-    assert moving > 0
+        loss = -joint_log_prob(output.logits, actual)
+        totals.append(count(loss, most_probable(output.logits), actual, whole.valid))
+    expected = metrics(jax.tree.map(lambda *parts: sum(parts), *totals))
+    assert expected["frames"] == valid.num_frames
+    assert figures.pop("marginal/nll") == 5.0
+    assert figures == pytest.approx({f"valid/{name}": value for name, value in expected.items()}, rel=1e-4)
+    assert expected["camera_accuracy_moving"] > 0
+
+
+def test_the_most_probable_inventory_leaves_the_camera_still():
+    logits = {"buttons": np.zeros((2, 8641)), "camera": np.zeros((2, 121))}
+    logits["buttons"][:, [8640, 5]] = np.diag([1, 1])  # inventory; attack while turning
+    logits["camera"][:, 7] = 1
+    said = most_probable(logits)
+    assert (said.buttons.tolist(), said.camera.tolist()) == ([8640, 5], [60, 7])

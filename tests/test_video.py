@@ -78,8 +78,6 @@ def test_a_film_comes_back(film):
     decoded = list(video.decode(film))
     assert len(decoded) == 30
     assert np.abs(np.array(decoded, float) - moving_frames(30)).mean() < 4
-    for again, frame in zip(video.decode(film.read_bytes()), decoded, strict=True):
-        np.testing.assert_array_equal(again, frame)
     reader = cv2.VideoCapture(str(film))
     assert reader.get(cv2.CAP_PROP_FPS) == 20
     for frame in decoded:
@@ -118,8 +116,9 @@ def test_frames_that_do_not_fit_are_refused(tmp_path):
 
 def test_what_is_no_video_is_unreadable_but_a_missing_file_is_missing(tmp_path):
     for data in (b"", b"not a film", b"\0" * 5000):
+        (tmp_path / "some.mp4").write_bytes(data)
         with pytest.raises(video.VideoError, match="unreadable video"):
-            next(video.decode(data))
+            next(video.decode(tmp_path / "some.mp4"))
     with pytest.raises(FileNotFoundError):
         next(video.decode(tmp_path / "none.mp4"))
 
@@ -128,9 +127,20 @@ def test_damage_inside_a_film_is_noticed(film):
     good = film.read_bytes()
     generator = np.random.default_rng(0)
     for start in generator.integers(len(good) // 2, len(good) - 400, 20):
-        damaged = good[:start] + generator.bytes(400) + good[start + 400 :]
+        film.write_bytes(good[:start] + generator.bytes(400) + good[start + 400 :])
         with pytest.raises(video.VideoError, match="damaged video"):
-            list(video.decode(damaged))
+            list(video.decode(film))
+
+
+def test_whatever_byte_of_the_index_is_wrong_the_film_decodes_or_is_a_video_error(film):
+    good, errors = film.read_bytes(), 0
+    for position in range(good.index(b"mdat")):
+        film.write_bytes(good[:position] + bytes([good[position] ^ 0xFF]) + good[position + 1 :])
+        try:
+            list(video.decode(film))
+        except video.VideoError:
+            errors += 1
+    assert errors
 
 
 def test_an_action_is_drawn_on_a_copy():

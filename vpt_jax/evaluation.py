@@ -1,6 +1,6 @@
 """How well a policy predicts held-out play, beside what trivial predictors reach on the same frames."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +23,7 @@ from vpt_jax.actions import (
     joint_from_raw,
 )
 from vpt_jax.data.batch import Batch
-from vpt_jax.models.heads import joint_log_prob
+from vpt_jax.models.heads import joint_log_prob, most_probable
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.transformer import Memory
 
@@ -60,24 +60,30 @@ def count(loss: Float[Array, "..."], predicted: JointAction, actual: JointAction
 
 
 def evaluation_step(policy: Policy, params: Any, carry: tuple[Memory, Totals], batch: Batch) -> tuple[Memory, Totals]:
-    """Adds a batch to the totals; the prediction is the most probable choice of each head."""
+    """Adds a batch to the totals."""
     memory, totals = carry
     output = policy.apply({"params": params}, batch.frames, batch.first, memory)
     actual = joint_from_raw(batch.buttons, batch.camera)
-    predicted = JointAction(*(output.logits[head].argmax(-1) for head in JointAction._fields))
-    seen = count(-joint_log_prob(output.logits, actual), predicted, actual, batch.valid)
+    seen = count(-joint_log_prob(output.logits, actual), most_probable(output.logits), actual, batch.valid)
     return output.memory, jax.tree.map(jnp.add, totals, seen)
 
 
 def evaluator(
-    policy: Policy, batches: Callable[[], Iterable[Batch]], rows: int, by_rows: NamedSharding
+    policy: Policy,
+    batches: Callable[[], Iterable[Batch]],
+    rows: int,
+    by_rows: NamedSharding,
+    baselines: Mapping[str, Mapping[str, float]],
 ) -> Callable[[Any], dict[str, float]]:
-    """A function of the parameters that goes over all validation batches and returns `metrics` as `valid/NAME`.
+    """A function of the parameters that goes over all validation batches and returns `metrics`.
+
+    They are called `valid/NAME`; those of the baselines stand beside them as `BASELINE/NAME`.
 
     Args:
         batches: starts a pass over the global batches.
         rows: of a batch.
         by_rows: how batches and memory lie on the mesh.
+        baselines: their metrics, from `baseline_metrics`.
     """
     replicated = NamedSharding(by_rows.mesh, PartitionSpec())
     step = jax.jit(partial(evaluation_step, policy), out_shardings=(by_rows, replicated), donate_argnums=1)
@@ -87,7 +93,8 @@ def evaluator(
         carry = begin()
         for batch in batches():
             carry = step(params, carry, batch)
-        return {f"valid/{name}": value for name, value in metrics(jax.device_get(carry[1])).items()}
+        by_predictor = {"valid": metrics(jax.device_get(carry[1])), **baselines}
+        return {f"{who}/{name}": value for who, figures in by_predictor.items() for name, value in figures.items()}
 
     return evaluate
 
@@ -127,10 +134,8 @@ class Marginal(NamedTuple):
 
     @classmethod
     def of(cls, stream: "Stream") -> "Marginal":
-        """The distribution in a stream; in a large one, of 1,000 to 2,000 of its episodes, evenly spread."""
-        episodes = range(0, len(stream.index.names), max(len(stream.index.names) // 1000, 1))
-        actions = (_joint_actions(stream, episode) for episode in episodes)
-        return cls.fit(JointAction(*map(np.concatenate, zip(*actions, strict=True))))
+        """The distribution in a stream."""
+        return cls.fit(JointAction(*map(np.concatenate, zip(*_sampled_actions(stream), strict=True))))
 
     @classmethod
     def fit(cls, actions: JointAction) -> "Marginal":
@@ -168,8 +173,7 @@ def baseline_metrics(train: "Stream", valid: "Stream") -> dict[str, dict[str, fl
     action the share of training frames that do repeat it, and spreads the rest as `marginal`.
     """
     marginal = Marginal.of(train)
-    seen = (_joint_actions(train, episode) for episode in range(len(train.index.names)))
-    repeating = np.concatenate([_repeats(actions) for actions in seen]).mean()
+    repeating = np.concatenate([_repeats(actions) for actions in _sampled_actions(train)]).mean()
     totals: dict[str, list[Totals]] = {"marginal": [], "repeat": []}
     for actions in (_joint_actions(valid, episode) for episode in range(len(valid.index.names))):
         every = np.ones(len(actions.buttons), bool)
@@ -178,6 +182,12 @@ def baseline_metrics(train: "Stream", valid: "Stream") -> dict[str, dict[str, fl
         repeat_log_prob = np.log((1 - repeating) * np.exp(log_prob) + repeating * _repeats(actions))
         totals["repeat"].append(count(-repeat_log_prob, _previous(actions), actions, every))
     return {name: metrics(Totals(*map(sum, zip(*parts, strict=True)))) for name, parts in totals.items()}
+
+
+def _sampled_actions(stream: "Stream") -> Iterator[JointAction]:
+    """The actions of each episode; of a large stream, of 1,000 to 2,000 episodes, evenly spread."""
+    episodes = len(stream.index.names)
+    return (_joint_actions(stream, episode) for episode in range(0, episodes, max(episodes // 1000, 1)))
 
 
 def _joint_actions(stream: "Stream", episode: int) -> JointAction:

@@ -46,8 +46,8 @@ KEYS = {
 class BrokenRecording(Exception):  # noqa: N818 - it names what is broken
     """A recording that cannot be used. `path` is the file at fault, `detail` says where in it and what.
 
-    `reason` is one of "missing actions", "missing video", "no records", "empty line", "bad json", "missing field",
-    "bad value", "absurd mouse", "unreadable video", "damaged video", "frame count".
+    `reason` is one of "missing actions", "unreadable actions", "missing video", "no records", "empty line", "bad json",
+    "missing field", "bad value", "absurd mouse", "unreadable video", "damaged video", "frame count".
     """
 
     def __init__(self, path: Path, reason: str, detail: str):
@@ -287,6 +287,8 @@ def _read_records(jsonl: Path) -> list[_Record]:
         lines = jsonl.read_bytes().rstrip().split(b"\n")
     except FileNotFoundError as error:
         raise BrokenRecording(jsonl, "missing actions", "there is no such file") from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise BrokenRecording(jsonl, "unreadable actions", str(error)) from error
     if lines == [b""]:
         raise BrokenRecording(jsonl, "no records", "the file is empty")
     return [_Record(jsonl, number, line) for number, line in enumerate(lines, 1)]

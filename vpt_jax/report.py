@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import cv2
 import jax
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
@@ -28,8 +27,6 @@ from matplotlib.figure import Figure
 from vpt_jax.actions import (
     BUTTONS,
     CAMERA,
-    CLASS_HAS_CAMERA,
-    NULL_CAMERA_CLASS,
     PITCH,
     YAW,
     JointAction,
@@ -37,6 +34,7 @@ from vpt_jax.actions import (
 )
 from vpt_jax.data.streams import Stream
 from vpt_jax.evaluation import COMMON_SHARE
+from vpt_jax.models.heads import most_probable
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.transformer import Memory
 from vpt_jax.training.metrics_log import read_metrics
@@ -439,8 +437,5 @@ def held_out_play(
 def _predict(
     policy: Policy, params: Any, frames: UInt8[Array, "b t h w 3"], first: Bool[Array, "b t"], memory: Memory
 ) -> tuple[JointAction, Memory]:
-    """The most probable joint actions; the camera counts only where the buttons have it on."""
     output = policy.apply({"params": params}, frames, first, memory)
-    buttons, camera = (output.logits[head].argmax(-1) for head in JointAction._fields)
-    moves = jnp.asarray(CLASS_HAS_CAMERA)[buttons]
-    return JointAction(buttons, jnp.where(moves, camera, NULL_CAMERA_CLASS)), output.memory
+    return most_probable(output.logits), output.memory

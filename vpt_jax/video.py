@@ -5,7 +5,6 @@ per core, and an encoded file depends on its frames alone.
 """
 
 import contextlib
-import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,8 +37,8 @@ class VideoError(Exception):
         return f"{self.reason}: {self.detail}"
 
 
-def decode(source: str | Path | bytes) -> Iterator[Frame]:
-    """Every frame of a video file, or of a video's bytes, in the order shown. Holds one frame at a time.
+def decode(path: str | Path) -> Iterator[Frame]:
+    """Every frame of a video file, in the order shown. Holds one frame at a time.
 
     A frame in which the decoder painted over damage is an error. Not all damage is noticed: H.264 carries no checksum,
     and a few changed bytes may decode to a wrong picture. Colours are those OpenCV's reader gives.
@@ -49,8 +48,10 @@ def decode(source: str | Path | bytes) -> Iterator[Frame]:
       VideoError: "unreadable video" when the container does not open (an mp4 cut short has lost its index, which is
         written last), "damaged video" at the first frame that cannot be decoded as it was encoded.
     """
-    with _open(source) as container:
+    with _open(path) as container:
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise VideoError("unreadable video", "its codec is none that is known")
         stream.codec_context.thread_count = 1
         reformatter = VideoReformatter()  # one for all frames: VideoFrame.to_ndarray would build a scaler for each
         try:
@@ -62,9 +63,9 @@ def decode(source: str | Path | bytes) -> Iterator[Frame]:
             raise VideoError("damaged video", str(error)) from error
 
 
-def _open(source: str | Path | bytes) -> Any:
+def _open(path: str | Path) -> Any:
     try:
-        container = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+        container = av.open(str(path), metadata_errors="replace")  # the film may be whole though its title is not
     except av.FileNotFoundError:
         raise
     except av.FFmpegError as error:
@@ -92,11 +93,10 @@ class VideoWriter:
     Args:
       path: the file, in a folder that exists.
       height, width: of every frame; even numbers, for colour is stored at half the resolution (yuv420p).
-      fps: frames per second.
       crf: x264's constant quality, 0 (best) to 51.
     """
 
-    def __init__(self, path: str | Path, height: int, width: int, fps: int = FRAME_RATE, crf: int = CRF):
+    def __init__(self, path: str | Path, height: int, width: int, crf: int = CRF):
         if height % 2 or width % 2:
             raise ValueError(f"{path}: frames of {height}x{width} cannot be stored, both numbers must be even")
         self.path, self._shape, self._frames = Path(path), (height, width, 3), 0
@@ -104,7 +104,8 @@ class VideoWriter:
         self._partial.touch()  # the encoder opens it at the first packet: fail here where it cannot be written
         # "faststart" moves the index to the front, so that a browser plays the film before it has loaded all of it.
         self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "faststart"})
-        self._stream = self._container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": PRESET})
+        quality = {"crf": str(crf), "preset": PRESET}
+        self._stream = self._container.add_stream("libx264", rate=FRAME_RATE, options=quality)
         self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, "yuv420p"
         self._stream.codec_context.thread_count = 1
         self._reformatter = VideoReformatter()

@@ -19,19 +19,20 @@ from tqdm import tqdm
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of freshly started processes, 0 meaning one per core; leaving the block drops what has not begun."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers or os.cpu_count(), context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers or os.cpu_count(), context, initializer=end_with_parent)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops the parent, which stops its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def end_with_parent() -> None:
+    """Called in a worker: it ends when its parent does, and not by a Ctrl-C that the parent should deal with."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_wait_for_parents_end, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _wait_for_parents_end() -> None:
     multiprocessing.parent_process().join()  # type: ignore[union-attr]
     os._exit(1)  # the parent was killed: without this the worker would wait for work for ever
 

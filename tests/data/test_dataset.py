@@ -271,6 +271,9 @@ def test_a_dataset_is_made_once(made, capsys):
 def test_what_cannot_be_prepared_is_refused(takes, made, tmp_path):
     with pytest.raises(PrepareError, match=r"--config.recordings=A --config.out=B"):
         prepare(settings("", tmp_path / "out"))
+    for field, value in {"height": 36, "width": 0, "chunk_frames": 0, "quality": 101}.items():
+        with pytest.raises(PrepareError, match=f"config.{field} is {value}, and must be"):
+            prepare(settings(made[0], tmp_path / "out", **{field: value}))
     with pytest.raises(PrepareError, match="no folder of recordings"):
         prepare(settings(tmp_path / "nowhere", tmp_path / "out"))
     (tmp_path / "recordings" / "valid").mkdir(parents=True)

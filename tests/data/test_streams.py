@@ -1,5 +1,8 @@
 """Every frame a stream shows, against a plain implementation that holds whole episodes in memory."""
 
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 from vpt_jax.actions import is_null
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.codecs import decode_frames
-from vpt_jax.data.dataset import load_index, open_records
+from vpt_jax.data.dataset import DatasetDamagedError, load_index, open_records
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, batches
 
 
@@ -109,12 +112,28 @@ def test_episodes_of_a_step_are_those_it_shows(settings):
         assert set(stream.episodes(step)) == names
 
 
-def test_a_damaged_record_is_reported_by_the_worker_that_meets_it(settings, monkeypatch):
-    stream = Stream(settings)
-    broken = dict(stream._records[0]) | {"frames": b"\0" * 50}
-    monkeypatch.setattr(stream, "_records", [broken] * 99, raising=False)
-    with pytest.raises(ValueError, match="not a JPEG"):
-        list(batches(stream, [0], 0, 1, 0))
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_record_is_named_by_whoever_meets_it(settings, tmp_path, workers):
+    copy = shutil.copytree(settings.dataset, tmp_path / "damaged")
+    shard = next(copy.glob("vpt-train.array_record*"))
+    data = shard.read_bytes()
+    picture = data.index(b"\xff\xd8\xff")  # where the first JPEG begins
+    shard.write_bytes(data[: picture + 20] + b"\0" * 20 + data[picture + 40 :])
+    stream = Stream(replace(settings, dataset=str(copy), shuffle=False))
+    with pytest.raises(DatasetDamagedError, match=r"damaged, split 'train': record 0, of episode train0, .*again"):
+        list(batches(stream, [0], 0, 1, workers))
+
+
+def test_workers_end_with_a_killed_parent(settings):
+    code = (
+        "from vpt_jax.data.streams import *; "
+        f"steps = batches(Stream({settings!r}), [0], 0, 99, 1); next(steps); print('ready', flush=True); input()"
+    )
+    command = [sys.executable, "-c", f"if __name__ == '__main__':\n    {code}"]
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert parent.stdout.readline() == b"ready\n"
+    parent.kill()
+    parent.communicate(timeout=30)  # its output ends when nobody is left who could write to it
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,8 @@ def test_a_folder_keeps_to_its_settings(recorded, tmp_path):
     (tmp_path / "holiday.mp4").touch()
     with pytest.raises(RecordError, match="in use by something else"):
         record(small_config(tmp_path))
+    with pytest.raises(RecordError, match=r"1 recordings that these settings do not ask for.*000003"):
+        record(small_config(recorded, **{"splits.train.episodes": 3}))
     with pytest.raises(RecordError, match=r"was recorded with.*2\.0.*not.*3\.0"):
         record(small_config(recorded, seconds=3.0))
 

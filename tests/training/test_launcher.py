@@ -7,9 +7,11 @@ import pytest
     ("flags", "message"),
     [
         (["--config.data.train=/nowhere"], "python launch/prepare.py --config.recordings=RECORDINGS"),
-        (["--config.model.preset=4x"], "config.preset is '4x'; choose one of tiny, 1x, 2x, 3x"),
+        (["--config.model.preset=4x"], "config.model.preset is '4x'; choose one of tiny, 1x, 2x, 3x"),
         (["--config.mesh.fsdp=3"], "does not fit 1 devices"),
         (["--config.data.nulls=skip"], "choose one of drop, mask, keep"),
+        (["--config.model.dtype=bf16"], "config.model.dtype is 'bf16'; choose one of float32, bfloat16"),
+        (["--config.save_every=0"], "config.save_every must be 1 or more"),
         (["--config.data.bacth=3"], "bacth"),
     ],
 )

@@ -51,7 +51,7 @@ def test_two_processes_and_a_move_to_another_mesh(launcher, undisturbed, tmp_pat
     for process in processes:  # as a scheduler stops a job
         process.send_signal(signal.SIGTERM)
     outputs = [launcher.finish(process) for process in processes]
-    assert "asked to stop: saved step" in outputs[0]
+    assert "asked to stop: saving step" in outputs[0]
 
     output = launcher.run(tmp_path, *mesh_flags((2, 4, 1)), devices=8)
     assert "resumed from step" in output

@@ -52,7 +52,7 @@ def test_sigterm_saves_and_exits_with_0(launcher, undisturbed, tmp_path):
     process = launcher.start(tmp_path)
     wait_until(lambda: steps_logged(tmp_path) >= 1, process)
     process.send_signal(signal.SIGTERM)
-    assert "asked to stop: saved step" in launcher.finish(process)
+    assert "asked to stop: saving step" in launcher.finish(process)
     saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert saved < 10
     assert f"resumed from step {saved}" in launcher.run(tmp_path, "--config.data.workers=0")
@@ -66,7 +66,9 @@ def test_a_finished_run_is_left_as_it_is(launcher, undisturbed):
 
 
 def test_other_settings_are_refused(launcher, undisturbed):
+    before = (undisturbed / "config.json").read_text()
     output = launcher.run(undisturbed, "--config.data.length=12", "--config.model.temperature=2.0", expected=1)
+    assert (undisturbed / "config.json").read_text() == before
     assert "stream.length was 6 and is now 12" in output
     assert "model.temperature was 1.0 and is now 2.0" in output
     assert "another --config.workdir" in output

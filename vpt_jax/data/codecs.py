@@ -54,7 +54,7 @@ def decode_frames(
 def _decode_jpeg(jpeg: UInt8[np.ndarray, " bytes"]) -> Frame:
     frame = cv2.imdecode(jpeg, _READ_RGB)
     if frame is None:
-        raise ValueError(f"a stored frame of {len(jpeg)} bytes is not a JPEG: the dataset is damaged, prepare it again")
+        raise ValueError(f"a stored frame of {len(jpeg)} bytes is not a JPEG")
     return frame
 
 

@@ -44,6 +44,10 @@ class DatasetMissingError(FileNotFoundError):
     """There is no dataset, or no such split, at a path; the message says how to make one."""
 
 
+class DatasetDamagedError(ValueError):
+    """A stored frame cannot be read; the message names dataset, record and episode, and what to do."""
+
+
 @dataclass(frozen=True)
 class EpisodeIndex:
     """The episodes of a split, in the order of their records, and the actions of all their frames end to end.

@@ -78,6 +78,7 @@ def prepare(config: ConfigDict) -> Path:
         raise PrepareError("say where recordings are and where the dataset goes: --config.recordings=A --config.out=B")
     source, out = Path(config.recordings).resolve(), Path(config.out).resolve()
     settings = Settings(config.height, config.width, config.chunk_frames, config.quality)
+    _check(settings)
     partial = _add_suffix(out, ".partial")
     recordings = _find(source, partial / "episodes", settings)
     results = [f"{recording.split}/{recording.result.name}" for recording in recordings]
@@ -96,6 +97,16 @@ def prepare(config: ConfigDict) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     print(_summary(out))
     return out
+
+
+def _check(settings: Settings) -> None:
+    for field in ("height", "width"):
+        if (size := getattr(settings, field)) < 8 or size % 8:
+            raise PrepareError(f"config.{field} is {size}, and must be divisible by 8, as the model's input is")
+    if settings.chunk_frames < 1:
+        raise PrepareError(f"config.chunk_frames is {settings.chunk_frames}, and must be 1 or more")
+    if not 1 <= settings.quality <= 100:
+        raise PrepareError(f"config.quality is {settings.quality}, and must be from 1 to 100")
 
 
 def _find(source: Path, results: Path, settings: Settings) -> list[Recording]:

@@ -7,6 +7,8 @@ step): the position of a training run is one integer, and resuming is exact with
 """
 
 import gc
+import hashlib
+import signal
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -21,7 +23,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from vpt_jax.actions import is_null
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.codecs import decode_frames
-from vpt_jax.data.dataset import EpisodeIndex, load_index, open_records
+from vpt_jax.data.dataset import DatasetDamagedError, EpisodeIndex, load_index, open_records
+from vpt_jax.workers import end_with_parent
 
 NULL_RULES = ("drop", "mask", "keep")
 
@@ -156,9 +159,19 @@ class Stream:
         frames = np.zeros((len(record), *self.frame_shape), np.uint8)
         for number in np.unique(record[window.real]):
             here = record == number
-            values = self._records[number]
-            frames[here] = decode_frames(values["frames"], values["frame_ends"], position[here])
+            frames[here] = self._read_record(number, position[here])
         return frames
+
+    def _read_record(self, number: int, positions: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n h w 3"]:
+        try:
+            values = self._records[number]
+            return decode_frames(values["frames"], values["frame_ends"], positions)
+        except (RuntimeError, ValueError) as error:  # ArrayRecord's checksum is wrong, or a picture is none
+            episode = self.index.names[np.searchsorted(self.index.first_record, number, side="right") - 1]
+            raise DatasetDamagedError(
+                f"{self.settings.dataset}, split {self.settings.split!r}: record {number}, of episode {episode}, "
+                f"cannot be read. Remove the dataset and prepare it again. The reason: {error}"
+            ) from error
 
     @cached_property
     def _records(self) -> Any:
@@ -167,13 +180,14 @@ class Stream:
     @cached_property
     def frame_shape(self) -> tuple[int, ...]:
         """Height, width and channels of a frame."""
-        values = self._records[0]
-        return decode_frames(values["frames"], values["frame_ends"], [0]).shape[1:]
+        return self._read_record(0, np.zeros(1, int)).shape[1:]
 
     def fingerprint(self) -> dict[str, Any]:
         """What must not change when training resumes, or the position would mean other frames."""
-        size = {"episodes": len(self.index.names), "frames": int(self.index.lengths.sum()), "kept": self.num_frames}
-        return {name: value for name, value in asdict(self.settings).items() if name != "dataset"} | size
+        names = hashlib.sha256("\n".join(self.index.names).encode() + self.index.lengths.tobytes()).hexdigest()
+        return {name: value for name, value in asdict(self.settings).items() if name != "dataset"} | {
+            "frame_shape": list(self.frame_shape), "episodes": names[:16], "kept_frames": self.num_frames,
+        }  # fmt: skip
 
 
 @lru_cache(maxsize=4)
@@ -200,6 +214,11 @@ class _Steps:
         return self.stream.read(self.start + i, self.rows)._asdict()
 
 
+def _start_worker(index: int, count: int) -> None:
+    end_with_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a scheduler sends it to all: the parent needs data until it saves
+
+
 def batches(
     stream: Stream, rows: Sequence[int], start: int, stop: int, workers: int, ahead: int = 2
 ) -> Generator[Batch]:
@@ -216,7 +235,7 @@ def batches(
             flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, which only absl.app.run parses
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         prefetch = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
-        iterator = iter(dataset.to_iter_dataset(options).mp_prefetch(prefetch))
+        iterator = iter(dataset.to_iter_dataset(options).mp_prefetch(prefetch, worker_init_fn=_start_worker))
     try:
         for element in iterator:
             yield Batch(**element)

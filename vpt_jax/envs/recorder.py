@@ -68,6 +68,7 @@ def record(config: ConfigDict) -> Path:
     try:
         with locked(out):
             _keep_settings(out, settings)
+            _refuse_strays(out, episodes)
             for left_over in out.glob("*/*.partial"):
                 left_over.unlink()
             _record_all(episodes, settings, config.workers)
@@ -144,6 +145,16 @@ def _keep_settings(out: Path, settings: Settings) -> None:
         raise RecordError(f"{out} is in use by something else: choose another --config.out")
     if (there := json.loads(file.read_text())) != wanted:
         raise RecordError(f"{out} was recorded with {there}, not {wanted}: remove it, or choose another --config.out")
+
+
+def _refuse_strays(out: Path, episodes: Sequence[Episode]) -> None:
+    """Raise if the folder holds recordings of another plan: a dataset would take them all."""
+    planned = {episode.path.name for episode in episodes}
+    if strays := sorted(path for path in out.glob("*/*.jsonl") if path.stem not in planned):
+        raise RecordError(
+            f"{out} holds {len(strays)} recordings that these settings do not ask for, such as {strays[0]}: remove "
+            "them, or choose another --config.out"
+        )
 
 
 def _record_all(episodes: Sequence[Episode], settings: Settings, workers: int) -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vpt_jax.actions import CLASS_HAS_CAMERA, NUM_BUTTON_CLASSES, NUM_CAMERA_CLASSES, JointAction
+from vpt_jax.actions import CLASS_HAS_CAMERA, NULL_CAMERA_CLASS, NUM_BUTTON_CLASSES, NUM_CAMERA_CLASSES, JointAction
 from vpt_jax.models.layers import fan_in_normalized
 
 HEAD_CLASSES = {"buttons": NUM_BUTTON_CLASSES, "camera": NUM_CAMERA_CLASSES}
@@ -47,6 +47,12 @@ def joint_log_prob(
     if mask_camera:
         camera = jnp.where(jnp.asarray(CLASS_HAS_CAMERA)[action.buttons], camera, 0)
     return buttons + camera
+
+
+def most_probable(logits: dict[str, Float[Array, "... classes"]]) -> JointAction:
+    """The most probable choice of each head; the camera is still where the buttons' choice has it off."""
+    buttons, camera = (logits[head].argmax(-1) for head in JointAction._fields)
+    return JointAction(buttons, jnp.where(jnp.asarray(CLASS_HAS_CAMERA)[buttons], camera, NULL_CAMERA_CLASS))
 
 
 def _chosen(logits: Float[Array, "... classes"], choice: Array) -> Float[Array, "..."]:

@@ -35,19 +35,17 @@ def fan_in_normalized(scale: float = 1.0) -> Callable[..., Array]:
 
 
 class NormDense(nn.Module):
-    """`[..., in] -> [..., features]`: norm (unless `norm=False`), dense, ReLU."""
+    """`[..., in] -> [..., features]`: norm, dense, ReLU."""
 
     features: int
-    norm: bool = True
     scale: float = 1.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... in"]) -> Float[Array, "... features"]:
-        if self.norm:
-            x = TokenNorm(dtype=self.dtype, name="norm")(x)
+        x = TokenNorm(dtype=self.dtype, name="norm")(x)
         kernel_init = fan_in_normalized(self.scale)
-        dense = nn.Dense(self.features, use_bias=not self.norm, dtype=self.dtype, kernel_init=kernel_init, name="dense")
+        dense = nn.Dense(self.features, use_bias=False, dtype=self.dtype, kernel_init=kernel_init, name="dense")
         return nn.relu(dense(x))
 
 

@@ -3,9 +3,10 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -21,13 +22,24 @@ class NonFiniteLossError(FloatingPointError):
 
 
 class StopSignal:
-    """Whether the run was asked to stop by SIGTERM (or Ctrl-C). All hosts get the same answer at the same step."""
+    """Whether the run was asked to stop, by SIGTERM or, in a job of one process, Ctrl-C; a context manager.
+
+    All hosts get the same answer at the same step.
+    """
 
     def __init__(self) -> None:
         self._received = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
         if jax.process_count() == 1:  # with several, JAX's own handler tells the other hosts
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._receive)
+            numbers = (signal.SIGTERM, signal.SIGINT)
+            self._before = {number: signal.signal(number, self._receive) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = True
@@ -61,7 +73,7 @@ def run(
     evaluate: Callable[[Any], dict[str, float]],
     episodes: Callable[[int], list[str]],
     checkpoints: Checkpoints,
-    log: MetricsLog | None,
+    log: MetricsLog,
     progress: Progress,
 ) -> TrainState:
     """Trains from `state.step` to the end of the schedule, or until told to stop.
@@ -70,7 +82,6 @@ def run(
     drawn, so that wherever a run is killed, resuming repeats what is not in the checkpoint and nothing else. A step's
     loss is looked at while the next one runs, so that the device never waits; only saving and evaluating wait for it.
     """
-    stop = StopSignal()
     before: tuple[int, Metrics] | None = None
 
     def settle() -> None:
@@ -80,25 +91,26 @@ def run(
             _report(*before, schedule, episodes, log, progress)
         before = None
 
-    for step in range(int(state.step) + 1, schedule.steps + 1):
-        asked = time.monotonic()
-        batch = next(batches)
-        progress.waited(time.monotonic() - asked)
-        state, metrics = train_step(state, batch)
-        settle()
-        before = step, metrics
-        stopping = stop(step)
-        if schedule.is_due(schedule.evaluate_every, step):
+    with StopSignal() as stop, closing(checkpoints), closing(progress), closing(log):
+        for step in range(int(state.step) + 1, schedule.steps + 1):
+            asked = time.monotonic()
+            batch = next(batches)
+            progress.waited(time.monotonic() - asked)
+            state, metrics = train_step(state, batch)
             settle()
-            _write(log, step, evaluate(state.params))
-        if stopping or schedule.is_due(schedule.save_every, step):
-            settle()
-            checkpoints.save(state, step)
-        if stopping:
-            print(f"asked to stop: saved step {step}; the same command goes on from there", flush=True)
-            break
-    checkpoints.wait()
-    progress.close()
+            before = step, metrics
+            stopping = stop(step)
+            if schedule.is_due(schedule.evaluate_every, step):
+                settle()
+                figures = evaluate(state.params)
+                log.write(step, figures)
+                progress.evaluated(step, figures)
+            if stopping or schedule.is_due(schedule.save_every, step):
+                settle()
+                checkpoints.save(state, step)
+            if stopping:
+                progress.say(f"asked to stop: saving step {step}; the same command goes on from there")
+                break
     return state
 
 
@@ -107,7 +119,7 @@ def _report(
     metrics: Metrics,
     schedule: Schedule,
     episodes: Callable[[int], list[str]],
-    log: MetricsLog | None,
+    log: MetricsLog,
     progress: Progress,
 ) -> None:
     figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -118,12 +130,5 @@ def _report(
             f"of: {names}. The last checkpoint is from before; a lower learning rate or leaving these out may help."
         )
     if schedule.is_due(schedule.log_every, step):
-        _write(log, step, {f"train/{name}": value for name, value in figures.items()})
-    speeds = progress.step(step, figures["loss"])
-    if log and speeds:
-        log.show(step, speeds)
-
-
-def _write(log: MetricsLog | None, step: int, figures: dict[str, float]) -> None:
-    if log:
-        log.write(step, figures)
+        log.write(step, {f"train/{name}": value for name, value in figures.items()})
+    log.show(step, progress.step(step, figures["loss"]))

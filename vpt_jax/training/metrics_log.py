@@ -18,12 +18,13 @@ class MetricsLog:
     often they were killed: lines after the step of the checkpoint that is resumed are taken back first.
     """
 
-    def __init__(self, workdir: Path, step: int) -> None:
-        """Goes on after `step`."""
-        path = workdir / "metrics.jsonl"
-        _truncate_after(path, step)
+    def __init__(self, workdir: Path, step: int, quiet: bool) -> None:
+        """Goes on after `step`. Of a job's processes, all but one are `quiet`: they write nothing."""
+        path = Path(os.devnull) if quiet else workdir / "metrics.jsonl"
+        if not quiet:
+            _truncate_after(path, step)
         self._file: TextIO = path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=not quiet)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Figures of the step that has just been finished."""
@@ -94,11 +95,21 @@ class Progress:
         self._bar.set_postfix_str(f"loss {loss:.3f}, {frames:.0f} frames/s, {wait:.0%} waiting for input")
         if not self._quiet and self._bar.disable:
             left = time.strftime("%H:%M:%S", time.gmtime((self._stop - step) / rate)) if rate else "?"
-            print(
+            self.say(
                 f"step {step}/{self._stop}  loss {loss:.3f}  {frames:.0f} frames/s  "
-                f"{wait:.0%} waiting for input  {left} left",
-                flush=True,
+                f"{wait:.0%} waiting for input  {left} left"
             )
+
+    def evaluated(self, step: int, figures: dict[str, float]) -> None:
+        """Shows the losses on held-out data, the baselines' too: all figures called `NAME/nll`."""
+        losses = {name.removesuffix("/nll"): loss for name, loss in figures.items() if name.endswith("/nll")}
+        self.say(f"step {step}  held-out loss: " + ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        if not self._quiet:
+            self._bar.write(text)
+            sys.stdout.flush()
 
     def close(self) -> None:
         """Leaves the bar as it is."""

@@ -19,11 +19,9 @@ def linear_schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.S
     return optax.join_schedules([up, down], [warmup_steps])
 
 
-def adam(
-    schedule: optax.Schedule, weight_decay: float, clip_norm: float, b1: float = 0.9, b2: float = 0.999
-) -> optax.GradientTransformation:
+def adam(schedule: optax.Schedule, weight_decay: float, clip_norm: float) -> optax.GradientTransformation:
     """The update all stages use; gradients are first scaled down to a global norm of at most `clip_norm`."""
-    decay = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=_is_matrix)
+    decay = optax.adamw(schedule, weight_decay=weight_decay, mask=_is_matrix)
     return optax.chain(optax.clip_by_global_norm(clip_norm), decay)
 
 
