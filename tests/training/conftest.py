@@ -26,25 +26,28 @@ class Launcher:
             "--config.evaluate_every=5", "--config.save_every=4", "--config.report=False",
         ]  # fmt: skip
 
-    def start(self, workdir, *flags, devices=1):
+    def start(self, workdir, *flags, devices=1, bare=False):
+        """Starts a run; `bare`: with no other flags than these."""
         environment = os.environ | {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(self.cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        command = [sys.executable, "launch/train.py", *self.flags, f"--config.workdir={workdir}", *flags]
+        flags = [*([] if bare else self.flags), *flags, f"--config.workdir={workdir}"]
+        command = [sys.executable, "launch/train.py", *flags]
         return subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
+        )  # fmt: skip
 
     def finish(self, process, expected=0):
         output, _ = process.communicate(timeout=300)
         assert process.returncode == expected, output[-4000:]
         return output
 
-    def run(self, workdir, *flags, devices=1, expected=0):
-        return self.finish(self.start(workdir, *flags, devices=devices), expected)
+    def run(self, workdir, *flags, expected=0, **options):
+        return self.finish(self.start(workdir, *flags, **options), expected)
 
 
 def wait_until(happened, process, seconds=240):

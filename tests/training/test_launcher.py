@@ -1,5 +1,7 @@
 """What a user meets who types something wrong, or whose loss explodes."""
 
+import re
+
 import pytest
 
 
@@ -19,6 +21,24 @@ def test_mistakes_are_explained_without_a_traceback(launcher, tmp_path, flags, m
     output = launcher.run(tmp_path, *flags, expected=1)
     assert message in output
     assert "Traceback" not in output
+
+
+def test_the_demo_records_prepares_trains_and_reports(launcher, tmp_path):
+    small = {
+        "record.seconds": 2.0, "record.splits.train.episodes": 2, "record.splits.valid.episodes": 1,
+        "record.splits.test.episodes": 0, "data.batch": 4, "data.valid_batch": 2, "data.length": 4, "steps": 2,
+    }  # fmt: skip
+    demo = ["--config=configs/foundation.py:demo", *(f"--config.{field}={value}" for field, value in small.items())]
+    lines = launcher.run(tmp_path, *demo, bare=True).splitlines()
+    assert re.fullmatch(
+        r"validation NLL \d+\.\d{3} nats/frame: -?\d+\.\d% below the marginal baseline's \d+\.\d{3}", lines[-3]
+    )
+    assert lines[-2:] == [
+        f"film of held-out play, predicted against recorded: {tmp_path / 'film.mp4'}",
+        f"figures: {tmp_path / 'report.html'}",
+    ]
+    assert (tmp_path / "film.mp4").exists()
+    assert (tmp_path / "report.html").exists()
 
 
 def test_an_infinite_loss_stops_the_run_and_names_step_and_episodes(launcher, tmp_path):

@@ -1,0 +1,39 @@
+"""What a run writes down, and what it shows while it goes on."""
+
+import pytest
+
+from vpt_jax.training.metrics_log import MetricsLog, Progress, read_metrics
+
+
+def write(workdir, start, steps, quiet=False):
+    log = MetricsLog(workdir, start, quiet)
+    for step in steps:
+        log.write(step, {"loss": 10.0 * start + step})
+    log.close()
+
+
+def test_what_came_after_the_checkpoint_is_taken_back(tmp_path):
+    write(tmp_path, 0, (1, 2, 3))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1, "lo')  # the process was killed here
+    write(tmp_path, 2, (3, 4))
+    write(tmp_path, 1, (5,), quiet=True)
+    assert read_metrics(tmp_path) == [{"step": step, "loss": loss} for step, loss in enumerate((1, 2, 23, 24), 1)]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_progress_in_lines_where_there_is_no_terminal(capsys, quiet):
+    progress = Progress(2, 4, frames_per_step=100, quiet=quiet, seconds=0.0)
+    progress.waited(0.0)
+    speeds = progress.step(3, 1.25)
+    progress.evaluated(3, {"valid/nll": 1.5, "valid/frames": 7, "marginal/nll": 2.0})
+    progress.close()
+    shown = capsys.readouterr().out
+    assert speeds["speed/frames_per_second"] > 0
+    assert speeds["speed/input_wait"] == 0
+    if quiet:
+        assert not shown
+    else:
+        assert shown.startswith("step 3/4  loss 1.250  ")
+        assert shown.endswith("00:00:00 left\nstep 3  held-out loss: valid 1.500, marginal 2.000\n")
