@@ -110,9 +110,9 @@ def _demo(config: ConfigDict) -> ConfigDict:
     config.data.workers = 1
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 50
-    config.epochs = 6.0
+    config.epochs = 4.0
     config.log_every = 5
-    config.evaluate_every = 50
+    config.evaluate_every = 100
     config.save_every = 100
     config.checkpoint.keep_every_hours = 0.0
 
@@ -122,7 +122,7 @@ def _demo(config: ConfigDict) -> ConfigDict:
     config.prepare = _sibling("prepare")()
     config.prepare.recordings = workdir + "/recordings"
     config.prepare.out = workdir + "/dataset"
-    config.prepare.height = config.prepare.width = 64
+    config.prepare.height = config.prepare.width = 48
     return config
 
 

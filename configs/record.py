@@ -5,8 +5,9 @@
 Two hours and a half of play at 640x360, in 10 to 20 minutes on two cores. Killed or stopped, the same command goes
 on with what is missing.
 
-Variant `:demo`, for configs/foundation.py:demo: an hour at 256x144, in a minute on two cores. It plays ViZDoom's
-scenarios, small arenas in which a small policy sees within minutes what makes the player act as it does:
+Variant `:demo`, for configs/foundation.py:demo: 80 minutes of play at 256x144, in a minute and a half on two cores.
+It plays ViZDoom's scenarios, small arenas in which a small policy sees within minutes what makes the player act as it
+does:
 
     python launch/record.py --config=configs/record.py:demo --config.out=runs/demo/recordings
 
@@ -68,7 +69,7 @@ def _small(config: ConfigDict, variant: str) -> ConfigDict:
     config.players = ConfigDict({"scripted": 0.95, "human": 0.05})
     config.splits.train.levels = ARENAS
     config.splits.valid.levels = config.splits.test.levels = (*ARENAS, "health_gathering_supreme")
-    episodes = {"train": 64, "valid": 10, "test": 5} if variant == "demo" else {"train": 8, "valid": 0, "test": 0}
+    episodes = {"train": 112, "valid": 10, "test": 5} if variant == "demo" else {"train": 8, "valid": 0, "test": 0}
     for split, number in episodes.items():
         config.splits[split].episodes = number
     return config
