@@ -1,14 +1,14 @@
 """How fast the parts are on this machine: frames/s, milliseconds and peak memory, with versions and settings.
 
     python launch/bench.py loader --data=DATASET
-    python launch/bench.py decode --data=DATASET
+    python launch/bench.py decode --recordings=RECORDINGS/train
     python launch/bench.py train_step --preset=1x --batch=2 --length=16
     python launch/bench.py act --preset=1x
 
-`loader` reads and decodes a dataset as training does; `decode` compares image codecs on the dataset's frames;
-`train_step` is one update on random frames; `act` is one frame after another, as in play. Without --data, `loader` and
-`decode` record and prepare a little play of the embedded game first, at 128x128, under --workdir. Comparison with the
-reference PyTorch code (--against=torch) is left out for now.
+`loader` reads and decodes a dataset as training does; `decode` compares image codecs on frames of recordings;
+`train_step` is one update on random frames; `act` is one frame after another, as in play. Where --data or --recordings
+is not given, a little play of the embedded game is recorded and prepared first, at 128x128, under --workdir. Comparison
+with the reference PyTorch code (--against=torch) is left out for now.
 """
 
 import importlib.metadata
@@ -18,9 +18,10 @@ import resource
 import runpy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,18 @@ from vpt_jax.data.prepare import prepare
 from vpt_jax.data.streams import Stream, StreamSettings, batches
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
+from vpt_jax.recording import find_recordings, read_frames, read_steps
 from vpt_jax.training.behavioural_cloning import cloning_loss
 from vpt_jax.training.optimizers import adam, linear_schedule
 from vpt_jax.training.state import initial_state, train_step
 
 _DATA = flags.DEFINE_string("data", "", "Dataset folder made by launch/prepare.py.")
+_RECORDINGS = flags.DEFINE_string("recordings", "", "Folder of recordings whose frames are stored in several ways.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/bench", "Where a dataset is made if none is given.")
 _PRESET = flags.DEFINE_enum("preset", "tiny", list(POLICIES), "Size of the policy.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What the policy computes in.")
 _REMAT = flags.DEFINE_bool("remat", False, "Recompute the image stacks in the backward pass.")
-_SIZE = flags.DEFINE_integer("size", 128, "Height and width of random frames.")
+_SIZE = flags.DEFINE_integer("size", 128, "Height and width of frames.")
 _BATCH = flags.DEFINE_integer("batch", 8, "Rows of a batch.")
 _LENGTH = flags.DEFINE_integer("length", 64, "Frames of a window.")
 _NULLS = flags.DEFINE_string("nulls", "drop", "What the loader does with steps that do nothing.")
@@ -53,11 +56,14 @@ _WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes of th
 _SECONDS = flags.DEFINE_float("seconds", 10.0, "How long to measure, after a warm-up.")
 
 Row = dict[str, str]
+CODEC_FRAMES = 1152  # 36 chunks
 
 
 def loader() -> list[Row]:
     """Batches per second out of the stream, all workers reading, nothing computed."""
-    stream = Stream(StreamSettings(dataset(), "train", _BATCH.value, _LENGTH.value, _NULLS.value))
+    stream = Stream(
+        StreamSettings(_DATA.value or str(make_data()[1]), "train", _BATCH.value, _LENGTH.value, _NULLS.value)
+    )
     workers: int = _WORKERS.value
     with closing(batches(stream, range(_BATCH.value), 0, sys.maxsize, workers)) as steps:
         for _ in range(4 * max(workers, 1)):  # workers started, buffers full
@@ -71,13 +77,13 @@ def loader() -> list[Row]:
 
 def decode() -> list[Row]:
     """Size, speed on one core and error of each way to store frames."""
-    stream = Stream(StreamSettings(dataset(), "train", 8, 32, "keep"))
-    frames = stream.read(0, range(8)).frames
+    folder = Path(_RECORDINGS.value or make_data()[0] / "train")
+    frames = np.stack(list(islice(recorded_frames(folder), CODEC_FRAMES)))
     return [
         {"codec": row.codec, "bytes/frame": f"{row.bytes_per_frame:,.0f}",
          "encoded/s": f"{row.encoded_per_second:,.0f}", "decoded/s": f"{row.decoded_per_second:,.0f}",
          "mean error": f"{row.mean_abs_error:.2f}", "PSNR dB": f"{row.psnr:.1f}"}
-        for row in measure_codecs(frames.reshape(-1, *frames.shape[2:]))
+        for row in measure_codecs(frames)
     ]  # fmt: skip
 
 
@@ -120,17 +126,21 @@ BENCHES: dict[str, Callable[[], list[Row]]] = {
 }  # fmt: skip
 
 
-def dataset() -> str:
-    """The dataset of --data, or one made of the embedded game."""
-    if _DATA.value:
-        return _DATA.value
+def recorded_frames(folder: Path) -> Iterator[np.ndarray]:
+    """The frames of all recordings of a folder, at the model's size: not yet compressed the way datasets are."""
+    for path in find_recordings(folder):
+        steps = read_steps(path.with_name(path.name + ".jsonl"))
+        yield from read_frames(path.with_name(path.name + ".mp4"), steps, _SIZE.value, _SIZE.value)
+
+
+def make_data() -> tuple[Path, Path]:
+    """Recordings of the embedded game, and a dataset made of them."""
     from vpt_jax.envs.recorder import record  # here, since only this needs the game installed
 
     recording, preparing = config_of("record", "bench"), config_of("prepare")
     recording.out = preparing.recordings = f"{_WORKDIR.value}/recordings"
     preparing.out = f"{_WORKDIR.value}/dataset"
-    record(recording)
-    return str(prepare(preparing))
+    return record(recording), prepare(preparing)
 
 
 def config_of(name: str, *variant: str) -> ConfigDict:

@@ -20,7 +20,8 @@ SMALL = ["--size=32", "--batch=2", "--length=4", "--workers=1", "--seconds=0.2"]
     ],
 )
 def test_bench_prints_machine_and_table(dataset_dir, what, columns):
-    command = [sys.executable, "launch/bench.py", what, f"--data={dataset_dir}", *SMALL]
+    data = [f"--data={dataset_dir}", f"--recordings={dataset_dir.parent / 'recordings' / 'train'}"]
+    command = [sys.executable, "launch/bench.py", what, *data, *SMALL]
     machine, header, *rows = subprocess.run(
         command, cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.splitlines()

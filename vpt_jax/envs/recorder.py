@@ -161,6 +161,8 @@ def _record_all(episodes: Sequence[Episode], settings: Settings, workers: int) -
     todo = [episode for episode in episodes if not episode.path.with_name(episode.path.name + ".jsonl").exists()]
     if len(todo) < len(episodes):
         print(f"{len(episodes) - len(todo)} of {len(episodes)} episodes are recorded already", flush=True)
+    if not todo:
+        return
     for folder in {episode.path.parent for episode in todo}:
         folder.mkdir(exist_ok=True)
     frames, start = 0, time.monotonic()
