@@ -58,6 +58,7 @@ def test_two_processes_and_a_move_to_another_mesh(launcher, undisturbed, tmp_pat
     assert_same_training(tmp_path, undisturbed)
 
 
+@pytest.mark.slow  # the test above runs two processes too
 def test_two_processes_of_four_devices(launcher, undisturbed, tmp_path):
     for process in start_two(launcher, tmp_path, (2, 4, 1)):
         launcher.finish(process)
