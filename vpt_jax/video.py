@@ -65,10 +65,10 @@ def decode(path: str | Path) -> Iterator[Frame]:
 
 def _open(path: str | Path) -> Any:
     try:
-        container = av.open(str(path), metadata_errors="replace")  # the film may be whole though its title is not
+        container = av.open(str(path))
     except av.FileNotFoundError:
         raise
-    except av.FFmpegError as error:
+    except (av.FFmpegError, UnicodeDecodeError) as error:  # some versions of PyAV read all names and titles
         raise VideoError("unreadable video", f"{error} (cut short, or not a video)") from error
     if not container.streams.video:
         container.close()
