@@ -9,7 +9,9 @@ or stopped, the same command goes on where it was. Broken recordings are left ou
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config(variant: str = "") -> ConfigDict:
+    if variant:
+        raise ValueError("configs/prepare.py has no variants: change its fields with --config.FIELD=VALUE")
     config = ConfigDict()
 
     # Folder of NAME.mp4 + NAME.jsonl, in the subfolders train, valid and test or, without these, all for training.

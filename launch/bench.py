@@ -33,11 +33,13 @@ from ml_collections import ConfigDict
 
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.codecs import measure_codecs
-from vpt_jax.data.prepare import prepare
+from vpt_jax.data.dataset import DatasetDamagedError, DatasetMissingError
+from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.data.streams import Stream, StreamSettings, batches
+from vpt_jax.envs import RecordError
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
-from vpt_jax.recording import find_recordings, read_frames, read_steps
+from vpt_jax.recording import BrokenRecording, find_recordings, read_frames, read_steps
 from vpt_jax.training.behavioural_cloning import cloning_loss
 from vpt_jax.training.optimizers import adam, linear_schedule
 from vpt_jax.training.state import initial_state, train_step
@@ -128,7 +130,8 @@ BENCHES: dict[str, Callable[[], list[Row]]] = {
 
 def recorded_frames(folder: Path) -> Iterator[np.ndarray]:
     """The frames of all recordings of a folder, at the model's size: not yet compressed the way datasets are."""
-    for path in find_recordings(folder):
+    recordings = find_recordings(folder) or find_recordings(folder / "train")
+    for path in recordings:
         steps = read_steps(path.with_name(path.name + ".jsonl"))
         yield from read_frames(path.with_name(path.name + ".mp4"), steps, _SIZE.value, _SIZE.value)
 
@@ -208,9 +211,12 @@ def print_table(rows: list[Row]) -> None:
 def main(arguments: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     if len(arguments) != 2 or arguments[1] not in BENCHES:
-        raise app.UsageError(f"say what to measure: python launch/bench.py {{{','.join(BENCHES)}}}")
+        sys.exit(f"error: say what to measure: python launch/bench.py {{{','.join(BENCHES)}}}")
     print(machine())
-    print_table(BENCHES[arguments[1]]())
+    try:
+        print_table(BENCHES[arguments[1]]())
+    except (DatasetMissingError, DatasetDamagedError, BrokenRecording, RecordError, PrepareError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

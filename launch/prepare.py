@@ -1,4 +1,4 @@
-"""Turn a folder of recordings into a dataset; what each field means stands in the config.
+"""Turn a folder of recordings into a dataset; what each field means stands in configs/prepare.py.
 
 python launch/prepare.py --config=configs/prepare.py --config.recordings=RECORDINGS --config.out=DATASET
 """

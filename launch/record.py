@@ -1,10 +1,19 @@
-"""Record play of the embedded game; what each field means stands in the config.
+"""Record play of the embedded game; what each field means stands in configs/record.py.
 
 python launch/record.py --config=configs/record.py:demo --config.out=RECORDINGS
 """
 
+from ml_collections import ConfigDict
+
 from vpt_jax import command_line
-from vpt_jax.envs.recorder import RecordError, record
+from vpt_jax.envs import RecordError
+
+
+def main(config: ConfigDict) -> None:
+    from vpt_jax.envs.recorder import record  # here, since the game may not be installed
+
+    record(config)
+
 
 if __name__ == "__main__":
-    command_line.run(record, "configs/record.py", (RecordError,))
+    command_line.run(main, "configs/record.py", (RecordError,))

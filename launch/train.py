@@ -28,17 +28,16 @@ from vpt_jax.data.batch import Batch
 from vpt_jax.data.dataset import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, batches
+from vpt_jax.envs import RecordError
 from vpt_jax.evaluation import Marginal, baseline_metrics, evaluator
 from vpt_jax.models.policy import Policy
-from vpt_jax.models.presets import POLICIES
+from vpt_jax.models.presets import DTYPES, POLICIES, make_policy
 from vpt_jax.report import write_report
 from vpt_jax.training import loop
 from vpt_jax.training.behavioural_cloning import cloning_loss, start_at_marginal
 from vpt_jax.training.metrics_log import MetricsLog, Progress, read_metrics
 from vpt_jax.training.optimizers import adam, linear_schedule
 from vpt_jax.training.state import TrainState, initial_state, train_step
-
-DTYPES = ("float32", "bfloat16")
 
 
 class ConfigError(ValueError):
@@ -58,20 +57,20 @@ def train(config: ConfigDict) -> None:
     train_data = open_stream(config, config.data.train, "train", config.data.batch)
     valid_data = open_stream(config, config.data.valid, "valid", config.data.valid_batch)
     baselines = baseline_metrics(train_data, valid_data)
-    steps = config.steps or round(config.epochs * train_data.steps_per_epoch)
+    steps = count_steps(config, train_data)
     say(
         f"{len(train_data.index.names)} training episodes of {train_data.num_frames:,} frames (nulls: "
         f"{config.data.nulls}); {steps:,} steps, {train_data.steps_per_epoch:,} an epoch"
     )
 
     # The model, and where its tensors lie
-    policy = make_policy(config)
+    policy = make_policy(config.model)
     optimizer = make_optimizer(config, steps)
     init = partial(make_state, policy, optimizer, train_data, Marginal.of(train_data), config.seed)
     shapes = jax.eval_shape(init)
     shardings = parallel.tree_shardings(shapes, mesh, parallel.RULES[config.sharding])
     workdir = Path(config.workdir)
-    say(f"{count(shapes.params):,} parameters; where each lies: {workdir / 'sharding.txt'}")
+    say(f"{count(shapes.params):,} parameters; where each lies: {workdir / 'sharding.txt'}; compiling ...")
 
     with jax.set_mesh(mesh):
         # Resume the newest checkpoint of this run, or begin
@@ -122,6 +121,9 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     for field in ("data.batch", "data.valid_batch", "data.length", "log_every", "evaluate_every", "save_every"):
         if attrgetter(field)(config) < 1:
             raise ConfigError(f"config.{field} must be 1 or more")
+    for field in ("data.workers", "steps", "epochs", "optimizer.warmup_steps"):
+        if attrgetter(field)(config) < 0:
+            raise ConfigError(f"config.{field} must not be negative")
     for field in ("data.batch", "data.valid_batch"):
         try:
             parallel.local_rows(mesh, attrgetter(field)(config))
@@ -138,14 +140,11 @@ def make_mesh(config: ConfigDict) -> Mesh:
 
 def make_data(config: ConfigDict) -> None:
     """Record and prepare what is not there yet; the other processes wait for the first."""
-    from vpt_jax.envs.recorder import RecordError, record  # here, since only this needs the game installed
+    from vpt_jax.envs.recorder import record  # here, since only this needs the game installed
 
-    try:
-        if jax.process_index() == 0:
-            record(config.record)
-            prepare(config.prepare)
-    except RecordError as error:
-        raise ConfigError(f"config.record: {error}") from error
+    if jax.process_index() == 0:
+        record(config.record)
+        prepare(config.prepare)
     parallel.wait_for_all("data")
 
 
@@ -157,18 +156,28 @@ def open_stream(config: ConfigDict, dataset: str, split: str, rows: int) -> Stre
         raise ConfigError(f"config.data: {error}") from error
 
 
+def count_steps(config: ConfigDict, train_data: Stream) -> int:
+    """How many steps to train; what cannot be right is refused."""
+    steps = config.steps or round(config.epochs * train_data.steps_per_epoch)
+    if config.optimizer.warmup_steps >= steps:
+        raise ConfigError(
+            f"config.optimizer.warmup_steps is {config.optimizer.warmup_steps}, and the run has {steps} steps: the "
+            "learning rate would never reach its peak. Set fewer, or train longer by config.steps or config.epochs"
+        )
+    if (room := config.data.batch * config.data.length) > train_data.num_frames:
+        raise ConfigError(
+            f"a step has room for batch x length = {room:,} frames, and the training data have "
+            f"{train_data.num_frames:,}: lower config.data.batch or config.data.length"
+        )
+    return steps
+
+
 def placed_batches(config: ConfigDict, stream: Stream, mesh: Mesh, start: int, stop: int) -> Generator[Batch]:
     """The global batches of some steps, this host's rows of them read here."""
     rows = parallel.local_rows(mesh, stream.settings.batch)
     with closing(batches(stream, rows, start, stop, config.data.workers)) as here:
         for batch in here:
             yield parallel.global_batch(batch, mesh, stream.settings.batch)
-
-
-def make_policy(config: ConfigDict) -> Policy:
-    model = config.model
-    size, dtype = POLICIES[model.preset], jnp.dtype(model.dtype)
-    return Policy(**size, temperature=model.temperature, remat=model.remat, dtype=dtype)
 
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
@@ -234,14 +243,15 @@ def report(
     )
     nll = next(line["valid/nll"] for line in reversed(read_metrics(workdir)) if "valid/nll" in line)
     trivial = baselines["marginal"]["nll"]
-    say(f"validation NLL {nll:.3f} nats/frame: {1 - nll / trivial:.1%} below the marginal baseline's {trivial:.3f}")
+    gain = f"{abs(1 - nll / trivial):.1%} {'below' if nll < trivial else 'above'}"
+    say(f"validation NLL {nll:.3f} nats/frame: {gain} the marginal baseline's {trivial:.3f}")
     say(f"film of held-out play, predicted against recorded: {film}")
     say(f"figures: {page}")
 
 
 if __name__ == "__main__":
     mistakes = (
-        ConfigError, DatasetMissingError, DatasetDamagedError, PrepareError, SettingsChangedError,
+        ConfigError, DatasetMissingError, DatasetDamagedError, RecordError, PrepareError, SettingsChangedError,
         loop.NonFiniteLossError,
     )  # fmt: skip
     command_line.run(train, "configs/foundation.py", mistakes)

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from vpt_jax.models.policy import Policy
+from vpt_jax.models.presets import make_policy
 from vpt_jax.training.state import TrainState
 
 
@@ -73,3 +76,24 @@ class Checkpoints:
     def close(self) -> None:
         """Returns when all that was saved is on disk."""
         self._manager.close()
+
+
+def load_policy(workdir: str | Path) -> tuple[Policy, Any]:
+    """The policy of a finished or running training, and its newest parameters on the first device.
+
+    Raises:
+        FileNotFoundError: the work directory holds no checkpoint.
+    """
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    manager = ocp.CheckpointManager(Path(workdir, "checkpoints").absolute(), options=options)
+    if (step := manager.latest_step()) is None:
+        raise FileNotFoundError(f"{workdir} holds no checkpoint: give the --config.workdir of a training run")
+    facts = manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
+    policy = make_policy(facts["config"]["model"])
+    frames, first = jnp.zeros((1, 1, *facts["stream"]["frame_shape"]), jnp.uint8), jnp.zeros((1, 1), bool)
+    shapes = jax.eval_shape(policy.init, jax.random.key(0), frames, first, policy.initial_memory(1))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
+    where = ocp.checkpoint_utils.construct_restore_args(target)
+    state = ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True)  # no optimiser, no memory
+    return policy, manager.restore(step, args=ocp.args.Composite(state=state)).state["params"]

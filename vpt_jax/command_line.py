@@ -1,9 +1,10 @@
 """How every program in launch/ starts: a config file with overrides in, one clear line out when something is wrong."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from absl import app, logging
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 
@@ -15,16 +16,13 @@ def run(main: Callable[[ConfigDict], object], config_file: str, mistakes: tuple[
         config_file: the config if none is given.
         mistakes: errors whose message says what to do; they end the program without a traceback.
     """
-    flag = config_flags.DEFINE_config_file("config", config_file, "What to do: a file of configs/, with its variant.")
+    with _one_line_errors():
+        flag = config_flags.DEFINE_config_file("config", config_file, "What to do: a file of configs/ and its variant.")
 
     def guarded_main(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every detail of every save
         try:
-            config = flag.value.copy_and_resolve_references()
-        except OSError as error:  # the flag reports a missing file when it is first looked at
-            sys.exit(f"error: {error}")
-        try:
-            main(config)
+            main(_read(flag))
         except mistakes as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
@@ -34,10 +32,30 @@ def run(main: Callable[[ConfigDict], object], config_file: str, mistakes: tuple[
     app.run(guarded_main, flags_parser=_parse)
 
 
+def _read(flag: flags.FlagHolder) -> ConfigDict:
+    with _one_line_errors():  # the flag reports a missing file when it is first looked at
+        return flag.value.copy_and_resolve_references()
+
+
 def _parse(arguments: list[str]) -> list[str]:
-    """As absl does, but a field the config does not have ends in its name and the nearest field, not in a traceback."""
+    with _one_line_errors():
+        return flags.FLAGS(arguments)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """What is wrong with a flag ends in one line that says so, not in a traceback or a list of all flags."""
     try:
-        return app.parse_flags_with_usage(arguments)
+        yield
+    except OSError as error:
+        sys.exit(f"error: {_joined(error)}; start programs in the repository's folder")
     except (AttributeError, KeyError, TypeError) as error:
-        message = str(error).strip("\"'").replace("\\n", ". ").replace("\\'", "'")
-        sys.exit(f"error: the config has no field {message}")
+        sys.exit(f"error: the config has no field {_joined(error)}")
+    except flags.UnrecognizedFlagError as error:
+        sys.exit(f"error: {error}; fields of the config are set by --config.FIELD=VALUE")
+    except flags.Error as error:
+        sys.exit(f"error: {str(error).splitlines()[-1]}")  # a config's own error comes with the traceback before it
+
+
+def _joined(error: Exception) -> str:
+    return " ".join(str(error).strip("\"'").replace("\\n", ". ").replace("\\'", "'").split())

@@ -14,7 +14,11 @@ import pytest
         (["--config.data.nulls=skip"], "choose one of drop, mask, keep"),
         (["--config.model.dtype=bf16"], "config.model.dtype is 'bf16'; choose one of float32, bfloat16"),
         (["--config.save_every=0"], "config.save_every must be 1 or more"),
-        (["--config.data.bacth=3"], "bacth"),
+        (["--config.steps=2"], "config.optimizer.warmup_steps is 2, and the run has 2 steps"),
+        (["--config.data.batch=80"], "batch x length = 480 frames, and the training data have"),
+        (["--config.data.workers=-1"], "config.data.workers must not be negative"),
+        (["--config.data.bacth=3"], "the config has no field 'bacth'. Did you mean \"batch\""),
+        (["--data.batch=3"], "--config.FIELD=VALUE"),
     ],
 )
 def test_mistakes_are_explained_without_a_traceback(launcher, tmp_path, flags, message):
@@ -23,15 +27,30 @@ def test_mistakes_are_explained_without_a_traceback(launcher, tmp_path, flags, m
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config=configs/foundation.py:17m"], "has no variant '17m'; choose one of 500m"),
+        (["--config=configs/fundation.py"], "configs/fundation.py"),
+        (["--config.bacth=3"], "the config has no field bacth"),
+    ],
+)
+def test_a_wrong_config_is_explained_in_a_line(launcher, tmp_path, flags, message):
+    error = launcher.run(tmp_path, *flags, bare=True, expected=1).splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
 def test_the_demo_records_prepares_trains_and_reports(launcher, tmp_path):
     small = {
         "record.seconds": 2.0, "record.splits.train.episodes": 2, "record.splits.valid.episodes": 1,
         "record.splits.test.episodes": 0, "data.batch": 4, "data.valid_batch": 2, "data.length": 4, "steps": 2,
+        "optimizer.warmup_steps": 1,
     }  # fmt: skip
     demo = ["--config=configs/foundation.py:demo", *(f"--config.{field}={value}" for field, value in small.items())]
     lines = launcher.run(tmp_path, *demo, bare=True).splitlines()
     assert re.fullmatch(
-        r"validation NLL \d+\.\d{3} nats/frame: -?\d+\.\d% below the marginal baseline's \d+\.\d{3}", lines[-3]
+        r"validation NLL \d+\.\d{3} nats/frame: \d+\.\d% (below|above) the marginal baseline's \d+\.\d{3}", lines[-3]
     )
     assert lines[-2:] == [
         f"film of held-out play, predicted against recorded: {tmp_path / 'film.mp4'}",

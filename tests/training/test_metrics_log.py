@@ -25,9 +25,9 @@ def test_what_came_after_the_checkpoint_is_taken_back(tmp_path):
 @pytest.mark.parametrize("quiet", [False, True])
 def test_progress_in_lines_where_there_is_no_terminal(capsys, quiet):
     progress = Progress(2, 4, frames_per_step=100, quiet=quiet, seconds=0.0)
-    progress.waited(0.0)
-    speeds = progress.step(3, 1.25)
-    progress.evaluated(3, {"valid/nll": 1.5, "valid/frames": 7, "marginal/nll": 2.0})
+    assert progress.step(3, 1.5) == {}  # compiling
+    speeds = progress.step(4, 1.25)
+    progress.evaluated(4, {"valid/nll": 1.5, "valid/frames": 7, "marginal/nll": 2.0}, seconds=0.1)
     progress.close()
     shown = capsys.readouterr().out
     assert speeds["speed/frames_per_second"] > 0
@@ -35,5 +35,5 @@ def test_progress_in_lines_where_there_is_no_terminal(capsys, quiet):
     if quiet:
         assert not shown
     else:
-        assert shown.startswith("step 3/4  loss 1.250  ")
-        assert shown.endswith("00:00:00 left\nstep 3  held-out loss: valid 1.500, marginal 2.000\n")
+        assert shown.startswith("step 3/4  loss 1.500  after 0 s, most of it compiling\nstep 4/4  loss 1.250  ")
+        assert shown.endswith("00:00:00 left\nstep 4  held-out loss: valid 1.500, marginal 2.000\n")

@@ -7,6 +7,9 @@ import signal
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
+
+from vpt_jax.checkpoints import load_policy
 
 from .conftest import kill, wait_until
 
@@ -70,6 +73,16 @@ def test_a_finished_run_is_left_as_it_is(launcher, undisturbed):
     before = (undisturbed / "metrics.jsonl").read_bytes()
     assert "resumed from step 10" in launcher.run(undisturbed)
     assert (undisturbed / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_trained_policy_loads_from_the_work_directory(undisturbed, tmp_path):
+    policy, params = load_policy(undisturbed)
+    jax.tree.map(np.testing.assert_array_equal, params, final_state(undisturbed)["params"])
+    frames, first = np.zeros((2, 3, 32, 32, 3), np.uint8), np.zeros((2, 3), bool)
+    output = policy.apply({"params": params}, frames, first, policy.initial_memory(2))
+    assert output.logits["camera"].shape == (2, 3, 121)
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        load_policy(tmp_path)
 
 
 def test_other_settings_are_refused(launcher, undisturbed):

@@ -18,22 +18,23 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from vpt_jax.envs.doom import DoomEnv
-from vpt_jax.envs.doom_bot.player import DoomPlayer
-from vpt_jax.envs.doom_level import level_file
+from vpt_jax.envs import RecordError
 from vpt_jax.envs.players import HumanStreamPlayer, Player
 from vpt_jax.recording import RecordingWriter
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import locked, progress_bar, worker_pool
 
+try:
+    from vpt_jax.envs.doom import DoomEnv
+    from vpt_jax.envs.doom_bot.player import DoomPlayer
+    from vpt_jax.envs.doom_level import level_file
+except ModuleNotFoundError as error:
+    raise RecordError(f"{error}. Install the game: pip install -c constraints.txt -e '.[doom]'") from error
+
 PLAYERS: dict[str, Callable[[DoomEnv, int], Player]] = {
     "scripted": DoomPlayer,
     "human": lambda _, seed: HumanStreamPlayer(seed),
 }
-
-
-class RecordError(Exception):
-    """Recordings that cannot be made as asked; the message says what to do."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,24 @@
 """Named model sizes. The policies of the paper are 1x (71M parameters), 2x (248M) and 3x (0.5B)."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+
+from vpt_jax.models.policy import Policy
+
+DTYPES = ("float32", "bfloat16")
 POLICIES: dict[str, dict[str, Any]] = {
     "tiny": dict(widths=(8, 16, 32), features=128, heads=4, layers=2, memory_length=16),
     "1x": dict(widths=(64, 128, 128), features=1024, heads=8),
     "2x": dict(widths=(128, 256, 256), features=2048, heads=16),
     "3x": dict(widths=(192, 384, 384), features=3072, heads=24),
 }
+
+
+def make_policy(model: Mapping[str, Any]) -> Policy:
+    """The policy that the fields of `config.model` describe (configs/foundation.py)."""
+    dtype = jnp.dtype(model["dtype"])
+    return Policy(
+        **POLICIES[model["preset"]], temperature=model["temperature"], remat=model["remat"], dtype=dtype
+    )  # fmt: skip

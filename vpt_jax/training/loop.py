@@ -102,9 +102,10 @@ def run(
             stopping = stop(step)
             if schedule.is_due(schedule.evaluate_every, step):
                 settle()
+                began = time.monotonic()
                 figures = evaluate(state.params)
                 log.write(step, figures)
-                progress.evaluated(step, figures)
+                progress.evaluated(step, figures, time.monotonic() - began)
             if stopping or schedule.is_due(schedule.save_every, step):
                 settle()
                 checkpoints.save(state, step)

@@ -70,8 +70,7 @@ class Progress:
     def __init__(self, start: int, stop: int, frames_per_step: int, quiet: bool, seconds: float = 10.0) -> None:
         self._stop, self._frames, self._quiet, self._seconds = stop, frames_per_step, quiet, seconds
         self._bar = tqdm(initial=start, total=stop, unit="step", disable=quiet or not sys.stderr.isatty())
-        self._mark = (start, time.monotonic())
-        self._waited = 0.0
+        self._start, self._mark, self._waited = start, (start, time.monotonic()), 0.0
 
     def waited(self, seconds: float) -> None:
         """Takes note of time spent waiting for the next batch."""
@@ -82,6 +81,10 @@ class Progress:
         self._bar.update()
         then_step, then = self._mark
         elapsed = time.monotonic() - then
+        if then_step == self._start and step < self._stop:  # the first step says nothing of the speed
+            self.say(f"step {step}/{self._stop}  loss {loss:.3f}  after {elapsed:.0f} s, most of it compiling")
+            self._mark, self._waited = (step, time.monotonic()), 0.0
+            return {}
         if elapsed < self._seconds and step < self._stop:
             return {}
         rate = (step - then_step) / elapsed
@@ -100,8 +103,12 @@ class Progress:
                 f"{wait:.0%} waiting for input  {left} left"
             )
 
-    def evaluated(self, step: int, figures: dict[str, float]) -> None:
-        """Shows the losses on held-out data, the baselines' too: all figures called `NAME/nll`."""
+    def evaluated(self, step: int, figures: dict[str, float], seconds: float) -> None:
+        """Shows the losses on held-out data, the baselines' too: all figures called `NAME/nll`.
+
+        The seconds it took do not count in the speed of training.
+        """
+        self._mark = (self._mark[0], self._mark[1] + seconds)
         losses = {name.removesuffix("/nll"): loss for name, loss in figures.items() if name.endswith("/nll")}
         self.say(f"step {step}  held-out loss: " + ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
 
