@@ -29,41 +29,9 @@ def get_config(variant: str = "500m") -> ConfigDict:
     # Seed of the initial parameters and of the order of episodes.
     config.seed = 0
 
-    config.model = ConfigDict()
-    # Size of the policy, from vpt_jax/models/presets.py.
-    config.model.preset = PRESETS[variant]
-    # Divides the logits; 1 for the foundation model, 2 for the released RL models.
-    config.model.temperature = 1.0
-    # What to compute in; parameters, norms and softmax are float32 always.
-    config.model.dtype = "bfloat16"
-    # Recompute the image stacks in the backward pass: less memory, about a third more work.
-    config.model.remat = True
-
-    config.data = ConfigDict()
-    # Dataset folders made by launch/prepare.py; the split `train` of the first and `valid` of the second are read.
-    config.data.train = "data/foundation"
-    config.data.valid = "data/foundation"
-    # Streams trained in parallel, over all hosts (paper: 880).
-    config.data.batch = 880
-    # Streams evaluated in parallel: fewer, since each begins with an empty memory.
-    config.data.valid_batch = 80
-    # Frames per window (paper: 128). Memory is carried from window to window.
-    config.data.length = 128
-    # Steps that do nothing once binned: "drop" them (paper), "mask" their loss, or "keep" them.
-    config.data.nulls = "drop"
-    # Processes per host that read and decode; 0: none, the main process does it. Each holds two of the host's batches
-    # in shared memory: 11 GB if one host reads all 880 rows of 128x128.
-    config.data.workers = 8
-
-    config.optimizer = ConfigDict()
-    # Peak learning rate (paper), reached after the warm-up and falling to 0 at the end on a straight line.
-    config.optimizer.learning_rate = 0.002147
-    # Steps of warm-up (the paper does not say).
-    config.optimizer.warmup_steps = 1000
-    # Decoupled weight decay of kernels (paper: 0.0625; see vpt_jax/training/optimizers.py).
-    config.optimizer.weight_decay = 0.0625
-    # Largest global gradient norm (the paper gives 5 for fine-tuning and nothing here).
-    config.optimizer.clip_norm = 5.0
+    config.model = _model(PRESETS[variant])
+    config.data = _data()
+    config.optimizer = _optimizer()
 
     # Passes over the training data (paper: 30).
     config.epochs = 30.0
@@ -95,6 +63,51 @@ def get_config(variant: str = "500m") -> ConfigDict:
     config.distributed.process_id = 0
 
     return _demo(config) if variant == "demo" else config
+
+
+def _model(preset: str) -> ConfigDict:
+    model = ConfigDict()
+    # Size of the policy, from vpt_jax/models/presets.py.
+    model.preset = preset
+    # Divides the logits; 1 for the foundation model, 2 for the released RL models.
+    model.temperature = 1.0
+    # What to compute in; parameters, norms and softmax are float32 always.
+    model.dtype = "bfloat16"
+    # Recompute the image stacks in the backward pass: less memory, about a third more work.
+    model.remat = True
+    return model
+
+
+def _data() -> ConfigDict:
+    data = ConfigDict()
+    # Dataset folders made by launch/prepare.py; the split `train` of the first and `valid` of the second are read.
+    data.train = "data/foundation"
+    data.valid = "data/foundation"
+    # Streams trained in parallel, over all hosts (paper: 880).
+    data.batch = 880
+    # Streams evaluated in parallel: fewer, since each begins with an empty memory.
+    data.valid_batch = 80
+    # Frames per window (paper: 128). Memory is carried from window to window.
+    data.length = 128
+    # Steps that do nothing once binned: "drop" them (paper), "mask" their loss, or "keep" them.
+    data.nulls = "drop"
+    # Processes per host that read and decode; 0: none, the main process does it. Each holds two of the host's batches
+    # in shared memory: 11 GB if one host reads all 880 rows of 128x128.
+    data.workers = 8
+    return data
+
+
+def _optimizer() -> ConfigDict:
+    optimizer = ConfigDict()
+    # Peak learning rate (paper), reached after the warm-up and falling to 0 at the end on a straight line.
+    optimizer.learning_rate = 0.002147
+    # Steps of warm-up (the paper does not say).
+    optimizer.warmup_steps = 1000
+    # Decoupled weight decay of kernels (paper: 0.0625; see vpt_jax/training/optimizers.py).
+    optimizer.weight_decay = 0.0625
+    # Largest global gradient norm (the paper gives 5 for fine-tuning and nothing here).
+    optimizer.clip_norm = 5.0
+    return optimizer
 
 
 def _demo(config: ConfigDict) -> ConfigDict:
