@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vpt_jax.models.heads import HEAD_CLASSES, ValueNormalizer
+from vpt_jax.models.heads import FACTORED_CHOICES, HEAD_CLASSES, ValueNormalizer
+from vpt_jax.models.idm import REACH, InverseDynamicsModel
 from vpt_jax.models.impala import BLOCKS_PER_STACK
 from vpt_jax.models.policy import Policy
 
@@ -23,11 +25,13 @@ Convert = Callable[[np.ndarray], np.ndarray]
 
 # Settings of the reference that our modules have in one form only.
 _FIXED_SETTINGS: dict[str, Any] = {
-    "attention_mask_style": "clipped_causal", "diff_mlp_embedding": False, "impala_kwargs": {"post_pool_groups": 1},
+    "diff_mlp_embedding": False, "impala_kwargs": {"post_pool_groups": 1},
     "init_norm_kwargs": {"batch_norm": False, "group_norm_groups": 1}, "only_img_input": True, "pointwise_ratio": 4,
     "pointwise_use_activation": False, "recurrence_is_residual": True, "recurrence_type": "transformer",
     "use_pointwise_layer": True, "use_pre_lstm_ln": False, "single_output": False, "scale_input_img": True,
 }  # fmt: skip
+_FIXED_POLICY_SETTINGS = _FIXED_SETTINGS | {"attention_mask_style": "clipped_causal"}
+_FIXED_IDM_SETTINGS = _FIXED_SETTINGS | {"attention_mask_style": "none", "single_output": True}
 _SIZE_SETTINGS = {
     "attention_heads", "attention_memory_size", "hidsize", "img_shape", "impala_chans", "impala_width",
     "n_recurrence_layers", "timesteps",
@@ -64,7 +68,7 @@ def policy_from_openai(
     Raises:
         ValueError: a setting or tensor is missing, unknown or misshapen.
     """
-    _check_settings(policy_kwargs)
+    _check_settings(policy_kwargs, _SIZE_SETTINGS, _FIXED_POLICY_SETTINGS)
     module = Policy(
         widths=tuple(int(c * policy_kwargs["impala_width"]) for c in policy_kwargs["impala_chans"]),
         features=policy_kwargs["hidsize"],
@@ -75,8 +79,43 @@ def policy_from_openai(
     )
     height, width = policy_kwargs["img_shape"][:2]
     tensors = list(_policy_tensors(module, height, width))
-    expected = _parameter_shapes(module, height, width)
+    inputs = jax.ShapeDtypeStruct((1, 1), jnp.bool_), jax.eval_shape(lambda: module.initial_memory(1))
+    expected = _parameter_shapes(module, height, width, *inputs)
     return module, unflatten_dict(_convert(tensors, expected, state_dict, _NORMALIZER), sep="/")
+
+
+def idm_from_openai(
+    idm_net_kwargs: Mapping[str, Any], head_kwargs: Mapping[str, Any], state_dict: StateDict
+) -> tuple[InverseDynamicsModel, dict[str, Any]]:
+    """The inverse dynamics model that OpenAI's settings describe, with their parameters.
+
+    It leaves its last dense layer out of the computation, as the released code does (`use_last=False`).
+
+    Args:
+        idm_net_kwargs: the `model.args.net.args` of a `.model` file; `img_shape` is that of the encoder's input.
+        head_kwargs: its `pi_head_opts`, such as `{"temperature": 4.0}`.
+        state_dict: arrays by PyTorch name.
+
+    Returns:
+        The module and its parameters, for `module.apply({"params": params}, frames)`.
+
+    Raises:
+        ValueError: a setting or tensor is missing, unknown or misshapen.
+    """
+    _check_settings(idm_net_kwargs, _SIZE_SETTINGS | {"conv3d_params"}, _FIXED_IDM_SETTINGS)
+    height, width, channels = idm_net_kwargs["img_shape"]
+    _check_temporal_conv(idm_net_kwargs["conv3d_params"], channels)
+    module = InverseDynamicsModel(
+        temporal_features=channels,
+        widths=tuple(int(c * idm_net_kwargs["impala_width"]) for c in idm_net_kwargs["impala_chans"]),
+        features=idm_net_kwargs["hidsize"],
+        heads=idm_net_kwargs["attention_heads"],
+        layers=idm_net_kwargs["n_recurrence_layers"],
+        temperature=float(head_kwargs.get("temperature", 1.0)),
+        use_last=False,
+    )
+    tensors = list(_idm_tensors(module, height, width))
+    return module, unflatten_dict(_convert(tensors, _parameter_shapes(module, height, width), state_dict, {}), sep="/")
 
 
 def value_normalizer_from_openai(state_dict: StateDict) -> ValueNormalizer:
@@ -84,25 +123,28 @@ def value_normalizer_from_openai(state_dict: StateDict) -> ValueNormalizer:
     return ValueNormalizer(*(jnp.asarray(state_dict[name]) for name in _NORMALIZER))
 
 
-def _check_settings(settings: Mapping[str, Any]) -> None:
-    problems = [f"missing setting '{name}'" for name in sorted(_SIZE_SETTINGS - settings.keys())]
-    problems += [
-        f"unknown setting '{name}'" for name in sorted(settings.keys() - _SIZE_SETTINGS - _FIXED_SETTINGS.keys())
-    ]
+def _check_settings(settings: Mapping[str, Any], sizes: set[str], fixed: Mapping[str, Any]) -> None:
+    problems = [f"missing setting '{name}'" for name in sorted(sizes - settings.keys())]
+    problems += [f"unknown setting '{name}'" for name in sorted(settings.keys() - sizes - fixed.keys())]
     problems += [
         f"setting '{name}' is {settings[name]!r}; only {value!r} is supported"
-        for name, value in _FIXED_SETTINGS.items()
+        for name, value in fixed.items()
         if settings.get(name, value) != value
     ]
     if problems:
-        raise ValueError("cannot build OpenAI's policy: " + "; ".join(problems))
+        raise ValueError("cannot build OpenAI's model: " + "; ".join(problems))
 
 
-def _parameter_shapes(module: Policy, height: int, width: int) -> dict[str, tuple[int, ...]]:
+def _check_temporal_conv(settings: Mapping[str, Any], channels: int) -> None:
+    wanted = {"inchan": 3, "outchan": channels, "kernel_size": [2 * REACH + 1, 1, 1], "padding": [REACH, 0, 0]}
+    if (given := {name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()}) != wanted:
+        raise ValueError(f"cannot build OpenAI's model: setting 'conv3d_params' is {given}; only {wanted} is supported")
+
+
+def _parameter_shapes(module: nn.Module, height: int, width: int, *inputs: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes by path of a model that takes frames and further inputs."""
     frames = jax.ShapeDtypeStruct((1, 1, height, width, 3), jnp.uint8)
-    first = jax.ShapeDtypeStruct((1, 1), jnp.bool_)
-    memory = jax.eval_shape(lambda: module.initial_memory(1))
-    shapes = jax.eval_shape(module.init, jax.random.key(0), frames, first, memory)["params"]
+    shapes = jax.eval_shape(module.init, jax.random.key(0), frames, *inputs)["params"]
     return {name: leaf.shape for name, leaf in flatten_dict(shapes, sep="/").items()}
 
 
@@ -137,22 +179,42 @@ def _convert(
 
 
 def _policy_tensors(module: Policy, height: int, width: int) -> Iterator[_Tensor]:
-    shrink = 2 ** len(module.widths)
-    final = (module.widths[-1], height // shrink, width // shrink)
-    yield from _encoder_tensors("encoder", "net.img_process", len(module.widths), final)
-    for i in range(module.layers):
-        yield from _block_tensors(f"transformer/block_{i}", f"net.recurrent_layer.blocks.{i}")
-    yield from _dense("last", "net.lastlayer")
-    yield from _norm("final_norm", "net.final_ln")
+    yield from _trunk_tensors(module, height, width)
     for name in HEAD_CLASSES:
         yield from _affine(f"actions/{name}", f"pi_head.{name}.linear_layer")
     yield from _affine("value", "value_head.linear")
 
 
-def _encoder_tensors(ours: str, theirs: str, stacks: int, final: tuple[int, int, int]) -> Iterator[_Tensor]:
+def _idm_tensors(module: InverseDynamicsModel, height: int, width: int) -> Iterator[_Tensor]:
+    def stacked(kernel: np.ndarray) -> np.ndarray:  # (out, in, time, 1, 1) to (time and in, out)
+        return np.transpose(kernel[..., 0, 0], (2, 1, 0)).reshape(-1, len(kernel))
+
+    yield _Tensor("temporal/conv/kernel", "net.conv3d_layer.layer.weight", stacked)
+    yield _Tensor("temporal/conv/bias", "net.conv3d_layer.layer.bias")
+    yield from _trunk_tensors(module, height, width, first_norm=True)
+    for name in FACTORED_CHOICES:
+        yield from _affine(f"actions/{name}", f"pi_head.{name}.linear_layer")
+
+
+def _trunk_tensors(
+    module: Policy | InverseDynamicsModel, height: int, width: int, first_norm: bool = False
+) -> Iterator[_Tensor]:
+    """What policy and inverse dynamics model share: image stacks, transformer, last layers."""
+    shrink = 2 ** len(module.widths)
+    final = (module.widths[-1], height // shrink, width // shrink)
+    yield from _encoder_tensors("encoder", "net.img_process", len(module.widths), final, first_norm)
+    for i in range(module.layers):
+        yield from _block_tensors(f"transformer/block_{i}", f"net.recurrent_layer.blocks.{i}")
+    yield from _dense("last", "net.lastlayer")
+    yield from _norm("final_norm", "net.final_ln")
+
+
+def _encoder_tensors(
+    ours: str, theirs: str, stacks: int, final: tuple[int, int, int], first_norm: bool
+) -> Iterator[_Tensor]:
     for i in range(stacks):
         stack, source = f"{ours}/stack_{i}", f"{theirs}.cnn.stacks.{i}"
-        yield from _conv(f"{stack}/first_conv", f"{source}.firstconv", norm=i > 0)
+        yield from _conv(f"{stack}/first_conv", f"{source}.firstconv", norm=first_norm or i > 0)
         yield from _norm(f"{stack}/norm", f"{source}.n")
         for j in range(BLOCKS_PER_STACK):
             for k in range(2):

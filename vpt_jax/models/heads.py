@@ -1,4 +1,4 @@
-"""What the policy says: the joint action head, the value head and its running normaliser.
+"""What the models say: joint and factored action heads, and the running normaliser of the value head.
 
 Sources: paper appendices C.2, E.3 and G.1; reference `lib/action_head.py`, `lib/scaled_mse_head.py`,
 `lib/normalize_ewma.py`.
@@ -9,12 +9,21 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, UInt8
 
-from vpt_jax.actions import CLASS_HAS_CAMERA, NULL_CAMERA_CLASS, NUM_BUTTON_CLASSES, NUM_CAMERA_CLASSES, JointAction
+from vpt_jax.actions import (
+    BUTTONS,
+    CAMERA,
+    CLASS_HAS_CAMERA,
+    NULL_CAMERA_CLASS,
+    NUM_BUTTON_CLASSES,
+    NUM_CAMERA_CLASSES,
+    JointAction,
+)
 from vpt_jax.models.layers import fan_in_normalized
 
 HEAD_CLASSES = {"buttons": NUM_BUTTON_CLASSES, "camera": NUM_CAMERA_CLASSES}
+FACTORED_CHOICES = {"buttons": (len(BUTTONS), 2), "camera": (2, CAMERA.num_bins)}  # choices, classes of each
 LOGIT_SCALE = 0.01  # nearly uniform at the start
 VARIANCE_FLOOR = 1e-2
 DEBIAS_FLOOR = 1e-5
@@ -58,6 +67,27 @@ def most_probable(logits: dict[str, Float[Array, "... classes"]]) -> JointAction
 def _chosen(logits: Float[Array, "... classes"], choice: Array) -> Float[Array, "..."]:
     log_probs = jax.nn.log_softmax(logits, axis=-1)
     return jnp.take_along_axis(log_probs, choice[..., None], axis=-1)[..., 0]
+
+
+class FactoredActionHead(nn.Module):
+    """Independent choices: every button up or down, one bin for each axis of the camera; divided as the joint head's."""
+
+    temperature: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t f"]) -> dict[str, Float[Array, "b t choices classes"]]:
+        init, x = fan_in_normalized(LOGIT_SCALE), x.astype(jnp.float32)
+        logits = {n: nn.Dense(k * c, kernel_init=init, name=n)(x) for n, (k, c) in FACTORED_CHOICES.items()}
+        return {n: logits[n].reshape(*x.shape[:-1], *shape) / self.temperature for n, shape in FACTORED_CHOICES.items()}
+
+
+def factored_log_prob(
+    logits: dict[str, Float[Array, "... choices classes"]],
+    buttons: UInt8[Array, "... 20"],
+    camera_bins: Int[Array, "... 2"],
+) -> Float[Array, "..."]:
+    """Log-probability of factored actions: the sum over all 22 choices."""
+    return _chosen(logits["buttons"], buttons.astype(int)).sum(-1) + _chosen(logits["camera"], camera_bins).sum(-1)
 
 
 class ValueNormalizer(NamedTuple):

@@ -63,8 +63,13 @@ class DownStack(nn.Module):
         return x
 
 
+def scale_frames(frames: UInt8[Array, "... h w 3"], dtype: DTypeLike) -> Float[Array, "... h w 3"]:
+    """Pixels from 0 to 1; there is no other normalisation."""
+    return frames.astype(dtype) / 255
+
+
 class ImpalaEncoder(nn.Module):
-    """`[n, h, w, 3]` uint8 frames to `[n, features]`; height and width divisible by `2 ** len(widths)`.
+    """`[n, h, w, c]` images to `[n, features]`; height and width divisible by `2 ** len(widths)`.
 
     The feature map is flattened in (height, width, channel) order; `openai_weights` permutes the reference's
     channel-first rows to fit. With `remat` the activations of a stack are computed again in the backward pass.
@@ -72,17 +77,17 @@ class ImpalaEncoder(nn.Module):
 
     widths: tuple[int, ...]
     features: int
+    first_norm: bool = False  # before the very first convolution; the policy has none there
     remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, frames: UInt8[Array, "n h w 3"]) -> Float[Array, "n features"]:
-        self._check_size(*frames.shape[-3:-1])
-        x = frames.astype(self.dtype) / 255
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n features"]:
+        self._check_size(*x.shape[-3:-1])
         stack_class = nn.remat(DownStack) if self.remat else DownStack
         for i, width in enumerate(self.widths):
             scale = len(self.widths) ** -0.5
-            x = stack_class(width, scale, first_norm=i > 0, dtype=self.dtype, name=f"stack_{i}")(x)
+            x = stack_class(width, scale, first_norm=self.first_norm or i > 0, dtype=self.dtype, name=f"stack_{i}")(x)
         x = x.reshape(len(x), -1)
         x = NormDense(EMBEDDING, scale=DENSE_SCALE, dtype=self.dtype, name="dense")(x)
         return NormDense(self.features, dtype=self.dtype, name="project")(x)

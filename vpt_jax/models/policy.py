@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
+from vpt_jax.models.attention import attention_mask
 from vpt_jax.models.heads import JointActionHead
-from vpt_jax.models.impala import ImpalaEncoder
+from vpt_jax.models.impala import ImpalaEncoder, scale_frames
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
 from vpt_jax.models.transformer import Memory, Transformer, empty_memory
 
@@ -42,9 +43,10 @@ class Policy(nn.Module):
         """`first[b, t]` marks the first frame of an episode: nothing before it is remembered or attended to."""
         b, t = frames.shape[:2]
         encoder = ImpalaEncoder(self.widths, self.features, remat=self.remat, dtype=self.dtype, name="encoder")
-        x = encoder(frames.reshape(b * t, *frames.shape[2:])).reshape(b, t, self.features)
+        x = encoder(scale_frames(frames.reshape(b * t, *frames.shape[2:]), self.dtype)).reshape(b, t, self.features)
+        mask, memory_mask = attention_mask(first, memory.mask)
         transformer = Transformer(self.layers, self.heads, dtype=self.dtype, name="transformer")
-        x, memory = transformer(x, first, memory)
+        x, memory = transformer(x, mask, memory._replace(mask=memory_mask))
         x = NormDense(self.features, dtype=self.dtype, name="last")(nn.relu(x))
         x = TokenNorm(dtype=self.dtype, name="final_norm")(x)
         logits = JointActionHead(self.temperature, name="actions")(x)

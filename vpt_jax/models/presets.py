@@ -1,10 +1,11 @@
-"""Named model sizes. The policies of the paper are 1x (71M parameters), 2x (248M) and 3x (0.5B)."""
+"""Named model sizes. The policies of the paper are 1x (71M parameters), 2x (248M) and 3x (0.5B); its IDM has 0.5B."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
+from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy
 
 DTYPES = ("float32", "bfloat16")
@@ -14,11 +15,21 @@ POLICIES: dict[str, dict[str, Any]] = {
     "2x": dict(widths=(128, 256, 256), features=2048, heads=16),
     "3x": dict(widths=(192, 384, 384), features=3072, heads=24),
 }
+IDMS: dict[str, dict[str, Any]] = {
+    "tiny": dict(temporal_features=16, widths=(16, 16, 32), features=128, heads=4),
+    "paper": dict(temporal_features=128, widths=(256, 512, 512), features=4096, heads=32),
+}
 
 
 def make_policy(model: Mapping[str, Any]) -> Policy:
     """The policy that the fields of `config.model` describe (configs/foundation.py)."""
-    dtype = jnp.dtype(model["dtype"])
-    return Policy(
-        **POLICIES[model["preset"]], temperature=model["temperature"], remat=model["remat"], dtype=dtype
-    )  # fmt: skip
+    return Policy(**POLICIES[model["preset"]], **_options(model))
+
+
+def make_idm(model: Mapping[str, Any]) -> InverseDynamicsModel:
+    """The inverse dynamics model that the fields of `config.model` describe (configs/idm.py)."""
+    return InverseDynamicsModel(**IDMS[model["preset"]], use_last=model["use_last"], **_options(model))
+
+
+def _options(model: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(temperature=model["temperature"], remat=model["remat"], dtype=jnp.dtype(model["dtype"]))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from vpt_jax.models.attention import RelativeAttention, attention_mask
+from vpt_jax.models.attention import RelativeAttention
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
 
 MLP_RATIO = 4
@@ -56,7 +56,7 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """`layers` blocks, one memory."""
+    """`layers` blocks, one memory, of which the mask is the caller's business."""
 
     layers: int
     heads: int
@@ -64,9 +64,9 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t f"], first: Bool[Array, "b t"], memory: Memory
+        self, x: Float[Array, "b t f"], mask: Bool[Array, "b t m+t"], memory: Memory
     ) -> tuple[Float[Array, "b t f"], Memory]:
-        mask, memory_mask = attention_mask(first, memory.mask)
+        """`mask` says what every frame may look at. Returns the output, and the memory with new keys and values."""
         scale = (2 * self.layers) ** -0.5  # two residual branches a layer
         remembered = []
         for i, layer_memory in enumerate(zip(memory.keys, memory.values, strict=True)):
@@ -74,4 +74,4 @@ class Transformer(nn.Module):
             x, layer_memory = block(x, mask, layer_memory)
             remembered.append(layer_memory)
         keys, values = zip(*remembered, strict=True)
-        return x, Memory(keys, values, memory_mask)
+        return x, Memory(keys, values, memory.mask)

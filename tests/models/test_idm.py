@@ -1,0 +1,124 @@
+"""The inverse dynamics model against the reference's tensors (tests/golden/idm_tiny.npz), and what it adds."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vpt_jax.models.heads import factored_log_prob
+from vpt_jax.models.idm import REACH, InverseDynamicsModel
+from vpt_jax.models.presets import IDMS
+from vpt_jax.openai_weights import idm_from_openai
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "idm_tiny.npz")
+META = json.loads(str(GOLDEN["meta"]))
+STATE_DICT = {name.removeprefix("param/"): GOLDEN[name] for name in GOLDEN.files if name.startswith("param/")}
+FRAMES = GOLDEN["img"]
+TOLERANCE = 2e-4
+
+
+def convert(state_dict):
+    return idm_from_openai(META["idm_net_kwargs"], META["pi_head_kwargs"], state_dict)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return convert(STATE_DICT)
+
+
+def assert_close(actual, expected, name=""):
+    np.testing.assert_allclose(actual, np.asarray(expected).reshape(actual.shape), atol=TOLERANCE, rtol=0, err_msg=name)
+
+
+def test_logits(reference):
+    module, params = reference
+    logits = module.apply({"params": params}, FRAMES).logits
+    assert logits["buttons"].shape == (2, 16, 20, 2)
+    assert logits["camera"].shape == (2, 16, 2, 11)
+    for head, of_head in logits.items():
+        assert_close(jax.nn.log_softmax(of_head), GOLDEN[f"logp/{head}"], head)
+        np.testing.assert_array_equal(of_head.argmax(-1), GOLDEN[f"argmax/{head}"])
+    total = sum(GOLDEN[f"action_logp/{head}"] for head in ("buttons", "camera"))
+    assert_close(factored_log_prob(logits, GOLDEN["action/buttons"], GOLDEN["action/camera"]), total)
+
+
+def test_a_shorter_window_and_one_padded_to_length_are_the_same(reference):
+    module, params = reference
+    length = META["short"]
+    valid = np.broadcast_to(np.arange(16) < length, (2, 16))
+    padded = module.apply({"params": params}, FRAMES * valid[..., None, None, None], valid).logits
+    for head, logits in module.apply({"params": params}, FRAMES[:, :length]).logits.items():
+        assert_close(jax.nn.log_softmax(logits), GOLDEN[f"short/logp/{head}"], head)
+        assert_close(jax.nn.log_softmax(padded[head][:, :length]), GOLDEN[f"short/logp/{head}"], head)
+
+
+def test_inner_values(reference):
+    module, params = reference
+    options = dict(capture_intermediates=True, mutable="intermediates")
+    inner = module.apply({"params": params}, FRAMES, **options)[1]["intermediates"]
+    of_last = np.moveaxis(inner["temporal"]["__call__"][0][-1:, :, ::8, ::8], -1, 1)
+    assert_close(of_last, GOLDEN["inner/conv3d_layer.last_batch_element_every_8th_pixel"])
+    assert_close(inner["encoder"]["dense"]["__call__"][0], GOLDEN["inner/img_process.cnn"])
+    assert_close(inner["encoder"]["__call__"][0], GOLDEN["inner/img_process"])
+    for i in range(2):
+        block = inner["transformer"][f"block_{i}"]["__call__"][0][0]
+        assert_close(block, GOLDEN[f"inner/recurrent_layer.blocks.{i}"])
+    assert_close(inner["final_norm"]["__call__"][0], GOLDEN["inner/final_ln"])
+
+
+def test_gradients(reference):
+    module, params = reference
+
+    def loss(params):
+        logits = module.apply({"params": params}, FRAMES).logits
+        return -factored_log_prob(logits, GOLDEN["action/buttons"], GOLDEN["action/camera"]).mean()
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(params)
+    np.testing.assert_allclose(value, GOLDEN["bc_loss"], atol=5e-6)
+    expected = {name: np.array(GOLDEN.get(f"grad/{name}", np.zeros_like(v))) for name, v in STATE_DICT.items()}
+    known = {name: np.ones_like(value) for name, value in STATE_DICT.items()}
+    for name in (name.removeprefix("grad_rows/") for name in GOLDEN.files if name.startswith("grad_rows/")):
+        rows = GOLDEN[f"grad_rows_index/{name}"]  # of the largest tensor, only some rows are known
+        known[name] = np.zeros_like(known[name])
+        known[name][rows], expected[name][rows] = 1, GOLDEN[f"grad_rows/{name}"]
+    jax.tree.map_with_path(assert_gradients_close, gradients, convert(expected)[1], convert(known)[1])
+
+
+def assert_gradients_close(path, actual, expected, known):
+    difference = np.linalg.norm((actual - expected) * known)
+    assert difference <= 1e-3 * np.linalg.norm(expected), f"{jax.tree_util.keystr(path)}: {difference}"
+
+
+def test_the_last_layer_counts_unless_switched_off(reference):
+    module, params = reference
+    without = module.apply({"params": params}, FRAMES).logits["camera"]
+    with_last = module.clone(use_last=True).apply({"params": params}, FRAMES).logits["camera"]
+    assert np.abs(without - with_last).max() > 100 * TOLERANCE
+    assert InverseDynamicsModel(**IDMS["tiny"]).use_last
+
+
+def test_embeddings_depend_on_a_frame_and_two_neighbours_on_each_side(reference):
+    module, params = reference
+    changed = FRAMES.copy()
+    changed[:, 8] = 255 - changed[:, 8]
+    before, after = (module.apply({"params": params}, frames, method="embed") for frames in (FRAMES, changed))
+    differs = np.abs(before - after).max((0, 2)) > 0
+    np.testing.assert_array_equal(np.flatnonzero(differs) + REACH, [6, 7, 8, 9, 10])
+
+
+def test_parameter_count_of_the_released_model():
+    frames = jax.ShapeDtypeStruct((1, 1, 128, 128, 3), jnp.uint8)
+    params = jax.eval_shape(InverseDynamicsModel(**IDMS["paper"]).init, jax.random.key(0), frames)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 482_330_046
+
+
+def test_other_settings_are_refused_by_name():
+    settings = META["idm_net_kwargs"]
+    wider = settings | {"conv3d_params": settings["conv3d_params"] | {"kernel_size": [7, 1, 1]}}
+    with pytest.raises(ValueError, match=r"'conv3d_params' is .*\[7, 1, 1\].*only .*\[5, 1, 1\]"):
+        idm_from_openai(wider, META["pi_head_kwargs"], STATE_DICT)
+    with pytest.raises(ValueError, match="'attention_mask_style' is 'clipped_causal'; only 'none'"):
+        idm_from_openai(settings | {"attention_mask_style": "clipped_causal"}, {}, STATE_DICT)

@@ -1,0 +1,92 @@
+"""The inverse dynamics model (paper, appendix D; reference `lib/policy.py`: `InverseActionNet`).
+
+It says what was done at every frame of a window, having seen the frames before and after.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, UInt8
+
+from vpt_jax.models.heads import FactoredActionHead
+from vpt_jax.models.impala import ImpalaEncoder, scale_frames
+from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
+from vpt_jax.models.transformer import Transformer, empty_memory
+
+REACH = 2  # frames to each side that the temporal convolution sees
+
+
+class IDMOutput(NamedTuple):
+    """`logits` of `buttons` `[b, t, 20, 2]` (up, down) and `camera` `[b, t, 2, 11]` (pitch, yaw)."""
+
+    logits: dict[str, Float[Array, "b t choices classes"]]
+
+
+class TemporalConv(nn.Module):
+    """Convolution over five frames at every pixel, ReLU; "valid": the outermost two frames only lend their pixels.
+
+    As a matrix product over the five frames' channels, which is what a (5, 1, 1) convolution is.
+    """
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t+4 h w c"]) -> Float[Array, "b t h w features"]:
+        frames = x.shape[1] - 2 * REACH
+        neighbours = jnp.concatenate([x[:, i : i + frames] for i in range(2 * REACH + 1)], axis=-1)
+        conv = nn.Dense(self.features, dtype=self.dtype, kernel_init=fan_in_normalized(), name="conv")
+        return nn.relu(conv(neighbours))
+
+
+class InverseDynamicsModel(nn.Module):
+    """Frames of a window in, factored action logits of every frame out.
+
+    `idm.apply({"params": params}, frames)`. A window may have any length; training and labelling use 128. It is two
+    parts, which labelling calls by themselves: `embed` looks at a frame and its two neighbours on each side, and `attend`
+    at all embeddings of a window, those of later frames too.
+    """
+
+    temporal_features: int  # channels out of the temporal convolution
+    widths: tuple[int, ...]  # channels of the image stacks
+    features: int  # width of the transformer
+    heads: int
+    layers: int = 2
+    temperature: float = 1.0
+    # The released model computes its last dense layer and then ignores it; its weights need `use_last=False`.
+    use_last: bool = True
+    remat: bool = False  # recompute the image stacks in the backward pass, to save memory
+    dtype: DTypeLike = jnp.float32  # of the computation; parameters, norms and softmax are float32
+
+    def setup(self) -> None:
+        self.temporal = TemporalConv(self.temporal_features, dtype=self.dtype)
+        self.encoder = ImpalaEncoder(
+            self.widths, self.features, first_norm=True, remat=self.remat, dtype=self.dtype
+        )  # fmt: skip
+        self.transformer = Transformer(self.layers, self.heads, dtype=self.dtype)
+        self.last = NormDense(self.features, dtype=self.dtype)
+        self.final_norm = TokenNorm(dtype=self.dtype)
+        self.actions = FactoredActionHead(self.temperature)
+
+    def __call__(self, frames: UInt8[Array, "b t h w 3"], valid: Bool[Array, "b t"] | None = None) -> IDMOutput:
+        """Beyond the window all is black; `valid` (default: all) marks the frames that are to be looked at."""
+        beyond = [(0, 0), (REACH, REACH), (0, 0), (0, 0), (0, 0)]
+        return self.attend(self.embed(jnp.pad(frames, beyond)), valid)
+
+    def embed(self, frames: UInt8[Array, "b t+4 h w 3"]) -> Float[Array, "b t features"]:
+        """Embeddings of all frames but the outermost two on each side, which are context."""
+        x = self.temporal(scale_frames(frames, self.dtype))
+        b, t = x.shape[:2]
+        return self.encoder(x.reshape(b * t, *x.shape[2:])).reshape(b, t, self.features)
+
+    def attend(self, x: Float[Array, "b t features"], valid: Bool[Array, "b t"] | None = None) -> IDMOutput:
+        """The logits of a window from its embeddings."""
+        b, t = x.shape[:2]
+        valid = jnp.ones((b, t), bool) if valid is None else valid
+        mask = jnp.broadcast_to(valid[:, None, :], (b, t, t))
+        x, _ = self.transformer(x, mask, empty_memory(b, 0, self.features, self.layers, self.dtype))
+        x = nn.relu(x)
+        last = self.last(x)
+        return IDMOutput(self.actions(self.final_norm(last if self.use_last else x)))
