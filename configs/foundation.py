@@ -22,45 +22,13 @@ PRESETS = {"500m": "3x", "248m": "2x", "71m": "1x", "demo": "tiny"}
 def get_config(variant: str = "500m") -> ConfigDict:
     if variant not in PRESETS:
         raise ValueError(f"configs/foundation.py has no variant {variant!r}; choose one of {', '.join(PRESETS)}")
-    config = ConfigDict()
-
-    # Folder of the run: checkpoints, metrics, report. The same folder resumes.
-    config.workdir = f"runs/foundation-{variant}"
-    # Seed of the initial parameters and of the order of episodes.
-    config.seed = 0
-
+    config = _sibling("base")("policy", f"runs/foundation-{variant}")
     config.model = _model(PRESETS[variant])
     config.data = _data()
     config.optimizer = _optimizer()
 
     # Passes over the training data (paper: 30).
     config.epochs = 30.0
-    # Steps to train; 0: as many as the epochs make.
-    config.steps = 0
-    # Every how many steps: figures are written, the held-out episodes evaluated, a checkpoint saved.
-    config.log_every = 50
-    config.evaluate_every = 5000
-    config.save_every = 1000
-
-    # Write a page of figures and a film into the work directory at the end (jobs of one process).
-    config.report = True
-
-    config.checkpoint = ConfigDict()
-    # Newest checkpoints kept, and one more for every so many hours (0: none).
-    config.checkpoint.keep_last = 3
-    config.checkpoint.keep_every_hours = 12.0
-
-    # Devices along each axis of the mesh; -1 takes what the others leave.
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
-    # How parameters are split over the mesh: a name from RULES in vpt_jax/parallel.py.
-    config.sharding = "default"
-
-    config.distributed = ConfigDict()
-    # host:port of process 0 when a job has several processes; empty: a single process.
-    config.distributed.coordinator = ""
-    # How many processes, and which one this is.
-    config.distributed.num_processes = 1
-    config.distributed.process_id = 0
 
     return _demo(config) if variant == "demo" else config
 
@@ -91,6 +59,8 @@ def _data() -> ConfigDict:
     data.length = 128
     # Steps that do nothing once binned: "drop" them (paper), "mask" their loss, or "keep" them.
     data.nulls = "drop"
+    # Minutes of play to train on, of episodes drawn once and for all; 0: all there is.
+    data.minutes = 0.0
     # Processes per host that read and decode; 0: none, the main process does it. Each holds two of the host's batches
     # in shared memory: 11 GB if one host reads all 880 rows of 128x128.
     data.workers = 8

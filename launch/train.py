@@ -1,7 +1,8 @@
-"""Train a policy by behavioural cloning. The file reads in the order things happen.
+"""Train a policy by behavioural cloning, or an inverse dynamics model. The file reads in the order things happen.
 
     python launch/train.py --config=configs/foundation.py:demo
     python launch/train.py --config=configs/foundation.py:500m --config.data.train=DATASET --config.workdir=FOLDER
+    python launch/train.py --config=configs/idm.py:paper --config.data.train=DATASET --config.workdir=FOLDER
 
 The same command resumes from the newest checkpoint in the work directory; SIGTERM (or Ctrl-C, in a job of one process)
 saves and exits with 0. On several hosts, or in several processes of one, start it in each with
@@ -9,33 +10,34 @@ saves and exits with 0. On several hosts, or in several processes of one, start 
 """
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vpt_jax import command_line, parallel
+from vpt_jax.baselines import FactoredMarginal, Marginal, idm_baselines, policy_baselines
 from vpt_jax.checkpoints import Checkpoints, SettingsChangedError
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.dataset import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.prepare import PrepareError, prepare
-from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, batches
+from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
 from vpt_jax.envs import RecordError
-from vpt_jax.evaluation import Marginal, baseline_metrics, evaluator
-from vpt_jax.models.policy import Policy
-from vpt_jax.models.presets import DTYPES, POLICIES, make_policy
-from vpt_jax.report import write_report
+from vpt_jax.evaluation import evaluator
+from vpt_jax.models.presets import DTYPES, IDMS, POLICIES, make_idm, make_policy
+from vpt_jax.report.training import write_report
 from vpt_jax.training import loop
-from vpt_jax.training.behavioural_cloning import cloning_loss, start_at_marginal
+from vpt_jax.training.behavioural_cloning import cloning
+from vpt_jax.training.inverse_dynamics import inverse_dynamics
 from vpt_jax.training.metrics_log import MetricsLog, Progress, read_metrics
+from vpt_jax.training.objective import Objective
 from vpt_jax.training.optimizers import adam, linear_schedule
 from vpt_jax.training.state import TrainState, initial_state, train_step
 
@@ -44,11 +46,36 @@ class ConfigError(ValueError):
     """A field of the config has a value that cannot be; the message says which values can."""
 
 
+class Stage(NamedTuple):
+    """What `config.stage` chooses."""
+
+    presets: Mapping[str, Any]  # sizes of the model
+    stream: type[Stream]
+    baselines: Callable[[Stream, Stream], dict[str, dict[str, float]]]
+    objective: Callable[[ConfigDict, Stream], Objective]
+
+
+def cloning_objective(config: ConfigDict, data: Stream) -> Objective:
+    return cloning(make_policy(config.model), data.frame_shape, Marginal.of(data))
+
+
+def inverse_dynamics_objective(config: ConfigDict, data: Stream) -> Objective:
+    idm, marginal = make_idm(config.model), FactoredMarginal.of(data)
+    return inverse_dynamics(idm, data.frame_shape, marginal, config.data.augment)
+
+
+STAGES = {
+    "policy": Stage(POLICIES, Stream, policy_baselines, cloning_objective),
+    "idm": Stage(IDMS, WindowStream, idm_baselines, inverse_dynamics_objective),
+}
+
+
 def train(config: ConfigDict) -> None:
     # The machines
     parallel.start_processes(**config.distributed)
     mesh = make_mesh(config)
     check(config, mesh)
+    stage = STAGES[config.stage]
     say(f"{jax.process_count()} process(es), {jax.device_count()} x {jax.devices()[0].device_kind}, {dict(mesh.shape)}")
 
     # The data
@@ -56,17 +83,17 @@ def train(config: ConfigDict) -> None:
         make_data(config)
     train_data = open_stream(config, config.data.train, "train", config.data.batch)
     valid_data = open_stream(config, config.data.valid, "valid", config.data.valid_batch)
-    baselines = baseline_metrics(train_data, valid_data)
+    baselines = stage.baselines(train_data, valid_data)
     steps = count_steps(config, train_data)
     say(
-        f"{len(train_data.index.names)} training episodes of {train_data.num_frames:,} frames (nulls: "
+        f"{train_data.num_episodes} training episodes of {train_data.num_frames:,} frames (nulls: "
         f"{config.data.nulls}); {steps:,} steps, {train_data.steps_per_epoch:,} an epoch"
     )
 
     # The model, and where its tensors lie
-    policy = make_policy(config.model)
+    objective = stage.objective(config, train_data)
     optimizer = make_optimizer(config, steps)
-    init = partial(make_state, policy, optimizer, train_data, Marginal.of(train_data), config.seed)
+    init = partial(make_state, objective, optimizer, config.data.batch, config.seed)
     shapes = jax.eval_shape(init)
     shardings = parallel.tree_shardings(shapes, mesh, parallel.RULES[config.sharding])
     workdir = Path(config.workdir)
@@ -84,7 +111,7 @@ def train(config: ConfigDict) -> None:
 
         # Train
         start = int(state.step)
-        step = partial(train_step, partial(cloning_loss, policy), optimizer)
+        step = partial(train_step, objective.loss, optimizer)
         valid_batches = partial(placed_batches, config, valid_data, mesh, 0, valid_data.steps_per_epoch)
         with closing(placed_batches(config, train_data, mesh, start, steps)) as train_batches:
             state = loop.run(
@@ -93,7 +120,11 @@ def train(config: ConfigDict) -> None:
                 train_step=jax.jit(step, out_shardings=(shardings, None), donate_argnums=0),
                 batches=train_batches,
                 evaluate=evaluator(
-                    policy, valid_batches, config.data.valid_batch, parallel.batch_sharding(mesh), baselines
+                    objective.predict,
+                    partial(objective.initial_memory, config.data.valid_batch),
+                    valid_batches,
+                    parallel.batch_sharding(mesh),
+                    baselines,
                 ),
                 episodes=train_data.episodes,
                 checkpoints=checkpoints,
@@ -103,7 +134,7 @@ def train(config: ConfigDict) -> None:
 
     # Look at it
     if config.report and int(state.step) == steps and jax.process_count() == 1:
-        report(workdir, policy, state, train_data, valid_data, baselines)
+        report(config, objective, state, train_data, valid_data, baselines)
 
 
 def say(text: str) -> None:
@@ -114,14 +145,21 @@ def say(text: str) -> None:
 
 def check(config: ConfigDict, mesh: Mesh) -> None:
     """Find what would fail later, before any data are made."""
-    choices = {"model.preset": POLICIES, "model.dtype": DTYPES, "data.nulls": NULL_RULES, "sharding": parallel.RULES}
+    if config.stage not in STAGES:
+        raise ConfigError(f"config.stage is {config.stage!r}; choose one of {', '.join(STAGES)}")
+    choices = {
+        "model.preset": STAGES[config.stage].presets,
+        "model.dtype": DTYPES,
+        "data.nulls": NULL_RULES,
+        "sharding": parallel.RULES,
+    }
     for field, table in choices.items():
         if (name := attrgetter(field)(config)) not in table:
             raise ConfigError(f"config.{field} is {name!r}; choose one of {', '.join(table)}")
     for field in ("data.batch", "data.valid_batch", "data.length", "log_every", "evaluate_every", "save_every"):
         if attrgetter(field)(config) < 1:
             raise ConfigError(f"config.{field} must be 1 or more")
-    for field in ("data.workers", "steps", "epochs", "optimizer.warmup_steps"):
+    for field in ("data.workers", "data.minutes", "steps", "epochs", "optimizer.warmup_steps"):
         if attrgetter(field)(config) < 0:
             raise ConfigError(f"config.{field} must not be negative")
     for field in ("data.batch", "data.valid_batch"):
@@ -149,9 +187,11 @@ def make_data(config: ConfigDict) -> None:
 
 
 def open_stream(config: ConfigDict, dataset: str, split: str, rows: int) -> Stream:
-    length, nulls = config.data.length, config.data.nulls
+    training = split == "train"
+    settings = dict(length=config.data.length, nulls=config.data.nulls, seed=config.seed, shuffle=training)
+    minutes = config.data.minutes if training else 0.0
     try:
-        return Stream(StreamSettings(dataset, split, rows, length, nulls, config.seed, shuffle=split == "train"))
+        return STAGES[config.stage].stream(StreamSettings(dataset, split, rows, **settings, minutes=minutes))
     except ValueError as error:
         raise ConfigError(f"config.data: {error}") from error
 
@@ -185,15 +225,10 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
     return adam(schedule, config.optimizer.weight_decay, config.optimizer.clip_norm)
 
 
-def make_state(
-    policy: Policy, optimizer: optax.GradientTransformation, stream: Stream, marginal: Marginal, seed: int
-) -> TrainState:
+def make_state(objective: Objective, optimizer: optax.GradientTransformation, rows: int, seed: int) -> TrainState:
     """The state before the first step; compiled as a whole, so that every tensor is made where it is to lie."""
     rng, init_rng = jax.random.split(jax.random.PRNGKey(seed))
-    frames, first = jnp.zeros((1, 1, *stream.frame_shape), jnp.uint8), jnp.zeros((1, 1), bool)
-    params = policy.init(init_rng, frames, first, policy.initial_memory(1))["params"]
-    params = start_at_marginal(params, marginal, policy.temperature)
-    return initial_state(params, optimizer, policy.initial_memory(stream.settings.batch), rng)
+    return initial_state(objective.init(init_rng), optimizer, objective.initial_memory(rows), rng)
 
 
 def facts_of(config: ConfigDict, stream: Stream) -> dict[str, Any]:
@@ -217,34 +252,36 @@ def count(tree: Any) -> int:
 
 
 def report(
-    workdir: Path,
-    policy: Policy,
+    config: ConfigDict,
+    objective: Objective,
     state: TrainState,
     train_data: Stream,
     valid_data: Stream,
     baselines: Mapping[str, Mapping[str, float]],
 ) -> None:
     """The page and the film, and where they lie."""
+    workdir = Path(config.workdir)
     facts = {
         "Parameters": f"{count(state.params):,}",
         "Steps": f"{int(state.step):,}, {int(state.step) / train_data.steps_per_epoch:.1f} epochs",
-        "Training data": f"{len(train_data.index.names)} episodes, {train_data.num_frames:,} frames",
-        "Held-out data": f"{len(valid_data.index.names)} episodes, {valid_data.num_frames:,} frames",
+        "Training data": f"{train_data.num_episodes} episodes, {train_data.num_frames:,} frames",
+        "Held-out data": f"{valid_data.num_episodes} episodes, {valid_data.num_frames:,} frames",
         "Device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
     page, film = write_report(
         workdir,
+        stage=config.stage,
         facts=facts,
         baselines=baselines,
-        policy=policy,
+        objective=objective,
         params=state.params,
         train=train_data,
         valid=valid_data,
     )
     nll = next(line["valid/nll"] for line in reversed(read_metrics(workdir)) if "valid/nll" in line)
-    trivial = baselines["marginal"]["nll"]
+    name, trivial = next((name, figures["nll"]) for name, figures in baselines.items())
     gain = f"{abs(1 - nll / trivial):.1%} {'below' if nll < trivial else 'above'}"
-    say(f"validation NLL {nll:.3f} nats/frame: {gain} the marginal baseline's {trivial:.3f}")
+    say(f"validation NLL {nll:.3f} nats/frame: {gain} the {name} baseline's {trivial:.3f}")
     say(f"film of held-out play, predicted against recorded: {film}")
     say(f"figures: {page}")
 

@@ -6,20 +6,27 @@ is the state's step. Checkpoints can be read on any mesh and any number of hosts
 """
 
 import datetime
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy
-from vpt_jax.models.presets import make_policy
+from vpt_jax.models.presets import make_idm, make_policy
 from vpt_jax.training.state import TrainState
 
 
 class SettingsChangedError(ValueError):
     """A run is resumed with other settings than it was begun with; the message names them."""
+
+
+class WrongStageError(ValueError):
+    """A work directory holds another kind of model than asked for; the message names both."""
 
 
 class Checkpoints:
@@ -83,17 +90,56 @@ def load_policy(workdir: str | Path) -> tuple[Policy, Any]:
 
     Raises:
         FileNotFoundError: the work directory holds no checkpoint.
+        WrongStageError: it holds another kind of model.
     """
+    facts, restore = _open(workdir, "policy")
+    policy = make_policy(facts["config"]["model"])
+    frames, first = jnp.zeros((1, 1, *facts["stream"]["frame_shape"]), jnp.uint8), jnp.zeros((1, 1), bool)
+    return policy, restore(partial(policy.init, jax.random.key(0), frames, first, policy.initial_memory(1)))
+
+
+class TrainedIDM(NamedTuple):
+    """An inverse dynamics model from a checkpoint, and what it was trained on."""
+
+    module: InverseDynamicsModel
+    params: Any
+    frame_shape: tuple[int, ...]  # height, width, channels
+    window: int  # frames
+    step: int  # of the checkpoint
+
+
+def load_idm(workdir: str | Path) -> TrainedIDM:
+    """The inverse dynamics model of a finished or running training, its newest parameters on the first device.
+
+    Raises:
+        FileNotFoundError: the work directory holds no checkpoint.
+        WrongStageError: it holds another kind of model.
+    """
+    facts, restore = _open(workdir, "idm")
+    idm, shape = make_idm(facts["config"]["model"]), tuple(facts["stream"]["frame_shape"])
+    params = restore(partial(idm.init, jax.random.key(0), jnp.zeros((1, 1, *shape), jnp.uint8)))
+    return TrainedIDM(idm, params, shape, facts["stream"]["length"], facts["step"])
+
+
+def _open(workdir: str | Path, stage: str) -> tuple[dict[str, Any], Callable[[Callable[[], Any]], Any]]:
+    """The newest checkpoint's facts, and a function that reads the parameters a model's `init` would make."""
     options = ocp.CheckpointManagerOptions(read_only=True)
     manager = ocp.CheckpointManager(Path(workdir, "checkpoints").absolute(), options=options)
     if (step := manager.latest_step()) is None:
         raise FileNotFoundError(f"{workdir} holds no checkpoint: give the --config.workdir of a training run")
     facts = manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
-    policy = make_policy(facts["config"]["model"])
-    frames, first = jnp.zeros((1, 1, *facts["stream"]["frame_shape"]), jnp.uint8), jnp.zeros((1, 1), bool)
-    shapes = jax.eval_shape(policy.init, jax.random.key(0), frames, first, policy.initial_memory(1))
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
-    where = ocp.checkpoint_utils.construct_restore_args(target)
-    state = ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True)  # no optimiser, no memory
-    return policy, manager.restore(step, args=ocp.args.Composite(state=state)).state["params"]
+    if (there := facts["config"]["stage"]) != stage:
+        raise WrongStageError(f"{workdir} holds a training run of stage {there!r}, and this needs one of {stage!r}")
+
+    facts["step"] = step
+
+    def restore(init: Callable[[], Any]) -> Any:
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), jax.eval_shape(init)
+        )
+        where = ocp.checkpoint_utils.construct_restore_args(target)
+        state = ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True)  # no optimiser, no memory
+        return manager.restore(step, args=ocp.args.Composite(state=state)).state["params"]
+
+    return facts, restore

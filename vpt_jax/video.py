@@ -1,4 +1,4 @@
-"""Frames in and out of video files, and what is drawn on them: the mouse cursor, and an action's keys.
+"""Frames in and out of video files: decode, resample, resize, encode; and what is drawn on them: cursor, keys, mouse.
 
 A frame is RGB, uint8 `[height, width, 3]`. Decoder, encoder and colour conversion use one thread each: workers run one
 per core, and an encoded file depends on its frames alone.
@@ -6,7 +6,8 @@ per core, and an encoded file depends on its frames alone.
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +24,7 @@ Frame = UInt8[np.ndarray, "h w 3"]
 
 FRAME_RATE = 20  # frames, and actions, per second
 CRF = 23  # x264's own default
+MAX_GAP = 60  # seconds from one frame of a video to the next; more is taken for damage
 PRESET = "superfast"  # nearly twice as fast as "veryfast", for a quarter more bytes at the same error
 
 
@@ -48,6 +50,11 @@ def decode(path: str | Path) -> Iterator[Frame]:
       VideoError: "unreadable video" when the container does not open (an mp4 cut short has lost its index, which is
         written last), "damaged video" at the first frame that cannot be decoded as it was encoded.
     """
+    return (frame for _, frame in decode_timed(path))
+
+
+def decode_timed(path: str | Path) -> Iterator[tuple[Fraction | None, Frame]]:
+    """As `decode`, with each frame's time stamp in seconds; None where it has none."""
     with _open(path) as container:
         stream = container.streams.video[0]
         if stream.codec_context is None:
@@ -58,7 +65,8 @@ def decode(path: str | Path) -> Iterator[Frame]:
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise VideoError("damaged video", f"the frame at {frame.time} s is corrupt")
-                yield reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                time = None if frame.pts is None else frame.pts * frame.time_base
+                yield time, reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         except av.FFmpegError as error:
             raise VideoError("damaged video", str(error)) from error
 
@@ -74,6 +82,53 @@ def _open(path: str | Path) -> Any:
         container.close()
         raise VideoError("unreadable video", "the file holds no video stream")
     return container
+
+
+def resample(timed: Iterable[tuple[Fraction | None, Frame]], rate: int = FRAME_RATE) -> Iterator[Frame]:
+    """Frames at a steady rate, whatever the rate of the video is and however uneven.
+
+    At every tick from the first frame's time on, the frame nearest in time is given; of two equally near, the earlier.
+    So frames are left out or repeated, and a video of that rate comes out as it is. The last frame is taken to last as
+    long as the average one. A frame that is not later than the one before it is left out.
+
+    Raises:
+      VideoError: "damaged video" where a frame has no time stamp, or lasts longer than `MAX_GAP`.
+    """
+    start = shown = None
+    last = due = Fraction(0)
+    frames = 0
+    for time, frame in timed:
+        if time is None:
+            raise VideoError("damaged video", "a frame has no time stamp")
+        start = time if start is None else start
+        now = time - start
+        if frames and now <= last:
+            continue
+        if now - last > MAX_GAP:
+            raise VideoError(
+                "damaged video", f"nothing is shown from {float(start + last):.2f} s to {float(time):.2f} s"
+            )
+        while shown is not None and due <= (last + now) / 2:
+            yield shown
+            due += Fraction(1, rate)
+        shown, last, frames = frame, now, frames + 1
+    end = last + (last / (frames - 1) if frames > 1 else Fraction(1, rate))
+    while shown is not None and due < end:
+        yield shown
+        due += Fraction(1, rate)
+
+
+def fit_aspect(frame: Frame, width: int, height: int) -> Frame:
+    """The frame at the aspect `width` to `height`, its height kept: cut off at both sides, or black added there.
+
+    Games with a wider window show more at the sides and not more above, so this keeps the scale of what is seen.
+    """
+    wanted, there = round(len(frame) * width / height), frame.shape[1]
+    if wanted <= there:
+        left = (there - wanted) // 2
+        return frame[:, left : left + wanted]
+    left = (wanted - there) // 2
+    return np.pad(frame, ((0, 0), (left, wanted - there - left), (0, 0)))
 
 
 def resize(frame: Frame, height: int, width: int) -> Frame:

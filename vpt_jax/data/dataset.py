@@ -2,15 +2,17 @@
 
     DIR/dataset_info.json, features.json                 any program reads it: tfds.builder_from_directory(DIR)
     DIR/vpt-train.array_record-00000-of-00003 ...        one record = one chunk of consecutive frames
-    DIR/index/train/{names,lengths,buttons,camera,chunk_frames}.npy
-    DIR/report.json                                      what `prepare` took in, and what it left out and why
+    DIR/index/train/{names,lengths,buttons,camera,confidence,labels,chunk_frames}.npy
+    DIR/report.json                                      what it was made of, and what was left out and why
 
 Every frame of every episode is stored, with its raw action; the records of an episode lie one after another, in order.
+Actions were recorded, or predicted by an inverse dynamics model: `labels` tells which, `confidence` how sure it was.
 The index holds the actions once more, so that a stream plans what to read without touching a frame.
 TFDS needs no TensorFlow for any of this.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -24,19 +26,23 @@ from jaxtyping import Float32, Int64, UInt8
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 NAME = "vpt"
-VERSION = "1.0.0"  # of the layout; raise it when what is stored changes
+VERSION = "2.0.0"  # of the layout; raise it when what is stored changes
 FEATURES = tfds.features.FeaturesDict(
     {
         "frames": tfds.features.Scalar(np.object_),  # bytes: the frames' JPEGs back to back, see codecs.py
         "frame_ends": tfds.features.Tensor(shape=(None,), dtype=np.int32),  # where each JPEG ends in `frames`
         "buttons": tfds.features.Tensor(shape=(None, 20), dtype=np.uint8),
         "camera": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),  # pitch, yaw in degrees per step
+        "confidence": tfds.features.Tensor(shape=(None,), dtype=np.float32),  # probability of the label; 1 if recorded
+        "labels": tfds.features.Text(),  # one of LABELS
         "episode": tfds.features.Text(),
         "chunk": tfds.features.Scalar(np.int32),  # position of this record in its episode
         "first_frame": tfds.features.Scalar(np.int32),  # position in the episode of the record's first frame
         "num_frames": tfds.features.Scalar(np.int32),  # of the whole episode
     }
 )
+SHARD_BYTES = 2**30  # large, since a reader keeps every shard open that it has read from
+LABELS = ("recorded", "predicted")  # where the actions of a split come from
 _SERIALIZER = ExampleSerializer(FEATURES.get_serialized_info())
 
 
@@ -60,6 +66,8 @@ class EpisodeIndex:
     lengths: Int64[np.ndarray, " episodes"]  # frames
     buttons: UInt8[np.ndarray, "frames 20"]
     camera: Float32[np.ndarray, "frames 2"]  # degrees
+    confidence: Float32[np.ndarray, " frames"]  # the probability of each label; 1 if recorded
+    labels: str  # one of LABELS
     chunk_frames: int  # frames per record; an episode's last record may hold fewer
 
     @cached_property
@@ -77,11 +85,15 @@ class EpisodeIndex:
 def load_index(dataset_dir: Path, split: str) -> EpisodeIndex:
     """The index of a split. Raises `DatasetMissingError`."""
     folder = _require_split(dataset_dir, split)
+    if not (folder / "labels.npy").is_file():
+        raise DatasetMissingError(f"{dataset_dir} was made by an older version of this library: make it again")
     return EpisodeIndex(
         names=tuple(np.load(folder / "names.npy").tolist()),
         lengths=np.load(folder / "lengths.npy"),
         buttons=np.load(folder / "buttons.npy", mmap_mode="r"),
         camera=np.load(folder / "camera.npy", mmap_mode="r"),
+        confidence=np.load(folder / "confidence.npy", mmap_mode="r"),
+        labels=str(np.load(folder / "labels.npy")),
         chunk_frames=int(np.load(folder / "chunk_frames.npy")),
     )
 
@@ -119,6 +131,11 @@ def serialize_chunk(values: Mapping[str, Any]) -> bytes:
     return example.SerializeToString(deterministic=True)  # TFDS's own call orders the fields at random
 
 
+def parse_chunk(record: bytes) -> dict[str, Any]:
+    """What `serialize_chunk` was given."""
+    return FEATURES.deserialize_example_np(record)
+
+
 def write_records(path: Path, records: Iterable[bytes]) -> int:
     """Writes an ArrayRecord file, ready for random access, and returns how many records it holds."""
     writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")  # JPEGs do not get smaller
@@ -132,10 +149,49 @@ def write_records(path: Path, records: Iterable[bytes]) -> int:
     return count
 
 
+def read_records(path: Path) -> Iterator[bytes]:
+    """All records of an ArrayRecord file, in order."""
+    reader = ArrayRecordReader(str(path))
+    for _ in range(reader.num_records()):
+        yield reader.read()
+
+
 def join_records(path: Path, sources: Sequence[Path]) -> int:
     """Writes one ArrayRecord file that holds the records of several, and returns how many those are."""
-    readers = (ArrayRecordReader(str(source)) for source in sources)
-    return write_records(path, (reader.read() for reader in readers for _ in range(reader.num_records())))
+    return write_records(path, chain.from_iterable(map(read_records, sources)))
+
+
+def join_datasets(dataset_dir: Path, sources: Sequence[Path], split: str) -> None:
+    """Makes one dataset of a split of several, which have labels of one kind; their shards are moved, not copied."""
+    dataset_dir.mkdir()
+    indexes = [load_index(source, split) for source in sources]
+    lengths = [tfds.builder_from_directory(source).info.splits[split].shard_lengths for source in sources]
+    shards = [shard_path(s, split, i, len(of)) for s, of in zip(sources, lengths, strict=True) for i in range(len(of))]
+    for i, shard in enumerate(shards):
+        shutil.copy2(shard, shard_path(dataset_dir, split, i, len(shards)))
+    write_index(
+        dataset_dir / "index" / split,
+        {name: int(n) for index in indexes for name, n in zip(index.names, index.lengths, strict=True)},
+        (index.buttons for index in indexes),
+        (index.camera for index in indexes),
+        (index.confidence for index in indexes),
+        indexes[0].labels,
+        indexes[0].chunk_frames,
+    )
+    write_metadata(dataset_dir, {split: [n for of_source in lengths for n in of_source]})
+
+
+def group_by_size(files: Sequence[Path], limit: int) -> Iterator[list[Path]]:
+    """Consecutive files in groups of at most `limit` bytes, or of one file."""
+    group: list[Path] = []
+    size = 0
+    for file in files:
+        size += file.stat().st_size
+        if group and size > limit:
+            yield group
+            group, size = [], file.stat().st_size
+        group.append(file)
+    yield group
 
 
 def shard_path(dataset_dir: Path, split: str, shard: int, num_shards: int) -> Path:
@@ -171,15 +227,19 @@ def write_index(
     lengths: Mapping[str, int],
     buttons: Iterable[UInt8[np.ndarray, "n 20"]],
     camera: Iterable[Float32[np.ndarray, "n 2"]],
+    confidence: Iterable[Float32[np.ndarray, " n"]],
+    labels: str,
     chunk_frames: int,
 ) -> None:
     """Writes the index of one split to `folder`: each episode's name and length and, in that order, its actions."""
     folder.mkdir(parents=True)
+    np.save(folder / "labels.npy", np.array(labels))
     np.save(folder / "names.npy", np.array(list(lengths), np.str_))
     np.save(folder / "lengths.npy", np.array(list(lengths.values()), np.int64))
     np.save(folder / "chunk_frames.npy", np.int64(chunk_frames))
     _save_rows(folder / "buttons.npy", buttons, sum(lengths.values()))
     _save_rows(folder / "camera.npy", camera, sum(lengths.values()))
+    _save_rows(folder / "confidence.npy", confidence, sum(lengths.values()))
 
 
 def _save_rows(path: Path, parts: Iterable[np.ndarray], rows: int) -> None:

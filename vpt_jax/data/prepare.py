@@ -27,7 +27,6 @@ from vpt_jax.recording import BrokenRecording, Steps, find_recordings, read_fram
 from vpt_jax.workers import locked, progress_bar, worker_pool
 
 SPLITS = ("train", "valid", "test")
-SHARD_BYTES = 2**30  # large, since a reader keeps every shard open that it has read from
 
 
 class PrepareError(Exception):
@@ -222,6 +221,8 @@ def _records(name: str, frames: Iterator[np.ndarray], steps: Steps, settings: Se
                 "frame_ends": ends,
                 "buttons": steps.buttons[rows],
                 "camera": steps.camera[rows],
+                "confidence": np.ones(len(steps.camera[rows]), np.float32),
+                "labels": "recorded",
                 "episode": name,
                 "chunk": chunk,
                 "first_frame": first,
@@ -257,24 +258,13 @@ def _write_split(
         {episode.source.name: len(episode.actions()["buttons"]) for episode in episodes},
         (episode.actions()["buttons"] for episode in episodes),
         (episode.actions()["camera"] for episode in episodes),
+        (np.ones(len(episode.actions()["camera"]), np.float32) for episode in episodes),
+        "recorded",
         chunk_frames,
     )
-    shards = list(_group_by_size([episode.file(".records") for episode in episodes], SHARD_BYTES))
+    shards = list(dataset.group_by_size([episode.file(".records") for episode in episodes], dataset.SHARD_BYTES))
     paths = [dataset.shard_path(folder, split, i, len(shards)) for i in range(len(shards))]
     return list(pool.map(dataset.join_records, paths, shards))
-
-
-def _group_by_size(files: Sequence[Path], limit: int) -> Iterator[list[Path]]:
-    """Consecutive files in groups of at most `limit` bytes, or of one file."""
-    group: list[Path] = []
-    size = 0
-    for file in files:
-        size += file.stat().st_size
-        if group and size > limit:
-            yield group
-            group, size = [], file.stat().st_size
-        group.append(file)
-    yield group
 
 
 def _describe(source: Path, recordings: Sequence[Recording]) -> dict[str, Any]:

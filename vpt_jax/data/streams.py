@@ -1,19 +1,23 @@
-"""Contiguous streams of windows from a dataset, one stream per batch row, read by Grain in worker processes.
+"""What training reads from a dataset, by Grain in worker processes: streams for a policy, windows for an IDM.
 
-An epoch is one long sequence: the episodes in shuffled order, each giving the frames that the null rule keeps. The
-sequence is cut into `batch` equal runs, and step `s` reads the `s`-th window of every run. So a row continues where it
-stopped one step before, and the model's memory can be carried on. What a step reads is a pure function of (settings,
-step): the position of a training run is one integer, and resuming is exact with any number of workers or hosts.
+`Stream` gives every batch row one contiguous stream. An epoch is one long sequence: the episodes in shuffled order,
+each giving the frames that the null rule keeps. The sequence is cut into `batch` equal runs, and step `s` reads the
+`s`-th window of every run. So a row continues where it stopped one step before, and the model's memory is carried on.
+
+`WindowStream` gives every batch row a window of its own, at a random place of an episode or end to end.
+
+What a step reads is a pure function of (settings, step): the position of a training run is one integer, and resuming is
+exact with any number of workers or hosts.
 """
 
 import gc
 import hashlib
 import signal
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import grain
 import numpy as np
@@ -24,6 +28,7 @@ from vpt_jax.actions import is_null
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.dataset import DatasetDamagedError, EpisodeIndex, load_index, open_records
+from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import end_with_parent
 
 NULL_RULES = ("drop", "mask", "keep")
@@ -48,17 +53,22 @@ class StreamSettings:
     length: int  # frames of a window
     nulls: str = "drop"  # steps that do nothing once binned: "drop" them (the paper), "mask" their loss, "keep" them
     seed: int = 0
-    shuffle: bool = True  # of the episodes, anew every epoch
+    shuffle: bool = True  # of the episodes, anew every epoch; of windows: at random places
+    minutes: float = 0.0  # use only so many minutes of play, of episodes drawn once and for all; 0: all there is
 
     def __post_init__(self) -> None:
         if self.nulls not in NULL_RULES:
             raise ValueError(f"nulls is {self.nulls!r}; choose one of {', '.join(NULL_RULES)}")
         if self.batch < 1 or self.length < 1:
             raise ValueError(f"a stream needs batch >= 1 and length >= 1, not {self.batch} and {self.length}")
+        if self.minutes < 0:
+            raise ValueError(f"minutes is {self.minutes}; give the minutes of play to use, or 0 for all")
 
 
 class Stream:
     """The plan of a split's windows, and the reader that follows it. Opens its files anew in every process."""
+
+    element = Batch
 
     def __init__(self, settings: StreamSettings) -> None:
         self.settings = settings
@@ -68,7 +78,7 @@ class Stream:
             )
 
     def __reduce__(self) -> tuple[type, tuple[StreamSettings]]:
-        return Stream, (self.settings,)
+        return type(self), (self.settings,)
 
     @cached_property
     def index(self) -> EpisodeIndex:
@@ -85,15 +95,28 @@ class Stream:
         rows = self._rows(episode)
         return np.asarray(self.index.buttons[rows]), np.asarray(self.index.camera[rows])
 
+    @cached_property
+    def lengths(self) -> Int[np.ndarray, " episodes"]:
+        """How many frames of each episode are used, from its first on: all, unless `minutes` says otherwise."""
+        if not self.settings.minutes:
+            return self.index.lengths
+        budget = round(self.settings.minutes * 60 * FRAME_RATE)
+        order = np.random.default_rng(0).permutation(len(self.index.lengths))  # whatever the seed: nested subsets
+        used = np.diff(np.minimum(np.cumsum(self.index.lengths[order]), budget), prepend=0)
+        return used[np.argsort(order)]
+
     def kept(self, episode: int) -> Int[np.ndarray, " kept"]:
         """The frames of an episode that the stream shows."""
         if self.settings.nulls != "drop":
-            return np.arange(self.index.lengths[episode])
-        return np.flatnonzero(~self.null[self._rows(episode)])
+            return np.arange(self.lengths[episode])
+        return self._not_null(episode)
 
     def scored(self, episode: int) -> Int[np.ndarray, " scored"]:
         """The frames of an episode that count in the loss."""
-        return np.flatnonzero(~self.null[self._rows(episode)]) if self.settings.nulls == "mask" else self.kept(episode)
+        return self._not_null(episode) if self.settings.nulls == "mask" else self.kept(episode)
+
+    def _not_null(self, episode: int) -> Int[np.ndarray, " n"]:
+        return np.flatnonzero(~self.null[self._rows(episode)][: self.lengths[episode]])
 
     def _rows(self, episode: int) -> slice:
         start = int(self.index.starts[episode])
@@ -103,6 +126,11 @@ class Stream:
     def kept_lengths(self) -> Int[np.ndarray, " episodes"]:
         """Frames the stream shows of each episode."""
         return np.array([len(self.kept(episode)) for episode in range(len(self.index.names))], np.int64)
+
+    @cached_property
+    def num_episodes(self) -> int:
+        """Episodes of which anything is shown."""
+        return int((self.kept_lengths > 0).sum())
 
     @cached_property
     def num_frames(self) -> int:
@@ -140,6 +168,13 @@ class Stream:
         """The frames and actions of some rows at a step."""
         parts = [self._read_window(self.window(step, row)) for row in rows]
         return Batch(*(np.stack(field) for field in zip(*parts, strict=True)))
+
+    def read_episode(self, episode: int, start: int, length: int) -> Batch:
+        """One row: the frames that the stream shows of an episode, from the `start`-th on, padded to `length`."""
+        frame, place = self.kept(episode)[start : start + length], np.arange(length)
+        real, first = place < len(frame), place + start == 0
+        window = Window(np.full(length, episode), np.pad(frame, (0, length - len(frame))), first, real)
+        return Batch(*(field[None] for field in self._read_window(window)))
 
     def _read_window(self, window: Window) -> Batch:
         row = self.index.starts[window.episode] + window.frame
@@ -190,6 +225,44 @@ class Stream:
         }  # fmt: skip
 
 
+class WindowStream(Stream):
+    """Windows that each lie within one episode, for a model without memory; use it with `nulls="keep"`.
+
+    Shuffled, every row of every step is drawn anew, each place of a window in the data being equally likely; an epoch
+    is as many steps as show as many frames as there are. Not shuffled, the episodes are cut into windows end to end,
+    of which the last may be short. What is not `real` is padding at the end of a window.
+    """
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Steps that show as many frames as there are (shuffled), or every window once."""
+        if self.settings.shuffle:
+            return super().steps_per_epoch
+        return -(-int(self._windows.sum()) // self.settings.batch)
+
+    @cached_property
+    def _windows(self) -> Int[np.ndarray, " episodes"]:
+        """How many windows each episode has: places to draw from, or pieces."""
+        length = self.settings.length
+        pieces = -(-self.kept_lengths // length)
+        places = np.maximum(self.kept_lengths - length + 1, self.kept_lengths > 0)
+        return places if self.settings.shuffle else pieces
+
+    def window(self, step: int, row: int) -> Window:
+        """What `row` reads at `step`, counted from the start of training."""
+        ends, length = np.cumsum(self._windows), self.settings.length
+        if self.settings.shuffle:
+            number = int(np.random.default_rng((self.settings.seed, step, row)).integers(ends[-1]))
+            apart = 1
+        else:
+            number, apart = step % self.steps_per_epoch * self.settings.batch + row, length
+        episode = min(int(np.searchsorted(ends, number, side="right")), len(ends) - 1)
+        start = (number - (ends[episode] - self._windows[episode])) * apart
+        place = start + np.arange(length)
+        real = place < self.kept_lengths[episode]
+        return Window(np.full(length, episode), np.where(real, place, 0), np.arange(length) == 0, real)
+
+
 @lru_cache(maxsize=4)
 def _epoch_order(
     stream: Stream, epoch: int | None
@@ -201,17 +274,30 @@ def _epoch_order(
     return order, np.cumsum(stream.kept_lengths[order])
 
 
+class Reader(Protocol):
+    """What `batches` reads from: a pure function of step and rows, which any process can call."""
+
+    @property
+    def element(self) -> Callable[..., Any]:
+        """The class of what `read` gives, a named tuple."""
+        ...
+
+    def read(self, step: int, rows: Sequence[int]) -> Any:
+        """Some rows of what a step needs."""
+        ...
+
+
 class _Steps:
     """One element per step, as Grain's random access source: the rows of this host."""
 
-    def __init__(self, stream: Stream, rows: Sequence[int], start: int, stop: int) -> None:
-        self.stream, self.rows, self.start, self.stop = stream, rows, start, stop
+    def __init__(self, reader: Reader, rows: Sequence[int], start: int, stop: int) -> None:
+        self.reader, self.rows, self.start, self.stop = reader, rows, start, stop
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def __getitem__(self, i: int) -> Mapping[str, np.ndarray]:
-        return self.stream.read(self.start + i, self.rows)._asdict()
+        return self.reader.read(self.start + i, self.rows)._asdict()
 
 
 def _start_worker(index: int, count: int) -> None:
@@ -219,14 +305,14 @@ def _start_worker(index: int, count: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a scheduler sends it to all: the parent needs data until it saves
 
 
-def batches(
-    stream: Stream, rows: Sequence[int], start: int, stop: int, workers: int, ahead: int = 2
-) -> Generator[Batch]:
-    """The batches of steps `start` to `stop`, in order, read ahead by `workers` processes (0: by this one).
+def batches(reader: Reader, rows: Sequence[int], start: int, stop: int, workers: int, ahead: int = 2) -> Generator[Any]:
+    """What a stream (or another reader) gives from step `start` to `stop`, in order, read ahead by `workers` processes.
+
+    0 workers: this process reads.
 
     The order and content do not depend on `workers`. An error in a worker is raised here.
     """
-    dataset = grain.MapDataset.source(_Steps(stream, rows, start, stop))
+    dataset = grain.MapDataset.source(_Steps(reader, rows, start, stop))
     if not workers:
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
         iterator = iter(dataset.to_iter_dataset(options))
@@ -238,7 +324,7 @@ def batches(
         iterator = iter(dataset.to_iter_dataset(options).mp_prefetch(prefetch, worker_init_fn=_start_worker))
     try:
         for element in iterator:
-            yield Batch(**element)
+            yield reader.element(**element)
     finally:
         iterator.close()
         del iterator

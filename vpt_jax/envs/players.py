@@ -84,7 +84,7 @@ class Hand:
         return np.round(step / MOUSE_STEP) * MOUSE_STEP
 
     def _plan_stroke(self, turn: Float[np.ndarray, "2"]) -> Float[np.ndarray, "steps 2"]:
-        steps = int(np.clip(2.5 + np.abs(turn).max() / 14 + self._rng.normal(0, 0.7), 2, 12))
+        steps = int(np.clip(2.5 + np.abs(turn).max() / 6 + self._rng.normal(0, 0.7), 2, 24))
         time = (np.arange(steps) + 0.5) / steps
         speed = (time * (1 - time)) ** 2  # the least jerky way from rest to rest
         wobble = speed[:, None] * (1 + self._rng.normal(0, 0.12, (steps, 2)))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from vpt_jax.actions import (
     BUTTONS,
@@ -18,6 +18,7 @@ from vpt_jax.actions import (
     NULL_CAMERA_CLASS,
     NUM_BUTTON_CLASSES,
     NUM_CAMERA_CLASSES,
+    Array,
     JointAction,
 )
 from vpt_jax.models.layers import fan_in_normalized
@@ -70,7 +71,7 @@ def _chosen(logits: Float[Array, "... classes"], choice: Array) -> Float[Array, 
 
 
 class FactoredActionHead(nn.Module):
-    """Independent choices: every button up or down, one bin for each axis of the camera; divided as the joint head's."""
+    """Independent choices: each button up or down, a bin for each axis of the camera; `temperature` as above."""
 
     temperature: float = 1.0
 

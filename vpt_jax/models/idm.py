@@ -45,8 +45,8 @@ class InverseDynamicsModel(nn.Module):
     """Frames of a window in, factored action logits of every frame out.
 
     `idm.apply({"params": params}, frames)`. A window may have any length; training and labelling use 128. It is two
-    parts, which labelling calls by themselves: `embed` looks at a frame and its two neighbours on each side, and `attend`
-    at all embeddings of a window, those of later frames too.
+    parts, which labelling calls by themselves: `embed` looks at a frame and its two neighbours on each side, and
+    `attend` at all embeddings of a window, those of later frames too.
     """
 
     temporal_features: int  # channels out of the temporal convolution
@@ -60,7 +60,7 @@ class InverseDynamicsModel(nn.Module):
     remat: bool = False  # recompute the image stacks in the backward pass, to save memory
     dtype: DTypeLike = jnp.float32  # of the computation; parameters, norms and softmax are float32
 
-    def setup(self) -> None:
+    def setup(self) -> None:  # noqa: D102 - Flax's own name
         self.temporal = TemporalConv(self.temporal_features, dtype=self.dtype)
         self.encoder = ImpalaEncoder(
             self.widths, self.features, first_norm=True, remat=self.remat, dtype=self.dtype

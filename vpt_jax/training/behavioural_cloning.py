@@ -1,18 +1,37 @@
 """Behavioural cloning: the policy learns to say what the player did (paper, equation 1)."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vpt_jax.actions import joint_from_raw
+from vpt_jax.actions import factored_from_joint, joint_from_raw
+from vpt_jax.baselines import Marginal
 from vpt_jax.data.batch import Batch
-from vpt_jax.evaluation import Marginal
-from vpt_jax.models.heads import joint_log_prob
+from vpt_jax.evaluation import Prediction
+from vpt_jax.models.heads import joint_log_prob, most_probable
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.transformer import Memory
+from vpt_jax.training.objective import Objective, start_at_marginal
 from vpt_jax.training.state import Metrics
+
+
+def cloning(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal) -> Objective:
+    """To say what the player does next, from the frames up to now; starts at the marginal distribution."""
+    return Objective(
+        partial(_init, policy, frame_shape, marginal),
+        policy.initial_memory,
+        partial(cloning_loss, policy),
+        partial(predict_next, policy),
+    )
+
+
+def _init(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal, rng: jax.Array) -> Any:
+    frames, first = jnp.zeros((1, 1, *frame_shape), jnp.uint8), jnp.zeros((1, 1), bool)
+    params = policy.init(rng, frames, first, policy.initial_memory(1))["params"]
+    return start_at_marginal(params, marginal._asdict(), policy.temperature)
 
 
 def cloning_loss(
@@ -27,16 +46,8 @@ def cloning_loss(
     return loss, ({"valid_frames": frames}, output.memory)
 
 
-def start_at_marginal(params: Any, marginal: Marginal, temperature: float) -> Any:
-    """The parameters, with the action heads' biases such that each class starts near its share of the actions.
-
-    Our choice; the paper is silent, and OpenAI's heads start with no bias. From there, a small policy's first few
-    hundred steps go into learning the frequencies by way of its features, which at learning rates above 1e-4 end up the
-    same for every frame and stay so. From here, the first thing to learn is what the frames tell.
-    """
-    shares = marginal._asdict()
-    heads = {
-        name: head | {"bias": temperature * jnp.log(jnp.asarray(shares[name], jnp.float32))}
-        for name, head in params["actions"].items()
-    }
-    return params | {"actions": heads}
+def predict_next(policy: Policy, params: Any, memory: Memory, batch: Batch) -> tuple[Prediction, Memory]:
+    """The most probable action of every frame, the loss of the recorded one, and the memory after the batch."""
+    output = policy.apply({"params": params}, batch.frames, batch.first, memory)
+    loss = -joint_log_prob(output.logits, joint_from_raw(batch.buttons, batch.camera))
+    return Prediction(loss, *factored_from_joint(most_probable(output.logits))), output.memory

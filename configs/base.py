@@ -1,0 +1,42 @@
+"""What all training runs have in common: configs/foundation.py and configs/idm.py begin with it."""
+
+from ml_collections import ConfigDict
+
+
+def get_config(stage: str, workdir: str) -> ConfigDict:
+    config = ConfigDict()
+
+    # What is trained: "policy" (behavioural cloning) or "idm" (inverse dynamics model).
+    config.stage = stage
+    # Folder of the run: checkpoints, metrics, report. The same folder resumes.
+    config.workdir = workdir
+    # Seed of the initial parameters and of what training reads when.
+    config.seed = 0
+
+    # Steps to train; 0: as many as the epochs make.
+    config.steps = 0
+    # Every how many steps: figures are written, the held-out episodes evaluated, a checkpoint saved.
+    config.log_every = 50
+    config.evaluate_every = 5000
+    config.save_every = 1000
+
+    # Write a page of figures and a film into the work directory at the end (jobs of one process).
+    config.report = True
+
+    config.checkpoint = ConfigDict()
+    # Newest checkpoints kept, and one more for every so many hours (0: none).
+    config.checkpoint.keep_last = 3
+    config.checkpoint.keep_every_hours = 12.0
+
+    # Devices along each axis of the mesh; -1 takes what the others leave.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    # How parameters are split over the mesh: a name from RULES in vpt_jax/parallel.py.
+    config.sharding = "default"
+
+    config.distributed = ConfigDict()
+    # host:port of process 0 when a job has several processes; empty: a single process.
+    config.distributed.coordinator = ""
+    # How many processes, and which one this is.
+    config.distributed.num_processes = 1
+    config.distributed.process_id = 0
+    return config

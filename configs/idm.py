@@ -1,0 +1,87 @@
+"""The inverse dynamics model: from the frames before and after to what was done in between (paper, section 3, app. D).
+
+    python launch/train.py --config=configs/idm.py:paper --config.data.train=DATASET --config.workdir=FOLDER
+
+The paper trained it for 20 epochs of 1,962 hours on 32 A100 GPUs in about 4 days; it reached a keypress accuracy of
+90.6% and a mouse R2 of 0.97. Numbers marked (paper) are the paper's; the others are our choice where it is silent.
+
+Variants: `:paper` (default), the size that OpenAI released, 482,330,046 parameters, and `:demo`, a small one for two
+CPU cores, which configs/demo.py trains in minutes on recordings of the embedded game.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+PRESETS = {"paper": "paper", "demo": "tiny"}
+
+
+def get_config(variant: str = "paper") -> ConfigDict:
+    if variant not in PRESETS:
+        raise ValueError(f"configs/idm.py has no variant {variant!r}; choose one of {', '.join(PRESETS)}")
+    base = runpy.run_path(str(Path(__file__).with_name("base.py")))["get_config"]
+    config = base("idm", f"runs/idm-{variant}")
+
+    config.model = ConfigDict()
+    # Size of the model, from vpt_jax/models/presets.py.
+    config.model.preset = PRESETS[variant]
+    # Divides the logits; 4 for the released model.
+    config.model.temperature = 1.0
+    # Use the last dense layer; the released weights were trained to be used without it (vpt_jax/models/idm.py).
+    config.model.use_last = True
+    # What to compute in; parameters, norms and softmax are float32 always.
+    config.model.dtype = "bfloat16"
+    # Recompute the image stacks in the backward pass: less memory, about a third more work.
+    config.model.remat = True
+
+    config.data = ConfigDict()
+    # Dataset folders made by launch/prepare.py; the split `train` of the first and `valid` of the second are read.
+    config.data.train = "data/contractor"
+    config.data.valid = "data/contractor"
+    # Windows of a step, over all hosts (paper: 128).
+    config.data.batch = 128
+    # Held-out windows evaluated at a time.
+    config.data.valid_batch = 64
+    # Frames of a window (paper: 128), drawn at random places.
+    config.data.length = 128
+    # Steps that do nothing are kept: a window shows all that happens.
+    config.data.nulls = "keep"
+    # Minutes of play to train on, of episodes drawn once and for all; 0: all there is.
+    config.data.minutes = 0.0
+    # Change every window's colours and shape a little (paper; the ranges are in vpt_jax/data/augment.py).
+    config.data.augment = True
+    # Processes per host that read and decode; 0: none, the main process does it.
+    config.data.workers = 8
+
+    config.optimizer = ConfigDict()
+    # Peak learning rate (paper), reached after the warm-up and falling to 0 at the end on a straight line.
+    config.optimizer.learning_rate = 0.003
+    # Steps of warm-up (the paper does not say).
+    config.optimizer.warmup_steps = 1000
+    # Decoupled weight decay of kernels (paper: 0.01; see vpt_jax/training/optimizers.py).
+    config.optimizer.weight_decay = 0.01
+    # Largest global gradient norm (the paper does not say).
+    config.optimizer.clip_norm = 5.0
+
+    # Passes over the training data (paper: 20).
+    config.epochs = 20.0
+    return _demo(config) if variant == "demo" else config
+
+
+def _demo(config: ConfigDict) -> ConfigDict:
+    """Minutes on two cores instead of days on a cluster; what differs is set here."""
+    config.model.dtype = "float32"  # CPUs have no fast bfloat16
+    config.model.remat = False
+    # Many short windows: frames that follow one another teach almost the same.
+    config.data.batch = config.data.valid_batch = 16
+    config.data.length = 32
+    config.data.workers = 1
+    config.data.augment = False
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup_steps = 20
+    config.log_every = 5
+    config.evaluate_every = 100
+    config.save_every = 100
+    config.checkpoint.keep_every_hours = 0.0
+    return config

@@ -1,0 +1,49 @@
+"""Labels for videos by an inverse dynamics model: any folder of videos in, a dataset with predicted labels out.
+
+    python launch/label.py --config.videos=VIDEOS --config.idm=RUN --config.out=DATASET
+
+RUN is the work directory of `launch/train.py --config=configs/idm.py`. Videos may have any size, aspect, frame rate and
+length. Killed or stopped, the same command goes on where it was. Broken videos are left out and listed in
+OUT/report.json. On several hosts that share a disk, start it on each with --config.parts=N and its own --config.part;
+whoever ends last makes the dataset of all. While it runs, it needs up to three times the dataset's size on disk.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    if variant:
+        raise ValueError("configs/label.py has no variants: change its fields with --config.FIELD=VALUE")
+    config = ConfigDict()
+
+    # Folder of videos; subfolders are searched too.
+    config.videos = ""
+    # Work directory of the inverse dynamics model's training run.
+    config.idm = ""
+    # Folder of the dataset, made by the run. OUT.partial beside it holds the work until it is whole.
+    config.out = ""
+
+    # "shared" embeds every frame once; "exact" takes every window by itself, at nearly twice the work
+    # (vpt_jax/labelling/model.py says where they differ).
+    config.mode = "shared"
+    # "argmax": the most probable label; "sample": drawn as probable as the model says, by the seed.
+    config.choice = "argmax"
+    config.seed = 0
+    # Spans labelled at a time, over all devices of this host, and windows in each: memory grows with both.
+    config.batch = 8
+    config.span = 15
+
+    # Width to height of the footage that the model was trained on. Other videos are cut off or padded at the sides.
+    config.aspect = (16, 9)
+    # Frames per record, and JPEG quality, as in configs/prepare.py.
+    config.chunk_frames = 32
+    config.quality = 90
+    # Films with the labels drawn on, of the first so many videos of each part: OUT/films.
+    config.films = 3
+
+    # How many hosts share the videos, and which of them this is.
+    config.parts = 1
+    config.part = 0
+    # Worker processes that decode; 0: one per core. The dataset does not depend on it.
+    config.workers = 0
+    return config

@@ -1,0 +1,352 @@
+"""Labelling as a job: a folder of videos in, a dataset with predicted labels out; any number of hosts share the videos.
+
+    OUT.partial/part-00000-of-00004/settings.json     what this part is made of; other settings are refused
+                                    frames/           every video's frames at the model's size, or why it is broken
+                                    labels/           the labels of every step
+                                    dataset/          the part's labelled dataset, once it is whole
+    OUT/                                              the dataset of all parts, moved together by whoever ends last
+
+Every file appears under its name only when it is whole, so a job that was killed goes on with what is missing.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vpt_jax import parallel
+from vpt_jax.actions import CAMERA
+from vpt_jax.checkpoints import TrainedIDM, load_idm
+from vpt_jax.data import dataset
+from vpt_jax.data.streams import batches
+from vpt_jax.labelling.model import CHOICES, MODES, label_spans
+from vpt_jax.labelling.plan import Labels, Plan, Video
+from vpt_jax.labelling.videos import FrameSettings, draw_film, encode_video, find_videos
+from vpt_jax.workers import locked, progress_bar, worker_pool
+
+SPLIT = "train"
+
+
+class LabelError(Exception):
+    """Labels that cannot be made as asked; the message says what to do."""
+
+
+class Job(NamedTuple):
+    """One part of the work."""
+
+    videos: dict[str, Path]  # by name
+    folder: Path
+    frames: FrameSettings
+
+
+def label(config: ConfigDict) -> Path:
+    """Makes the dataset `config.out` of the videos in `config.videos` (fields: configs/label.py).
+
+    Where the dataset is there already, nothing happens. Returns its path. Raises `LabelError`.
+    """
+    _check(config)
+    out = Path(config.out).resolve()
+    if (out / "report.json").is_file():
+        print(f"nothing to do: {out} is labelled already")
+        return out
+    idm = load_idm(config.idm)
+    job = _make_job(config, idm, out)
+    try:
+        with locked(job.folder):
+            _keep_settings(job, config, idm)
+            _label_part(job, config, idm)
+        with locked(job.folder.parent):
+            if _merge(job.folder.parent, config.parts, out):
+                shutil.rmtree(job.folder.parent)
+                print(_summary(out))
+    except BlockingIOError:
+        raise LabelError(f"another run is working on {job.folder}: wait until it has finished") from None
+    return out
+
+
+def _check(config: ConfigDict) -> None:
+    if not (config.videos and config.idm and config.out):
+        raise LabelError("say what to label, by which model, and where to: --config.videos, --config.idm, --config.out")
+    for field, choices in {"mode": MODES, "choice": CHOICES}.items():
+        if config[field] not in choices:
+            raise LabelError(f"config.{field} is {config[field]!r}; choose one of {', '.join(choices)}")
+    for field in ("batch", "span", "chunk_frames"):
+        if config[field] < 1:
+            raise LabelError(f"config.{field} must be 1 or more")
+    if not 0 <= config.part < config.parts:
+        raise LabelError(f"config.part is {config.part}, and must be from 0 to {config.parts - 1} for config.parts")
+    if not Path(config.videos).is_dir():
+        raise LabelError(f"there is no folder of videos at {config.videos}")
+
+
+def _make_job(config: ConfigDict, idm: TrainedIDM, out: Path) -> Job:
+    try:
+        videos = find_videos(Path(config.videos).resolve())
+    except ValueError as error:
+        raise LabelError(str(error)) from error
+    if not videos:
+        raise LabelError(f"there are no videos in {config.videos}")
+    if idm.window % 4:
+        raise LabelError(f"{config.idm} was trained on windows of {idm.window} frames: labelling needs a multiple of 4")
+    mine = dict(list(videos.items())[config.part :: config.parts])
+    folder = out.with_name(f"{out.name}.partial") / f"part-{config.part:05}-of-{config.parts:05}"
+    height, width, _ = idm.frame_shape
+    frames = FrameSettings(height, width, tuple(config.aspect), config.chunk_frames, config.quality)
+    return Job(mine, folder, frames)
+
+
+def _keep_settings(job: Job, config: ConfigDict, idm: TrainedIDM) -> None:
+    """Notes what the part is made of, or raises if what is there was made of something else."""
+    file = job.folder / "settings.json"
+    sizes = {name: path.stat().st_size for name, path in job.videos.items()}
+    fields = ("mode", "choice", "seed", "batch", "span", "aspect", "chunk_frames", "quality")
+    made_of = {name: config[name] for name in fields} | {"idm": f"{config.idm}, step {idm.step}", "videos": sizes}
+    made_of = json.loads(json.dumps(made_of))
+    if not file.exists():
+        file.write_text(json.dumps(made_of, indent=1) + "\n")
+    there = json.loads(file.read_text())
+    if changed := [name for name in made_of if made_of[name] != there.get(name)]:
+        raise LabelError(f"{job.folder} was begun with other {', '.join(changed)}: remove it, or choose another out")
+
+
+def _label_part(job: Job, config: ConfigDict, idm: TrainedIDM) -> None:
+    if (job.folder / "dataset").exists():
+        return
+    with worker_pool(config.workers) as pool:
+        _encode_all(pool, job)
+        names = [name for name in job.videos if _result(job, name, "frames").exists()]
+        if names:
+            plan = _make_plan(job, names, config, idm)
+            _label_steps(plan, job.folder / "labels", config, idm)
+            labels = partial(_read_labels, plan, job.folder / "labels")
+            _draw_films(pool, job, names[: config.films], labels)
+        _assemble(job, names, labels if names else None)
+
+
+def _result(job: Job, name: str, suffix: str) -> Path:
+    """A file of a video's encoded frames."""
+    number = list(job.videos).index(name)
+    return job.folder / "frames" / f"{number:07}.{suffix}"
+
+
+def _encode_all(pool: ProcessPoolExecutor, job: Job) -> None:
+    """Decodes every video that is not done yet, and shows how it goes."""
+    (job.folder / "frames").mkdir(exist_ok=True)
+    sizes = {name: path.stat().st_size for name, path in job.videos.items()}
+    done = [name for name in job.videos if any(_result(job, name, kind).exists() for kind in ("frames", "broken"))]
+    frames, start = 0, time.monotonic()
+    with progress_bar(sum(sizes.values()), desc="decoding", unit="B", unit_scale=True) as bar:
+        bar.update(sum(sizes[name] for name in done))
+        futures = {
+            pool.submit(encode_video, path, _result(job, name, "").with_suffix(""), job.frames): name
+            for name, path in job.videos.items()
+            if name not in set(done)
+        }
+        for future in as_completed(futures):
+            frames += _finished(future, job.videos[futures[future]])
+            bar.set_postfix_str(f"{frames / (time.monotonic() - start):,.0f} frames/s", refresh=False)
+            bar.update(sizes[futures[future]])
+
+
+def _finished(future: Future, video: Path) -> Any:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise LabelError(
+            f"a worker process died, short of memory or by a video such as {video}. What is done is kept: run the same "
+            "command again, with a smaller --config.workers or without that video"
+        ) from None
+    except Exception as error:
+        error.add_note(f"at {video}; what is done is kept, run the same command to go on")
+        raise
+
+
+def _make_plan(job: Job, names: Sequence[str], config: ConfigDict, idm: TrainedIDM) -> Plan:
+    """Rows of a step are no more than there are spans, and always as many on every device."""
+    videos = tuple(
+        Video(
+            _result(job, name, "records"), int(_result(job, name, "frames").read_text()), job.frames.chunk_frames
+        )
+        for name in names
+    )  # fmt: skip
+    plan, devices = Plan(videos, idm.window, config.span, 1), jax.local_device_count()
+    rows = min(config.batch, plan.num_spans)
+    return Plan(videos, idm.window, config.span, -(-rows // devices) * devices)
+
+
+def _label_steps(plan: Plan, folder: Path, config: ConfigDict, idm: TrainedIDM) -> None:
+    """Labels what is not labelled yet, step by step; the device works while the step before is written."""
+    folder.mkdir(exist_ok=True)
+    begin = next(step for step in range(plan.steps + 1) if not _step_file(folder, step).exists())
+    done = sum(len(_load(_step_file(folder, step)).buttons) for step in range(begin))
+    by_rows = parallel.batch_sharding(parallel.make_mesh())
+    run = jax.jit(partial(label_spans, idm.module, idm.window, config.mode, config.choice))
+    rng = jax.random.key(config.seed)
+    before: tuple[int, Labels] | None = None
+    total = sum(video.frames for video in plan.videos)
+    with (
+        progress_bar(total, desc="labelling", unit=" frames", initial=done) as bar,
+        closing(batches(plan, range(plan.rows), begin, plan.steps, config.workers or 1)) as spans_of_steps,
+    ):
+        for step, spans in enumerate(spans_of_steps, begin):
+            labels = run(idm.params, rng, jax.device_put(spans, by_rows))
+            if before is not None:
+                bar.update(_save(plan, folder, *before))
+            before = step, labels
+        if before is not None:
+            bar.update(_save(plan, folder, *before))
+
+
+def _step_file(folder: Path, step: int) -> Path:
+    return folder / f"{step:08}.npz"
+
+
+def _save(plan: Plan, folder: Path, step: int, labels: Labels) -> int:
+    """Writes the labels of a step that count, and returns how many."""
+    kept = plan.keep(step, jax.device_get(labels))
+    writing = folder / "writing"
+    with writing.open("wb") as file:
+        np.savez(file, **kept._asdict())
+    writing.rename(_step_file(folder, step))
+    return len(kept.buttons)
+
+
+def _load(file: Path) -> Labels:
+    with np.load(file) as stored:
+        return Labels(**stored)
+
+
+def _read_labels(plan: Plan, folder: Path) -> Iterator[Labels]:
+    """The labels of every video, in order."""
+    return plan.by_video(_load(_step_file(folder, step)) for step in range(plan.steps))
+
+
+def _draw_films(pool: ProcessPoolExecutor, job: Job, names: Sequence[str], labels: Any) -> None:
+    films = {}
+    for name, of_video in zip(names, labels(), strict=False):
+        film = job.folder / "films" / f"{name}.mp4"
+        if not film.exists():
+            degrees = CAMERA.to_degrees(of_video.camera_bins).astype(np.float32)
+            films[pool.submit(draw_film, job.videos[name], film, of_video.buttons, degrees)] = name
+    with progress_bar(len(films), desc="drawing films", unit="film", disable=not films) as bar:
+        for future in as_completed(films):
+            _finished(future, job.videos[films[future]])
+            bar.update()
+
+
+def _assemble(job: Job, names: Sequence[str], labels: Any) -> None:
+    """Writes the part's dataset, anew."""
+    folder = job.folder / "dataset.writing"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    broken = {
+        str(path): _result(job, name, "broken").read_text().split("\n", 1)
+        for name, path in job.videos.items()
+        if _result(job, name, "broken").exists()
+    }
+    report = {
+        "broken": [{"file": file, "reason": reason, "detail": detail} for file, (reason, detail) in broken.items()]
+    }
+    if names:
+        groups = list(dataset.group_by_size([_result(job, name, "records") for name in names], dataset.SHARD_BYTES))
+        of_videos = zip(names, (_result(job, name, "records") for name in names), labels(), strict=True)
+        with progress_bar(len(names), desc="writing", unit="video") as bar:
+            shards = []
+            for i, group in enumerate(groups):
+                path = dataset.shard_path(folder, SPLIT, i, len(groups))
+                shards.append(dataset.write_records(path, _labelled_records(of_videos, len(group), bar)))
+        lengths = {name: len(of_video.buttons) for name, of_video in zip(names, labels(), strict=True)}
+        dataset.write_index(
+            folder / "index" / SPLIT,
+            lengths,
+            (of_video.buttons for of_video in labels()),
+            (_degrees(of_video) for of_video in labels()),
+            (of_video.confidence for of_video in labels()),
+            "predicted",
+            job.frames.chunk_frames,
+        )
+        dataset.write_metadata(folder, {SPLIT: shards})
+    if (job.folder / "films").exists():
+        (job.folder / "films").rename(folder / "films")
+    made_of = json.loads((job.folder / "settings.json").read_text())
+    report["made_of"] = {name: value for name, value in made_of.items() if name != "videos"}
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    folder.rename(job.folder / "dataset")
+
+
+def _degrees(labels: Labels) -> np.ndarray:
+    return CAMERA.to_degrees(labels.camera_bins).astype(np.float32)
+
+
+def _labelled_records(of_videos: Iterator[tuple[str, Path, Labels]], count: int, bar: Any) -> Iterator[bytes]:
+    """The records of the next `count` videos, with their labels in."""
+    for _ in range(count):
+        name, records, labels = next(of_videos)
+        degrees, first = _degrees(labels), 0
+        for chunk, record in enumerate(dataset.read_records(records)):
+            values = dataset.parse_chunk(record)
+            rows = slice(first, first + len(values["frame_ends"]))
+            yield dataset.serialize_chunk(
+                values
+                | {
+                    "buttons": labels.buttons[rows],
+                    "camera": degrees[rows],
+                    "confidence": labels.confidence[rows],
+                    "labels": "predicted",
+                    "episode": name,
+                    "chunk": chunk,
+                    "first_frame": first,
+                    "num_frames": len(degrees),
+                }
+            )
+            first = rows.stop
+        bar.update()
+
+
+def _merge(folder: Path, parts: int, out: Path) -> bool:
+    """Makes one dataset of all parts, if all are done; says whether it did."""
+    there = [folder / f"part-{part:05}-of-{parts:05}" / "dataset" for part in range(parts)]
+    if missing := [part.parent.name for part in there if not part.exists()]:
+        print(f"this part is done; the dataset will be made when these are too: {', '.join(missing)}")
+        return False
+    merged = folder / "merged"
+    shutil.rmtree(merged, ignore_errors=True)
+    reports = [json.loads((part / "report.json").read_text()) for part in there]
+    broken = [note for report in reports for note in report["broken"]]
+    labelled = [part for part in there if (part / "index").exists()]
+    if not labelled:
+        raise LabelError(f"all {len(broken)} videos are broken, the first: {broken[0]}")
+    dataset.join_datasets(merged, labelled, SPLIT)
+    index = dataset.load_index(merged, SPLIT)
+    counts = {"episodes": len(index.names), "frames": len(index.buttons), "broken": len(broken)}
+    report = {"splits": {SPLIT: counts}, "mean_confidence": float(np.mean(index.confidence)), "broken": broken}
+    (merged / "report.json").write_text(json.dumps(report | {"made_of": reports[0]["made_of"]}, indent=1) + "\n")
+    for part in there:
+        if (part / "films").exists():
+            shutil.copytree(part / "films", merged / "films", dirs_exist_ok=True)
+    merged.rename(out)
+    return True
+
+
+def _summary(out: Path) -> str:
+    report = json.loads((out / "report.json").read_text())
+    counts = report["splits"][SPLIT]
+    lines = [
+        f"dataset {out}",
+        f"  {counts['episodes']:,} videos of {counts['frames']:,} frames, labelled with a mean confidence of "
+        f"{report['mean_confidence']:.2f}; {counts['broken']:,} broken",
+    ]
+    lines += [f"  broken: {note['file']}: {note['reason']}: {note['detail']}" for note in report["broken"][:5]]
+    if len(report["broken"]) > 5:
+        lines.append(f"  every one is listed in {out / 'report.json'}")
+    return "\n".join(lines)

@@ -1,0 +1,197 @@
+"""The parts of any page: each function returns HTML, and escapes the text it is given.
+
+A page is one file: styles, charts, pictures and films are in it, and nothing is loaded from elsewhere. It follows the
+reader's light or dark theme.
+"""
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import matplotlib
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Name: (on light ground, on dark ground). Charts are drawn in the light colours, each of which then becomes a variable.
+# As text, all have a contrast of 4.5 or more with the ground.
+COLOURS = {
+    "ground": ("#fcfcfb", "#14171b"),
+    "ink": ("#1c2024", "#e6e8ea"),
+    "muted": ("#5d666f", "#9aa4ae"),
+    "rule": ("#d9dde1", "#343b43"),
+    "bar": ("#cfe3f5", "#1f4263"),
+    "model": ("#0068a8", "#5cb8f0"),
+    "train": ("#007758", "#35c298"),
+    "repeat": ("#9b3a77", "#e59cc7"),
+    "trivial": ("#b04a00", "#f29450"),
+}
+
+_STYLE = """
+:root { color-scheme: light dark; LIGHT }
+@media (prefers-color-scheme: dark) { :root { DARK } }
+body { max-width: 72rem; margin: 0 auto; padding: 1.5rem; background: var(--ground); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.7rem; margin: 0 0 1rem; }
+h2 { font-size: 1.25rem; margin: 2.5rem 0 .75rem; padding-top: .75rem; border-top: 1px solid var(--rule); }
+p { max-width: 48rem; margin: .5rem 0; color: var(--muted); }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .75rem 1.5rem; margin: 0; }
+dt { font-size: .85rem; color: var(--muted); }
+dd { margin: 0; font-weight: 600; }
+table { border-collapse: collapse; margin: .75rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .9rem; border-bottom: 1px solid var(--rule); text-align: right; }
+th:first-child { padding-left: 0; text-align: left; font-weight: 400; }
+thead th { font-size: .85rem; font-weight: 600; color: var(--muted); vertical-align: bottom; }
+td:nth-child(2) { font-weight: 600; }
+td { width: 7rem; }
+td.share { background: linear-gradient(to right, var(--bar) calc(100% * var(--share)), transparent 0)
+  0 50% / 100% 1.5rem no-repeat; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--column)), 1fr));
+  gap: 1.5rem; margin: .75rem 0; }
+figure { margin: 0; }
+figcaption { font-size: .9rem; color: var(--muted); }
+.chart figcaption { font-weight: 600; color: var(--ink); }
+svg { width: 100%; height: auto; }
+svg text { font-family: inherit !important; }
+img, video { width: 100%; display: block; border-radius: 4px; }
+"""
+
+
+def page(title: str, sections: Sequence[str]) -> str:
+    """A whole HTML document of some sections, one below the other."""
+    light, dark = (" ".join(f"--{name}: {pair[theme]};" for name, pair in COLOURS.items()) for theme in (0, 1))
+    style = _STYLE.replace("LIGHT", light).replace("DARK", dark)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        f"<h1>{escape(title)}</h1>\n" + "\n".join(sections) + "\n</body>\n</html>\n"
+    )
+
+
+def section(heading: str, *parts: str) -> str:
+    """A heading and what stands below it."""
+    return f"<section>\n<h2>{escape(heading)}</h2>\n" + "\n".join(parts) + "\n</section>"
+
+
+def paragraph(text: str) -> str:
+    """Explaining text."""
+    return f"<p>{escape(text)}</p>"
+
+
+def facts_list(facts: Mapping[str, str]) -> str:
+    """Labels with their values."""
+    return "<dl>" + "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items()) + "</dl>"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> str:
+    """A table; the first cell of a row is its heading. Strings stand as they are, a float is a share, with a bar."""
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+    body = "\n".join(
+        f'<tr><th scope="row">{escape(str(name))}</th>{"".join(map(_cell, cells))}</tr>' for name, *cells in rows
+    )
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def _cell(value: str | float) -> str:
+    if isinstance(value, str):
+        return f"<td>{escape(value)}</td>"
+    return f'<td class="share" style="--share: {value:.4f}">{value:.3f}</td>'
+
+
+def grid(parts: Sequence[str], column: int = 30) -> str:
+    """Parts side by side, as many as fit into the window if a column takes at least so many times the font size."""
+    return f'<div class="grid" style="--column: {column}rem">\n' + "\n".join(parts) + "\n</div>"
+
+
+def picture(image: UInt8[np.ndarray, "h w 3"], caption: str) -> str:
+    """An RGB image, embedded without loss."""
+    lossless = [cv2.IMWRITE_WEBP_QUALITY, 101]  # a seventh of a PNG's bytes, for enlarged frames
+    data = cv2.imencode(".webp", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), lossless)[1].tobytes()
+    source = f'<img alt="" src="{_data_uri("image/webp", data)}">'
+    return f"<figure>{source}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def film(path: Path, caption: str) -> str:
+    """An mp4 file, embedded."""
+    source = f'<video controls loop muted playsinline src="{_data_uri("video/mp4", path.read_bytes())}"></video>'
+    return f"<figure>{source}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+class Line(NamedTuple):
+    """A line of a chart; its label and last value stand at its right end. An empty label: no such text."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str  # a name from COLOURS
+    style: str = "-"
+    width: float = 1.8
+    alpha: float = 1.0
+
+
+def curve(title: str, lines: Sequence[Line], x_label: str, y_label: str, y_max: float | None = None) -> str:
+    """A line chart from x = 0 on, as inline SVG: its colours and font are those of the page. `y_max` cuts its top."""
+    svg, no_metadata = io.StringIO(), dict.fromkeys(("Date", "Format", "Type", "Creator"))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9}):
+        figure = Figure(figsize=(5.2, 3), layout="constrained")
+        axes = figure.subplots()
+        for line in lines:
+            _draw_line(axes, line)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.set_ylim(top=y_max)
+        _style_axes(axes)
+        _label_ends(axes, [line for line in lines if line.label])
+        figure.savefig(svg, format="svg", transparent=True, metadata=no_metadata)
+    return f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{_inline(svg.getvalue(), title)}</figure>'
+
+
+def _draw_line(axes: Axes, line: Line) -> None:
+    colour = COLOURS[line.colour][0]
+    marker = "o" if len(line.x) == 1 else None  # a line of one point cannot be seen
+    axes.plot(line.x, line.y, line.style, color=colour, linewidth=line.width, alpha=line.alpha, marker=marker)
+
+
+def _style_axes(axes: Axes) -> None:
+    ink, muted, rule = (COLOURS[name][0] for name in ("ink", "muted", "rule"))
+    axes.margins(x=0)
+    axes.set_xlim(left=0)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_color(ink)
+        axis.set_tick_params(length=0, labelcolor=muted)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(axis="y", color=rule, lw=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(rule)
+
+
+def _label_ends(axes: Axes, lines: Sequence[Line], gap: float = 0.08) -> None:
+    """Writes the labels beside the right ends, moved apart where they would overlap (`gap`: share of the height)."""
+    low, high = axes.get_ylim()
+    lines = sorted(lines, key=lambda line: line.y[-1])
+    wanted = np.clip([(line.y[-1] - low) / (high - low) for line in lines], 0, 1)
+    stacked = gap * np.arange(len(lines))
+    for line, y in zip(lines, np.maximum.accumulate(wanted - stacked) + stacked, strict=True):
+        text = f"{line.label} {line.y[-1]:.2f}"
+        axes.text(1.02, y, text, color=COLOURS[line.colour][0], va="center", transform=axes.transAxes)
+
+
+def _inline(svg: str, title: str) -> str:
+    """The SVG as part of a page: without what only a file of its own needs, its colours those of the page's theme."""
+    svg = svg[svg.index("<svg ") :]
+    svg = re.sub(r' (?:xmlns(?::\w+)?|version)="[^"]*"| id="[\w.]*_\d+"', "", svg)
+    for name, (light, _) in COLOURS.items():
+        svg = svg.replace(light, f"var(--{name})")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

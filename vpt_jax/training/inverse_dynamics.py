@@ -1,0 +1,57 @@
+"""Inverse dynamics: the model learns to say what was done, from the frames before and after (paper, appendix D)."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vpt_jax.actions import CAMERA
+from vpt_jax.baselines import FactoredMarginal
+from vpt_jax.data.augment import augment
+from vpt_jax.data.batch import Batch
+from vpt_jax.evaluation import Prediction
+from vpt_jax.models.heads import factored_log_prob
+from vpt_jax.models.idm import InverseDynamicsModel
+from vpt_jax.training.objective import Objective, start_at_marginal
+from vpt_jax.training.state import Metrics
+
+
+def inverse_dynamics(
+    idm: InverseDynamicsModel, frame_shape: tuple[int, ...], marginal: FactoredMarginal, augmented: bool
+) -> Objective:
+    """To say what was done at every frame of a window; starts at the marginal distribution."""
+    return Objective(
+        partial(_init, idm, frame_shape, marginal),
+        lambda rows: (),
+        partial(inverse_dynamics_loss, idm, augmented),
+        partial(predict_window, idm),
+    )
+
+
+def _init(idm: InverseDynamicsModel, frame_shape: tuple[int, ...], marginal: FactoredMarginal, rng: jax.Array) -> Any:
+    params = idm.init(rng, jnp.zeros((1, 1, *frame_shape), jnp.uint8))["params"]
+    return start_at_marginal(params, marginal._asdict(), idm.temperature)
+
+
+def inverse_dynamics_loss(
+    idm: InverseDynamicsModel, augmented: bool, params: Any, memory: tuple[()], batch: Batch, rng: jax.Array
+) -> tuple[Float[Array, ""], tuple[Metrics, tuple[()]]]:
+    """Mean negative log-probability (nats) of the recorded actions over the valid frames, all 22 choices added up."""
+    frames = augment(rng, batch.frames) if augmented else batch.frames
+    loss = _losses(idm.apply({"params": params}, frames, batch.valid).logits, batch)
+    count = batch.valid.sum()
+    return jnp.where(batch.valid, loss, 0).sum() / jnp.maximum(count, 1), ({"valid_frames": count}, memory)
+
+
+def predict_window(
+    idm: InverseDynamicsModel, params: Any, memory: tuple[()], batch: Batch
+) -> tuple[Prediction, tuple[()]]:
+    """The most probable action of every frame, and the loss of the recorded one; there is no memory."""
+    logits = idm.apply({"params": params}, batch.frames, batch.valid).logits
+    return Prediction(_losses(logits, batch), logits["buttons"].argmax(-1), logits["camera"].argmax(-1)), memory
+
+
+def _losses(logits: dict[str, Float[Array, "b t choices classes"]], batch: Batch) -> Float[Array, "b t"]:
+    return -factored_log_prob(logits, batch.buttons, CAMERA.to_bins(batch.camera))
