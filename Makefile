@@ -1,4 +1,4 @@
-# Two commands do everything: `make demo` trains a small policy on the embedded game, `make test` checks the library.
+# Two commands do everything: `make demo` runs the whole loop on the embedded game, `make test` checks the library.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -14,7 +14,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/python launch/train.py --config=configs/foundation.py:demo
+	$(BIN)/python launch/pipeline.py
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"

@@ -5,10 +5,8 @@
 The paper trained the 0.5B policy for 30 epochs of 70,000 hours on 720 V100 GPUs in about 9 days (194,000 frames/s).
 Numbers marked (paper) are the paper's; the others are our choice where it is silent.
 
-Variants: `:500m` (default), `:248m` and `:71m`, the paper's three sizes, and `:demo`, a small policy that records and
-prepares its own data from the embedded game and trains on two CPU cores in minutes:
-
-    python launch/train.py --config=configs/foundation.py:demo
+Variants: `:500m` (default), `:248m` and `:71m`, the paper's three sizes, and `:demo`, a small policy for two CPU cores,
+which configs/demo.py trains in minutes on recordings of the embedded game.
 """
 
 import runpy
@@ -22,7 +20,8 @@ PRESETS = {"500m": "3x", "248m": "2x", "71m": "1x", "demo": "tiny"}
 def get_config(variant: str = "500m") -> ConfigDict:
     if variant not in PRESETS:
         raise ValueError(f"configs/foundation.py has no variant {variant!r}; choose one of {', '.join(PRESETS)}")
-    config = _sibling("base")("policy", f"runs/foundation-{variant}")
+    base = runpy.run_path(str(Path(__file__).with_name("base.py")))["get_config"]
+    config = base("policy", f"runs/foundation-{variant}")
     config.model = _model(PRESETS[variant])
     config.data = _data()
     config.optimizer = _optimizer()
@@ -84,31 +83,15 @@ def _demo(config: ConfigDict) -> ConfigDict:
     """Minutes on two cores instead of days on a cluster; what differs is set here."""
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
     config.model.remat = False
-    workdir = config.get_ref("workdir")
-    config.data.train = workdir + "/dataset"
-    config.data.valid = workdir + "/dataset"
     # Many streams and short windows: frames that follow one another teach almost the same.
     config.data.batch = config.data.valid_batch = 64
     config.data.length = 8
     config.data.workers = 1
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.warmup_steps = 50
-    config.epochs = 4.0
+    config.optimizer.warmup_steps = 30
+    config.steps = 300
     config.log_every = 5
-    config.evaluate_every = 100
+    config.evaluate_every = 50
     config.save_every = 100
     config.checkpoint.keep_every_hours = 0.0
-
-    # The data are made first, as configs/record.py and configs/prepare.py say.
-    config.record = _sibling("record")("demo")
-    config.record.out = workdir + "/recordings"
-    config.prepare = _sibling("prepare")()
-    config.prepare.recordings = workdir + "/recordings"
-    config.prepare.out = workdir + "/dataset"
-    config.prepare.height = config.prepare.width = 48
     return config
-
-
-def _sibling(name: str):
-    """`get_config` of another file of this folder, which is no package."""
-    return runpy.run_path(str(Path(__file__).with_name(f"{name}.py")))["get_config"]

@@ -5,11 +5,8 @@
 Two hours and a half of play at 640x360, in 10 to 20 minutes on two cores. Killed or stopped, the same command goes
 on with what is missing.
 
-Variant `:demo`, for configs/foundation.py:demo: 80 minutes of play at 256x144, in a minute and a half on two cores.
-It plays ViZDoom's scenarios, small arenas in which a small policy sees within minutes what makes the player act as it
-does:
-
-    python launch/record.py --config=configs/record.py:demo --config.out=runs/demo/recordings
+Variant `:demo`, for configs/demo.py: small pictures of a few levels with much to see, on which a small inverse dynamics
+model learns within minutes how they move.
 
 Variant `:bench`, for launch/bench.py: a few minutes of the same.
 """
@@ -22,7 +19,7 @@ LEVELS = (
     "MAP01", "MAP02", "MAP03", "MAP04", "MAP08", "MAP13", "E1M1", "E1M2", "E1M4", "E1M5", "E1M6", "E1M8", "E2M1",
     "E3M5", "E4M1", "E4M4", "deathmatch", "my_way_home", "defend_the_line", "deadly_corridor",
 )  # fmt: skip
-ARENAS = ("defend_the_center", "defend_the_line", "deathmatch", "health_gathering")
+DEMO_LEVELS = ("MAP01", "MAP03", "E1M1", "E1M5", "my_way_home")
 
 
 def get_config(variant: str = "full") -> ConfigDict:
@@ -65,11 +62,10 @@ def get_config(variant: str = "full") -> ConfigDict:
 
 def _small(config: ConfigDict, variant: str) -> ConfigDict:
     """Frames just large enough for the small policy; what else differs is set here."""
-    config.height, config.width = 144, 256
+    config.height, config.width = 72, 128
     config.players = ConfigDict({"scripted": 0.95, "human": 0.05})
-    config.splits.train.levels = ARENAS
-    config.splits.valid.levels = config.splits.test.levels = (*ARENAS, "health_gathering_supreme")
-    episodes = {"train": 112, "valid": 10, "test": 5} if variant == "demo" else {"train": 8, "valid": 0, "test": 0}
+    config.splits.train.levels = config.splits.valid.levels = config.splits.test.levels = DEMO_LEVELS
+    episodes = {"train": 25, "valid": 10, "test": 0} if variant == "demo" else {"train": 8, "valid": 0, "test": 0}
     for split, number in episodes.items():
         config.splits[split].episodes = number
     return config

@@ -4,11 +4,13 @@
     python launch/bench.py decode --recordings=RECORDINGS/train
     python launch/bench.py train_step --preset=1x --batch=2 --length=16
     python launch/bench.py act --preset=1x
+    python launch/bench.py label
 
 `loader` reads and decodes a dataset as training does; `decode` compares image codecs on frames of recordings;
-`train_step` is one update on random frames; `act` is one frame after another, as in play. Where --data or --recordings
-is not given, a little play of the embedded game is recorded and prepared first, at 128x128, under --workdir. Comparison
-with the reference PyTorch code (--against=torch) is left out for now.
+`train_step` is one update on random frames; `act` is one frame after another, as in play; `label` compares the two ways
+to label long videos by an inverse dynamics model, on random frames, in turns. Without --data or --recordings,
+a little play of the embedded game is recorded and prepared first, at 128x128, under --workdir. Comparison with the
+reference PyTorch code (--against=torch) is left out for now.
 """
 
 import importlib.metadata
@@ -37,8 +39,11 @@ from vpt_jax.data.dataset import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.data.streams import Stream, StreamSettings, batches
 from vpt_jax.envs import RecordError
+from vpt_jax.labelling.model import MODES, label_spans
+from vpt_jax.labelling.plan import Spans
+from vpt_jax.models.idm import REACH, InverseDynamicsModel
 from vpt_jax.models.policy import Policy
-from vpt_jax.models.presets import POLICIES
+from vpt_jax.models.presets import IDMS, POLICIES
 from vpt_jax.recording import BrokenRecording, find_recordings, read_frames, read_steps
 from vpt_jax.training.behavioural_cloning import cloning_loss
 from vpt_jax.training.optimizers import adam, linear_schedule
@@ -48,6 +53,8 @@ _DATA = flags.DEFINE_string("data", "", "Dataset folder made by launch/prepare.p
 _RECORDINGS = flags.DEFINE_string("recordings", "", "Folder of recordings whose frames are stored in several ways.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/bench", "Where a dataset is made if none is given.")
 _PRESET = flags.DEFINE_enum("preset", "tiny", list(POLICIES), "Size of the policy.")
+_IDM = flags.DEFINE_enum("idm", "tiny", list(IDMS), "Size of the inverse dynamics model.")
+_ROWS = flags.DEFINE_integer("rows", 1, "Spans labelled at a time.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What the policy computes in.")
 _REMAT = flags.DEFINE_bool("remat", False, "Recompute the image stacks in the backward pass.")
 _SIZE = flags.DEFINE_integer("size", 128, "Height and width of frames.")
@@ -58,6 +65,7 @@ _WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes of th
 _SECONDS = flags.DEFINE_float("seconds", 10.0, "How long to measure, after a warm-up.")
 
 Row = dict[str, str]
+LABEL_WINDOW, LABEL_WINDOWS = 128, 15  # frames of a window, windows of a span, as in configs/label.py
 CODEC_FRAMES = 1152  # 36 chunks
 
 
@@ -123,8 +131,36 @@ def act() -> list[Row]:
     return [policy_row(rate, _BATCH.value, "ms/act", seconds)]
 
 
+def label() -> list[Row]:
+    """Frames labelled per second by each mode, in turns, so that both meet the same machine."""
+    idm = InverseDynamicsModel(**IDMS[_IDM.value], dtype=jnp.dtype(_DTYPE.value))
+    rows, frames = _ROWS.value, (LABEL_WINDOWS + 1) * LABEL_WINDOW // 2
+    rng, size = np.random.default_rng(0), _SIZE.value
+    pixels = rng.integers(0, 256, (rows, frames + 2 * REACH, size, size, 3), np.uint8)
+    spans = jax.device_put(Spans(pixels, np.ones((rows, frames), bool), np.arange(rows)))
+    params = jax.jit(idm.init)(jax.random.key(0), pixels[:1, :1])["params"]
+    runs = {}
+    for mode in MODES:
+        step = jax.jit(partial(label_spans, idm, LABEL_WINDOW, mode, "argmax"))
+        runs[mode] = step.lower(params, jax.random.key(1), spans).compile()
+        jax.block_until_ready(runs[mode](params, jax.random.key(1), spans))
+    seconds = dict.fromkeys(MODES, 0.0)
+    counts = dict.fromkeys(MODES, 0)
+    while min(seconds.values()) < _SECONDS.value:
+        for mode, run in runs.items():
+            _, taken = timed(partial(finish, run, params, jax.random.key(1), spans))
+            seconds[mode], counts[mode] = seconds[mode] + taken, counts[mode] + 1
+    kept = rows * LABEL_WINDOWS * LABEL_WINDOW // 2
+    rates = {mode: kept * counts[mode] / seconds[mode] for mode in MODES}
+    return [
+        {"mode": mode, "model": _IDM.value, "frames": f"{size}x{size}", "frames/s": f"{rate:,.1f}",
+         "against exact": f"{rate / rates['exact']:.2f}", "runs": str(counts[mode])}
+        for mode, rate in rates.items()
+    ]  # fmt: skip
+
+
 BENCHES: dict[str, Callable[[], list[Row]]] = {
-    "loader": loader, "decode": decode, "train_step": train_steps, "act": act,
+    "loader": loader, "decode": decode, "train_step": train_steps, "act": act, "label": label,
 }  # fmt: skip
 
 
@@ -182,6 +218,10 @@ def repeat(run: Callable[[], Any]) -> float:
         jax.block_until_ready(run())
         count += 1
     return count / (time.monotonic() - start)
+
+
+def finish(run: Callable[..., Any], *inputs: Any) -> Any:
+    return jax.block_until_ready(run(*inputs))
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float]:

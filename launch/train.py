@@ -1,6 +1,5 @@
 """Train a policy by behavioural cloning, or an inverse dynamics model. The file reads in the order things happen.
 
-    python launch/train.py --config=configs/foundation.py:demo
     python launch/train.py --config=configs/foundation.py:500m --config.data.train=DATASET --config.workdir=FOLDER
     python launch/train.py --config=configs/idm.py:paper --config.data.train=DATASET --config.workdir=FOLDER
 
@@ -27,9 +26,7 @@ from vpt_jax.baselines import FactoredMarginal, Marginal, idm_baselines, policy_
 from vpt_jax.checkpoints import Checkpoints, SettingsChangedError
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.dataset import DatasetDamagedError, DatasetMissingError
-from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
-from vpt_jax.envs import RecordError
 from vpt_jax.evaluation import evaluator
 from vpt_jax.models.presets import DTYPES, IDMS, POLICIES, make_idm, make_policy
 from vpt_jax.report.training import write_report
@@ -53,6 +50,7 @@ class Stage(NamedTuple):
     stream: type[Stream]
     baselines: Callable[[Stream, Stream], dict[str, dict[str, float]]]
     objective: Callable[[ConfigDict, Stream], Objective]
+    views: tuple[str, ...]  # of the evaluation
 
 
 def cloning_objective(config: ConfigDict, data: Stream) -> Objective:
@@ -65,8 +63,8 @@ def inverse_dynamics_objective(config: ConfigDict, data: Stream) -> Objective:
 
 
 STAGES = {
-    "policy": Stage(POLICIES, Stream, policy_baselines, cloning_objective),
-    "idm": Stage(IDMS, WindowStream, idm_baselines, inverse_dynamics_objective),
+    "policy": Stage(POLICIES, Stream, policy_baselines, cloning_objective, ("valid",)),
+    "idm": Stage(IDMS, WindowStream, idm_baselines, inverse_dynamics_objective, ("valid", "acting")),
 }
 
 
@@ -79,8 +77,6 @@ def train(config: ConfigDict) -> None:
     say(f"{jax.process_count()} process(es), {jax.device_count()} x {jax.devices()[0].device_kind}, {dict(mesh.shape)}")
 
     # The data
-    if "record" in config:
-        make_data(config)
     train_data = open_stream(config, config.data.train, "train", config.data.batch)
     valid_data = open_stream(config, config.data.valid, "valid", config.data.valid_batch)
     baselines = stage.baselines(train_data, valid_data)
@@ -125,6 +121,7 @@ def train(config: ConfigDict) -> None:
                     valid_batches,
                     parallel.batch_sharding(mesh),
                     baselines,
+                    stage.views,
                 ),
                 episodes=train_data.episodes,
                 checkpoints=checkpoints,
@@ -176,16 +173,6 @@ def make_mesh(config: ConfigDict) -> Mesh:
         raise ConfigError(f"config.mesh: {error}") from error
 
 
-def make_data(config: ConfigDict) -> None:
-    """Record and prepare what is not there yet; the other processes wait for the first."""
-    from vpt_jax.envs.recorder import record  # here, since only this needs the game installed
-
-    if jax.process_index() == 0:
-        record(config.record)
-        prepare(config.prepare)
-    parallel.wait_for_all("data")
-
-
 def open_stream(config: ConfigDict, dataset: str, split: str, rows: int) -> Stream:
     training = split == "train"
     settings = dict(length=config.data.length, nulls=config.data.nulls, seed=config.seed, shuffle=training)
@@ -204,7 +191,8 @@ def count_steps(config: ConfigDict, train_data: Stream) -> int:
             f"config.optimizer.warmup_steps is {config.optimizer.warmup_steps}, and the run has {steps} steps: the "
             "learning rate would never reach its peak. Set fewer, or train longer by config.steps or config.epochs"
         )
-    if (room := config.data.batch * config.data.length) > train_data.num_frames:
+    room = config.data.batch * config.data.length
+    if room > train_data.num_frames and not isinstance(train_data, WindowStream):  # whose windows may overlap
         raise ConfigError(
             f"a step has room for batch x length = {room:,} frames, and the training data have "
             f"{train_data.num_frames:,}: lower config.data.batch or config.data.length"
@@ -288,7 +276,7 @@ def report(
 
 if __name__ == "__main__":
     mistakes = (
-        ConfigError, DatasetMissingError, DatasetDamagedError, RecordError, PrepareError, SettingsChangedError,
+        ConfigError, DatasetMissingError, DatasetDamagedError, SettingsChangedError,
         loop.NonFiniteLossError,
     )  # fmt: skip
     command_line.run(train, "configs/foundation.py", mistakes)

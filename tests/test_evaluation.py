@@ -1,97 +1,129 @@
-"""Figures against counting by hand, and baselines against their definition in plain loops."""
+"""Figures against counting by hand, and what is made of them against plain loops."""
 
-import math
-from collections import Counter
+from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
 from vpt_jax import parallel
-from vpt_jax.actions import BUTTON_INDEX, JointAction, joint_from_factored, joint_from_raw
+from vpt_jax.actions import BUTTON_INDEX, BUTTONS, CAMERA, is_null
 from vpt_jax.data.batch import Batch
+from vpt_jax.data.dataset import EpisodeIndex
 from vpt_jax.data.streams import Stream, StreamSettings
-from vpt_jax.evaluation import Marginal, baseline_metrics, count, evaluator, metrics
-from vpt_jax.models.heads import joint_log_prob, most_probable
+from vpt_jax.evaluation import Prediction, add, confidence_intervals, count, evaluator, label_totals, metrics
 from vpt_jax.models.policy import Policy
-
-ATTACK, JUMP = BUTTON_INDEX["attack"], BUTTON_INDEX["jump"]
-
-
-def joint(rows):
-    """Joint actions of (attack, jump, pitch bin, yaw bin) rows."""
-    buttons = np.zeros((len(rows), 20), np.uint8)
-    buttons[:, [ATTACK, JUMP]] = [row[:2] for row in rows]
-    return joint_from_factored(buttons, np.array([row[2:] for row in rows]))
+from vpt_jax.training.behavioural_cloning import predict_next
 
 
-def test_counts_by_hand():
-    actual = joint([(1, 0, 5, 5), (1, 1, 5, 7), (0, 1, 4, 5), (1, 1, 9, 9)])
-    predicted = joint([(1, 0, 5, 5), (0, 1, 5, 7), (1, 1, 5, 5), (1, 1, 9, 9)])
-    loss, valid = np.array([1.0, 2.0, 4.0, 100.0]), np.array([True, True, True, False])
-    figures = metrics(count(loss, predicted, actual, valid))
-    assert figures["nll"] == pytest.approx(7 / 3)
-    assert figures["f1/attack"] == pytest.approx(2 * 1 / (2 + 2))  # 1 hit, 2 predicted, 2 pressed
-    assert figures["f1/jump"] == pytest.approx(2 * 2 / (2 + 2))
-    assert figures["f1/mean"] == pytest.approx(0.75)
-    assert figures["camera_accuracy"] == pytest.approx(2 / 3)
-    assert figures["camera_accuracy_moving"] == pytest.approx(1 / 2)
-
-
-def test_marginal_is_a_distribution_and_close_to_the_frequencies():
-    actions = JointAction(np.array([1, 1, 1, 3, 0, 0]), np.array([7, 7, 60, 9, 60, 60]))
-    marginal = Marginal.fit(actions)
-    assert marginal.buttons.sum() == pytest.approx(1)
-    assert marginal.camera.sum() == pytest.approx(1)
-    unseen = (1 + 1) / (6 + 1)  # one class of six was seen once
-    expected = math.log((1 - unseen) * 3 / 6 + unseen / 8641)
-    camera_unseen = (2 + 1) / (4 + 1)  # four frames have the camera on; classes 60 and 9 seen once
-    expected_camera = math.log((1 - camera_unseen) * 2 / 4 + camera_unseen / 121)
-    log_prob = marginal.log_prob(JointAction(np.array([1, 0]), np.array([7, 7])))
-    assert log_prob[0] == pytest.approx(expected + expected_camera)
-    assert log_prob[1] == pytest.approx(math.log((1 - unseen) * 2 / 6 + unseen / 8641))  # camera off
+def keys(*rows):
+    """Buttons of rows of names: "attack jump"."""
+    return np.array([[name in row.split() for name in BUTTONS] for row in rows], np.uint8)
 
 
 @pytest.fixture(scope="module")
-def streams(dataset_dir):
-    make = lambda split: Stream(StreamSettings(str(dataset_dir), split, 8, 6, "drop", shuffle=False))  # noqa: E731
-    return make("train"), make("valid")
+def figures():
+    """Of four frames; a fifth does not count."""
+    held = keys("attack", "attack jump", "jump", "attack", "use")
+    said = keys("attack", "jump", "attack jump", "", "drop")
+    turned = np.array([[0, 0], [0, 1.6], [-0.6, 0], [-25, 5], [9, 9]], np.float32)
+    bins = np.array([[5, 5], [5, 7], [5, 5], [0, 8], [1, 1]])
+    valid = np.array([True, True, True, True, False])
+    return metrics(count(Prediction(np.array([1.0, 2.0, 4.0, 5.0, 100.0]), said, bins), held, turned, valid))
 
 
-def test_baselines_in_plain_loops(streams):
-    train, valid = streams
-    figures = baseline_metrics(train, valid)
-    seen = [joint_from_raw(*(part[train.kept(e)] for part in train.actions(e))) for e in range(7)]
-    marginal = Marginal.fit(JointAction(*(np.concatenate(part) for part in zip(*seen, strict=True))))
-    most_frequent = Counter(np.concatenate([actions.buttons for actions in seen])).most_common(1)[0][0]
-    stays = total = 0
-    for actions in seen:
-        last = (0, 60)
-        for action in zip(*actions, strict=True):
-            stays += action[0] == last[0] and (action[1] == last[1] or action[0] % 2 == 0)
-            total, last = total + 1, action
-    losses, repeat_losses, right = [], [], 0
-    for episode in range(2):
-        last = (0, 60)
-        for buttons, camera in zip(
-            *joint_from_raw(*(p[valid.kept(episode)] for p in valid.actions(episode))), strict=True
-        ):
-            losses.append(-marginal.log_prob(JointAction(np.array([buttons]), np.array([camera])))[0])
-            repeats = buttons == last[0] and (camera == last[1] or buttons % 2 == 0)
-            chance = (1 - stays / total) * math.exp(-losses[-1]) + stays / total * repeats
-            repeat_losses.append(-math.log(chance))
-            right += (camera if buttons % 2 else 60) == (last[1] if last[0] % 2 else 60)
-            last = (buttons, camera)
-    assert figures["marginal"]["nll"] == pytest.approx(np.mean(losses))
-    assert figures["repeat"]["nll"] == pytest.approx(np.mean(repeat_losses))
-    assert figures["repeat"]["camera_accuracy"] == pytest.approx(right / len(losses))
-    assert marginal.mode(1).buttons[0] == most_frequent
-    assert figures["marginal"]["frames"] == figures["repeat"]["frames"] == valid.num_frames
+def test_keys_by_hand(figures):
+    assert figures["frames"] == 4
+    assert figures["nll"] == pytest.approx(12 / 4)
+    assert figures["key_accuracy"] == pytest.approx(77 / 80)  # attack is wrong in three frames
+    assert figures["key_exact"] == pytest.approx(1 / 4)
+    assert figures["accuracy/attack"] == pytest.approx(1 / 4)
+    assert figures["precision/attack"] == pytest.approx(1 / 2)  # said in two frames, one of them right
+    assert figures["recall/attack"] == pytest.approx(1 / 3)
+    assert figures["f1/attack"] == pytest.approx(2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3))
+    assert figures["f1/jump"] == figures["precision/jump"] == figures["recall/jump"] == 1
+    assert figures["f1/mean"] == pytest.approx((0.4 + 1) / 2)
+    assert {name.partition("/")[2] for name in figures if name.startswith("f1/")} == {"mean", "attack", "jump"}
 
 
-def test_the_evaluator_agrees_with_one_long_pass(streams):
-    """Chunks with carried memory and padded rows, against each row's frames in one go."""
-    _, valid = streams
+def test_camera_by_hand(figures):
+    assert figures["camera_accuracy"] == pytest.approx(2 / 4)
+    assert figures["camera_accuracy/pitch"] == figures["camera_accuracy/yaw"] == pytest.approx(3 / 4)
+    assert figures["camera_accuracy_moving"] == pytest.approx(1 / 3)
+    # Pitch: 0, 0, -0.6 and, cut off, -10 degrees; said are 0, 0, 0, -10.
+    assert figures["mouse_r2/pitch"] == pytest.approx(1 - 0.6**2 / (0.6**2 + 10**2 - 10.6**2 / 4))
+    # Yaw: 0, 1.6, 0, 5 degrees; said are the middles of the bins two and three from the centre.
+    errors = (11**0.4 - 1 - 1.6) ** 2 + (11**0.6 - 1 - 5) ** 2
+    assert figures["mouse_r2/yaw"] == pytest.approx(1 - errors / (1.6**2 + 5**2 - 6.6**2 / 4))
+
+
+@pytest.mark.parametrize(("said", "share"), [(5, 1.0), (6, 0.0)])
+def test_a_camera_that_never_moves_is_told_apart_from_one_said_to_move(said, share):
+    prediction = Prediction(np.zeros(3), keys("", "", ""), np.full((3, 2), said))
+    of_rest = metrics(count(prediction, prediction.buttons, np.zeros((3, 2), np.float32), np.ones(3, bool)))
+    assert of_rest["mouse_r2/yaw"] == share
+
+
+def random_index(names, lengths, seed):
+    rng, frames = np.random.default_rng(seed), sum(lengths)
+    buttons = np.zeros((frames, 20), np.uint8)
+    buttons[:, :4] = rng.random((frames, 4)) < 0.3
+    camera = rng.normal(0, 3, (frames, 2)).astype(np.float32)
+    return EpisodeIndex(names, np.array(lengths), buttons, camera, np.ones(frames, np.float32), "predicted", 8)
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return random_index(("a", "b", "c", "d", "e", "f"), [30, 7, 50, 20, 41, 12], 0)
+
+
+def test_labels_are_measured_against_the_episode_of_the_same_name(recorded):
+    predicted = random_index(("d", "a"), [20, 30], 1)
+    of_d, of_a = label_totals(predicted, recorded)
+    for totals, said, true in ((of_d, slice(0, 20), slice(87, 107)), (of_a, slice(20, 50), slice(0, 30))):
+        assert int(totals.frames) == true.stop - true.start
+        hits = predicted.buttons[said] * recorded.buttons[true]
+        np.testing.assert_array_equal(totals.hits, hits.sum(0))
+        bins = [CAMERA.to_bins(index.camera[rows]) for index, rows in ((predicted, said), (recorded, true))]
+        np.testing.assert_array_equal(totals.axis_hits, (bins[0] == bins[1]).sum(0))
+    perfect = metrics(add(label_totals(recorded, recorded)))
+    assert perfect["key_exact"] == perfect["f1/mean"] == perfect["camera_accuracy"] == 1
+    assert perfect["mouse_r2/pitch"] > 0.95
+    assert np.isnan(perfect["nll"])
+
+
+def test_labels_of_other_episodes_are_refused(recorded):
+    with pytest.raises(ValueError, match="no episode x was recorded"):
+        label_totals(replace(recorded, names=("a", "x", "c", "d", "e", "f")), recorded)
+    with pytest.raises(ValueError, match="episode b has 8 labels for 7 frames"):
+        label_totals(random_index(("a", "b"), [30, 8], 1), recorded)
+
+
+def test_intervals_are_a_plain_bootstrap_over_episodes(recorded):
+    held, moved = recorded.buttons.copy(), recorded.camera.copy()
+    held[32, BUTTON_INDEX["drop"]] = 1  # in episode b, which some draws leave out
+    said = np.where(np.arange(len(held))[:, None] % 3 == 0, np.roll(held, 1, 0), held)
+    moved[::2] += 1
+    predicted = replace(recorded, buttons=said, camera=moved)
+    episodes = label_totals(predicted, replace(recorded, buttons=held))
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(200):
+        drawn.append(metrics(add([episodes[i] for i in rng.integers(6, size=6)])))
+    intervals, point = confidence_intervals(episodes, level=0.8, draws=200), metrics(add(episodes))
+    assert intervals.keys() == point.keys()
+    assert any("f1/drop" not in of_draw for of_draw in drawn)
+    for name in point.keys() - {"nll"}:
+        values = sorted(of_draw.get(name, 0.0) for of_draw in drawn)
+        assert intervals[name] == pytest.approx(tuple(np.quantile(values, [0.1, 0.9])))
+    for name in ("key_accuracy", "key_exact", "f1/mean", "camera_accuracy", "mouse_r2/yaw"):
+        low, high = intervals[name]
+        assert low < point[name] < high
+
+
+def test_the_evaluator_agrees_with_one_long_pass(dataset_dir):
+    """Chunks with carried memory and padded rows, in two views, against each row's frames in one go."""
+    valid = Stream(StreamSettings(str(dataset_dir), "valid", 8, 6, "keep", shuffle=False))
     policy = Policy(widths=(8, 8, 8), features=32, heads=2, layers=1, memory_length=8)
     rows = [[valid.read(step, [row]) for step in range(valid.steps_per_epoch)] for row in range(8)]
     shapes = jax.eval_shape(
@@ -104,26 +136,20 @@ def test_the_evaluator_agrees_with_one_long_pass(streams):
     batches = lambda: (  # noqa: E731
         parallel.global_batch(valid.read(step, range(8)), mesh, 8) for step in range(valid.steps_per_epoch)
     )
-    baselines = {"marginal": {"nll": 5.0}}
-    figures = evaluator(policy, batches, 8, parallel.batch_sharding(mesh), baselines)(params)
+    predict, memory, by_rows = partial(predict_next, policy), policy.initial_memory, parallel.batch_sharding(mesh)
+    baselines, views = {"marginal": {"nll": 5.0}}, ("valid", "acting")
+    figures = evaluator(predict, partial(memory, 8), batches, by_rows, baselines, views)(params)
 
-    totals = []
+    totals, jitted = {"valid": [], "acting": []}, jax.jit(predict)
     for row in rows:
         whole = Batch(*(np.concatenate(field, axis=1) for field in zip(*row, strict=True)))
-        output = policy.apply({"params": params}, whole.frames, whole.first, policy.initial_memory(1))
-        actual = joint_from_raw(whole.buttons, whole.camera)
-        loss = -joint_log_prob(output.logits, actual)
-        totals.append(count(loss, most_probable(output.logits), actual, whole.valid))
-    expected = metrics(jax.tree.map(lambda *parts: sum(parts), *totals))
-    assert expected["frames"] == valid.num_frames
+        prediction, _ = jitted(params, memory(1), whole)
+        acting = whole.valid & ~is_null(whole.buttons, whole.camera)
+        for view, counted in (("valid", whole.valid), ("acting", acting)):
+            totals[view].append(count(prediction, whole.buttons, whole.camera, counted))
+    expected = {view: metrics(add(jax.device_get(parts))) for view, parts in totals.items()}
+    assert expected["valid"]["frames"] == valid.num_frames > expected["acting"]["frames"] > 0
     assert figures.pop("marginal/nll") == 5.0
-    assert figures == pytest.approx({f"valid/{name}": value for name, value in expected.items()}, rel=1e-4)
-    assert expected["camera_accuracy_moving"] > 0
-
-
-def test_the_most_probable_inventory_leaves_the_camera_still():
-    logits = {"buttons": np.zeros((2, 8641)), "camera": np.zeros((2, 121))}
-    logits["buttons"][:, [8640, 5]] = np.diag([1, 1])  # inventory; attack while turning
-    logits["camera"][:, 7] = 1
-    said = most_probable(logits)
-    assert (said.buttons.tolist(), said.camera.tolist()) == ([8640, 5], [60, 7])
+    wanted = {f"{view}/{name}": value for view in views for name, value in expected[view].items()}
+    assert figures == pytest.approx(wanted, rel=1e-4)
+    assert expected["valid"]["camera_accuracy_moving"] > 0

@@ -1,7 +1,10 @@
 """Frames through files, the cursor and the overlay, against the pixels in tests/golden/json_actions_frames.npz."""
 
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -141,6 +144,127 @@ def test_whatever_byte_of_the_index_is_wrong_the_film_decodes_or_is_a_video_erro
         except video.VideoError:
             errors += 1
     assert errors
+
+
+def shown_at_ticks(times):
+    """By brute force: the frame nearest to every twentieth of a second; of two equally near, the earlier."""
+    average = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else Fraction(1, 20)
+    numbers, tick = [], times[0]
+    while tick < times[-1] + average:
+        numbers.append(min(range(len(times)), key=lambda i: (abs(times[i] - tick), i)))
+        tick += Fraction(1, 20)
+    return numbers
+
+
+def resampled(times):
+    """The numbers of the frames that `resample` gives of frames shown at these times."""
+    return list(video.resample(zip(times, range(len(times)), strict=True)))
+
+
+RATES = [Fraction(rate) for rate in (10, 15, 20, 24, 25, 30, 48, 60, 144)] + [Fraction(30000, 1001)]
+
+
+@pytest.mark.parametrize("start", [Fraction(0), Fraction(-7, 3), Fraction(1000)])
+@pytest.mark.parametrize("rate", RATES)
+def test_the_nearest_frame_is_shown_at_any_rate(rate, start):
+    for frames in (1, 2, 3, 61, 200):
+        times = [start + i / rate for i in range(frames)]
+        assert resampled(times) == shown_at_ticks(times)
+
+
+@pytest.mark.parametrize(("rate", "frames"), [(10, 20), (20, 40), (30, 60), (60, 120)])
+def test_two_seconds_are_forty_frames(rate, frames):
+    assert len(resampled([Fraction(i, rate) for i in range(frames)])) == 40
+
+
+def test_a_video_of_twenty_frames_a_second_comes_out_as_it_is():
+    for frames in (1, 2, 100):
+        assert resampled([5 + Fraction(i, 20) for i in range(frames)]) == list(range(frames))
+        assert resampled([Fraction(50 * i, 1000) for i in range(frames)]) == list(range(frames))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_nearest_frame_is_shown_whatever_the_times(seed):
+    rng = np.random.default_rng(seed)
+    for rate in RATES:
+        in_ms = [Fraction(round(1000 * i / rate), 1000) for i in range(100)]  # as Matroska stores it
+        jittered = [Fraction(i + float(rng.uniform(-0.45, 0.45))) / rate for i in range(100)]
+        assert resampled(in_ms) == shown_at_ticks(in_ms)
+        assert resampled(jittered) == shown_at_ticks(jittered)
+    uneven = [Fraction(int(ms), 1000) for ms in np.cumsum(rng.choice([1, 5, 17, 33, 50, 400, 3000], 60))]
+    assert resampled(uneven) == shown_at_ticks(uneven)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_repeated_and_backward_times_are_left_out(seed):
+    times = [Fraction(int(ms), 1000) for ms in np.cumsum(np.random.default_rng(seed).integers(-60, 120, 80))]
+    later = [0]
+    for i, time in enumerate(times):
+        if time > times[later[-1]]:
+            later.append(i)
+    assert len(later) < len(times)
+    assert resampled(times) == [later[i] for i in shown_at_ticks([times[i] for i in later])]
+
+
+def test_a_frame_without_a_time_or_shown_for_over_a_minute_is_damage():
+    with pytest.raises(video.VideoError, match="damaged video: a frame has no time stamp"):
+        resampled([Fraction(0), None])
+    times = [Fraction(3), Fraction(63), Fraction(63) + Fraction(1, 20)]
+    assert resampled(times) == shown_at_ticks(times)
+    times[1:] = [time + Fraction(1, 100) for time in times[1:]]
+    with pytest.raises(video.VideoError, match=r"damaged video: nothing is shown from 3.00 s to 63.01 s"):
+        resampled(times)
+
+
+def test_nothing_gives_nothing():
+    assert resampled([]) == []
+
+
+def test_frames_come_as_they_are_needed():
+    taken = []
+    frames = ((taken.append(i) or Fraction(i, 20), i) for i in range(10_000))
+    assert [next(frame) for frame in [video.resample(frames)] * 5] == [0, 1, 2, 3, 4]
+    assert len(taken) <= 6
+
+
+def test_time_stamps_come_from_the_file(tmp_path):
+    in_ms = [0, 30, 95, 100, 260, 300, 301, 500, 1500, 1600]
+    with av.open(str(tmp_path / "film.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 8, 8, "bgr0"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for i, ms in enumerate(in_ms):
+            frame = av.VideoFrame.from_ndarray(np.full((8, 8, 3), 20 * i, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = ms, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    timed = list(video.decode_timed(tmp_path / "film.mkv"))
+    times = [time for time, _ in timed]
+    assert times == [Fraction(ms, 1000) for ms in in_ms]
+    shown = [int(frame[0, 0, 0]) // 20 for frame in video.resample(timed)]
+    assert shown == shown_at_ticks(times)
+    assert [b - a for a, b in pairwise(shown)].count(0) > 10  # the picture that stood for a second
+
+
+@pytest.mark.parametrize("height", [1, 9, 36, 37])
+@pytest.mark.parametrize("width", [1, 15, 16, 48, 64, 65, 66, 99, 200])
+@pytest.mark.parametrize("aspect", [(16, 9), (4, 3), (1, 1), (9, 16)])
+def test_the_aspect_is_fitted_at_the_sides(height, width, aspect):
+    frame = np.random.default_rng(0).integers(1, 256, (height, width, 3)).astype(np.uint8)
+    fitted = video.fit_aspect(frame, *aspect)
+    assert len(fitted) == height
+    assert abs(fitted.shape[1] - height * aspect[0] / aspect[1]) <= 0.5
+    shared = min(width, fitted.shape[1])
+    cut, added = (width - shared) // 2, (fitted.shape[1] - shared) // 2
+    for column in range(fitted.shape[1]):
+        source = column - added + cut
+        expected = frame[:, source] if added <= column < added + shared else 0
+        np.testing.assert_array_equal(fitted[:, column], np.broadcast_to(expected, (height, 3)))
+
+
+def test_a_frame_of_the_aspect_is_left_as_it_is():
+    frame = np.random.default_rng(0).integers(0, 256, (72, 128, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(video.fit_aspect(frame, 16, 9), frame)
 
 
 def test_an_action_is_drawn_on_a_copy():

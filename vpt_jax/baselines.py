@@ -112,7 +112,8 @@ def policy_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, fl
 def idm_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, float]]:
     """`metrics` of two predictors of factored actions: `released` says no key and no movement; `repeat` as above."""
     marginal = FactoredMarginal.of(train)
-    repeating = np.concatenate([_same_choices(actions) for actions in _sampled_actions(train)]).mean(0)
+    same = np.concatenate([_same_choices(actions) for actions in _sampled_actions(train)])
+    repeating = (same.sum(0) + 1) / (len(same) + 2)  # a choice that never changed in training may yet
 
     def released(raw: RawActions) -> Prediction:
         return _released(raw)._replace(loss=-np.log(marginal.probabilities(raw)).sum(1))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int, UInt8
 
-from vpt_jax.actions import BUTTONS, CAMERA, Array
+from vpt_jax.actions import BUTTONS, CAMERA, Array, is_null
 from vpt_jax.data.batch import Batch
+
+if TYPE_CHECKING:  # a train step needs no dataset
+    from vpt_jax.data.dataset import EpisodeIndex
 
 COMMON_SHARE = 0.01  # a button counts in the mean F1 if it is held in more than this share of the frames
 AXES = ("pitch", "yaw")
@@ -82,7 +85,8 @@ def metrics(totals: Totals) -> dict[str, float]:
       those held in more than 1% of the frames.
     - `camera_accuracy`: share of frames with both bins right; `camera_accuracy/AXIS`: with this one;
       `camera_accuracy_moving`: both, over the frames in which the camera moves.
-    - `mouse_r2/AXIS`: 1 less the squared error's share of the variance, of degrees cut off at 10, where the bins end.
+    - `mouse_r2/AXIS`: 1 less the squared error's share of the variance, of degrees cut off at 10, where the bins end; of
+      a camera that never moves, 1 if that was said of every frame, and 0 if not.
     """
     totals = Totals(*(np.asarray(field, np.float64) for field in totals))
     frames = float(totals.frames)
@@ -109,7 +113,7 @@ def metrics(totals: Totals) -> dict[str, float]:
 
 def _camera_metrics(totals: Totals, frames: float) -> dict[str, float]:
     variance = totals.squares - totals.degrees**2 / frames
-    r2 = 1 - totals.errors / np.where(variance > 0, variance, np.inf)
+    r2 = np.where(variance > 0, 1 - totals.errors / np.where(variance > 0, variance, 1), totals.errors == 0)
     figures = {
         "camera_accuracy": float(totals.camera_hits / frames),
         "camera_accuracy_moving": float(totals.moving_hits / max(totals.moving, 1)),
@@ -118,6 +122,26 @@ def _camera_metrics(totals: Totals, frames: float) -> dict[str, float]:
         figures[f"camera_accuracy/{axis}"] = float(totals.axis_hits[i] / frames)
         figures[f"mouse_r2/{axis}"] = float(r2[i])
     return figures
+
+
+def label_totals(predicted: "EpisodeIndex", recorded: "EpisodeIndex") -> list[Totals]:
+    """Totals of every predicted episode against the recorded one of the same name, without a loss.
+
+    Raises:
+        ValueError: an episode is not among the recorded ones, or of another length there.
+    """
+    totals = []
+    for episode, name in enumerate(predicted.names):
+        if name not in recorded.names:
+            raise ValueError(f"no episode {name} was recorded")
+        said, true = predicted.rows(episode), recorded.rows(recorded.names.index(name))
+        if said.stop - said.start != true.stop - true.start:
+            raise ValueError(f"episode {name} has {said.stop - said.start} labels for {true.stop - true.start} frames")
+        buttons, bins = predicted.buttons[said], CAMERA.to_bins(np.asarray(predicted.camera[said]))
+        prediction = Prediction(np.full(len(buttons), np.nan), buttons, bins)
+        everything = np.ones(len(buttons), bool)
+        totals.append(count(prediction, recorded.buttons[true], np.asarray(recorded.camera[true]), everything))
+    return totals
 
 
 def confidence_intervals(
@@ -139,11 +163,22 @@ def confidence_intervals(
     return {name: tuple(np.quantile([figures.get(name, 0.0) for figures in drawn], tails).tolist()) for name in names}
 
 
-def evaluation_step(predict: Predict, params: Any, carry: tuple[Any, Totals], batch: Batch) -> tuple[Any, Totals]:
-    """Adds a batch to the totals."""
+# Which frames of a batch count in figures of a name. Policies are asked about frames in which something is done; to be
+# compared with one, an IDM is measured on these alone too.
+VIEWS: dict[str, Callable[[Batch], Bool[Array, "b t"]]] = {
+    "valid": lambda batch: batch.valid,
+    "acting": lambda batch: batch.valid & ~is_null(jnp.asarray(batch.buttons), jnp.asarray(batch.camera)),
+}
+
+
+def evaluation_step(
+    predict: Predict, views: Sequence[str], params: Any, carry: tuple[Any, list[Totals]], batch: Batch
+) -> tuple[Any, list[Totals]]:
+    """Adds a batch to the totals, of which there are as many as views."""
     memory, totals = carry
     prediction, memory = predict(params, memory, batch)
-    return memory, jax.tree.map(jnp.add, totals, count(prediction, batch.buttons, batch.camera, batch.valid))
+    seen = [count(prediction, batch.buttons, batch.camera, VIEWS[view](batch)) for view in views]
+    return memory, jax.tree.map(jnp.add, totals, seen)
 
 
 def evaluator(
@@ -152,10 +187,11 @@ def evaluator(
     batches: Callable[[], Iterable[Batch]],
     by_rows: NamedSharding,
     baselines: Mapping[str, Mapping[str, float]],
+    views: Sequence[str] = ("valid",),
 ) -> Callable[[Any], dict[str, float]]:
     """A function of the parameters that goes over all validation batches and returns `metrics`.
 
-    They are called `valid/NAME`; those of the baselines stand beside them as `BASELINE/NAME`.
+    They are called `VIEW/NAME`; those of the baselines stand beside them as `BASELINE/NAME`.
 
     Args:
         predict: the model.
@@ -163,16 +199,18 @@ def evaluator(
         batches: starts a pass over the global batches.
         by_rows: how batches and memory lie on the mesh.
         baselines: their metrics.
+        views: names from `VIEWS`.
     """
     replicated = NamedSharding(by_rows.mesh, PartitionSpec())
-    step = jax.jit(partial(evaluation_step, predict), out_shardings=(by_rows, replicated), donate_argnums=1)
-    begin = jax.jit(lambda: (initial_memory(), _no_totals()), out_shardings=(by_rows, replicated))
+    step = jax.jit(partial(evaluation_step, predict, views), out_shardings=(by_rows, replicated), donate_argnums=1)
+    begin = jax.jit(lambda: (initial_memory(), [_no_totals() for _ in views]), out_shardings=(by_rows, replicated))
 
     def evaluate(params: Any) -> dict[str, float]:
         carry = begin()
         for batch in batches():
             carry = step(params, carry, batch)
-        by_predictor = {"valid": metrics(jax.device_get(carry[1])), **baselines}
+        figures = (metrics(of_view) for of_view in jax.device_get(carry[1]))
+        by_predictor = {**dict(zip(views, figures, strict=True)), **baselines}
         return {f"{who}/{name}": value for who, figures in by_predictor.items() for name, value in figures.items()}
 
     return evaluate

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from vpt_jax.models.attention import NUM_BASIS
 from vpt_jax.models.heads import FACTORED_CHOICES, HEAD_CLASSES, ValueNormalizer
 from vpt_jax.models.idm import REACH, InverseDynamicsModel
 from vpt_jax.models.impala import BLOCKS_PER_STACK
@@ -114,8 +115,10 @@ def idm_from_openai(
         temperature=float(head_kwargs.get("temperature", 1.0)),
         use_last=False,
     )
-    tensors = list(_idm_tensors(module, height, width))
-    return module, unflatten_dict(_convert(tensors, _parameter_shapes(module, height, width), state_dict, {}), sep="/")
+    tensors = [tensor for tensor in _idm_tensors(module, height, width) if not tensor.ours.endswith("/basis")]
+    no_basis = {f"net.recurrent_layer.blocks.{i}.r.orc_block.b_nd": (NUM_BASIS, 0) for i in range(module.layers)}
+    expected = _parameter_shapes(module, height, width)
+    return module, unflatten_dict(_convert(tensors, expected, state_dict, no_basis), sep="/")
 
 
 def value_normalizer_from_openai(state_dict: StateDict) -> ValueNormalizer:

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
@@ -116,9 +115,3 @@ def global_batch(local: Any, mesh: Mesh, batch: int) -> Any:
     return jax.tree.map(
         lambda rows: jax.make_array_from_process_local_data(sharding, rows, (batch, *rows.shape[1:])), local
     )
-
-
-def wait_for_all(what: str) -> None:
-    """Returns when every process of the job has come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)

@@ -21,7 +21,6 @@ import tensorflow_datasets as tfds
 
 from configs.prepare import get_config
 from vpt_jax.data import codecs, dataset
-from vpt_jax.data import prepare as prepare_module
 from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.recording import RecordingWriter, read_steps
 
@@ -155,7 +154,7 @@ def test_the_good_are_all_there_and_the_damaged_all_listed(takes, tmp_path, monk
     for number, name in enumerate(good):
         copy(takes, number, recordings / "train" / name)
         copy(takes, number, recordings / "valid" / name)
-    monkeypatch.setattr(prepare_module, "SHARD_BYTES", 600_000)
+    monkeypatch.setattr(dataset, "SHARD_BYTES", 600_000)
 
     out = prepare(settings(recordings, tmp_path / "out"))
 

@@ -63,9 +63,11 @@ def test_a_frame_is_what_the_player_saw_before_its_action(recorded):
         played.append(env.step(env_from_raw(buttons, camera))[0]["pov"])
     env.close()
     assert len(frames) == 40
-    error = [np.abs(frames - played[i : i + 40]).mean() for i in (0, 1)]
-    assert error[0] < 8  # the compression's
-    assert error[0] < error[1] / 2
+    played = np.array(played, float)
+    error = [np.abs(frames - played[i : i + 40]).mean((1, 2, 3)) for i in (0, 1)]
+    assert error[0].mean() < 8  # the compression's
+    fastest = np.argsort(np.abs(np.diff(played, axis=0)).mean((1, 2, 3)))[-10:]  # elsewhere, the next is much the same
+    assert error[0][fastest].mean() < error[1][fastest].mean() / 2
 
 
 def test_the_files_do_not_depend_on_the_workers_or_on_interruptions(recorded, tmp_path):
@@ -128,13 +130,13 @@ def test_a_folder_keeps_to_its_settings(recorded, tmp_path):
         record(small_config(recorded, seconds=3.0))
 
 
-@pytest.mark.parametrize("variant", ["full", "demo"])
-def test_splits_share_no_seeds_and_hold_out_levels(variant):
+@pytest.mark.parametrize(("variant", "holds_out_levels"), [("full", True), ("demo", False)])
+def test_splits_share_no_seeds(variant, holds_out_levels):
     config = get_config(variant)
-    config.out = "recordings"
+    config.out, config.splits.train.episodes = "recordings", 128
     episodes = plan_episodes(config)
     assert len({episode.seed for episode in episodes}) == len({episode.path for episode in episodes}) == len(episodes)
     levels = {split: {e.level for e in episodes if e.path.parent.name == split} for split in config.splits}
-    assert levels["valid"] - levels["train"]
+    assert bool(levels["valid"] - levels["train"]) == holds_out_levels
     assert set.union(*levels.values()) <= set(LEVELS)
     assert {episode.player for episode in episodes} == {"scripted", "human"}

@@ -1,4 +1,4 @@
-"""The value normaliser over twenty updates (tests/golden/value_normalizer.npz)."""
+"""What the most probable action is; the value normaliser over twenty updates (tests/golden/value_normalizer.npz)."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpt_jax.models.heads import ValueNormalizer
+from vpt_jax.models.heads import ValueNormalizer, most_probable
 from vpt_jax.openai_weights import value_normalizer_from_openai
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "value_normalizer.npz")
@@ -62,3 +62,11 @@ def test_value_loss_and_gradient():
         np.testing.assert_allclose(gradient["linear.weight"], GOLDEN["loss/grad_weight"][i], rtol=1e-4, atol=1e-7)
         np.testing.assert_allclose(gradient["linear.bias"], GOLDEN["loss/grad_bias"][i], rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(normalizer.denormalize(prediction), GOLDEN["loss/value"][i], rtol=1e-5, atol=1e-5)
+
+
+def test_the_most_probable_inventory_leaves_the_camera_still():
+    logits = {"buttons": np.zeros((2, 8641)), "camera": np.zeros((2, 121))}
+    logits["buttons"][:, [8640, 5]] = np.diag([1, 1])  # inventory; attack while turning
+    logits["camera"][:, 7] = 1
+    said = most_probable(logits)
+    assert (said.buttons.tolist(), said.camera.tolist()) == ([8640, 5], [60, 7])

@@ -11,10 +11,10 @@ import optax
 import pytest
 
 from vpt_jax.actions import BUTTON_INDEX, joint_from_raw
+from vpt_jax.baselines import Marginal
 from vpt_jax.data.batch import Batch
-from vpt_jax.evaluation import Marginal
 from vpt_jax.models.policy import Policy, PolicyOutput
-from vpt_jax.training.behavioural_cloning import cloning_loss, start_at_marginal
+from vpt_jax.training.behavioural_cloning import cloning, cloning_loss
 from vpt_jax.training.optimizers import adam, linear_schedule
 from vpt_jax.training.state import initial_state, train_step
 
@@ -56,19 +56,18 @@ def test_training_starts_at_the_marginal_distribution(temperature):
     actions = joint_from_raw(three_frames.buttons[0], three_frames.camera[0])
     marginal = Marginal.fit(actions)
     policy = Policy(widths=(8, 8, 8), features=32, heads=2, layers=1, memory_length=8, temperature=temperature)
-    inputs = three_frames.frames, three_frames.first, policy.initial_memory(1)
-    params = start_at_marginal(jax.jit(policy.init)(jax.random.key(0), *inputs)["params"], marginal, temperature)
-    loss, _ = jax.jit(partial(cloning_loss, policy))(params, inputs[2], three_frames, jax.random.key(1))
+    objective = cloning(policy, (8, 8, 3), marginal)
+    params = jax.jit(objective.init)(jax.random.key(0))
+    loss, _ = jax.jit(objective.loss)(params, objective.initial_memory(1), three_frames, jax.random.key(1))
     assert float(loss) == pytest.approx(-marginal.log_prob(actions).mean(), abs=0.1)  # kernels start small, not at 0
 
 
 def test_models_and_the_train_step_need_no_data_libraries():
     """On an accelerator machine that reads no dataset, JAX, Flax and Optax are enough."""
     absent = ("grain", "array_record", "tensorflow_datasets", "ml_collections", "av", "vizdoom", "cv2", "orbax")
-    modules = (
-        "models.presets, vpt_jax.openai_weights, vpt_jax.training.behavioural_cloning, vpt_jax.training.optimizers"
-    )
-    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import vpt_jax.{modules}"
+    parts = "models.presets openai_weights training.behavioural_cloning training.inverse_dynamics training.optimizers"
+    modules = ", ".join(f"vpt_jax.{part}" for part in parts.split())
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

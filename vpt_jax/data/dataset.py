@@ -75,6 +75,11 @@ class EpisodeIndex:
         """Row in `buttons` and `camera` of each episode's first frame."""
         return np.cumsum(self.lengths) - self.lengths
 
+    def rows(self, episode: int) -> slice:
+        """Rows in `buttons` and `camera` of an episode."""
+        start = int(self.starts[episode])
+        return slice(start, start + int(self.lengths[episode]))
+
     @cached_property
     def first_record(self) -> Int64[np.ndarray, " episodes"]:
         """Record number of each episode's first chunk."""

@@ -92,7 +92,7 @@ class Stream:
 
     def actions(self, episode: int) -> tuple[UInt8[np.ndarray, "n 20"], Float[np.ndarray, "n 2"]]:
         """All raw actions of an episode."""
-        rows = self._rows(episode)
+        rows = self.index.rows(episode)
         return np.asarray(self.index.buttons[rows]), np.asarray(self.index.camera[rows])
 
     @cached_property
@@ -116,11 +116,7 @@ class Stream:
         return self._not_null(episode) if self.settings.nulls == "mask" else self.kept(episode)
 
     def _not_null(self, episode: int) -> Int[np.ndarray, " n"]:
-        return np.flatnonzero(~self.null[self._rows(episode)][: self.lengths[episode]])
-
-    def _rows(self, episode: int) -> slice:
-        start = int(self.index.starts[episode])
-        return slice(start, start + int(self.index.lengths[episode]))
+        return np.flatnonzero(~self.null[self.index.rows(episode)][: self.lengths[episode]])
 
     @cached_property
     def kept_lengths(self) -> Int[np.ndarray, " episodes"]:

@@ -16,13 +16,14 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import cv2
 import gymnasium
 import numpy as np
 import vizdoom
 from gymnasium import spaces
 from jaxtyping import UInt8
 
-from vpt_jax import actions, video
+from vpt_jax import actions
 from vpt_jax.envs.doom_engine import KEYS, Engine
 from vpt_jax.envs.doom_level import level_file
 from vpt_jax.video import FRAME_RATE
@@ -121,10 +122,15 @@ class DoomEnv(gymnasium.Env[Any, dict[str, Any]]):
     def _look(self) -> None:
         self._state = self._game.get_state()
         if self._state is not None:  # there is none once the episode is over
-            self._pov = video.resize(self._state.screen_buffer, *self._size)
+            self._pov = _shrink(self._state.screen_buffer, *self._size)
 
     def _info(self) -> Info:
         return {name: self._game.get_game_variable(variable) for name, variable in _INFO_VARIABLES.items()}
+
+
+def _shrink(picture: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture smaller, every pixel the mean of what it covers, so that a turning view does not flicker."""
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def screen_mode(height: int, width: int) -> str:

@@ -56,18 +56,22 @@ def label(config: ConfigDict) -> Path:
     """
     _check(config)
     out = Path(config.out).resolve()
+    work = out.with_name(f"{out.name}.partial")
     if (out / "report.json").is_file():
+        shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed at its very end
         print(f"nothing to do: {out} is labelled already")
         return out
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise LabelError(f"{out} is in use by something else: choose another --config.out")
     idm = load_idm(config.idm)
-    job = _make_job(config, idm, out)
+    job = _make_job(config, idm, work)
     try:
         with locked(job.folder):
             _keep_settings(job, config, idm)
             _label_part(job, config, idm)
-        with locked(job.folder.parent):
-            if _merge(job.folder.parent, config.parts, out):
-                shutil.rmtree(job.folder.parent)
+        with locked(work):
+            if (out / "report.json").is_file() or _merge(work, config.parts, out):  # or another host was faster
+                shutil.rmtree(work)
                 print(_summary(out))
     except BlockingIOError:
         raise LabelError(f"another run is working on {job.folder}: wait until it has finished") from None
@@ -89,7 +93,7 @@ def _check(config: ConfigDict) -> None:
         raise LabelError(f"there is no folder of videos at {config.videos}")
 
 
-def _make_job(config: ConfigDict, idm: TrainedIDM, out: Path) -> Job:
+def _make_job(config: ConfigDict, idm: TrainedIDM, work: Path) -> Job:
     try:
         videos = find_videos(Path(config.videos).resolve())
     except ValueError as error:
@@ -99,7 +103,7 @@ def _make_job(config: ConfigDict, idm: TrainedIDM, out: Path) -> Job:
     if idm.window % 4:
         raise LabelError(f"{config.idm} was trained on windows of {idm.window} frames: labelling needs a multiple of 4")
     mine = dict(list(videos.items())[config.part :: config.parts])
-    folder = out.with_name(f"{out.name}.partial") / f"part-{config.part:05}-of-{config.parts:05}"
+    folder = work / f"part-{config.part:05}-of-{config.parts:05}"
     height, width, _ = idm.frame_shape
     frames = FrameSettings(height, width, tuple(config.aspect), config.chunk_frames, config.quality)
     return Job(mine, folder, frames)
@@ -111,9 +115,12 @@ def _keep_settings(job: Job, config: ConfigDict, idm: TrainedIDM) -> None:
     sizes = {name: path.stat().st_size for name, path in job.videos.items()}
     fields = ("mode", "choice", "seed", "batch", "span", "aspect", "chunk_frames", "quality")
     made_of = {name: config[name] for name in fields} | {"idm": f"{config.idm}, step {idm.step}", "videos": sizes}
+    made_of["devices"] = jax.local_device_count()  # they decide how many rows a step has
     made_of = json.loads(json.dumps(made_of))
     if not file.exists():
-        file.write_text(json.dumps(made_of, indent=1) + "\n")
+        writing = job.folder / "settings.writing"
+        writing.write_text(json.dumps(made_of, indent=1) + "\n")
+        writing.rename(file)
     there = json.loads(file.read_text())
     if changed := [name for name in made_of if made_of[name] != there.get(name)]:
         raise LabelError(f"{job.folder} was begun with other {', '.join(changed)}: remove it, or choose another out")
@@ -148,7 +155,7 @@ def _encode_all(pool: ProcessPoolExecutor, job: Job) -> None:
     with progress_bar(sum(sizes.values()), desc="decoding", unit="B", unit_scale=True) as bar:
         bar.update(sum(sizes[name] for name in done))
         futures = {
-            pool.submit(encode_video, path, _result(job, name, "").with_suffix(""), job.frames): name
+            pool.submit(encode_video, path, _result(job, name, "records").with_suffix(""), job.frames): name
             for name, path in job.videos.items()
             if name not in set(done)
         }
@@ -254,9 +261,7 @@ def _assemble(job: Job, names: Sequence[str], labels: Any) -> None:
         for name, path in job.videos.items()
         if _result(job, name, "broken").exists()
     }
-    report = {
-        "broken": [{"file": file, "reason": reason, "detail": detail} for file, (reason, detail) in broken.items()]
-    }
+    notes = [{"file": file, "reason": reason, "detail": detail} for file, (reason, detail) in broken.items()]
     if names:
         groups = list(dataset.group_by_size([_result(job, name, "records") for name in names], dataset.SHARD_BYTES))
         of_videos = zip(names, (_result(job, name, "records") for name in names), labels(), strict=True)
@@ -279,8 +284,8 @@ def _assemble(job: Job, names: Sequence[str], labels: Any) -> None:
     if (job.folder / "films").exists():
         (job.folder / "films").rename(folder / "films")
     made_of = json.loads((job.folder / "settings.json").read_text())
-    report["made_of"] = {name: value for name, value in made_of.items() if name != "videos"}
-    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    made_of.pop("videos")
+    (folder / "report.json").write_text(json.dumps({"broken": notes, "made_of": made_of}, indent=1) + "\n")
     folder.rename(job.folder / "dataset")
 
 

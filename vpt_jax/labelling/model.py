@@ -1,12 +1,14 @@
-"""Labels for the windows of some spans: the inverse dynamics model on the device, by itself or with shared embeddings."""
+"""Labels for the windows of some spans by the inverse dynamics model, with embeddings shared by windows or without."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from vpt_jax.actions import Array
 from vpt_jax.labelling.plan import Labels, Spans
+from vpt_jax.models.heads import factored_log_prob
 from vpt_jax.models.idm import REACH, InverseDynamicsModel
 
 MODES = ("shared", "exact")
@@ -20,10 +22,10 @@ def label_spans(
 
     Args:
       window: frames, an even number.
-      mode: "exact" takes every window by itself, as the model was trained: beyond it all is black. "shared" computes the
-        embedding of every frame once, for all windows that it is in; only the outermost two frames of a window differ,
-        which then see their true neighbours, and through attention, slightly, all the others. Where a window is a whole
-        video, both are the same.
+      mode: "exact" takes every window by itself, as the model was trained: beyond it all is black. "shared" computes
+        the embedding of every frame once, for both windows that it is in. Only the embeddings of a window's outermost
+        two frames on each side differ: they then see their true neighbours. None of these frames is kept, but all
+        frames attend to them, so other labels differ slightly. Where a window is a whole video, nothing differs.
       choice: "argmax", the most probable of each choice; or "sample", drawn as probable as the model says.
       rng: of the draws; they depend on it and on the number of the span, not on what else is in the batch.
     """
@@ -37,18 +39,18 @@ def label_spans(
     def embed_half(i: Array) -> Array:  # in pieces, so that their activations need not fit into memory all at once
         return idm.apply(variables, cut(spans.frames, i * half, half + 2 * REACH), method="embed")
 
-    def label_window(logits: dict[str, Array], i: Array) -> Labels:
-        return choose(
-            logits, choice, jax.vmap(lambda number: jax.random.fold_in(rng, number * count + i))(spans.number)
-        )
-
     def exact(i: Array) -> Labels:
         frames = cut(spans.frames, i * half + REACH, window)
-        return label_window(idm.apply(variables, frames, cut(spans.valid, i * half, window)).logits, i)
+        return label_window(i, idm.apply(variables, frames, cut(spans.valid, i * half, window)).logits)
 
     def shared(i: Array) -> Labels:
         x = jnp.concatenate([halves[i], halves[i + 1]], axis=1)
-        return label_window(idm.apply(variables, x, cut(spans.valid, i * half, window), method="attend").logits, i)
+        valid = cut(spans.valid, i * half, window)
+        return label_window(i, idm.apply(variables, x, valid, method="attend").logits)
+
+    def label_window(i: Array, logits: dict[str, Array]) -> Labels:
+        numbers = spans.number * count + i
+        return choose(logits, choice, jax.vmap(lambda number: jax.random.fold_in(rng, number))(numbers))
 
     if mode == "shared":
         halves = jax.lax.map(embed_half, jnp.arange(count + 1))
@@ -58,15 +60,11 @@ def label_spans(
 
 def choose(logits: dict[str, Float[Array, "b t choices classes"]], choice: str, rngs: Array) -> Labels:
     """Labels from logits, and their probability; `rngs` has a key for every row."""
-    chosen, log_prob = {}, jnp.zeros(())
-    for number, (head, of_head) in enumerate(logits.items()):
-        if choice == "sample":
-            draw = jax.vmap(
-                lambda rng, row, number=number: jax.random.categorical(jax.random.fold_in(rng, number), row)
-            )
-            chosen[head] = draw(rngs, of_head)
-        else:
-            chosen[head] = of_head.argmax(-1)
-        log_probs = jax.nn.log_softmax(of_head)
-        log_prob += jnp.take_along_axis(log_probs, chosen[head][..., None], -1)[..., 0].sum(-1)
-    return Labels(chosen["buttons"].astype(jnp.uint8), chosen["camera"].astype(jnp.uint8), jnp.exp(log_prob))
+    if choice == "sample":
+        of_heads = jax.vmap(lambda rng: jax.random.split(rng, len(logits)))(rngs)
+        draw = jax.vmap(jax.random.categorical)
+        chosen = {head: draw(of_heads[:, i], of_head) for i, (head, of_head) in enumerate(logits.items())}
+    else:
+        chosen = {head: of_head.argmax(-1) for head, of_head in logits.items()}
+    buttons, bins = chosen["buttons"].astype(jnp.uint8), chosen["camera"].astype(jnp.uint8)
+    return Labels(buttons, bins, jnp.exp(factored_log_prob(logits, buttons, bins.astype(int))))

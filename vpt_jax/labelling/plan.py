@@ -17,7 +17,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from jaxtyping import Bool, Float32, Int, UInt8
 
-from vpt_jax.actions import BUTTONS
+from vpt_jax.actions import BUTTONS, Array
 from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.dataset import parse_chunk
 from vpt_jax.models.idm import REACH
@@ -26,17 +26,17 @@ from vpt_jax.models.idm import REACH
 class Spans(NamedTuple):
     """Frames of some spans. Beyond the ends of a video all is black and not valid."""
 
-    frames: UInt8[np.ndarray, "b 2+n+2 h w 3"]  # with two more on each side, for the temporal convolution
-    valid: Bool[np.ndarray, "b n"]
-    number: Int[np.ndarray, " b"]  # of the span, over all videos
+    frames: UInt8[Array, "b 2+n+2 h w 3"]  # with two more on each side, for the temporal convolution
+    valid: Bool[Array, "b n"]
+    number: Int[Array, " b"]  # of the span, over all videos
 
 
 class Labels(NamedTuple):
     """Factored labels, and how sure the model is of each."""
 
-    buttons: UInt8[np.ndarray, "... 20"]
-    camera_bins: UInt8[np.ndarray, "... 2"]
-    confidence: Float32[np.ndarray, "..."]  # probability of the label, all 22 choices together
+    buttons: UInt8[Array, "... 20"]
+    camera_bins: UInt8[Array, "... 2"]
+    confidence: Float32[Array, "..."]  # probability of the label, all 22 choices together
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Videos of any size, aspect and rate to frames as the model takes them, and films of the labels, by worker processes."""
+"""What worker processes do: videos of any size and rate to frames as the model takes them; films of the labels."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

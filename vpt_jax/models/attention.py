@@ -81,9 +81,11 @@ class RelativeAttention(nn.Module):
         attended = jnp.einsum("bhts,bshd->bthd", weights, v).reshape(b, t, f)
         return self._dense(f, self.scale, "out")(attended), (key[:, t:], value[:, t:])
 
-    def _distance_term(self, x: Float[Array, "b t f"], m: int) -> Float[Array, "b h t m+t"]:
-        basis = self.param("basis", self._basis_init, (NUM_BASIS, m))
+    def _distance_term(self, x: Float[Array, "b t f"], m: int) -> Float[Array, "b h t m+t"] | Float[Array, ""]:
         mix = self._dense(self.heads * NUM_BASIS, RELATIVE_SCALE, "relative")(x)
+        if not m:  # no distance has a curve; the layer's weights are kept, since the released models have them
+            return jnp.zeros((), jnp.float32)
+        basis = self.param("basis", self._basis_init, (NUM_BASIS, m))
         mix = mix.reshape(*x.shape[:2], self.heads, NUM_BASIS)
         spread = spread_basis(basis, x.shape[1]).astype(self.dtype)
         return jnp.einsum("bthn,nts->bhts", mix, spread, preferred_element_type=jnp.float32)

@@ -6,6 +6,7 @@ It says what was done at every frame of a window, having seen the frames before 
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
@@ -16,12 +17,26 @@ from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
 from vpt_jax.models.transformer import Transformer, empty_memory
 
 REACH = 2  # frames to each side that the temporal convolution sees
+CHANGE_SCALE = 4.0  # initial norm of the temporal filters that see change; 1 for the others
 
 
 class IDMOutput(NamedTuple):
     """`logits` of `buttons` `[b, t, 20, 2]` (up, down) and `camera` `[b, t, 2, 11]` (pitch, yaw)."""
 
     logits: dict[str, Float[Array, "b t choices classes"]]
+
+
+def see_motion(key: jax.Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Float[Array, "in features"]:
+    """Initial temporal filters: three in four add up to zero over time, so that they answer to change alone.
+
+    Our choice; the reference's are all random. A picture hardly differs from the one before, and among random filters
+    that small difference drowns: a small model then needs several times the frames until it tells left from right.
+    """
+    kernel = fan_in_normalized()(key, shape, dtype).reshape(2 * REACH + 1, -1, shape[-1])
+    changes = 3 * shape[-1] // 4
+    differences = kernel[..., :changes] - kernel[..., :changes].mean(0)
+    differences *= CHANGE_SCALE / jnp.sqrt((differences**2).sum((0, 1)))
+    return kernel.at[..., :changes].set(differences).reshape(shape)
 
 
 class TemporalConv(nn.Module):
@@ -37,7 +52,7 @@ class TemporalConv(nn.Module):
     def __call__(self, x: Float[Array, "b t+4 h w c"]) -> Float[Array, "b t h w features"]:
         frames = x.shape[1] - 2 * REACH
         neighbours = jnp.concatenate([x[:, i : i + frames] for i in range(2 * REACH + 1)], axis=-1)
-        conv = nn.Dense(self.features, dtype=self.dtype, kernel_init=fan_in_normalized(), name="conv")
+        conv = nn.Dense(self.features, dtype=self.dtype, kernel_init=see_motion, name="conv")
         return nn.relu(conv(neighbours))
 
 

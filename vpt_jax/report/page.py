@@ -15,7 +15,7 @@ from typing import NamedTuple
 import cv2
 import matplotlib
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -52,6 +52,9 @@ td:nth-child(2) { font-weight: 600; }
 td { width: 7rem; }
 td.share { background: linear-gradient(to right, var(--bar) calc(100% * var(--share)), transparent 0)
   0 50% / 100% 1.5rem no-repeat; }
+.heat { font-size: .8rem; width: 100%; }
+.heat th, .heat td { padding: .2rem .3rem; width: auto; font-weight: 400; text-align: center; border: 0; }
+.heat td { background: color-mix(in srgb, var(--bar) calc(100% * var(--share)), var(--ground)); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--column)), 1fr));
   gap: 1.5rem; margin: .75rem 0; }
 figure { margin: 0; }
@@ -105,6 +108,23 @@ def _cell(value: str | float) -> str:
     return f'<td class="share" style="--share: {value:.4f}">{value:.3f}</td>'
 
 
+def heatmap(title: str, rows: Sequence[str], columns: Sequence[str], shares: Float[np.ndarray, "r c"]) -> str:
+    """Shares from 0 to 1 as a table of coloured cells; those below 1% are left blank."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(map(_heat_cell, of_row))}</tr>'
+        for name, of_row in zip(rows, shares, strict=True)
+    )
+    cells = f"<thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody>"
+    caption = f"<figcaption>{escape(title)}</figcaption>"
+    return f'<figure class="chart">{caption}<table class="heat">{cells}</table></figure>'
+
+
+def _heat_cell(share: float) -> str:
+    text = f"{100 * share:.0f}" if share >= 0.01 else ""
+    return f'<td style="--share: {share:.3f}">{text}</td>'
+
+
 def grid(parts: Sequence[str], column: int = 30) -> str:
     """Parts side by side, as many as fit into the window if a column takes at least so many times the font size."""
     return f'<div class="grid" style="--column: {column}rem">\n' + "\n".join(parts) + "\n</div>"
@@ -140,26 +160,38 @@ class Line(NamedTuple):
     alpha: float = 1.0
 
 
-def curve(title: str, lines: Sequence[Line], x_label: str, y_label: str, y_max: float | None = None) -> str:
-    """A line chart from x = 0 on, as inline SVG: its colours and font are those of the page. `y_max` cuts its top."""
+def curve(
+    title: str,
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    y_max: float | None = None,
+    log_ticks: Sequence[float] = (),
+) -> str:
+    """A line chart as inline SVG: its colours and font are those of the page. `y_max` cuts its top.
+
+    It starts at x = 0; or, with `log_ticks`, x is logarithmic with these ticks, and points are marked.
+    """
     svg, no_metadata = io.StringIO(), dict.fromkeys(("Date", "Format", "Type", "Creator"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9}):
         figure = Figure(figsize=(5.2, 3), layout="constrained")
         axes = figure.subplots()
         for line in lines:
-            _draw_line(axes, line)
+            _draw_line(axes, line, "o" if log_ticks else "")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.set_ylim(top=y_max)
         _style_axes(axes)
+        if log_ticks:
+            _make_logarithmic(axes, log_ticks)
         _label_ends(axes, [line for line in lines if line.label])
         figure.savefig(svg, format="svg", transparent=True, metadata=no_metadata)
     return f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{_inline(svg.getvalue(), title)}</figure>'
 
 
-def _draw_line(axes: Axes, line: Line) -> None:
+def _draw_line(axes: Axes, line: Line, marker: str) -> None:
     colour = COLOURS[line.colour][0]
-    marker = "o" if len(line.x) == 1 else None  # a line of one point cannot be seen
+    marker = "o" if len(line.x) == 1 else marker  # a line of one point cannot be seen
     axes.plot(line.x, line.y, line.style, color=colour, linewidth=line.width, alpha=line.alpha, marker=marker)
 
 
@@ -175,6 +207,13 @@ def _style_axes(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(rule)
+
+
+def _make_logarithmic(axes: Axes, ticks: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(min(ticks) / 1.1, max(ticks) * 1.1)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
 
 
 def _label_ends(axes: Axes, lines: Sequence[Line], gap: float = 0.08) -> None:

@@ -82,7 +82,7 @@ def write_report(
     figures = {"model": evaluated, **baselines}
     report, play = workdir / "report.html", workdir / "film.mp4"
     episode = int(np.argmax(valid.kept_lengths))
-    _write_film(play, held_out_play(objective, params, valid, episode, FILM_SECONDS * FRAME_RATE))
+    write_film(play, held_out_play(objective, params, valid, episode, FILM_SECONDS * FRAME_RATE))
     sections = [
         facts_list(facts),
         _headline_section(figures, step, _WHAT_IT_SEES[stage]),
@@ -230,7 +230,8 @@ def _film_section(path: Path, valid: Stream, episode: int) -> str:
     return section("Held-out play: predicted against recorded", grid([film(path, caption), paragraph(explained)]))
 
 
-def _write_film(path: Path, play: Iterator[tuple[Frame, Action, Action]]) -> None:
+def write_film(path: Path, play: Iterator[tuple[Frame, Action, Action]]) -> None:
+    """Writes a film of frames, each with its recorded and its predicted action above it."""
     first = draw_large(*next(play))
     height, width, _ = first.shape
     with VideoWriter(path, height, width, crf=FILM_CRF) as video:

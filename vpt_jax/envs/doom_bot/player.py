@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vpt_jax.actions import PITCH
 from vpt_jax.envs.doom import DoomEnv
 from vpt_jax.envs.doom_bot.fighter import Fighter
 from vpt_jax.envs.doom_bot.senses import Senses, Wish
@@ -21,6 +22,21 @@ _IN_THE_WAY = ("Decoration", "Vegetation", "LightSource", "Hazard")  # categorie
 _NEAR = 80.0  # map units: closer than this, a sidestep is easier than a turn
 
 
+class Glance:
+    """Where a walking player looks: mostly ahead, now and then for a while at the floor or up a wall, as people do."""
+
+    def __init__(self, rng: np.random.Generator):
+        self._rng, self._degrees, self._steps = rng, 0.0, 0
+
+    def degrees(self) -> float:
+        """How far below the way ahead to look in this step."""
+        self._steps -= 1
+        if self._steps < 0:
+            self._steps = int(self._rng.integers(15, 50))
+            self._degrees = float(np.clip(self._rng.normal(0, 12), -20, 25)) * (self._rng.random() < 0.7)
+        return self._degrees
+
+
 class DoomPlayer:
     """Plays the episode that `env`, made with `objects=True`, has just been reset to."""
 
@@ -28,7 +44,7 @@ class DoomPlayer:
         rng = np.random.default_rng(seed)
         things = [(item.position_x, item.position_y) for item in env.objects() if item.category in _IN_THE_WAY]
         terrain = Terrain(read_geometry(env.level), np.reshape(things, (-1, 2)))
-        self._hand = Hand(rng)
+        self._hand, self._glance = Hand(rng), Glance(rng)
         self._senses = Senses(env, terrain)
         self._fighter = Fighter(self._senses, terrain, rng)
         self._traveller = Traveller(self._senses, terrain, rng)
@@ -36,8 +52,11 @@ class DoomPlayer:
     def act(self, observation: Mapping[str, Any], info: Mapping[str, float]) -> dict[str, Any]:
         """The next action. What it knows of the game is in `info` and the environment; the picture is not looked at."""
         self._senses.update(info)
-        wish = self._fighter.wish() or self._traveller.wish()
+        fight = self._fighter.wish()
+        wish = fight or self._traveller.wish()
         turn = np.zeros(2) if wish.look is None else self._senses.turn_to(wish.look)
+        if not fight and wish.look is not None:
+            turn[PITCH] += self._glance.degrees()
         return self._hand.move(wish.keys | self._walking_keys(wish), turn, wish.tolerance)
 
     def _walking_keys(self, wish: Wish) -> set[str]:

@@ -4,8 +4,7 @@ import base64
 import json
 import re
 import runpy
-from html.parser import HTMLParser
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -13,50 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpt_jax import report
 from vpt_jax.actions import BUTTONS, CAMERA, INVENTORY_CLASS, JointAction, factored_from_joint
+from vpt_jax.baselines import idm_baselines, policy_baselines
 from vpt_jax.data.prepare import prepare
-from vpt_jax.data.streams import Stream, StreamSettings
-from vpt_jax.evaluation import baseline_metrics
+from vpt_jax.data.streams import Stream, StreamSettings, WindowStream
+from vpt_jax.evaluation import Prediction
 from vpt_jax.models.policy import Policy
 from vpt_jax.recording import RecordingWriter
-from vpt_jax.report import Line
+from vpt_jax.report import training as report
+from vpt_jax.training.behavioural_cloning import cloning
+from vpt_jax.training.objective import Objective
 from vpt_jax.video import decode
+
+from ..html_page import Page
 
 SIZE = 64
 KEYS = {"forward": 0.5, "jump": 0.3, "attack": 0.1}
 SHARES = ("f1/mean", "camera_accuracy", "camera_accuracy_moving")
-LINES = [Line("low", [0, 9], [0, 1], "marginal"), Line("same", [0, 9], [2, 1], "repeat"), Line("", [5], [7], "train")]
-
-
-class Page(HTMLParser):
-    """What a page holds; every element must be closed by its own tag."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.texts = [], [], [], []
-        self.feed(html)
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += [(tag, *attribute) for attribute in attributes]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += [(tag, *attribute) for attribute in attributes]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if data.strip():
-            self.texts.append((self.open[-1] if self.open else "", data))
-
-    def text(self, tag):
-        return [data for inside, data in self.texts if inside == tag]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +44,7 @@ def streams(tmp_path_factory):
                 turn = rng.normal(0, 4, 2) * (rng.random() < 0.5)
                 colour = rng.integers(0, 256, 3, np.uint8)
                 recording.write(np.tile(colour, (SIZE, SIZE, 1)), keys | {"camera": turn})
-    config = runpy.run_path(str(Path(__file__).parents[1] / "configs/prepare.py"))["get_config"]()
+    config = runpy.run_path(str(Path(__file__).parents[2] / "configs/prepare.py"))["get_config"]()
     config.update(
         recordings=str(folder / "recordings"), out=str(folder / "dataset"), height=SIZE, width=SIZE, workers=1
     )
@@ -96,11 +68,15 @@ def model():
     return policy, jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+def objective(policy):
+    return cloning(policy, (SIZE, SIZE, 3), marginal=None)  # which only its beginning needs
+
+
 @pytest.fixture(scope="module")
 def made(streams, model, tmp_path_factory):
     """A written report: its HTML, the film's path, and the figures it was made of."""
     workdir, (train, valid) = tmp_path_factory.mktemp("run<1>"), streams
-    baselines = baseline_metrics(train, valid)
+    baselines = policy_baselines(train, valid)
     last = {name: value * 0.8 + 0.001 for name, value in baselines["repeat"].items()} | {"frames": valid.num_frames}
     log = [{"step": step, "train/loss": 9.0 / step} for step in range(1, 41)]
     log[20:20] = [{"step": 20, **{f"valid/{name}": 0.5 for name in last}}]
@@ -109,14 +85,15 @@ def made(streams, model, tmp_path_factory):
     policy, params = model
     html, film = report.write_report(
         workdir,
+        stage="policy",
         facts={"Device": "<b>1</b> & 2"},
         baselines=baselines,
-        policy=policy,
+        objective=objective(policy),
         params=params,
         train=train,
         valid=valid,
     )
-    return html.read_text(), film, {"policy": last, **baselines}
+    return html.read_text(), film, {"model": last, **baselines}
 
 
 def test_page_is_whole_and_alone(made):
@@ -136,13 +113,13 @@ def test_page_is_whole_and_alone(made):
     assert "://" not in made[0]
     assert not re.search(r"url\((?!#)|@import", made[0])
     assert "<b>1</b> & 2" in page.text("dd")
-    assert "<1>" in page.text("h1")[0]
+    assert page.text("h1")[0].startswith("Behavioural cloning: run<1>")
 
 
 def test_tables_show_the_given_figures(made, streams):
     _, valid = streams
     *_, figures = made
-    columns = [figures[name] for name in ("policy", "repeat", "marginal")]
+    columns = [figures[name] for name in ("model", "marginal", "repeat")]
     buttons, _ = zip(*map(valid.actions, range(2)), strict=True)
     held = dict(zip(BUTTONS, np.concatenate([b[valid.kept(i)] for i, b in enumerate(buttons)]).mean(0), strict=True))
     rows = [[f"{of['nll']:.3f}" for of in columns]]
@@ -170,7 +147,7 @@ def test_film_is_of_the_longest_episode_and_is_embedded(made, streams):
 
 def test_play_predicts_as_the_policy_does_on_the_episode_alone(streams, model):
     (_, valid), (policy, params) = streams, model
-    play = list(report.held_out_play(policy, params, valid, 1, 1000))
+    play = list(report.held_out_play(objective(policy), params, valid, 1, 1000))
     frames = np.stack([frame for frame, *_ in play])
     output = jax.jit(policy.apply)(
         {"params": params}, frames[None], np.arange(len(play))[None] == 0, policy.initial_memory(1)
@@ -189,30 +166,46 @@ def test_play_is_limited_and_inventory_does_not_turn(streams, model):
     head = params["actions"]["buttons"]
     head = head | {"bias": head["bias"] + 1e3 * (np.arange(len(head["bias"])) == INVENTORY_CLASS)}
     params = params | {"actions": params["actions"] | {"buttons": head}}
-    play = list(report.held_out_play(policy, params, valid, 1, 10))
+    play = list(report.held_out_play(objective(policy), params, valid, 1, 10))
     assert len(play) == 10
     for _, _, (buttons, camera) in play:
         assert buttons.nonzero() == (np.array([BUTTONS.index("inventory")]),)
         assert not camera.any()
 
 
+def test_an_inverse_dynamics_run_has_its_own_baselines_and_leaves_no_frame_out(streams, tmp_path):
+    train, valid = (WindowStream(replace(stream.settings, nulls="keep")) for stream in streams)
+    baselines = idm_baselines(train, valid)
+    figures = {
+        f"{view}/{name}": value / 2 for view in ("valid", "acting") for name, value in baselines["repeat"].items()
+    }
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 3, "train/loss": 1.0, **figures}) + "\n")
+
+    def all_knowing(params, memory, batch):
+        return Prediction(0 * batch.valid, batch.buttons, CAMERA.to_bins(batch.camera)), memory
+
+    knows = Objective(None, lambda rows: (), None, all_knowing)
+    html, film = report.write_report(
+        tmp_path, stage="idm", facts={}, baselines=baselines, objective=knows, params=None, train=train, valid=valid
+    )
+    page = Page(html.read_text())
+    assert page.text("h1")[0].startswith("Inverse dynamics: ")
+    assert page.text("th")[:5] == ["Model", "All released", "Repeat the last action", "NLL (nats per frame)",
+                                   "NLL below all released"]  # fmt: skip
+    assert page.text("td")[:2] == [f"{figures['valid/nll']:.3f}", f"{baselines['released']['nll']:.3f}"]
+    assert any("before and after" in text for text in page.text("p"))
+    assert "left out, as in training" not in html.read_text()
+    assert len(list(decode(film))) == 100
+    for _, recorded, predicted in report.held_out_play(knows, None, valid, 1, 100):
+        np.testing.assert_array_equal(recorded[0], predicted[0])
+
+
 def test_without_an_evaluation_the_error_names_the_file(streams, model, tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl holds no evaluation"):
-        report.write_report(tmp_path, facts={}, baselines={}, policy=model[0], params=None, train=None, valid=None)
-
-
-def test_chart_follows_the_theme_and_its_labels_keep_apart():
-    chart = report.curve("A <title>", LINES, "steps", "unit & more")
-    page = Page(chart)
-    assert page.text("figcaption") == ["A <title>"]
-    assert {"steps", "unit & more", "low 1.00", "same 1.00"} <= set(page.text("text"))
-    assert not re.search(r"#[0-9a-f]{6}\b", chart)
-    assert {"var(--marginal)", "var(--repeat)", "var(--train)"} <= set(re.findall(r"var\(--\w+\)", chart))
-    heights = re.findall(r'y="([\d.]+)"[^>]*>(?:low|same) 1.00<', chart)
-    assert all(abs(float(a) - float(b)) > 9 for a, b in pairwise(sorted(heights)))  # the height of the letters
-    assert len(heights) == 2
-    assert chart == report.curve("A <title>", LINES, "steps", "unit & more")
+        report.write_report(
+            tmp_path, stage="policy", facts={}, baselines={}, objective=None, params=None, train=None, valid=None
+        )
 
 
 def test_picture_is_enlarged_whole_below_its_keys():

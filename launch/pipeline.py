@@ -1,0 +1,192 @@
+"""The whole loop in one command: record, train an IDM, label, train policies, report (fields: configs/demo.py).
+
+Every stage is a process of its own, started by a command that you can run yourself; it is printed. A stage that is done
+is skipped the next time, and one that was stopped goes on.
+"""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from vpt_jax import command_line
+from vpt_jax.report.loop import Runs, write_loop_report
+
+ROOT = Path(__file__).parents[1]
+VALID_SEED, UNLABELLED_SEED = 1_000_000, 500_000
+
+
+class StageFailedError(RuntimeError):
+    """A stage ended with an error; the message says which, and how to run it alone."""
+
+
+class Stage(NamedTuple):
+    """A program with its arguments."""
+
+    name: str  # what it does, in words
+    program: str
+    arguments: tuple[str, ...]
+
+    @property
+    def command(self) -> list[str]:
+        """What to start."""
+        return [sys.executable, str(ROOT / "launch" / self.program), *self.arguments]
+
+
+def run(config: ConfigDict) -> None:
+    folder = Path(config.workdir).resolve()
+    (folder / "stages").mkdir(parents=True, exist_ok=True)
+    runs, todo = runs_of(config, folder), list(stages(config, folder))
+    seconds = {}
+    for number, stage in enumerate(todo, 1):
+        note = folder / "stages" / f"{number:02}.json"
+        wanted = {"program": stage.program, "arguments": list(stage.arguments)}
+        done = json.loads(note.read_text()) if note.exists() else {}
+        if {name: done.get(name) for name in wanted} != wanted:
+            print(f"\n[{number}/{len(todo)}] {stage.name}\n  {shlex.join(stage.command)}", flush=True)
+            began = time.monotonic()
+            follow(stage, folder / "compiled")
+            done = wanted | {"seconds": time.monotonic() - began}
+            note.write_text(json.dumps(done) + "\n")
+        seconds[stage.name] = done["seconds"]
+    page, verdicts = write_loop_report(folder, runs, seconds)
+    print("\n" + "\n".join(verdicts) + f"\nfigures and films: {page}", flush=True)
+
+
+def follow(stage: Stage, compiled: Path) -> None:
+    """Runs a stage to its end, and passes on what is to end this process."""
+    # Stages of the same model find its program compiled.
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    process = subprocess.Popen(stage.command, cwd=ROOT, env=environment | os.environ)  # noqa: S603 - our own programs
+    stopped = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+        process.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # the stage has got it as well, and saves first
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if stopped:
+        raise KeyboardInterrupt
+    if code:
+        raise StageFailedError(f"{stage.name}: ended with code {code}. Alone: {shlex.join(stage.command)}")
+
+
+def stages(config: ConfigDict, folder: Path) -> Iterator[Stage]:
+    """All stages, in order."""
+    labelled, unlabelled = folder / "recordings" / "labelled", folder / "recordings" / "unlabelled"
+    small, truth, labels = folder / "data" / "labelled", folder / "data" / "truth", folder / "data" / "predicted"
+    yield Stage(
+        "record the labelled play",
+        "record.py",
+        arguments(
+            "record:demo", out=labelled, **episodes(train=config.labelled, valid=config.held_out), more=config.record
+        ),
+    )
+    yield Stage(
+        "record the unlabelled play",
+        "record.py",
+        arguments(
+            "record:demo",
+            out=unlabelled,
+            **episodes(train=config.unlabelled, valid=0),
+            more=config.record,
+            **{"splits.train.seed": UNLABELLED_SEED},
+        ),
+    )
+    size = {"height": config.size, "width": config.size}
+    yield Stage("prepare the labelled play", "prepare.py", arguments("prepare", recordings=labelled, out=small, **size))
+    yield Stage(
+        "prepare the unlabelled play with its true labels, for scoring and for the twin",
+        "prepare.py",
+        arguments("prepare", recordings=unlabelled, out=truth, **size),
+    )
+
+    runs = runs_of(config, folder)
+    for (minutes, workdir), steps in zip(runs.idms.items(), config.idm.steps, strict=True):
+        yield Stage(
+            f"train an inverse dynamics model on {minutes:g} minutes",
+            "train.py",
+            arguments(
+                "idm:demo",
+                workdir=workdir,
+                steps=steps,
+                more=config.train_idm,
+                **{"data.train": small, "data.valid": small, "data.minutes": minutes},
+            ),
+        )
+    for name, videos, out in (
+        ("the unlabelled videos", unlabelled / "train", labels),
+        ("the held-out videos", labelled / "valid", folder / "data" / "held_out"),
+    ):
+        yield Stage(
+            f"label {name}",
+            "label.py",
+            arguments("label", videos=videos, idm=list(runs.idms.values())[-1], out=out, more=config.label),
+        )
+
+    for name, (workdir, data, minutes) in runs.policies.items():
+        yield Stage(
+            f"clone a policy from {name}",
+            "train.py",
+            arguments(
+                "foundation:demo",
+                workdir=workdir,
+                more=config.train_policy,
+                **{"data.train": data, "data.valid": small, "data.minutes": minutes},
+            ),
+        )
+
+
+def arguments(config: str, more: tuple[str, ...] = (), **fields: object) -> tuple[str, ...]:
+    """Flags for a config file and its variant; `more` come last."""
+    name, _, variant = config.partition(":")
+    file = f"--config={ROOT / 'configs' / name}.py" + (f":{variant}" if variant else "")
+    return (file, *(f"--config.{field}={value}" for field, value in fields.items()), *(f"--config.{m}" for m in more))
+
+
+def episodes(**counts: int) -> dict[str, int]:
+    return {f"splits.{split}.episodes": count for split, count in (counts | {"test": 0}).items()}
+
+
+def runs_of(config: ConfigDict, folder: Path) -> Runs:
+    """Where everything is that the report compares."""
+    small, truth = folder / "data" / "labelled", folder / "data" / "truth"
+    policies = {
+        "predicted labels": (folder / "policy-predicted", folder / "data" / "predicted", 0.0),
+        "true labels": (folder / "policy-true", truth, 0.0),
+        "the small labelled set": (folder / "policy-small", small, 0.0),
+    }
+    for minutes in config.policy.minutes:
+        policies[f"{minutes:g} minutes"] = (folder / f"policy-{minutes:g}", truth, minutes)
+    return Runs(
+        idms={minutes: folder / f"idm-{minutes:g}" for minutes in config.idm.minutes},
+        policies=policies,
+        held_out=small,
+        held_out_labels=folder / "data" / "held_out",
+        truth=truth,
+        labels=folder / "data" / "predicted",
+        recordings={
+            "held_out": folder / "recordings" / "labelled" / "valid",
+            "unlabelled": folder / "recordings" / "unlabelled" / "train",
+        },
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(run, "configs/demo.py", (StageFailedError,))
