@@ -22,7 +22,7 @@ from vpt_jax import command_line
 from vpt_jax.report.loop import Runs, write_loop_report
 
 ROOT = Path(__file__).parents[1]
-VALID_SEED, UNLABELLED_SEED = 1_000_000, 500_000
+UNLABELLED_SEED = 500_000  # of its first episode; the labelled play's count up from 0
 
 
 class StageFailedError(RuntimeError):
@@ -89,68 +89,38 @@ def follow(stage: Stage, compiled: Path) -> None:
 
 def stages(config: ConfigDict, folder: Path) -> Iterator[Stage]:
     """All stages, in order."""
-    labelled, unlabelled = folder / "recordings" / "labelled", folder / "recordings" / "unlabelled"
-    small, truth, labels = folder / "data" / "labelled", folder / "data" / "truth", folder / "data" / "predicted"
-    yield Stage(
-        "record the labelled play",
-        "record.py",
-        arguments(
-            "record:demo", out=labelled, **episodes(train=config.labelled, valid=config.held_out), more=config.record
-        ),
-    )
-    yield Stage(
-        "record the unlabelled play",
-        "record.py",
-        arguments(
-            "record:demo",
-            out=unlabelled,
-            **episodes(train=config.unlabelled, valid=0),
-            more=config.record,
-            **{"splits.train.seed": UNLABELLED_SEED},
-        ),
-    )
-    size = {"height": config.size, "width": config.size}
-    yield Stage("prepare the labelled play", "prepare.py", arguments("prepare", recordings=labelled, out=small, **size))
-    yield Stage(
-        "prepare the unlabelled play with its true labels, for scoring and for the twin",
-        "prepare.py",
-        arguments("prepare", recordings=unlabelled, out=truth, **size),
-    )
-
     runs = runs_of(config, folder)
+    yield from data_stages(config, folder, runs)
     for (minutes, workdir), steps in zip(runs.idms.items(), config.idm.steps, strict=True):
-        yield Stage(
-            f"train an inverse dynamics model on {minutes:g} minutes",
-            "train.py",
-            arguments(
-                "idm:demo",
-                workdir=workdir,
-                steps=steps,
-                more=config.train_idm,
-                **{"data.train": small, "data.valid": small, "data.minutes": minutes},
-            ),
-        )
-    for name, videos, out in (
-        ("the unlabelled videos", unlabelled / "train", labels),
-        ("the held-out videos", labelled / "valid", folder / "data" / "held_out"),
-    ):
-        yield Stage(
-            f"label {name}",
-            "label.py",
-            arguments("label", videos=videos, idm=list(runs.idms.values())[-1], out=out, more=config.label),
-        )
+        data = {"data.train": runs.held_out, "data.valid": runs.held_out, "data.minutes": minutes}
+        flags = arguments("idm:demo", more=config.train_idm, workdir=workdir, steps=steps, **data)
+        yield Stage(f"train an inverse dynamics model on {minutes:g} minutes", "train.py", flags)
 
-    for name, (workdir, data, minutes) in runs.policies.items():
-        yield Stage(
-            f"clone a policy from {name}",
-            "train.py",
-            arguments(
-                "foundation:demo",
-                workdir=workdir,
-                more=config.train_policy,
-                **{"data.train": data, "data.valid": small, "data.minutes": minutes},
-            ),
-        )
+    idm = list(runs.idms.values())[-1]
+    for name, out in {"unlabelled": runs.labels, "held_out": runs.held_out_labels}.items():
+        flags = arguments("label", more=config.label, videos=runs.recordings[name], idm=idm, out=out)
+        yield Stage(f"label the {name.replace('_', '-')} videos", "label.py", flags)
+
+    for name, (workdir, dataset, minutes) in runs.policies.items():
+        data = {"data.train": dataset, "data.valid": runs.held_out, "data.minutes": minutes}
+        flags = arguments("foundation:demo", more=config.train_policy, workdir=workdir, **data)
+        yield Stage(f"clone a policy from {name}", "train.py", flags)
+
+
+def data_stages(config: ConfigDict, folder: Path, runs: Runs) -> Iterator[Stage]:
+    """Play is recorded twice: with labels to learn from, and without (they are kept for scoring and for the twin)."""
+    labelled, unlabelled = folder / "recordings" / "labelled", folder / "recordings" / "unlabelled"
+    counts = {"splits.train.episodes": config.labelled, "splits.valid.episodes": config.held_out}
+    flags = arguments("record:demo", more=config.record, out=labelled, **counts)
+    yield Stage("record the labelled play", "record.py", flags)
+    counts = {"splits.train.episodes": config.unlabelled, "splits.valid.episodes": 0}
+    counts["splits.train.seed"] = UNLABELLED_SEED
+    flags = arguments("record:demo", more=config.record, out=unlabelled, **counts)
+    yield Stage("record the unlabelled play", "record.py", flags)
+
+    for name, recordings, out in (("labelled", labelled, runs.held_out), ("unlabelled", unlabelled, runs.truth)):
+        flags = arguments("prepare", recordings=recordings, out=out, height=config.size, width=config.size)
+        yield Stage(f"prepare the {name} play with its true labels", "prepare.py", flags)
 
 
 def arguments(config: str, more: tuple[str, ...] = (), **fields: object) -> tuple[str, ...]:
@@ -158,10 +128,6 @@ def arguments(config: str, more: tuple[str, ...] = (), **fields: object) -> tupl
     name, _, variant = config.partition(":")
     file = f"--config={ROOT / 'configs' / name}.py" + (f":{variant}" if variant else "")
     return (file, *(f"--config.{field}={value}" for field, value in fields.items()), *(f"--config.{m}" for m in more))
-
-
-def episodes(**counts: int) -> dict[str, int]:
-    return {f"splits.{split}.episodes": count for split, count in (counts | {"test": 0}).items()}
 
 
 def runs_of(config: ConfigDict, folder: Path) -> Runs:

@@ -63,16 +63,16 @@ def test_policy_baselines_in_plain_loops(streams):
     assert figures["marginal"]["frames"] == figures["repeat"]["frames"] == valid.num_frames
 
 
-@pytest.fixture(scope="module")
-def episodes(dataset_dir):
-    """Streams that leave nothing out, and of each episode its rows of 22 choices: buttons, camera bins."""
+@pytest.fixture(scope="module", params=[0.0, 0.1], ids=["all", "6 seconds"])
+def episodes(dataset_dir, request):
+    """Streams that leave no null out, and of each episode in use its rows of 22 choices: buttons, camera bins."""
 
-    def read(split):
-        stream = Stream(StreamSettings(str(dataset_dir), split, 8, 6, "keep", shuffle=False))
-        actions = map(stream.actions, range(len(stream.index.names)))
-        return stream, [[[*b, *CAMERA.to_bins(c)] for b, c in zip(*of, strict=True)] for of in actions]
+    def read(split, minutes):
+        stream = Stream(StreamSettings(str(dataset_dir), split, 8, 6, "keep", shuffle=False, minutes=minutes))
+        used = [[field[:n] for field in stream.actions(e)] for e, n in enumerate(stream.lengths) if n]
+        return stream, [[[*b, *CAMERA.to_bins(c)] for b, c in zip(*of, strict=True)] for of in used]
 
-    return read("train"), read("valid")
+    return read("train", request.param), read("valid", 0.0)
 
 
 NOTHING = [0] * 20 + [5, 5]
@@ -88,6 +88,7 @@ def share(train, choice, value):
 
 def test_factored_marginal_in_plain_loops(episodes):
     (stream, train), _ = episodes
+    assert sum(map(len, train)) in (400, 120)
     marginal = FactoredMarginal.of(stream)
     for choice, frequencies in enumerate([*marginal.buttons, *marginal.camera]):
         assert frequencies.sum() == pytest.approx(1)

@@ -96,6 +96,8 @@ def check_episode(index, source, number, recordings, film, camera):
         np.testing.assert_array_equal(actions[0], steps.buttons)
         np.testing.assert_array_equal(actions[1], steps.camera)
     np.testing.assert_allclose(stored_camera, camera, rtol=1e-5)
+    assert index.labels == "recorded" == source[index.first_record[number]]["labels"].decode()
+    assert (index.confidence[rows] == 1).all()
 
 
 # Each of these breaks a recording for certain. A flipped byte somewhere need not: it may change a pixel, or nothing.

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from vpt_jax.actions import is_null
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.dataset import DatasetDamagedError, load_index, open_records
-from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, batches
+from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +87,9 @@ def test_validation_shows_every_frame_once_in_stored_order(dataset_dir, settings
     np.testing.assert_array_equal(shown[valid], load_index(dataset_dir, "valid").camera)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_grain_gives_the_same_batches_from_any_start_by_any_workers(settings, workers):
-    stream = Stream(settings)
+@pytest.mark.parametrize(("kind", "workers"), [(Stream, 0), (Stream, 2), (WindowStream, 1)])
+def test_grain_gives_the_same_batches_from_any_start_by_any_workers(settings, kind, workers):
+    stream = kind(settings)
     for step, batch in enumerate(batches(stream, [2, 0], 3, 11, workers), 3):
         for actual, expected in zip(batch, stream.read(step, [2, 0]), strict=True):
             np.testing.assert_array_equal(actual, expected)
@@ -110,6 +111,112 @@ def test_episodes_of_a_step_are_those_it_shows(settings):
     for step in (0, 5):
         names = {stream.index.names[e] for row in range(3) for e in stream.window(step, row).episode}
         assert set(stream.episodes(step)) == names
+
+
+@pytest.mark.parametrize("nulls", NULL_RULES)
+def test_an_episode_is_read_in_pieces(settings, episodes, nulls):
+    stream = Stream(replace(settings, nulls=nulls))
+    frames, buttons, camera = episodes[stream.index.names[2]]
+    null = is_null(buttons, camera)
+    shown = [i for i in range(len(frames)) if nulls != "drop" or not null[i]]
+    pieces = [stream.read_episode(2, start, 16) for start in range(0, len(shown), 16)]
+    whole = Batch(*(np.concatenate(field, axis=1)[0] for field in zip(*pieces, strict=True)))
+    for actual, wanted in zip(whole[:3], (frames, buttons, camera), strict=True):
+        np.testing.assert_array_equal(actual[: len(shown)], wanted[shown])
+        assert not actual[len(shown) :].any()
+    assert np.flatnonzero(whole.first).tolist() == [0]
+    valid = [i for i in range(len(shown)) if nulls != "mask" or not null[i]]
+    assert np.flatnonzero(whole.valid).tolist() == valid
+    assert len(whole.valid) % 16 == 0 < len(whole.valid) - len(shown)
+
+
+@pytest.fixture(scope="module")
+def windows(settings):
+    return replace(settings, nulls="keep")
+
+
+def test_random_windows_lie_in_one_episode_and_depend_on_seed_step_and_row_alone(windows):
+    stream, again = WindowStream(windows), WindowStream(windows)
+    seen = set()
+    for step in (50, 3, 7, 0):
+        for row in (2, 0, 1):
+            window = stream.window(step, row)
+            for actual, same in zip(window, again.window(step, row), strict=True):
+                np.testing.assert_array_equal(actual, same)
+            assert len(set(window.episode)) == 1
+            assert (np.diff(window.frame) == 1).all()
+            assert window.frame[-1] < stream.index.lengths[window.episode[0]]
+            assert window.real.all()
+            assert np.flatnonzero(window.first).tolist() == [0]
+            seen.add((window.episode[0], window.frame[0]))
+    assert len(seen) == 12
+    other = WindowStream(replace(windows, seed=5))
+    assert any((other.window(step, 0).frame != stream.window(step, 0).frame).any() for step in range(3))
+    assert stream.steps_per_epoch == -(-400 // 30)
+
+
+def test_every_place_of_a_random_window_is_as_likely(windows):
+    stream = WindowStream(windows)
+    drawn = Counter((w.episode[0], w.frame[0]) for step in range(2500) for w in [stream.window(step, step % 3)])
+    places = {(e, start) for e, length in enumerate(stream.index.lengths) for start in range(length - 10 + 1)}
+    assert drawn.keys() <= places
+    expected = 2500 / len(places)
+    chi_square = sum((drawn[place] - expected) ** 2 / expected for place in places)
+    assert abs(chi_square - len(places)) < 4 * np.sqrt(2 * len(places))
+
+
+def test_short_episodes_are_padded(windows, episodes):
+    stream = WindowStream(replace(windows, length=50))
+    step_of = {stream.index.names[stream.window(step, 0).episode[0]]: step for step in range(400)}
+    assert step_of.keys() == episodes.keys()
+    for name, step in step_of.items():
+        batch, real = stream.read(step, [0]), min(len(episodes[name][0]), 50)
+        assert np.flatnonzero(batch.valid[0]).tolist() == list(range(real))
+        for stored, shown in zip(episodes[name], batch, strict=False):
+            assert not shown[0, real:].any()
+            if real < 50:
+                np.testing.assert_array_equal(shown[0, :real], stored)
+
+
+def test_windows_end_to_end_show_every_frame_once(windows, episodes):
+    stream = WindowStream(replace(windows, shuffle=False, batch=4))
+    pieces = []
+    for name in stream.index.names:
+        for start in range(0, len(episodes[name][0]), 10):
+            pieces.append([field[start : start + 10] for field in episodes[name]])
+    assert stream.steps_per_epoch == -(-len(pieces) // 4)
+    for number in range(4 * stream.steps_per_epoch):
+        for step in (number // 4, number // 4 + stream.steps_per_epoch):  # the next epoch is the same
+            batch = stream.read(step, [number % 4])
+            piece = pieces[number] if number < len(pieces) else [field[:0] for field in pieces[0]]
+            length = len(piece[0])
+            for shown, stored in zip(batch, piece, strict=False):
+                np.testing.assert_array_equal(shown[0, :length], stored)
+                assert not shown[0, length:].any()
+            assert np.flatnonzero(batch.valid[0]).tolist() == list(range(length))
+
+
+def test_minutes_are_exact_nested_and_whatever_the_seed(windows):
+    def used(minutes, seed=4, kind=Stream):
+        stream = kind(replace(windows, minutes=minutes, seed=seed))
+        shown = {
+            (episode, frame)
+            for step in range(stream.steps_per_epoch if kind is Stream else 100)
+            for window in [stream.window(step, row) for row in range(3)]
+            for episode, frame in zip(window.episode[window.real], window.frame[window.real], strict=True)
+        }
+        return stream, shown
+
+    stream, little = used(0.1)
+    assert stream.num_frames == len(little) == 0.1 * 60 * 20
+    assert stream.num_episodes == len({episode for episode, _ in little}) < 7
+    assert used(0.1, seed=9)[1] == little
+    assert used(0.1, kind=WindowStream)[1] == little
+    more = used(0.25)[1]
+    assert len(more) == 0.25 * 60 * 20
+    assert little < more
+    assert used(99)[1] == used(0)[1] > more
+    assert stream.fingerprint() != used(0.25)[0].fingerprint()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -138,7 +245,12 @@ def test_workers_end_with_a_killed_parent(settings):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"nulls": "skip"}, "drop, mask, keep"), ({"batch": 0}, "batch >= 1"), ({"length": 0}, "length >= 1")],
+    [
+        ({"nulls": "skip"}, "drop, mask, keep"),
+        ({"batch": 0}, "batch >= 1"),
+        ({"length": 0}, "length >= 1"),
+        ({"minutes": -1.0}, "minutes is -1.0"),
+    ],
 )
 def test_wrong_settings(settings, change, message):
     with pytest.raises(ValueError, match=message):

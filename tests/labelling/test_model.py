@@ -11,7 +11,7 @@ from vpt_jax.labelling.model import choose, label_spans
 from vpt_jax.labelling.plan import Spans
 from vpt_jax.models.idm import InverseDynamicsModel
 
-IDM = InverseDynamicsModel(temporal_features=4, widths=(4, 4, 4), features=16, heads=2, layers=1)
+IDM = InverseDynamicsModel(temporal_features=4, widths=(4,), features=16, heads=2, layers=1)
 WINDOW, WINDOWS, ROWS, SIZE = 8, 4, 3, 16
 LENGTH = (WINDOWS + 1) * WINDOW // 2
 INTERIOR = slice(2, WINDOW - 2)  # these embeddings see no frame beyond their window
@@ -98,16 +98,16 @@ def test_without_neighbours_sharing_changes_nothing():
 
 
 def test_with_neighbours_sharing_changes_little():
-    """Measured, over eight random models of this size: of the kept choices, 18 of 8,448 differ (16 of them in one
-    model), and no kept label's log-probability by more than 0.034 nats. Of a trained model this says nothing."""
+    """Measured, over eight random models of this size: of the kept choices, 48 of 8,448 differ, and no kept label's
+    log-probability by more than 0.093 nats. Of a trained model this says nothing."""
     same, change = [], []
     for seed in range(8):
         params, spans = random_params(seed), random_spans(seed)
         exact, shared = (label(mode, spans, params) for mode in ("exact", "shared"))
         same += [(getattr(exact, name) == getattr(shared, name))[:, :, KEPT] for name in ("buttons", "camera_bins")]
         change.append(np.abs(np.log(exact.confidence) - np.log(shared.confidence))[:, :, KEPT].max())
-    assert np.concatenate(same, -1).mean() > 0.997
-    assert 100 * ROUNDING < max(change) < 0.035
+    assert np.concatenate(same, -1).mean() > 0.994
+    assert 100 * ROUNDING < max(change) < 0.093
 
 
 def test_draws_depend_on_seed_and_span_alone():
@@ -140,6 +140,11 @@ def test_every_window_has_its_own_draws():
     assert len(np.unique(drawn, axis=0)) == ROWS * WINDOWS
 
 
+def chosen(logits, choice):
+    rngs = jax.random.split(jax.random.key(0), 2)
+    return jax.tree.map(np.asarray, jax.jit(choose, static_argnums=1)(logits, choice, rngs))
+
+
 def random_logits(frames):
     """The same at every frame."""
     rng = np.random.default_rng(0)
@@ -157,9 +162,9 @@ def test_confidence_is_the_product_of_the_choices_probabilities():
     logits = random_logits(3)
     of_choices = probabilities(logits)
     expected = of_choices["buttons"].max(-1).prod(-1) * of_choices["camera"].max(-1).prod(-1)
-    np.testing.assert_allclose(choose(logits, "argmax", None).confidence, expected, rtol=1e-5)
+    np.testing.assert_allclose(chosen(logits, "argmax").confidence, expected, rtol=1e-5)
 
-    labels = choose(logits, "sample", jax.random.split(jax.random.key(0), 2))
+    labels = chosen(logits, "sample")
     expected = np.ones((2, 3))
     for row, frame in np.ndindex(2, 3):
         for i, button in enumerate(labels.buttons[row, frame]):
@@ -172,7 +177,7 @@ def test_confidence_is_the_product_of_the_choices_probabilities():
 def test_draws_are_as_frequent_as_probable_and_independent():
     frames = 20_000
     logits = random_logits(frames)
-    labels = choose(logits, "sample", jax.random.split(jax.random.key(0), 2))
+    labels = chosen(logits, "sample")
     for head, drawn in {"buttons": labels.buttons, "camera": labels.camera_bins}.items():
         expected = probabilities(logits)[head][0, 0]
         for choice, classes in enumerate(expected):

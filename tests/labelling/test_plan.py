@@ -84,9 +84,8 @@ def test_every_frame_is_labelled_once_in_order_by_the_right_window(window, windo
 def test_labels_are_cut_into_videos_wherever_the_steps_end():
     rng, lengths = np.random.default_rng(0), (3, 1, 20, 7, 1)
     total = sum(lengths)
-    whole = Labels(
-        rng.integers(0, 2, (total, 20)).astype(np.uint8), rng.integers(0, 11, (total, 2)).astype(np.uint8), rng.random(total)
-    )  # fmt: skip
+    buttons, bins = rng.integers(0, 2, (total, 20)).astype(np.uint8), rng.integers(0, 11, (total, 2)).astype(np.uint8)
+    whole = Labels(buttons, bins, rng.random(total).astype(np.float32))
     for ends in ([total], [4, total], [3, 4, 24, 31, total], range(1, total + 1)):
         steps = [Labels(*(field[a:b] for field in whole)) for a, b in zip([0, *ends], ends, strict=False)]
         start = 0

@@ -13,12 +13,12 @@ ROOT = Path(__file__).parents[2]
 
 
 class Launcher:
-    """Starts launch/train.py on a tiny policy; runs share compiled programs to save time."""
+    """Starts launch/train.py on a tiny model; runs share compiled programs to save time."""
 
-    def __init__(self, dataset_dir, cache):
+    def __init__(self, config, dataset_dir, cache):
         self.cache = cache
         self.flags = [
-            "--config=configs/foundation.py:71m", "--config.model.preset=tiny", "--config.model.dtype=float32",
+            f"--config=configs/{config}", "--config.model.preset=tiny", "--config.model.dtype=float32",
             "--config.model.remat=False", f"--config.data.train={dataset_dir}", f"--config.data.valid={dataset_dir}",
             "--config.data.batch=8", "--config.data.valid_batch=8", "--config.data.length=6", "--config.data.workers=1",
             "--config.steps=10",
@@ -67,7 +67,13 @@ def kill(process):
 
 @pytest.fixture(scope="session")
 def launcher(dataset_dir, tmp_path_factory):
-    return Launcher(dataset_dir, tmp_path_factory.mktemp("compiled"))
+    return Launcher("foundation.py:71m", dataset_dir, tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="session")
+def idm_launcher(dataset_dir, launcher):
+    """Trains an inverse dynamics model, its windows augmented."""
+    return Launcher("idm.py:paper", dataset_dir, launcher.cache)
 
 
 @pytest.fixture(scope="session")
@@ -75,4 +81,12 @@ def undisturbed(launcher, tmp_path_factory):
     """The work directory of a run of ten steps that nothing interrupted."""
     workdir = tmp_path_factory.mktemp("undisturbed")
     launcher.run(workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def undisturbed_idm(idm_launcher, tmp_path_factory):
+    """The same, of an inverse dynamics model."""
+    workdir = tmp_path_factory.mktemp("undisturbed_idm")
+    idm_launcher.run(workdir)
     return workdir

@@ -3,9 +3,20 @@
 import json
 import signal
 import socket
+from functools import partial
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
+
+from vpt_jax import parallel
+from vpt_jax.baselines import FactoredMarginal
+from vpt_jax.data.streams import StreamSettings, WindowStream
+from vpt_jax.models.idm import InverseDynamicsModel
+from vpt_jax.training.inverse_dynamics import inverse_dynamics
+from vpt_jax.training.optimizers import adam
+from vpt_jax.training.state import initial_state, train_step
 
 from .conftest import wait_until
 
@@ -43,6 +54,27 @@ def start_two(launcher, workdir, sizes, *flags):
 def test_eight_devices_compute_what_one_does(launcher, undisturbed, tmp_path, mesh):
     launcher.run(tmp_path, *mesh_flags(MESHES[mesh]), devices=8)
     assert_same_training(tmp_path, undisturbed)
+
+
+def test_an_inverse_dynamics_step_computes_the_same_on_any_mesh(dataset_dir):
+    data = WindowStream(StreamSettings(str(dataset_dir), "train", batch=8, length=6, nulls="keep"))
+    idm = InverseDynamicsModel(8, widths=(8, 8, 8), features=32, heads=2, layers=1)
+    objective = inverse_dynamics(idm, data.frame_shape, FactoredMarginal.of(data), augmented=True)
+    params, optimizer = jax.jit(objective.init)(jax.random.key(0)), adam(lambda _: 2e-4, 0.01, 5.0)
+    begin = initial_state(params, optimizer, objective.initial_memory(8), jax.random.PRNGKey(1))
+
+    def two_steps(*sizes):
+        mesh = Mesh(np.array(jax.devices()[: np.prod(sizes)]).reshape(sizes), parallel.AXES)
+        shardings = parallel.tree_shardings(begin, mesh, parallel.RULES["default"])
+        with jax.set_mesh(mesh):
+            step = jax.jit(partial(train_step, objective.loss, optimizer), out_shardings=(shardings, None))
+            state, first = step(
+                jax.device_put(begin, shardings), parallel.global_batch(data.read(0, range(8)), mesh, 8)
+            )
+            _, second = step(state, parallel.global_batch(data.read(1, range(8)), mesh, 8))
+        return [float(first["loss"]), float(first["gradient_norm"]), float(second["loss"])]
+
+    np.testing.assert_allclose(two_steps(2, 2, 2), two_steps(1, 1, 1), rtol=1e-5)
 
 
 def test_two_processes_and_a_move_to_another_mesh(launcher, undisturbed, tmp_path):

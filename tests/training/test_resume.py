@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from vpt_jax.checkpoints import load_policy
+from vpt_jax.checkpoints import WrongStageError, load_idm, load_policy
 
 from .conftest import kill, wait_until
 
@@ -69,6 +69,15 @@ def test_sigterm_saves_and_exits_with_0(launcher, undisturbed, tmp_path):
     assert_same_run(tmp_path, undisturbed)
 
 
+def test_an_inverse_dynamics_run_resumes_too(idm_launcher, undisturbed_idm, tmp_path):
+    process = idm_launcher.start(tmp_path)
+    wait_until(lambda: (tmp_path / "checkpoints" / "4").exists(), process)
+    kill(process)
+    output = idm_launcher.run(tmp_path)
+    assert "resumed from step" in output
+    assert_same_run(tmp_path, undisturbed_idm)
+
+
 def test_a_finished_run_is_left_as_it_is(launcher, undisturbed):
     before = (undisturbed / "metrics.jsonl").read_bytes()
     assert "resumed from step 10" in launcher.run(undisturbed)
@@ -83,6 +92,21 @@ def test_the_trained_policy_loads_from_the_work_directory(undisturbed, tmp_path)
     assert output.logits["camera"].shape == (2, 3, 121)
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         load_policy(tmp_path)
+
+
+def test_the_trained_inverse_dynamics_model_loads_with_what_it_was_trained_on(undisturbed_idm):
+    idm = load_idm(undisturbed_idm)
+    assert (idm.frame_shape, idm.window, idm.step) == ((32, 32, 3), 6, 10)
+    jax.tree.map(np.testing.assert_array_equal, idm.params, final_state(undisturbed_idm)["params"])
+    logits = idm.module.apply({"params": idm.params}, np.zeros((2, 3, 32, 32, 3), np.uint8)).logits
+    assert logits["camera"].shape == (2, 3, 2, 11)
+
+
+def test_a_model_of_another_stage_is_refused(undisturbed, undisturbed_idm):
+    with pytest.raises(WrongStageError, match="a training run of stage 'policy', and this needs one of 'idm'"):
+        load_idm(undisturbed)
+    with pytest.raises(WrongStageError, match="a training run of stage 'idm', and this needs one of 'policy'"):
+        load_policy(undisturbed_idm)
 
 
 def test_other_settings_are_refused(launcher, undisturbed):

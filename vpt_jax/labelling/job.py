@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from vpt_jax import parallel
@@ -196,9 +197,10 @@ def _label_steps(plan: Plan, folder: Path, config: ConfigDict, idm: TrainedIDM) 
     folder.mkdir(exist_ok=True)
     begin = next(step for step in range(plan.steps + 1) if not _step_file(folder, step).exists())
     done = sum(len(_load(_step_file(folder, step)).buttons) for step in range(begin))
-    by_rows = parallel.batch_sharding(parallel.make_mesh())
+    mesh = parallel.make_mesh()
+    by_rows, on_all = parallel.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    params, rng = jax.device_put((idm.params, jax.random.key(config.seed)), on_all)
     run = jax.jit(partial(label_spans, idm.module, idm.window, config.mode, config.choice))
-    rng = jax.random.key(config.seed)
     before: tuple[int, Labels] | None = None
     total = sum(video.frames for video in plan.videos)
     with (
@@ -206,7 +208,7 @@ def _label_steps(plan: Plan, folder: Path, config: ConfigDict, idm: TrainedIDM) 
         closing(batches(plan, range(plan.rows), begin, plan.steps, config.workers or 1)) as spans_of_steps,
     ):
         for step, spans in enumerate(spans_of_steps, begin):
-            labels = run(idm.params, rng, jax.device_put(spans, by_rows))
+            labels = run(params, rng, jax.device_put(spans, by_rows))
             if before is not None:
                 bar.update(_save(plan, folder, *before))
             before = step, labels
