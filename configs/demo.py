@@ -2,7 +2,7 @@
 
     python launch/pipeline.py
 
-Twenty minutes of play are recorded with their actions, and four times as much of which only the video is used. An
+Forty minutes of play are recorded with their actions, and twice as much of which only the video is used. An
 inverse dynamics model learns from the first and labels the second; a policy is cloned from these labels, one from the
 true ones and one from the small set alone. Takes about 25 minutes on two CPU cores. Stopped or killed, the same command
 goes on; what is done is skipped. The result is WORKDIR/report.html.
@@ -19,14 +19,14 @@ def get_config(variant: str = "") -> ConfigDict:
     # Folder of everything; the same folder resumes.
     config.workdir = "runs/demo"
     # Height and width of the frames that the models see.
-    config.size = 32
+    config.size = 16
     # Episodes of up to a minute: labelled, unlabelled (labels kept for scoring alone), held out.
-    config.labelled, config.unlabelled, config.held_out = 26, 100, 10
+    config.labelled, config.unlabelled, config.held_out = 52, 100, 10
 
     # Minutes of labelled play that inverse dynamics models are trained on, and for how many steps. The last one labels.
-    config.idm = ConfigDict({"minutes": (2.5, 5.0, 10.0, 20.0), "steps": (100, 150, 200, 400)})
+    config.idm = ConfigDict({"minutes": (5.0, 10.0, 20.0, 40.0), "steps": (100, 150, 200, 700)})
     # Minutes of truly labelled play that further policies are trained on, for the same curve.
-    config.policy = ConfigDict({"minutes": (10.0, 40.0)})
+    config.policy = ConfigDict({"minutes": (10.0, 20.0)})
 
     # More settings of the stages' own configs, each "FIELD=VALUE".
     config.record = ()

@@ -1,7 +1,7 @@
 """Frames through files, the cursor and the overlay, against the pixels in tests/golden/json_actions_frames.npz."""
 
 from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import av
@@ -183,7 +183,7 @@ def test_a_video_of_twenty_frames_a_second_comes_out_as_it_is():
         assert resampled([Fraction(50 * i, 1000) for i in range(frames)]) == list(range(frames))
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_the_nearest_frame_is_shown_whatever_the_times(seed):
     rng = np.random.default_rng(seed)
     for rate in RATES:
@@ -195,7 +195,7 @@ def test_the_nearest_frame_is_shown_whatever_the_times(seed):
     assert resampled(uneven) == shown_at_ticks(uneven)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_repeated_and_backward_times_are_left_out(seed):
     times = [Fraction(int(ms), 1000) for ms in np.cumsum(np.random.default_rng(seed).integers(-60, 120, 80))]
     later = [0]
@@ -221,10 +221,10 @@ def test_nothing_gives_nothing():
 
 
 def test_frames_come_as_they_are_needed():
-    taken = []
-    frames = ((taken.append(i) or Fraction(i, 20), i) for i in range(10_000))
-    assert [next(frame) for frame in [video.resample(frames)] * 5] == [0, 1, 2, 3, 4]
-    assert len(taken) <= 6
+    source = iter(range(10_000))
+    shown = video.resample((Fraction(i, 20), i) for i in source)
+    assert list(islice(shown, 5)) == [0, 1, 2, 3, 4]
+    assert next(source) <= 6
 
 
 def test_time_stamps_come_from_the_file(tmp_path):

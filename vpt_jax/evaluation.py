@@ -85,8 +85,8 @@ def metrics(totals: Totals) -> dict[str, float]:
       those held in more than 1% of the frames.
     - `camera_accuracy`: share of frames with both bins right; `camera_accuracy/AXIS`: with this one;
       `camera_accuracy_moving`: both, over the frames in which the camera moves.
-    - `mouse_r2/AXIS`: 1 less the squared error's share of the variance, of degrees cut off at 10, where the bins end; of
-      a camera that never moves, 1 if that was said of every frame, and 0 if not.
+    - `mouse_r2/AXIS`: 1 less the squared error's share of the variance, of degrees cut off at 10, where the bins end.
+      Of a camera that never moves, it is 1 if that was said of every frame, and 0 if not.
     """
     totals = Totals(*(np.asarray(field, np.float64) for field in totals))
     frames = float(totals.frames)

@@ -271,6 +271,21 @@ def test_a_film_shows_the_labels(undisturbed, videos):
         assert difference[:30].mean() > 4 * difference[50:].mean()  # the keys are drawn along the upper edge
 
 
+def test_a_video_may_change_its_size(videos, idm_dir, tmp_path, in_process):
+    (tmp_path / "videos").mkdir()
+    streams = []
+    for number, (height, width) in enumerate([(48, 64), (72, 128)]):
+        times = range(1000 * number, 1000 * (number + 1), 50)
+        write_video(tmp_path / "part.ts", "libx264", "yuv420p", pictures(20, height, width), times=times)
+        streams.append((tmp_path / "part.ts").read_bytes())
+    (tmp_path / "videos" / "film.avi").write_bytes(b"".join(streams))
+    assert {len(frame) for frame in decode(tmp_path / "videos" / "film.avi")} == {48, 72}
+    out = label(settings(tmp_path / "videos", idm_dir, tmp_path / "out"))
+    frames = list(decode(out / "films" / "film.mp4"))
+    assert [len(frames)] == dataset.load_index(out, "train").lengths
+    assert frames[0].shape == (480, 640, 3)
+
+
 def apply_to_windows(idm_dir, mode, frames):
     """The logits of every frame: the model applied to window after window, in the plainest way."""
     module, params, *_ = load_once(idm_dir)

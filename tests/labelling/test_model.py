@@ -90,8 +90,9 @@ def test_only_the_embeddings_of_the_outermost_frames_see_beyond_their_window():
         assert (differences[[0, 1]].min() > 1e-2) == (start > 0)  # before a video there is nothing to see
 
 
-def test_without_neighbours_sharing_changes_nothing():
-    params, spans = random_params(), random_spans()
+@pytest.mark.parametrize("video_frames", [1000, 11])
+def test_without_neighbours_sharing_changes_nothing(video_frames):
+    params, spans = random_params(), random_spans(0, video_frames)
     kernel = params["temporal"]["conv"]["kernel"].reshape(5, 3, -1)
     kernel[[0, 1, 3, 4]] = 0
     assert_same_labels(label("shared", spans, params), label("exact", spans, params))
@@ -140,50 +141,50 @@ def test_every_window_has_its_own_draws():
     assert len(np.unique(drawn, axis=0)) == ROWS * WINDOWS
 
 
-def chosen(logits, choice):
+FRAMES = 20_000
+
+
+@pytest.fixture(scope="module")
+def logits():
+    """The same at every frame."""
+    rng = np.random.default_rng(0)
+    of_heads = {"buttons": rng.normal(0, 1, (20, 2)), "camera": rng.normal(0, 1, (2, 11))}
+    return {head: np.broadcast_to(of, (2, FRAMES, *of.shape)).astype(np.float32) for head, of in of_heads.items()}
+
+
+def choose_all(logits, choice):
     rngs = jax.random.split(jax.random.key(0), 2)
     return jax.tree.map(np.asarray, jax.jit(choose, static_argnums=1)(logits, choice, rngs))
 
 
-def random_logits(frames):
-    """The same at every frame."""
-    rng = np.random.default_rng(0)
-    shapes = {"buttons": (20, 2), "camera": (2, 11)}
+def probabilities(logits):
     return {
-        head: np.broadcast_to(rng.normal(0, 1, of), (2, frames, *of)).astype(np.float32) for head, of in shapes.items()
+        head: np.exp(of_head[0, 0]) / np.exp(of_head[0, 0]).sum(-1, keepdims=True) for head, of_head in logits.items()
     }
 
 
-def probabilities(logits):
-    return {head: np.exp(values) / np.exp(values).sum(-1, keepdims=True) for head, values in logits.items()}
+def test_confidence_is_the_product_of_the_choices_probabilities(logits):
+    buttons, camera = probabilities(logits).values()
+    expected = buttons.max(-1).prod() * camera.max(-1).prod()
+    np.testing.assert_allclose(choose_all(logits, "argmax").confidence, expected, rtol=1e-5)
 
-
-def test_confidence_is_the_product_of_the_choices_probabilities():
-    logits = random_logits(3)
-    of_choices = probabilities(logits)
-    expected = of_choices["buttons"].max(-1).prod(-1) * of_choices["camera"].max(-1).prod(-1)
-    np.testing.assert_allclose(chosen(logits, "argmax").confidence, expected, rtol=1e-5)
-
-    labels = chosen(logits, "sample")
-    expected = np.ones((2, 3))
-    for row, frame in np.ndindex(2, 3):
-        for i, button in enumerate(labels.buttons[row, frame]):
-            expected[row, frame] *= of_choices["buttons"][row, frame, i, int(button)]
+    labels = choose_all(logits, "sample")
+    for row, frame in np.ndindex(2, 10):
+        expected = 1
+        for i, pressed in enumerate(labels.buttons[row, frame]):
+            expected *= buttons[i, pressed]
         for i, camera_bin in enumerate(labels.camera_bins[row, frame]):
-            expected[row, frame] *= of_choices["camera"][row, frame, i, int(camera_bin)]
-    np.testing.assert_allclose(labels.confidence, expected, rtol=1e-5)
+            expected *= camera[i, camera_bin]
+        np.testing.assert_allclose(labels.confidence[row, frame], expected, rtol=1e-5)
 
 
-def test_draws_are_as_frequent_as_probable_and_independent():
-    frames = 20_000
-    logits = random_logits(frames)
-    labels = chosen(logits, "sample")
-    for head, drawn in {"buttons": labels.buttons, "camera": labels.camera_bins}.items():
-        expected = probabilities(logits)[head][0, 0]
+def test_draws_are_as_frequent_as_probable_and_independent(logits):
+    labels = choose_all(logits, "sample")
+    for drawn, expected in zip((labels.buttons, labels.camera_bins), probabilities(logits).values(), strict=True):
         for choice, classes in enumerate(expected):
             for number, p in enumerate(classes):
                 frequency = (drawn[..., choice] == number).mean(-1)
-                np.testing.assert_allclose(frequency, p, atol=5 * np.sqrt(p * (1 - p) / frames))
-    rows = np.concatenate([labels.buttons, labels.camera_bins], -1).transpose(1, 0, 2).reshape(frames, -1)
+                np.testing.assert_allclose(frequency, p, atol=5 * np.sqrt(p * (1 - p) / FRAMES))
+    rows = np.concatenate([labels.buttons, labels.camera_bins], -1).transpose(1, 0, 2).reshape(FRAMES, -1)
     correlation = np.corrcoef(rows, rowvar=False)[~np.eye(44, dtype=bool)]
-    assert np.abs(correlation).max() < 5 / np.sqrt(frames)
+    assert np.abs(correlation).max() < 5 / np.sqrt(FRAMES)

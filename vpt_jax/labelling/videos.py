@@ -99,7 +99,7 @@ def draw_film(video: Path, film: Path, buttons: UInt8[np.ndarray, "n 20"], camer
     with VideoWriter(film, *first.shape[:2]) as writer:
         writer.write(draw_action(first, buttons[0], camera[0]))
         for frame, keys, angles in zip(frames, buttons[1:], camera[1:], strict=True):
-            writer.write(draw_action(frame, keys, angles))
+            writer.write(draw_action(resize(frame, *first.shape[:2]), keys, angles))  # a video may change its size
 
 
 def _film_frame(frame: Frame) -> Frame:
