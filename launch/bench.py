@@ -137,7 +137,7 @@ def label() -> list[Row]:
     rows, frames = _ROWS.value, (LABEL_WINDOWS + 1) * LABEL_WINDOW // 2
     rng, size = np.random.default_rng(0), _SIZE.value
     pixels = rng.integers(0, 256, (rows, frames + 2 * REACH, size, size, 3), np.uint8)
-    spans = jax.device_put(Spans(pixels, np.ones((rows, frames), bool), np.arange(rows)))
+    spans = jax.device_put(Spans(pixels, np.ones((rows, frames), bool), np.zeros((rows, 2), int)))
     params = jax.jit(idm.init)(jax.random.key(0), pixels[:1, :1])["params"]
     runs = {}
     for mode in MODES:

@@ -518,7 +518,8 @@ def test_what_cannot_be_labelled_is_refused(videos, idm_dir, tmp_path, in_proces
         ("videos", tmp_path / "noise", broken),
         ("videos", tmp_path / "noise", broken),
         ("idm", odd, "was trained on windows of 6 frames: labelling needs a multiple of 4"),
-        ("out", videos, "is in use by something else"),
+        ("out", idm_dir, "is in use by something else"),
+        ("out", videos / "labelled", "where its films would be labelled too"),
         ("mode", "fast", "config.mode is 'fast'; choose one of shared, exact"),
         ("choice", "best", "config.choice is 'best'; choose one of argmax, sample"),
         ("batch", 0, "config.batch must be 1 or more"),
@@ -532,11 +533,16 @@ def test_what_cannot_be_labelled_is_refused(videos, idm_dir, tmp_path, in_proces
 
 
 def test_mistakes_are_explained_in_a_line(launcher, videos, idm_dir, policy_dir, tmp_path):
+    (tmp_path / "twins").mkdir()
     for name in ("take.mp4", "take.mkv"):
-        (tmp_path / name).touch()
+        (tmp_path / "twins" / name).touch()
     out = tmp_path / "out"
     cases = {
-        "take.mkv and .*take.mp4 would have the same name in the dataset: rename one": (tmp_path, idm_dir, out),
+        "take.mkv and .*take.mp4 would have the same name in the dataset: rename one": (
+            tmp_path / "twins",
+            idm_dir,
+            out,
+        ),
         "nowhere holds no checkpoint": (videos, tmp_path / "nowhere", out),
         "holds a training run of stage 'policy', and this needs one of 'idm'": (videos, policy_dir, out),
     }

@@ -32,7 +32,7 @@ def random_spans(seed=0, video_frames=1000):
     frames = np.random.default_rng(seed).integers(0, 256, (ROWS, LENGTH + 4, SIZE, SIZE, 3)).astype(np.uint8)
     frames[:, :2] = frames[:, video_frames + 2 :] = 0
     valid = np.broadcast_to(np.arange(LENGTH) < video_frames, (ROWS, LENGTH))
-    return Spans(frames, valid, np.array([5, 2, 9]))
+    return Spans(frames, valid, np.array([(5, 0), (2, 15), (9, 30)]))
 
 
 @cache
@@ -120,14 +120,16 @@ def test_draws_depend_on_seed_and_span_alone():
 
     frames = spans.frames.copy()
     frames[1:] = 255 - frames[1:]
-    beside = label("shared", spans._replace(frames=frames, number=np.array([5, 7, 1])), choice="sample")
+    beside = label(
+        "shared", spans._replace(frames=frames, origin=np.array([spans.origin[0], (7, 0), (1, 0)])), choice="sample"
+    )
     for changed, field in zip(beside, drawn, strict=True):
         np.testing.assert_allclose(changed[0], field[0], rtol=1e-4)
         assert (changed[1:] != field[1:]).any()
 
     again = label("shared", spans, choice="sample")
     other_seed = label("shared", spans, choice="sample", seed=1)
-    other_span = label("shared", spans._replace(number=np.array([6, 3, 10])), choice="sample")
+    other_span = label("shared", spans._replace(origin=spans.origin + np.array([0, 40])), choice="sample")
     for field, same, *others in zip(drawn, again, other_seed, other_span, strict=True):
         np.testing.assert_array_equal(same, field)
         assert all((other != field).any() for other in others)
@@ -135,7 +137,8 @@ def test_draws_depend_on_seed_and_span_alone():
 
 def test_every_window_has_its_own_draws():
     spans = random_spans()._replace(
-        frames=np.zeros((ROWS, LENGTH + 4, SIZE, SIZE, 3), np.uint8), number=np.arange(ROWS)
+        frames=np.zeros((ROWS, LENGTH + 4, SIZE, SIZE, 3), np.uint8),
+        origin=np.stack([np.arange(ROWS), np.zeros(ROWS, int)], -1),
     )
     drawn = label("shared", spans, choice="sample").buttons.reshape(ROWS * WINDOWS, -1)
     assert len(np.unique(drawn, axis=0)) == ROWS * WINDOWS

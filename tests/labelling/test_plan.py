@@ -140,7 +140,7 @@ def test_spans_hold_the_frames_of_their_video_and_black_beyond(stored, window, w
                 assert not read.valid[row].any()
                 continue
             video, first = spans[step * rows + row]
-            assert read.number[row] == step * rows + row
+            assert read.origin[row].tolist() == [videos[video].number, first]
             for i, pixels in enumerate(read.frames[row]):
                 frame = first * window // 2 + i - 2
                 there = 0 <= frame < len(frames[video])

@@ -58,13 +58,11 @@ def label(config: ConfigDict) -> Path:
     _check(config)
     out = Path(config.out).resolve()
     work = out.with_name(f"{out.name}.partial")
-    if (out / "report.json").is_file():
+    idm = load_idm(config.idm)
+    if _is_made(out, _made_of(config, idm)):
         shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed at its very end
         print(f"nothing to do: {out} is labelled already")
         return out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise LabelError(f"{out} is in use by something else: choose another --config.out")
-    idm = load_idm(config.idm)
     job = _make_job(config, idm, work)
     try:
         with locked(job.folder):
@@ -77,6 +75,19 @@ def label(config: ConfigDict) -> Path:
     except BlockingIOError:
         raise LabelError(f"another run is working on {job.folder}: wait until it has finished") from None
     return out
+
+
+def _is_made(out: Path, made_of: dict[str, Any]) -> bool:
+    """Whether `out` is this very dataset; raises where it is anything else but empty."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    report = out / "report.json"
+    there = json.loads(report.read_text()).get("made_of") if report.is_file() else None
+    if there is None:
+        raise LabelError(f"{out} is in use by something else: choose another --config.out")
+    if changed := [name for name in made_of if made_of[name] != there.get(name)]:
+        raise LabelError(f"{out} was labelled with other {', '.join(changed)}: remove it, or choose another out")
+    return True
 
 
 def _check(config: ConfigDict) -> None:
@@ -92,6 +103,8 @@ def _check(config: ConfigDict) -> None:
         raise LabelError(f"config.part is {config.part}, and must be from 0 to {config.parts - 1} for config.parts")
     if not Path(config.videos).is_dir():
         raise LabelError(f"there is no folder of videos at {config.videos}")
+    if Path(config.videos).resolve() in Path(config.out).resolve().parents:
+        raise LabelError(f"config.out lies in {config.videos}, where its films would be labelled too: choose another")
 
 
 def _make_job(config: ConfigDict, idm: TrainedIDM, work: Path) -> Job:
@@ -110,14 +123,18 @@ def _make_job(config: ConfigDict, idm: TrainedIDM, work: Path) -> Job:
     return Job(mine, folder, frames)
 
 
+def _made_of(config: ConfigDict, idm: TrainedIDM) -> dict[str, Any]:
+    """What decides the labels, besides the videos."""
+    fields = ("mode", "choice", "seed", "batch", "span", "aspect", "chunk_frames", "quality")
+    made_of = {name: config[name] for name in fields} | {"idm": f"{Path(config.idm).resolve()}, step {idm.step}"}
+    return json.loads(json.dumps(made_of))
+
+
 def _keep_settings(job: Job, config: ConfigDict, idm: TrainedIDM) -> None:
     """Notes what the part is made of, or raises if what is there was made of something else."""
     file = job.folder / "settings.json"
     sizes = {name: path.stat().st_size for name, path in job.videos.items()}
-    fields = ("mode", "choice", "seed", "batch", "span", "aspect", "chunk_frames", "quality")
-    made_of = {name: config[name] for name in fields} | {"idm": f"{config.idm}, step {idm.step}", "videos": sizes}
-    made_of["devices"] = jax.local_device_count()  # they decide how many rows a step has
-    made_of = json.loads(json.dumps(made_of))
+    made_of = _made_of(config, idm) | {"videos": sizes, "devices": jax.local_device_count()}  # a step has rows for each
     if not file.exists():
         writing = job.folder / "settings.writing"
         writing.write_text(json.dumps(made_of, indent=1) + "\n")
@@ -181,12 +198,16 @@ def _finished(future: Future, video: Path) -> Any:
 
 def _make_plan(job: Job, names: Sequence[str], config: ConfigDict, idm: TrainedIDM) -> Plan:
     """Rows of a step are no more than there are spans, and always as many on every device."""
+    places, chunk = {name: i for i, name in enumerate(job.videos)}, job.frames.chunk_frames
     videos = tuple(
         Video(
-            _result(job, name, "records"), int(_result(job, name, "frames").read_text()), job.frames.chunk_frames
+            _result(job, name, "records"),
+            int(_result(job, name, "frames").read_text()),
+            chunk,
+            number=config.part + config.parts * places[name],
         )
         for name in names
-    )  # fmt: skip
+    )
     plan, devices = Plan(videos, idm.window, config.span, 1), jax.local_device_count()
     rows = min(config.batch, plan.num_spans)
     return Plan(videos, idm.window, config.span, -(-rows // devices) * devices)
@@ -286,7 +307,7 @@ def _assemble(job: Job, names: Sequence[str], labels: Any) -> None:
     if (job.folder / "films").exists():
         (job.folder / "films").rename(folder / "films")
     made_of = json.loads((job.folder / "settings.json").read_text())
-    made_of.pop("videos")
+    del made_of["videos"], made_of["devices"]
     (folder / "report.json").write_text(json.dumps({"broken": notes, "made_of": made_of}, indent=1) + "\n")
     folder.rename(job.folder / "dataset")
 
@@ -329,6 +350,9 @@ def _merge(folder: Path, parts: int, out: Path) -> bool:
     merged = folder / "merged"
     shutil.rmtree(merged, ignore_errors=True)
     reports = [json.loads((part / "report.json").read_text()) for part in there]
+    for part, report in zip(there, reports, strict=True):
+        if report["made_of"] != reports[0]["made_of"]:
+            raise LabelError(f"{part.parent} was labelled with other settings than {there[0].parent}: remove one")
     broken = [note for report in reports for note in report["broken"]]
     labelled = [part for part in there if (part / "index").exists()]
     if not labelled:

@@ -27,7 +27,7 @@ def label_spans(
         two frames on each side differ: they then see their true neighbours. None of these frames is kept, but all
         frames attend to them, so other labels differ slightly. Where a window is a whole video, nothing differs.
       choice: "argmax", the most probable of each choice; or "sample", drawn as probable as the model says.
-      rng: of the draws; they depend on it and on the number of the span, not on what else is in the batch.
+      rng: of the draws; they depend on it, the video and the window, not on what else is in the batch.
     """
     half = window // 2
     count = spans.valid.shape[1] // half - 1
@@ -49,8 +49,8 @@ def label_spans(
         return label_window(i, idm.apply(variables, x, valid, method="attend").logits)
 
     def label_window(i: Array, logits: dict[str, Array]) -> Labels:
-        numbers = spans.number * count + i
-        return choose(logits, choice, jax.vmap(lambda number: jax.random.fold_in(rng, number))(numbers))
+        keys = jax.vmap(lambda at: jax.random.fold_in(jax.random.fold_in(rng, at[0]), at[1] + i))(spans.origin)
+        return choose(logits, choice, keys)
 
     if mode == "shared":
         halves = jax.lax.map(embed_half, jnp.arange(count + 1))

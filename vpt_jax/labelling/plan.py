@@ -28,7 +28,7 @@ class Spans(NamedTuple):
 
     frames: UInt8[Array, "b 2+n+2 h w 3"]  # with two more on each side, for the temporal convolution
     valid: Bool[Array, "b n"]
-    number: Int[Array, " b"]  # of the span, over all videos
+    origin: Int[Array, "b 2"]  # number of the video, and of the span's first window in it
 
 
 class Labels(NamedTuple):
@@ -46,6 +46,7 @@ class Video:
     records: Path
     frames: int
     chunk_frames: int
+    number: int = 0  # among all videos, of other hosts too
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,14 @@ class Plan:
         parts = []
         for number in (step * self.rows + row for row in rows):
             if number >= len(self._spans):
-                parts.append((np.zeros((frames + 2 * REACH, *self.frame_shape), np.uint8), np.zeros(frames, bool), 0))
+                black = np.zeros((frames + 2 * REACH, *self.frame_shape), np.uint8)
+                parts.append((black, np.zeros(frames, bool), (0, 0)))
                 continue
             index, place = self._spans[number]
             video, start = self.videos[index], place * self.windows * half
             here = np.arange(start, start + frames)
             pixels = self._read_frames(video, start - REACH, start + frames + REACH)
-            parts.append((pixels, here < video.frames, number))
+            parts.append((pixels, here < video.frames, (video.number, place * self.windows)))
         return Spans(*(np.stack(field) for field in zip(*parts, strict=True)))
 
     def _read_frames(self, video: Video, start: int, stop: int) -> UInt8[np.ndarray, "n h w 3"]:
