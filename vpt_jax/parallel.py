@@ -14,20 +14,21 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = PartitionSpec(("data", "fsdp"))  # rows of the batch and of the memory
+# Rows of the batch and of the memory. With `data` first, XLA (of JAX 0.10) silently mixes up rows on a mesh of three
+# axes, where it multiplies them by a kernel whose outputs are split over `fsdp`.
+BATCH = PartitionSpec(("fsdp", "data"))
 
 Rules = Sequence[tuple[str, PartitionSpec]]
 
 # Matrices into a wider or head-split space are split by output over `tensor`, the ones out of it by input, so that one
-# reduction per residual branch is enough. `fsdp` splits inputs alone: where it splits a kernel's outputs, XLA (of JAX
-# 0.10) may change the order of the batch's rows on a mesh of three axes. What no rule names is held by everyone.
+# reduction per residual branch is enough; the other side is split over `fsdp`. What no rule names is held by everyone.
 RULES: dict[str, Rules] = {
     "default": (
         (r"^memory/", BATCH),
         (r"attention/(query|key|value|relative)/kernel$", PartitionSpec("fsdp", "tensor")),
-        (r"attention/out/kernel$", PartitionSpec(("tensor", "fsdp"))),
+        (r"attention/out/kernel$", PartitionSpec("tensor", "fsdp")),
         (r"mlp_in/dense/kernel$", PartitionSpec("fsdp", "tensor")),
-        (r"mlp_out/kernel$", PartitionSpec(("tensor", "fsdp"))),
+        (r"mlp_out/kernel$", PartitionSpec("tensor", "fsdp")),
         (r"encoder/.*conv/kernel$", PartitionSpec(None, None, "fsdp", "tensor")),
         (r"encoder/(dense|project)/dense/kernel$", PartitionSpec("fsdp", "tensor")),
         (r"last/dense/kernel$", PartitionSpec("fsdp", "tensor")),

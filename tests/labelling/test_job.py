@@ -335,13 +335,14 @@ def labels_by_name(out):
 
 
 def test_parts_make_the_same_labels(undisturbed, videos, idm_dir, tmp_path, in_process, capsys):
+    label(settings(videos, idm_dir, tmp_path / "whole", choice="sample"))
     for part in (2, 0, 1):
         assert not (tmp_path / "out").exists()
-        label(settings(videos, idm_dir, tmp_path / "out", parts=3, part=part))
+        label(settings(videos, idm_dir, tmp_path / "out", choice="sample", parts=3, part=part))
         if part == 0:
             assert "when these are too: part-00001-of-00003" in capsys.readouterr().out
-    assert os.listdir(tmp_path) == ["out"]
-    parts, whole = labels_by_name(tmp_path / "out"), labels_by_name(undisturbed[0])
+    assert sorted(os.listdir(tmp_path)) == ["out", "whole"]
+    parts, whole = labels_by_name(tmp_path / "out"), labels_by_name(tmp_path / "whole")
     assert parts.keys() == whole.keys()
     for name, (buttons, camera, confidence) in parts.items():
         np.testing.assert_array_equal(buttons, whole[name][0])
