@@ -17,6 +17,7 @@ SMALL = ["--size=32", "--batch=2", "--length=4", "--workers=1", "--seconds=0.2"]
         ("act", ["preset", "frames/s", "ms/act", "peak memory MB"]),
         pytest.param("decode", ["codec", "bytes/frame", "decoded/s", "PSNR dB"], marks=pytest.mark.slow),
         pytest.param("train_step", ["preset", "frames/s", "ms/step", "peak memory MB"], marks=pytest.mark.slow),
+        pytest.param("label", ["mode", "frames/s", "against exact"], marks=pytest.mark.slow),
     ],
 )
 def test_bench_prints_machine_and_table(dataset_dir, what, columns):
@@ -33,4 +34,4 @@ def test_bench_prints_machine_and_table(dataset_dir, what, columns):
 def test_bench_tells_what_it_can_measure():
     run = subprocess.run([sys.executable, "launch/bench.py", "speed"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode
-    assert "{loader,decode,train_step,act}" in run.stdout + run.stderr
+    assert "{loader,decode,train_step,act,label}" in run.stdout + run.stderr
