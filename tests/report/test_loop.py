@@ -1,0 +1,128 @@
+"""The report of the whole loop: the verdicts and figures follow from the runs and labels that it is given."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from vpt_jax.actions import BUTTON_INDEX, CAMERA
+from vpt_jax.data.dataset import load_index, write_index
+from vpt_jax.evaluation import add, confidence_intervals, label_totals, metrics
+from vpt_jax.report.loop import Runs, write_loop_report
+from vpt_jax.video import decode
+
+from ..html_page import Page
+
+NAMES = ("key_accuracy", "key_exact", "f1/mean", "camera_accuracy_moving")
+
+
+def write_labels(folder, recorded):
+    """Labels for recorded episodes, without frames: every third frame's keys are the next one's; no yaw."""
+    buttons, camera = np.array(recorded.buttons), recorded.camera * np.float32([0.9, 0])
+    buttons[::3] = np.roll(buttons, -1, 0)[::3]
+    lengths = dict(zip(recorded.names, recorded.lengths.tolist(), strict=True))
+    ones = np.ones(len(buttons), np.float32)
+    write_index(folder / "index" / "train", lengths, [buttons], [camera], [ones], "predicted", recorded.chunk_frames)
+    (folder / "dataset_info.json").touch()
+    return folder
+
+
+def write_run(folder, losses, share):
+    """The log of a run that was evaluated at these losses; all its other figures are equal."""
+    folder.mkdir()
+    figures = {f"{view}/{name}": share for view in ("valid", "acting", "marginal", "repeat") for name in NAMES}
+    figures |= {"marginal/nll": 4.0, "repeat/nll": 5.0}
+    of_model = ({"step": i, "valid/nll": nll, "acting/nll": nll} for i, nll in enumerate(losses, 1))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line | figures) + "\n" for line in of_model))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(dataset_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loop")
+    held_out, labels = (
+        write_labels(folder / name, load_index(dataset_dir, split))
+        for name, split in {"held_out": "valid", "labels": "train"}.items()
+    )
+    policies = {
+        "predicted labels": (write_run(folder / "predicted", (3.0, 2.1, 2.4), 0.9), labels, 0.0),
+        "true labels": (write_run(folder / "true", (2.05,), 0.3), dataset_dir, 0.0),
+        "the small labelled set": (write_run(folder / "small", (2.5,), 0.2), dataset_dir, 0.1),
+    }
+    return Runs(
+        idms={m: write_run(folder / f"{m}", (1.0,), share) for m, share in {0.02: 0.29, 0.05: 0.31, 0.1: 0.4}.items()},
+        policies=policies,
+        held_out=dataset_dir,
+        held_out_labels=held_out,
+        truth=dataset_dir,
+        labels=labels,
+        recordings={"held_out": dataset_dir.parent / "recordings/valid",
+                    "unlabelled": dataset_dir.parent / "recordings/train"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(runs, tmp_path_factory):
+    path, verdicts = write_loop_report(tmp_path_factory.mktemp("report"), runs, {"play <1>": 61.6, "train": 5.0})
+    return path, Page(path.read_text()), verdicts
+
+
+def test_verdicts_by_hand(made, runs, dataset_dir):
+    *_, verdicts = made
+    episodes = label_totals(load_index(runs.held_out_labels, "train"), load_index(dataset_dir, "valid"))
+    figures, intervals = metrics(add(episodes)), confidence_intervals(episodes)
+    measured = []
+    for name in ("mouse_r2/pitch", "mouse_r2/yaw", "f1/mean"):
+        low, high = intervals[name]
+        measured.append(f"{figures[name]:.3f} (95% interval {low:.3f} to {high:.3f})")
+    assert verdicts == [
+        f"yes Mouse R2, pitch, at least 0.8: {measured[0]}",
+        f"NO  Mouse R2, yaw, at least 0.8: {measured[1]}",
+        f"yes Mean F1 of keys held in more than 1% of frames, at least 0.6: {measured[2]}",
+        "yes Policy from predicted labels within 5% of its twin's loss: 2.100 against 2.050 nats per frame, +2.4%",
+        "yes Policy from predicted labels better than from the small labelled set alone: "
+        "2.100 against 2.500 nats per frame, -16.0%",
+        # The best policy from true labels: 400 frames, of which 20 are a second.
+        "yes Inverse dynamics needs 5 times fewer minutes for the same key accuracy: "
+        "0.05 minutes against 0.3 for 0.300, 6.7 times fewer",
+    ]
+
+
+def test_page_is_whole_and_says_how_long_it_took(made):
+    path, page, _ = made
+    assert page.text("h2") == [
+        "Does the loop hold?",
+        "Inverse dynamics: what was done?",
+        "Each key",
+        "Policies: what will the player do?",
+        "Accuracy against labelled minutes",
+        "Confusion of labels",
+        "Predicted and true actions",
+        "Time",
+    ]
+    assert page.text("dt") == ["play <1>", "train"]
+    assert page.text("dd") == ["62 s", "5 s"]
+    assert {tag: page.tags.count(tag) for tag in ("video", "svg", "script", "link")} == {
+        "video": 2, "svg": 4, "script": 0, "link": 0,
+    }  # fmt: skip
+    assert not re.search(r'(src|href)="(?!data:)[^#"]', path.read_text())
+
+
+def test_confusion_in_plain_loops(made, runs, dataset_dir):
+    said, true = load_index(runs.labels, "train"), load_index(dataset_dir, "train")
+    keys = [BUTTON_INDEX[key] for key in ("attack", "forward", "jump", "left")]
+    expected = [said.buttons[true.buttons[:, held] == 1, key].mean() for held in keys for key in keys]
+    bins = [CAMERA.to_bins(np.array(index.camera)) for index in (true, said)]
+    for axis in (0, 1):
+        for row in range(11):
+            here = bins[1][bins[0][:, axis] == row, axis]
+            expected += [(here == column).sum() / max(len(here), 1) for column in range(11)]
+    shown = re.findall(r'--share: (\d\.\d{3})"', made[0].read_text())
+    assert [float(share) for share in shown] == pytest.approx(expected, abs=0.00051)
+
+
+def test_films_are_of_the_longest_episodes(made, dataset_dir):
+    for name, split in {"held_out": "valid", "unlabelled": "train"}.items():
+        frames = list(decode(made[0].with_name(f"film-{name}.mp4")))
+        assert len(frames) == load_index(dataset_dir, split).lengths.max()
