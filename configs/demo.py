@@ -4,8 +4,8 @@
 
 Forty minutes of play are recorded with their actions, and twice as much of which only the video is used. An inverse
 dynamics model learns from the first and labels the second; a policy is cloned from these labels, one from the true ones
-and one from the small set alone. Takes about half an hour on two CPU cores. Stopped or killed, the same command goes on;
-what is done is skipped. The result is WORKDIR/report.html.
+and one from the small set alone. Takes about half an hour on two CPU cores. Stopped or killed, the same command goes
+on; what is done is skipped. The result is WORKDIR/report.html.
 """
 
 from ml_collections import ConfigDict
