@@ -55,6 +55,8 @@ def get_config(variant: str = "paper") -> ConfigDict:
     config.data.workers = 8
 
     config.optimizer = ConfigDict()
+    # "adam" (paper), or "muon", with which small models learn in fewer steps.
+    config.optimizer.name = "adam"
     # Peak learning rate (paper), reached after the warm-up and falling to 0 at the end on a straight line.
     config.optimizer.learning_rate = 0.003
     # Steps of warm-up (the paper does not say).
@@ -78,6 +80,7 @@ def _demo(config: ConfigDict) -> ConfigDict:
     config.data.length = 32
     config.data.workers = 1
     config.data.augment = False
+    config.optimizer.name = "muon"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 20
     config.log_every = 5

@@ -35,9 +35,9 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.seconds = 60.0
     # Doom's skill, 1 (easiest) to 5: how many monsters there are and how hard they hit.
     config.skill = 2
-    # How often each player plays, relative to the others: "scripted" knows the game, "human" follows recorded human
-    # keys and mouse blindly.
-    config.players = ConfigDict({"scripted": 0.9, "human": 0.1})
+    # How often each player plays, relative to the others: "scripted" knows the game, "runner" too but uses fewer keys,
+    # and "human" follows recorded human keys and mouse blindly.
+    config.players = ConfigDict({"scripted": 0.9, "runner": 0.0, "human": 0.1})
 
     config.splits = ConfigDict()
     # Of each split: the levels, which take turns; the number of episodes; the seed of the first, counted up from there.
@@ -63,7 +63,7 @@ def get_config(variant: str = "full") -> ConfigDict:
 def _small(config: ConfigDict, variant: str) -> ConfigDict:
     """Frames just large enough for the small policy; what else differs is set here."""
     config.height, config.width = 36, 64
-    config.players = ConfigDict({"scripted": 0.95, "human": 0.05})
+    config.players = ConfigDict({"scripted": 0.0, "runner": 1.0, "human": 0.0})
     config.splits.train.levels = config.splits.valid.levels = config.splits.test.levels = DEMO_LEVELS
     episodes = {"train": 25, "valid": 10, "test": 0} if variant == "demo" else {"train": 8, "valid": 0, "test": 0}
     for split, number in episodes.items():

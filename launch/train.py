@@ -35,7 +35,7 @@ from vpt_jax.training.behavioural_cloning import cloning
 from vpt_jax.training.inverse_dynamics import inverse_dynamics
 from vpt_jax.training.metrics_log import MetricsLog, Progress, read_metrics
 from vpt_jax.training.objective import Objective
-from vpt_jax.training.optimizers import adam, linear_schedule
+from vpt_jax.training.optimizers import OPTIMIZERS, linear_schedule
 from vpt_jax.training.state import TrainState, initial_state, train_step
 
 
@@ -148,6 +148,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
         "model.preset": STAGES[config.stage].presets,
         "model.dtype": DTYPES,
         "data.nulls": NULL_RULES,
+        "optimizer.name": OPTIMIZERS,
         "sharding": parallel.RULES,
     }
     for field, table in choices.items():
@@ -210,7 +211,7 @@ def placed_batches(config: ConfigDict, stream: Stream, mesh: Mesh, start: int, s
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
     schedule = linear_schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, steps)
-    return adam(schedule, config.optimizer.weight_decay, config.optimizer.clip_norm)
+    return OPTIMIZERS[config.optimizer.name](schedule, config.optimizer.weight_decay, config.optimizer.clip_norm)
 
 
 def make_state(objective: Objective, optimizer: optax.GradientTransformation, rows: int, seed: int) -> TrainState:
@@ -220,9 +221,10 @@ def make_state(objective: Objective, optimizer: optax.GradientTransformation, ro
 
 
 def facts_of(config: ConfigDict, stream: Stream) -> dict[str, Any]:
-    """What is kept in checkpoints; `stream` and `model` must be the same when they are resumed."""
+    """What is kept in checkpoints; `stream`, `model` and `optimizer` must be the same when they are resumed."""
     model = {name: value for name, value in jsonable(config.model).items() if name != "remat"}
-    return {"stream": stream.fingerprint(), "model": model, "config": jsonable(config)}
+    optimizer = {"name": config.optimizer.name}
+    return {"stream": stream.fingerprint(), "model": model, "optimizer": optimizer, "config": jsonable(config)}
 
 
 def note_settings(workdir: Path, config: ConfigDict, sharding_table: str) -> None:

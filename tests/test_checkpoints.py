@@ -9,7 +9,7 @@ import pytest
 from vpt_jax.checkpoints import Checkpoints, SettingsChangedError
 from vpt_jax.training.state import initial_state
 
-FACTS = {"stream": {"seed": 0}, "model": {"preset": "tiny"}}
+FACTS = {"stream": {"seed": 0}, "model": {"preset": "tiny"}, "optimizer": {"name": "adam"}}
 
 
 def state_at(step):

@@ -220,6 +220,20 @@ def test_nothing_gives_nothing():
     assert resampled([]) == []
 
 
+def test_a_matroska_file_cut_short_is_damaged(tmp_path):
+    whole, cut = tmp_path / "whole.mkv", tmp_path / "cut.mkv"
+    with av.open(str(whole), "w") as container:
+        stream = container.add_stream("libx264", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for number in range(200):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), number, np.uint8))))
+        container.mux(stream.encode(None))
+    assert len(list(video.decode(whole))) == 200
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(video.VideoError, match="damaged video: it states a length of 10.00 s, and ends at"):
+        list(video.decode(cut))
+
+
 def test_frames_come_as_they_are_needed():
     source = iter(range(10_000))
     shown = video.resample((Fraction(i, 20), i) for i in source)

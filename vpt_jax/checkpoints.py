@@ -29,11 +29,14 @@ class WrongStageError(ValueError):
     """A work directory holds another kind of model than asked for; the message names both."""
 
 
+_FIXED = ("stream", "model", "optimizer")
+
+
 class Checkpoints:
     """The checkpoints of one run: the newest `keep_last`, and besides one for every `keep_every_hours`."""
 
     def __init__(self, folder: Path, keep_last: int, keep_every_hours: float, facts: dict[str, Any]) -> None:
-        """`facts` are stored beside the state; those under `stream` and `model` must be the same when resuming."""
+        """`facts` are stored beside the state; those under `stream`, `model` and `optimizer` must be the same when resuming."""
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep_last,
             keep_time_interval=datetime.timedelta(hours=keep_every_hours) if keep_every_hours else None,
@@ -56,7 +59,7 @@ class Checkpoints:
         """The newest state, laid out as `shardings` say.
 
         Raises:
-            SettingsChangedError: it was trained on other data or with another model than `facts` say.
+            SettingsChangedError: it was trained on other data, or with another model or optimizer than `facts` say.
         """
         step = self.latest
         facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
@@ -70,7 +73,7 @@ class Checkpoints:
     def _check(self, stored: dict[str, Any]) -> None:
         changed = [
             f"{part}.{name} was {stored[part].get(name)!r} and is now {self._facts[part].get(name)!r}"
-            for part in ("stream", "model")
+            for part in _FIXED
             for name in sorted(stored[part].keys() | self._facts[part].keys())
             if stored[part].get(name) != self._facts[part].get(name)
         ]
@@ -123,7 +126,7 @@ def load_idm(workdir: str | Path) -> TrainedIDM:
 
 def _open(workdir: str | Path, stage: str) -> tuple[dict[str, Any], Callable[[Callable[[], Any]], Any]]:
     """The newest checkpoint's facts, and a function that reads the parameters a model's `init` would make."""
-    options = ocp.CheckpointManagerOptions(read_only=True)
+    options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
     manager = ocp.CheckpointManager(Path(workdir, "checkpoints").absolute(), options=options)
     if (step := manager.latest_step()) is None:
         raise FileNotFoundError(f"{workdir} holds no checkpoint: give the --config.workdir of a training run")

@@ -50,7 +50,7 @@ def save_checkpoint(workdir, stage, module, config, *inputs, length=WINDOW):
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 1, SIZE, SIZE, 3), jnp.uint8), *inputs)
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes["params"])
     stream = {"frame_shape": [SIZE, SIZE, 3], "length": length}
-    facts = {"stream": stream, "model": {}, "config": json.loads(config.to_json())}
+    facts = {"stream": stream, "model": {}, "optimizer": {}, "config": json.loads(config.to_json())}
     assert facts["config"]["stage"] == stage
     checkpoints = Checkpoints(workdir / "checkpoints", keep_last=1, keep_every_hours=0.0, facts=facts)
     checkpoints.save(initial_state(params, optax.sgd(0.1), (), jax.random.PRNGKey(0)), 2)
@@ -524,9 +524,12 @@ def test_what_cannot_be_labelled_is_refused(videos, idm_dir, tmp_path, in_proces
         ("mode", "fast", "config.mode is 'fast'; choose one of shared, exact"),
         ("choice", "best", "config.choice is 'best'; choose one of argmax, sample"),
         ("batch", 0, "config.batch must be 1 or more"),
+        ("aspect", (16, 0), r"config.aspect is \(16, 0\), and must be a width and a height"),
+        ("quality", 0, "config.quality is 0: JPEG quality goes from 1 to 100"),
+        ("workers", -1, "config.workers must not be negative"),
         ("part", 1, "config.part is 1, and must be from 0 to 0"),
     ):
-        value = value if isinstance(value, int) else str(value)
+        value = str(value) if isinstance(value, Path) else value
         with pytest.raises(LabelError, match=message) as raised:
             label(settings(videos, idm_dir, tmp_path / "out", **{name: value}))
         assert "\n" not in str(raised.value)

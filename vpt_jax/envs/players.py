@@ -70,7 +70,7 @@ class Hand:
         self._fixed -= 1
         change = (wanted != self._held) & (self._fixed <= 0)
         self._held = np.where(change, wanted, self._held)
-        self._fixed = np.where(change, self._rng.integers(2, 5, len(BUTTONS)), self._fixed)
+        self._fixed = np.where(change, self._rng.integers(4, 10, len(BUTTONS)), self._fixed)
         return self._held
 
     def _slide(self, turn: Float[np.ndarray, "2"], tolerance: float) -> Float[np.ndarray, "2"]:

@@ -26,13 +26,14 @@ from vpt_jax.workers import locked, progress_bar, worker_pool
 
 try:
     from vpt_jax.envs.doom import DoomEnv
-    from vpt_jax.envs.doom_bot.player import DoomPlayer
+    from vpt_jax.envs.doom_bot.player import DoomPlayer, DoomRunner
     from vpt_jax.envs.doom_level import level_file
 except ModuleNotFoundError as error:
     raise RecordError(f"{error}. Install the game: pip install -c constraints.txt -e '.[doom]'") from error
 
 PLAYERS: dict[str, Callable[[DoomEnv, int], Player]] = {
     "scripted": DoomPlayer,
+    "runner": DoomRunner,
     "human": lambda _, seed: HumanStreamPlayer(seed),
 }
 
@@ -110,7 +111,7 @@ def _draw(weights: dict[str, float], seed: int) -> str:
 def record_episode(episode: Episode, settings: Settings) -> int:
     """Play and record one episode, to its end or for `settings.seconds`; returns the number of frames."""
     frames = 0
-    env = DoomEnv(episode.level, settings.height, settings.width, settings.skill, objects=episode.player == "scripted")
+    env = DoomEnv(episode.level, settings.height, settings.width, settings.skill, objects=episode.player != "human")
     with closing(env), RecordingWriter(episode.path, settings.height, settings.width) as recording:
         observation, info = env.reset(seed=episode.seed)
         player = PLAYERS[episode.player](env, episode.seed)

@@ -99,6 +99,13 @@ def _check(config: ConfigDict) -> None:
     for field in ("batch", "span", "chunk_frames"):
         if config[field] < 1:
             raise LabelError(f"config.{field} must be 1 or more")
+    if len(config.aspect) != 2 or min(config.aspect) <= 0:
+        raise LabelError(f"config.aspect is {config.aspect}, and must be a width and a height, such as (16, 9)")
+    if not 1 <= config.quality <= 100:
+        raise LabelError(f"config.quality is {config.quality}: JPEG quality goes from 1 to 100")
+    for field in ("workers", "films"):
+        if config[field] < 0:
+            raise LabelError(f"config.{field} must not be negative")
     if not 0 <= config.part < config.parts:
         raise LabelError(f"config.part is {config.part}, and must be from 0 to {config.parts - 1} for config.parts")
     if not Path(config.videos).is_dir():

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
@@ -17,7 +18,8 @@ from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
 from vpt_jax.models.transformer import Transformer, empty_memory
 
 REACH = 2  # frames to each side that the temporal convolution sees
-CHANGE_SCALE = 4.0  # initial norm of the temporal filters that see change; 1 for the others
+CHANGES = np.array([(1, 2, 2, 0, 1, 0), (0, -1, 0, -2, -1, -1)])  # later and earlier frame of the initial filters
+CHANGE_SCALE = 4.0  # initial norm of one half of such a filter; 1 for the filters of a single frame
 
 
 class IDMOutput(NamedTuple):
@@ -27,16 +29,21 @@ class IDMOutput(NamedTuple):
 
 
 def see_motion(key: jax.Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Float[Array, "in features"]:
-    """Initial temporal filters: three in four add up to zero over time, so that they answer to change alone.
+    """Initial temporal filters: three in four are the change from one frame to another, the rest the frame itself.
 
     Our choice; the reference's are all random. A picture hardly differs from the one before, and among random filters
     that small difference drowns: a small model then needs several times the frames until it tells left from right.
+    Every change comes with its negative, so that the ReLU loses nothing of it.
     """
-    kernel = fan_in_normalized()(key, shape, dtype).reshape(2 * REACH + 1, -1, shape[-1])
-    changes = 3 * shape[-1] // 4
-    differences = kernel[..., :changes] - kernel[..., :changes].mean(0)
-    differences *= CHANGE_SCALE / jnp.sqrt((differences**2).sum((0, 1)))
-    return kernel.at[..., :changes].set(differences).reshape(shape)
+    features = shape[-1]
+    pairs = 3 * features // 8
+    colours = fan_in_normalized()(key, (shape[0] // (2 * REACH + 1), features), dtype).T
+    pictures = jnp.zeros((features, 2 * REACH + 1, colours.shape[1]), dtype).at[:, REACH].set(jnp.abs(colours))
+    numbers = np.arange(pairs)
+    later, earlier = CHANGES[:, numbers % CHANGES.shape[1]] + REACH
+    changes = jnp.zeros_like(pictures[:pairs]).at[numbers, later].set(colours[:pairs])
+    changes = CHANGE_SCALE * changes.at[numbers, earlier].set(-colours[:pairs])
+    return jnp.concatenate([changes, -changes, pictures[2 * pairs :]]).reshape(features, -1).T
 
 
 class TemporalConv(nn.Module):

@@ -1,15 +1,23 @@
-"""Adam with decoupled weight decay, clipping, and a linear schedule (paper, appendices D and E).
+"""Adam or Muon with decoupled weight decay, clipping, and a linear schedule (paper, appendices D and E).
 
 The paper gives Adam, a learning rate and a weight decay, and not how the decay is applied. We decouple it (AdamW): a
 step shrinks a weight by `learning_rate * weight_decay` of itself. Coupled, the decay is added to the gradient before
 Adam normalises: where the gradient is small, the decay is all that is left, and is blown up to a full step whatever its
 coefficient. OpenAI's fine-tuning demonstration couples it (`torch.optim.Adam`). Biases and norms are not decayed.
+
+Muon (https://kellerjordan.github.io/posts/muon) is our addition: it makes all directions of a kernel's update equally
+large. What gives little gradient at first, as up and down do beside left and right, is then learnt much sooner.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
+import optax.contrib
+from jaxtyping import Array
+
+from vpt_jax.parallel import path_name
 
 
 def linear_schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
@@ -20,9 +28,37 @@ def linear_schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.S
 
 
 def adam(schedule: optax.Schedule, weight_decay: float, clip_norm: float) -> optax.GradientTransformation:
-    """The update all stages use; gradients are first scaled down to a global norm of at most `clip_norm`."""
+    """The paper's update; gradients are first scaled down to a global norm of at most `clip_norm`."""
     decay = optax.adamw(schedule, weight_decay=weight_decay, mask=_is_matrix)
     return optax.chain(optax.clip_by_global_norm(clip_norm), decay)
+
+
+def muon(schedule: optax.Schedule, weight_decay: float, clip_norm: float) -> optax.GradientTransformation:
+    """Muon for kernels, with updates of Adam's size; Adam for biases and norms, and undecayed for the action heads."""
+    update = optax.contrib.muon(
+        schedule,
+        weight_decay=weight_decay,
+        muon_weight_dimension_numbers=_matrices,
+        consistent_rms=1.0,
+    )
+    return optax.chain(optax.clip_by_global_norm(clip_norm), update)
+
+
+OPTIMIZERS: dict[str, Callable[[optax.Schedule, float, float], optax.GradientTransformation]] = {
+    "adam": adam,
+    "muon": muon,
+}
+
+
+def _matrices(params: Any) -> Any:
+    """Which parameters are matrices from inputs to outputs, a convolution's window being among its inputs."""
+
+    def axes(path: tuple[Any, ...], leaf: Array) -> optax.contrib.MuonDimensionNumbers | None:
+        if leaf.ndim < 2 or path_name(path).startswith("actions/"):
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), (leaf.ndim - 1,))
+
+    return jax.tree.map_with_path(axes, params)
 
 
 def _is_matrix(params: Any) -> Any:

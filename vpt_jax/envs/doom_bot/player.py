@@ -19,6 +19,7 @@ from vpt_jax.envs.doom_level import read_geometry
 from vpt_jax.envs.players import Hand
 
 _IN_THE_WAY = ("Decoration", "Vegetation", "LightSource", "Hazard")  # categories of things nobody walks through
+_MOVES = {"forward", "left", "right"}
 _NEAR = 80.0  # map units: closer than this, a sidestep is easier than a turn
 
 
@@ -32,8 +33,8 @@ class Glance:
         """How far below the way ahead to look in this step."""
         self._steps -= 1
         if self._steps < 0:
-            self._steps = int(self._rng.integers(15, 50))
-            self._degrees = float(np.clip(self._rng.normal(0, 12), -20, 25)) * (self._rng.random() < 0.7)
+            self._steps = int(self._rng.integers(10, 35))
+            self._degrees = float(self._rng.uniform(-28, 45)) * (self._rng.random() < 0.75)
         return self._degrees
 
 
@@ -57,7 +58,10 @@ class DoomPlayer:
         turn = np.zeros(2) if wish.look is None else self._senses.turn_to(wish.look)
         if not fight and wish.look is not None:
             turn[PITCH] += self._glance.degrees()
-        return self._hand.move(wish.keys | self._walking_keys(wish), turn, wish.tolerance)
+        return self._hand.move(self._keys(wish), turn, wish.tolerance)
+
+    def _keys(self, wish: Wish) -> set[str]:
+        return set(wish.keys) | self._walking_keys(wish)
 
     def _walking_keys(self, wish: Wish) -> set[str]:
         """The keys that bring the player closer to where it wants to walk, the way it faces now."""
@@ -68,3 +72,14 @@ class DoomPlayer:
         if self._senses.distance(wish.walk) < _NEAR and 20 < abs(bearing) < 120:
             keys.add("left" if bearing > 0 else "right")
         return keys
+
+
+class DoomRunner(DoomPlayer):
+    """Plays with fewer keys, for small models to learn from: it runs whenever it moves, as most players of Doom do.
+
+    It neither steps back nor jumps nor crouches, and fights with the weapon it has.
+    """
+
+    def _keys(self, wish: Wish) -> set[str]:
+        keys = super()._keys(wish) & {*_MOVES, "attack", "use"}
+        return keys | {"sprint"} if keys & _MOVES else keys
