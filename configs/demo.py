@@ -21,12 +21,12 @@ def get_config(variant: str = "") -> ConfigDict:
     # Height and width of the frames that the models see.
     config.size = 16
     # Episodes of up to a minute: labelled, unlabelled (labels kept for scoring alone), held out.
-    config.labelled, config.unlabelled, config.held_out = 52, 100, 10
+    config.labelled, config.unlabelled, config.held_out = 110, 170, 10
 
     # Minutes of labelled play that inverse dynamics models are trained on, and for how many steps. The last one labels.
-    config.idm = ConfigDict({"minutes": (5.0, 10.0, 20.0, 40.0), "steps": (100, 150, 200, 700)})
+    config.idm = ConfigDict({"minutes": (3.0, 10.0, 30.0, 90.0), "steps": (100, 150, 250, 1500)})
     # Minutes of truly labelled play that further policies are trained on, for the same curve.
-    config.policy = ConfigDict({"minutes": (10.0, 20.0)})
+    config.policy = ConfigDict({"minutes": (10.0, 30.0)})
 
     # More settings of the stages' own configs, each "FIELD=VALUE".
     config.record = ()

@@ -62,7 +62,7 @@ def get_config(variant: str = "full") -> ConfigDict:
 
 def _small(config: ConfigDict, variant: str) -> ConfigDict:
     """Frames just large enough for the small policy; what else differs is set here."""
-    config.height, config.width = 36, 64
+    config.height, config.width = 18, 32
     config.players = ConfigDict({"scripted": 0.0, "runner": 1.0, "human": 0.0})
     config.splits.train.levels = config.splits.valid.levels = config.splits.test.levels = DEMO_LEVELS
     episodes = {"train": 25, "valid": 10, "test": 0} if variant == "demo" else {"train": 8, "valid": 0, "test": 0}

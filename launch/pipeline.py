@@ -64,8 +64,13 @@ def run(config: ConfigDict) -> None:
 
 def follow(stage: Stage, compiled: Path) -> None:
     """Runs a stage to its end, and passes on what is to end this process."""
-    # Stages of the same model find its program compiled.
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = {
+        # Stages of the same model find its program compiled.
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        # Without an accelerator: two devices share a small model's step better than a device's threads do.
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
     process = subprocess.Popen(stage.command, cwd=ROOT, env=environment | os.environ)  # noqa: S603 - our own programs
     stopped = []
 
@@ -97,8 +102,9 @@ def stages(config: ConfigDict, folder: Path) -> Iterator[Stage]:
         yield Stage(f"train an inverse dynamics model on {minutes:g} minutes", "train.py", flags)
 
     idm = list(runs.idms.values())[-1]
-    for name, out in {"unlabelled": runs.labels, "held_out": runs.held_out_labels}.items():
-        flags = arguments("label", more=config.label, videos=runs.recordings[name], idm=idm, out=out)
+    # Drawn labels are as frequent as true ones; the most probable ones leave out what the model is unsure of.
+    for name, out, choice in (("unlabelled", runs.labels, "sample"), ("held_out", runs.held_out_labels, "argmax")):
+        flags = arguments("label", more=config.label, videos=runs.recordings[name], idm=idm, out=out, choice=choice)
         yield Stage(f"label the {name.replace('_', '-')} videos", "label.py", flags)
 
     for name, (workdir, dataset, minutes) in runs.policies.items():

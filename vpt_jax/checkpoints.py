@@ -20,6 +20,8 @@ from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import make_idm, make_policy
 from vpt_jax.training.state import TrainState
 
+_FIXED = ("stream", "model", "optimizer")  # facts that must be the same when a run is resumed
+
 
 class SettingsChangedError(ValueError):
     """A run is resumed with other settings than it was begun with; the message names them."""
@@ -29,14 +31,11 @@ class WrongStageError(ValueError):
     """A work directory holds another kind of model than asked for; the message names both."""
 
 
-_FIXED = ("stream", "model", "optimizer")
-
-
 class Checkpoints:
     """The checkpoints of one run: the newest `keep_last`, and besides one for every `keep_every_hours`."""
 
     def __init__(self, folder: Path, keep_last: int, keep_every_hours: float, facts: dict[str, Any]) -> None:
-        """`facts` are stored beside the state; those under `stream`, `model` and `optimizer` must be the same when resuming."""
+        """`facts` are stored beside the state; when resuming, those under `_FIXED` must be the same."""
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep_last,
             keep_time_interval=datetime.timedelta(hours=keep_every_hours) if keep_every_hours else None,

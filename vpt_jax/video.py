@@ -63,7 +63,10 @@ def decode_timed(path: str | Path) -> Iterator[tuple[Fraction | None, Frame]]:
         if stream.codec_context is None:
             raise VideoError("unreadable video", "its codec is none that is known")
         stream.codec_context.thread_count = 1
-        time, reformatter = None, VideoReformatter()  # one for all frames: VideoFrame.to_ndarray would build a scaler for each
+        time, reformatter = (
+            None,
+            VideoReformatter(),
+        )  # one for all frames: VideoFrame.to_ndarray would build a scaler for each
         try:
             for frame in container.decode(stream):
                 if frame.is_corrupt:
@@ -76,7 +79,7 @@ def decode_timed(path: str | Path) -> Iterator[tuple[Fraction | None, Frame]]:
 
 
 def _check_end(stream: Any, last: Fraction | None) -> None:
-    """Raise if a stream says that it goes on after its `last` frame: its file is cut short, which no decoder notices."""
+    """Raise if a stream states that it goes on after its `last` frame: a file cut short, which no decoder notices."""
     parts = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     if last is None or parts is None:
         return

@@ -15,7 +15,7 @@ from vpt_jax.baselines import Marginal
 from vpt_jax.data.batch import Batch
 from vpt_jax.models.policy import Policy, PolicyOutput
 from vpt_jax.training.behavioural_cloning import cloning, cloning_loss
-from vpt_jax.training.optimizers import adam, linear_schedule
+from vpt_jax.training.optimizers import OPTIMIZERS, adam, linear_schedule
 from vpt_jax.training.state import initial_state, train_step
 
 
@@ -86,6 +86,24 @@ def test_first_update_by_hand():
     np.testing.assert_allclose(updates["bias"], [0.0])
     moments = optax.tree.get(state, "mu")
     np.testing.assert_allclose(moments["kernel"], [[0.1 * 3.0, 0.1 * -4.0]], rtol=1e-5)
+
+
+def test_muon_makes_all_directions_of_a_kernel_equally_large():
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(18, 3)))[0], np.linalg.qr(rng.normal(size=(3, 3)))[0])
+    gradient = jnp.asarray(left @ np.diag([1.0, 1e-1, 1e-2]) @ right, jnp.float32)
+    gradients = {"conv": {"kernel": gradient.reshape(3, 3, 2, 3), "bias": gradient[0]}, "actions": {"kernel": gradient}}
+    optimizer = OPTIMIZERS["muon"](lambda step: 0.1, 0.0, 5.0)
+    updates, _ = optimizer.update(gradients, optimizer.init(gradients), gradients)
+    kernel = np.asarray(updates["conv"]["kernel"]).reshape(18, 3)
+    sizes = np.linalg.svd(kernel)[1] / (0.1 * 18**0.5)  # 1 where every weight moves by 0.1, as with Adam
+    assert sizes.max() < 1.3  # Newton and Schulz's five iterations are no more exact
+    assert sizes.min() > 0.5
+    np.testing.assert_allclose(-left.T @ kernel @ right.T / (0.1 * 18**0.5), np.diag(sizes), atol=0.02)
+    for leaf, given in ((updates["conv"]["bias"], gradient[0]), (updates["actions"]["kernel"], gradient)):
+        np.testing.assert_allclose(
+            leaf / -jnp.sign(given), jnp.full(leaf.shape, (leaf / -jnp.sign(given)).mean()), 1e-3
+        )
 
 
 def test_train_step_carries_memory_without_gradient_and_counts():

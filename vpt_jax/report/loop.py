@@ -39,6 +39,7 @@ _HEADLINES = {
     "mouse_r2/pitch": "Mouse R2, pitch",
     "mouse_r2/yaw": "Mouse R2, yaw",
 }
+_PROGRESS = {"f1/mean": "F1", "mouse_r2/pitch": "pitch", "mouse_r2/yaw": "yaw"}
 _NAMES = {"released": "All released, no movement", "repeat": "Previous action"}
 
 
@@ -78,7 +79,7 @@ def write_loop_report(folder: Path, runs: Runs, seconds: Mapping[str, float]) ->
     films = list(_films(folder, runs))
     sections = [
         _verdict_section(verdicts),
-        _idm_section(scores),
+        _idm_section(scores, runs),
         _keys_section(scores),
         _policy_section(scores, runs),
         _efficiency_section(scores),
@@ -160,7 +161,7 @@ def _verdict_section(verdicts: Sequence[tuple[str, str, bool]]) -> str:
     return section("Does the loop hold?", table(["", "Measured", "Holds"], rows))
 
 
-def _idm_section(scores: Scores) -> str:
+def _idm_section(scores: Scores, runs: Runs) -> str:
     figures, intervals = metrics(add(scores.idm)), confidence_intervals(scores.idm)
     others = {_NAMES[name]: metrics(add(parts)) for name, parts in scores.baselines.items()}
     of_labels = metrics(add(scores.unlabelled))
@@ -173,11 +174,23 @@ def _idm_section(scores: Scores) -> str:
         f"On {figures['frames']:,.0f} frames of {len(scores.idm)} held-out episodes, labelled as a video would be, the "
         "frames in which nothing is done included. The 95% intervals are over episodes. The paper reports a keypress "
         "accuracy of 90.6% without saying which; saying 'released' always scores high in the first of the two, so its "
-        "number may be the second. Mouse R2 is of degrees cut off at 10, where the bins end. The last column is of the "
-        "unlabelled play, whose true labels no model saw."
+        "number may be the second. The previous action is the true one, which no video tells. Mouse R2 is of degrees "
+        "cut off at 10, where the bins end. The last column is of the labels that the policy learnt from: of the "
+        "unlabelled play, whose true labels no model saw, and drawn as probable as the model says, not the likeliest."
     )
-    columns = ["", "Inverse dynamics model", "95% interval", *others, "Same, unlabelled play"]
-    return section("Inverse dynamics: what was done?", table(columns, rows), paragraph(explained))
+    columns = ["", "Inverse dynamics model", "95% interval", *others, "Drawn labels, unlabelled play"]
+    chart = _progress_chart(list(runs.idms.values())[-1])
+    return section("Inverse dynamics: what was done?", table(columns, rows), paragraph(explained), grid([chart]))
+
+
+def _progress_chart(workdir: Path) -> str:
+    """Whether more training would help."""
+    log = [line for line in read_metrics(workdir) if "valid/nll" in line]
+    lines = [
+        Line(_PROGRESS[name], [line["step"] for line in log], [line[f"valid/{name}"] for line in log], colour)
+        for name, colour in zip(_PROGRESS, ("model", "train", "repeat"), strict=True)
+    ]
+    return curve("The labelling model while it learnt, on held-out play", lines, "step", "F1 and R2")
 
 
 def _keys_section(scores: Scores) -> str:

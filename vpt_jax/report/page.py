@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,11 +50,12 @@ th, td { padding: .35rem .9rem; border-bottom: 1px solid var(--rule); text-align
 th:first-child { padding-left: 0; text-align: left; font-weight: 400; }
 thead th { font-size: .85rem; font-weight: 600; color: var(--muted); vertical-align: bottom; }
 td:nth-child(2) { font-weight: 600; }
-td { width: 7rem; }
+td { min-width: 5.2rem; white-space: nowrap; }
+section { overflow-x: auto; }
 td.share { background: linear-gradient(to right, var(--bar) calc(100% * var(--share)), transparent 0)
   0 50% / 100% 1.5rem no-repeat; }
 .heat { font-size: .8rem; width: 100%; }
-.heat th, .heat td { padding: .2rem .3rem; width: auto; font-weight: 400; text-align: center; border: 0; }
+.heat th, .heat td { padding: .2rem .3rem; min-width: 0; font-weight: 400; text-align: center; border: 0; }
 .heat td { background: color-mix(in srgb, var(--bar) calc(100% * var(--share)), var(--ground)); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--column)), 1fr));
   gap: 1.5rem; margin: .75rem 0; }
@@ -212,7 +214,8 @@ def _style_axes(axes: Axes) -> None:
 def _make_logarithmic(axes: Axes, ticks: Sequence[float]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(min(ticks) / 1.1, max(ticks) * 1.1)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    apart = [tick for tick, larger in pairwise([*ticks, np.inf]) if larger / tick > 1.3]  # texts must not overlap
+    axes.set_xticks(apart, [f"{tick:g}" for tick in apart])
     axes.set_xticks([], minor=True)
 
 

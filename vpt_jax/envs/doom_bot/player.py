@@ -20,6 +20,7 @@ from vpt_jax.envs.players import Hand
 
 _IN_THE_WAY = ("Decoration", "Vegetation", "LightSource", "Hazard")  # categories of things nobody walks through
 _MOVES = {"forward", "left", "right"}
+_PITCHES = -28.0, 52.0  # degrees, a little less than the view can do: nothing shows a mouse moved beyond
 _NEAR = 80.0  # map units: closer than this, a sidestep is easier than a turn
 
 
@@ -34,7 +35,7 @@ class Glance:
         self._steps -= 1
         if self._steps < 0:
             self._steps = int(self._rng.integers(10, 35))
-            self._degrees = float(self._rng.uniform(-28, 45)) * (self._rng.random() < 0.75)
+            self._degrees = float(self._rng.choice([0, self._rng.uniform(-28, -12), self._rng.uniform(18, 45)]))
         return self._degrees
 
 
@@ -58,6 +59,7 @@ class DoomPlayer:
         turn = np.zeros(2) if wish.look is None else self._senses.turn_to(wish.look)
         if not fight and wish.look is not None:
             turn[PITCH] += self._glance.degrees()
+        turn[PITCH] = np.clip(info["pitch"] + turn[PITCH], *_PITCHES) - info["pitch"]
         return self._hand.move(self._keys(wish), turn, wish.tolerance)
 
     def _keys(self, wish: Wish) -> set[str]:
