@@ -14,7 +14,7 @@ from vpt_jax.video import decode
 
 from ..html_page import Page
 
-NAMES = ("key_accuracy", "key_exact", "f1/mean", "camera_accuracy_moving")
+NAMES = ("key_accuracy", "key_exact", "f1/mean", "camera_accuracy_moving", "mouse_r2/pitch", "mouse_r2/yaw")
 
 
 def write_labels(folder, recorded):
@@ -104,7 +104,7 @@ def test_page_is_whole_and_says_how_long_it_took(made):
     assert page.text("dt") == ["play <1>", "train"]
     assert page.text("dd") == ["62 s", "5 s"]
     assert {tag: page.tags.count(tag) for tag in ("video", "svg", "script", "link")} == {
-        "video": 2, "svg": 4, "script": 0, "link": 0,
+        "video": 2, "svg": 5, "script": 0, "link": 0,
     }  # fmt: skip
     assert not re.search(r'(src|href)="(?!data:)[^#"]', path.read_text())
 
