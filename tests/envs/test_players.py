@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from vpt_jax.actions import BUTTON_INDEX, is_null, raw_from_env
+from vpt_jax.actions import BUTTON_INDEX, PITCH, is_null, raw_from_env
 from vpt_jax.envs.doom import DoomEnv
-from vpt_jax.envs.doom_bot.player import DoomPlayer
+from vpt_jax.envs.doom_bot.player import DoomPlayer, DoomRunner
 from vpt_jax.envs.players import Hand, HumanStreamPlayer
 
 SEED = 3
@@ -88,6 +88,27 @@ def test_the_scripted_player_fights():
         observation, _, _, _, info = env.step(player.act(observation, info))
     env.close()
     assert info["kills"] >= 2
+
+
+def test_the_runner_uses_few_keys_and_looks_no_further_than_the_view_goes():
+    env = DoomEnv("MAP01", 90, 160, objects=True)
+    observation, info = env.reset(seed=SEED)
+    player, buttons, turned = DoomRunner(env, SEED), [], []
+    for _ in range(600):
+        action, pitch = player.act(observation, info), info["pitch"]
+        observation, _, _, _, info = env.step(action)
+        buttons.append(raw_from_env(action)[0])
+        turned.append((action["camera"][PITCH], info["pitch"] - pitch))
+    env.close()
+    keys = ["forward", "left", "right", "sprint", "attack", "use"]
+    held = np.array(buttons)[:, [BUTTON_INDEX[key] for key in keys]]
+    assert held.sum() == np.sum(buttons)  # no other key
+    moves, sprints = held[:, :3].any(1), held[:, 3] == 1
+    assert moves.mean() > 0.2
+    assert (moves == sprints).mean() > 0.8  # a key stays as it is for a moment
+    wanted, done = np.array(turned).T
+    assert (np.abs(wanted) > 2).mean() > 0.1
+    assert (np.abs(done - wanted) > 0.1).mean() < 0.005  # nearly all that the mouse does can be seen
 
 
 def test_the_scripted_player_is_deterministic():

@@ -130,8 +130,11 @@ def test_a_folder_keeps_to_its_settings(recorded, tmp_path):
         record(small_config(recorded, seconds=3.0))
 
 
-@pytest.mark.parametrize(("variant", "holds_out_levels"), [("full", True), ("demo", False)])
-def test_splits_share_no_seeds(variant, holds_out_levels):
+@pytest.mark.parametrize(
+    ("variant", "holds_out_levels", "players"),
+    [("full", True, {"scripted", "human"}), ("demo", False, {"runner"})],
+)
+def test_splits_share_no_seeds(variant, holds_out_levels, players):
     config = get_config(variant)
     config.out, config.splits.train.episodes = "recordings", 128
     episodes = plan_episodes(config)
@@ -139,4 +142,4 @@ def test_splits_share_no_seeds(variant, holds_out_levels):
     levels = {split: {e.level for e in episodes if e.path.parent.name == split} for split in config.splits}
     assert bool(levels["valid"] - levels["train"]) == holds_out_levels
     assert set.union(*levels.values()) <= set(LEVELS)
-    assert {episode.player for episode in episodes} == {"scripted", "human"}
+    assert {episode.player for episode in episodes} == players

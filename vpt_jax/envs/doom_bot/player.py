@@ -20,7 +20,7 @@ from vpt_jax.envs.players import Hand
 
 _IN_THE_WAY = ("Decoration", "Vegetation", "LightSource", "Hazard")  # categories of things nobody walks through
 _MOVES = {"forward", "left", "right"}
-_PITCHES = -28.0, 52.0  # degrees, a little less than the view can do: nothing shows a mouse moved beyond
+_PITCHES = -25.0, 48.0  # degrees; where the view stops, plus a tenth by which a hand may miss: beyond, nothing moves
 _NEAR = 80.0  # map units: closer than this, a sidestep is easier than a turn
 
 
