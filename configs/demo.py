@@ -2,9 +2,9 @@
 
     python launch/pipeline.py
 
-Forty minutes of play are recorded with their actions, and twice as much of which only the video is used. An inverse
+An hour and a half of play are recorded with their actions, and more of which only the video is used. An inverse
 dynamics model learns from the first and labels the second; a policy is cloned from these labels, one from the true ones
-and one from the small set alone. Takes about half an hour on two CPU cores. Stopped or killed, the same command goes
+and one from the first set alone. Takes about 35 minutes on two CPU cores. Stopped or killed, the same command goes
 on; what is done is skipped. The result is WORKDIR/report.html.
 """
 
