@@ -40,3 +40,5 @@ def test_other_facts_are_named(tmp_path):
     checkpoints.close()
     with pytest.raises(SettingsChangedError, match=r"model\.preset was 'tiny' and is now '1x'"):
         restore(tmp_path, FACTS | {"model": {"preset": "1x"}})
+    with pytest.raises(SettingsChangedError, match=r"optimizer\.name was 'adam' and is now 'muon'"):
+        restore(tmp_path, FACTS | {"optimizer": {"name": "muon"}})

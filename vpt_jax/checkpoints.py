@@ -35,7 +35,7 @@ class Checkpoints:
     """The checkpoints of one run: the newest `keep_last`, and besides one for every `keep_every_hours`."""
 
     def __init__(self, folder: Path, keep_last: int, keep_every_hours: float, facts: dict[str, Any]) -> None:
-        """`facts` are stored beside the state; when resuming, those under `_FIXED` must be the same."""
+        """`facts` are stored beside the state; resuming needs the same `stream`, `model` and `optimizer`."""
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep_last,
             keep_time_interval=datetime.timedelta(hours=keep_every_hours) if keep_every_hours else None,

@@ -63,10 +63,8 @@ def decode_timed(path: str | Path) -> Iterator[tuple[Fraction | None, Frame]]:
         if stream.codec_context is None:
             raise VideoError("unreadable video", "its codec is none that is known")
         stream.codec_context.thread_count = 1
-        time, reformatter = (
-            None,
-            VideoReformatter(),
-        )  # one for all frames: VideoFrame.to_ndarray would build a scaler for each
+        reformatter = VideoReformatter()  # one for all frames: VideoFrame.to_ndarray would build a scaler for each
+        time = None
         try:
             for frame in container.decode(stream):
                 if frame.is_corrupt:

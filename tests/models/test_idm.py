@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vpt_jax.models.heads import factored_log_prob
-from vpt_jax.models.idm import REACH, InverseDynamicsModel
+from vpt_jax.models.idm import REACH, InverseDynamicsModel, see_motion
 from vpt_jax.models.presets import IDMS
 from vpt_jax.openai_weights import idm_from_openai
 
@@ -122,3 +122,14 @@ def test_other_settings_are_refused_by_name():
         idm_from_openai(wider, META["pi_head_kwargs"], STATE_DICT)
     with pytest.raises(ValueError, match="'attention_mask_style' is 'clipped_causal'; only 'none'"):
         idm_from_openai(settings | {"attention_mask_style": "clipped_causal"}, {}, STATE_DICT)
+
+
+def test_initial_temporal_filters_pass_on_changes_and_pictures():
+    kernel = np.asarray(see_motion(jax.random.key(0), (15, 32))).reshape(5, 3, 32)
+    changes, pictures = kernel[..., :24], kernel[..., 24:]
+    np.testing.assert_array_equal(changes.sum(0), 0)  # a picture that stays as it is gives nothing
+    np.testing.assert_array_equal(changes[..., :12], -changes[..., 12:])
+    assert ((changes != 0).any(1).sum(0) == 2).all()  # two frames each
+    assert {tuple(np.flatnonzero(frames)) for frames in (changes != 0).any(1).T} >= {(2, 3), (1, 2), (1, 4)}
+    assert (pictures[[0, 1, 3, 4]] == 0).all()
+    assert (pictures[2] > 0).all()  # so that the ReLU lets all of it through
