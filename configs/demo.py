@@ -20,13 +20,15 @@ def get_config(variant: str = "") -> ConfigDict:
     config.workdir = "runs/demo"
     # Height and width of the frames that the models see.
     config.size = 16
+    # Stages that run side by side, each on a processor core; 1 with an accelerator, which one program has to itself.
+    config.at_once = 2
     # Episodes of up to a minute: labelled, unlabelled (labels kept for scoring alone), held out.
-    config.labelled, config.unlabelled, config.held_out = 110, 170, 10
+    config.labelled, config.unlabelled, config.held_out = 50, 160, 10
 
     # Minutes of labelled play that inverse dynamics models are trained on, and for how many steps. The last one labels.
-    config.idm = ConfigDict({"minutes": (3.0, 10.0, 30.0, 90.0), "steps": (100, 150, 250, 1500)})
-    # Minutes of truly labelled play that further policies are trained on, for the same curve.
-    config.policy = ConfigDict({"minutes": (10.0, 30.0)})
+    config.idm = ConfigDict({"minutes": (3.0, 10.0, 22.0, 45.0), "steps": (100, 150, 250, 1100)})
+    # Minutes of truly labelled play that further policies are trained on, for the same curve, and for how many steps.
+    config.policy = ConfigDict({"minutes": (8.0, 20.0), "steps": (300, 500)})
 
     # More settings of the stages' own configs, each "FIELD=VALUE".
     config.record = ()

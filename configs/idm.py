@@ -51,6 +51,8 @@ def get_config(variant: str = "paper") -> ConfigDict:
     config.data.minutes = 0.0
     # Change every window's colours and shape a little (paper; the ranges are in vpt_jax/data/augment.py).
     config.data.augment = True
+    # Exchange left and right in half of the windows, frames and actions both (not in the paper).
+    config.data.mirror = False
     # Processes per host that read and decode; 0: none, the main process does it.
     config.data.workers = 8
 
@@ -80,6 +82,7 @@ def _demo(config: ConfigDict) -> ConfigDict:
     config.data.length = 32
     config.data.workers = 1
     config.data.augment = False
+    config.data.mirror = True
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 20

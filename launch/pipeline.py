@@ -4,136 +4,115 @@ Every stage is a process of its own, started by a command that you can run yours
 is skipped the next time, and one that was stopped goes on.
 """
 
-import json
 import os
-import shlex
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from vpt_jax import command_line
 from vpt_jax.report.loop import Runs, write_loop_report
+from vpt_jax.stages import Stage, StageFailedError, run_stages
 
 ROOT = Path(__file__).parents[1]
+RECORD = "record the {} play"
+PREPARE = "prepare the {} play with its true labels"
+LABEL = "label the {} videos"
 UNLABELLED_SEED = 500_000  # of its first episode; the labelled play's count up from 0
-
-
-class StageFailedError(RuntimeError):
-    """A stage ended with an error; the message says which, and how to run it alone."""
-
-
-class Stage(NamedTuple):
-    """A program with its arguments."""
-
-    name: str  # what it does, in words
-    program: str
-    arguments: tuple[str, ...]
-
-    @property
-    def command(self) -> list[str]:
-        """What to start."""
-        return [sys.executable, str(ROOT / "launch" / self.program), *self.arguments]
 
 
 def run(config: ConfigDict) -> None:
     folder = Path(config.workdir).resolve()
-    (folder / "stages").mkdir(parents=True, exist_ok=True)
-    runs, todo = runs_of(config, folder), list(stages(config, folder))
-    seconds = {}
-    for number, stage in enumerate(todo, 1):
-        note = folder / "stages" / f"{number:02}.json"
-        wanted = {"program": stage.program, "arguments": list(stage.arguments)}
-        done = json.loads(note.read_text()) if note.exists() else {}
-        if {name: done.get(name) for name in wanted} != wanted:
-            print(f"\n[{number}/{len(todo)}] {stage.name}\n  {shlex.join(stage.command)}", flush=True)
-            began = time.monotonic()
-            follow(stage, folder / "compiled")
-            done = wanted | {"seconds": time.monotonic() - began}
-            note.write_text(json.dumps(done) + "\n")
-        seconds[stage.name] = done["seconds"]
-    page, verdicts = write_loop_report(folder, runs, seconds)
+    todo = list(stages(config, folder))
+    seconds = run_stages(todo, folder / "stages", config.at_once, environment(config, folder), ROOT)
+    page, verdicts = write_loop_report(folder, runs_of(config, folder), seconds)
     print("\n" + "\n".join(verdicts) + f"\nfigures and films: {page}", flush=True)
 
 
-def follow(stage: Stage, compiled: Path) -> None:
-    """Runs a stage to its end, and passes on what is to end this process."""
-    environment = {
+def environment(config: ConfigDict, folder: Path) -> dict[str, str]:
+    """Of all stages; what is set where this program is started comes first."""
+    settings = {
         # Stages of the same model find its program compiled.
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        # Without an accelerator: two devices share a small model's step better than a device's threads do.
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "PYTHONUNBUFFERED": "1",
     }
-    process = subprocess.Popen(stage.command, cwd=ROOT, env=environment | os.environ)  # noqa: S603 - our own programs
-    stopped = []
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        stopped.append(number)
-        process.send_signal(number)
-
-    before = signal.signal(signal.SIGTERM, pass_on)
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:  # the stage has got it as well, and saves first
-        process.wait()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if stopped:
-        raise KeyboardInterrupt
-    if code:
-        raise StageFailedError(f"{stage.name}: ended with code {code}. Alone: {shlex.join(stage.command)}")
+    if config.at_once > 1:  # each on a core of its own: threads of two stages would wait for one another
+        settings["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    return settings | os.environ
 
 
 def stages(config: ConfigDict, folder: Path) -> Iterator[Stage]:
-    """All stages, in order."""
+    """All stages. What the policy from predicted labels waits for comes first, so that it is not waited for."""
     runs = runs_of(config, folder)
     yield from data_stages(config, folder, runs)
-    for (minutes, workdir), steps in zip(runs.idms.items(), config.idm.steps, strict=True):
-        data = {"data.train": runs.held_out, "data.valid": runs.held_out, "data.minutes": minutes}
-        flags = arguments("idm:demo", more=config.train_idm, workdir=workdir, steps=steps, **data)
-        yield Stage(f"train an inverse dynamics model on {minutes:g} minutes", "train.py", flags)
-
-    idm = list(runs.idms.values())[-1]
-    # Drawn labels are as frequent as true ones; the most probable ones leave out what the model is unsure of.
-    for name, out, choice in (("unlabelled", runs.labels, "sample"), ("held_out", runs.held_out_labels, "argmax")):
-        flags = arguments("label", more=config.label, videos=runs.recordings[name], idm=idm, out=out, choice=choice)
-        yield Stage(f"label the {name.replace('_', '-')} videos", "label.py", flags)
-
-    for name, (workdir, dataset, minutes) in runs.policies.items():
-        data = {"data.train": dataset, "data.valid": runs.held_out, "data.minutes": minutes}
-        flags = arguments("foundation:demo", more=config.train_policy, workdir=workdir, **data)
-        yield Stage(f"clone a policy from {name}", "train.py", flags)
+    *others, labelling = idm_stages(config, runs)
+    yield labelling
+    yield from label_stages(config, runs, labelling.name)
+    yield from policy_stages(config, runs)
+    yield from others
 
 
 def data_stages(config: ConfigDict, folder: Path, runs: Runs) -> Iterator[Stage]:
     """Play is recorded twice: with labels to learn from, and without (they are kept for scoring and for the twin)."""
-    labelled, unlabelled = folder / "recordings" / "labelled", folder / "recordings" / "unlabelled"
-    counts = {"splits.train.episodes": config.labelled, "splits.valid.episodes": config.held_out}
-    flags = arguments("record:demo", more=config.record, out=labelled, **counts)
-    yield Stage("record the labelled play", "record.py", flags)
-    counts = {"splits.train.episodes": config.unlabelled, "splits.valid.episodes": 0}
-    counts["splits.train.seed"] = UNLABELLED_SEED
-    flags = arguments("record:demo", more=config.record, out=unlabelled, **counts)
-    yield Stage("record the unlabelled play", "record.py", flags)
+    recorded = {
+        "labelled": {"splits.train.episodes": config.labelled, "splits.valid.episodes": config.held_out},
+        "unlabelled": {
+            "splits.train.episodes": config.unlabelled,
+            "splits.valid.episodes": 0,
+            "splits.train.seed": UNLABELLED_SEED,
+        },
+    }
+    for name, splits in recorded.items():
+        out = folder / "recordings" / name
+        yield stage(RECORD.format(name), "record.py", "record:demo", (), config.record, out=out, **splits)
+    for name, out in (("labelled", runs.held_out), ("unlabelled", runs.truth)):
+        fields = dict(recordings=folder / "recordings" / name, out=out, height=config.size, width=config.size)
+        yield stage(PREPARE.format(name), "prepare.py", "prepare", (RECORD.format(name),), **fields)
 
-    for name, recordings, out in (("labelled", labelled, runs.held_out), ("unlabelled", unlabelled, runs.truth)):
-        flags = arguments("prepare", recordings=recordings, out=out, height=config.size, width=config.size)
-        yield Stage(f"prepare the {name} play with its true labels", "prepare.py", flags)
+
+def idm_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
+    """Models of inverse dynamics on ever more of the labelled play; the last one labels."""
+    after = (PREPARE.format("labelled"),)
+    for (minutes, workdir), steps in zip(runs.idms.items(), config.idm.steps, strict=True):
+        data = {"data.train": runs.held_out, "data.valid": runs.held_out, "data.minutes": minutes}
+        fields = data | {"workdir": workdir, "steps": steps, "report": minutes == config.idm.minutes[-1]}
+        name = f"train an inverse dynamics model on {minutes:g} minutes"
+        yield stage(name, "train.py", "idm:demo", after, config.train_idm, **fields)
 
 
-def arguments(config: str, more: tuple[str, ...] = (), **fields: object) -> tuple[str, ...]:
-    """Flags for a config file and its variant; `more` come last."""
-    name, _, variant = config.partition(":")
-    file = f"--config={ROOT / 'configs' / name}.py" + (f":{variant}" if variant else "")
-    return (file, *(f"--config.{field}={value}" for field, value in fields.items()), *(f"--config.{m}" for m in more))
+def label_stages(config: ConfigDict, runs: Runs, labelling: str) -> Iterator[Stage]:
+    """Both piles are labelled: the unlabelled one for the policy, the held-out one to measure the labels."""
+    idm = list(runs.idms.values())[-1]
+    # Drawn labels are as frequent as true ones; the most probable ones leave out what the model is unsure of.
+    for name, pile, out, choice in (
+        ("unlabelled", "unlabelled", runs.labels, "sample"),
+        ("held-out", "labelled", runs.held_out_labels, "argmax"),
+    ):
+        fields = dict(videos=runs.recordings[name], idm=idm, out=out, choice=choice)
+        yield stage(LABEL.format(name), "label.py", "label", (labelling, RECORD.format(pile)), config.label, **fields)
+
+
+def policy_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
+    """Policies that differ in what they are cloned from alone."""
+    prepared = (PREPARE.format("labelled"), PREPARE.format("unlabelled"))
+    steps = {f"{minutes:g} minutes": number for minutes, number in zip(*config.policy.values(), strict=True)}
+    for name, (workdir, dataset, minutes) in runs.policies.items():
+        after = (*prepared, LABEL.format("unlabelled")) if dataset == runs.labels else prepared
+        fields = {"data.train": dataset, "data.valid": runs.held_out, "data.minutes": minutes, "workdir": workdir}
+        fields |= {"report": dataset == runs.labels} | ({"steps": steps[name]} if name in steps else {})
+        yield stage(f"clone a policy from {name}", "train.py", "foundation:demo", after, config.train_policy, **fields)
+
+
+def stage(
+    name: str, program: str, config: str, after: tuple[str, ...], more: tuple[str, ...] = (), **fields: object
+) -> Stage:
+    """A program of launch/ with a config file and its variant; `more` settings come last."""
+    file, _, variant = config.partition(":")
+    flag = f"--config={ROOT / 'configs' / file}.py" + (f":{variant}" if variant else "")
+    flags = (f"--config.{setting}" for setting in (*(f"{field}={value}" for field, value in fields.items()), *more))
+    return Stage(name, (sys.executable, str(ROOT / "launch" / program), flag, *flags), after)
 
 
 def runs_of(config: ConfigDict, folder: Path) -> Runs:
@@ -154,7 +133,7 @@ def runs_of(config: ConfigDict, folder: Path) -> Runs:
         truth=truth,
         labels=folder / "data" / "predicted",
         recordings={
-            "held_out": folder / "recordings" / "labelled" / "valid",
+            "held-out": folder / "recordings" / "labelled" / "valid",
             "unlabelled": folder / "recordings" / "unlabelled" / "train",
         },
     )

@@ -59,7 +59,7 @@ def cloning_objective(config: ConfigDict, data: Stream) -> Objective:
 
 def inverse_dynamics_objective(config: ConfigDict, data: Stream) -> Objective:
     idm, marginal = make_idm(config.model), FactoredMarginal.of(data)
-    return inverse_dynamics(idm, data.frame_shape, marginal, config.data.augment)
+    return inverse_dynamics(idm, data.frame_shape, marginal, config.data.augment, config.data.mirror)
 
 
 STAGES = {

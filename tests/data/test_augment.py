@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from vpt_jax.data.augment import Draw, apply_draw, augment, draw
+from vpt_jax.actions import BUTTONS
+from vpt_jax.data.augment import Draw, apply_draw, augment, draw, mirror
+from vpt_jax.data.batch import Batch
 
 NEUTRAL = dict(hue=0.0, brightness=1.0, contrast=1.0, saturation=1.0, rotation=0.0, scale=1.0, shear=0.0, shift=(0, 0))
 RANGES = {
@@ -76,6 +78,30 @@ def test_frames_of_a_clip_change_alike_and_clips_differently(noise):
     np.testing.assert_array_equal(changed, np.broadcast_to(changed[:, :1], changed.shape))
     assert all((changed[i] != other).mean() > 0.5 for i in range(3) for other in (clips[0], changed[i - 1]))
     assert (np.asarray(jax.jit(augment)(jax.random.key(1), clips)) != changed).mean() > 0.5
+
+
+def test_half_of_the_clips_are_mirrored_with_what_was_done_in_them(noise):
+    rng = np.random.default_rng(1)
+    clips = Batch(
+        np.broadcast_to(noise, (200, *noise.shape)),
+        buttons=rng.integers(0, 2, (200, 2, 20), np.uint8),
+        camera=rng.normal(size=(200, 2, 2)).astype(np.float32),
+        first=rng.random((200, 2)) < 0.5,
+        valid=rng.random((200, 2)) < 0.5,
+    )
+    changed = jax.tree.map(np.asarray, jax.jit(mirror)(jax.random.key(0), clips))
+    mirrored = (changed.camera[:, 0, 1] != clips.camera[:, 0, 1]).nonzero()[0]
+    others = np.setdiff1d(np.arange(200), mirrored)
+    assert 80 < len(mirrored) < 120
+    jax.tree.map(lambda after, before: np.testing.assert_array_equal(after[others], before[others]), changed, clips)
+
+    names = [{"left": "right", "right": "left"}.get(key, key) for key in BUTTONS]
+    expected = clips._replace(
+        frames=clips.frames[:, :, :, ::-1],
+        buttons=clips.buttons[..., [BUTTONS.index(name) for name in names]],
+        camera=clips.camera * np.array([1, -1], np.float32),
+    )
+    jax.tree.map(lambda after, of: np.testing.assert_array_equal(after[mirrored], of[mirrored]), changed, expected)
 
 
 def test_draws_use_the_papers_ranges_fully_and_independently():

@@ -57,7 +57,7 @@ def runs(dataset_dir, tmp_path_factory):
         held_out_labels=held_out,
         truth=dataset_dir,
         labels=labels,
-        recordings={"held_out": dataset_dir.parent / "recordings/valid",
+        recordings={"held-out": dataset_dir.parent / "recordings/valid",
                     "unlabelled": dataset_dir.parent / "recordings/train"},
     )  # fmt: skip
 
@@ -123,6 +123,6 @@ def test_confusion_in_plain_loops(made, runs, dataset_dir):
 
 
 def test_films_are_of_the_longest_episodes(made, dataset_dir):
-    for name, split in {"held_out": "valid", "unlabelled": "train"}.items():
+    for name, split in {"held-out": "valid", "unlabelled": "train"}.items():
         frames = list(decode(made[0].with_name(f"film-{name}.mp4")))
         assert len(frames) == load_index(dataset_dir, split).lengths.max()

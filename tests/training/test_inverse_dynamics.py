@@ -49,7 +49,7 @@ def test_loss_by_hand(params, valid):
         choices = [log_probs["buttons"][i, attack if i == 0 else 0] for i in range(20)]
         of_frames.append(sum(choices) + log_probs["camera"][0, 5] + log_probs["camera"][1, yaw])
     expected = -np.dot(valid, of_frames) / max(sum(valid), 1)
-    loss, (figures, memory) = inverse_dynamics_loss(Constant(), False, params, (), batch(valid), None)
+    loss, (figures, memory) = inverse_dynamics_loss(Constant(), False, False, params, (), batch(valid), None)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert int(figures["valid_frames"]) == sum(valid)
     assert memory == ()
@@ -62,7 +62,7 @@ def test_loss_by_hand(params, valid):
 def test_training_alone_is_augmented_and_only_if_asked(params):
     frames, rng = np.full((1, 3, 8, 8, 3), 100, np.uint8), jax.random.key(3)
     changed = np.asarray(augment(rng, frames))
-    objectives = [inverse_dynamics(Constant(), (8, 8, 3), None, augmented) for augmented in (False, True)]
+    objectives = [inverse_dynamics(Constant(), (8, 8, 3), None, augmented, False) for augmented in (False, True)]
     losses = [float(objective.loss(params, (), batch((1, 1, 1), frames), rng)[0]) for objective in objectives]
     seen = [[float(of.predict(params, (), batch((1, 1, 1), shown))[0].loss.mean()) for shown in (frames, changed)]
             for of in objectives]  # fmt: skip
@@ -71,11 +71,22 @@ def test_training_alone_is_augmented_and_only_if_asked(params):
     assert losses[0] != losses[1]
 
 
+def test_training_alone_is_mirrored_and_only_if_asked(params):
+    objectives = [inverse_dynamics(Constant(), (8, 8, 3), None, False, mirrored) for mirrored in (False, True)]
+    keys, three_frames = [jax.random.key(seed) for seed in range(20)], batch((1, 1, 1))
+    plain, mirrored = ([float(of.loss(params, (), three_frames, key)[0]) for key in keys] for of in objectives)
+    turned_other_way = three_frames._replace(camera=three_frames.camera * [1, -1])
+    both = [float(objectives[0].loss(params, (), shown, None)[0]) for shown in (three_frames, turned_other_way)]
+    assert set(plain) == {both[0]}
+    assert set(mirrored) == set(both)
+    assert objectives[1].predict(params, (), three_frames)[0].loss.mean() == pytest.approx(both[0])
+
+
 def test_training_starts_at_the_marginal_distribution():
     rng = np.random.default_rng(0)
     marginal = FactoredMarginal(*(rng.dirichlet(np.ones(n), k) for k, n in SHAPES.values()))
     idm = InverseDynamicsModel(8, widths=(8,), features=32, heads=2, layers=1, temperature=2.0)
-    objective = inverse_dynamics(idm, (8, 8, 3), marginal, augmented=False)
+    objective = inverse_dynamics(idm, (8, 8, 3), marginal, augmented=False, mirrored=False)
     three_frames = batch((1, 1, 1))
     params = jax.jit(objective.init)(jax.random.key(0))
     loss, _ = jax.jit(partial(objective.loss, params, ()))(three_frames, jax.random.key(1))

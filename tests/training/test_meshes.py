@@ -60,7 +60,7 @@ def test_eight_devices_compute_what_one_does(launcher, undisturbed, tmp_path, me
 def test_an_inverse_dynamics_step_computes_the_same_on_any_mesh(dataset_dir):
     data = WindowStream(StreamSettings(str(dataset_dir), "train", batch=8, length=6, nulls="keep"))
     idm = InverseDynamicsModel(8, widths=(8,), features=32, heads=2, layers=1)
-    objective = inverse_dynamics(idm, data.frame_shape, FactoredMarginal.of(data), augmented=True)
+    objective = inverse_dynamics(idm, data.frame_shape, FactoredMarginal.of(data), augmented=True, mirrored=True)
     rng, optimizer = np.random.default_rng(0), adam(lambda _: 2e-4, 0.01, 5.0)
     params = jax.tree.map(
         lambda leaf: rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape).astype(np.float32),

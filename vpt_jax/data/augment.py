@@ -10,7 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, UInt8
 
-from vpt_jax.actions import Array
+from vpt_jax.actions import BUTTON_INDEX, Array
+from vpt_jax.data.batch import Batch
+
+# Our addition: what the keys do in a mirror
+_MIRRORED_KEYS = [BUTTON_INDEX[{"left": "right", "right": "left"}.get(key, key)] for key in BUTTON_INDEX]
 
 MAX_HUE = 0.2  # of a turn of the colour circle
 FACTORS = 0.8, 1.2  # of brightness, contrast and saturation
@@ -18,6 +22,22 @@ MAX_ROTATION, MAX_SHEAR = 2.0, 2.0  # degrees
 SCALES = 0.98, 1.02
 MAX_SHIFT = 2.0  # pixels
 GREY = 0.299, 0.587, 0.114  # how much the colours count in the brightness (ITU-R BT.601)
+
+
+def mirror(rng: jax.Array, batch: Batch) -> Batch:
+    """Half of the clips with left and right exchanged, in the frames and in what was done. Our addition, not the
+    paper's: in most games a mirrored clip is one that might have been played.
+    """
+    chosen = jax.random.bernoulli(rng, shape=(len(batch.frames),))
+
+    def choose(mirrored: Array, plain: Array) -> Array:
+        return jnp.where(chosen.reshape(-1, *[1] * (plain.ndim - 1)), mirrored, plain)
+
+    return batch._replace(
+        frames=choose(batch.frames[..., ::-1, :], batch.frames),
+        buttons=choose(batch.buttons[..., jnp.array(_MIRRORED_KEYS)], batch.buttons),
+        camera=choose(batch.camera * jnp.array([1.0, -1.0], batch.camera.dtype), batch.camera),
+    )
 
 
 class Draw(NamedTuple):

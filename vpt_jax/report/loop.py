@@ -52,7 +52,7 @@ class Runs(NamedTuple):
     held_out_labels: Path  # of the same episodes, predicted
     truth: Path  # dataset of the unlabelled play with the labels that no model saw
     labels: Path  # of the same episodes, predicted
-    recordings: Mapping[str, Path]  # folders of films: `held_out` and `unlabelled`
+    recordings: Mapping[str, Path]  # folders of films: `held-out` and `unlabelled`
 
 
 class Scores(NamedTuple):
@@ -298,13 +298,13 @@ _FILM_TEXT = (
 def _films(folder: Path, runs: Runs) -> Iterator[str]:
     """One film of held-out play, one of unlabelled play, each of the longest episode."""
     for name, predicted, recorded in (
-        ("held_out", load_index(runs.held_out_labels, "train"), load_index(runs.held_out, "valid")),
+        ("held-out", load_index(runs.held_out_labels, "train"), load_index(runs.held_out, "valid")),
         ("unlabelled", load_index(runs.labels, "train"), load_index(runs.truth, "train")),
     ):
         episode = predicted.names[int(np.argmax(predicted.lengths))]
         path = folder / f"film-{name}.mp4"
         write_film(path, _moments(runs.recordings[name] / f"{episode}.mp4", episode, recorded, predicted))
-        yield film(path, f"{name.replace('_', '-').capitalize()} episode {episode}, {FRAME_RATE} frames per second")
+        yield film(path, f"{name.capitalize()} episode {episode}, {FRAME_RATE} frames per second")
 
 
 def _moments(

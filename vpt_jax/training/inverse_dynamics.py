@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from vpt_jax.actions import CAMERA
 from vpt_jax.baselines import FactoredMarginal
-from vpt_jax.data.augment import augment
+from vpt_jax.data.augment import augment, mirror
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation import Prediction
 from vpt_jax.models.heads import factored_log_prob
@@ -19,13 +19,17 @@ from vpt_jax.training.state import Metrics
 
 
 def inverse_dynamics(
-    idm: InverseDynamicsModel, frame_shape: tuple[int, ...], marginal: FactoredMarginal, augmented: bool
+    idm: InverseDynamicsModel,
+    frame_shape: tuple[int, ...],
+    marginal: FactoredMarginal,
+    augmented: bool,
+    mirrored: bool,
 ) -> Objective:
     """To say what was done at every frame of a window; starts at the marginal distribution."""
     return Objective(
         partial(_init, idm, frame_shape, marginal),
         lambda rows: (),
-        partial(inverse_dynamics_loss, idm, augmented),
+        partial(inverse_dynamics_loss, idm, augmented, mirrored),
         partial(predict_window, idm),
     )
 
@@ -36,11 +40,20 @@ def _init(idm: InverseDynamicsModel, frame_shape: tuple[int, ...], marginal: Fac
 
 
 def inverse_dynamics_loss(
-    idm: InverseDynamicsModel, augmented: bool, params: Any, memory: tuple[()], batch: Batch, rng: jax.Array
+    idm: InverseDynamicsModel,
+    augmented: bool,
+    mirrored: bool,
+    params: Any,
+    memory: tuple[()],
+    batch: Batch,
+    rng: jax.Array,
 ) -> tuple[Float[Array, ""], tuple[Metrics, tuple[()]]]:
     """Mean negative log-probability (nats) of the recorded actions over the valid frames, all 22 choices added up."""
-    frames = augment(rng, batch.frames) if augmented else batch.frames
-    loss = _losses(idm.apply({"params": params}, frames, batch.valid).logits, batch)
+    if augmented:
+        batch = batch._replace(frames=augment(rng, batch.frames))
+    if mirrored:
+        batch = mirror(jax.random.fold_in(rng, 1), batch)
+    loss = _losses(idm.apply({"params": params}, batch.frames, batch.valid).logits, batch)
     count = batch.valid.sum()
     return jnp.where(batch.valid, loss, 0).sum() / jnp.maximum(count, 1), ({"valid_frames": count}, memory)
 

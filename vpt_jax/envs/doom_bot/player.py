@@ -20,7 +20,7 @@ from vpt_jax.envs.players import Hand
 
 _IN_THE_WAY = ("Decoration", "Vegetation", "LightSource", "Hazard")  # categories of things nobody walks through
 _MOVES = {"forward", "left", "right"}
-_PITCHES = -25.0, 48.0  # degrees; where the view stops, plus a tenth by which a hand may miss: beyond, nothing moves
+_PITCHES = -22.0, 36.0  # degrees; from there floor and ceiling are seen together with what is between them
 _NEAR = 80.0  # map units: closer than this, a sidestep is easier than a turn
 
 
@@ -35,7 +35,7 @@ class Glance:
         self._steps -= 1
         if self._steps < 0:
             self._steps = int(self._rng.integers(10, 35))
-            self._degrees = float(self._rng.choice([0, self._rng.uniform(-28, -12), self._rng.uniform(18, 45)]))
+            self._degrees = float(self._rng.choice([0, self._rng.uniform(-20, -10), self._rng.uniform(15, 33)]))
         return self._degrees
 
 
