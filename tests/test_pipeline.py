@@ -34,7 +34,8 @@ def test_no_stage_needs_labels_that_it_should_not_see(tmp_path):
 
 SMALL = {
     "labelled": 5, "unlabelled": 5, "held_out": 2, "record": ("seconds=6.0",), "idm.minutes": (0.1, 0.3),
-    "idm.steps": (3, 4), "policy.minutes": (0.2,), "policy.steps": (3,), "label": ("span=3", "batch=2", "films=1", "choice=sample"),
+    "idm.steps": (3, 4),
+    "policy.minutes": (0.2,), "policy.steps": (4,), "label": ("span=3", "batch=2", "films=1", "choice=sample"),
     "train_idm": ("optimizer.warmup_steps=1", "data.batch=4", "data.valid_batch=4", "evaluate_every=2"),
     "train_policy": ("optimizer.warmup_steps=1", "steps=4", "data.batch=8", "data.valid_batch=8", "evaluate_every=2"),
 }  # fmt: skip

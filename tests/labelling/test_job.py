@@ -1,4 +1,4 @@
-"""A folder of any videos to a dataset with predicted labels: whole, resumed after kills, in parts, and what is refused.
+"""A folder of any videos to a dataset with predicted labels: what it holds, and what is refused.
 
 Jobs run as a user starts them, by launch/label.py, or in this process, which is quicker.
 """
@@ -6,194 +6,36 @@ Jobs run as a user starts them, by launch/label.py, or in this process, which is
 import json
 import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from concurrent.futures import Future
-from contextlib import nullcontext, suppress
-from fractions import Fraction
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
-import av
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from configs import foundation, idm
-from configs.label import get_config
+from configs import idm
 from vpt_jax.actions import CAMERA
-from vpt_jax.checkpoints import Checkpoints, load_idm
 from vpt_jax.data import codecs, dataset
-from vpt_jax.data.streams import batches
-from vpt_jax.labelling import job
 from vpt_jax.labelling.job import LabelError, label
-from vpt_jax.models.presets import make_idm, make_policy
-from vpt_jax.training.state import initial_state
+from vpt_jax.models.presets import make_idm
 from vpt_jax.video import VideoWriter, decode, fit_aspect, resize
-from vpt_jax.workers import locked
 
-from ..training.conftest import Launcher, wait_until
+from ..training.conftest import Launcher
+from .conftest import (
+    BROKEN,
+    CHUNK,
+    GOOD,
+    SIZE,
+    WINDOW,
+    files,
+    labels_by_name,
+    load_once,
+    pictures,
+    save_checkpoint,
+    settings,
+    write_video,
+)
 from .test_plan import frames_labelled, window_starts
-
-ROOT = Path(__file__).parents[2]
-SIZE, WINDOW, CHUNK = 32, 8, 8
-
-
-def save_checkpoint(workdir, stage, module, config, *inputs, length=WINDOW):
-    """A training run's checkpoint, of random parameters: quicker than training, and the labels are as good to test."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 1, SIZE, SIZE, 3), jnp.uint8), *inputs)
-    params = jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes["params"])
-    stream = {"frame_shape": [SIZE, SIZE, 3], "length": length}
-    facts = {"stream": stream, "model": {}, "optimizer": {}, "config": json.loads(config.to_json())}
-    assert facts["config"]["stage"] == stage
-    checkpoints = Checkpoints(workdir / "checkpoints", keep_last=1, keep_every_hours=0.0, facts=facts)
-    checkpoints.save(initial_state(params, optax.sgd(0.1), (), jax.random.PRNGKey(0)), 2)
-    checkpoints.close()
-    return workdir
-
-
-@pytest.fixture(scope="session")
-def idm_dir(tmp_path_factory):
-    config = idm.get_config("demo")
-    return save_checkpoint(tmp_path_factory.mktemp("idm"), "idm", make_idm(config.model), config)
-
-
-@pytest.fixture(scope="session")
-def policy_dir(tmp_path_factory):
-    config = foundation.get_config("demo")
-    policy = make_policy(config.model)
-    inputs = jnp.zeros((1, 1), bool), policy.initial_memory(1)
-    return save_checkpoint(tmp_path_factory.mktemp("policy"), "policy", policy, config, *inputs)
-
-
-def pictures(count, height, width):
-    """Coarse patterns, no two alike."""
-    cells = np.random.default_rng(height * width).integers(0, 256, (count, 4, 4, 3))
-    rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
-    return [frame[rows][:, columns].astype(np.uint8) for frame in cells]
-
-
-def write_video(path, codec, pixels, frames, rate=20, times=None):
-    """A video at a steady rate, or with its frames at these times, in milliseconds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unit = Fraction(1, 1000) if times else 1 / Fraction(rate)
-    container_format = {"format": "mp4"} if path.suffix == ".MP4" else {}
-    with av.open(str(path), "w", **container_format) as container:
-        stream = container.add_stream(codec, rate=rate)
-        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], pixels
-        stream.codec_context.time_base = unit
-        for i, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            picture.pts, picture.time_base = times[i] if times else i, unit
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
-
-
-GOOD = {  # name in the dataset: frames at 20 per second
-    "long": 90,
-    "one frame": 1,
-    "one window": 8,
-    "some/deeper/thirty": 40,
-    "some/odd": 26,
-    "some/portrait": 24,
-    "some/uneven": 23,
-}
-BROKEN = ("bad/cut.mp4", "bad/empty.webm", "bad/noise.mkv")
-
-
-@pytest.fixture(scope="session")
-def videos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("videos")
-    write_video(folder / "long.mp4", "libx264", "yuv420p", pictures(90, 72, 128))
-    write_video(folder / "one frame.avi", "mpeg4", "yuv420p", pictures(1, 48, 64))
-    write_video(folder / "one window.mov", "libx264", "yuv420p", pictures(8, 54, 96))
-    write_video(folder / "some/deeper/thirty.MP4", "libx264", "yuv420p", pictures(60, 48, 64), rate=30)
-    write_video(folder / "some/odd.mkv", "ffv1", "bgr0", pictures(31, 61, 37), rate=24)
-    write_video(folder / "some/portrait.webm", "libvpx", "yuv420p", pictures(12, 64, 36), rate=10)
-    in_ms = [0, 30, 95, 100, 260, 300, 301, 500, 950, 1000]
-    write_video(folder / "some/uneven.mkv", "ffv1", "bgr0", pictures(10, 36, 64), times=in_ms)
-    (folder / "some/notes.txt").write_text("no video")
-    (folder / "bad").mkdir()
-    (folder / "bad/empty.webm").touch()
-    (folder / "bad/noise.mkv").write_bytes(np.random.default_rng(0).bytes(5000))
-    whole = (folder / "long.mp4").read_bytes()
-    (folder / "bad/cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
-    return folder
-
-
-def settings(videos, idm_dir, out, /, **changes):
-    config = get_config()
-    config.update(videos=str(videos), idm=str(idm_dir), out=str(out), span=2, batch=1, chunk_frames=CHUNK, films=1)
-    config.update(workers=1)
-    config.update(changes)
-    return config
-
-
-class LabelLauncher(Launcher):
-    """Starts launch/label.py; runs share compiled programs to save time."""
-
-    def __init__(self, cache):
-        self.cache = cache
-
-    def start(self, config):
-        """Starts a job with the fields of this config."""
-        environment = os.environ | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(self.cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        flags = [f"--config.{name}={value}" for name, value in config.items()]
-        return subprocess.Popen(
-            [sys.executable, "launch/label.py", *flags], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
-
-    def run(self, config, expected=0):
-        return self.finish(self.start(config), expected)
-
-
-@pytest.fixture(scope="session")
-def launcher(tmp_path_factory):
-    return LabelLauncher(tmp_path_factory.mktemp("compiled"))
-
-
-@pytest.fixture(scope="session")
-def undisturbed(launcher, videos, idm_dir, tmp_path_factory):
-    """The dataset of a job that nothing interrupted, and what the job said."""
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
-    return out, launcher.run(settings(videos, idm_dir, out))
-
-
-class ThisProcess:
-    """In place of a pool of worker processes."""
-
-    def submit(self, function, *arguments):
-        future = Future()
-        future.set_result(function(*arguments))
-        return future
-
-
-load_once, partial_once = cache(load_idm), cache(partial)  # equal programs are then one to JAX, and compiled once
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """Jobs without processes of their own; each model is loaded and compiled once."""
-    monkeypatch.setattr(job, "worker_pool", lambda workers: nullcontext(ThisProcess()))
-    monkeypatch.setattr(job, "batches", lambda *arguments: batches(*arguments[:-1], workers=0))
-    monkeypatch.setattr(job, "load_idm", load_once)
-    monkeypatch.setattr(job, "partial", partial_once)
-
-
-def files(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_the_dataset_holds_every_good_video(undisturbed):
@@ -328,12 +170,6 @@ def test_labels_are_what_the_model_says_of_the_right_windows(
         np.testing.assert_allclose(np.log(index.confidence[rows]), log_probs, atol=1e-3)
 
 
-def labels_by_name(out):
-    index = dataset.load_index(out, "train")
-    fields = index.buttons, index.camera, index.confidence
-    return {name: [field[index.rows(i)] for field in fields] for i, name in enumerate(index.names)}
-
-
 def test_parts_make_the_same_labels(undisturbed, videos, idm_dir, tmp_path, in_process, capsys):
     label(settings(videos, idm_dir, tmp_path / "whole", choice="sample"))
     for part in (2, 0, 1):
@@ -356,119 +192,6 @@ def test_parts_make_the_same_labels(undisturbed, videos, idm_dir, tmp_path, in_p
     assert len(list((tmp_path / "out" / "films").rglob("*.mp4"))) == 3
 
 
-class Killed(BaseException):
-    pass
-
-
-def kill_at_rename(patch, name, done):
-    """The job ends when a file is about to get this name, or when it has got it."""
-    rename = Path.rename
-
-    def rename_and_end(path, target):
-        if Path(target).name != name:
-            return rename(path, target)
-        if done:
-            rename(path, target)
-        raise Killed
-
-    patch.setattr(Path, "rename", rename_and_end)
-
-
-def test_killed_around_any_rename_it_makes_the_same_bytes(videos, idm_dir, tmp_path, in_process, monkeypatch, capsys):
-    config = settings(videos, idm_dir, tmp_path / "out")
-    names = (
-        "settings.json", "0000000.broken", "0000003.records", "0000003.frames", "00000000.npz", "00000001.npz", "films",
-        "dataset", "out",
-    )  # fmt: skip
-    for name in names:
-        for done in (False, True):
-            with monkeypatch.context() as patch:
-                kill_at_rename(patch, name, done)
-                with pytest.raises(Killed):
-                    label(config)
-            assert (tmp_path / "out").exists() == (name == "out" and done)
-    label(config)
-    assert "nothing to do" in capsys.readouterr().out
-    assert os.listdir(tmp_path) == ["out"]
-    assert files(tmp_path / "out") == files(label(settings(videos, idm_dir, tmp_path / "undisturbed")))
-
-
-def done_so_far(out):
-    """When each file of a job was made that is to be made once."""
-    done = {}
-    with suppress(FileNotFoundError):  # it may be tidying up
-        for path in out.parent.glob("out.partial/*/*/*"):
-            if path.suffix in (".records", ".frames", ".broken", ".npz"):
-                done[path] = path.stat().st_mtime_ns
-    return done
-
-
-def count(done, folder):
-    return sum(path.parent.name == folder for path in done)
-
-
-def kill_all(process):
-    """The whole job at once, without warning."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
-def finish_what_is_missing(launcher, config, out):
-    """Goes on with a job that was killed; nothing is made twice."""
-    before, process = done_so_far(out), launcher.start(config)
-    while process.poll() is None:
-        now = done_so_far(out)
-        assert {path: now.get(path, made) for path, made in before.items()} == before
-        time.sleep(0.02)
-    return launcher.finish(process)
-
-
-def test_killed_while_decoding_and_while_labelling_it_makes_the_same_bytes(
-    launcher, undisturbed, videos, idm_dir, tmp_path
-):  # fmt: skip
-    out = tmp_path / "out"
-    config = settings(videos, idm_dir, out)
-    for folder, number in (("frames", 3), ("labels", 4)):
-        process, before = launcher.start(config), done_so_far(out)
-        wait_until(lambda: count(done_so_far(out), folder) >= number, process)  # noqa: B023
-        kill_all(process)
-        assert before.items() <= done_so_far(out).items()
-        assert not out.exists()
-    done = done_so_far(out)
-    assert count(done, "frames") == 2 * len(GOOD) + len(BROKEN)
-    assert 4 <= count(done, "labels") < 20
-    finish_what_is_missing(launcher, config, out)
-    assert files(out) == files(undisturbed[0])
-    assert os.listdir(tmp_path) == ["out"]
-
-
-@pytest.mark.slow
-def test_killed_at_ten_moments_it_makes_the_same_bytes(launcher, videos, idm_dir, tmp_path):
-    (tmp_path / "videos").mkdir()
-    for number in range(8):  # so that there is more to do than to start
-        os.link(videos / "long.mp4", tmp_path / "videos" / f"long {number}.mp4")
-    for name in ("one frame.avi", "some/odd.mkv", "bad/cut.mp4"):
-        os.link(videos / name, tmp_path / "videos" / Path(name).name)
-    config = partial(settings, tmp_path / "videos", idm_dir, span=1, films=2, workers=2)
-    for _ in range(2):  # the second time with compiled programs
-        shutil.rmtree(tmp_path / "undisturbed", ignore_errors=True)
-        start = time.monotonic()
-        launcher.run(config(tmp_path / "undisturbed"))
-        seconds = time.monotonic() - start
-    rng, killed = np.random.default_rng(0), []
-    for moment in range(10):
-        out, delay = tmp_path / str(moment) / "out", (moment + rng.random()) / 10 * seconds
-        process = launcher.start(config(out))
-        time.sleep(delay)
-        kill_all(process)
-        done = done_so_far(out)
-        killed.append((round(delay, 1), count(done, "frames"), count(done, "labels"), out.exists()))
-        finish_what_is_missing(launcher, config(out), out)
-        assert files(out) == files(tmp_path / "undisturbed")
-        assert os.listdir(out.parent) == ["out"]
-    print(f"undisturbed: {seconds:.1f} s; killed after (seconds, files of frames, files of labels, whole): {killed}")
-
-
 def test_labels_are_made_once(undisturbed, videos, idm_dir, tmp_path, in_process, capsys):
     before = files(undisturbed[0])
     (undisturbed[0].parent / "out.partial" / "left over").mkdir(parents=True)
@@ -476,33 +199,6 @@ def test_labels_are_made_once(undisturbed, videos, idm_dir, tmp_path, in_process
     assert "nothing to do" in capsys.readouterr().out
     assert files(undisturbed[0]) == before
     assert os.listdir(undisturbed[0].parent) == ["out"]
-
-
-def test_other_settings_are_refused_while_a_job_is_half_done(videos, idm_dir, tmp_path, in_process, monkeypatch):
-    half = settings(videos, idm_dir, tmp_path / "out", films=0)
-    with monkeypatch.context() as patch:
-        kill_at_rename(patch, "00000001.npz", done=True)
-        with pytest.raises(Killed):
-            label(half)
-    before = files(tmp_path)
-    changes = {"mode": "exact", "choice": "sample", "seed": 1, "batch": 9, "span": 3, "quality": 80, "chunk_frames": 4}
-    for name, value in changes.items():
-        with pytest.raises(LabelError, match=f"part-00000-of-00001 was begun with other {name}: remove it"):
-            label(settings(videos, idm_dir, tmp_path / "out", films=0, **{name: value}))
-    with monkeypatch.context() as patch:
-        patch.setattr(jax, "local_device_count", lambda: 5)  # rows of a step would be other spans
-        with pytest.raises(LabelError, match="was begun with other devices"):
-            label(half)
-    part = tmp_path / "out.partial" / "part-00000-of-00001"
-    with locked(part), pytest.raises(LabelError, match="another run is working on"):
-        label(half)
-    assert files(tmp_path) == before
-    write_video(videos / "new.mkv", "ffv1", "bgr0", pictures(3, 8, 8))
-    with pytest.raises(LabelError, match="was begun with other videos"):
-        label(half)
-    (videos / "new.mkv").unlink()
-    label(half)
-    assert labels_by_name(tmp_path / "out").keys() == GOOD.keys()
 
 
 def test_what_cannot_be_labelled_is_refused(videos, idm_dir, tmp_path, in_process):

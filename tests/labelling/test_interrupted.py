@@ -1,0 +1,159 @@
+"""A labelling job that is killed, or whose settings change half-way, makes the same bytes or says why not."""
+
+import os
+import shutil
+import signal
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from vpt_jax.labelling.job import LabelError, label
+from vpt_jax.workers import locked
+
+from ..training.conftest import wait_until
+from .conftest import BROKEN, GOOD, files, labels_by_name, pictures, settings, write_video
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at_rename(patch, name, done):
+    """The job ends when a file is about to get this name, or when it has got it."""
+    rename = Path.rename
+
+    def rename_and_end(path, target):
+        if Path(target).name != name:
+            return rename(path, target)
+        if done:
+            rename(path, target)
+        raise Killed
+
+    patch.setattr(Path, "rename", rename_and_end)
+
+
+def test_killed_around_any_rename_it_makes_the_same_bytes(videos, idm_dir, tmp_path, in_process, monkeypatch, capsys):
+    config = settings(videos, idm_dir, tmp_path / "out")
+    names = (
+        "settings.json", "0000000.broken", "0000003.records", "0000003.frames", "00000000.npz", "00000001.npz", "films",
+        "dataset", "out",
+    )  # fmt: skip
+    for name in names:
+        for done in (False, True):
+            with monkeypatch.context() as patch:
+                kill_at_rename(patch, name, done)
+                with pytest.raises(Killed):
+                    label(config)
+            assert (tmp_path / "out").exists() == (name == "out" and done)
+    label(config)
+    assert "nothing to do" in capsys.readouterr().out
+    assert os.listdir(tmp_path) == ["out"]
+    assert files(tmp_path / "out") == files(label(settings(videos, idm_dir, tmp_path / "undisturbed")))
+
+
+def done_so_far(out):
+    """When each file of a job was made that is to be made once."""
+    done = {}
+    with suppress(FileNotFoundError):  # it may be tidying up
+        for path in out.parent.glob("out.partial/*/*/*"):
+            if path.suffix in (".records", ".frames", ".broken", ".npz"):
+                done[path] = path.stat().st_mtime_ns
+    return done
+
+
+def count(done, folder):
+    return sum(path.parent.name == folder for path in done)
+
+
+def kill_all(process):
+    """The whole job at once, without warning."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def finish_what_is_missing(launcher, config, out):
+    """Goes on with a job that was killed; nothing is made twice."""
+    before, process = done_so_far(out), launcher.start(config)
+    while process.poll() is None:
+        now = done_so_far(out)
+        assert {path: now.get(path, made) for path, made in before.items()} == before
+        time.sleep(0.02)
+    return launcher.finish(process)
+
+
+def test_killed_while_decoding_and_while_labelling_it_makes_the_same_bytes(
+    launcher, undisturbed, videos, idm_dir, tmp_path
+):  # fmt: skip
+    out = tmp_path / "out"
+    config = settings(videos, idm_dir, out)
+    for folder, number in (("frames", 3), ("labels", 4)):
+        process, before = launcher.start(config), done_so_far(out)
+        wait_until(lambda: count(done_so_far(out), folder) >= number, process)  # noqa: B023
+        kill_all(process)
+        assert before.items() <= done_so_far(out).items()
+        assert not out.exists()
+    done = done_so_far(out)
+    assert count(done, "frames") == 2 * len(GOOD) + len(BROKEN)
+    assert 4 <= count(done, "labels") < 20
+    finish_what_is_missing(launcher, config, out)
+    assert files(out) == files(undisturbed[0])
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.slow
+def test_killed_at_ten_moments_it_makes_the_same_bytes(launcher, videos, idm_dir, tmp_path):
+    (tmp_path / "videos").mkdir()
+    for number in range(8):  # so that there is more to do than to start
+        os.link(videos / "long.mp4", tmp_path / "videos" / f"long {number}.mp4")
+    for name in ("one frame.avi", "some/odd.mkv", "bad/cut.mp4"):
+        os.link(videos / name, tmp_path / "videos" / Path(name).name)
+    config = partial(settings, tmp_path / "videos", idm_dir, span=1, films=2, workers=2)
+    for _ in range(2):  # the second time with compiled programs
+        shutil.rmtree(tmp_path / "undisturbed", ignore_errors=True)
+        start = time.monotonic()
+        launcher.run(config(tmp_path / "undisturbed"))
+        seconds = time.monotonic() - start
+    rng, killed = np.random.default_rng(0), []
+    for moment in range(10):
+        out, delay = tmp_path / str(moment) / "out", (moment + rng.random()) / 10 * seconds
+        process = launcher.start(config(out))
+        time.sleep(delay)
+        kill_all(process)
+        done = done_so_far(out)
+        killed.append((round(delay, 1), count(done, "frames"), count(done, "labels"), out.exists()))
+        finish_what_is_missing(launcher, config(out), out)
+        assert files(out) == files(tmp_path / "undisturbed")
+        assert os.listdir(out.parent) == ["out"]
+    print(f"undisturbed: {seconds:.1f} s; killed after (seconds, files of frames, files of labels, whole): {killed}")
+
+
+def test_other_settings_are_refused_while_a_job_is_half_done(videos, idm_dir, tmp_path, in_process, monkeypatch):
+    half = settings(videos, idm_dir, tmp_path / "out", films=0)
+    with monkeypatch.context() as patch:
+        kill_at_rename(patch, "00000001.npz", done=True)
+        with pytest.raises(Killed):
+            label(half)
+    before = files(tmp_path)
+    changes = {"mode": "exact", "choice": "sample", "seed": 1, "batch": 9, "span": 3, "quality": 80, "chunk_frames": 4}
+    for name, value in changes.items():
+        with pytest.raises(LabelError, match=f"part-00000-of-00001 was begun with other {name}: remove it"):
+            label(settings(videos, idm_dir, tmp_path / "out", films=0, **{name: value}))
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "local_device_count", lambda: 5)  # rows of a step would be other spans
+        with pytest.raises(LabelError, match="was begun with other devices"):
+            label(half)
+    part = tmp_path / "out.partial" / "part-00000-of-00001"
+    with locked(part), pytest.raises(LabelError, match="another run is working on"):
+        label(half)
+    assert files(tmp_path) == before
+    write_video(videos / "new.mkv", "ffv1", "bgr0", pictures(3, 8, 8))
+    with pytest.raises(LabelError, match="was begun with other videos"):
+        label(half)
+    (videos / "new.mkv").unlink()
+    label(half)
+    assert labels_by_name(tmp_path / "out").keys() == GOOD.keys()
