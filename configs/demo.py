@@ -23,7 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # Stages that run side by side, each on a processor core; 1 with an accelerator, which one program has to itself.
     config.at_once = 2
     # Episodes of up to a minute: labelled, unlabelled (labels kept for scoring alone), held out.
-    config.labelled, config.unlabelled, config.held_out = 50, 160, 10
+    config.labelled, config.unlabelled, config.held_out = 52, 150, 12
 
     # Minutes of labelled play that inverse dynamics models are trained on, and for how many steps. The last one labels.
     config.idm = ConfigDict({"minutes": (3.0, 10.0, 22.0, 45.0), "steps": (100, 150, 250, 1100)})

@@ -87,7 +87,7 @@ def _demo(config: ConfigDict) -> ConfigDict:
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 20
     config.log_every = 5
-    config.evaluate_every = 100
+    config.evaluate_every = 200
     config.save_every = 100
     config.checkpoint.keep_every_hours = 0.0
     return config

@@ -34,7 +34,7 @@ class Glance:
         """How far below the way ahead to look in this step."""
         self._steps -= 1
         if self._steps < 0:
-            self._steps = int(self._rng.integers(10, 35))
+            self._steps = int(self._rng.integers(6, 20))
             self._degrees = float(self._rng.choice([0, self._rng.uniform(-20, -10), self._rng.uniform(15, 33)]))
         return self._degrees
 
