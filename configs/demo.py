@@ -2,10 +2,10 @@
 
     python launch/pipeline.py
 
-An hour and a half of play are recorded with their actions, and more of which only the video is used. An inverse
-dynamics model learns from the first and labels the second; a policy is cloned from these labels, one from the true ones
-and one from the first set alone. Takes about 35 minutes on two CPU cores. Stopped or killed, the same command goes
-on; what is done is skipped. The result is WORKDIR/report.html.
+Play is recorded with its actions, and three times as much of which only the video is used. An inverse dynamics model
+learns from the first and labels the second; a policy is cloned from these labels, one from the true ones and one from
+the first set alone. Takes about 25 minutes on two CPU cores. Stopped or killed, the same command goes on; what is done
+is skipped. The result is WORKDIR/report.html.
 """
 
 from ml_collections import ConfigDict
@@ -20,15 +20,17 @@ def get_config(variant: str = "") -> ConfigDict:
     config.workdir = "runs/demo"
     # Height and width of the frames that the models see.
     config.size = 16
-    # Stages that run side by side, each on a processor core; 1 with an accelerator, which one program has to itself.
+    # Stages that run side by side; training takes a processor core each. 1 with an accelerator, which one program has
+    # to itself.
     config.at_once = 2
     # Episodes of up to a minute: labelled, unlabelled (labels kept for scoring alone), held out.
     config.labelled, config.unlabelled, config.held_out = 52, 150, 12
 
     # Minutes of labelled play that inverse dynamics models are trained on, and for how many steps. The last one labels.
     config.idm = ConfigDict({"minutes": (3.0, 10.0, 22.0, 45.0), "steps": (100, 150, 250, 1100)})
-    # Minutes of truly labelled play that further policies are trained on, for the same curve, and for how many steps.
-    config.policy = ConfigDict({"minutes": (8.0, 20.0), "steps": (300, 500)})
+    # Minutes of truly labelled play that further policies are trained on, for the same curve, and for how many steps;
+    # the last number of steps is that of the three policies that are compared.
+    config.policy = ConfigDict({"minutes": (5.0, 15.0), "steps": (200, 400, 800)})
 
     # More settings of the stages' own configs, each "FIELD=VALUE".
     config.record = ()

@@ -6,14 +6,14 @@ is skipped the next time, and one that was stopped goes on.
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from vpt_jax import command_line
 from vpt_jax.report.loop import Runs, write_loop_report
-from vpt_jax.stages import Stage, StageFailedError, run_stages
+from vpt_jax.stages import Stage, StageFailedError, Stages
 
 ROOT = Path(__file__).parents[1]
 RECORD = "record the {} play"
@@ -22,12 +22,30 @@ LABEL = "label the {} videos"
 UNLABELLED_SEED = 500_000  # of its first episode; the labelled play's count up from 0
 
 
+class ConfigError(ValueError):
+    """A field of the config has a value that cannot be; the message says which can."""
+
+
 def run(config: ConfigDict) -> None:
+    check(config)
     folder = Path(config.workdir).resolve()
     todo = list(stages(config, folder))
-    seconds = run_stages(todo, folder / "stages", config.at_once, environment(config, folder), ROOT)
+    seconds = Stages(todo, folder / "stages", environment(config, folder), ROOT).run(config.at_once)
     page, verdicts = write_loop_report(folder, runs_of(config, folder), seconds)
     print("\n" + "\n".join(verdicts) + f"\nfigures and films: {page}", flush=True)
+
+
+def check(config: ConfigDict) -> None:
+    """Find what would fail only when its turn comes."""
+    if config.at_once < 1:
+        raise ConfigError(f"config.at_once is {config.at_once}: at least one stage must run")
+    for name, extra in (("idm", 0), ("policy", 1)):
+        minutes, steps = config[name].minutes, config[name].steps
+        if len(steps) != len(minutes) + extra or not steps:
+            raise ConfigError(
+                f"config.{name}.steps is {steps}: it must have {len(minutes) + extra} numbers, one for each of "
+                f"config.{name}.minutes, {minutes}" + (", and one for all the play" if extra else "")
+            )
 
 
 def environment(config: ConfigDict, folder: Path) -> dict[str, str]:
@@ -39,7 +57,7 @@ def environment(config: ConfigDict, folder: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
     }
     if config.at_once > 1:  # each on a core of its own: threads of two stages would wait for one another
-        settings["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        settings["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     return settings | os.environ
 
 
@@ -65,21 +83,21 @@ def data_stages(config: ConfigDict, folder: Path, runs: Runs) -> Iterator[Stage]
         },
     }
     for name, splits in recorded.items():
-        out = folder / "recordings" / name
-        yield stage(RECORD.format(name), "record.py", "record:demo", (), config.record, out=out, **splits)
+        flags = arguments("record:demo", config.record, out=folder / "recordings" / name, **splits)
+        yield stage(RECORD.format(name), "record.py", flags)
     for name, out in (("labelled", runs.held_out), ("unlabelled", runs.truth)):
         fields = dict(recordings=folder / "recordings" / name, out=out, height=config.size, width=config.size)
-        yield stage(PREPARE.format(name), "prepare.py", "prepare", (RECORD.format(name),), **fields)
+        yield stage(PREPARE.format(name), "prepare.py", arguments("prepare", **fields), after=[RECORD.format(name)])
 
 
 def idm_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
     """Models of inverse dynamics on ever more of the labelled play; the last one labels."""
-    after = (PREPARE.format("labelled"),)
     for (minutes, workdir), steps in zip(runs.idms.items(), config.idm.steps, strict=True):
         data = {"data.train": runs.held_out, "data.valid": runs.held_out, "data.minutes": minutes}
         fields = data | {"workdir": workdir, "steps": steps, "report": minutes == config.idm.minutes[-1]}
+        flags = arguments("idm:demo", config.train_idm, **fields)
         name = f"train an inverse dynamics model on {minutes:g} minutes"
-        yield stage(name, "train.py", "idm:demo", after, config.train_idm, **fields)
+        yield stage(name, "train.py", flags, [PREPARE.format("labelled")], checkpoint(workdir, steps))
 
 
 def label_stages(config: ConfigDict, runs: Runs, labelling: str) -> Iterator[Stage]:
@@ -91,28 +109,48 @@ def label_stages(config: ConfigDict, runs: Runs, labelling: str) -> Iterator[Sta
         ("held-out", "labelled", runs.held_out_labels, "argmax"),
     ):
         fields = dict(videos=runs.recordings[name], idm=idm, out=out, choice=choice)
-        yield stage(LABEL.format(name), "label.py", "label", (labelling, RECORD.format(pile)), config.label, **fields)
+        flags = arguments("label", config.label, **fields)
+        yield stage(LABEL.format(name), "label.py", flags, [labelling, RECORD.format(pile)])
 
 
 def policy_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
-    """Policies that differ in what they are cloned from alone."""
-    prepared = (PREPARE.format("labelled"), PREPARE.format("unlabelled"))
-    steps = {f"{minutes:g} minutes": number for minutes, number in zip(*config.policy.values(), strict=True)}
+    """Policies that differ in nothing but what they are cloned from, and on little of it, for how long."""
+    fewer = {
+        f"{minutes:g} minutes": steps
+        for minutes, steps in zip(config.policy.minutes, config.policy.steps, strict=False)
+    }
+    made_by = {
+        runs.held_out: PREPARE.format("labelled"),
+        runs.truth: PREPARE.format("unlabelled"),
+        runs.labels: LABEL.format("unlabelled"),
+    }
     for name, (workdir, dataset, minutes) in runs.policies.items():
-        after = (*prepared, LABEL.format("unlabelled")) if dataset == runs.labels else prepared
-        fields = {"data.train": dataset, "data.valid": runs.held_out, "data.minutes": minutes, "workdir": workdir}
-        fields |= {"report": dataset == runs.labels} | ({"steps": steps[name]} if name in steps else {})
-        yield stage(f"clone a policy from {name}", "train.py", "foundation:demo", after, config.train_policy, **fields)
+        steps = fewer.get(name, config.policy.steps[-1])
+        data = {"data.train": dataset, "data.valid": runs.held_out, "data.minutes": minutes}
+        fields = data | {"workdir": workdir, "steps": steps, "report": dataset == runs.labels}
+        flags = arguments("foundation:demo", config.train_policy, **fields)
+        after = dict.fromkeys([PREPARE.format("labelled"), made_by[dataset]])
+        yield stage(f"clone a policy from {name}", "train.py", flags, after, checkpoint(workdir, steps))
 
 
 def stage(
-    name: str, program: str, config: str, after: tuple[str, ...], more: tuple[str, ...] = (), **fields: object
+    name: str, program: str, flags: tuple[str, ...], after: Iterable[str] = (), leaves: Path | None = None
 ) -> Stage:
-    """A program of launch/ with a config file and its variant; `more` settings come last."""
+    """A program of launch/."""
+    return Stage(name, (sys.executable, str(ROOT / "launch" / program), *flags), tuple(after), leaves)
+
+
+def arguments(config: str, more: tuple[str, ...] = (), **fields: object) -> tuple[str, ...]:
+    """Flags for a config file and its variant; `more` settings come last."""
     file, _, variant = config.partition(":")
+    settings = (*(f"{field}={value}" for field, value in fields.items()), *more)
     flag = f"--config={ROOT / 'configs' / file}.py" + (f":{variant}" if variant else "")
-    flags = (f"--config.{setting}" for setting in (*(f"{field}={value}" for field, value in fields.items()), *more))
-    return Stage(name, (sys.executable, str(ROOT / "launch" / program), flag, *flags), after)
+    return (flag, *(f"--config.{setting}" for setting in settings))
+
+
+def checkpoint(workdir: Path, steps: int) -> Path:
+    """What training leaves at its last step; asked to stop before, it ends as well as if it had come to it."""
+    return workdir / "checkpoints" / str(steps)
 
 
 def runs_of(config: ConfigDict, folder: Path) -> Runs:
@@ -140,4 +178,4 @@ def runs_of(config: ConfigDict, folder: Path) -> Runs:
 
 
 if __name__ == "__main__":
-    command_line.run(run, "configs/demo.py", (StageFailedError,))
+    command_line.run(run, "configs/demo.py", (ConfigError, StageFailedError))

@@ -98,35 +98,23 @@ def train(config: ConfigDict) -> None:
     with jax.set_mesh(mesh):
         # Resume the newest checkpoint of this run, or begin
         checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, facts=facts_of(config, train_data))
-        if checkpoints.latest is None:
-            state = jax.jit(init, out_shardings=shardings)()
-        else:
-            state = checkpoints.restore(shapes, shardings)
-            say(f"resumed from step {checkpoints.latest}")
+        state = resume(checkpoints, shapes, shardings) or jax.jit(init, out_shardings=shardings)()
         note_settings(workdir, config, parallel.sharding_table(shapes, shardings))
 
         # Train
-        start = int(state.step)
+        start, quiet = int(state.step), jax.process_index() > 0
         step = partial(train_step, objective.loss, optimizer)
-        valid_batches = partial(placed_batches, config, valid_data, mesh, 0, valid_data.steps_per_epoch)
         with closing(placed_batches(config, train_data, mesh, start, steps)) as train_batches:
             state = loop.run(
                 state,
                 schedule=loop.Schedule(steps, config.log_every, config.evaluate_every, config.save_every),
                 train_step=jax.jit(step, out_shardings=(shardings, None), donate_argnums=0),
                 batches=train_batches,
-                evaluate=evaluator(
-                    objective.predict,
-                    partial(objective.initial_memory, config.data.valid_batch),
-                    valid_batches,
-                    parallel.batch_sharding(mesh),
-                    baselines,
-                    stage.views,
-                ),
+                evaluate=make_evaluator(config, objective, valid_data, mesh, baselines),
                 episodes=train_data.episodes,
                 checkpoints=checkpoints,
-                log=MetricsLog(workdir, start, quiet=jax.process_index() > 0),
-                progress=Progress(start, steps, config.data.batch * config.data.length, quiet=jax.process_index() > 0),
+                log=MetricsLog(workdir, start, quiet),
+                progress=Progress(start, steps, config.data.batch * config.data.length, quiet),
             )
 
     # Look at it
@@ -218,6 +206,26 @@ def make_state(objective: Objective, optimizer: optax.GradientTransformation, ro
     """The state before the first step; compiled as a whole, so that every tensor is made where it is to lie."""
     rng, init_rng = jax.random.split(jax.random.PRNGKey(seed))
     return initial_state(objective.init(init_rng), optimizer, objective.initial_memory(rows), rng)
+
+
+def resume(checkpoints: Checkpoints, shapes: TrainState, shardings: TrainState) -> TrainState | None:
+    if checkpoints.latest is None:
+        return None
+    say(f"resumed from step {checkpoints.latest}")
+    return checkpoints.restore(shapes, shardings)
+
+
+def make_evaluator(
+    config: ConfigDict, objective: Objective, data: Stream, mesh: Mesh, baselines: dict[str, dict[str, float]]
+) -> Callable[[Any], dict[str, float]]:
+    return evaluator(
+        objective.predict,
+        partial(objective.initial_memory, config.data.valid_batch),
+        partial(placed_batches, config, data, mesh, 0, data.steps_per_epoch),
+        parallel.batch_sharding(mesh),
+        baselines,
+        STAGES[config.stage].views,
+    )
 
 
 def facts_of(config: ConfigDict, stream: Stream) -> dict[str, Any]:

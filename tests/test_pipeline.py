@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs.demo import get_config
-from launch.pipeline import stages
+from launch import pipeline
 
 from .html_page import Page
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_no_stage_needs_labels_that_it_should_not_see(tmp_path):
-    of = {stage.name: stage for stage in stages(get_config(), tmp_path)}
+    of = {stage.name: stage for stage in pipeline.stages(get_config(), tmp_path)}
     names = list(of)
     assert all(names.index(needed) < names.index(name) for name, stage in of.items() for needed in stage.after)
 
@@ -27,17 +27,31 @@ def test_no_stage_needs_labels_that_it_should_not_see(tmp_path):
     for name in names:
         if name.startswith("train"):
             assert not any("unlabelled" in needed for needed in all_needed(name))
+    truth = "prepare the unlabelled play with its true labels"
+    assert truth in all_needed("clone a policy from true labels")
     of_predicted = all_needed("clone a policy from predicted labels")
-    assert {"label the unlabelled videos", "train an inverse dynamics model on 45 minutes"} <= of_predicted
+    assert truth not in of_predicted
+    assert "label the unlabelled videos" in of_predicted
     assert str(tmp_path / "data" / "truth") not in " ".join(of["clone a policy from predicted labels"].command)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("at_once", 0), ("idm.steps", (1, 2)), ("policy.steps", (1, 2)), ("idm.minutes", ())]
+)
+def test_settings_that_do_not_fit_are_refused_at_once(tmp_path, field, value):
+    config = get_config()
+    config.workdir = str(tmp_path)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(pipeline.ConfigError, match=f"config.{field.replace('minutes', 'steps')} is "):
+        pipeline.run(config)
 
 
 SMALL = {
     "labelled": 5, "unlabelled": 5, "held_out": 2, "record": ("seconds=6.0",), "idm.minutes": (0.1, 0.3),
     "idm.steps": (3, 4),
-    "policy.minutes": (0.2,), "policy.steps": (4,), "label": ("span=3", "batch=2", "films=1", "choice=sample"),
+    "policy.minutes": (0.2,), "policy.steps": (3, 4), "label": ("span=3", "batch=2", "films=1", "choice=sample"),
     "train_idm": ("optimizer.warmup_steps=1", "data.batch=4", "data.valid_batch=4", "evaluate_every=2"),
-    "train_policy": ("optimizer.warmup_steps=1", "steps=4", "data.batch=8", "data.valid_batch=8", "evaluate_every=2"),
+    "train_policy": ("optimizer.warmup_steps=1", "data.batch=8", "data.valid_batch=8", "evaluate_every=2"),
 }  # fmt: skip
 
 

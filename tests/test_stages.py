@@ -1,5 +1,6 @@
 """Stages as real processes: what needs what, what is skipped, what happens when one fails or all are stopped."""
 
+import json
 import os
 import re
 import shlex
@@ -8,10 +9,12 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from vpt_jax.stages import Stage, StageFailedError, run_stages
+from vpt_jax.stages import Stage, StageFailedError, Stages
+from vpt_jax.workers import FolderInUseError, locked
 
 PROGRAM = """
 import signal, sys, time
@@ -19,6 +22,7 @@ def note(what):
     with open("ran", "a") as file:
         file.write(what + " " + " ".join(sys.argv[1:]) + "\\n")
 def stop(*_):
+    time.sleep(0.3)
     note("stopped")
     sys.exit(0)
 signal.signal(signal.SIGTERM, stop)
@@ -34,21 +38,44 @@ sys.exit(3 * ("fail" in sys.argv))
 def run(tmp_path):
     """Runs stages, each given by its arguments and the names of those it needs; returns what has been noted."""
 
-    def run(stages, at_once=1):
+    def run(stages, at_once=1, leaves=None):
         (tmp_path / "ran").write_text("")
         todo = [
-            Stage(name, (sys.executable, "-c", PROGRAM, *words.split()), tuple(after))
+            Stage(name, (sys.executable, "-c", PROGRAM, *words.split()), tuple(after), leaves)
             for name, (words, *after) in stages.items()
         ]
-        seconds = run_stages(todo, tmp_path / "notes", at_once, os.environ, tmp_path)
+        seconds = Stages(todo, tmp_path / "notes", os.environ, tmp_path).run(at_once)
         assert list(seconds) == list(stages)
         return (tmp_path / "ran").read_text().splitlines()
 
     return run
 
 
+@pytest.fixture
+def when_begun(tmp_path):
+    """Calls functions, one after another, once a stage of this name has begun."""
+
+    def when_begun(name, *calls):
+        def wait():
+            while not (tmp_path / "ran").exists() or f"began {name}" not in (tmp_path / "ran").read_text():
+                time.sleep(0.02)
+            for call in calls:
+                call()
+                time.sleep(0.1)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        return thread
+
+    return when_begun
+
+
 def alone(*words):
     return [f"{what} {word}" for word in words for what in ("began", "ended")]
+
+
+def last_note(tmp_path):
+    return (tmp_path / "ran").read_text().splitlines()[-1]
 
 
 def test_lines_of_a_stage_carry_its_number(run, capfd):
@@ -56,6 +83,14 @@ def test_lines_of_a_stage_carry_its_number(run, capfd):
     shown = capfd.readouterr().out
     assert re.search(r"^\[2/2\] the second\n  \S+ -c ", shown, re.MULTILINE)
     assert re.search(r"^\[1\] hello from a\n", shown, re.MULTILINE)
+
+
+def test_any_output_is_shown_to_its_end(tmp_path, capfd):
+    program = "import os; os.write(1, b'\\xff\\n' * 50000); os.write(1, b'the end')"
+    Stages([Stage("a", (sys.executable, "-c", program))], tmp_path, os.environ, tmp_path).run(1)
+    shown = capfd.readouterr().out
+    assert shown.count("[1] \ufffd\n") == 50000
+    assert shown.endswith("[1] the end")
 
 
 def test_what_is_done_is_skipped_until_its_command_or_what_it_needs_changes(run):
@@ -84,22 +119,53 @@ def test_one_that_fails_is_named_with_its_command_and_the_others_are_stopped(run
     with pytest.raises(StageFailedError, match=r"3: ended with code 3\. Alone: ") as error:
         run(stages, at_once=2)
     command = shlex.split(str(error.value).partition("Alone: ")[2])
-    assert (tmp_path / "ran").read_text().splitlines()[-1] == "stopped sleep"
+    assert last_note(tmp_path) == "stopped sleep"
     assert subprocess.run(command, cwd=tmp_path).returncode == 3
     assert run(stages | {"1": ("b",), "3": ("b2", "2")}) == alone("b", "b2", "c")
 
 
-def test_sigterm_stops_what_runs_and_the_next_run_goes_on_with_it(run, tmp_path):
-    def stop():
-        while not (tmp_path / "ran").exists() or "began sleep" not in (tmp_path / "ran").read_text():
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
+def test_one_that_ends_well_before_it_is_done_is_not_done(run, tmp_path):
+    with pytest.raises(StageFailedError, match=r"1: was stopped\. Alone: "):
+        run({"1": ("a",)}, leaves=tmp_path / "result")
+    (tmp_path / "result").touch()
+    assert run({"1": ("a",)}, leaves=tmp_path / "result") == alone("a")
 
-    thread = threading.Thread(target=stop)
-    thread.start()
+
+@pytest.mark.parametrize("numbers", [["SIGTERM"], ["SIGHUP"], ["SIGINT", "SIGINT", "SIGTERM"]])
+def test_a_signal_stops_what_runs_and_the_next_run_goes_on_with_it(run, when_begun, tmp_path, numbers):
+    sent = (lambda number=number: os.kill(os.getpid(), getattr(signal, number)) for number in numbers)
+    thread = when_begun("sleep", *sent)
     with pytest.raises(KeyboardInterrupt):
         run({"1": ("a",), "2": ("sleep",), "3": ("c", "2")})
     thread.join()
-    assert (tmp_path / "ran").read_text().splitlines()[-1] == "stopped sleep"
+    assert last_note(tmp_path) == "stopped sleep"
     assert run({"1": ("a",), "2": ("b",), "3": ("c", "2")}) == alone("b", "c")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_seconds_of_a_stopped_stage_count(run, when_begun, tmp_path):
+    thread = when_begun("nap", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        run({"1": ("nap",)})
+    thread.join()
+    stopped = json.loads((tmp_path / "notes" / "01.json").read_text())["seconds"]
+    run({"1": ("nap",)})
+    assert json.loads((tmp_path / "notes" / "01.json").read_text())["seconds"] > stopped + 0.7
+
+
+def test_what_a_killed_run_leaves_behind_keeps_the_next_one_off(tmp_path):
+    program = f"""
+from pathlib import Path
+from vpt_jax.stages import Stage, Stages
+Stages([Stage("1", {(sys.executable, "-c", PROGRAM, "nap")!r})], Path("notes"), {{}}, Path(".")).run(1)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment)
+    while not (tmp_path / "ran").exists():
+        time.sleep(0.02)
+    parent.kill()
+    parent.wait()
+    with pytest.raises(FolderInUseError, match="another run is working on"), locked(tmp_path / "notes"):
+        pass
+    with locked(tmp_path / "notes", wait=True):
+        assert last_note(tmp_path) == "ended nap"

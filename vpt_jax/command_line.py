@@ -1,11 +1,14 @@
 """How every program in launch/ starts: a config file with overrides in, one clear line out when something is wrong."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+
+from vpt_jax.workers import FolderInUseError
 
 
 def run(main: Callable[[ConfigDict], object], config_file: str, mistakes: tuple[type[Exception], ...]) -> None:
@@ -15,15 +18,19 @@ def run(main: Callable[[ConfigDict], object], config_file: str, mistakes: tuple[
         main: the program.
         config_file: the config if none is given.
         mistakes: errors whose message says what to do; they end the program without a traceback.
+
+    SIGTERM stops the program as Ctrl-C does.
     """
+    explained: tuple[type[Exception], ...] = (*mistakes, FolderInUseError)
     with _one_line_errors():
         flag = config_flags.DEFINE_config_file("config", config_file, "What to do: a file of configs/ and its variant.")
 
     def guarded_main(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every detail of every save
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             main(_read(flag))
-        except mistakes as error:
+        except explained as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             print("\nstopped; the same command goes on with what is missing", file=sys.stderr)

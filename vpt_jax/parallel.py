@@ -14,8 +14,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
-# Rows of the batch and of the memory. With `data` first, XLA (of JAX 0.10) silently mixes up rows on a mesh of three
-# axes, where it multiplies them by a kernel whose outputs are split over `fsdp`.
+# Rows of the batch and of the memory. With `data` first, XLA (of JAX 0.10) got the gradients of a step wrong on a mesh
+# of 2x2x2, which tests/training/test_meshes.py would show.
 BATCH = PartitionSpec(("fsdp", "data"))
 
 Rules = Sequence[tuple[str, PartitionSpec]]

@@ -5,17 +5,22 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any, NamedTuple, NoReturn
+from typing import IO, Any, NamedTuple
+
+from vpt_jax.workers import locked
+
+_POLL = 0.05  # seconds
+_LAST_LINES = 5  # seconds to wait for them once a program has ended: what it started may still hold its output open
 
 
 class StageFailedError(RuntimeError):
-    """A stage ended with an error; the message says which, and how to run it alone."""
+    """A stage ended before it was done; the message says which, and how to run it alone."""
 
 
 class Stage(NamedTuple):
@@ -24,6 +29,7 @@ class Stage(NamedTuple):
     name: str  # what it does, in words
     command: tuple[str, ...]
     after: tuple[str, ...] = ()  # names of the stages that have to be done before
+    leaves: Path | None = None  # what is there once it is done, of a program that ends well when it is stopped, too
 
     @property
     def shown(self) -> str:
@@ -33,106 +39,131 @@ class Stage(NamedTuple):
 
 class _Running(NamedTuple):
     process: subprocess.Popen[str]
+    reader: threading.Thread
     began: float
 
 
-def run_stages(
-    stages: Sequence[Stage], folder: Path, at_once: int, environment: Mapping[str, str], cwd: Path
-) -> dict[str, float]:
-    """Runs the stages that are not done, up to `at_once` of them side by side, the first of the list first.
+class Stages:
+    """Runs stages up to so many side by side, the first of the list first; `run` is all there is to call.
 
     Each is a process of its own, whose lines are printed with its number. What is done is noted in `folder`, and run
-    again only if its command, or that of a stage it needs, has changed. Stopped by SIGTERM or Ctrl-C, it stops the
-    stages likewise and waits for them to save what they have.
-
-    Returns:
-      The seconds that each stage took, by name.
-
-    Raises:
-      StageFailedError: a stage ended with an error; the others have been stopped.
-      KeyboardInterrupt: it was stopped.
+    again only if its command, or that of a stage it needs, has changed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    notes = {stage.name: folder / f"{number:02}.json" for number, stage in enumerate(stages, 1)}
-    wanted = _wanted(stages)
-    seconds = {name: done["seconds"] for name in notes if (done := _read(notes[name])).get("wanted") == wanted[name]}
-    running: dict[str, _Running] = {}
 
-    def start(number: int, stage: Stage) -> None:
-        print(f"\n[{number}/{len(stages)}] {stage.name}\n  {stage.shown}", flush=True)
-        running[stage.name] = _Running(_start(number, stage, environment, cwd), time.monotonic())
+    def __init__(self, stages: Sequence[Stage], folder: Path, environment: Mapping[str, str], cwd: Path):
+        self._stages = dict(enumerate(stages, 1))
+        self._folder, self._environment, self._cwd = folder, dict(environment), cwd
+        self._seconds: dict[str, float] = {}  # of the stages that are done
+        self._running: dict[int, _Running] = {}
+        self._wanted: dict[str, list[Any]] = {}  # what a stage's result follows from
+        for stage in stages:
+            command = list(stage.command[1:])  # whichever Python runs it
+            self._wanted[stage.name] = [command, [self._wanted[name] for name in stage.after]]
 
-    with _sigterm_as_ctrl_c(), _stopped_at_the_end(running):
-        while len(seconds) < len(stages):
-            for number, stage in enumerate(stages, 1):
-                waits = stage.name not in seconds and stage.name not in running
-                if waits and len(running) < at_once and seconds.keys() >= set(stage.after):
-                    start(number, stage)
-            time.sleep(0.05)
-            for stage in stages:
-                if stage.name in running and running[stage.name].process.poll() is not None:
-                    seconds[stage.name] = _taken(stage, running.pop(stage.name))
-                    _write(notes[stage.name], {"wanted": wanted[stage.name], "seconds": seconds[stage.name]})
-    return {stage.name: seconds[stage.name] for stage in stages}
+    def run(self, at_once: int) -> dict[str, float]:
+        """Runs what is not done. Stopped by a signal, it stops the stages and waits until they have saved.
 
+        Returns:
+          The seconds that each stage took, by name.
 
-def _wanted(stages: Sequence[Stage]) -> dict[str, list[Any]]:
-    """What a stage's result follows from: its command, less the Python that runs it, and the same of what it needs."""
-    wanted: dict[str, list[Any]] = {}
-    for stage in stages:
-        wanted[stage.name] = [list(stage.command[1:]), [wanted[name] for name in stage.after]]
-    return wanted
+        Raises:
+          StageFailedError: a stage ended with an error, or before it was done; the others have been stopped.
+          KeyboardInterrupt: it was stopped.
+          FolderInUseError: another run, or a stage that one has left behind, is at work in the folder.
+        """
+        with locked(self._folder) as lock, _signals() as stopped:
+            try:
+                self._find_done()
+                while len(self._seconds) < len(self._stages) and not stopped:
+                    for number in self._ready()[: at_once - len(self._running)]:
+                        self._start(number, lock)
+                    time.sleep(_POLL)
+                    for number in [*self._running]:
+                        self._look_at(number)
+            finally:
+                self._stop()
+        if stopped:
+            raise KeyboardInterrupt
+        return {stage.name: self._seconds[stage.name] for stage in self._stages.values()}
 
+    def _find_done(self) -> None:
+        for number, stage in self._stages.items():
+            if (note := self._note(number)).get("wanted") == self._wanted[stage.name]:
+                self._seconds[stage.name] = note["seconds"]
 
-def _read(note: Path) -> dict[str, Any]:
-    return json.loads(note.read_text()) if note.exists() else {}
+    def _ready(self) -> list[int]:
+        """The stages that can be started."""
+        waiting = [n for n, stage in self._stages.items() if stage.name not in self._seconds and n not in self._running]
+        return [n for n in waiting if self._seconds.keys() >= set(self._stages[n].after)]
 
+    def _start(self, number: int, lock: int) -> None:
+        stage = self._stages[number]
+        print(f"\n[{number}/{len(self._stages)}] {stage.name}\n  {stage.shown}", flush=True)
+        process = subprocess.Popen(  # noqa: S603 - our own programs
+            stage.command, cwd=self._cwd, env=self._environment, encoding="utf-8", errors="replace",
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C reaches this process alone, which then stops all stages the same way
+            pass_fds=(lock,),  # held until the stage has ended as well, however this process ends
+        )  # fmt: skip
+        reader = threading.Thread(target=_show, args=(number, process.stdout), daemon=True)
+        reader.start()
+        self._running[number] = _Running(process, reader, time.monotonic())
 
-def _write(note: Path, done: Mapping[str, Any]) -> None:
-    temporary = note.with_suffix(".tmp")
-    temporary.write_text(json.dumps(done) + "\n")
-    os.replace(temporary, note)
+    def _look_at(self, number: int) -> None:
+        """Take note if the stage has ended."""
+        stage, running = self._stages[number], self._running[number]
+        if (code := running.process.poll()) is None:
+            return
+        done = code == 0 and (stage.leaves is None or stage.leaves.exists())
+        seconds = self._end(number, done)
+        if not done:
+            ending = f"ended with code {code}" if code else "was stopped"
+            raise StageFailedError(f"{stage.name}: {ending}. Alone: {stage.shown}")
+        self._seconds[stage.name] = seconds
 
+    def _end(self, number: int, done: bool) -> float:
+        """Wait for the process and its last lines; note and return its seconds, with those of its earlier starts."""
+        running, wanted = self._running.pop(number), self._wanted[self._stages[number].name]
+        running.process.wait()
+        running.reader.join(_LAST_LINES)
+        before = self._note(number)
+        seconds = time.monotonic() - running.began
+        if wanted in (before.get("begun"), before.get("wanted")):
+            seconds += before["seconds"]
+        note = self._folder / f"{number:02}.json"
+        temporary = note.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"wanted" if done else "begun": wanted, "seconds": seconds}) + "\n")
+        os.replace(temporary, note)
+        return seconds
 
-def _start(number: int, stage: Stage, environment: Mapping[str, str], cwd: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(  # noqa: S603 - our own programs
-        stage.command, cwd=cwd, env=dict(environment), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True,  # a Ctrl-C reaches this process alone, which then stops all stages the same way
-    )  # fmt: skip
-    threading.Thread(target=_show, args=(number, process.stdout), daemon=True).start()
-    return process
+    def _stop(self) -> None:
+        """End what still runs."""
+        for running in self._running.values():
+            running.process.terminate()
+        for number in [*self._running]:
+            print(f"stopping: {self._stages[number].name} saves what it has", flush=True)
+            self._end(number, done=False)
+
+    def _note(self, number: int) -> dict[str, Any]:
+        path = self._folder / f"{number:02}.json"
+        return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _show(number: int, lines: IO[str]) -> None:
     for line in lines:
-        print(f"[{number}] {line}", end="", flush=True)
-
-
-def _taken(stage: Stage, ended: _Running) -> float:
-    if code := ended.process.returncode:
-        raise StageFailedError(f"{stage.name}: ended with code {code}. Alone: {stage.shown}")
-    return time.monotonic() - ended.began
+        with suppress(OSError):  # nobody looks any more; the stage must not wait for them
+            sys.stdout.write(f"[{number}] {line}")
+            sys.stdout.flush()
 
 
 @contextmanager
-def _stopped_at_the_end(running: Mapping[str, _Running]) -> Iterator[None]:
-    """Whatever ends the block, no stage goes on without it."""
+def _signals() -> Iterator[list[int]]:
+    """The signals to stop that have come so far; none of them ends the block."""
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda got, _: received.append(got)) for number in numbers}
     try:
-        yield
+        yield received
     finally:
-        for stage in running.values():
-            stage.process.terminate()
-        for stage in running.values():
-            stage.process.wait()
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

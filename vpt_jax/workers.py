@@ -37,18 +37,27 @@ def _wait_for_parents_end() -> None:
     os._exit(1)  # the parent was killed: without this the worker would wait for work for ever
 
 
+class FolderInUseError(RuntimeError):
+    """Another run holds a folder; the message says which."""
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[int]:
     """Makes a folder and keeps a second run off it; the lock goes with the process, however that ends.
 
+    It is the descriptor that is locked, which the block gets: a process that inherits it holds the folder as well.
+
     Raises:
-        BlockingIOError: another process holds the folder.
+        FolderInUseError: another process holds the folder, and this one is not to wait for it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise FolderInUseError(f"another run is working on {folder}: wait until it has finished") from None
+        yield handle
     finally:
         os.close(handle)
 

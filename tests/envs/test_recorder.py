@@ -86,7 +86,8 @@ def test_the_files_do_not_depend_on_the_workers_or_on_interruptions(recorded, tm
     assert kept == {path: path.stat().st_mtime_ns for path in kept}  # not recorded twice
 
 
-def test_ctrl_c_stops_cleanly(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_stops_cleanly(tmp_path, number):
     command = [sys.executable, "launch/record.py", f"--config.out={tmp_path}", "--config.splits.train.episodes=500"]
     command += ["--config.height=90", "--config.width=160", "--config.seconds=2.0", "--config.workers=2"]
     run = subprocess.Popen(
@@ -95,7 +96,10 @@ def test_ctrl_c_stops_cleanly(tmp_path):
     while not list(tmp_path.glob("*/*.jsonl")):
         assert run.poll() is None
         time.sleep(0.05)
-    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the workers and the engines too
+    if number == signal.SIGINT:
+        os.killpg(run.pid, number)  # as a terminal does: to the workers and the engines too
+    else:
+        run.send_signal(number)
     _, message = run.communicate(timeout=30)
     assert run.returncode == 130
     assert b"the same command goes on" in message

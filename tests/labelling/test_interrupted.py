@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vpt_jax.labelling.job import LabelError, label
-from vpt_jax.workers import locked
+from vpt_jax.workers import FolderInUseError, locked
 
 from ..training.conftest import wait_until
 from .conftest import BROKEN, GOOD, files, labels_by_name, pictures, settings, write_video
@@ -148,7 +148,7 @@ def test_other_settings_are_refused_while_a_job_is_half_done(videos, idm_dir, tm
         with pytest.raises(LabelError, match="was begun with other devices"):
             label(half)
     part = tmp_path / "out.partial" / "part-00000-of-00001"
-    with locked(part), pytest.raises(LabelError, match="another run is working on"):
+    with locked(part), pytest.raises(FolderInUseError, match="another run is working on"):
         label(half)
     assert files(tmp_path) == before
     write_video(videos / "new.mkv", "ffv1", "bgr0", pictures(3, 8, 8))

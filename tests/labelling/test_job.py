@@ -6,6 +6,7 @@ Jobs run as a user starts them, by launch/label.py, or in this process, which is
 import json
 import os
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -197,6 +198,10 @@ def test_labels_are_made_once(undisturbed, videos, idm_dir, tmp_path, in_process
     (undisturbed[0].parent / "out.partial" / "left over").mkdir(parents=True)
     label(settings(videos, idm_dir, undisturbed[0]))
     assert "nothing to do" in capsys.readouterr().out
+    more = shutil.copytree(videos, tmp_path / "videos")
+    write_video(more / "new.mkv", "ffv1", "bgr0", pictures(3, 8, 8))
+    with pytest.raises(LabelError, match="was labelled with other videos: remove it"):
+        label(settings(more, idm_dir, undisturbed[0]))
     assert files(undisturbed[0]) == before
     assert os.listdir(undisturbed[0].parent) == ["out"]
 

@@ -28,11 +28,12 @@ def write_labels(folder, recorded):
     return folder
 
 
-def write_run(folder, losses, share):
-    """The log of a run that was evaluated at these losses; all its other figures are equal."""
+def write_run(folder, losses, share, marginal_nll=3.0):
+    """The log of a run that was evaluated at these losses; all its other figures are equal, and its baselines' too."""
     folder.mkdir()
-    figures = {f"{view}/{name}": share for view in ("valid", "acting", "marginal", "repeat") for name in NAMES}
-    figures |= {"marginal/nll": 4.0, "repeat/nll": 5.0}
+    figures = {f"{view}/{name}": share for view in ("valid", "acting") for name in NAMES}
+    figures |= {f"{view}/{name}": 0.25 for view in ("marginal", "repeat") for name in NAMES}
+    figures |= {"marginal/nll": marginal_nll, "repeat/nll": 5.0}
     of_model = ({"step": i, "valid/nll": nll, "acting/nll": nll} for i, nll in enumerate(losses, 1))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line | figures) + "\n" for line in of_model))
     return folder
@@ -47,11 +48,11 @@ def runs(dataset_dir, tmp_path_factory):
     )
     policies = {
         "predicted labels": (write_run(folder / "predicted", (3.0, 2.1, 2.4), 0.9), labels, 0.0),
-        "true labels": (write_run(folder / "true", (2.05,), 0.3), dataset_dir, 0.0),
+        "true labels": (write_run(folder / "true", (2.05,), 0.3, 4.0), dataset_dir, 0.0),
         "the small labelled set": (write_run(folder / "small", (2.5,), 0.2), dataset_dir, 0.1),
     }
     return Runs(
-        idms={m: write_run(folder / f"{m}", (1.0,), share) for m, share in {0.02: 0.29, 0.05: 0.31, 0.1: 0.4}.items()},
+        idms={m: write_run(folder / f"{m}", (1.0,), share) for m, share in {0.02: 0.24, 0.05: 0.31, 0.1: 0.4}.items()},
         policies=policies,
         held_out=dataset_dir,
         held_out_labels=held_out,
@@ -83,10 +84,23 @@ def test_verdicts_by_hand(made, runs, dataset_dir):
         "yes Policy from predicted labels within 5% of its twin's loss: 2.100 against 2.050 nats per frame, +2.4%",
         "yes Policy from predicted labels better than from the small labelled set alone: "
         "2.100 against 2.500 nats per frame, -16.0%",
-        # The best policy from true labels: 400 frames, of which 20 are a second.
+        # All the play with true labels is 400 frames, of which 20 are a second.
         "yes Inverse dynamics needs 5 times fewer minutes for the same key accuracy: "
-        "0.05 minutes against 0.3 for 0.300, 6.7 times fewer",
+        "0.05 minutes give 0.310, no policy reaches it with 0.333, more than 6.7 times as many",
     ]
+
+
+@pytest.mark.parametrize(
+    ("by_minutes", "expected"),
+    [
+        ({0.04: 0.2, 0.2: 0.28}, "NO .*: 0.2 minutes give 0.280, a policy needs 0.333, 1.7 times as many"),
+        ({0.01: 0.25}, "NO .*: no model of inverse dynamics is above 0.250, the most frequent action"),
+    ],
+)
+def test_fewer_minutes_are_claimed_only_above_the_baseline(runs, tmp_path, by_minutes, expected):
+    idms = {m: write_run(tmp_path / f"{m}", (1.0,), share) for m, share in by_minutes.items()}
+    _, verdicts = write_loop_report(tmp_path, runs._replace(idms=idms), {})
+    assert re.fullmatch(expected, verdicts[-1])
 
 
 def test_page_is_whole_and_says_how_long_it_took(made):

@@ -71,7 +71,8 @@ def prepare(config: ConfigDict) -> Path:
     """Makes the dataset `config.out` of the recordings in `config.recordings` (fields: configs/prepare.py).
 
     Recordings lie in the subfolders train, valid and test, each a split, or all in the folder itself: then all are
-    `train`. Where the dataset is there already, nothing happens. Returns its path. Raises `PrepareError`.
+    `train`. Where the dataset is there already, nothing happens. Returns its path. Raises `PrepareError`, and
+    `FolderInUseError` while another run makes it.
     """
     if not (config.recordings and config.out):
         raise PrepareError("say where recordings are and where the dataset goes: --config.recordings=A --config.out=B")
@@ -85,14 +86,11 @@ def prepare(config: ConfigDict) -> Path:
     if _is_made(out, made_from):
         print("nothing to do: this dataset is made already")
     else:
-        try:
-            with locked(partial), worker_pool(config.workers) as pool:
-                _encode_all(pool, recordings, settings)
-                report = made_from | _describe(source, recordings)
-                _assemble(pool, partial / "dataset", recordings, settings, report)
-                (partial / "dataset").rename(out)
-        except BlockingIOError:
-            raise PrepareError(f"another run is writing {partial}: wait until it has finished") from None
+        with locked(partial), worker_pool(config.workers) as pool:
+            _encode_all(pool, recordings, settings)
+            report = made_from | _describe(source, recordings)
+            _assemble(pool, partial / "dataset", recordings, settings, report)
+            (partial / "dataset").rename(out)
     shutil.rmtree(partial, ignore_errors=True)
     print(_summary(out))
     return out

@@ -72,6 +72,11 @@ class Stream:
 
     def __init__(self, settings: StreamSettings) -> None:
         self.settings = settings
+        if settings.minutes > (there := self.index.lengths.sum() / FRAME_RATE / 60):
+            raise ValueError(
+                f"{settings.dataset}, split {settings.split!r}: there are {there:.1f} minutes of play, and minutes "
+                f"asks for {settings.minutes:g}; give 0 for all"
+            )
         if not self.num_frames:
             raise ValueError(
                 f"{settings.dataset}, split {settings.split!r}: no frames are left with nulls={settings.nulls!r}"

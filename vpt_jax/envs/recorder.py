@@ -60,22 +60,19 @@ class Episode(NamedTuple):
 def record(config: ConfigDict) -> Path:
     """Record every episode that `config.out` lacks, and return that folder (fields: configs/record.py).
 
-    Splits are its subfolders. Raises `RecordError`.
+    Splits are its subfolders. Raises `RecordError`, and `FolderInUseError` while another run records there.
     """
     if not config.out:
         raise RecordError("say where recordings go: --config.out=FOLDER")
     out, settings = Path(config.out), Settings(config.height, config.width, config.seconds, config.skill)
     episodes = plan_episodes(config)
     _check(settings, episodes)
-    try:
-        with locked(out):
-            _keep_settings(out, settings)
-            _refuse_strays(out, episodes)
-            for left_over in out.glob("*/*.partial"):
-                left_over.unlink()
-            _record_all(episodes, settings, config.workers)
-    except BlockingIOError:
-        raise RecordError(f"another run is recording to {out}: wait until it has finished") from None
+    with locked(out):
+        _keep_settings(out, settings)
+        _refuse_strays(out, episodes)
+        for left_over in out.glob("*/*.partial"):
+            left_over.unlink()
+        _record_all(episodes, settings, config.workers)
     print(f"recordings {out}: {len(episodes)} episodes", flush=True)
     return out
 

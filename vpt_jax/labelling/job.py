@@ -53,27 +53,26 @@ class Job(NamedTuple):
 def label(config: ConfigDict) -> Path:
     """Makes the dataset `config.out` of the videos in `config.videos` (fields: configs/label.py).
 
-    Where the dataset is there already, nothing happens. Returns its path. Raises `LabelError`.
+    Where the dataset is there already, nothing happens. Returns its path. Raises `LabelError`, and `FolderInUseError`
+    while another run labels the same part.
     """
     _check(config)
     out = Path(config.out).resolve()
     work = out.with_name(f"{out.name}.partial")
     idm = load_idm(config.idm)
-    if _is_made(out, _made_of(config, idm)):
+    videos = _find(config)
+    if _is_made(out, _made_of(config, idm) | {"videos": _sizes(videos)}):
         shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed at its very end
         print(f"nothing to do: {out} is labelled already")
         return out
-    job = _make_job(config, idm, work)
-    try:
-        with locked(job.folder):
-            _keep_settings(job, config, idm)
-            _label_part(job, config, idm)
-        with locked(work):
-            if (out / "report.json").is_file() or _merge(work, config.parts, out):  # or another host was faster
-                shutil.rmtree(work)
-                print(_summary(out))
-    except BlockingIOError:
-        raise LabelError(f"another run is working on {job.folder}: wait until it has finished") from None
+    job = _make_job(config, idm, videos, work)
+    with locked(job.folder):
+        _keep_settings(job, config, idm)
+        _label_part(job, config, idm)
+    with locked(work, wait=True):  # for a host that looks whether this part is done
+        if (out / "report.json").is_file() or _merge(work, config.parts, out):  # or another host was faster
+            shutil.rmtree(work)
+            print(_summary(out))
     return out
 
 
@@ -114,13 +113,21 @@ def _check(config: ConfigDict) -> None:
         raise LabelError(f"config.out lies in {config.videos}, where its films would be labelled too: choose another")
 
 
-def _make_job(config: ConfigDict, idm: TrainedIDM, work: Path) -> Job:
+def _find(config: ConfigDict) -> dict[str, Path]:
     try:
         videos = find_videos(Path(config.videos).resolve())
     except ValueError as error:
         raise LabelError(str(error)) from error
     if not videos:
         raise LabelError(f"there are no videos in {config.videos}")
+    return videos
+
+
+def _sizes(videos: dict[str, Path]) -> dict[str, int]:
+    return {name: path.stat().st_size for name, path in videos.items()}
+
+
+def _make_job(config: ConfigDict, idm: TrainedIDM, videos: dict[str, Path], work: Path) -> Job:
     if idm.window % 4:
         raise LabelError(f"{config.idm} was trained on windows of {idm.window} frames: labelling needs a multiple of 4")
     mine = dict(list(videos.items())[config.part :: config.parts])
@@ -140,8 +147,8 @@ def _made_of(config: ConfigDict, idm: TrainedIDM) -> dict[str, Any]:
 def _keep_settings(job: Job, config: ConfigDict, idm: TrainedIDM) -> None:
     """Notes what the part is made of, or raises if what is there was made of something else."""
     file = job.folder / "settings.json"
-    sizes = {name: path.stat().st_size for name, path in job.videos.items()}
-    made_of = _made_of(config, idm) | {"videos": sizes, "devices": jax.local_device_count()}  # a step has rows for each
+    # A step has rows for each device.
+    made_of = _made_of(config, idm) | {"videos": _sizes(job.videos), "devices": jax.local_device_count()}
     if not file.exists():
         writing = job.folder / "settings.writing"
         writing.write_text(json.dumps(made_of, indent=1) + "\n")
@@ -174,7 +181,7 @@ def _result(job: Job, name: str, suffix: str) -> Path:
 def _encode_all(pool: ProcessPoolExecutor, job: Job) -> None:
     """Decodes every video that is not done yet, and shows how it goes."""
     (job.folder / "frames").mkdir(exist_ok=True)
-    sizes = {name: path.stat().st_size for name, path in job.videos.items()}
+    sizes = _sizes(job.videos)
     done = [name for name in job.videos if any(_result(job, name, kind).exists() for kind in ("frames", "broken"))]
     frames, start = 0, time.monotonic()
     with progress_bar(sum(sizes.values()), desc="decoding", unit="B", unit_scale=True) as bar:
@@ -314,7 +321,7 @@ def _assemble(job: Job, names: Sequence[str], labels: Any) -> None:
     if (job.folder / "films").exists():
         (job.folder / "films").rename(folder / "films")
     made_of = json.loads((job.folder / "settings.json").read_text())
-    del made_of["videos"], made_of["devices"]
+    del made_of["devices"]
     (folder / "report.json").write_text(json.dumps({"broken": notes, "made_of": made_of}, indent=1) + "\n")
     folder.rename(job.folder / "dataset")
 
@@ -357,7 +364,9 @@ def _merge(folder: Path, parts: int, out: Path) -> bool:
     merged = folder / "merged"
     shutil.rmtree(merged, ignore_errors=True)
     reports = [json.loads((part / "report.json").read_text()) for part in there]
+    videos: dict[str, int] = {}
     for part, report in zip(there, reports, strict=True):
+        videos |= report["made_of"].pop("videos")
         if report["made_of"] != reports[0]["made_of"]:
             raise LabelError(f"{part.parent} was labelled with other settings than {there[0].parent}: remove one")
     broken = [note for report in reports for note in report["broken"]]
@@ -368,7 +377,8 @@ def _merge(folder: Path, parts: int, out: Path) -> bool:
     index = dataset.load_index(merged, SPLIT)
     counts = {"episodes": len(index.names), "frames": len(index.buttons), "broken": len(broken)}
     report = {"splits": {SPLIT: counts}, "mean_confidence": float(np.mean(index.confidence)), "broken": broken}
-    (merged / "report.json").write_text(json.dumps(report | {"made_of": reports[0]["made_of"]}, indent=1) + "\n")
+    made_of = reports[0]["made_of"] | {"videos": dict(sorted(videos.items()))}
+    (merged / "report.json").write_text(json.dumps(report | {"made_of": made_of}, indent=1) + "\n")
     for part in there:
         if (part / "films").exists():
             shutil.copytree(part / "films", merged / "films", dirs_exist_ok=True)
