@@ -41,7 +41,7 @@ def get_config(variant: str = "full") -> ConfigDict:
 
     config.splits = ConfigDict()
     # Of each split: the levels, which take turns; the number of episodes; the seed of the first, counted up from there.
-    # Splits share no seeds. Validation and test have levels that training has not (the last ones).
+    # Splits share no seeds. Validation and test have levels that training has not (the last ones), but in `:demo`.
     config.splits.train = ConfigDict()
     config.splits.train.levels = LEVELS
     config.splits.train.episodes = 128

@@ -115,17 +115,15 @@ def label_stages(config: ConfigDict, runs: Runs, labelling: str) -> Iterator[Sta
 
 def policy_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
     """Policies that differ in nothing but what they are cloned from, and on little of it, for how long."""
-    fewer = {
-        f"{minutes:g} minutes": steps
-        for minutes, steps in zip(config.policy.minutes, config.policy.steps, strict=False)
-    }
+    *fewer_steps, steps_of_all = config.policy.steps
+    fewer = dict(zip((f"{minutes:g} minutes" for minutes in config.policy.minutes), fewer_steps, strict=True))
     made_by = {
         runs.held_out: PREPARE.format("labelled"),
         runs.truth: PREPARE.format("unlabelled"),
         runs.labels: LABEL.format("unlabelled"),
     }
     for name, (workdir, dataset, minutes) in runs.policies.items():
-        steps = fewer.get(name, config.policy.steps[-1])
+        steps = fewer.get(name, steps_of_all)
         data = {"data.train": dataset, "data.valid": runs.held_out, "data.minutes": minutes}
         fields = data | {"workdir": workdir, "steps": steps, "report": dataset == runs.labels}
         flags = arguments("foundation:demo", config.train_policy, **fields)
