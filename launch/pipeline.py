@@ -68,8 +68,8 @@ def stages(config: ConfigDict, folder: Path) -> Iterator[Stage]:
     *others, labelling = idm_stages(config, runs)
     yield labelling
     yield from label_stages(config, runs, labelling.name)
+    yield from others[::-1]
     yield from policy_stages(config, runs)
-    yield from others
 
 
 def data_stages(config: ConfigDict, folder: Path, runs: Runs) -> Iterator[Stage]:
