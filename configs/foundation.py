@@ -90,7 +90,7 @@ def _demo(config: ConfigDict) -> ConfigDict:
     config.data.batch = config.data.valid_batch = 16
     config.data.workers = 1
     config.optimizer.name = "muon"
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 30
     config.steps = 800
     config.log_every = 5

@@ -157,7 +157,7 @@ def runs_of(config: ConfigDict, folder: Path) -> Runs:
     policies = {
         "predicted labels": (folder / "policy-predicted", folder / "data" / "predicted", 0.0),
         "true labels": (folder / "policy-true", truth, 0.0),
-        "the small labelled set": (folder / "policy-small", small, 0.0),
+        "the small labelled set": (folder / "policy-small", small, config.idm.minutes[-1]),
     }
     for minutes in config.policy.minutes:
         policies[f"{minutes:g} minutes"] = (folder / f"policy-{minutes:g}", truth, minutes)
