@@ -23,7 +23,8 @@ def get_config(variant: str = "") -> ConfigDict:
     # Stages that run side by side; training takes a processor core each. 1 with an accelerator, which one program has
     # to itself.
     config.at_once = 2
-    # Episodes of up to a minute: labelled, unlabelled (labels kept for scoring alone), held out.
+    # Episodes of up to a minute: labelled, unlabelled (its labels are kept for scoring and for
+    # the twin), held out.
     config.labelled, config.unlabelled, config.held_out = 60, 120, 12
 
     # Minutes of labelled play that inverse dynamics models are trained on, and for how many steps. The last one labels;
