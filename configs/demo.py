@@ -25,14 +25,14 @@ def get_config(variant: str = "") -> ConfigDict:
     config.at_once = 2
     # Episodes of up to a minute: labelled, unlabelled (its labels are kept for scoring and for
     # the twin), held out.
-    config.labelled, config.unlabelled, config.held_out = 60, 120, 12
+    config.labelled, config.unlabelled, config.held_out = 52, 150, 12
 
     # Minutes of labelled play that inverse dynamics models are trained on, and for how many steps. The last one labels;
     # as many minutes are the small set that a policy is trained on.
-    config.idm = ConfigDict({"minutes": (3.0, 8.0, 20.0, 45.0), "steps": (50, 80, 130, 600)})
+    config.idm = ConfigDict({"minutes": (3.0, 8.0, 20.0, 40.0), "steps": (50, 90, 150, 600)})
     # Minutes of truly labelled play that further policies are trained on, for the same curve, and for how many steps;
     # the last number of steps is that of the three policies that are compared.
-    config.policy = ConfigDict({"minutes": (5.0, 15.0), "steps": (200, 400, 800)})
+    config.policy = ConfigDict({"minutes": (5.0, 15.0), "steps": (100, 250, 800)})
 
     # More settings of the stages' own configs, each "FIELD=VALUE".
     config.record = ()

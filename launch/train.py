@@ -10,7 +10,7 @@ saves and exits with 0. On several hosts, or in several processes of one, start 
 
 import json
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -37,6 +37,7 @@ from vpt_jax.training.metrics_log import MetricsLog, Progress, read_metrics
 from vpt_jax.training.objective import Objective
 from vpt_jax.training.optimizers import OPTIMIZERS, linear_schedule
 from vpt_jax.training.state import TrainState, initial_state, train_step
+from vpt_jax.workers import locked
 
 
 class ConfigError(ValueError):
@@ -68,9 +69,15 @@ STAGES = {
 }
 
 
+def main(config: ConfigDict) -> None:
+    """One run at a time in a work directory; of a job's processes, the first keeps others off."""
+    parallel.start_processes(**config.distributed)
+    with locked(Path(config.workdir)) if jax.process_index() == 0 else nullcontext():
+        train(config)
+
+
 def train(config: ConfigDict) -> None:
     # The machines
-    parallel.start_processes(**config.distributed)
     mesh = make_mesh(config)
     check(config, mesh)
     stage = STAGES[config.stage]
@@ -289,4 +296,4 @@ if __name__ == "__main__":
         ConfigError, DatasetMissingError, DatasetDamagedError, SettingsChangedError,
         loop.NonFiniteLossError,
     )  # fmt: skip
-    command_line.run(train, "configs/foundation.py", mistakes)
+    command_line.run(main, "configs/foundation.py", mistakes)

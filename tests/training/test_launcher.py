@@ -2,6 +2,8 @@
 
 import pytest
 
+from vpt_jax.workers import locked
+
 
 @pytest.mark.parametrize(
     ("flags", "message"),
@@ -44,3 +46,9 @@ def test_an_infinite_loss_stops_the_run_and_names_step_and_episodes(launcher, tm
     assert "error: step " in output
     assert "train" in output.split("the batch holds frames of: ")[1]
     assert "nan" not in (tmp_path / "metrics.jsonl").read_text().lower()
+
+
+def test_a_work_directory_is_for_one_run_at_a_time(launcher, tmp_path):
+    with locked(tmp_path):
+        output = launcher.run(tmp_path, expected=1)
+    assert output.splitlines()[-1] == f"error: another run is working on {tmp_path}: wait until it has finished"

@@ -25,23 +25,20 @@ _NEAR = 80.0  # map units: closer than this, a sidestep is easier than a turn
 
 
 class Glance:
-    """Where a walking player looks: ahead, for a while at the floor, or up a wall.
+    """Where a walking player looks: ahead, at the floor or up a wall, each for a moment and as often as the others.
 
     The view so moves up and down in about half as many steps as sideways; with people it is nearly as many.
     """
 
-    _RANGES = (0.0, 0.0), (-22.0, -12.0), (20.0, 36.0)  # degrees below the way ahead
-
     def __init__(self, rng: np.random.Generator):
-        self._rng, self._range, self._degrees, self._steps = rng, 0, 0.0, 0
+        self._rng, self._degrees, self._steps = rng, 0.0, 0
 
     def degrees(self) -> float:
         """How far below the way ahead to look in this step."""
         self._steps -= 1
         if self._steps < 0:
-            self._steps = int(self._rng.integers(8, 24))
-            self._range = (self._range + int(self._rng.integers(1, 3))) % len(self._RANGES)  # another than before
-            self._degrees = float(self._rng.uniform(*self._RANGES[self._range]))
+            self._steps = int(self._rng.integers(6, 20))
+            self._degrees = float(self._rng.choice([0, self._rng.uniform(-20, -10), self._rng.uniform(15, 33)]))
         return self._degrees
 
 
