@@ -22,7 +22,7 @@ def note(what):
     with open("ran", "a") as file:
         file.write(what + " " + " ".join(sys.argv[1:]) + "\\n")
 def stop(*_):
-    time.sleep(0.3)
+    time.sleep(0.7)
     note("stopped")
     sys.exit(0)
 signal.signal(signal.SIGTERM, stop)
@@ -61,7 +61,7 @@ def when_begun(tmp_path):
                 time.sleep(0.02)
             for call in calls:
                 call()
-                time.sleep(0.1)
+                time.sleep(0.05)
 
         thread = threading.Thread(target=wait)
         thread.start()
