@@ -29,7 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     # Minutes of labelled play that inverse dynamics models are trained on, and for how many steps. The last one labels;
     # as many minutes are the small set that a policy is trained on.
-    config.idm = ConfigDict({"minutes": (3.0, 8.0, 20.0, 40.0), "steps": (50, 90, 150, 600)})
+    config.idm = ConfigDict({"minutes": (3.0, 8.0, 20.0, 40.0), "steps": (100, 180, 300, 1100)})
     # Minutes of truly labelled play that further policies are trained on, for the same curve, and for how many steps;
     # the last number of steps is that of the three policies that are compared.
     config.policy = ConfigDict({"minutes": (5.0, 15.0), "steps": (100, 250, 800)})

@@ -78,7 +78,7 @@ def _demo(config: ConfigDict) -> ConfigDict:
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
     config.model.remat = False
     # Many short windows: frames that follow one another teach almost the same.
-    config.data.batch = config.data.valid_batch = 32
+    config.data.batch = config.data.valid_batch = 16
     config.data.length = 32
     config.data.workers = 1
     config.data.augment = False
@@ -87,7 +87,7 @@ def _demo(config: ConfigDict) -> ConfigDict:
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 20
     config.log_every = 5
-    config.evaluate_every = 150
+    config.evaluate_every = 275
     config.save_every = 50
     config.checkpoint.keep_every_hours = 0.0
     return config
