@@ -25,19 +25,16 @@ _NEAR = 80.0  # map units: closer than this, a sidestep is easier than a turn
 
 
 class Glance:
-    """Where a walking player looks: ahead, at the floor or up a wall, each for a moment and as often as the others.
+    """Where a walking player looks: ahead, at the floor or up a wall, each as often, for `pause` steps (from, to)."""
 
-    The view so moves up and down in about half as many steps as sideways; with people it is nearly as many.
-    """
-
-    def __init__(self, rng: np.random.Generator):
-        self._rng, self._degrees, self._steps = rng, 0.0, 0
+    def __init__(self, rng: np.random.Generator, pause: tuple[int, int]):
+        self._rng, self._pause, self._degrees, self._steps = rng, pause, 0.0, 0
 
     def degrees(self) -> float:
         """How far below the way ahead to look in this step."""
         self._steps -= 1
         if self._steps < 0:
-            self._steps = int(self._rng.integers(6, 20))
+            self._steps = int(self._rng.integers(*self._pause))
             self._degrees = float(self._rng.choice([0, self._rng.uniform(-20, -10), self._rng.uniform(15, 33)]))
         return self._degrees
 
@@ -45,11 +42,13 @@ class Glance:
 class DoomPlayer:
     """Plays the episode that `env`, made with `objects=True`, has just been reset to."""
 
+    _PAUSE = 10, 35  # steps between glances
+
     def __init__(self, env: DoomEnv, seed: int):
         rng = np.random.default_rng(seed)
         things = [(item.position_x, item.position_y) for item in env.objects() if item.category in _IN_THE_WAY]
         terrain = Terrain(read_geometry(env.level), np.reshape(things, (-1, 2)))
-        self._hand, self._glance = Hand(rng), Glance(rng)
+        self._hand, self._glance = Hand(rng), Glance(rng, self._PAUSE)
         self._senses = Senses(env, terrain)
         self._fighter = Fighter(self._senses, terrain, rng)
         self._traveller = Traveller(self._senses, terrain, rng)
@@ -82,8 +81,11 @@ class DoomPlayer:
 class DoomRunner(DoomPlayer):
     """Plays with fewer keys, for small models to learn from: it runs whenever it moves, as most players of Doom do.
 
-    It neither steps back nor jumps nor crouches, and fights with the weapon it has.
+    It neither steps back nor jumps nor crouches, and fights with the weapon it has. It looks up and down more often
+    than the other, about half as often as sideways (people: nearly as often), so that there is something to learn from.
     """
+
+    _PAUSE = 6, 20
 
     def _keys(self, wish: Wish) -> set[str]:
         keys = super()._keys(wish) & {*_MOVES, "attack", "use"}
