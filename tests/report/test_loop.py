@@ -86,20 +86,23 @@ def test_verdicts_by_hand(made, runs, dataset_dir):
         "2.100 against 2.500 nats per frame, -16.0%",
         # All the play with true labels is 400 frames, of which 20 are a second.
         "yes Inverse dynamics needs 5 times fewer minutes for the same key accuracy: "
-        "0.05 minutes give 0.310, no policy reaches it with 0.333, more than 6.7 times as many",
+        "0.05 minutes against 0.333 for 0.300, 6.7 times fewer",
     ]
 
 
 @pytest.mark.parametrize(
-    ("by_minutes", "expected"),
+    ("by_minutes", "of_policies", "expected"),
     [
-        ({0.04: 0.2, 0.2: 0.28}, "NO .*: 0.2 minutes give 0.280, a policy needs 0.333, 1.7 times as many"),
-        ({0.01: 0.25}, "NO .*: no model of inverse dynamics is above 0.250, the most frequent action"),
+        ({0.04: 0.2, 0.2: 0.3}, 0.3, "NO .*: 0.2 minutes against 0.333 for 0.300, 1.7 times fewer"),
+        ({0.01: 0.29}, 0.3, r"NO .*: no model of inverse dynamics reaches the policy's 0.300 \(at 0.333 minutes\)"),
+        ({0.01: 0.9}, 0.25, "NO .*: no policy is above 0.250, the most frequent action"),
     ],
 )
-def test_fewer_minutes_are_claimed_only_above_the_baseline(runs, tmp_path, by_minutes, expected):
+def test_fewer_minutes_are_claimed_only_at_the_best_policys_accuracy(runs, tmp_path, by_minutes, of_policies, expected):
     idms = {m: write_run(tmp_path / f"{m}", (1.0,), share) for m, share in by_minutes.items()}
-    _, verdicts = write_loop_report(tmp_path, runs._replace(idms=idms), {})
+    true = write_run(tmp_path / "true", (2.05,), of_policies), *runs.policies["true labels"][1:]
+    policies = runs.policies | {"true labels": true}
+    _, verdicts = write_loop_report(tmp_path, runs._replace(idms=idms, policies=policies), {})
     assert re.fullmatch(expected, verdicts[-1])
 
 

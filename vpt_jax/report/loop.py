@@ -148,23 +148,18 @@ def _verdicts(scores: Scores) -> Iterator[tuple[str, str, bool]]:
 
 
 def _efficiency(scores: Scores, metric: str) -> tuple[float, str]:
-    """How many times more minutes than an IDM the policies need to be as accurate, for the IDM where it is most.
+    """How many times fewer minutes an IDM needs than the best policy, for at least the same accuracy.
 
-    An IDM that is no better than the most frequent action shows nothing.
+    A policy that is no better than the most frequent action sets no standard.
     """
-    trivial, most = scores.trivial["marginal"][metric], max(scores.policy_curve)
-    ratios = []
-    for minutes, figures in scores.idm_curve.items():
-        if (accuracy := figures[metric]) > trivial:
-            enough = min((m for m, of in scores.policy_curve.items() if of[metric] >= accuracy), default=None)
-            need = (
-                f"no policy reaches it with {most:.3g}, more than"
-                if enough is None
-                else f"a policy needs {enough:.3g},"
-            )
-            ratio = (enough or most) / minutes
-            ratios.append((ratio, f"{minutes:g} minutes give {accuracy:.3f}, {need} {ratio:.1f} times as many"))
-    return max(ratios, default=(0.0, f"no model of inverse dynamics is above {trivial:.3f}, the most frequent action"))
+    minutes, best = max(((m, f[metric]) for m, f in scores.policy_curve.items()), key=lambda pair: pair[1])
+    if best <= (trivial := scores.trivial["marginal"][metric]):
+        return 0.0, f"no policy is above {trivial:.3f}, the most frequent action"
+    enough = [m for m, figures in scores.idm_curve.items() if figures[metric] >= best]
+    if not enough:
+        return 0.0, f"no model of inverse dynamics reaches the policy's {best:.3f} (at {minutes:.3g} minutes)"
+    ratio = minutes / min(enough)
+    return ratio, f"{min(enough):g} minutes against {minutes:.3g} for {best:.3f}, {ratio:.1f} times fewer"
 
 
 def _verdict_section(verdicts: Sequence[tuple[str, str, bool]]) -> str:
