@@ -26,7 +26,8 @@ def get_config(variant: str = "") -> ConfigDict:
     # "shared" embeds every frame once; "exact" takes every window by itself, at nearly twice the work
     # (vpt_jax/labelling/model.py says where they differ).
     config.mode = "shared"
-    # "argmax": the most probable label; "sample": drawn as probable as the model says, by the seed.
+    # "argmax": the most probable label; "sample": drawn as probable as the model says, by the seed; "mean": the most
+    # probable keys, and the average of the camera's degrees, which has the least squared error.
     config.choice = "argmax"
     config.seed = 0
     # Spans labelled at a time, over all devices of this host, and windows in each: memory grows with both.

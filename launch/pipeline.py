@@ -101,14 +101,15 @@ def idm_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
 
 
 def label_stages(config: ConfigDict, runs: Runs, labelling: str) -> Iterator[Stage]:
-    """Both piles are labelled: the unlabelled one for the policy, the held-out one to measure the labels."""
+    """Both piles are labelled: the unlabelled one for the policy, the held-out one, twice, to measure the labels."""
     idm = list(runs.idms.values())[-1]
     # Drawn labels are as frequent as true ones; the most probable ones leave out what the model is unsure of.
-    for name, pile, out, choice in (
-        ("unlabelled", "unlabelled", runs.labels, "sample"),
-        ("held-out", "labelled", runs.held_out_labels, "argmax"),
+    for name, pile, videos, out, choice in (
+        ("unlabelled", "unlabelled", "unlabelled", runs.labels, "sample"),
+        ("held-out", "labelled", "held-out", runs.held_out_labels, "argmax"),
+        ("held-out (mean angles)", "labelled", "held-out", runs.held_out_means, "mean"),
     ):
-        fields = dict(videos=runs.recordings[name], idm=idm, out=out, choice=choice)
+        fields = dict(videos=runs.recordings[videos], idm=idm, out=out, choice=choice)
         flags = arguments("label", config.label, **fields)
         yield stage(LABEL.format(name), "label.py", flags, [labelling, RECORD.format(pile)])
 
@@ -166,6 +167,7 @@ def runs_of(config: ConfigDict, folder: Path) -> Runs:
         policies=policies,
         held_out=small,
         held_out_labels=folder / "data" / "held_out",
+        held_out_means=folder / "data" / "held_out_means",
         truth=truth,
         labels=folder / "data" / "predicted",
         recordings={

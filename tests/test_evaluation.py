@@ -30,7 +30,9 @@ def figures():
     turned = np.array([[0, 0], [0, 1.6], [-0.6, 0], [-25, 5], [9, 9]], np.float32)
     bins = np.array([[5, 5], [5, 7], [5, 5], [0, 8], [1, 1]])
     valid = np.array([True, True, True, True, False])
-    return metrics(count(Prediction(np.array([1.0, 2.0, 4.0, 5.0, 100.0]), said, bins), held, turned, valid))
+    return metrics(
+        count(Prediction(np.array([1.0, 2.0, 4.0, 5.0, 100.0]), said, CAMERA.to_degrees(bins)), held, turned, valid)
+    )
 
 
 def test_keys_by_hand(figures):
@@ -60,7 +62,7 @@ def test_camera_by_hand(figures):
 
 @pytest.mark.parametrize(("said", "share"), [(5, 1.0), (6, 0.0)])
 def test_a_camera_that_never_moves_is_told_apart_from_one_said_to_move(said, share):
-    prediction = Prediction(np.zeros(3), keys("", "", ""), np.full((3, 2), said))
+    prediction = Prediction(np.zeros(3), keys("", "", ""), np.full((3, 2), CAMERA.centres[said]))
     of_rest = metrics(count(prediction, prediction.buttons, np.zeros((3, 2), np.float32), np.ones(3, bool)))
     assert of_rest["mouse_r2/yaw"] == share
 

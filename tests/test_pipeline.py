@@ -49,7 +49,7 @@ def test_settings_that_do_not_fit_are_refused_at_once(tmp_path, field, value):
 SMALL = {
     "labelled": 5, "unlabelled": 5, "held_out": 2, "record": ("seconds=6.0",), "idm.minutes": (0.1, 0.3),
     "idm.steps": (3, 4),
-    "policy.minutes": (0.2,), "policy.steps": (3, 4), "label": ("span=3", "batch=2", "films=1", "choice=sample"),
+    "policy.minutes": (0.2,), "policy.steps": (3, 4), "label": ("span=3", "batch=2", "films=1"),
     "train_idm": ("optimizer.warmup_steps=1", "data.batch=4", "data.valid_batch=4", "evaluate_every=2"),
     "train_policy": ("optimizer.warmup_steps=1", "data.batch=8", "data.valid_batch=8", "evaluate_every=2"),
 }  # fmt: skip
@@ -67,7 +67,7 @@ def test_the_whole_loop_in_small(tmp_path):
     first = run()
     shown = re.findall(r"^\[\d+/(\d+)\] (.*)$", first, re.MULTILINE)
     assert [int(of) for of, _ in shown] == [len(shown)] * len(shown)
-    assert sorted(name.split()[0] for _, name in shown) == [*["clone"] * 4, *["label"] * 2, *["prepare"] * 2,
+    assert sorted(name.split()[0] for _, name in shown) == [*["clone"] * 4, *["label"] * 3, *["prepare"] * 2,
                                                              *["record"] * 2, *["train"] * 2]  # fmt: skip
     verdicts = re.findall(r"^(?:yes|NO ) .*: .*\d.*$", first, re.MULTILINE)
     assert len(verdicts) >= 6

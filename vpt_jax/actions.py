@@ -170,6 +170,12 @@ def joint_from_raw(buttons: UInt8[Array, "... 20"], camera: Float[Array, "... 2"
     return joint_from_factored(buttons, CAMERA.to_bins(camera))
 
 
+def raw_from_joint(action: JointAction) -> tuple[UInt8[Array, "... 20"], Float[Array, "... 2"]]:
+    """Buttons, and degrees at the middle of the camera's bins, of every joint action."""
+    buttons, camera_bins = factored_from_joint(action)
+    return buttons, CAMERA.to_degrees(camera_bins)
+
+
 def is_null(buttons: UInt8[Array, "... 20"], camera: Float[Array, "... 2"]) -> Bool[Array, "..."]:
     """Whether a raw action does nothing once binned, the paper's test: tiny mouse moves and cancelled keys are null."""
     return joint_from_raw(buttons, camera).buttons == 0

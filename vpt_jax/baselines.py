@@ -17,8 +17,8 @@ from vpt_jax.actions import (
     NUM_BUTTON_CLASSES,
     NUM_CAMERA_CLASSES,
     JointAction,
-    factored_from_joint,
     joint_from_raw,
+    raw_from_joint,
 )
 from vpt_jax.evaluation import Prediction, Totals, add, count, metrics
 
@@ -99,12 +99,12 @@ def policy_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, fl
 
     def constant(raw: RawActions) -> Prediction:
         actions = joint_from_raw(*raw)
-        return Prediction(-marginal.log_prob(actions), *factored_from_joint(marginal.mode(len(raw[0]))))
+        return Prediction(-marginal.log_prob(actions), *raw_from_joint(marginal.mode(len(raw[0]))))
 
     def repeat(raw: RawActions) -> Prediction:
         actions = joint_from_raw(*raw)
         chance = (1 - repeating) * np.exp(marginal.log_prob(actions)) + repeating * _repeats(actions)
-        return Prediction(-np.log(chance), *factored_from_joint(_previous(actions)))
+        return Prediction(-np.log(chance), *raw_from_joint(_previous(actions)))
 
     return {name: _metrics_of(valid, predict) for name, predict in {"marginal": constant, "repeat": repeat}.items()}
 
@@ -132,12 +132,14 @@ def label_baselines(recorded: "Stream") -> dict[str, list[Totals]]:
 
 def _released(raw: RawActions) -> Prediction:
     buttons, camera = raw
-    return Prediction(np.full(len(buttons), np.nan), np.zeros_like(buttons), np.full(camera.shape, CAMERA.null_bin))
+    return Prediction(np.full(len(buttons), np.nan), np.zeros_like(buttons), np.zeros_like(camera))
 
 
 def _repeated(raw: RawActions) -> Prediction:
     choices = _shifted(_choices(raw))
-    return Prediction(np.full(len(choices), np.nan), choices[:, :-2].astype(np.uint8), choices[:, -2:])
+    return Prediction(
+        np.full(len(choices), np.nan), choices[:, :-2].astype(np.uint8), CAMERA.to_degrees(choices[:, -2:])
+    )
 
 
 def _choices(raw: RawActions) -> Int[np.ndarray, "n 22"]:

@@ -21,11 +21,13 @@ AXES = ("pitch", "yaw")
 
 
 class Prediction(NamedTuple):
-    """What a model says of some frames: its most probable factored action, and its loss on the recorded one."""
+    """What a model says of some frames: an action, the most probable unless said otherwise, and its loss on the
+    recorded one.
+    """
 
     loss: Float[Array, "..."]  # nats
     buttons: UInt8[Array, "... 20"]
-    camera_bins: Int[Array, "... 2"]
+    camera: Float[Array, "... 2"]  # degrees
 
 
 # A model's predictions on a batch: (params, memory, batch) -> prediction, new memory
@@ -57,10 +59,10 @@ def count(
     frames = tuple(range(valid.ndim))
     said, held = ((keys > 0) & valid[..., None] for keys in (prediction.buttons, buttons))
     bins = CAMERA.to_bins(camera)
-    axis_hit = (prediction.camera_bins == bins) & valid[..., None]
+    axis_hit = (CAMERA.to_bins(prediction.camera) == bins) & valid[..., None]
     hit, moving = axis_hit.all(-1), (bins != CAMERA.null_bin).any(-1) & valid
     degrees = camera.clip(-CAMERA.max_degrees, CAMERA.max_degrees) * valid[..., None]
-    errors = (CAMERA.to_degrees(prediction.camera_bins) - degrees) * valid[..., None]
+    errors = (prediction.camera - degrees) * valid[..., None]
     return Totals(
         loss=(prediction.loss * valid).sum(), frames=valid.sum(),
         hits=(said & held).sum(frames), predicted=said.sum(frames), pressed=held.sum(frames),
@@ -137,8 +139,8 @@ def label_totals(predicted: "EpisodeIndex", recorded: "EpisodeIndex") -> list[To
         said, true = predicted.rows(episode), recorded.rows(recorded.names.index(name))
         if said.stop - said.start != true.stop - true.start:
             raise ValueError(f"episode {name} has {said.stop - said.start} labels for {true.stop - true.start} frames")
-        buttons, bins = predicted.buttons[said], CAMERA.to_bins(np.asarray(predicted.camera[said]))
-        prediction = Prediction(np.full(len(buttons), np.nan), buttons, bins)
+        buttons, camera = predicted.buttons[said], np.asarray(predicted.camera[said])
+        prediction = Prediction(np.full(len(buttons), np.nan), buttons, camera)
         everything = np.ones(len(buttons), bool)
         totals.append(count(prediction, recorded.buttons[true], np.asarray(recorded.camera[true]), everything))
     return totals
@@ -217,5 +219,5 @@ def evaluator(
 
 
 def _no_totals() -> Totals:
-    none = Prediction(jnp.zeros(0), jnp.zeros((0, len(BUTTONS)), jnp.uint8), jnp.zeros((0, 2), jnp.int32))
-    return count(none, none.buttons, jnp.zeros((0, 2)), jnp.zeros(0, bool))
+    none = Prediction(jnp.zeros(0), jnp.zeros((0, len(BUTTONS)), jnp.uint8), jnp.zeros((0, 2)))
+    return count(none, none.buttons, none.camera, jnp.zeros(0, bool))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vpt_jax.actions import CAMERA
 from vpt_jax.labelling.model import choose, label_spans
 from vpt_jax.labelling.plan import Spans
 from vpt_jax.models.idm import InverseDynamicsModel
@@ -50,7 +51,7 @@ embed = jax.jit(lambda params, frames: IDM.apply({"params": params}, frames, met
 
 
 def assert_same_labels(actual, expected):
-    for name in ("buttons", "camera_bins"):
+    for name in ("buttons", "camera"):
         np.testing.assert_array_equal(getattr(actual, name), getattr(expected, name))
     np.testing.assert_allclose(np.log(actual.confidence), np.log(expected.confidence), atol=ROUNDING)
 
@@ -60,12 +61,12 @@ def test_exact_is_the_model_applied_window_by_window(video_frames):
     params, spans = random_params(), random_spans(0, video_frames)
     labels = label("exact", spans, params)
     assert labels.buttons.shape == (ROWS, WINDOWS, WINDOW, 20)
-    assert labels.camera_bins.shape == (ROWS, WINDOWS, WINDOW, 2)
+    assert labels.camera.shape == (ROWS, WINDOWS, WINDOW, 2)
     for i, start in enumerate(range(0, LENGTH - WINDOW + 1, WINDOW // 2)):
         frames = spans.frames[:, 2:-2][:, start : start + WINDOW]
         logits = apply_window(params, frames, spans.valid[:, start : start + WINDOW])
         np.testing.assert_array_equal(labels.buttons[:, i], logits["buttons"].argmax(-1))
-        np.testing.assert_array_equal(labels.camera_bins[:, i], logits["camera"].argmax(-1))
+        np.testing.assert_array_equal(CAMERA.to_bins(labels.camera[:, i]), logits["camera"].argmax(-1))
         log_probs = sum(jax.nn.log_softmax(of_head).max(-1).sum(-1) for of_head in logits.values())
         np.testing.assert_allclose(np.log(labels.confidence[:, i]), log_probs, atol=ROUNDING)
 
@@ -105,7 +106,7 @@ def test_with_neighbours_sharing_changes_little():
     for seed in range(8):
         params, spans = random_params(seed), random_spans(seed)
         exact, shared = (label(mode, spans, params) for mode in ("exact", "shared"))
-        same += [(getattr(exact, name) == getattr(shared, name))[:, :, KEPT] for name in ("buttons", "camera_bins")]
+        same += [(getattr(exact, name) == getattr(shared, name))[:, :, KEPT] for name in ("buttons", "camera")]
         change.append(np.abs(np.log(exact.confidence) - np.log(shared.confidence))[:, :, KEPT].max())
     assert np.concatenate(same, -1).mean() > 0.994
     assert 100 * ROUNDING < max(change) < 0.093
@@ -176,18 +177,30 @@ def test_confidence_is_the_product_of_the_choices_probabilities(logits):
         expected = 1
         for i, pressed in enumerate(labels.buttons[row, frame]):
             expected *= buttons[i, pressed]
-        for i, camera_bin in enumerate(labels.camera_bins[row, frame]):
+        for i, camera_bin in enumerate(CAMERA.to_bins(labels.camera[row, frame])):
             expected *= camera[i, camera_bin]
         np.testing.assert_allclose(labels.confidence[row, frame], expected, rtol=1e-5)
 
 
+def test_the_mean_of_the_camera_has_the_least_squared_error(logits):
+    labels, (buttons, camera) = choose_all(logits, "mean"), probabilities(logits).values()
+    answers = np.linspace(-10, 10, 2001)
+    errors = ((answers[:, None, None] - CAMERA.centres) ** 2 * camera).sum(-1)
+    np.testing.assert_allclose(labels.camera, np.broadcast_to(answers[errors.argmin(0)], (2, FRAMES, 2)), atol=0.0051)
+    np.testing.assert_array_equal(labels.buttons, choose_all(logits, "argmax").buttons)
+    bins = CAMERA.to_bins(labels.camera[0, 0])
+    expected = buttons.max(-1).prod() * camera[0, bins[0]] * camera[1, bins[1]]
+    np.testing.assert_allclose(labels.confidence, expected, rtol=1e-5)
+
+
 def test_draws_are_as_frequent_as_probable_and_independent(logits):
     labels = choose_all(logits, "sample")
-    for drawn, expected in zip((labels.buttons, labels.camera_bins), probabilities(logits).values(), strict=True):
+    bins = CAMERA.to_bins(labels.camera)
+    for drawn, expected in zip((labels.buttons, bins), probabilities(logits).values(), strict=True):
         for choice, classes in enumerate(expected):
             for number, p in enumerate(classes):
                 frequency = (drawn[..., choice] == number).mean(-1)
                 np.testing.assert_allclose(frequency, p, atol=5 * np.sqrt(p * (1 - p) / FRAMES))
-    rows = np.concatenate([labels.buttons, labels.camera_bins], -1).transpose(1, 0, 2).reshape(FRAMES, -1)
+    rows = np.concatenate([labels.buttons, bins], -1).transpose(1, 0, 2).reshape(FRAMES, -1)
     correlation = np.corrcoef(rows, rowvar=False)[~np.eye(44, dtype=bool)]
     assert np.abs(correlation).max() < 5 / np.sqrt(FRAMES)

@@ -52,7 +52,7 @@ def labels_that_tell_where_they_are_from(plan, step, spans):
         video[row], number[row] = index, np.arange(first, first + plan.windows)[:, None]
     place = np.broadcast_to(np.arange(plan.window), shape)
     buttons = np.repeat(number[..., None], 20, -1).astype(np.uint8)
-    return Labels(buttons, np.stack([place, video], -1).astype(np.uint8), (1000 * number + place).astype(np.float32))
+    return Labels(buttons, np.stack([place, video], -1).astype(np.float32), (1000 * number + place).astype(np.float32))
 
 
 def plan_of(lengths, window=8, windows=3, rows=4):
@@ -75,17 +75,17 @@ def test_every_frame_is_labelled_once_in_order_by_the_right_window(window, windo
     steps = [plan.keep(step, labels_that_tell_where_they_are_from(plan, step, spans)) for step in range(plan.steps)]
     for video, (length, labels) in enumerate(zip(LENGTHS, plan.by_video(steps), strict=True)):
         expected = frames_labelled(length, window)
-        assert (labels.camera_bins[:, 1] == video).all()
+        assert (labels.camera[:, 1] == video).all()
         np.testing.assert_array_equal(labels.buttons[:, 7], [number for _, number, _ in expected])
-        np.testing.assert_array_equal(labels.camera_bins[:, 0], [place for _, _, place in expected])
+        np.testing.assert_array_equal(labels.camera[:, 0], [place for _, _, place in expected])
         np.testing.assert_array_equal(labels.confidence, [1000 * number + place for _, number, place in expected])
 
 
 def test_labels_are_cut_into_videos_wherever_the_steps_end():
     rng, lengths = np.random.default_rng(0), (3, 1, 20, 7, 1)
     total = sum(lengths)
-    buttons, bins = rng.integers(0, 2, (total, 20)).astype(np.uint8), rng.integers(0, 11, (total, 2)).astype(np.uint8)
-    whole = Labels(buttons, bins, rng.random(total).astype(np.float32))
+    buttons, camera = rng.integers(0, 2, (total, 20)).astype(np.uint8), rng.normal(0, 5, (total, 2)).astype(np.float32)
+    whole = Labels(buttons, camera, rng.random(total).astype(np.float32))
     for ends in ([total], [4, total], [3, 4, 24, 31, total], range(1, total + 1)):
         steps = [Labels(*(field[a:b] for field in whole)) for a, b in zip([0, *ends], ends, strict=False)]
         start = 0

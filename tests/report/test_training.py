@@ -156,7 +156,7 @@ def test_play_predicts_as_the_policy_does_on_the_episode_alone(streams, model):
     assert len(np.unique(buttons, axis=0)) > 1
     for (_, recorded, predicted), row, held, turn in zip(play, valid.kept(1), buttons, bins, strict=True):
         np.testing.assert_array_equal(predicted[0], held)
-        np.testing.assert_array_equal(predicted[1], CAMERA.to_degrees(turn))
+        np.testing.assert_allclose(predicted[1], CAMERA.to_degrees(turn), rtol=1e-6)
         for stored, shown in zip(valid.actions(1), recorded, strict=True):
             np.testing.assert_array_equal(stored[row], shown)
 
@@ -182,7 +182,7 @@ def test_an_inverse_dynamics_run_has_its_own_baselines_and_leaves_no_frame_out(s
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 3, "train/loss": 1.0, **figures}) + "\n")
 
     def all_knowing(params, memory, batch):
-        return Prediction(0 * batch.valid, batch.buttons, CAMERA.to_bins(batch.camera)), memory
+        return Prediction(0 * batch.valid, batch.buttons, CAMERA.to_degrees(CAMERA.to_bins(batch.camera))), memory
 
     knows = Objective(None, lambda rows: (), None, all_knowing)
     html, film = report.write_report(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpt_jax.actions import BUTTON_INDEX
+from vpt_jax.actions import BUTTON_INDEX, CAMERA
 from vpt_jax.baselines import FactoredMarginal
 from vpt_jax.data.augment import augment
 from vpt_jax.data.batch import Batch
@@ -56,7 +56,7 @@ def test_loss_by_hand(params, valid):
     prediction, _ = predict_window(Constant(), params, (), batch(valid))
     np.testing.assert_allclose(prediction.loss[0], -np.array(of_frames), rtol=1e-5)
     np.testing.assert_array_equal(prediction.buttons[0, 2], params["buttons"].argmax(-1))
-    np.testing.assert_array_equal(prediction.camera_bins[0, 2], params["camera"].argmax(-1))
+    np.testing.assert_allclose(prediction.camera[0, 2], CAMERA.centres[params["camera"].argmax(-1)], rtol=1e-6)
 
 
 def test_training_alone_is_augmented_and_only_if_asked(params):

@@ -26,7 +26,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from vpt_jax import parallel
-from vpt_jax.actions import CAMERA
 from vpt_jax.checkpoints import TrainedIDM, load_idm
 from vpt_jax.data import dataset
 from vpt_jax.data.streams import batches
@@ -280,8 +279,7 @@ def _draw_films(pool: ProcessPoolExecutor, job: Job, names: Sequence[str], label
     for name, of_video in zip(names, labels(), strict=False):
         film = job.folder / "films" / f"{name}.mp4"
         if not film.exists():
-            degrees = CAMERA.to_degrees(of_video.camera_bins).astype(np.float32)
-            films[pool.submit(draw_film, job.videos[name], film, of_video.buttons, degrees)] = name
+            films[pool.submit(draw_film, job.videos[name], film, of_video.buttons, of_video.camera)] = name
     with progress_bar(len(films), desc="drawing films", unit="film", disable=not films) as bar:
         for future in as_completed(films):
             _finished(future, job.videos[films[future]])
@@ -312,7 +310,7 @@ def _assemble(job: Job, names: Sequence[str], labels: Any) -> None:
             folder / "index" / SPLIT,
             lengths,
             (of_video.buttons for of_video in labels()),
-            (_degrees(of_video) for of_video in labels()),
+            (of_video.camera for of_video in labels()),
             (of_video.confidence for of_video in labels()),
             "predicted",
             job.frames.chunk_frames,
@@ -326,15 +324,11 @@ def _assemble(job: Job, names: Sequence[str], labels: Any) -> None:
     folder.rename(job.folder / "dataset")
 
 
-def _degrees(labels: Labels) -> np.ndarray:
-    return CAMERA.to_degrees(labels.camera_bins).astype(np.float32)
-
-
 def _labelled_records(of_videos: Iterator[tuple[str, Path, Labels]], count: int, bar: Any) -> Iterator[bytes]:
     """The records of the next `count` videos, with their labels in."""
     for _ in range(count):
         name, records, labels = next(of_videos)
-        degrees, first = _degrees(labels), 0
+        first = 0
         for chunk, record in enumerate(dataset.read_records(records)):
             values = dataset.parse_chunk(record)
             rows = slice(first, first + len(values["frame_ends"]))
@@ -342,13 +336,13 @@ def _labelled_records(of_videos: Iterator[tuple[str, Path, Labels]], count: int,
                 values
                 | {
                     "buttons": labels.buttons[rows],
-                    "camera": degrees[rows],
+                    "camera": labels.camera[rows],
                     "confidence": labels.confidence[rows],
                     "labels": "predicted",
                     "episode": name,
                     "chunk": chunk,
                     "first_frame": first,
-                    "num_frames": len(degrees),
+                    "num_frames": len(labels.camera),
                 }
             )
             first = rows.stop

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from vpt_jax.actions import Array
+from vpt_jax.actions import CAMERA, Array
 from vpt_jax.labelling.plan import Labels, Spans
 from vpt_jax.models.heads import factored_log_prob
 from vpt_jax.models.idm import REACH, InverseDynamicsModel
 
 MODES = ("shared", "exact")
-CHOICES = ("argmax", "sample")
+CHOICES = ("argmax", "sample", "mean")
 
 
 def label_spans(
@@ -26,7 +26,9 @@ def label_spans(
         the embedding of every frame once, for both windows that it is in. Only the embeddings of a window's outermost
         two frames on each side differ: they then see their true neighbours. None of these frames is kept, but all
         frames attend to them, so other labels differ slightly. Where a window is a whole video, nothing differs.
-      choice: "argmax", the most probable of each choice; or "sample", drawn as probable as the model says.
+      choice: "argmax", the most probable of each choice; "sample", drawn as probable as the model says; or "mean",
+        the most probable keys, and the camera's degrees on average over its bins: of all answers the one with the least
+        squared error, mostly between the middles of bins.
       rng: of the draws; they depend on it, the video and the window, not on what else is in the batch.
     """
     half = window // 2
@@ -59,12 +61,15 @@ def label_spans(
 
 
 def choose(logits: dict[str, Float[Array, "b t choices classes"]], choice: str, rngs: Array) -> Labels:
-    """Labels from logits, and their probability; `rngs` has a key for every row."""
+    """Labels from logits, and the probability of the classes they are in; `rngs` has a key for every row."""
     if choice == "sample":
         of_heads = jax.vmap(lambda rng: jax.random.split(rng, len(logits)))(rngs)
         draw = jax.vmap(jax.random.categorical)
         chosen = {head: draw(of_heads[:, i], of_head) for i, (head, of_head) in enumerate(logits.items())}
     else:
         chosen = {head: of_head.argmax(-1) for head, of_head in logits.items()}
-    buttons, bins = chosen["buttons"].astype(jnp.uint8), chosen["camera"].astype(jnp.uint8)
-    return Labels(buttons, bins, jnp.exp(factored_log_prob(logits, buttons, bins.astype(int))))
+    camera = CAMERA.to_degrees(chosen["camera"])
+    if choice == "mean":
+        camera = jax.nn.softmax(logits["camera"]) @ jnp.asarray(CAMERA.centres, jnp.float32)
+    buttons = chosen["buttons"].astype(jnp.uint8)
+    return Labels(buttons, camera, jnp.exp(factored_log_prob(logits, buttons, CAMERA.to_bins(camera))))

@@ -32,10 +32,10 @@ class Spans(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """Factored labels, and how sure the model is of each."""
+    """What was done in every frame, and how sure the model is of it."""
 
     buttons: UInt8[Array, "... 20"]
-    camera_bins: UInt8[Array, "... 2"]
+    camera: Float32[Array, "... 2"]  # degrees
     confidence: Float32[Array, "..."]  # probability of the label, all 22 choices together
 
 
@@ -136,7 +136,7 @@ class Plan:
     def by_video(self, parts: Iterable[Labels]) -> Iterator[Labels]:
         """The kept labels of all steps, cut into videos; holds no more than a video and a step of them."""
         parts = iter(parts)
-        left = Labels(np.zeros((0, len(BUTTONS)), np.uint8), np.zeros((0, 2), np.uint8), np.zeros(0, np.float32))
+        left = Labels(np.zeros((0, len(BUTTONS)), np.uint8), np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
         for video in self.videos:
             there = [left]
             while sum(len(part.buttons) for part in there) < video.frames:

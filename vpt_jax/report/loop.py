@@ -36,8 +36,12 @@ _HEADLINES = {
     "f1/mean": f"Mean F1 of keys held in more than {COMMON_SHARE:.0%} of frames",
     "camera_accuracy/pitch": "Camera bin right, pitch",
     "camera_accuracy/yaw": "Camera bin right, yaw",
-    "mouse_r2/pitch": "Mouse R2, pitch",
-    "mouse_r2/yaw": "Mouse R2, yaw",
+    "mouse_r2/pitch": "Mouse R2, pitch, of the likeliest bin",
+    "mouse_r2/yaw": "Mouse R2, yaw, of the likeliest bin",
+}
+_OF_MEANS = {
+    "mouse_r2/pitch": "Mouse R2, pitch, of the mean angle",
+    "mouse_r2/yaw": "Mouse R2, yaw, of the mean angle",
 }
 _PROGRESS = {"f1/mean": "F1", "mouse_r2/pitch": "pitch", "mouse_r2/yaw": "yaw"}
 _NAMES = {"released": "All released, no movement", "repeat": "Previous action", "marginal": "Most frequent action"}
@@ -49,7 +53,8 @@ class Runs(NamedTuple):
     idms: Mapping[float, Path]  # work directory by minutes; the last one labelled
     policies: Mapping[str, tuple[Path, Path, float]]  # work directory, dataset and minutes (0: all of it) by name
     held_out: Path  # dataset with the true labels, split `valid`
-    held_out_labels: Path  # of the same episodes, predicted
+    held_out_labels: Path  # of the same episodes, the likeliest
+    held_out_means: Path  # the same, the camera's degrees being the mean of what the model holds possible
     truth: Path  # dataset of the unlabelled play with its true labels
     labels: Path  # of the same episodes, predicted
     recordings: Mapping[str, Path]  # folders of films: `held-out` and `unlabelled`
@@ -58,7 +63,8 @@ class Runs(NamedTuple):
 class Scores(NamedTuple):
     """All figures of the page."""
 
-    idm: list[Totals]  # by episode, of the held-out ones
+    idm: list[Totals]  # by episode, of the held-out ones, the likeliest labels
+    means: list[Totals]  # the same, of mean angles
     baselines: dict[str, list[Totals]]
     unlabelled: list[Totals]  # the labels that the policy learnt from, which did not see the true ones
     policies: dict[str, dict[str, float]]  # best evaluation, by name
@@ -103,6 +109,7 @@ def _score(runs: Runs) -> Scores:
             curve[minutes or len(load_index(dataset, "train").buttons) / FRAME_RATE / 60] = last[name]
     return Scores(
         idm=label_totals(load_index(runs.held_out_labels, "train"), recorded.index),
+        means=label_totals(load_index(runs.held_out_means, "train"), recorded.index),
         baselines=label_baselines(recorded),
         unlabelled=label_totals(load_index(runs.labels, "train"), load_index(runs.truth, "train")),
         policies=last,
@@ -125,11 +132,14 @@ def _part(line: Figures, name: str) -> dict[str, float]:
 
 def _verdicts(scores: Scores) -> Iterator[tuple[str, str, bool]]:
     """What the loop is to show, what was measured, and whether it holds."""
-    figures, intervals = metrics(add(scores.idm)), confidence_intervals(scores.idm)
+    figures, likeliest = metrics(add(scores.means)), metrics(add(scores.idm))
+    intervals = confidence_intervals(scores.means)  # the keys are those of the likeliest labels
     for name, least in {"mouse_r2/pitch": 0.8, "mouse_r2/yaw": 0.8, "f1/mean": 0.6}.items():
         low, high = intervals[name]
         measured = f"{figures[name]:.3f} (95% interval {low:.3f} to {high:.3f})"
-        yield f"{_HEADLINES[name]}, at least {least}", measured, figures[name] >= least
+        if name in _OF_MEANS:
+            measured += f"; of the likeliest bin {likeliest[name]:.3f}"
+        yield f"{_OF_MEANS.get(name, _HEADLINES[name])}, at least {least}", measured, figures[name] >= least
     predicted, true, small = (
         scores.policies[name]["nll"] for name in ("predicted labels", "true labels", "the small labelled set")
     )
@@ -167,27 +177,35 @@ def _verdict_section(verdicts: Sequence[tuple[str, str, bool]]) -> str:
     return section("Does the loop hold?", table(["", "Measured", "Holds"], rows))
 
 
+def _idm_rows(scores: Scores) -> Iterator[list[str]]:
+    others, drawn = [metrics(add(parts)) for parts in scores.baselines.values()], metrics(add(scores.unlabelled))
+    for titles, episodes in ((_HEADLINES, scores.idm), (_OF_MEANS, scores.means)):
+        figures, intervals = metrics(add(episodes)), confidence_intervals(episodes)
+        for name, title in titles.items():
+            low, high = intervals[name]
+            baselines = (f"{of[name]:.3f}" for of in others)
+            of_drawn = f"{drawn[name]:.3f}" if titles is _HEADLINES else ""
+            yield [title, f"{figures[name]:.3f}", f"{low:.3f} to {high:.3f}", *baselines, of_drawn]
+
+
 def _idm_section(scores: Scores, runs: Runs) -> str:
-    figures, intervals = metrics(add(scores.idm)), confidence_intervals(scores.idm)
-    others = {_NAMES[name]: metrics(add(parts)) for name, parts in scores.baselines.items()}
-    of_labels = metrics(add(scores.unlabelled))
-    rows = []
-    for name, title in _HEADLINES.items():
-        low, high = intervals[name]
-        baselines = (f"{of[name]:.3f}" for of in others.values())
-        rows.append([title, f"{figures[name]:.3f}", f"{low:.3f} to {high:.3f}", *baselines, f"{of_labels[name]:.3f}"])
     explained = (
-        f"On {figures['frames']:,.0f} frames of {len(scores.idm)} held-out episodes, labelled as a video would be, the "
-        "frames in which nothing is done included; they were played on the level of the training play. The 95% "
+        f"On {add(scores.idm).frames:,.0f} frames of {len(scores.idm)} held-out episodes, labelled as a video would "
+        "be, the frames in which nothing is done included; they were played on the level of the training play. The 95% "
         "intervals are over episodes. The paper reports a keypress accuracy of 90.6% without saying which; saying "
         "'released' always scores high in the first of the two, so its number may be the second. The previous action "
-        "is the true one, which no video tells. Mouse R2 is of degrees cut off at 10, where the bins end. The last "
-        "column is of the labels that the policy learnt from: of the unlabelled play, whose true labels neither this "
-        "model nor that policy saw, drawn as probable as the model says."
+        "is the true one, which no video tells. Mouse R2 is of degrees cut off at 10, where the bins end: of the "
+        "middle of the likeliest bin, and of the mean over all bins, which is the answer with the least squared error; "
+        "the paper does not say which its 0.97 is. The last column is of the labels that the policy learnt from: of "
+        "the unlabelled play, whose true labels neither this model nor that policy saw, drawn as probable as the model "
+        "says."
     )
-    columns = ["", "Inverse dynamics model", "95% interval", *others, "Drawn labels, unlabelled play"]
+    baselines = (_NAMES[name] for name in scores.baselines)
+    columns = ["", "Inverse dynamics model", "95% interval", *baselines, "Drawn labels, unlabelled play"]
     chart = _progress_chart(list(runs.idms.values())[-1])
-    return section("Inverse dynamics: what was done?", table(columns, rows), paragraph(explained), grid([chart]))
+    return section(
+        "Inverse dynamics: what was done?", table(columns, list(_idm_rows(scores))), paragraph(explained), grid([chart])
+    )
 
 
 def _progress_chart(workdir: Path) -> str:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vpt_jax.actions import BUTTONS, CAMERA, PITCH, YAW
+from vpt_jax.actions import BUTTONS, PITCH, YAW
 from vpt_jax.data.streams import Stream
 from vpt_jax.evaluation import COMMON_SHARE
 from vpt_jax.report.page import (
@@ -253,7 +253,7 @@ def held_out_play(
     for start in range(0, stop, _CHUNK):
         batch = stream.read_episode(episode, start, _CHUNK)
         predicted, memory = predict(params, memory, batch)
-        buttons, bins = (np.asarray(choice[0]) for choice in (predicted.buttons, predicted.camera_bins))
+        buttons, camera = (np.asarray(choice[0]) for choice in (predicted.buttons, predicted.camera))
         for i in range(min(stop - start, _CHUNK)):
             recorded = batch.buttons[0, i], batch.camera[0, i]
-            yield batch.frames[0, i], recorded, (buttons[i], CAMERA.to_degrees(bins[i]))
+            yield batch.frames[0, i], recorded, (buttons[i], camera[i])

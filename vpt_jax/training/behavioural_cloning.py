@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vpt_jax.actions import factored_from_joint, joint_from_raw
+from vpt_jax.actions import joint_from_raw, raw_from_joint
 from vpt_jax.baselines import Marginal
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation import Prediction
@@ -50,4 +50,4 @@ def predict_next(policy: Policy, params: Any, memory: Memory, batch: Batch) -> t
     """The most probable action of every frame, the loss of the recorded one, and the memory after the batch."""
     output = policy.apply({"params": params}, batch.frames, batch.first, memory)
     loss = -joint_log_prob(output.logits, joint_from_raw(batch.buttons, batch.camera))
-    return Prediction(loss, *factored_from_joint(most_probable(output.logits))), output.memory
+    return Prediction(loss, *raw_from_joint(most_probable(output.logits))), output.memory

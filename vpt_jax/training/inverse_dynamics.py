@@ -63,7 +63,8 @@ def predict_window(
 ) -> tuple[Prediction, tuple[()]]:
     """The most probable action of every frame, and the loss of the recorded one; there is no memory."""
     logits = idm.apply({"params": params}, batch.frames, batch.valid).logits
-    return Prediction(_losses(logits, batch), logits["buttons"].argmax(-1), logits["camera"].argmax(-1)), memory
+    camera = CAMERA.to_degrees(logits["camera"].argmax(-1))
+    return Prediction(_losses(logits, batch), logits["buttons"].argmax(-1), camera), memory
 
 
 def _losses(logits: dict[str, Float[Array, "b t choices classes"]], batch: Batch) -> Float[Array, "b t"]:
