@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[1]
 RECORD = "record the {} play"
 PREPARE = "prepare the {} play with its true labels"
 LABEL = "label the {} videos"
-UNLABELLED_SEED = 500_000  # of its first episode; the labelled play's count up from 0
+# Of their first episodes; the labelled play's count up from 0.
+UNLABELLED_SEED = 500_000
+HELD_OUT_SEED = 3_000_000  # what the settings of the demo were chosen on had others
 
 
 class ConfigError(ValueError):
@@ -75,7 +77,11 @@ def stages(config: ConfigDict, folder: Path) -> Iterator[Stage]:
 def data_stages(config: ConfigDict, folder: Path, runs: Runs) -> Iterator[Stage]:
     """Play is recorded twice: with labels to learn from, and without (they are kept for scoring and for the twin)."""
     recorded = {
-        "labelled": {"splits.train.episodes": config.labelled, "splits.valid.episodes": config.held_out},
+        "labelled": {
+            "splits.train.episodes": config.labelled,
+            "splits.valid.episodes": config.held_out,
+            "splits.valid.seed": HELD_OUT_SEED,
+        },
         "unlabelled": {
             "splits.train.episodes": config.unlabelled,
             "splits.valid.episodes": 0,

@@ -16,7 +16,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "3x": dict(widths=(192, 384, 384), features=3072, heads=24),
 }
 IDMS: dict[str, dict[str, Any]] = {
-    "tiny": dict(temporal_features=32, widths=(32, 64, 64), features=256, heads=4, layers=1),
+    "tiny": dict(temporal_features=32, widths=(32, 64), features=256, heads=4, layers=1),
     "paper": dict(temporal_features=128, widths=(256, 512, 512), features=4096, heads=32),
 }
 
