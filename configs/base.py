@@ -1,6 +1,22 @@
 """What all training runs have in common: configs/foundation.py and configs/idm.py begin with it."""
 
+from collections.abc import Collection, Mapping
+
 from ml_collections import ConfigDict
+
+Layout = Mapping[str, int]  # fields of the config by name
+
+
+def split_variant(
+    file: str, variant: str, sizes: Collection[str], machines: Mapping[str, Layout]
+) -> tuple[str, Layout]:
+    """A variant such as `500m,v5e-256`: the size, and the machine's layout (none: no changes)."""
+    size, _, machine = variant.partition(",")
+    if size not in sizes:
+        raise ValueError(f"configs/{file} has no variant {size!r}; choose one of {', '.join(sizes)}")
+    if machine and machine not in machines:
+        raise ValueError(f"configs/{file} knows no machine {machine!r}; choose one of {', '.join(machines)}")
+    return size, machines[machine] if machine else {}
 
 
 def get_config(stage: str, workdir: str) -> ConfigDict:
@@ -20,6 +36,8 @@ def get_config(stage: str, workdir: str) -> ConfigDict:
     config.evaluate_every = 5000
     config.save_every = 1000
 
+    # Folder for a trace of three steps, to see what takes their time: `pip install xprof`, `xprof FOLDER`. Empty: none.
+    config.profile = ""
     # Write a page of figures and a film into the work directory at the end (jobs of one process).
     config.report = True
 
@@ -34,7 +52,8 @@ def get_config(stage: str, workdir: str) -> ConfigDict:
     config.sharding = "default"
 
     config.distributed = ConfigDict()
-    # host:port of process 0 when a job has several processes; empty: a single process.
+    # host:port of process 0 when a job has several processes, or "auto" where JAX can find it (TPU pods, Slurm,
+    # Kubernetes: launch/pods/ start them so); empty: a single process.
     config.distributed.coordinator = ""
     # How many processes, and which one this is.
     config.distributed.num_processes = 1

@@ -6,7 +6,8 @@ The paper trained it for 20 epochs of 1,962 hours on 32 A100 GPUs in about 4 day
 90.6% and a mouse R2 of 0.97. Numbers marked (paper) are the paper's; the others are our choice where it is silent.
 
 Variants: `:paper` (default), the size that OpenAI released, 482,330,046 parameters, and `:demo`, a small one for two
-CPU cores, which configs/demo.py trains in minutes on recordings of the embedded game.
+CPU cores, which configs/demo.py trains in minutes on recordings of the embedded game. With a machine's name after a
+comma, such as `:paper,v5e-256`, mesh and batch suit that machine (MACHINES below).
 """
 
 import runpy
@@ -15,17 +16,24 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 PRESETS = {"paper": "paper", "demo": "tiny"}
+# All keep the paper's batch of 128 windows.
+MACHINES = {
+    "gpu": {"data.parts": 128, "data.valid_batch": 4},
+    "gpu-8": {"mesh.data": 1, "mesh.fsdp": 8, "data.parts": 16},
+    "v5e-256": {"mesh.data": 8, "mesh.fsdp": 16, "mesh.tensor": 2, "data.valid_batch": 128},
+    "v5p-128": {"mesh.data": 16, "mesh.fsdp": 8, "data.valid_batch": 128},
+    "v6e-256": {"mesh.data": 8, "mesh.fsdp": 16, "mesh.tensor": 2, "data.valid_batch": 128},
+}
 
 
 def get_config(variant: str = "paper") -> ConfigDict:
-    if variant not in PRESETS:
-        raise ValueError(f"configs/idm.py has no variant {variant!r}; choose one of {', '.join(PRESETS)}")
-    base = runpy.run_path(str(Path(__file__).with_name("base.py")))["get_config"]
-    config = base("idm", f"runs/idm-{variant}")
+    base = runpy.run_path(str(Path(__file__).with_name("base.py")))
+    size, layout = base["split_variant"]("idm.py", variant, PRESETS, MACHINES)
+    config = base["get_config"]("idm", f"runs/idm-{size}")
 
     config.model = ConfigDict()
     # Size of the model, from vpt_jax/models/presets.py.
-    config.model.preset = PRESETS[variant]
+    config.model.preset = PRESETS[size]
     # Divides the logits; 4 for the released model.
     config.model.temperature = 1.0
     # Use the last dense layer; the released weights were trained to be used without it (vpt_jax/models/idm.py).
@@ -41,6 +49,8 @@ def get_config(variant: str = "paper") -> ConfigDict:
     config.data.valid = "data/contractor"
     # Windows of a step, over all hosts (paper: 128).
     config.data.batch = 128
+    # Parts that a step works through one after the other, for less memory: its gradient is the same.
+    config.data.parts = 1
     # Held-out windows evaluated at a time.
     config.data.valid_batch = 64
     # Frames of a window (paper: 128), drawn at random places.
@@ -70,10 +80,13 @@ def get_config(variant: str = "paper") -> ConfigDict:
 
     # Passes over the training data (paper: 20).
     config.epochs = 20.0
-    return _demo(config) if variant == "demo" else config
+    if size == "demo":
+        _demo(config)
+    config.update_from_flattened_dict(layout)
+    return config
 
 
-def _demo(config: ConfigDict) -> ConfigDict:
+def _demo(config: ConfigDict) -> None:
     """Minutes on two cores instead of days on a cluster; what differs is set here."""
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
     config.model.remat = False
@@ -90,4 +103,3 @@ def _demo(config: ConfigDict) -> ConfigDict:
     config.evaluate_every = 275
     config.save_every = 50
     config.checkpoint.keep_every_hours = 0.0
-    return config

@@ -9,63 +9,47 @@ saves and exits with 0. On several hosts, or in several processes of one, start 
 """
 
 import json
+import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, nullcontext
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vpt_jax import command_line, parallel
-from vpt_jax.baselines import FactoredMarginal, Marginal, idm_baselines, policy_baselines
+from vpt_jax.baselines import idm_baselines, policy_baselines
 from vpt_jax.checkpoints import Checkpoints, SettingsChangedError
+from vpt_jax.cost import CHIPS
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.dataset import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
 from vpt_jax.evaluation import evaluator
-from vpt_jax.models.presets import DTYPES, IDMS, POLICIES, make_idm, make_policy
 from vpt_jax.report.training import write_report
 from vpt_jax.training import loop
-from vpt_jax.training.behavioural_cloning import cloning
-from vpt_jax.training.inverse_dynamics import inverse_dynamics
-from vpt_jax.training.metrics_log import MetricsLog, Progress, read_metrics
+from vpt_jax.training.goodput import Goodput
+from vpt_jax.training.metrics_log import MetricsLog, Progress, Work, read_metrics
 from vpt_jax.training.objective import Objective
-from vpt_jax.training.optimizers import OPTIMIZERS, linear_schedule
-from vpt_jax.training.state import TrainState, initial_state, train_step
+from vpt_jax.training.profiling import profiled
+from vpt_jax.training.setup import KINDS, ConfigError, check, make_mesh, make_setup, training_flops
+from vpt_jax.training.state import TrainState
 from vpt_jax.workers import locked
 
 
-class ConfigError(ValueError):
-    """A field of the config has a value that cannot be; the message says which values can."""
-
-
 class Stage(NamedTuple):
-    """What `config.stage` chooses."""
+    """What `config.stage` chooses, as far as data go; the rest is in `setup.KINDS`."""
 
-    presets: Mapping[str, Any]  # sizes of the model
     stream: type[Stream]
     baselines: Callable[[Stream, Stream], dict[str, dict[str, float]]]
-    objective: Callable[[ConfigDict, Stream], Objective]
     views: tuple[str, ...]  # of the evaluation
 
 
-def cloning_objective(config: ConfigDict, data: Stream) -> Objective:
-    return cloning(make_policy(config.model), data.frame_shape, Marginal.of(data))
-
-
-def inverse_dynamics_objective(config: ConfigDict, data: Stream) -> Objective:
-    idm, marginal = make_idm(config.model), FactoredMarginal.of(data)
-    return inverse_dynamics(idm, data.frame_shape, marginal, config.data.augment, config.data.mirror)
-
-
 STAGES = {
-    "policy": Stage(POLICIES, Stream, policy_baselines, cloning_objective, ("valid",)),
-    "idm": Stage(IDMS, WindowStream, idm_baselines, inverse_dynamics_objective, ("valid", "acting")),
+    "policy": Stage(Stream, policy_baselines, ("valid",)),
+    "idm": Stage(WindowStream, idm_baselines, ("valid", "acting")),
 }
 
 
@@ -77,9 +61,12 @@ def main(config: ConfigDict) -> None:
 
 
 def train(config: ConfigDict) -> None:
+    began = time.monotonic()
+
     # The machines
     mesh = make_mesh(config)
     check(config, mesh)
+    check_run(config)
     stage = STAGES[config.stage]
     say(f"{jax.process_count()} process(es), {jax.device_count()} x {jax.devices()[0].device_kind}, {dict(mesh.shape)}")
 
@@ -94,39 +81,46 @@ def train(config: ConfigDict) -> None:
     )
 
     # The model, and where its tensors lie
-    objective = stage.objective(config, train_data)
-    optimizer = make_optimizer(config, steps)
-    init = partial(make_state, objective, optimizer, config.data.batch, config.seed)
-    shapes = jax.eval_shape(init)
-    shardings = parallel.tree_shardings(shapes, mesh, parallel.RULES[config.sharding])
+    marginal = KINDS[config.stage].marginal.of(train_data)
+    setup = make_setup(config, mesh, train_data.frame_shape, marginal, steps)
     workdir = Path(config.workdir)
-    say(f"{count(shapes.params):,} parameters; where each lies: {workdir / 'sharding.txt'}; compiling ...")
+    say(f"{count(setup.shapes.params):,} parameters; where each lies: {workdir / 'sharding.txt'}; compiling ...")
 
     with jax.set_mesh(mesh):
         # Resume the newest checkpoint of this run, or begin
         checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, facts=facts_of(config, train_data))
-        state = resume(checkpoints, shapes, shardings) or jax.jit(init, out_shardings=shardings)()
-        note_settings(workdir, config, parallel.sharding_table(shapes, shardings))
+        state = resume(checkpoints, setup.shapes, setup.shardings) or setup.init()
+        note_settings(workdir, config, parallel.sharding_table(setup.shapes, setup.shardings))
 
         # Train
         start, quiet = int(state.step), jax.process_index() > 0
-        step = partial(train_step, objective.loss, optimizer)
         with closing(placed_batches(config, train_data, mesh, start, steps)) as train_batches:
             state = loop.run(
                 state,
                 schedule=loop.Schedule(steps, config.log_every, config.evaluate_every, config.save_every),
-                train_step=jax.jit(step, out_shardings=(shardings, None), donate_argnums=0),
+                train_step=profiled(setup.step, config.profile) if config.profile else setup.step,
                 batches=train_batches,
-                evaluate=make_evaluator(config, objective, valid_data, mesh, baselines),
+                evaluate=make_evaluator(config, setup.objective, valid_data, mesh, baselines),
                 episodes=train_data.episodes,
                 checkpoints=checkpoints,
                 log=MetricsLog(workdir, start, quiet),
-                progress=Progress(start, steps, config.data.batch * config.data.length, quiet),
+                progress=Progress(start, steps, work_of(config, train_data), quiet),
+                goodput=Goodput(workdir, start, began, quiet),
             )
 
     # Look at it
     if config.report and int(state.step) == steps and jax.process_count() == 1:
-        report(config, objective, state, train_data, valid_data, baselines)
+        report(config, setup.objective, state, train_data, valid_data, baselines)
+
+
+def work_of(config: ConfigDict, data: Stream) -> Work:
+    chip = CHIPS.get(jax.devices()[0].device_kind)
+    return Work(
+        frames=config.data.batch * config.data.length,
+        flops=training_flops(config, data.frame_shape),
+        devices=jax.device_count(),
+        peak=chip.flops if chip else 0.0,
+    )
 
 
 def say(text: str) -> None:
@@ -135,38 +129,16 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def check(config: ConfigDict, mesh: Mesh) -> None:
-    """Find what would fail later, before any data are made."""
-    if config.stage not in STAGES:
-        raise ConfigError(f"config.stage is {config.stage!r}; choose one of {', '.join(STAGES)}")
-    choices = {
-        "model.preset": STAGES[config.stage].presets,
-        "model.dtype": DTYPES,
-        "data.nulls": NULL_RULES,
-        "optimizer.name": OPTIMIZERS,
-        "sharding": parallel.RULES,
-    }
-    for field, table in choices.items():
-        if (name := attrgetter(field)(config)) not in table:
-            raise ConfigError(f"config.{field} is {name!r}; choose one of {', '.join(table)}")
-    for field in ("data.batch", "data.valid_batch", "data.length", "log_every", "evaluate_every", "save_every"):
-        if attrgetter(field)(config) < 1:
+def check_run(config: ConfigDict) -> None:
+    """Find what would fail later, besides what the step needs."""
+    if config.data.nulls not in NULL_RULES:
+        raise ConfigError(f"config.data.nulls is {config.data.nulls!r}; choose one of {', '.join(NULL_RULES)}")
+    for field in ("log_every", "evaluate_every", "save_every"):
+        if config[field] < 1:
             raise ConfigError(f"config.{field} must be 1 or more")
-    for field in ("data.workers", "data.minutes", "steps", "epochs", "optimizer.warmup_steps"):
-        if attrgetter(field)(config) < 0:
-            raise ConfigError(f"config.{field} must not be negative")
-    for field in ("data.batch", "data.valid_batch"):
-        try:
-            parallel.local_rows(mesh, attrgetter(field)(config))
-        except ValueError as error:
-            raise ConfigError(f"config.{field}: {error}") from error
-
-
-def make_mesh(config: ConfigDict) -> Mesh:
-    try:
-        return parallel.make_mesh(**config.mesh)
-    except ValueError as error:
-        raise ConfigError(f"config.mesh: {error}") from error
+    for field in ("workers", "minutes"):
+        if config.data[field] < 0:
+            raise ConfigError(f"config.data.{field} must not be negative")
 
 
 def open_stream(config: ConfigDict, dataset: str, split: str, rows: int) -> Stream:
@@ -202,17 +174,6 @@ def placed_batches(config: ConfigDict, stream: Stream, mesh: Mesh, start: int, s
     with closing(batches(stream, rows, start, stop, config.data.workers)) as here:
         for batch in here:
             yield parallel.global_batch(batch, mesh, stream.settings.batch)
-
-
-def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
-    schedule = linear_schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, steps)
-    return OPTIMIZERS[config.optimizer.name](schedule, config.optimizer.weight_decay, config.optimizer.clip_norm)
-
-
-def make_state(objective: Objective, optimizer: optax.GradientTransformation, rows: int, seed: int) -> TrainState:
-    """The state before the first step; compiled as a whole, so that every tensor is made where it is to lie."""
-    rng, init_rng = jax.random.split(jax.random.PRNGKey(seed))
-    return initial_state(objective.init(init_rng), optimizer, objective.initial_memory(rows), rng)
 
 
 def resume(checkpoints: Checkpoints, shapes: TrainState, shardings: TrainState) -> TrainState | None:

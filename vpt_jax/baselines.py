@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from vpt_jax.actions import (
+    BUTTONS,
     CAMERA,
     CLASS_HAS_CAMERA,
     NULL_CAMERA_CLASS,
@@ -33,6 +34,11 @@ class Marginal(NamedTuple):
 
     buttons: Float[np.ndarray, " button_classes"]
     camera: Float[np.ndarray, " camera_classes"]
+
+    @classmethod
+    def uniform(cls) -> "Marginal":
+        """All classes alike: for what does not depend on the data."""
+        return cls(*(np.full(classes, 1 / classes) for classes in (NUM_BUTTON_CLASSES, NUM_CAMERA_CLASSES)))
 
     @classmethod
     def of(cls, stream: "Stream") -> "Marginal":
@@ -62,6 +68,11 @@ class FactoredMarginal(NamedTuple):
 
     buttons: Float[np.ndarray, "20 2"]  # up, down
     camera: Float[np.ndarray, "2 bins"]
+
+    @classmethod
+    def uniform(cls) -> "FactoredMarginal":
+        """All classes alike: for what does not depend on the data."""
+        return cls(np.full((len(BUTTONS), 2), 1 / 2), np.full((2, CAMERA.num_bins), 1 / CAMERA.num_bins))
 
     @classmethod
     def of(cls, stream: "Stream") -> "FactoredMarginal":

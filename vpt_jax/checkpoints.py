@@ -82,6 +82,10 @@ class Checkpoints:
                 "Give the old settings to resume it, or another --config.workdir to start anew."
             )
 
+    def wait(self) -> None:
+        """Returns when all that was saved is on disk."""
+        self._manager.wait_until_finished()
+
     def close(self) -> None:
         """Returns when all that was saved is on disk."""
         self._manager.close()

@@ -39,24 +39,30 @@ RULES: dict[str, Rules] = {
 
 
 def start_processes(coordinator: str, num_processes: int, process_id: int) -> None:
-    """Joins the other processes of a job, if `coordinator` (`host:port` of process 0) is given."""
-    if coordinator:
+    """Joins the other processes of a job, if `coordinator` (`host:port` of process 0) is given.
+
+    With "auto" JAX finds them, and how many they are: on TPU pods, and under Slurm and Kubernetes.
+    """
+    if coordinator == "auto":
+        jax.distributed.initialize()
+    elif coordinator:
         jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh over all devices of all hosts; one size may be -1, which takes what the others leave."""
-    sizes, devices = [data, fsdp, tensor], jax.device_count()
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over devices (default: all of all hosts); one size may be -1, which takes what the others leave."""
+    devices = jax.devices() if devices is None else devices
+    sizes = [data, fsdp, tensor]
     if -1 in sizes:
         rest = -int(np.prod(sizes))
-        sizes[sizes.index(-1)] = devices // rest if rest > 0 else 0
-    if min(sizes) < 1 or np.prod(sizes) != devices:
+        sizes[sizes.index(-1)] = len(devices) // rest if rest > 0 else 0
+    if min(sizes) < 1 or np.prod(sizes) != len(devices):
         asked = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, (data, fsdp, tensor), strict=True))
         raise ValueError(
-            f"a mesh of {asked} does not fit {devices} devices: the product of the sizes must be {devices}"
+            f"a mesh of {asked} does not fit {len(devices)} devices: the product of the sizes must be {len(devices)}"
         )
     # GSPMD decides where activations lie; with JAX's default, Explicit, every operation would have to say so.
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def tree_shardings(shapes: Any, mesh: Mesh, rules: Rules) -> Any:

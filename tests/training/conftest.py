@@ -26,8 +26,8 @@ class Launcher:
             "--config.evaluate_every=5", "--config.save_every=4", "--config.report=False",
         ]  # fmt: skip
 
-    def start(self, workdir, *flags, devices=1, bare=False):
-        """Starts a run; `bare`: with no other flags than these."""
+    def start(self, workdir, *flags, devices=1, processes=1, bare=False):
+        """Starts a run of so many processes, of so many devices each; `bare`: with no other flags than these."""
         environment = os.environ | {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "JAX_PLATFORMS": "cpu",
@@ -35,7 +35,8 @@ class Launcher:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         flags = [*([] if bare else self.flags), *flags, f"--config.workdir={workdir}"]
-        command = [sys.executable, "launch/train.py", *flags]
+        starter = ["launch/pods/local.py", f"--processes={processes}", "--"] if processes > 1 else []
+        command = [sys.executable, *starter, "launch/train.py", *flags]
         return subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True,

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 from functools import partial
 
 import jax
@@ -40,17 +39,6 @@ def mesh_flags(sizes):
     return [f"--config.mesh.{axis}={size}" for axis, size in zip(("data", "fsdp", "tensor"), sizes, strict=True)]
 
 
-def start_two(launcher, workdir, sizes, *flags):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = [f"--config.distributed.coordinator=127.0.0.1:{port}", "--config.distributed.num_processes=2"]
-    return [
-        launcher.start(workdir, *mesh_flags(sizes), *shared, f"--config.distributed.process_id={i}", *flags, devices=4)
-        for i in range(2)
-    ]
-
-
 @pytest.mark.parametrize("mesh", [pytest.param("8,1,1", marks=SLOW), "2,4,1", "2,2,2"])
 def test_eight_devices_compute_what_one_does(launcher, undisturbed, tmp_path, mesh):
     launcher.run(tmp_path, *mesh_flags(MESHES[mesh]), devices=8)
@@ -82,21 +70,31 @@ def test_an_inverse_dynamics_step_computes_the_same_on_any_mesh(dataset_dir):
     np.testing.assert_allclose(two_steps(2, 2, 2), two_steps(1, 1, 1), rtol=1e-5)
 
 
-def test_two_processes_and_a_move_to_another_mesh(launcher, undisturbed, tmp_path):
-    processes = start_two(launcher, tmp_path, (2, 2, 2))
-    wait_until(lambda: (tmp_path / "metrics.jsonl").exists() and len(figures(tmp_path)) >= 2, processes[0])
-    for process in processes:  # as a scheduler stops a job
-        process.send_signal(signal.SIGTERM)
-    outputs = [launcher.finish(process) for process in processes]
-    assert "asked to stop: saving step" in outputs[0]
+def stop_after_two_steps(launcher, process, workdir):
+    """As a scheduler stops a job."""
+    wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(figures(workdir)) >= 2, process)
+    process.send_signal(signal.SIGTERM)
+    assert "asked to stop: saving step" in launcher.finish(process)
 
+
+def test_two_processes_and_a_move_to_another_mesh(launcher, undisturbed, tmp_path):
+    job = launcher.start(tmp_path, *mesh_flags((2, 2, 2)), processes=2, devices=4)
+    stop_after_two_steps(launcher, job, tmp_path)
     output = launcher.run(tmp_path, *mesh_flags((2, 4, 1)), devices=8)
     assert "resumed from step" in output
     assert_same_training(tmp_path, undisturbed)
 
 
 @pytest.mark.slow  # the test above runs two processes too
-def test_two_processes_of_four_devices(launcher, undisturbed, tmp_path):
-    for process in start_two(launcher, tmp_path, (2, 4, 1)):
-        launcher.finish(process)
+def test_four_processes_and_then_two(launcher, undisturbed, tmp_path):
+    job = launcher.start(tmp_path, *mesh_flags((2, 4, 1)), processes=4, devices=2)
+    stop_after_two_steps(launcher, job, tmp_path)
+    assert "resumed from step" in launcher.run(tmp_path, *mesh_flags((2, 4, 1)), processes=2, devices=4)
+    assert_same_training(tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_compute_what_one_does(launcher, undisturbed, tmp_path, processes):
+    launcher.run(tmp_path, *mesh_flags((2, 4, 1)), processes=processes, devices=8 // processes)
     assert_same_training(tmp_path, undisturbed)

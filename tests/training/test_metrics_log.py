@@ -2,7 +2,7 @@
 
 import pytest
 
-from vpt_jax.training.metrics_log import MetricsLog, Progress, read_metrics
+from vpt_jax.training.metrics_log import MetricsLog, Progress, Work, read_metrics
 
 
 def write(workdir, start, steps, quiet=False):
@@ -24,7 +24,7 @@ def test_what_came_after_the_checkpoint_is_taken_back(tmp_path):
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_progress_in_lines_where_there_is_no_terminal(capsys, quiet):
-    progress = Progress(2, 4, frames_per_step=100, quiet=quiet, seconds=0.0)
+    progress = Progress(2, 4, Work(frames=100), quiet=quiet, seconds=0.0)
     assert progress.step(3, 1.5) == {}  # compiling
     speeds = progress.step(4, 1.25)
     progress.evaluated(4, {"valid/nll": 1.5, "valid/frames": 7, "marginal/nll": 2.0}, seconds=0.1)
@@ -37,3 +37,13 @@ def test_progress_in_lines_where_there_is_no_terminal(capsys, quiet):
     else:
         assert shown.startswith("step 3/4  loss 1.500  after 0 s, most of it compiling\nstep 4/4  loss 1.250  ")
         assert shown.endswith("00:00:00 left\nstep 4  held-out loss: valid 1.500, marginal 2.000\n")
+
+
+def test_speeds_by_hand():
+    work = Work(frames=100, flops=3e6, devices=4, peak=1e9)
+    speeds = work.speeds(2.0)
+    assert speeds == {
+        "speed/frames_per_second": 200, "speed/frames_per_second_per_device": 50, "speed/mfu": pytest.approx(0.15)
+    }  # fmt: skip
+    assert work.show(speeds) == "200 frames/s, 50 a device, MFU 15.0%"
+    assert Work(frames=100).show(Work(frames=100).speeds(2.0)) == "200 frames/s"

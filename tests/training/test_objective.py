@@ -121,3 +121,24 @@ def test_train_step_carries_memory_without_gradient_and_counts():
     assert float(figures["gradient_norm"]) == 1.0
     assert float(figures["noise"]) != float(more["noise"])
     assert float(step(state, jnp.array(1.0))[1]["noise"]) == float(figures["noise"])
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_step_in_parts_is_the_step_of_all_rows(parts):
+    rng = np.random.default_rng(0)
+    valid = rng.random((8, 3)) < 0.6
+    rows = Batch(
+        rng.integers(0, 256, (8, 3, 8, 8, 3), np.uint8), rng.integers(0, 2, (8, 3, 20), np.uint8),
+        rng.normal(0, 4, (8, 3, 2)).astype(np.float32), np.zeros((8, 3), bool), valid,
+    )  # fmt: skip
+    policy = Policy(widths=(8, 8, 8), features=32, heads=2, layers=1, memory_length=4)
+    objective = cloning(policy, (8, 8, 3), Marginal.fit(joint_from_raw(rows.buttons[0], rows.camera[0])))
+    memory = jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape)).astype(leaf.dtype), policy.initial_memory(8))
+    state = initial_state(objective.init(jax.random.key(0)), optax.sgd(0.1), memory, jax.random.PRNGKey(0))
+    whole, figures = jax.jit(partial(train_step, objective.loss, optax.sgd(0.1)))(state, rows)
+    by_parts, same = jax.jit(partial(train_step, objective.loss, optax.sgd(0.1), parts=parts))(state, rows)
+    assert int(same["valid_frames"]) == valid.sum()
+    for name in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(same[name], figures[name], rtol=1e-5)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), by_parts.params, whole.params)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), by_parts.memory, whole.memory)

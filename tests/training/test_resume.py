@@ -1,5 +1,6 @@
 """Killed, stopped, or undisturbed: the same parameters, optimiser state and metrics, to the last bit."""
 
+import json
 import os
 import shutil
 import signal
@@ -65,7 +66,10 @@ def test_sigterm_saves_and_exits_with_0(launcher, undisturbed, tmp_path):
     assert "asked to stop: saving step" in launcher.finish(process)
     saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert saved < 10
-    assert f"resumed from step {saved}" in launcher.run(tmp_path, "--config.data.workers=0")
+    output = launcher.run(tmp_path, "--config.data.workers=0")
+    assert f"resumed from step {saved}" in output
+    assert "in 2 starts: " in output
+    assert json.loads((tmp_path / "goodput.json").read_text())["step"] == 10
     assert_same_run(tmp_path, undisturbed)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vpt_jax.checkpoints import Checkpoints
+from vpt_jax.training.goodput import Goodput
 from vpt_jax.training.metrics_log import MetricsLog, Progress
 from vpt_jax.training.state import Metrics, TrainState
 
@@ -75,6 +76,7 @@ def run(
     checkpoints: Checkpoints,
     log: MetricsLog,
     progress: Progress,
+    goodput: Goodput,
 ) -> TrainState:
     """Trains from `state.step` to the end of the schedule, or until told to stop.
 
@@ -89,29 +91,42 @@ def run(
         nonlocal before
         if before is not None:
             _report(*before, schedule, episodes, log, progress)
+            if schedule.is_due(schedule.log_every, before[0]):
+                log.show(before[0], goodput.note(before[0]))
         before = None
 
     with StopSignal() as stop, closing(checkpoints), closing(progress), closing(log):
         for step in range(int(state.step) + 1, schedule.steps + 1):
             asked = time.monotonic()
-            batch = next(batches)
+            with goodput.spent("input"):
+                batch = next(batches)
             progress.waited(time.monotonic() - asked)
-            state, metrics = train_step(state, batch)
-            settle()
+            with goodput.spent("step"):
+                state, metrics = train_step(state, batch)
+                settle()
             before = step, metrics
             stopping = stop(step)
-            if schedule.is_due(schedule.evaluate_every, step):
-                settle()
+            evaluating = schedule.is_due(schedule.evaluate_every, step)
+            saving = stopping or schedule.is_due(schedule.save_every, step)
+            if evaluating or saving:
+                with goodput.spent("step"):
+                    settle()
+            if evaluating:
                 began = time.monotonic()
-                figures = evaluate(state.params)
+                with goodput.spent("evaluation"):
+                    figures = evaluate(state.params)
                 log.write(step, figures)
                 progress.evaluated(step, figures, time.monotonic() - began)
-            if stopping or schedule.is_due(schedule.save_every, step):
-                settle()
-                checkpoints.save(state, step)
+            if saving:
+                with goodput.spent("checkpoint"):
+                    checkpoints.save(state, step)
             if stopping:
                 progress.say(f"asked to stop: saving step {step}; the same command goes on from there")
                 break
+        with goodput.spent("checkpoint"):
+            checkpoints.wait()
+        goodput.note(int(state.step))
+        progress.say(str(goodput))
     return state
 
 

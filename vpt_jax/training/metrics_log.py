@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -61,14 +61,38 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+class Work(NamedTuple):
+    """What a step does, and what the machines could do."""
+
+    frames: int  # of a step
+    flops: float = 0.0  # of training on a frame, by the formula in models/flops.py
+    devices: int = 1
+    peak: float = 0.0  # operations a second of a device; 0: unknown
+
+    def speeds(self, steps_per_second: float) -> dict[str, float]:
+        """Frames per second, and the share of the machines' peak that the model's arithmetic takes (MFU)."""
+        frames = steps_per_second * self.frames
+        speeds = {"speed/frames_per_second": frames, "speed/frames_per_second_per_device": frames / self.devices}
+        if self.peak:
+            speeds["speed/mfu"] = frames * self.flops / (self.devices * self.peak)
+        return speeds
+
+    def show(self, speeds: dict[str, float]) -> str:
+        """The same in words."""
+        shown = f"{speeds['speed/frames_per_second']:.0f} frames/s"
+        if self.devices > 1:
+            shown += f", {speeds['speed/frames_per_second_per_device']:.0f} a device"
+        return shown + (f", MFU {speeds['speed/mfu']:.1%}" if self.peak else "")
+
+
 class Progress:
     """Frames per second, the share of time spent waiting for input, and the time left.
 
     A bar on a terminal, a line every `seconds` elsewhere; silent on all hosts but the first.
     """
 
-    def __init__(self, start: int, stop: int, frames_per_step: int, quiet: bool, seconds: float = 10.0) -> None:
-        self._stop, self._frames, self._quiet, self._seconds = stop, frames_per_step, quiet, seconds
+    def __init__(self, start: int, stop: int, work: Work, quiet: bool, seconds: float = 10.0) -> None:
+        self._stop, self._work, self._quiet, self._seconds = stop, work, quiet, seconds
         self._bar = tqdm(initial=start, total=stop, unit="step", disable=quiet or not sys.stderr.isatty())
         self._start, self._mark, self._waited = start, (start, time.monotonic()), 0.0
 
@@ -88,20 +112,17 @@ class Progress:
         if elapsed < self._seconds and step < self._stop:
             return {}
         rate = (step - then_step) / elapsed
-        speeds = {"speed/frames_per_second": rate * self._frames, "speed/input_wait": self._waited / elapsed}
+        speeds = self._work.speeds(rate) | {"speed/input_wait": self._waited / elapsed}
         self._report(step, loss, rate, speeds)
         self._mark, self._waited = (step, time.monotonic()), 0.0
         return speeds
 
     def _report(self, step: int, loss: float, rate: float, speeds: dict[str, float]) -> None:
-        frames, wait = speeds["speed/frames_per_second"], speeds["speed/input_wait"]
-        self._bar.set_postfix_str(f"loss {loss:.3f}, {frames:.0f} frames/s, {wait:.0%} waiting for input")
+        speed, wait = self._work.show(speeds), speeds["speed/input_wait"]
+        self._bar.set_postfix_str(f"loss {loss:.3f}, {speed}, {wait:.0%} waiting for input")
         if not self._quiet and self._bar.disable:
             left = time.strftime("%H:%M:%S", time.gmtime((self._stop - step) / rate)) if rate else "?"
-            self.say(
-                f"step {step}/{self._stop}  loss {loss:.3f}  {frames:.0f} frames/s  "
-                f"{wait:.0%} waiting for input  {left} left"
-            )
+            self.say(f"step {step}/{self._stop}  loss {loss:.3f}  {speed}  {wait:.0%} waiting for input  {left} left")
 
     def evaluated(self, step: int, figures: dict[str, float], seconds: float) -> None:
         """Shows the losses on held-out data, the baselines' too: all figures called `NAME/nll`.

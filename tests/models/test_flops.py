@@ -1,0 +1,34 @@
+"""The formulas against XLA's count of the forward pass."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vpt_jax.models.flops import idm_flops, policy_flops
+from vpt_jax.models.idm import InverseDynamicsModel
+from vpt_jax.models.policy import Policy
+from vpt_jax.models.presets import IDMS, POLICIES
+
+
+def counted(module, *inputs):
+    """XLA's count, of the program as it is before the compiler changes it."""
+    params = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    return jax.jit(module.apply).lower(params, *inputs).cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize(("preset", "length"), [("1x", 128), ("1x", 16), ("3x", 16)])
+def test_policy(preset, length):
+    policy = Policy(**POLICIES[preset])
+    frames = jax.ShapeDtypeStruct((1, length, 128, 128, 3), jnp.uint8)
+    first, memory = jax.ShapeDtypeStruct((1, length), bool), jax.eval_shape(lambda: policy.initial_memory(1))
+    # XLA counts norms, ReLUs and softmax too: about a hundredth.
+    assert counted(policy, frames, first, memory) / length == pytest.approx(
+        policy_flops(policy, 128, 128, length), rel=0.01
+    )
+
+
+@pytest.mark.parametrize("length", [16, 128])
+def test_idm(length):
+    idm = InverseDynamicsModel(**IDMS["paper"])
+    frames = jax.ShapeDtypeStruct((1, length, 128, 128, 3), jnp.uint8)
+    assert counted(idm, frames) / length == pytest.approx(idm_flops(idm, 128, 128, length), rel=0.01)

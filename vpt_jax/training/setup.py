@@ -1,0 +1,169 @@
+"""What the fields of a training config make: objective, optimizer, state, and the step that is compiled.
+
+`launch/train.py` runs it and `launch/compile.py` compiles it for machines that are not there, so both are of the very
+same step. Needs no data: what a step depends on of a dataset is the shape of its frames and the actions' frequencies.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jax.stages import Wrapped
+
+from vpt_jax import parallel
+from vpt_jax.actions import BUTTONS
+from vpt_jax.baselines import FactoredMarginal, Marginal
+from vpt_jax.data.batch import Batch
+from vpt_jax.models.flops import TRAINING, idm_flops, policy_flops
+from vpt_jax.models.presets import DTYPES, IDMS, POLICIES, make_idm, make_policy
+from vpt_jax.training.behavioural_cloning import cloning
+from vpt_jax.training.inverse_dynamics import inverse_dynamics
+from vpt_jax.training.objective import Objective
+from vpt_jax.training.optimizers import OPTIMIZERS, linear_schedule
+from vpt_jax.training.state import TrainState, initial_state, train_step
+
+FrameShape = tuple[int, ...]
+
+
+class ConfigError(ValueError):
+    """A field of the config has a value that cannot be; the message says which values can."""
+
+
+class Kind(NamedTuple):
+    """What `config.stage` chooses, as far as the step goes."""
+
+    presets: Mapping[str, Any]  # sizes of the model
+    marginal: type[Marginal] | type[FactoredMarginal]
+    objective: Callable[[Any, FrameShape, Any], Objective]
+    flops: Callable[[Any, FrameShape], float]  # of a forward pass, per frame
+
+
+def _cloning(config: Any, frame_shape: FrameShape, marginal: Marginal) -> Objective:
+    return cloning(make_policy(config.model), frame_shape, marginal)
+
+
+def _inverse_dynamics(config: Any, frame_shape: FrameShape, marginal: FactoredMarginal) -> Objective:
+    return inverse_dynamics(make_idm(config.model), frame_shape, marginal, config.data.augment, config.data.mirror)
+
+
+def _policy_flops(config: Any, frame_shape: FrameShape) -> float:
+    height, width, _ = frame_shape
+    return policy_flops(make_policy(config.model), height, width, config.data.length)
+
+
+def _idm_flops(config: Any, frame_shape: FrameShape) -> float:
+    height, width, _ = frame_shape
+    return idm_flops(make_idm(config.model), height, width, config.data.length)
+
+
+KINDS = {
+    "policy": Kind(POLICIES, Marginal, _cloning, _policy_flops),
+    "idm": Kind(IDMS, FactoredMarginal, _inverse_dynamics, _idm_flops),
+}
+
+
+class Setup(NamedTuple):
+    """Everything about a training run but its data."""
+
+    objective: Objective
+    init: Callable[[], TrainState]  # compiled as a whole, it makes every tensor where it is to lie
+    shapes: TrainState
+    shardings: TrainState
+    step: Wrapped  # a state, whose memory it takes over, and a batch to the next state and metrics
+
+
+def check(config: Any, mesh: Mesh) -> None:
+    """Find what would fail later, or be something else than was meant.
+
+    Raises:
+      ConfigError: names the field and the values that it can have.
+    """
+    if config.stage not in KINDS:
+        raise ConfigError(f"config.stage is {config.stage!r}; choose one of {', '.join(KINDS)}")
+    choices = {
+        "model.preset": KINDS[config.stage].presets,
+        "model.dtype": DTYPES,
+        "optimizer.name": OPTIMIZERS,
+        "sharding": parallel.RULES,
+    }
+    for field, table in choices.items():
+        if (name := attrgetter(field)(config)) not in table:
+            raise ConfigError(f"config.{field} is {name!r}; choose one of {', '.join(table)}")
+    for field in ("data.batch", "data.valid_batch", "data.length", "data.parts"):
+        if attrgetter(field)(config) < 1:
+            raise ConfigError(f"config.{field} must be 1 or more")
+    for field in ("steps", "epochs", "optimizer.warmup_steps"):
+        if attrgetter(field)(config) < 0:
+            raise ConfigError(f"config.{field} must not be negative")
+    for field in ("data.batch", "data.valid_batch"):
+        try:
+            parallel.local_rows(mesh, attrgetter(field)(config))
+        except ValueError as error:
+            raise ConfigError(f"config.{field}: {error}") from error
+    rows = config.data.batch // (mesh.shape["data"] * mesh.shape["fsdp"])
+    if rows % config.data.parts:
+        raise ConfigError(f"config.data.parts is {config.data.parts}, and must divide the {rows} rows of a device")
+
+
+def make_mesh(config: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of `config.mesh` over devices (default: all of all hosts); raises `ConfigError` if it does not fit."""
+    try:
+        return parallel.make_mesh(**config.mesh, devices=devices)
+    except ValueError as error:
+        raise ConfigError(f"config.mesh: {error}") from error
+
+
+def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, steps: int) -> Setup:
+    """The run that a config describes, on a mesh.
+
+    Args:
+      config: fields as in configs/foundation.py or configs/idm.py.
+      frame_shape: height, width and channels.
+      marginal: how frequent the actions are, of the kind that `KINDS` names.
+      steps: of the whole run, for the schedule of the learning rate.
+    """
+    objective = KINDS[config.stage].objective(config, frame_shape, marginal)
+    optimizer = make_optimizer(config, steps)
+    init = partial(_make_state, objective, optimizer, config.data.batch, config.seed)
+    shapes = jax.eval_shape(init)
+    shardings = parallel.tree_shardings(shapes, mesh, parallel.RULES[config.sharding])
+    update = partial(train_step, objective.loss, optimizer, parts=config.data.parts)
+    step = jax.jit(update, out_shardings=(shardings, None), donate_argnums=0)
+    return Setup(objective, jax.jit(init, out_shardings=shardings), shapes, shardings, step)
+
+
+def batch_shapes(config: Any, mesh: Mesh, frame_shape: FrameShape) -> Batch:
+    """Shapes of a global batch, and how it lies."""
+
+    def shape(dtype: type, *dimensions: int) -> Any:
+        whole = config.data.batch, config.data.length, *dimensions
+        return jax.ShapeDtypeStruct(whole, dtype, sharding=parallel.batch_sharding(mesh))
+
+    return Batch(
+        frames=shape(np.uint8, *frame_shape),
+        buttons=shape(np.uint8, len(BUTTONS)),
+        camera=shape(np.float32, 2),
+        first=shape(np.bool_),
+        valid=shape(np.bool_),
+    )
+
+
+def training_flops(config: Any, frame_shape: FrameShape) -> float:
+    """Operations of training on a frame, as MFU counts them: the model's, whatever is computed twice to save memory."""
+    return TRAINING * KINDS[config.stage].flops(config, frame_shape)
+
+
+def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
+    """The optimizer of `config.optimizer`, for a run of so many steps."""
+    schedule = linear_schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, steps)
+    return OPTIMIZERS[config.optimizer.name](schedule, config.optimizer.weight_decay, config.optimizer.clip_norm)
+
+
+def _make_state(objective: Objective, optimizer: optax.GradientTransformation, rows: int, seed: int) -> TrainState:
+    rng, init_rng = jax.random.split(jax.random.PRNGKey(seed))
+    return initial_state(objective.init(init_rng), optimizer, objective.initial_memory(rows), rng)
