@@ -1,0 +1,132 @@
+"""Compile the train step for machines that are not there, and say what it needs of them.
+
+    python launch/compile.py --config=configs/foundation.py:500m --topology=v5e:16x16
+    python launch/compile.py --config=configs/idm.py:paper --topology=v5p:4x4x8 --json
+
+It is the very step of launch/train.py with the same config. Needs the `tpu` extra and no TPU. Prints the memory of a
+chip by kind, arithmetic and traffic of a step, the collectives, and the least time that each resource needs.
+The exit status is 1 where the step does not fit.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the chips are only compiled for
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask a cloud machine what it is
+
+import jax
+from absl import flags
+from jax.experimental import topologies
+from ml_collections import ConfigDict
+
+from vpt_jax import command_line
+from vpt_jax.cost import CHIPS, GIB, Cost, by_kind, cost_of
+from vpt_jax.training.setup import KINDS, ConfigError, batch_shapes, check, make_mesh, make_setup
+
+_TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "TPU type and its shape in chips.")
+_SIZE = flags.DEFINE_integer("size", 128, "Height and width of the frames.")
+_JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of tables.")
+_SPARE = 0.1  # of a chip's memory that should stay free: for evaluation, and what the runtime keeps
+
+
+class CompileError(Exception):
+    """The step cannot be compiled as asked; the message says what to do."""
+
+
+def main(config: ConfigDict) -> None:
+    devices = find_devices(_TOPOLOGY.value)
+    mesh = make_mesh(config, devices)
+    check(config, mesh)
+    frame_shape = _SIZE.value, _SIZE.value, 3
+    steps = config.steps or 1_000_000  # of the learning rate's schedule alone
+    marginal = KINDS[config.stage].marginal.uniform()
+    setup = make_setup(config, mesh, frame_shape, marginal, steps)
+    batch = batch_shapes(config, mesh, frame_shape)
+    state = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        setup.shapes, setup.shardings,
+    )  # fmt: skip
+    began = time.monotonic()
+    with jax.set_mesh(mesh):
+        lowered = setup.step.lower(state, batch)
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            raise CompileError(explain(error)) from error
+    cost = cost_of(compiled, setup.shapes, setup.shardings, batch)
+    result = summary(config, cost, devices, dict(mesh.shape)) | {"compile_seconds": time.monotonic() - began}
+    print(json.dumps(result) if _JSON.value else "\n".join(table(result)))
+    if not result["fits"]:
+        sys.exit(1)
+
+
+def find_devices(topology: str) -> list[Any]:
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except Exception as error:  # whatever libtpu or its absence raises
+        raise CompileError(
+            f"no topology {topology!r} ({str(error).splitlines()[0]}); names are like v5e:16x16, v5p:4x4x8 or v6e:2x2, "
+            'and need libtpu: pip install -c constraints.txt -e ".[tpu]"'
+        ) from error
+
+
+def explain(error: Exception) -> str:
+    """What the compiler says of memory, in a line."""
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" not in text:
+        return f"the compiler failed: {text.splitlines()[0]}"
+    used = re.search(r"Used \S+ of \S+ \w+\. Exceeded \w+ capacity by \S+\.", text)
+    return (
+        f"the step does not fit into a chip's memory. {used[0] if used else text.splitlines()[0]} Lower "
+        "config.data.batch, set config.model.remat, or split more by config.mesh.fsdp"
+    )
+
+
+def summary(config: ConfigDict, cost: Cost, devices: list[Any], mesh: dict[str, int]) -> dict[str, Any]:
+    chip = CHIPS[devices[0].device_kind]
+    seconds = cost.seconds(chip)
+    bound = max(seconds, key=lambda name: seconds[name])
+    frames = config.data.batch * config.data.length
+    return {
+        "topology": _TOPOLOGY.value,
+        "chips": len(devices),
+        "mesh": mesh,
+        "batch": config.data.batch,
+        "memory": cost.memory,
+        "memory_total": cost.total_memory,
+        "memory_of_chip": chip.memory,
+        "memory_spare": 1 - cost.total_memory / chip.memory,
+        "fits": cost.total_memory <= (1 - _SPARE) * chip.memory,
+        "flops": cost.flops,
+        "bytes": cost.bytes,
+        "collectives": by_kind(cost.collectives),
+        "seconds": seconds,
+        "bound": bound,
+        "frames_per_second_at_most": frames / seconds[bound],
+    }
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    lines = [f"{result['topology']}: {result['chips']} chips, mesh {result['mesh']}, batch {result['batch']}", ""]
+    lines += [f"  {kind:<20} {size / GIB:8.3f} GiB" for kind, size in result["memory"].items()]
+    lines += [
+        f"  {'together':<20} {result['memory_total'] / GIB:8.3f} GiB of {result['memory_of_chip'] / GIB:.0f}, "
+        f"{result['memory_spare']:.0%} spare: " + ("fits" if result["fits"] else f"less than {_SPARE:.0%} spare"),
+        "",
+        f"  {result['flops'] / 1e12:.2f} TFLOP and {result['bytes'] / GIB:.1f} GiB of memory traffic a step and chip",
+    ]
+    lines += [f"  {number} x {kind}, {size / GIB:.3f} GiB" for kind, (number, size) in result["collectives"].items()]
+    lines += ["", *(f"  {name:<20} {1000 * taken:8.1f} ms" for name, taken in result["seconds"].items())]
+    lines += [
+        f"  bound by {result['bound']}: at most {result['frames_per_second_at_most']:,.0f} frames/s "
+        f"(compiled in {result['compile_seconds']:.0f} s)"
+    ]
+    return lines
+
+
+if __name__ == "__main__":
+    command_line.run(main, "configs/foundation.py", (CompileError, ConfigError))

@@ -1,0 +1,55 @@
+"""launch/compile.py as a user starts it. What needs a compiler for TPUs is slow, and runs where libtpu is installed."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.compile import explain
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--config=configs/foundation.py:demo", "--size=16", "--topology=v5e:2x2"]
+HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
+
+
+def compile_step(*flags):
+    command = [sys.executable, "launch/compile.py", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_what_the_compiler_says_of_memory_is_told_in_a_line():
+    error = RuntimeError(
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 27.32G of "
+        "15.75G hbm. Exceeded hbm capacity by 11.57G.\n\nTotal hbm usage >= 27.57G:\n    reserved        258.00M"
+    )
+    explained = explain(error)
+    assert "does not fit" in explained
+    assert "Used 27.32G of 15.75G hbm. Exceeded hbm capacity by 11.57G." in explained
+    assert "\n" not in explained
+    assert explain(RuntimeError("INTERNAL: no\nmore")) == "the compiler failed: INTERNAL: no"
+
+
+@pytest.mark.parametrize("topology", ["v9:2x2", "v5e"])
+def test_a_topology_that_is_not_there_is_explained(topology):
+    ended = compile_step(*SMALL[:2], f"--topology={topology}")
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith(f"error: no topology '{topology}'")
+    assert "names are like v5e:16x16" in last
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs the tpu extra")
+def test_a_step_for_tpus_that_are_not_there():
+    ended = compile_step(*SMALL, "--json", "--config.mesh.data=2", "--config.mesh.fsdp=2")
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads(ended.stdout.splitlines()[-1])
+    assert result["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+    assert result["chips"] == 4
+    assert result["memory_total"] == sum(result["memory"].values()) < result["memory_of_chip"]
+    assert min(result["seconds"].values()) > 0
+    assert result["collectives"]
+    assert result["seconds"][result["bound"]] == max(result["seconds"].values())

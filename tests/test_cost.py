@@ -1,0 +1,85 @@
+"""What a compiled step costs: collectives read out of a program, and what meshes do to memory and traffic.
+
+Eight fake devices (tests/conftest.py).
+"""
+
+from math import prod
+
+import jax
+import pytest
+
+from configs import foundation, idm
+from vpt_jax import parallel
+from vpt_jax.cost import Chip, Collective, Cost, by_kind, cost_of, find_collectives
+from vpt_jax.training.setup import KINDS, batch_shapes, make_setup
+
+PROGRAM = """
+%add (x: f32[], y: f32[]) -> f32[] {
+  %all-reduce.1 = f32[128,256]{1,0} all-reduce(%dot), channel_id=1, replica_groups=[1,8]<=[8], to_apply=%add
+  %ar = (f32[10]{0}, bf16[4,4]{1,0}) all-reduce(%a, %b), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  %ags = (bf16[8,16]{1,0}, bf16[64,16]{1,0}) all-gather-start(%c), replica_groups=[1,8]<=[8], dimensions={0}
+  %agd = bf16[64,16]{1,0} all-gather-done(%ags)
+  %rs = f32[2,16]{1,0:T(8,128)} reduce-scatter(%d), replica_groups=[2,4]<=[8], dimensions={0}, to_apply=%add
+  %cp = s32[7]{0} collective-permute(%e), source_target_pairs={{0,1},{1,0}}
+  %fusion = f32[9]{0} fusion(%all-reduce.1), kind=kLoop
+"""
+
+
+def test_collectives_of_a_program():
+    assert list(find_collectives(PROGRAM)) == [
+        Collective("all-reduce", 4 * 128 * 256, 8),
+        Collective("all-reduce", 4 * 10 + 2 * 16, 4),
+        Collective("all-gather", 2 * 64 * 16, 8),
+        Collective("reduce-scatter", 4 * 2 * 16 * 4, 4),
+        Collective("collective-permute", 4 * 7, 2),
+    ]
+    assert by_kind(list(find_collectives(PROGRAM)))["all-reduce"] == (2, 4 * 128 * 256 + 72)
+
+
+def test_roofline_by_hand():
+    collectives = [Collective("all-reduce", 800, 8), Collective("all-gather", 400, 4)]
+    cost = Cost({"parameters": 3, "batch": 4}, flops=6e3, bytes=5e3, collectives=collectives)
+    assert cost.total_memory == 7
+    seconds = cost.seconds(Chip(memory=16, flops=1e3, memory_bandwidth=1e3, network_bandwidth=100))
+    # A ring sends 7/8 of the tensor twice to reduce it, 3/4 of it once to gather.
+    assert seconds == {"arithmetic": 6.0, "memory traffic": 5.0, "network": pytest.approx((1400 + 300) / 100)}
+
+
+def compiled_step(config, sizes, size):
+    config.data.batch, config.data.length = 8, 4
+    config.model.dtype, config.model.remat = "float32", False
+    mesh = parallel.make_mesh(*sizes)
+    setup = make_setup(config, mesh, (size, size, 3), KINDS[config.stage].marginal.uniform(), 10_000)
+    batch = batch_shapes(config, mesh, (size, size, 3))
+    with jax.set_mesh(mesh):
+        compiled = setup.step.lower(setup.shapes, batch).compile()
+    return setup, compiled, cost_of(compiled, setup.shapes, setup.shardings, batch)
+
+
+def size_of(tree):
+    return sum(prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+@pytest.fixture(params=[foundation, idm], ids=["policy", "idm"])
+def config(request):
+    return request.param.get_config("demo")
+
+
+def test_data_parallelism_reduces_the_gradients_and_little_else(config):
+    setup, _, cost = compiled_step(config, (8, 1, 1), 16)
+    parameters = size_of(setup.shapes.params)
+    assert set(by_kind(cost.collectives)) == {"all-reduce"}
+    reduced = by_kind(cost.collectives)["all-reduce"][1]
+    assert 0.95 * parameters < reduced < 1.05 * parameters  # heads and curves without a gradient are left out
+
+
+def test_under_fsdp_no_device_holds_more_than_its_share(config):
+    setup, _, cost = compiled_step(config, (1, 8, 1), 16)
+    for kind, tree in {"parameters": setup.shapes.params, "optimizer": setup.shapes.opt_state}.items():
+        assert cost.memory[kind] < 1.1 * size_of(tree) / 8
+
+
+def test_the_old_state_is_given_back(config):
+    _, compiled, cost = compiled_step(config, (1, 8, 1), 16)
+    held = sum(cost.memory[kind] for kind in ("parameters", "optimizer", "memory carry"))
+    assert compiled.memory_analysis().alias_size_in_bytes >= held

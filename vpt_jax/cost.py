@@ -1,0 +1,148 @@
+"""What a compiled step costs on a device: memory by kind, arithmetic, traffic, collectives, and the time they bound.
+
+Times are a roofline: the least that each resource needs by itself at its peak. A real step takes longer than the
+longest of them, since nothing runs at its peak and not all overlaps.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+from jax.stages import Compiled
+
+from vpt_jax.training.state import TrainState
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """Peak figures of a device, from its maker's data sheet (cloud.google.com/tpu/docs, NVIDIA)."""
+
+    memory: float  # bytes of HBM
+    flops: float  # bfloat16 operations a second, dense
+    memory_bandwidth: float  # bytes a second
+    network_bandwidth: float  # bytes a second to all neighbours together
+
+
+CHIPS = {  # by JAX's name of the kind of device
+    "TPU v5 lite": Chip(16 * GIB, 197e12, 819e9, 200e9),
+    "TPU v5": Chip(95 * GIB, 459e12, 2765e9, 600e9),
+    "TPU v6 lite": Chip(32 * GIB, 918e12, 1640e9, 448e9),
+    "NVIDIA A100-SXM4-80GB": Chip(80 * GIB, 312e12, 2039e9, 300e9),
+    "NVIDIA H100 80GB HBM3": Chip(80 * GIB, 989e12, 3350e9, 450e9),
+    "NVIDIA H200": Chip(141 * GIB, 989e12, 4800e9, 450e9),
+}
+
+_SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4,
+          "s64": 8, "u64": 8, "f64": 8}  # fmt: skip
+_COLLECTIVES = "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"
+# "name = shape kind(operands)": the asynchronous ones are counted where they start
+_INSTRUCTION = re.compile(rf"= (?P<shape>.+?) (?P<kind>{'|'.join(_COLLECTIVES)})(?:-start)?\((?P<operands>.*)")
+_SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[(\d+),(\d+)\])")
+
+
+class Collective(NamedTuple):
+    """Devices exchange a tensor."""
+
+    kind: str
+    bytes: int  # of the whole tensor: what is reduced or gathered, on each device
+    devices: int  # that take part together
+
+    def sent(self) -> float:
+        """Bytes that each device sends at least, as in a ring."""
+        share = (self.devices - 1) / self.devices
+        return self.bytes * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
+
+
+class Cost(NamedTuple):
+    """Of one step on one device."""
+
+    memory: dict[str, int]  # bytes by kind
+    flops: float
+    bytes: float  # to and from memory
+    collectives: list[Collective]
+
+    @property
+    def total_memory(self) -> int:
+        """Bytes that have to be there at once."""
+        return sum(self.memory.values())
+
+    def seconds(self, chip: Chip) -> dict[str, float]:
+        """The least that each resource needs for a step."""
+        sent = sum(collective.sent() for collective in self.collectives)
+        return {
+            "arithmetic": self.flops / chip.flops,
+            "memory traffic": self.bytes / chip.memory_bandwidth,
+            "network": sent / chip.network_bandwidth,
+        }
+
+
+def cost_of(compiled: Compiled, state: TrainState, shardings: TrainState, batch: Any) -> Cost:
+    """The cost of a compiled train step.
+
+    Args:
+      compiled: the step.
+      state: shapes of its state.
+      shardings: how that lies.
+      batch: shapes of its batch, with their shardings.
+
+    Raises:
+      ValueError: the compiler does not say.
+    """
+    analysis, properties, program = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    if analysis is None or properties is None or program is None:
+        raise ValueError("this compiler does not say what a program costs")
+    batch_shardings = jax.tree.map(lambda leaf: leaf.sharding, batch)
+    memory = {
+        "parameters": device_bytes(state.params, shardings.params),
+        "optimizer": device_bytes(state.opt_state, shardings.opt_state),
+        "memory carry": device_bytes(state.memory, shardings.memory),
+        "batch": device_bytes(batch, batch_shardings),
+        "temporaries": analysis.temp_size_in_bytes,
+        "program": analysis.generated_code_size_in_bytes,
+    }
+    held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    memory["padding and rest"] = held - sum(memory[kind] for kind in list(memory)[:4])
+    return Cost(memory, properties["flops"], properties["bytes accessed"], list(find_collectives(program)))
+
+
+def device_bytes(shapes: Any, shardings: Any) -> int:
+    """Bytes of a tree's tensors on one device."""
+    leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)
+    return sum(prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, sharding in leaves)
+
+
+def find_collectives(program: str) -> Iterator[Collective]:
+    """The collectives in the text of a compiled program. What stands in a loop is counted once."""
+    for line in program.splitlines():
+        if (found := _INSTRUCTION.search(line)) and "-done(" not in line:
+            devices = _group_size(line)
+            sizes = [_bytes(*shape) for shape in _SHAPE.findall(found["shape"])]
+            # The result of a start holds the operands too; a reduced tensor's result is the device's part.
+            size = max(sizes) if "-start(" in line else sum(sizes)
+            yield Collective(found["kind"], size * devices if found["kind"] == "reduce-scatter" else size, devices)
+
+
+def _group_size(line: str) -> int:
+    groups = _GROUPS.search(line)
+    if groups is None:  # of a permutation, from one to another
+        return 2
+    return groups[1].count(",") + 1 if groups[1] else int(groups[3])
+
+
+def _bytes(dtype: str, dimensions: str) -> int:
+    return _SIZES.get(dtype, 0) * prod(int(size) for size in dimensions.split(",") if size)
+
+
+def by_kind(collectives: list[Collective]) -> Mapping[str, tuple[int, int]]:
+    """How many of each kind, and their bytes together."""
+    number: Counter[str] = Counter()
+    size: Counter[str] = Counter()
+    for collective in collectives:
+        number[collective.kind] += 1
+        size[collective.kind] += collective.bytes
+    return {kind: (number[kind], size[kind]) for kind in number}
