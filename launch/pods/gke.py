@@ -1,0 +1,110 @@
+"""Start a training job on a TPU pod of Google Kubernetes Engine, as a JobSet, or through xpk.
+
+    python launch/pods/gke.py --topology=v5e:16x16 --image=IMAGE -- launch/train.py --config=configs/foundation.py ...
+    python launch/pods/gke.py --topology=v5e:16x16 --image=IMAGE --xpk --cluster=CLUSTER -- launch/train.py ...
+
+IMAGE is a container of this repository with the `tpu` extra installed; data and work directory are mounted or gs://
+paths. A pod that fails or is preempted is started again, and goes on where it was. With --dry_run the manifest, or
+xpk's command, is printed only.
+"""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from math import prod
+from typing import Any, NamedTuple
+
+from absl import app, flags
+
+_TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "TPU type and its shape in chips, as in launch/compile.py.")
+_IMAGE = flags.DEFINE_string("image", "", "The container.")
+_NAME = flags.DEFINE_string("name", "vpt", "Name of the job.")
+_RESTARTS = flags.DEFINE_integer("restarts", 100, "How often a job that fails is started again.", lower_bound=0)
+_XPK = flags.DEFINE_bool("xpk", False, "Start it by xpk instead of kubectl.")
+_CLUSTER = flags.DEFINE_string("cluster", "", "Name of the cluster, for xpk.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print only.")
+
+
+class PodType(NamedTuple):
+    """How Google calls a TPU."""
+
+    accelerator: str  # label of GKE's nodes
+    xpk: str  # prefix of xpk's name
+    xpk_units: int  # what the number after it counts, of each chip
+    host_chips: int  # of a host of a slice of several hosts
+
+
+POD_TYPES = {
+    "v5e": PodType("tpu-v5-lite-podslice", "v5litepod", 1, 4),
+    "v5p": PodType("tpu-v5p-slice", "v5p", 2, 4),
+    "v6e": PodType("tpu-v6e-slice", "v6e", 1, 4),
+}
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) < 2 or not _IMAGE.value:
+        sys.exit("error: say what to start, and in which container: --image=IMAGE -- launch/train.py --config=...")
+    kind, _, shape = _TOPOLOGY.value.partition(":")
+    if kind not in POD_TYPES or not all(size.isdigit() for size in shape.split("x")):
+        sys.exit(f"error: no topology {_TOPOLOGY.value!r}: names are like v5e:16x16 ({', '.join(POD_TYPES)})")
+    program = ["python", *arguments[1:], "--config.distributed.coordinator=auto"]
+    chips = prod(map(int, shape.split("x")))
+    if _XPK.value:
+        command, text = xpk_command(POD_TYPES[kind], chips, program), ""
+    else:
+        command, text = ["kubectl", "apply", "-f", "-"], json.dumps(job_set(POD_TYPES[kind], shape, program), indent=1)
+    if _DRY_RUN.value:
+        print(text or shlex.join(command))
+        return
+    if (found := shutil.which(command[0])) is None:
+        sys.exit(f"error: there is no {command[0]} here: install it, or add --dry_run")
+    sys.exit(subprocess.run([found, *command[1:]], input=text, text=True, check=False).returncode)  # noqa: S603
+
+
+def job_set(pod: PodType, shape: str, program: list[str]) -> dict[str, Any]:
+    """A Kubernetes manifest: as many pods as the slice has hosts, all started again if one fails."""
+    chips = prod(map(int, shape.split("x")))
+    hosts = max(1, chips // pod.host_chips)
+    container = {
+        "name": "train",
+        "image": _IMAGE.value,
+        "command": program,
+        "ports": [{"containerPort": 8471}, {"containerPort": 8080}],  # the TPUs' own, and JAX's coordinator
+        "resources": {"limits": {"google.com/tpu": chips // hosts}},
+    }
+    pod_spec = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 180,  # to save in
+        "nodeSelector": {
+            "cloud.google.com/gke-tpu-accelerator": pod.accelerator,
+            "cloud.google.com/gke-tpu-topology": shape,
+        },
+        "containers": [container],
+    }
+    job_spec = {"parallelism": hosts, "completions": hosts, "backoffLimit": 0, "template": {"spec": pod_spec}}
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {
+            "name": _NAME.value,
+            "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
+        },
+        "spec": {
+            "failurePolicy": {"maxRestarts": _RESTARTS.value},
+            "replicatedJobs": [{"name": "slice", "replicas": 1, "template": {"spec": job_spec}}],
+        },
+    }
+
+
+def xpk_command(pod: PodType, chips: int, program: list[str]) -> list[str]:
+    return [
+        "xpk", "workload", "create", f"--cluster={_CLUSTER.value}", f"--workload={_NAME.value}",
+        f"--tpu-type={pod.xpk}-{chips * pod.xpk_units}", f"--docker-image={_IMAGE.value}",
+        f"--max-restarts={_RESTARTS.value}", f"--command={shlex.join(program)}",
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    app.run(main)

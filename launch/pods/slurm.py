@@ -1,0 +1,50 @@
+"""Submit a training job to a Slurm cluster of GPUs: one process for each GPU, which find each other.
+
+    python launch/pods/slurm.py --nodes=4 --gpus=8 -- launch/train.py --config=configs/foundation.py:500m ...
+
+A job that is stopped, preempted or out of time saves and is queued again, and goes on where it was. With --dry_run the
+batch script is printed only. Start it in the repository's folder, which all nodes must see.
+"""
+
+import shlex
+import shutil
+import subprocess
+import sys
+
+from absl import app, flags
+
+_NODES = flags.DEFINE_integer("nodes", 1, "Machines.", lower_bound=1)
+_GPUS = flags.DEFINE_integer("gpus", 8, "GPUs of a machine.", lower_bound=1)
+_CORES = flags.DEFINE_integer("cores", 12, "Processor cores for each GPU: for the workers that read and decode.")
+_HOURS = flags.DEFINE_integer("hours", 24, "Longest time before the job is queued again.", lower_bound=1)
+_NAME = flags.DEFINE_string("name", "vpt", "Name of the job.")
+_OPTIONS = flags.DEFINE_multi_string("sbatch", [], "More options of sbatch, such as --sbatch=--partition=gpu.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the script only.")
+_NOTICE = 180  # seconds to save in
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) < 2:
+        sys.exit("error: say what to start: python launch/pods/slurm.py --nodes=4 -- launch/train.py --config=...")
+    text = script(arguments[1:])
+    if _DRY_RUN.value:
+        print(text, end="")
+        return
+    if (sbatch := shutil.which("sbatch")) is None:
+        sys.exit("error: there is no sbatch here: run this on a login node of the cluster, or add --dry_run")
+    sys.exit(subprocess.run([sbatch], input=text, text=True, check=False).returncode)  # noqa: S603
+
+
+def script(program: list[str]) -> str:
+    options = [
+        f"--job-name={_NAME.value}", f"--nodes={_NODES.value}", f"--ntasks-per-node={_GPUS.value}",
+        f"--gpus-per-node={_GPUS.value}", f"--cpus-per-task={_CORES.value}", f"--time={_HOURS.value}:00:00",
+        f"--signal=TERM@{_NOTICE}", "--requeue", "--open-mode=append", *_OPTIONS.value,
+    ]  # fmt: skip
+    command = shlex.join([sys.executable, *program, "--config.distributed.coordinator=auto"])
+    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options), "", f"srun {command}"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,128 @@
+"""What the starters of launch/pods/ would run, and local processes that are really run."""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = ["--", "launch/train.py", "--config=configs/idm.py:paper", "--config.workdir=runs/a b"]
+
+
+def start(starter, *flags, **options):
+    command = [sys.executable, f"launch/pods/{starter}.py", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
+
+
+def dry_run(starter, *flags):
+    return start(starter, "--dry_run", *flags, *PROGRAM, check=True).stdout
+
+
+def test_local_processes_differ_by_their_number_alone():
+    first, second, third = map(shlex.split, dry_run("local", "--processes=3", "--port=1234").splitlines())
+    assert first[1:4] == PROGRAM[1:]
+    assert first[4:] == [
+        "--config.distributed.coordinator=127.0.0.1:1234", "--config.distributed.num_processes=3",
+        "--config.distributed.process_id=0",
+    ]  # fmt: skip
+    assert [second[:-1], third[:-1]] == [first[:-1]] * 2
+    assert [second[-1], third[-1]] == [f"--config.distributed.process_id={i}" for i in (1, 2)]
+
+
+# Says its number, and waits; on SIGTERM it says so and ends well. The last one fails if it is to.
+CHILD = """
+import signal, sys, time
+number = int(sys.argv[-1].rpartition("=")[2])
+signal.signal(signal.SIGTERM, lambda *_: (print("stopped", flush=True), sys.exit(0)))
+print("number", number, flush=True)
+sys.exit(7) if sys.argv[1] == "fail" and number == 2 else time.sleep(60)
+"""
+
+
+@pytest.fixture
+def child(tmp_path):
+    path = tmp_path / "child.py"
+    path.write_text(CHILD)
+    return str(path)
+
+
+def test_if_one_local_process_fails_all_are_stopped(child):
+    ended = start("local", "--processes=3", "--", child, "fail", timeout=50)
+    assert ended.returncode == 7
+    assert {"[0] number 0", "[1] number 1", "[2] number 2"} <= set(ended.stdout.splitlines())
+
+
+def test_a_signal_reaches_all_local_processes(child):
+    command = [sys.executable, "launch/pods/local.py", "--processes=2", "--", child, "wait"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    said = {process.stdout.readline(), process.stdout.readline()}
+    assert said == {"[0] number 0\n", "[1] number 1\n"}
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=50)
+    assert process.returncode == 0
+    assert sorted(rest.splitlines()) == ["[0] stopped", "[1] stopped"]
+    assert time.monotonic() - began < 30
+
+
+def test_slurm_starts_one_process_for_each_gpu(tmp_path):
+    script = dry_run("slurm", "--nodes=4", "--gpus=8", "--sbatch=--partition=gpu")
+    (tmp_path / "script").write_text(script)
+    subprocess.run(["/bin/bash", "-n", str(tmp_path / "script")], check=True)
+    options = dict(line.removeprefix("#SBATCH --").split("=", 1) for line in script.splitlines() if "=" in line[:40])
+    assert (options["nodes"], options["ntasks-per-node"], options["gpus-per-node"]) == ("4", "8", "8")
+    assert options["partition"] == "gpu"
+    assert options["signal"].startswith("TERM@")
+    command = shlex.split(script.splitlines()[-1])
+    assert command[0] == "srun"
+    assert command[2:] == [*PROGRAM[1:], "--config.distributed.coordinator=auto"]
+
+
+@pytest.mark.parametrize(
+    ("topology", "accelerator", "hosts", "chips"),
+    [("v5e:16x16", "tpu-v5-lite-podslice", 64, 4), ("v5p:4x4x8", "tpu-v5p-slice", 32, 4),
+     ("v6e:2x2", "tpu-v6e-slice", 1, 4)],
+)  # fmt: skip
+def test_gke_starts_a_pod_for_each_host(topology, accelerator, hosts, chips):
+    job_set = json.loads(dry_run("gke", f"--topology={topology}", "--image=here/vpt", "--name=mine"))
+    job = job_set["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert job["parallelism"] == job["completions"] == hosts
+    pod = job["template"]["spec"]
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": accelerator,
+        "cloud.google.com/gke-tpu-topology": topology.partition(":")[2],
+    }
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"] == {"google.com/tpu": chips}
+    assert container["command"] == ["python", *PROGRAM[1:], "--config.distributed.coordinator=auto"]
+
+
+@pytest.mark.parametrize(("topology", "name"), [("v5e:16x16", "v5litepod-256"), ("v5p:4x4x8", "v5p-256")])
+def test_xpk_is_told_the_same(topology, name):
+    flags = "--xpk", "--cluster=c", f"--topology={topology}", "--image=here/vpt"
+    command = shlex.split(dry_run("gke", *flags))
+    assert command[:3] == ["xpk", "workload", "create"]
+    assert f"--tpu-type={name}" in command
+    inner = next(part for part in command if part.startswith("--command=")).removeprefix("--command=")
+    assert shlex.split(inner)[1:] == [*PROGRAM[1:], "--config.distributed.coordinator=auto"]
+
+
+@pytest.mark.parametrize(
+    ("starter", "flags", "message"),
+    [
+        ("local", [], "say what to start"),
+        ("slurm", PROGRAM, "there is no sbatch here"),
+        ("gke", ["--image=x", "--topology=v5e", *PROGRAM], "no topology 'v5e'"),
+        ("gke", PROGRAM, "in which container"),
+    ],
+)
+def test_mistakes_are_explained(starter, flags, message):
+    ended = start(starter, *flags)
+    assert ended.returncode == 1
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
