@@ -2,7 +2,7 @@
 
     python launch/pipeline.py
 
-Play is recorded with its actions, and twice as much of which only the video is used. An inverse dynamics model
+Play is recorded with its actions, and two to three times as much of which only the video is used. An inverse dynamics model
 learns from the first and labels the second; a policy is cloned from these labels, one from the true ones and one from
 the first set alone. Takes about 25 minutes on two CPU cores. Stopped or killed, the same command goes on; what is done
 is skipped. The result is WORKDIR/report.html.
@@ -25,14 +25,14 @@ def get_config(variant: str = "") -> ConfigDict:
     config.at_once = 2
     # Episodes of up to a minute: labelled, unlabelled (its labels are kept for scoring and for
     # the twin), held out.
-    config.labelled, config.unlabelled, config.held_out = 92, 200, 16
+    config.labelled, config.unlabelled, config.held_out = 68, 170, 16
 
     # Minutes of labelled play that inverse dynamics models are trained on, and for how many steps. The last one labels;
     # as many minutes are the small set that a policy is trained on.
-    config.idm = ConfigDict({"minutes": (3.0, 8.0, 20.0, 75.0), "steps": (100, 180, 300, 1400)})
+    config.idm = ConfigDict({"minutes": (3.0, 8.0, 20.0, 55.0), "steps": (100, 180, 300, 1500)})
     # Minutes of truly labelled play that further policies are trained on, for the same curve, and for how many steps;
     # the last number of steps is that of the three policies that are compared.
-    config.policy = ConfigDict({"minutes": (5.0, 15.0), "steps": (100, 250, 800)})
+    config.policy = ConfigDict({"minutes": (5.0, 15.0), "steps": (100, 250, 1000)})
 
     # More settings of the stages' own configs, each "FIELD=VALUE".
     config.record = ()
