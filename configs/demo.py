@@ -2,10 +2,10 @@
 
     python launch/pipeline.py
 
-Play is recorded with its actions, and two to three times as much of which only the video is used. An inverse dynamics model
-learns from the first and labels the second; a policy is cloned from these labels, one from the true ones and one from
-the first set alone. Takes about 25 minutes on two CPU cores. Stopped or killed, the same command goes on; what is done
-is skipped. The result is WORKDIR/report.html.
+Play is recorded with its actions, and two to three times as much of which only the video is used. An inverse dynamics
+model learns from the first and labels the second; a policy is cloned from these labels, one from the true ones and one
+from the first set alone. Takes about 25 minutes on two CPU cores. Stopped or killed, the same command goes on; what is
+done is skipped. The result is WORKDIR/report.html.
 """
 
 from ml_collections import ConfigDict
