@@ -36,6 +36,10 @@ def get_config(stage: str, workdir: str) -> ConfigDict:
     config.evaluate_every = 5000
     config.save_every = 1000
 
+    # Exit status of a run that was asked to stop before its end: a scheduler that starts failed jobs again needs one
+    # other than 0. The starters in launch/pods/ set it.
+    config.stopped_status = 0
+
     # Folder for a trace of three steps, to see what takes their time: `pip install xprof`, `xprof FOLDER`. Empty: none.
     config.profile = ""
     # Write a page of figures and a film into the work directory at the end (jobs of one process).

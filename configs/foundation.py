@@ -16,9 +16,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 PRESETS = {"500m": "3x", "248m": "2x", "71m": "1x", "demo": "tiny"}
-# The paper's batch of 880 = 16 x 5 x 11 does not divide 128 or 256 chips; docs/scale.md has the layouts that keep it.
+# By kind and number of chips. The paper's batch of 880 = 16 x 5 x 11 does not divide 128 or 256; docs/scale.md has the
+# layouts that keep it.
 MACHINES = {
-    "gpu": {"data.batch": 8, "data.valid_batch": 8},
+    "gpu": {"data.parts": 110, "data.valid_batch": 8},
     "gpu-8": {"mesh.data": 1, "mesh.fsdp": 8, "data.parts": 22},
     "v5e-256": {"mesh.data": 16, "mesh.fsdp": 16, "data.batch": 1024, "data.valid_batch": 256},
     "v5p-128": {"mesh.data": 16, "mesh.fsdp": 8, "data.batch": 896, "data.valid_batch": 128},

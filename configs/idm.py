@@ -16,7 +16,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 PRESETS = {"paper": "paper", "demo": "tiny"}
-# All keep the paper's batch of 128 windows.
+# By kind and number of chips. All keep the paper's batch of 128 windows.
 MACHINES = {
     "gpu": {"data.parts": 128, "data.valid_batch": 4},
     "gpu-8": {"mesh.data": 1, "mesh.fsdp": 8, "data.parts": 16},
@@ -49,7 +49,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
     config.data.valid = "data/contractor"
     # Windows of a step, over all hosts (paper: 128).
     config.data.batch = 128
-    # Parts that a step works through one after the other, for less memory: its gradient is the same.
+    # Parts that a step works through one after the other, for less memory. Each draws its own augmentation.
     config.data.parts = 1
     # Held-out windows evaluated at a time.
     config.data.valid_batch = 64

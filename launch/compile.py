@@ -1,11 +1,12 @@
 """Compile the train step for machines that are not there, and say what it needs of them.
 
-    python launch/compile.py --config=configs/foundation.py:500m --topology=v5e:16x16
-    python launch/compile.py --config=configs/idm.py:paper --topology=v5p:4x4x8 --json
+    python launch/compile.py --config=configs/foundation.py:500m,v5e-256 --topology=v5e:16x16
+    python launch/compile.py --config=configs/idm.py:paper,v5p-128 --topology=v5p:4x4x8 --json
 
 It is the very step of launch/train.py with the same config. Needs the `tpu` extra and no TPU. Prints the memory of a
 chip by kind, arithmetic and traffic of a step, the collectives, and the least time that each resource needs.
-The exit status is 1 where the step does not fit.
+The exit status is 1 where the step does not fit. Of a batch in parts, memory alone is told: XLA counts the arithmetic
+of one part.
 """
 
 import json
@@ -24,7 +25,7 @@ from jax.experimental import topologies
 from ml_collections import ConfigDict
 
 from vpt_jax import command_line
-from vpt_jax.cost import CHIPS, GIB, Cost, by_kind, cost_of
+from vpt_jax.cost import CHIPS, GIB, Chip, Cost, by_kind, cost_of
 from vpt_jax.training.setup import KINDS, ConfigError, batch_shapes, check, make_mesh, make_setup
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "TPU type and its shape in chips.")
@@ -66,12 +67,15 @@ def main(config: ConfigDict) -> None:
 
 def find_devices(topology: str) -> list[Any]:
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        devices: list[Any] = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except Exception as error:  # whatever libtpu or its absence raises
         raise CompileError(
             f"no topology {topology!r} ({str(error).splitlines()[0]}); names are like v5e:16x16, v5p:4x4x8 or v6e:2x2, "
             'and need libtpu: pip install -c constraints.txt -e ".[tpu]"'
         ) from error
+    if (kind := devices[0].device_kind) not in CHIPS:
+        raise CompileError(f"vpt_jax/cost.py has no figures of a {kind}; it has those of {', '.join(CHIPS)}")
+    return devices
 
 
 def explain(error: Exception) -> str:
@@ -82,49 +86,56 @@ def explain(error: Exception) -> str:
     used = re.search(r"Used \S+ of \S+ \w+\. Exceeded \w+ capacity by \S+\.", text)
     return (
         f"the step does not fit into a chip's memory. {used[0] if used else text.splitlines()[0]} Lower "
-        "config.data.batch, set config.model.remat, or split more by config.mesh.fsdp"
+        "config.data.batch, raise config.data.parts, set config.model.remat, or split more by config.mesh.fsdp"
     )
 
 
 def summary(config: ConfigDict, cost: Cost, devices: list[Any], mesh: dict[str, int]) -> dict[str, Any]:
     chip = CHIPS[devices[0].device_kind]
-    seconds = cost.seconds(chip)
-    bound = max(seconds, key=lambda name: seconds[name])
-    frames = config.data.batch * config.data.length
-    return {
+    result = {
         "topology": _TOPOLOGY.value,
         "chips": len(devices),
         "mesh": mesh,
         "batch": config.data.batch,
+        "parts": config.data.parts,
         "memory": cost.memory,
         "memory_total": cost.total_memory,
         "memory_of_chip": chip.memory,
         "memory_spare": 1 - cost.total_memory / chip.memory,
         "fits": cost.total_memory <= (1 - _SPARE) * chip.memory,
+    }
+    return result | (roofline(config, cost, chip) if config.data.parts == 1 else {})
+
+
+def roofline(config: ConfigDict, cost: Cost, chip: Chip) -> dict[str, Any]:
+    seconds = cost.seconds(chip)
+    bound = max(seconds, key=lambda name: seconds[name])
+    return {
         "flops": cost.flops,
         "bytes": cost.bytes,
         "collectives": by_kind(cost.collectives),
         "seconds": seconds,
         "bound": bound,
-        "frames_per_second_at_most": frames / seconds[bound],
+        "frames_per_second_at_most": config.data.batch * config.data.length / seconds[bound],
     }
 
 
 def table(result: dict[str, Any]) -> list[str]:
-    lines = [f"{result['topology']}: {result['chips']} chips, mesh {result['mesh']}, batch {result['batch']}", ""]
-    lines += [f"  {kind:<20} {size / GIB:8.3f} GiB" for kind, size in result["memory"].items()]
-    lines += [
+    lines = [
+        f"{result['topology']}: {result['chips']} chips, mesh {result['mesh']}, batch {result['batch']}, "
+        f"compiled in {result['compile_seconds']:.0f} s",
+        "",
+        *(f"  {kind:<20} {size / GIB:8.3f} GiB" for kind, size in result["memory"].items()),
         f"  {'together':<20} {result['memory_total'] / GIB:8.3f} GiB of {result['memory_of_chip'] / GIB:.0f}, "
         f"{result['memory_spare']:.0%} spare: " + ("fits" if result["fits"] else f"less than {_SPARE:.0%} spare"),
-        "",
-        f"  {result['flops'] / 1e12:.2f} TFLOP and {result['bytes'] / GIB:.1f} GiB of memory traffic a step and chip",
     ]
-    lines += [f"  {number} x {kind}, {size / GIB:.3f} GiB" for kind, (number, size) in result["collectives"].items()]
-    lines += ["", *(f"  {name:<20} {1000 * taken:8.1f} ms" for name, taken in result["seconds"].items())]
-    lines += [
-        f"  bound by {result['bound']}: at most {result['frames_per_second_at_most']:,.0f} frames/s "
-        f"(compiled in {result['compile_seconds']:.0f} s)"
-    ]
+    if "seconds" in result:
+        lines += ["", f"  {result['flops'] / 1e12:.2f} TFLOP, {result['bytes'] / GIB:.1f} GiB of memory traffic a chip"]
+        lines += [
+            f"  {number} x {kind}, {size / GIB:.3f} GiB" for kind, (number, size) in result["collectives"].items()
+        ]
+        lines += ["", *(f"  {name:<20} {1000 * taken:8.1f} ms" for name, taken in result["seconds"].items())]
+        lines += [f"  bound by {result['bound']}: at most {result['frames_per_second_at_most']:,.0f} frames/s"]
     return lines
 
 

@@ -41,6 +41,8 @@ def check(config: ConfigDict) -> None:
     """Find what would fail only when its turn comes."""
     if config.at_once < 1:
         raise ConfigError(f"config.at_once is {config.at_once}: at least one stage must run")
+    if any(setting.startswith("choice=") for setting in config.label):
+        raise ConfigError(f"config.label is {config.label}: each pile has its own choice, which the report relies on")
     for name, extra in (("idm", 0), ("policy", 1)):
         minutes, steps = config[name].minutes, config[name].steps
         if len(steps) != len(minutes) + extra or not steps:

@@ -4,11 +4,12 @@
     python launch/train.py --config=configs/idm.py:paper --config.data.train=DATASET --config.workdir=FOLDER
 
 The same command resumes from the newest checkpoint in the work directory; SIGTERM (or Ctrl-C, in a job of one process)
-saves and exits with 0. On several hosts, or in several processes of one, start it in each with
---config.distributed.coordinator=HOST:PORT, .num_processes and .process_id.
+saves and exits with 0 (or --config.stopped_status). On several hosts, or in several processes of one, launch/pods/
+starts it in each, or you do, with --config.distributed.coordinator=HOST:PORT, .num_processes and .process_id.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, nullcontext
@@ -55,14 +56,16 @@ STAGES = {
 
 def main(config: ConfigDict) -> None:
     """One run at a time in a work directory; of a job's processes, the first keeps others off."""
+    began = time.monotonic()
     parallel.start_processes(**config.distributed)
     with locked(Path(config.workdir)) if jax.process_index() == 0 else nullcontext():
-        train(config)
+        finished = train(config, began)
+    if not finished:
+        sys.exit(config.stopped_status)
 
 
-def train(config: ConfigDict) -> None:
-    began = time.monotonic()
-
+def train(config: ConfigDict, began: float) -> bool:
+    """Returns whether it came to the end; `began`: when the process did, by `time.monotonic`."""
     # The machines
     mesh = make_mesh(config)
     check(config, mesh)
@@ -94,11 +97,14 @@ def train(config: ConfigDict) -> None:
 
         # Train
         start, quiet = int(state.step), jax.process_index() > 0
-        with closing(placed_batches(config, train_data, mesh, start, steps)) as train_batches:
+        with (
+            closing(placed_batches(config, train_data, mesh, start, steps)) as train_batches,
+            profiled(setup.step, config.profile) as train_step,
+        ):
             state = loop.run(
                 state,
                 schedule=loop.Schedule(steps, config.log_every, config.evaluate_every, config.save_every),
-                train_step=profiled(setup.step, config.profile) if config.profile else setup.step,
+                train_step=train_step,
                 batches=train_batches,
                 evaluate=make_evaluator(config, setup.objective, valid_data, mesh, baselines),
                 episodes=train_data.episodes,
@@ -109,8 +115,10 @@ def train(config: ConfigDict) -> None:
             )
 
     # Look at it
-    if config.report and int(state.step) == steps and jax.process_count() == 1:
+    finished = int(state.step) == steps
+    if config.report and finished and jax.process_count() == 1:
         report(config, setup.objective, state, train_data, valid_data, baselines)
+    return finished
 
 
 def work_of(config: ConfigDict, data: Stream) -> Work:

@@ -21,19 +21,25 @@ PROGRAM = """
   %agd = bf16[64,16]{1,0} all-gather-done(%ags)
   %rs = f32[2,16]{1,0:T(8,128)} reduce-scatter(%d), replica_groups=[2,4]<=[8], dimensions={0}, to_apply=%add
   %cp = s32[7]{0} collective-permute(%e), source_target_pairs={{0,1},{1,0}}
+  %cps = (s32[5]{0}, s32[5]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%e), source_target_pairs={{0,1}}
+  %ars = (f32[3]{0}, f32[5]{0}) all-reduce-start(%x, %y), replica_groups={}, to_apply=%add
+  %agv = ((f32[2]{0}, f32[1]{0}), (f32[8]{0}, f32[4]{0})) all-gather-start(%x, %y), replica_groups={{0,1,2,3}}
   %fusion = f32[9]{0} fusion(%all-reduce.1), kind=kLoop
 """
 
 
 def test_collectives_of_a_program():
-    assert list(find_collectives(PROGRAM)) == [
+    assert list(find_collectives(PROGRAM, 8)) == [
         Collective("all-reduce", 4 * 128 * 256, 8),
         Collective("all-reduce", 4 * 10 + 2 * 16, 4),
         Collective("all-gather", 2 * 64 * 16, 8),
         Collective("reduce-scatter", 4 * 2 * 16 * 4, 4),
         Collective("collective-permute", 4 * 7, 2),
+        Collective("collective-permute", 4 * 5, 2),
+        Collective("all-reduce", 4 * 8, 8),
+        Collective("all-gather", 4 * 12, 4),
     ]
-    assert by_kind(list(find_collectives(PROGRAM)))["all-reduce"] == (2, 4 * 128 * 256 + 72)
+    assert by_kind(list(find_collectives(PROGRAM, 8)))["all-reduce"] == (3, 4 * 128 * 256 + 72 + 32)
 
 
 def test_roofline_by_hand():

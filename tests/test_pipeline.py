@@ -36,8 +36,9 @@ def test_no_stage_needs_labels_that_it_should_not_see(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("at_once", 0), ("idm.steps", (1, 2)), ("policy.steps", (1, 2)), ("idm.minutes", ())]
-)
+    ("field", "value"), [("at_once", 0), ("idm.steps", (1, 2)), ("policy.steps", (1, 2)), ("idm.minutes", ()),
+     ("label", ("choice=mean",))],
+)  # fmt: skip
 def test_settings_that_do_not_fit_are_refused_at_once(tmp_path, field, value):
     config = get_config()
     config.workdir = str(tmp_path)

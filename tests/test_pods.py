@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+FOUND_AND_RESTARTED = ["--config.distributed.coordinator=auto", "--config.stopped_status=75"]
 PROGRAM = ["--", "launch/train.py", "--config=configs/idm.py:paper", "--config.workdir=runs/a b"]
 
 
@@ -57,6 +58,12 @@ def test_if_one_local_process_fails_all_are_stopped(child):
     assert {"[0] number 0", "[1] number 1", "[2] number 2"} <= set(ended.stdout.splitlines())
 
 
+def test_a_process_that_left_another_behind_is_not_waited_for(tmp_path):
+    child = tmp_path / "child.py"
+    child.write_text("import subprocess, sys\nsubprocess.Popen(['sleep', '60'])\nsys.exit(3)\n")
+    assert start("local", "--processes=1", "--", str(child), timeout=30).returncode == 3
+
+
 def test_a_signal_reaches_all_local_processes(child):
     command = [sys.executable, "launch/pods/local.py", "--processes=2", "--", child, "wait"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -78,9 +85,22 @@ def test_slurm_starts_one_process_for_each_gpu(tmp_path):
     assert (options["nodes"], options["ntasks-per-node"], options["gpus-per-node"]) == ("4", "8", "8")
     assert options["partition"] == "gpu"
     assert options["signal"].startswith("TERM@")
-    command = shlex.split(script.splitlines()[-1])
-    assert command[0] == "srun"
-    assert command[2:] == [*PROGRAM[1:], "--config.distributed.coordinator=auto"]
+    command = shlex.split(next(line for line in script.splitlines() if line.startswith("srun")))
+    assert command[:3] == ["srun", "--cpus-per-task=12", "--kill-on-bad-exit=1"]
+    assert command[4:] == [*PROGRAM[1:], *FOUND_AND_RESTARTED]
+
+
+@pytest.mark.parametrize("status", [0, 1, 75])
+def test_slurm_queues_again_what_was_stopped(tmp_path, status):
+    for name, text in {"srun": f"exit {status}", "scontrol": f"echo $@ > {tmp_path}/said"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "12"}
+    ended = subprocess.run(["/bin/bash", "-c", dry_run("slurm")], env=environment, check=False)
+    assert ended.returncode == status
+    assert (tmp_path / "said").exists() == (status == 75)
+    if status == 75:
+        assert (tmp_path / "said").read_text() == "requeue 12\n"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +109,7 @@ def test_slurm_starts_one_process_for_each_gpu(tmp_path):
      ("v6e:2x2", "tpu-v6e-slice", 1, 4)],
 )  # fmt: skip
 def test_gke_starts_a_pod_for_each_host(topology, accelerator, hosts, chips):
-    job_set = json.loads(dry_run("gke", f"--topology={topology}", "--image=here/vpt", "--name=mine"))
+    job_set = json.loads(dry_run("gke", f"--topology={topology}", "--image=here/vpt", "--claim=disk"))
     job = job_set["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["parallelism"] == job["completions"] == hosts
     pod = job["template"]["spec"]
@@ -99,7 +119,10 @@ def test_gke_starts_a_pod_for_each_host(topology, accelerator, hosts, chips):
     }
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"google.com/tpu": chips}
-    assert container["command"] == ["python", *PROGRAM[1:], "--config.distributed.coordinator=auto"]
+    assert container["command"] == ["python", *PROGRAM[1:], *FOUND_AND_RESTARTED]
+    (mount,), (volume,) = container["volumeMounts"], pod["volumes"]
+    assert mount == {"name": volume["name"], "mountPath": "/data"}
+    assert volume["persistentVolumeClaim"] == {"claimName": "disk"}
 
 
 @pytest.mark.parametrize(("topology", "name"), [("v5e:16x16", "v5litepod-256"), ("v5p:4x4x8", "v5p-256")])
@@ -109,7 +132,7 @@ def test_xpk_is_told_the_same(topology, name):
     assert command[:3] == ["xpk", "workload", "create"]
     assert f"--tpu-type={name}" in command
     inner = next(part for part in command if part.startswith("--command=")).removeprefix("--command=")
-    assert shlex.split(inner)[1:] == [*PROGRAM[1:], "--config.distributed.coordinator=auto"]
+    assert shlex.split(inner)[1:] == [*PROGRAM[1:], *FOUND_AND_RESTARTED]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +142,8 @@ def test_xpk_is_told_the_same(topology, name):
         ("slurm", PROGRAM, "there is no sbatch here"),
         ("gke", ["--image=x", "--topology=v5e", *PROGRAM], "no topology 'v5e'"),
         ("gke", PROGRAM, "in which container"),
+        ("gke", ["--image=x", *PROGRAM], "--claim is needed"),
+        ("gke", ["--image=x", "--xpk", *PROGRAM], "--xpk needs --cluster"),
     ],
 )
 def test_mistakes_are_explained(starter, flags, message):

@@ -37,11 +37,12 @@ CHIPS = {  # by JAX's name of the kind of device
 }
 
 _SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4,
-          "s64": 8, "u64": 8, "f64": 8}  # fmt: skip
+          "s64": 8, "u64": 8, "f64": 8,
+          "f8e4m3fn": 1, "f8e5m2": 1}  # fmt: skip
 _COLLECTIVES = "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"
 # "name = shape kind(operands)": the asynchronous ones are counted where they start
-_INSTRUCTION = re.compile(rf"= (?P<shape>.+?) (?P<kind>{'|'.join(_COLLECTIVES)})(?:-start)?\((?P<operands>.*)")
-_SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_INSTRUCTION = re.compile(rf"= (?P<shape>.+?) (?P<kind>{'|'.join(_COLLECTIVES)})(?P<start>-start)?\(")
+_SHAPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 _GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[(\d+),(\d+)\])")
 
 
@@ -82,7 +83,7 @@ class Cost(NamedTuple):
 
 
 def cost_of(compiled: Compiled, state: TrainState, shardings: TrainState, batch: Any) -> Cost:
-    """The cost of a compiled train step.
+    """The cost of a compiled train step; arithmetic, traffic and collectives in a loop are counted once, as XLA does.
 
     Args:
       compiled: the step.
@@ -93,6 +94,7 @@ def cost_of(compiled: Compiled, state: TrainState, shardings: TrainState, batch:
     Raises:
       ValueError: the compiler does not say.
     """
+    devices = jax.tree.leaves(shardings)[0].num_devices
     analysis, properties, program = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     if analysis is None or properties is None or program is None:
         raise ValueError("this compiler does not say what a program costs")
@@ -107,7 +109,7 @@ def cost_of(compiled: Compiled, state: TrainState, shardings: TrainState, batch:
     }
     held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     memory["padding and rest"] = held - sum(memory[kind] for kind in list(memory)[:4])
-    return Cost(memory, properties["flops"], properties["bytes accessed"], list(find_collectives(program)))
+    return Cost(memory, properties["flops"], properties["bytes accessed"], list(find_collectives(program, devices)))
 
 
 def device_bytes(shapes: Any, shardings: Any) -> int:
@@ -116,26 +118,30 @@ def device_bytes(shapes: Any, shardings: Any) -> int:
     return sum(prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, sharding in leaves)
 
 
-def find_collectives(program: str) -> Iterator[Collective]:
-    """The collectives in the text of a compiled program. What stands in a loop is counted once."""
+def find_collectives(program: str, devices: int) -> Iterator[Collective]:
+    """The collectives in the text of a program for so many `devices`. What stands in a loop is counted once."""
     for line in program.splitlines():
-        if (found := _INSTRUCTION.search(line)) and "-done(" not in line:
-            devices = _group_size(line)
+        if found := _INSTRUCTION.search(line):
+            kind, group = found["kind"], _group_size(line, devices)
             sizes = [_bytes(*shape) for shape in _SHAPE.findall(found["shape"])]
-            # The result of a start holds the operands too; a reduced tensor's result is the device's part.
-            size = max(sizes) if "-start(" in line else sum(sizes)
-            yield Collective(found["kind"], size * devices if found["kind"] == "reduce-scatter" else size, devices)
+            if found["start"] and kind != "all-reduce":  # the result holds the operands, then the results, then flags
+                results = sizes[1:2] if kind == "collective-permute" else sizes[len(sizes) // 2 :]
+            else:
+                results = sizes
+            # A reduced and scattered tensor's result is the device's part of it.
+            yield Collective(kind, sum(results) * (group if kind == "reduce-scatter" else 1), group)
 
 
-def _group_size(line: str) -> int:
+def _group_size(line: str, devices: int) -> int:
+    """How many take part; no groups: all, but in a permutation, from one to another."""
     groups = _GROUPS.search(line)
-    if groups is None:  # of a permutation, from one to another
-        return 2
+    if groups is None:
+        return 2 if "source_target_pairs" in line else devices
     return groups[1].count(",") + 1 if groups[1] else int(groups[3])
 
 
 def _bytes(dtype: str, dimensions: str) -> int:
-    return _SIZES.get(dtype, 0) * prod(int(size) for size in dimensions.split(",") if size)
+    return _SIZES[dtype] * prod(int(size) for size in dimensions.split(",") if size)
 
 
 def by_kind(collectives: list[Collective]) -> Mapping[str, tuple[int, int]]:

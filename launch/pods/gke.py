@@ -1,11 +1,13 @@
 """Start a training job on a TPU pod of Google Kubernetes Engine, as a JobSet, or through xpk.
 
-    python launch/pods/gke.py --topology=v5e:16x16 --image=IMAGE -- launch/train.py --config=configs/foundation.py ...
+    python launch/pods/gke.py --topology=v5e:16x16 --image=IMAGE --claim=CLAIM -- launch/train.py \
+        --config=configs/foundation.py:500m,v5e-256 --config.data.train=/data/DATASET --config.workdir=/data/RUN ...
     python launch/pods/gke.py --topology=v5e:16x16 --image=IMAGE --xpk --cluster=CLUSTER -- launch/train.py ...
 
-IMAGE is a container of this repository with the `tpu` extra installed; data and work directory are mounted or gs://
-paths. A pod that fails or is preempted is started again, and goes on where it was. With --dry_run the manifest, or
-xpk's command, is printed only.
+IMAGE is a container of this repository with the `tpu` extra installed. CLAIM is a PersistentVolumeClaim that all pods
+may write to (Filestore, or a bucket through Cloud Storage FUSE); it is mounted at /data, where data and work directory
+must lie. With xpk, storage is attached to the cluster instead (`xpk storage`). A job that fails or is preempted is
+started again, and goes on where it was. With --dry_run the manifest, or xpk's command, is printed only.
 """
 
 import json
@@ -20,11 +22,13 @@ from absl import app, flags
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "TPU type and its shape in chips, as in launch/compile.py.")
 _IMAGE = flags.DEFINE_string("image", "", "The container.")
+_CLAIM = flags.DEFINE_string("claim", "", "PersistentVolumeClaim of data and runs, mounted at /data.")
 _NAME = flags.DEFINE_string("name", "vpt", "Name of the job.")
 _RESTARTS = flags.DEFINE_integer("restarts", 100, "How often a job that fails is started again.", lower_bound=0)
 _XPK = flags.DEFINE_bool("xpk", False, "Start it by xpk instead of kubectl.")
 _CLUSTER = flags.DEFINE_string("cluster", "", "Name of the cluster, for xpk.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print only.")
+_STOPPED = 75  # exit status of training that saved before its end: to Kubernetes a failure, so it is started again
 
 
 class PodType(NamedTuple):
@@ -49,7 +53,12 @@ def main(arguments: list[str]) -> None:
     kind, _, shape = _TOPOLOGY.value.partition(":")
     if kind not in POD_TYPES or not all(size.isdigit() for size in shape.split("x")):
         sys.exit(f"error: no topology {_TOPOLOGY.value!r}: names are like v5e:16x16 ({', '.join(POD_TYPES)})")
-    program = ["python", *arguments[1:], "--config.distributed.coordinator=auto"]
+    if not (_CLUSTER.value if _XPK.value else _CLAIM.value):
+        sys.exit(
+            "error: " + ("--xpk needs --cluster" if _XPK.value else "--claim is needed: pods lose their own disks")
+        )
+    ours = ["--config.distributed.coordinator=auto", f"--config.stopped_status={_STOPPED}"]
+    program = ["python", *arguments[1:], *ours]
     chips = prod(map(int, shape.split("x")))
     if _XPK.value:
         command, text = xpk_command(POD_TYPES[kind], chips, program), ""
@@ -71,7 +80,8 @@ def job_set(pod: PodType, shape: str, program: list[str]) -> dict[str, Any]:
         "name": "train",
         "image": _IMAGE.value,
         "command": program,
-        "ports": [{"containerPort": 8471}, {"containerPort": 8080}],  # the TPUs' own, and JAX's coordinator
+        "ports": [{"containerPort": 8471}, {"containerPort": 8080}],  # as Google's guide to TPUs on GKE has it
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
         "resources": {"limits": {"google.com/tpu": chips // hosts}},
     }
     pod_spec = {
@@ -82,6 +92,7 @@ def job_set(pod: PodType, shape: str, program: list[str]) -> dict[str, Any]:
             "cloud.google.com/gke-tpu-topology": shape,
         },
         "containers": [container],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": _CLAIM.value}}],
     }
     job_spec = {"parallelism": hosts, "completions": hosts, "backoffLimit": 0, "template": {"spec": pod_spec}}
     return {

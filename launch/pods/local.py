@@ -1,11 +1,14 @@
-"""Start a training job as several processes of this machine, as `torchrun` does.
+"""Start a training job as several processes of this machine, each with its own devices.
 
     python launch/pods/local.py --processes=4 -- launch/train.py --config=configs/foundation.py:71m ...
 
-Every line is printed with its process's number. SIGTERM and Ctrl-C reach all of them; if one fails, all are stopped.
-With --dry_run the commands are printed only.
+For CPUs, to try out what a cluster will do: of several GPUs in one machine, a single process drives all, so start
+launch/train.py by itself there. Every line is printed with its process's number. SIGTERM and Ctrl-C reach all
+processes; if one fails, all are stopped, by force where they do not stop by themselves. With --dry_run the commands are
+printed only.
 """
 
+import os
 import shlex
 import signal
 import socket
@@ -13,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import IO
 
 from absl import app, flags
@@ -21,6 +25,8 @@ _PROCESSES = flags.DEFINE_integer("processes", 2, "How many.", lower_bound=1)
 _PORT = flags.DEFINE_integer("port", 0, "Where process 0 waits for the others; 0: whatever is free.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands only.")
 _POLL = 0.1  # seconds
+_PATIENCE = 120.0  # seconds to save in; then processes are killed
+_LAST_LINES = 5.0  # seconds to wait for them
 
 
 def main(arguments: list[str]) -> None:
@@ -47,38 +53,52 @@ def free_port() -> int:
 
 
 def run(commands: list[list[str]]) -> int:
-    """Runs all side by side; the first exit status that is not 0, if there is one."""
-    processes: list[subprocess.Popen[str]] = []
+    """Runs all side by side; returns the exit status of the first that fails, or 0."""
+    stopping: list[float] = []  # when it was first asked for
     for received in (signal.SIGTERM, signal.SIGINT):  # training saves and ends on SIGTERM
-        signal.signal(received, lambda *_: terminate(processes))
-    readers = []
-    for number, command in enumerate(commands):
-        process = subprocess.Popen(  # noqa: S603 - what the user asks for
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            start_new_session=True,  # a Ctrl-C reaches this process alone, which passes it on once
-        )  # fmt: skip
-        processes.append(process)
-        readers.append(threading.Thread(target=show, args=(number, process.stdout)))
-        readers[-1].start()
-    while None in (codes := [process.poll() for process in processes]):
-        if any(codes):
-            terminate(processes)
-        time.sleep(_POLL)
+        signal.signal(received, lambda *_: stopping.append(time.monotonic()))
+    processes = [start(command) for command in commands]
+    readers = [
+        threading.Thread(target=show, args=(number, process.stdout), daemon=True)
+        for number, process in enumerate(processes)
+    ]
     for reader in readers:
-        reader.join()
-    return next((code for code in codes if code), 0)
+        reader.start()
+    status, told = 0, False
+    while running := [process for process in processes if process.poll() is None]:
+        status = status or next((process.returncode for process in processes if process.returncode), 0)
+        if status and not stopping:
+            stopping.append(time.monotonic())
+        if stopping and not told:
+            told = True
+            for process in running:
+                process.terminate()
+        if stopping and time.monotonic() - stopping[0] > _PATIENCE:
+            end(running)
+        time.sleep(_POLL)
+    end(processes)  # what they started and left behind
+    for reader in readers:
+        reader.join(_LAST_LINES)
+    return status or next((process.returncode for process in processes if process.returncode), 0)
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(  # noqa: S603 - what the user asks for
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        start_new_session=True,  # a Ctrl-C reaches this process alone, which passes it on once
+    )  # fmt: skip
+
+
+def end(processes: list[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def show(number: int, lines: IO[str]) -> None:
     for line in lines:
         sys.stdout.write(f"[{number}] {line}")
         sys.stdout.flush()
-
-
-def terminate(processes: list[subprocess.Popen[str]]) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
 
 
 if __name__ == "__main__":

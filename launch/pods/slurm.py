@@ -1,9 +1,9 @@
 """Submit a training job to a Slurm cluster of GPUs: one process for each GPU, which find each other.
 
-    python launch/pods/slurm.py --nodes=4 --gpus=8 -- launch/train.py --config=configs/foundation.py:500m ...
+    python launch/pods/slurm.py --nodes=5 --gpus=8 -- launch/train.py --config=configs/foundation.py:500m ...
 
-A job that is stopped, preempted or out of time saves and is queued again, and goes on where it was. With --dry_run the
-batch script is printed only. Start it in the repository's folder, which all nodes must see.
+Out of time, the job saves and is queued again; so it is after a failure of a node. With --dry_run the batch script is
+printed only. Start it in the repository's folder, which all nodes must see.
 """
 
 import shlex
@@ -21,6 +21,7 @@ _NAME = flags.DEFINE_string("name", "vpt", "Name of the job.")
 _OPTIONS = flags.DEFINE_multi_string("sbatch", [], "More options of sbatch, such as --sbatch=--partition=gpu.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the script only.")
 _NOTICE = 180  # seconds to save in
+_STOPPED = 75  # exit status of training that saved before its end
 
 
 def main(arguments: list[str]) -> None:
@@ -41,8 +42,16 @@ def script(program: list[str]) -> str:
         f"--gpus-per-node={_GPUS.value}", f"--cpus-per-task={_CORES.value}", f"--time={_HOURS.value}:00:00",
         f"--signal=TERM@{_NOTICE}", "--requeue", "--open-mode=append", *_OPTIONS.value,
     ]  # fmt: skip
-    command = shlex.join([sys.executable, *program, "--config.distributed.coordinator=auto"])
-    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options), "", f"srun {command}"]
+    ours = ["--config.distributed.coordinator=auto", f"--config.stopped_status={_STOPPED}"]
+    # srun does not take the cores over from sbatch; and one process that fails leaves the others waiting for it.
+    run = ["srun", f"--cpus-per-task={_CORES.value}", "--kill-on-bad-exit=1", sys.executable, *program, *ours]
+    lines = [
+        "#!/bin/bash", *(f"#SBATCH {option}" for option in options), "",
+        shlex.join(run),
+        "status=$?",
+        f'if [ "$status" = {_STOPPED} ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
+        'exit "$status"',
+    ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

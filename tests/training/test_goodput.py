@@ -36,7 +36,7 @@ def test_a_run_that_was_killed_and_started_again(clock, tmp_path):
     spend(first, clock, evaluation=3.0, checkpoint=1.0)
     assert first.note(10)["goodput/step"] == pytest.approx(18 / 48)
     assert str(first) == (
-        "time 00:00:48 in 1 start: 41.7% compile, 37.5% step, 10.4% start, 6.2% evaluation, 2.1% input, 2.1% checkpoint"
+        "time 0:00:48 in 1 start: 41.7% compile, 37.5% step, 10.4% start, 6.2% evaluation, 2.1% input, 2.1% checkpoint"
     )
 
     second = Goodput(tmp_path, step=5, began=time.monotonic() - 5.0, quiet=False)  # the checkpoint was of step 5
@@ -57,4 +57,6 @@ def test_what_fails_counts_too_and_a_quiet_process_writes_nothing(clock, tmp_pat
         clock(4.0)
         raise OSError("the disk is full")
     assert goodput.note(1)["goodput/checkpoint"] == 1.0
+    goodput.add("step", 30 * 3600)
+    assert str(goodput).startswith("time 1 day, 6:00:04 in 1 start: 100.0% step")
     assert not list(tmp_path.iterdir())

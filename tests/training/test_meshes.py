@@ -45,7 +45,8 @@ def test_eight_devices_compute_what_one_does(launcher, undisturbed, tmp_path, me
     assert_same_training(tmp_path, undisturbed)
 
 
-def test_an_inverse_dynamics_step_computes_the_same_on_any_mesh(dataset_dir):
+@pytest.mark.parametrize("parts", [1, 2])
+def test_an_inverse_dynamics_step_computes_the_same_on_any_mesh(dataset_dir, parts):
     data = WindowStream(StreamSettings(str(dataset_dir), "train", batch=8, length=6, nulls="keep"))
     idm = InverseDynamicsModel(8, widths=(8,), features=32, heads=2, layers=1)
     objective = inverse_dynamics(idm, data.frame_shape, FactoredMarginal.of(data), augmented=True, mirrored=True)
@@ -60,7 +61,7 @@ def test_an_inverse_dynamics_step_computes_the_same_on_any_mesh(dataset_dir):
         mesh = Mesh(np.array(jax.devices()[: np.prod(sizes)]).reshape(sizes), parallel.AXES)
         shardings = parallel.tree_shardings(begin, mesh, parallel.RULES["default"])
         with jax.set_mesh(mesh):
-            step = jax.jit(partial(train_step, objective.loss, optimizer), out_shardings=(shardings, None))
+            step = jax.jit(partial(train_step, objective.loss, optimizer, parts=parts), out_shardings=(shardings, None))
             state, first = step(
                 jax.device_put(begin, shardings), parallel.global_batch(data.read(0, range(8)), mesh, 8)
             )

@@ -36,7 +36,7 @@ def test_progress_in_lines_where_there_is_no_terminal(capsys, quiet):
         assert not shown
     else:
         assert shown.startswith("step 3/4  loss 1.500  after 0 s, most of it compiling\nstep 4/4  loss 1.250  ")
-        assert shown.endswith("00:00:00 left\nstep 4  held-out loss: valid 1.500, marginal 2.000\n")
+        assert shown.endswith("0:00:00 left\nstep 4  held-out loss: valid 1.500, marginal 2.000\n")
 
 
 def test_speeds_by_hand():

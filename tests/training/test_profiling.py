@@ -1,17 +1,25 @@
 """A trace is written, and nothing else changes."""
 
 import jax
+import pytest
 
-from vpt_jax.training.profiling import LAST, profiled
+from vpt_jax.training.profiling import FIRST, LAST, profiled
+
+add = jax.jit(lambda state, batch: (state + batch, state * batch))
 
 
-def test_a_trace_of_some_steps(tmp_path):
-    step = profiled(jax.jit(lambda state, batch: (state + batch, state * batch)), str(tmp_path))
+@pytest.mark.parametrize(("steps", "traces"), [(FIRST - 1, 0), (FIRST, 1), (LAST + 2, 1)])
+def test_a_trace_of_some_steps(tmp_path, capsys, steps, traces):
     state = 1.0
-    for i in range(LAST - 1):
-        state, _ = step(state, float(i))
-    assert not list(tmp_path.rglob("*.xplane.pb"))
-    state, metrics = step(state, 2.0)
-    step(state, 1.0)
-    assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
-    assert (float(state), float(metrics)) == (1 + sum(range(LAST - 1)) + 2, 2 * (1 + sum(range(LAST - 1))))
+    with profiled(add, str(tmp_path)) as step:
+        for i in range(steps):
+            state, metrics = step(state, float(i))
+    assert len(list(tmp_path.rglob("*.xplane.pb"))) == traces
+    assert ("no trace" in capsys.readouterr().out) == (traces == 0)
+    before = 1 + sum(range(steps - 1))
+    assert (float(state), float(metrics)) == (before + steps - 1, before * (steps - 1))
+
+
+def test_without_a_folder_the_step_is_as_it_is():
+    with profiled(add, "") as step:
+        assert step is add

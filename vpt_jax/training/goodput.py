@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 KINDS = {
@@ -21,12 +22,12 @@ KINDS = {
 class Goodput:
     """Adds up seconds by kind, over all starts of a run; `goodput.json` of the work directory holds the sums.
 
-    Steps overlap with what the host does meanwhile, so a kind is what the loop waited for, and all kinds together are
-    the wall time.
+    Steps overlap with what the host does meanwhile: what the devices did not have to wait for counts as "step". Not
+    seen are the time before `began`, and what a kill took since the last note.
     """
 
     def __init__(self, workdir: Path, step: int, began: float, quiet: bool) -> None:
-        """Goes on after `step`; the process began at `began` (`time.monotonic`). If `quiet`, nothing is written."""
+        """Goes on after `step`; it was started at `began` (`time.monotonic`). If `quiet`, nothing is written."""
         self._file, self._quiet, self._step, self._compiled = workdir / "goodput.json", quiet, step, False
         noted = json.loads(self._file.read_text()) if self._file.exists() else {}
         self._starts = noted.get("starts", 0) + 1
@@ -46,7 +47,11 @@ class Goodput:
         try:
             yield
         finally:
-            self._seconds[kind] += time.monotonic() - began
+            self.add(kind, time.monotonic() - began)
+
+    def add(self, kind: str, seconds: float) -> None:
+        """The same for what took so long."""
+        self._seconds[kind] += seconds
 
     def note(self, step: int) -> dict[str, float]:
         """Writes the sums down, as they are after a step; returns the share of each kind, as `goodput/KIND`."""
@@ -61,7 +66,7 @@ class Goodput:
     def __str__(self) -> str:
         """The sums in a line, the largest first."""
         shares = sorted(self._shares().items(), key=lambda pair: -pair[1])
-        total = time.strftime("%H:%M:%S", time.gmtime(sum(self._seconds.values())))
+        total = timedelta(seconds=round(sum(self._seconds.values())))
         parts = ", ".join(f"{share:.1%} {kind}" for kind, share in shares if share)
         return f"time {total} in {self._starts} start{'s' * (self._starts > 1)}: {parts}"
 

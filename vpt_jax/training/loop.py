@@ -84,7 +84,7 @@ def run(
     drawn, so that wherever a run is killed, resuming repeats what is not in the checkpoint and nothing else. A step's
     loss is looked at while the next one runs, so that the device never waits; only saving and evaluating wait for it.
     """
-    before: tuple[int, Metrics] | None = None
+    before: tuple[int, dict[str, Any]] | None = None
 
     def settle() -> None:
         """Looks at the last step's figures."""
@@ -98,9 +98,13 @@ def run(
     with StopSignal() as stop, closing(checkpoints), closing(progress), closing(log):
         for step in range(int(state.step) + 1, schedule.steps + 1):
             asked = time.monotonic()
-            with goodput.spent("input"):
-                batch = next(batches)
-            progress.waited(time.monotonic() - asked)
+            batch = next(batches)
+            waited = time.monotonic() - asked
+            if before is not None and not before[1]["loss"].is_ready():
+                waited = 0.0  # the devices were busy all the while
+            progress.waited(waited)
+            goodput.add("input", waited)
+            goodput.add("step", time.monotonic() - asked - waited)
             with goodput.spent("step"):
                 state, metrics = train_step(state, batch)
                 settle()

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -121,7 +122,7 @@ class Progress:
         speed, wait = self._work.show(speeds), speeds["speed/input_wait"]
         self._bar.set_postfix_str(f"loss {loss:.3f}, {speed}, {wait:.0%} waiting for input")
         if not self._quiet and self._bar.disable:
-            left = time.strftime("%H:%M:%S", time.gmtime((self._stop - step) / rate)) if rate else "?"
+            left = timedelta(seconds=round((self._stop - step) / rate)) if rate else "?"
             self.say(f"step {step}/{self._stop}  loss {loss:.3f}  {speed}  {wait:.0%} waiting for input  {left} left")
 
     def evaluated(self, step: int, figures: dict[str, float], seconds: float) -> None:
