@@ -47,13 +47,9 @@ def main(config: ConfigDict) -> None:
     marginal = KINDS[config.stage].marginal.uniform()
     setup = make_setup(config, mesh, frame_shape, marginal, steps)
     batch = batch_shapes(config, mesh, frame_shape)
-    state = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        setup.shapes, setup.shardings,
-    )  # fmt: skip
     began = time.monotonic()
     with jax.set_mesh(mesh):
-        lowered = setup.step.lower(state, batch)
+        lowered = setup.step.lower(setup.shapes, batch)
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:

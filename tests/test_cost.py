@@ -3,6 +3,7 @@
 Eight fake devices (tests/conftest.py).
 """
 
+from functools import cache
 from math import prod
 
 import jax
@@ -51,12 +52,13 @@ def test_roofline_by_hand():
     assert seconds == {"arithmetic": 6.0, "memory traffic": 5.0, "network": pytest.approx((1400 + 300) / 100)}
 
 
-def compiled_step(config, sizes, size):
-    config.data.batch, config.data.length = 8, 4
-    config.model.dtype, config.model.remat = "float32", False
+@cache
+def compiled_step(stage, sizes):
+    config = {"policy": foundation, "idm": idm}[stage].get_config("demo")
+    config.data.batch, config.data.valid_batch, config.data.length = 8, 8, 4
     mesh = parallel.make_mesh(*sizes)
-    setup = make_setup(config, mesh, (size, size, 3), KINDS[config.stage].marginal.uniform(), 10_000)
-    batch = batch_shapes(config, mesh, (size, size, 3))
+    setup = make_setup(config, mesh, (16, 16, 3), KINDS[stage].marginal.uniform(), 10_000)
+    batch = batch_shapes(config, mesh, (16, 16, 3))
     with jax.set_mesh(mesh):
         compiled = setup.step.lower(setup.shapes, batch).compile()
     return setup, compiled, cost_of(compiled, setup.shapes, setup.shardings, batch)
@@ -66,26 +68,22 @@ def size_of(tree):
     return sum(prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-@pytest.fixture(params=[foundation, idm], ids=["policy", "idm"])
-def config(request):
-    return request.param.get_config("demo")
+stages = pytest.mark.parametrize("stage", ["policy", pytest.param("idm", marks=pytest.mark.slow)])
 
 
-def test_data_parallelism_reduces_the_gradients_and_little_else(config):
-    setup, _, cost = compiled_step(config, (8, 1, 1), 16)
+@stages
+def test_data_parallelism_reduces_the_gradients_and_little_else(stage):
+    setup, _, cost = compiled_step(stage, (8, 1, 1))
     parameters = size_of(setup.shapes.params)
     assert set(by_kind(cost.collectives)) == {"all-reduce"}
     reduced = by_kind(cost.collectives)["all-reduce"][1]
     assert 0.95 * parameters < reduced < 1.05 * parameters  # heads and curves without a gradient are left out
 
 
-def test_under_fsdp_no_device_holds_more_than_its_share(config):
-    setup, _, cost = compiled_step(config, (1, 8, 1), 16)
+@stages
+def test_under_fsdp_no_device_holds_more_than_its_share_and_the_old_state_is_given_back(stage):
+    setup, compiled, cost = compiled_step(stage, (1, 8, 1))
     for kind, tree in {"parameters": setup.shapes.params, "optimizer": setup.shapes.opt_state}.items():
         assert cost.memory[kind] < 1.1 * size_of(tree) / 8
-
-
-def test_the_old_state_is_given_back(config):
-    _, compiled, cost = compiled_step(config, (1, 8, 1), 16)
     held = sum(cost.memory[kind] for kind in ("parameters", "optimizer", "memory carry"))
     assert compiled.memory_analysis().alias_size_in_bytes >= held

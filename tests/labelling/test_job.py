@@ -262,7 +262,7 @@ def test_mistakes_are_explained_in_a_line(launcher, videos, idm_dir, policy_dir,
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_length(launcher, idm_dir, tmp_path):
     peaks = {}
-    for minutes in (0.1, 1, 20):  # the first is there to compile
+    for minutes in (0.1, 1, 60):  # the first is there to compile
         folder, frames = tmp_path / str(minutes), int(minutes * 60 * 20)
         (folder / "videos").mkdir(parents=True)
         with VideoWriter(folder / "videos" / "film.mp4", SIZE, SIZE) as writer:
@@ -277,7 +277,7 @@ def test_memory_does_not_grow_with_the_length(launcher, idm_dir, tmp_path):
         assert dataset.load_index(folder / "out", "train").lengths == [frames]
         peaks[minutes] = usage.ru_maxrss / 2**10
     print(f"peak memory in MiB by minutes: {peaks}")
-    assert peaks[20] == pytest.approx(peaks[1], rel=0.1)
+    assert peaks[60] == pytest.approx(peaks[1], rel=0.1)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from vpt_jax.training.state import initial_state, train_step
 from .conftest import wait_until
 
 MESHES = {"8,1,1": (8, 1, 1), "2,4,1": (2, 4, 1), "2,2,2": (2, 2, 2)}
-SLOW = pytest.mark.slow  # the mesh of three axes has what this one has
+SLOW = pytest.mark.slow
 
 
 def figures(workdir, name="train/loss"):
@@ -45,7 +45,7 @@ def test_eight_devices_compute_what_one_does(launcher, undisturbed, tmp_path, me
     assert_same_training(tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("parts", [1, pytest.param(2, marks=SLOW)])
 def test_an_inverse_dynamics_step_computes_the_same_on_any_mesh(dataset_dir, parts):
     data = WindowStream(StreamSettings(str(dataset_dir), "train", batch=8, length=6, nulls="keep"))
     idm = InverseDynamicsModel(8, widths=(8,), features=32, heads=2, layers=1)

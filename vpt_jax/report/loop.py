@@ -183,9 +183,9 @@ def _idm_rows(scores: Scores) -> Iterator[list[str]]:
         figures, intervals = metrics(add(episodes)), confidence_intervals(episodes)
         for name, title in titles.items():
             low, high = intervals[name]
-            baselines = (f"{of[name]:.3f}" for of in others)
-            of_drawn = f"{drawn[name]:.3f}" if titles is _HEADLINES else ""
-            yield [title, f"{figures[name]:.3f}", f"{low:.3f} to {high:.3f}", *baselines, of_drawn]
+            baselines = (f"{of[name]:z.3f}" for of in others)
+            of_drawn = f"{drawn[name]:z.3f}" if titles is _HEADLINES else ""
+            yield [title, f"{figures[name]:z.3f}", f"{low:z.3f} to {high:z.3f}", *baselines, of_drawn]
 
 
 def _idm_section(scores: Scores, runs: Runs) -> str:

@@ -72,7 +72,7 @@ class Setup(NamedTuple):
 
     objective: Objective
     init: Callable[[], TrainState]  # compiled as a whole, it makes every tensor where it is to lie
-    shapes: TrainState
+    shapes: TrainState  # with their shardings
     shardings: TrainState
     step: Wrapped  # a state, whose memory it takes over, and a batch to the next state and metrics
 
@@ -132,6 +132,9 @@ def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, 
     init = partial(_make_state, objective, optimizer, config.data.batch, config.seed)
     shapes = jax.eval_shape(init)
     shardings = parallel.tree_shardings(shapes, mesh, parallel.RULES[config.sharding])
+    shapes = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+    )
     update = partial(train_step, objective.loss, optimizer, parts=config.data.parts)
     step = jax.jit(update, out_shardings=(shardings, None), donate_argnums=0)
     return Setup(objective, jax.jit(init, out_shardings=shardings), shapes, shardings, step)
