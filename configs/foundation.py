@@ -77,6 +77,8 @@ def _data() -> ConfigDict:
     # Processes per host that read and decode; 0: none, the main process does it. Each holds two of the host's batches
     # in shared memory: 11 GB if one host reads all 880 rows of 128x128.
     data.workers = 8
+    # The same for every evaluation, which starts them anew.
+    data.valid_workers = 8
     return data
 
 
@@ -103,6 +105,7 @@ def _demo(config: ConfigDict) -> None:
     config.data.length = 32
     config.data.batch = config.data.valid_batch = 16
     config.data.workers = 1
+    config.data.valid_workers = 0
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 30

@@ -65,6 +65,8 @@ def get_config(variant: str = "paper") -> ConfigDict:
     config.data.mirror = False
     # Processes per host that read and decode; 0: none, the main process does it.
     config.data.workers = 8
+    # The same for every evaluation, which starts them anew.
+    config.data.valid_workers = 8
 
     config.optimizer = ConfigDict()
     # "adam" (paper), or "muon", with which small models learn in fewer steps.
@@ -94,6 +96,7 @@ def _demo(config: ConfigDict) -> None:
     config.data.batch = config.data.valid_batch = 16
     config.data.length = 32
     config.data.workers = 1
+    config.data.valid_workers = 0
     config.data.augment = False
     config.data.mirror = True
     config.optimizer.name = "muon"

@@ -98,7 +98,7 @@ def train(config: ConfigDict, began: float) -> bool:
         # Train
         start, quiet = int(state.step), jax.process_index() > 0
         with (
-            closing(placed_batches(config, train_data, mesh, start, steps)) as train_batches,
+            closing(placed_batches(train_data, mesh, start, steps, config.data.workers)) as train_batches,
             profiled(setup.step, config.profile) as train_step,
         ):
             state = loop.run(
@@ -144,7 +144,7 @@ def check_run(config: ConfigDict) -> None:
     for field in ("log_every", "evaluate_every", "save_every"):
         if config[field] < 1:
             raise ConfigError(f"config.{field} must be 1 or more")
-    for field in ("workers", "minutes"):
+    for field in ("workers", "valid_workers", "minutes"):
         if config.data[field] < 0:
             raise ConfigError(f"config.data.{field} must not be negative")
 
@@ -176,10 +176,10 @@ def count_steps(config: ConfigDict, train_data: Stream) -> int:
     return steps
 
 
-def placed_batches(config: ConfigDict, stream: Stream, mesh: Mesh, start: int, stop: int) -> Generator[Batch]:
+def placed_batches(stream: Stream, mesh: Mesh, start: int, stop: int, workers: int) -> Generator[Batch]:
     """The global batches of some steps, this host's rows of them read here."""
     rows = parallel.local_rows(mesh, stream.settings.batch)
-    with closing(batches(stream, rows, start, stop, config.data.workers)) as here:
+    with closing(batches(stream, rows, start, stop, workers)) as here:
         for batch in here:
             yield parallel.global_batch(batch, mesh, stream.settings.batch)
 
@@ -197,7 +197,7 @@ def make_evaluator(
     return evaluator(
         objective.predict,
         partial(objective.initial_memory, config.data.valid_batch),
-        partial(placed_batches, config, data, mesh, 0, data.steps_per_epoch),
+        partial(placed_batches, data, mesh, 0, data.steps_per_epoch, config.data.valid_workers),
         parallel.batch_sharding(mesh),
         baselines,
         STAGES[config.stage].views,

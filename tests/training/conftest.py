@@ -21,6 +21,7 @@ class Launcher:
             f"--config=configs/{config}", "--config.model.preset=tiny", "--config.model.dtype=float32",
             "--config.model.remat=False", f"--config.data.train={dataset_dir}", f"--config.data.valid={dataset_dir}",
             "--config.data.batch=8", "--config.data.valid_batch=8", "--config.data.length=6", "--config.data.workers=1",
+            "--config.data.valid_workers=0",
             "--config.steps=10",
             "--config.optimizer.warmup_steps=2", "--config.optimizer.learning_rate=0.0002", "--config.log_every=1",
             "--config.evaluate_every=5", "--config.save_every=4", "--config.report=False",

@@ -66,7 +66,7 @@ def test_sigterm_saves_and_exits_with_0(launcher, undisturbed, tmp_path):
     assert "asked to stop: saving step" in launcher.finish(process)
     saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert saved < 10
-    output = launcher.run(tmp_path, "--config.data.workers=0")
+    output = launcher.run(tmp_path, "--config.data.workers=0", "--config.data.valid_workers=1")
     assert f"resumed from step {saved}" in output
     assert "in 2 starts: " in output
     assert json.loads((tmp_path / "goodput.json").read_text())["step"] == 10
