@@ -52,7 +52,7 @@ SMALL = {
     "idm.steps": (3, 4),
     "policy.minutes": (0.2,), "policy.steps": (3, 4), "label": ("span=3", "batch=2", "films=1"),
     "train_idm": ("optimizer.warmup_steps=1", "data.batch=4", "data.valid_batch=4", "evaluate_every=2"),
-    "train_policy": ("optimizer.warmup_steps=1", "data.batch=8", "data.valid_batch=8", "evaluate_every=2"),
+    "train_policy": ("optimizer.warmup_steps=1", "data.batch=4", "data.valid_batch=8", "evaluate_every=2"),
 }  # fmt: skip
 
 
