@@ -7,7 +7,7 @@ The paper trained it for 20 epochs of 1,962 hours on 32 A100 GPUs in about 4 day
 
 Variants: `:paper` (default), the size that OpenAI released, 482,330,046 parameters, and `:demo`, a small one for two
 CPU cores, which configs/demo.py trains in minutes on recordings of the embedded game. With a machine's name after a
-comma, such as `:paper,v5e-256`, mesh and batch suit that machine (MACHINES below).
+comma, such as `:paper,v5p-128`, mesh and batch suit that machine (MACHINES below).
 """
 
 import runpy
@@ -20,9 +20,7 @@ PRESETS = {"paper": "paper", "demo": "tiny"}
 MACHINES = {
     "gpu": {"data.parts": 128, "data.valid_batch": 4},
     "gpu-8": {"mesh.data": 1, "mesh.fsdp": 8, "data.parts": 16},
-    "v5e-256": {"mesh.data": 8, "mesh.fsdp": 16, "mesh.tensor": 2, "data.valid_batch": 128},
     "v5p-128": {"mesh.data": 16, "mesh.fsdp": 8, "data.valid_batch": 128},
-    "v6e-256": {"mesh.data": 8, "mesh.fsdp": 16, "mesh.tensor": 2, "data.valid_batch": 128},
 }
 
 
