@@ -97,14 +97,7 @@ def run(
 
     with StopSignal() as stop, closing(checkpoints), closing(progress), closing(log):
         for step in range(int(state.step) + 1, schedule.steps + 1):
-            asked = time.monotonic()
-            batch = next(batches)
-            waited = time.monotonic() - asked
-            if before is not None and not before[1]["loss"].is_ready():
-                waited = 0.0  # the devices were busy all the while
-            progress.waited(waited)
-            goodput.add("input", waited)
-            goodput.add("step", time.monotonic() - asked - waited)
+            batch = _draw(batches, before, progress, goodput)
             with goodput.spent("step"):
                 state, metrics = train_step(state, batch)
                 settle()
@@ -132,6 +125,19 @@ def run(
         goodput.note(int(state.step))
         progress.say(str(goodput))
     return state
+
+
+def _draw(
+    batches: Iterator[Any], before: tuple[int, dict[str, Any]] | None, progress: Progress, goodput: Goodput
+) -> Any:
+    """The next batch. Waiting for it is a loss only if the devices have nothing else to do."""
+    asked = time.monotonic()
+    batch = next(batches)
+    seconds = time.monotonic() - asked
+    busy = before is not None and not before[1]["loss"].is_ready()
+    progress.waited(0.0 if busy else seconds)
+    goodput.add("step" if busy else "input", seconds)
+    return batch
 
 
 def _report(
