@@ -54,7 +54,7 @@ def main(config: ConfigDict) -> None:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             raise CompileError(explain(error)) from error
-    cost = cost_of(compiled, setup.shapes, setup.shardings, batch)
+    cost = cost_of(compiled, setup.shapes, batch)
     result = summary(config, cost, devices, dict(mesh.shape)) | {"compile_seconds": time.monotonic() - began}
     print(json.dumps(result) if _JSON.value else "\n".join(table(result)))
     if not result["fits"]:

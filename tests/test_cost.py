@@ -61,7 +61,7 @@ def compiled_step(stage, sizes):
     batch = batch_shapes(config, mesh, (16, 16, 3))
     with jax.set_mesh(mesh):
         compiled = setup.step.lower(setup.shapes, batch).compile()
-    return setup, compiled, cost_of(compiled, setup.shapes, setup.shardings, batch)
+    return setup, compiled, cost_of(compiled, setup.shapes, batch)
 
 
 def size_of(tree):

@@ -82,28 +82,26 @@ class Cost(NamedTuple):
         }
 
 
-def cost_of(compiled: Compiled, state: TrainState, shardings: TrainState, batch: Any) -> Cost:
+def cost_of(compiled: Compiled, state: TrainState, batch: Any) -> Cost:
     """The cost of a compiled train step; arithmetic, traffic and collectives in a loop are counted once, as XLA does.
 
     Args:
       compiled: the step.
-      state: shapes of its state.
-      shardings: how that lies.
-      batch: shapes of its batch, with their shardings.
+      state: shapes of its state, with their shardings.
+      batch: shapes of its batch, likewise.
 
     Raises:
       ValueError: the compiler does not say.
     """
-    devices = jax.tree.leaves(shardings)[0].num_devices
+    devices = jax.tree.leaves(state)[0].sharding.num_devices
     analysis, properties, program = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     if analysis is None or properties is None or program is None:
         raise ValueError("this compiler does not say what a program costs")
-    batch_shardings = jax.tree.map(lambda leaf: leaf.sharding, batch)
     memory = {
-        "parameters": device_bytes(state.params, shardings.params),
-        "optimizer": device_bytes(state.opt_state, shardings.opt_state),
-        "memory carry": device_bytes(state.memory, shardings.memory),
-        "batch": device_bytes(batch, batch_shardings),
+        "parameters": device_bytes(state.params),
+        "optimizer": device_bytes(state.opt_state),
+        "memory carry": device_bytes(state.memory),
+        "batch": device_bytes(batch),
         "temporaries": analysis.temp_size_in_bytes,
         "program": analysis.generated_code_size_in_bytes,
     }
@@ -112,10 +110,9 @@ def cost_of(compiled: Compiled, state: TrainState, shardings: TrainState, batch:
     return Cost(memory, properties["flops"], properties["bytes accessed"], list(find_collectives(program, devices)))
 
 
-def device_bytes(shapes: Any, shardings: Any) -> int:
-    """Bytes of a tree's tensors on one device."""
-    leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)
-    return sum(prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, sharding in leaves)
+def device_bytes(shapes: Any) -> int:
+    """Bytes of a tree's tensors on one device; the shapes come with their shardings."""
+    return sum(prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def find_collectives(program: str, devices: int) -> Iterator[Collective]:

@@ -28,7 +28,7 @@ class Goodput:
 
     def __init__(self, workdir: Path, step: int, began: float, quiet: bool) -> None:
         """Goes on after `step`; it was started at `began` (`time.monotonic`). If `quiet`, nothing is written."""
-        self._file, self._quiet, self._step, self._compiled = workdir / "goodput.json", quiet, step, False
+        self._file, self._quiet, self._compiled = workdir / "goodput.json", quiet, False
         noted = json.loads(self._file.read_text()) if self._file.exists() else {}
         self._starts = noted.get("starts", 0) + 1
         self._seconds = dict.fromkeys(KINDS, 0.0) | noted.get("seconds", {})
@@ -55,7 +55,6 @@ class Goodput:
 
     def note(self, step: int) -> dict[str, float]:
         """Writes the sums down, as they are after a step; returns the share of each kind, as `goodput/KIND`."""
-        self._step = step
         if not self._quiet:
             noted = {"step": step, "starts": self._starts, "seconds": self._seconds}
             temporary = self._file.with_suffix(".tmp")
