@@ -11,12 +11,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.experimental.mesh_utils import create_device_mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 AXES = ("data", "fsdp", "tensor")
 # Rows of the batch and of the memory. With `data` first, XLA (of JAX 0.10) got the gradients of a step wrong on a mesh
 # of 2x2x2, which tests/training/test_meshes.py would show.
 BATCH = PartitionSpec(("fsdp", "data"))
+# Frames of all rows, one after another, as the image stacks look at them: each by itself, so every device takes some.
+FRAMES = PartitionSpec(("fsdp", "data", "tensor"))
 
 Rules = Sequence[tuple[str, PartitionSpec]]
 
@@ -62,7 +66,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
             f"a mesh of {asked} does not fit {len(devices)} devices: the product of the sizes must be {len(devices)}"
         )
     # GSPMD decides where activations lie; with JAX's default, Explicit, every operation would have to say so.
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    # Chips may be wired as 16x16 where 8x16x2 is asked for.
+    placed = create_device_mesh(tuple(sizes), devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def tree_shardings(shapes: Any, mesh: Mesh, rules: Rules) -> Any:
@@ -77,7 +83,7 @@ def find_spec(path: str, rules: Rules) -> PartitionSpec:
     return next((spec for pattern, spec in rules if re.search(pattern, path)), PartitionSpec())
 
 
-def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     def divides(axes: Any, size: int) -> bool:
         return axes is not None and size % np.prod([mesh.shape[axis] for axis in _names(axes)]) == 0
 
@@ -100,6 +106,12 @@ def sharding_table(shapes: Any, shardings: Any) -> str:
         size = int(np.prod(sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
         rows.append(f"{path_name(path):<72} {leaf.shape!s:<22} {sharding.spec!s:<40} {size / 2**20:10.3f} MiB")
     return "\n".join(rows)
+
+
+def constrain(x: Array, spec: PartitionSpec) -> Array:
+    """Lays `x` over the mesh of `jax.set_mesh` as `spec` says, where its axes divide it; nothing without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if mesh.empty else jax.lax.with_sharding_constraint(x, _fit(spec, x.shape, mesh))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

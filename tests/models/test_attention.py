@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpt_jax.models.attention import attention_mask, causal_band, spread_basis
+from vpt_jax.models.attention import spread_basis
+from vpt_jax.models.memory import causal_band, empty_memory, frames_back, look
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "attention_mask.npz")
 META = json.loads(str(GOLDEN["meta"]))
@@ -16,15 +17,15 @@ META = json.loads(str(GOLDEN["meta"]))
 @pytest.mark.parametrize("case", range(len(META["cases"])))
 def test_masks_over_sequences_of_chunks(case):
     settings = META["cases"][case]
-    memory_mask = jnp.zeros((settings["batch"], settings["maxlen"]), bool)
+    memory = empty_memory(settings["batch"], settings["maxlen"], features=1, layers=1)
     for number, length in enumerate(settings["chunks"]):
         name = f"case{case}/chunk{number}"
         first = np.zeros((settings["batch"], length), bool)
         first[:, 0] = GOLDEN[f"{name}/first"]
-        mask, memory_mask = attention_mask(first, memory_mask)
+        mask, memory = look(first, memory)
         heads = np.repeat(np.asarray(mask), settings["heads"], axis=0)
         np.testing.assert_array_equal(heads, GOLDEN[f"{name}/mask"])
-        np.testing.assert_array_equal(memory_mask, GOLDEN[f"{name}/state_mask"][:, 0])
+        np.testing.assert_array_equal(memory.mask, GOLDEN[f"{name}/state_mask"][:, 0])
 
 
 def named(prefix):
@@ -47,4 +48,5 @@ def test_spread_basis():
     assert len(spreads) == 7
     for size, name in spreads:
         basis = jnp.asarray(GOLDEN[name.replace("D_ntT", "b_nd")])
-        np.testing.assert_array_equal(spread_basis(basis, size["t"]), GOLDEN[name], name)
+        back = frames_back(size["t"], basis.shape[1])
+        np.testing.assert_array_equal(spread_basis(basis, back), GOLDEN[name], name)

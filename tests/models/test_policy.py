@@ -1,6 +1,7 @@
 """The policy against the reference's tensors (tests/golden/policy_tiny.npz), and what the reference cannot do."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -70,6 +71,30 @@ def test_one_frame_at_a_time_gives_the_same(reference, apply):
     assert_close(jnp.concatenate(values, 1), GOLDEN["step/vpred"])
     assert_close(jnp.concatenate(camera, 1), GOLDEN["step/logp/camera"])
     assert_close(memory.keys[1], GOLDEN["step/state/1/K"])
+
+
+def test_a_ring_remembers_what_a_memory_does():
+    params = random_params(SMALL, 32, 32)
+    step = jax.jit(lambda *inputs: SMALL.apply({"params": params}, *inputs), donate_argnums=2)
+    memory, ring = SMALL.initial_memory(3), SMALL.initial_ring(3)
+    rng = np.random.default_rng(0)
+    for first in rng.random((3 * SMALL.memory_length, 3, 1)) < 0.1:
+        frames = rng.integers(0, 256, (3, 1, 32, 32, 3), np.uint8)
+        expected, output = step(frames, first, memory), step(frames, first, ring)
+        memory, ring = expected.memory, output.memory
+        np.testing.assert_allclose(output.value, expected.value, atol=1e-5)
+        np.testing.assert_allclose(output.logits["buttons"], expected.logits["buttons"], atol=1e-5)
+
+
+def test_a_ring_is_changed_in_place():
+    params, ring = random_params(SMALL, 32, 32), SMALL.initial_ring(1)
+    frame, first = jnp.zeros((1, 1, 32, 32, 3), jnp.uint8), jnp.zeros((1, 1), bool)
+    step = jax.jit(lambda ring: SMALL.apply({"params": params}, frame, first, ring).memory, donate_argnums=0)
+    program = step.lower(ring).compile()
+    analysis = program.memory_analysis()
+    assert analysis.alias_size_in_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(ring))
+    length, features = ring.keys[0].shape[1:]
+    assert not re.search(rf"f32\[1,{length},{features}\]\S* (copy|concatenate)\(", program.as_text())
 
 
 def cloning_gradients(reference, number, memory):

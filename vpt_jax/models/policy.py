@@ -1,25 +1,26 @@
 """The causal VPT policy (paper, appendix E; reference `lib/policy.py`)."""
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
-from vpt_jax.models.attention import attention_mask
 from vpt_jax.models.heads import JointActionHead
 from vpt_jax.models.impala import ImpalaEncoder, scale_frames
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
-from vpt_jax.models.transformer import Memory, Transformer, empty_memory
+from vpt_jax.models.memory import AnyMemory, Memory, Ring, empty_memory, empty_ring, look
+from vpt_jax.models.transformer import Transformer
+from vpt_jax.parallel import BATCH, FRAMES, constrain
 
 
-class PolicyOutput(NamedTuple):
+class PolicyOutput(NamedTuple, Generic[AnyMemory]):
     """`logits` of `buttons` `[b, t, 8641]` and `camera` `[b, t, 121]`; `value` in normalised units; the new memory."""
 
     logits: dict[str, Float[Array, "b t classes"]]
     value: Float[Array, "b t"]
-    memory: Memory
+    memory: AnyMemory
 
 
 class Policy(nn.Module):
@@ -39,14 +40,21 @@ class Policy(nn.Module):
     dtype: DTypeLike = jnp.float32  # of the computation; parameters, norms and softmax are float32
 
     @nn.compact
-    def __call__(self, frames: UInt8[Array, "b t h w 3"], first: Bool[Array, "b t"], memory: Memory) -> PolicyOutput:
-        """`first[b, t]` marks the first frame of an episode: nothing before it is remembered or attended to."""
+    def __call__(
+        self, frames: UInt8[Array, "b t h w 3"], first: Bool[Array, "b t"], memory: AnyMemory
+    ) -> PolicyOutput[AnyMemory]:
+        """`first[b, t]` marks the first frame of an episode: nothing before it is remembered or attended to.
+
+        A chunk of one frame may come with a `Ring` for a memory, which is faster: give it away (`donate_argnums`), and
+        it is changed in place.
+        """
         b, t = frames.shape[:2]
         encoder = ImpalaEncoder(self.widths, self.features, remat=self.remat, dtype=self.dtype, name="encoder")
-        x = encoder(scale_frames(frames.reshape(b * t, *frames.shape[2:]), self.dtype)).reshape(b, t, self.features)
-        mask, memory_mask = attention_mask(first, memory.mask)
+        images = constrain(frames.reshape(b * t, *frames.shape[2:]), FRAMES)
+        x = constrain(encoder(scale_frames(images, self.dtype)).reshape(b, t, self.features), BATCH)
+        mask, memory = look(first, memory)
         transformer = Transformer(self.layers, self.heads, dtype=self.dtype, name="transformer")
-        x, memory = transformer(x, mask, memory._replace(mask=memory_mask))
+        x, memory = transformer(x, mask, memory)
         x = NormDense(self.features, dtype=self.dtype, name="last")(nn.relu(x))
         x = TokenNorm(dtype=self.dtype, name="final_norm")(x)
         logits = JointActionHead(self.temperature, name="actions")(x)
@@ -56,3 +64,7 @@ class Policy(nn.Module):
     def initial_memory(self, batch: int) -> Memory:
         """The memory before a stream begins."""
         return empty_memory(batch, self.memory_length, self.features, self.layers, self.dtype)
+
+    def initial_ring(self, batch: int) -> Ring:
+        """The same for acting, one frame at a time."""
+        return empty_ring(batch, self.memory_length, self.features, self.layers, self.dtype)

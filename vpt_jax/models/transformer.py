@@ -1,30 +1,15 @@
 """The causal transformer with memory (reference `lib/util.py`: `ResidualRecurrentBlocks`)."""
 
-from typing import NamedTuple
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vpt_jax.models.attention import RelativeAttention
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
+from vpt_jax.models.memory import AnyMemory, next_memory, ring_row
 
 MLP_RATIO = 4
-
-
-class Memory(NamedTuple):
-    """What a transformer remembers of a stream: per layer the newest `m` keys and values, and which of them count."""
-
-    keys: tuple[Float[Array, "b m f"], ...]
-    values: tuple[Float[Array, "b m f"], ...]
-    mask: Bool[Array, "b m"]
-
-
-def empty_memory(batch: int, length: int, features: int, layers: int, dtype: DTypeLike = jnp.float32) -> Memory:
-    """A memory of nothing: zeros that do not count. Every array is its own, so that all may be donated."""
-    keys, values = (tuple(jnp.zeros((batch, length, features), dtype) for _ in range(layers)) for _ in range(2))
-    return Memory(keys, values, jnp.zeros((batch, length), bool))
 
 
 class TransformerBlock(nn.Module):
@@ -41,13 +26,14 @@ class TransformerBlock(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b t f"],
-        mask: Bool[Array, "b t m+t"],
+        mask: Bool[Array, "b t s"],
         memory: tuple[Float[Array, "b m f"], Float[Array, "b m f"]],
+        row: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t f"], tuple[Float[Array, "b m f"], Float[Array, "b m f"]]]:
         features = x.shape[-1]
         x = TokenNorm(dtype=self.dtype, name="norm")(x)
         attended, memory = RelativeAttention(self.heads, self.scale, dtype=self.dtype, name="attention")(
-            x, mask, memory
+            x, mask, memory, row
         )
         x = x + attended
         hidden = NormDense(MLP_RATIO * features, dtype=self.dtype, name="mlp_in")(x)
@@ -64,14 +50,15 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t f"], mask: Bool[Array, "b t m+t"], memory: Memory
-    ) -> tuple[Float[Array, "b t f"], Memory]:
+        self, x: Float[Array, "b t f"], mask: Bool[Array, "b t s"], memory: AnyMemory
+    ) -> tuple[Float[Array, "b t f"], AnyMemory]:
         """`mask` says what every frame may look at. Returns the output, and the memory with new keys and values."""
         scale = (2 * self.layers) ** -0.5  # two residual branches a layer
+        row = ring_row(memory)
         remembered = []
         for i, layer_memory in enumerate(zip(memory.keys, memory.values, strict=True)):
             block = TransformerBlock(self.heads, scale, dtype=self.dtype, name=f"block_{i}")
-            x, layer_memory = block(x, mask, layer_memory)
+            x, layer_memory = block(x, mask, layer_memory, row)
             remembered.append(layer_memory)
         keys, values = zip(*remembered, strict=True)
-        return x, Memory(keys, values, memory.mask)
+        return x, next_memory(memory, keys, values)

@@ -12,8 +12,8 @@ from vpt_jax.baselines import Marginal
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation import Prediction
 from vpt_jax.models.heads import joint_log_prob, most_probable
+from vpt_jax.models.memory import Memory
 from vpt_jax.models.policy import Policy
-from vpt_jax.models.transformer import Memory
 from vpt_jax.training.objective import Objective, start_at_marginal
 from vpt_jax.training.state import Metrics
 
