@@ -3,6 +3,7 @@
 Eight fake devices (tests/conftest.py).
 """
 
+import re
 from functools import cache
 from math import prod
 
@@ -87,3 +88,10 @@ def test_under_fsdp_no_device_holds_more_than_its_share_and_the_old_state_is_giv
         assert cost.memory[kind] < 1.1 * size_of(tree) / 8
     held = sum(cost.memory[kind] for kind in ("parameters", "optimizer", "memory carry"))
     assert compiled.memory_analysis().alias_size_in_bytes >= held
+
+
+@stages
+def test_every_device_looks_at_its_share_of_the_frames_whatever_the_mesh(stage):
+    _, compiled, _ = compiled_step(stage, (2, 2, 2))
+    frames = re.findall(r"f32\[(\d+),16,16,\d+\]\S* convolution\(", compiled.as_text())
+    assert set(frames) == {str(8 * 4 // 8)}
