@@ -17,7 +17,7 @@ from vpt_jax.models.impala import ImpalaEncoder, scale_frames
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
 from vpt_jax.models.memory import empty_memory
 from vpt_jax.models.transformer import Transformer
-from vpt_jax.parallel import BATCH, FRAMES, constrain
+from vpt_jax.parallel import BATCH, constrain
 
 REACH = 2  # frames to each side that the temporal convolution sees
 CHANGES = np.array([(1, 2, 2, 0, 1, 0), (0, -1, 0, -2, -1, -1)])  # later and earlier frame of the initial filters
@@ -103,8 +103,7 @@ class InverseDynamicsModel(nn.Module):
         """Embeddings of all frames but the outermost two on each side, which are context."""
         x = self.temporal(scale_frames(frames, self.dtype))
         b, t = x.shape[:2]
-        x = self.encoder(constrain(x.reshape(b * t, *x.shape[2:]), FRAMES))
-        return constrain(x.reshape(b, t, self.features), BATCH)
+        return constrain(self.encoder(x.reshape(b * t, *x.shape[2:])).reshape(b, t, self.features), BATCH)
 
     def attend(self, x: Float[Array, "b t features"], valid: Bool[Array, "b t"] | None = None) -> IDMOutput:
         """The logits of a window from its embeddings."""

@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from vpt_jax.models.layers import ImageNorm, NormConv, NormDense
+from vpt_jax.parallel import FRAMES, constrain
 
 BLOCKS_PER_STACK = 2
 EMBEDDING = 256  # width of the bottleneck between the convolutions and the transformer
@@ -84,11 +85,12 @@ class ImpalaEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n features"]:
         self._check_size(*x.shape[-3:-1])
+        x = constrain(x, FRAMES)
         stack_class = nn.remat(DownStack) if self.remat else DownStack
         for i, width in enumerate(self.widths):
             scale = len(self.widths) ** -0.5
             x = stack_class(width, scale, first_norm=self.first_norm or i > 0, dtype=self.dtype, name=f"stack_{i}")(x)
-        x = x.reshape(len(x), -1)
+        x = constrain(x.reshape(len(x), -1), FRAMES)
         x = NormDense(EMBEDDING, scale=DENSE_SCALE, dtype=self.dtype, name="dense")(x)
         return NormDense(self.features, dtype=self.dtype, name="project")(x)
 

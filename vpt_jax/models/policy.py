@@ -12,7 +12,7 @@ from vpt_jax.models.impala import ImpalaEncoder, scale_frames
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
 from vpt_jax.models.memory import AnyMemory, Memory, Ring, empty_memory, empty_ring, look
 from vpt_jax.models.transformer import Transformer
-from vpt_jax.parallel import BATCH, FRAMES, constrain
+from vpt_jax.parallel import BATCH, constrain
 
 
 class PolicyOutput(NamedTuple, Generic[AnyMemory]):
@@ -50,8 +50,8 @@ class Policy(nn.Module):
         """
         b, t = frames.shape[:2]
         encoder = ImpalaEncoder(self.widths, self.features, remat=self.remat, dtype=self.dtype, name="encoder")
-        images = constrain(frames.reshape(b * t, *frames.shape[2:]), FRAMES)
-        x = constrain(encoder(scale_frames(images, self.dtype)).reshape(b, t, self.features), BATCH)
+        x = encoder(scale_frames(frames.reshape(b * t, *frames.shape[2:]), self.dtype))
+        x = constrain(x.reshape(b, t, self.features), BATCH)
         mask, memory = look(first, memory)
         transformer = Transformer(self.layers, self.heads, dtype=self.dtype, name="transformer")
         x, memory = transformer(x, mask, memory)
