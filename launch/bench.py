@@ -3,14 +3,15 @@
     python launch/bench.py loader --data=DATASET
     python launch/bench.py decode --recordings=RECORDINGS/train
     python launch/bench.py train_step --preset=1x --batch=2 --length=16
-    python launch/bench.py act --preset=1x
+    python launch/bench.py gradient --preset=1x --batch=1 --length=16 --against=torch
+    python launch/bench.py act --preset=1x --batch=1
     python launch/bench.py label
 
 `loader` reads and decodes a dataset as training does; `decode` compares image codecs on frames of recordings;
-`train_step` is one update on random frames; `act` is one frame after another, as in play; `label` compares the two ways
-to label long videos by an inverse dynamics model, on random frames, in turns. Without --data or --recordings,
-a little play of the embedded game is recorded and prepared first, at 128x128, under --workdir. Comparison with the
-reference PyTorch code (--against=torch) is left out for now.
+`train_step` is one update on random frames, `forward` and `gradient` are its parts, `act` is one frame after another,
+as in play; with --against=torch the last three are compared with the same policy in PyTorch. `label` compares the two
+ways to label long videos by an inverse dynamics model. What is compared runs in turns. Without --data or --recordings,
+a little play of the embedded game is recorded and prepared first, at 128x128, under --workdir.
 """
 
 import importlib.metadata
@@ -20,7 +21,7 @@ import resource
 import runpy
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -57,6 +58,7 @@ _IDM = flags.DEFINE_enum("idm", "tiny", list(IDMS), "Size of the inverse dynamic
 _ROWS = flags.DEFINE_integer("rows", 1, "Spans labelled at a time.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What the policy computes in.")
 _REMAT = flags.DEFINE_bool("remat", False, "Recompute the image stacks in the backward pass.")
+_AGAINST = flags.DEFINE_enum("against", "none", ["none", "torch"], "Also measure the policy written in PyTorch.")
 _SIZE = flags.DEFINE_integer("size", 128, "Height and width of frames.")
 _BATCH = flags.DEFINE_integer("batch", 8, "Rows of a batch.")
 _LENGTH = flags.DEFINE_integer("length", 64, "Frames of a window.")
@@ -98,7 +100,7 @@ def decode() -> list[Row]:
 
 
 def train_steps() -> list[Row]:
-    """Updates per second on random frames that lie on the device."""
+    """Updates on random frames that lie on the device."""
     policy, params, batch = random_inputs(_BATCH.value, _LENGTH.value)
     optimizer = adam(linear_schedule(1e-4, 10, 1000), 0.0625, 5.0)
     state = initial_state(params, optimizer, policy.initial_memory(_BATCH.value), jax.random.PRNGKey(0))
@@ -110,25 +112,49 @@ def train_steps() -> list[Row]:
         state, metrics = compiled(state, batch)
         return metrics
 
-    rate = repeat(update)
-    return [policy_row(rate, _BATCH.value * _LENGTH.value, "ms/step", seconds)]
+    return policy_rows({"jax": update}, _LENGTH.value, seconds)
+
+
+def forward() -> list[Row]:
+    """Windows through the policy, without gradients."""
+    policy, params, batch = random_inputs(_BATCH.value, _LENGTH.value)
+    step = jax.jit(partial(outputs, policy))
+    compiled, seconds = timed(lambda: step.lower(params, batch, policy.initial_memory(_BATCH.value)).compile())
+    memory = policy.initial_memory(_BATCH.value)
+    runs = {"jax": lambda: compiled(params, batch, memory)[0]}
+    if rival := make_rival(policy, params, batch):
+        runs["torch"] = rival.forward
+    return policy_rows(runs, _LENGTH.value, seconds)
+
+
+def gradient() -> list[Row]:
+    """Windows through the policy and back, without an update."""
+    policy, params, batch = random_inputs(_BATCH.value, _LENGTH.value)
+    memory = policy.initial_memory(_BATCH.value)
+    total = jax.jit(jax.grad(lambda *inputs: sum(of_head.sum() for of_head in outputs(policy, *inputs)[0].values())))
+    compiled, seconds = timed(lambda: total.lower(params, batch, memory).compile())
+    runs = {"jax": lambda: compiled(params, batch, memory)}
+    if rival := make_rival(policy, params, batch):
+        runs["torch"] = rival.gradient
+    return policy_rows(runs, _LENGTH.value, seconds)
 
 
 def act() -> list[Row]:
-    """Frames per second when each is shown to the policy alone, memory carried on."""
+    """Frames shown to the policy one at a time, memory carried on."""
     policy, params, batch = random_inputs(_BATCH.value, 1)
-    memory = policy.initial_memory(_BATCH.value)
-    step = jax.jit(lambda params, *inputs: policy.apply({"params": params}, *inputs), donate_argnums=3)
-    compiled, seconds = timed(lambda: step.lower(params, batch.frames, batch.first, memory).compile())
+    ring = policy.initial_ring(_BATCH.value)
+    step = jax.jit(partial(outputs, policy), donate_argnums=2)
+    compiled, seconds = timed(lambda: step.lower(params, batch, ring).compile())
 
     def play() -> Any:
-        nonlocal memory
-        output = compiled(params, batch.frames, batch.first, memory)
-        memory = output.memory
-        return output.logits
+        nonlocal ring
+        answer, ring = compiled(params, batch, ring)
+        return answer
 
-    rate = repeat(play)
-    return [policy_row(rate, _BATCH.value, "ms/act", seconds)]
+    runs = {"jax": play}
+    if rival := make_rival(policy, params, batch):
+        runs["torch"] = rival.forward
+    return policy_rows(runs, 1, seconds)
 
 
 def label() -> list[Row]:
@@ -142,25 +168,19 @@ def label() -> list[Row]:
     runs = {}
     for mode in MODES:
         step = jax.jit(partial(label_spans, idm, LABEL_WINDOW, mode, "argmax"))
-        runs[mode] = step.lower(params, jax.random.key(1), spans).compile()
-        jax.block_until_ready(runs[mode](params, jax.random.key(1), spans))
-    seconds = dict.fromkeys(MODES, 0.0)
-    counts = dict.fromkeys(MODES, 0)
-    while min(seconds.values()) < _SECONDS.value:
-        for mode, run in runs.items():
-            _, taken = timed(partial(finish, run, params, jax.random.key(1), spans))
-            seconds[mode], counts[mode] = seconds[mode] + taken, counts[mode] + 1
+        runs[mode] = partial(step.lower(params, jax.random.key(1), spans).compile(), params, jax.random.key(1), spans)
     kept = rows * LABEL_WINDOWS * LABEL_WINDOW // 2
-    rates = {mode: kept * counts[mode] / seconds[mode] for mode in MODES}
+    rates = {mode: kept * rate for mode, rate in alternate(runs).items()}
     return [
         {"mode": mode, "model": _IDM.value, "frames": f"{size}x{size}", "frames/s": f"{rate:,.1f}",
-         "against exact": f"{rate / rates['exact']:.2f}", "runs": str(counts[mode])}
+         "against exact": f"{rate / rates['exact']:.2f}"}
         for mode, rate in rates.items()
     ]  # fmt: skip
 
 
 BENCHES: dict[str, Callable[[], list[Row]]] = {
-    "loader": loader, "decode": decode, "train_step": train_steps, "act": act, "label": label,
+    "loader": loader, "decode": decode, "train_step": train_steps, "forward": forward,
+    "gradient": gradient, "act": act, "label": label,
 }  # fmt: skip
 
 
@@ -203,21 +223,56 @@ def random_inputs(rows: int, length: int) -> tuple[Policy, Any, Batch]:
     return policy, params, jax.device_put(batch)
 
 
-def policy_row(rate: float, frames: int, unit: str, compile_seconds: float) -> Row:
-    return {"preset": _PRESET.value, "dtype": _DTYPE.value, "remat": str(_REMAT.value), "rows": str(_BATCH.value),
-            "length": str(frames // _BATCH.value), "frames": f"{_SIZE.value}x{_SIZE.value}",
-            "frames/s": f"{rate * frames:,.1f}", unit: f"{1000 / rate:.1f}",
-            "compile s": f"{compile_seconds:.1f}", "peak memory MB": f"{peak_memory() / 1e6:,.0f}"}  # fmt: skip
+def outputs(policy: Policy, params: Any, batch: Batch, memory: Any) -> tuple[dict[str, Any], Any]:
+    """Logits, the value among them, and the next memory."""
+    output = policy.apply({"params": params}, batch.frames, batch.first, memory)
+    return {**output.logits, "value": output.value}, output.memory
+
+
+def make_rival(policy: Policy, params: Any, batch: Batch) -> Any:
+    """The same in PyTorch, if it was asked for. It must answer as ours does."""
+    if _AGAINST.value == "none":
+        return None
+    try:
+        from torch_policy import TorchPolicy  # here, since only this needs PyTorch
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: --against=torch needs PyTorch ({error}): pip install torch")
+    memory = policy.initial_memory(len(batch.frames))
+    ours, _ = outputs(policy, params, batch, memory._replace(mask=jnp.ones_like(memory.mask)))
+    rival = TorchPolicy(policy, params, np.asarray(batch.frames))
+    for name, theirs in rival.forward().items():
+        np.testing.assert_allclose(theirs.numpy().reshape(ours[name].shape), ours[name], atol=1e-3, err_msg=name)
+    return rival
+
+
+def policy_rows(runs: Mapping[str, Callable[[], Any]], length: int, compile_seconds: float) -> list[Row]:
+    """A row for every contestant; they ran in turns."""
+    rates, frames = alternate(runs), _BATCH.value * length
+    return [
+        {"by": name, "preset": _PRESET.value, "dtype": _DTYPE.value, "remat": str(_REMAT.value),
+         "rows": str(_BATCH.value), "length": str(length), "frames": f"{_SIZE.value}x{_SIZE.value}",
+         "frames/s": f"{rate * frames:,.1f}", "ms": f"{1000 / rate:.1f}", "jax's speed": f"{rates['jax'] / rate:.2f}",
+         "compile s": f"{compile_seconds:.1f}", "peak memory MB": f"{peak_memory() / 1e6:,.0f}"}
+        for name, rate in rates.items()
+    ]  # fmt: skip
+
+
+def alternate(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    """Runs per second of each, in turns, so that all meet the same machine; each run is waited for."""
+    seconds = dict.fromkeys(runs, 0.0)
+    counts = dict.fromkeys(runs, 0)
+    for run in runs.values():
+        jax.block_until_ready(run())
+    while min(seconds.values()) < _SECONDS.value:
+        for name, run in runs.items():
+            _, taken = timed(partial(finish, run))
+            seconds[name], counts[name] = seconds[name] + taken, counts[name] + 1
+    return {name: counts[name] / seconds[name] for name in runs}
 
 
 def repeat(run: Callable[[], Any]) -> float:
     """Runs per second; each is waited for."""
-    jax.block_until_ready(run())
-    start, count = time.monotonic(), 0
-    while time.monotonic() - start < _SECONDS.value:
-        jax.block_until_ready(run())
-        count += 1
-    return count / (time.monotonic() - start)
+    return alternate({"it": run})["it"]
 
 
 def finish(run: Callable[..., Any], *inputs: Any) -> Any:

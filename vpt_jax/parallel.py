@@ -114,6 +114,11 @@ def constrain(x: Array, spec: PartitionSpec) -> Array:
     return x if mesh.empty else jax.lax.with_sharding_constraint(x, _fit(spec, x.shape, mesh))
 
 
+def is_split() -> bool:
+    """Whether the mesh of `jax.set_mesh` has several devices."""
+    return jax.sharding.get_abstract_mesh().size > 1
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """How the batch and the memory lie: by rows."""
     return NamedSharding(mesh, BATCH)

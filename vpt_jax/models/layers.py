@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vpt_jax.models.convolution import conv3x3
+
 NORM_EPSILON = 1e-5
 
 # Statistics over the features of one token.
@@ -63,6 +65,12 @@ class NormConv(nn.Module):
             x = ImageNorm(dtype=self.dtype, name="norm")(x)
         kernel_init = fan_in_normalized(self.scale)
         conv = nn.Conv(
-            self.features, (3, 3), use_bias=not self.norm, dtype=self.dtype, kernel_init=kernel_init, name="conv"
+            self.features,
+            (3, 3),
+            use_bias=not self.norm,
+            dtype=self.dtype,
+            kernel_init=kernel_init,
+            name="conv",
+            conv_general_dilated=lambda x, kernel, *_, **__: conv3x3(x, kernel),
         )
         return nn.relu(conv(x))

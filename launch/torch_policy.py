@@ -1,0 +1,132 @@
+"""The policy in PyTorch, for `launch/bench.py --against=torch` alone: the same parameters, the same answers.
+
+Written as plainly as the reference code runs it: images channel-first, operations one after another. `x` is a tensor,
+`p` the part of our parameters that a layer has.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vpt_jax.models.layers import NORM_EPSILON
+from vpt_jax.models.memory import causal_band, frames_back
+from vpt_jax.models.policy import Policy
+
+Params = Mapping[str, Any]
+State = list[tuple[Tensor, Tensor]]  # keys and values of every layer; all rows count
+
+
+class TorchPolicy:
+    """What `launch/bench.py` measures; a memory that is full is carried on."""
+
+    def __init__(self, policy: Policy, params: Params, frames: np.ndarray) -> None:
+        self.policy, self.params = policy, to_torch(params)
+        self.frames = torch.from_numpy(np.array(frames))
+        self.state = initial_state(policy, len(frames))
+
+    def forward(self) -> dict[str, Tensor]:
+        """Logits and values, without gradients."""
+        with torch.no_grad():
+            outputs, self.state = apply(self.policy, self.params, self.frames, self.state)
+        return outputs
+
+    def gradient(self) -> tuple[Tensor, ...]:
+        """Of the sum of all outputs, by every parameter."""
+        outputs, _ = apply(self.policy, self.params, self.frames, self.state)
+        total = torch.stack([output.sum() for output in outputs.values()]).sum()
+        return torch.autograd.grad(total, list(_leaves(self.params)))
+
+
+def _leaves(params: Params) -> Iterator[Tensor]:
+    for leaf in params.values():
+        yield from _leaves(leaf) if isinstance(leaf, Mapping) else [leaf]
+
+
+def to_torch(params: Params) -> Params:
+    """Our parameters as tensors that want a gradient, images' kernels turned to `[out, in, 3, 3]`."""
+    return {name: to_torch(leaf) if isinstance(leaf, Mapping) else _tensor(leaf) for name, leaf in params.items()}
+
+
+def _tensor(leaf: Any) -> Tensor:
+    array = np.asarray(leaf)
+    if array.ndim == 4:
+        array = array.transpose(3, 2, 0, 1)
+    return torch.from_numpy(np.array(array, order="C")).requires_grad_()
+
+
+def initial_state(policy: Policy, batch: int) -> State:
+    """A memory that is full."""
+    shape = batch, policy.memory_length, policy.features
+    return [(torch.zeros(shape), torch.zeros(shape)) for _ in range(policy.layers)]
+
+
+def apply(policy: Policy, p: Params, frames: Tensor, state: State) -> tuple[dict[str, Tensor], State]:
+    """`frames` `[b, t, h, w, 3]`, uint8. Returns logits, values among them, and the next state."""
+    b, t = frames.shape[:2]
+    x = frames.flatten(0, 1).permute(0, 3, 1, 2).contiguous().float() / 255
+    x = _encode(p["encoder"], x).reshape(b, t, -1)
+    next_state = []
+    for i, memory in enumerate(state):
+        x, memory = _block(policy, p["transformer"][f"block_{i}"], x, memory)
+        next_state.append(memory)
+    x = _norm(p["final_norm"], _norm_dense(p["last"], x.relu()))
+    heads = {**p["actions"], "value": p["value"]}
+    return {name: _dense(head, x) for name, head in heads.items()}, next_state
+
+
+def _encode(p: Params, x: Tensor) -> Tensor:
+    for i in range(sum(name.startswith("stack") for name in p)):
+        stack = p[f"stack_{i}"]
+        x = functional.max_pool2d(_norm_conv(stack["first_conv"], x), 3, 2, 1)
+        x = _image_norm(stack["norm"], x)
+        for block in (stack["block_0"], stack["block_1"]):
+            x = x + _norm_conv(block["conv_1"], _norm_conv(block["conv_0"], x))
+    return _norm_dense(p["project"], _norm_dense(p["dense"], x.permute(0, 2, 3, 1).flatten(1)))
+
+
+def _block(policy: Policy, p: Params, x: Tensor, memory: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    (b, t, f), m, attention = x.shape, policy.memory_length, p["attention"]
+    x = _norm(p["norm"], x)
+    key, value = (
+        torch.cat([old, _dense(attention[name], x)], 1)
+        for old, name in zip(memory, ("key", "value"), strict=True)
+    )  # fmt: skip
+    q, k, v = (
+        a.reshape(b, -1, policy.heads, f // policy.heads).transpose(1, 2)
+        for a in (_dense(attention["query"], x), key, value)
+    )
+    mix = _dense(attention["relative"], x).reshape(b, t, policy.heads, -1)
+    band = torch.from_numpy(causal_band(t, m + t, m))
+    curves = attention["basis"][:, torch.from_numpy(frames_back(t, m)).clamp(0, m - 1)] * band
+    logits = q @ k.transpose(2, 3) / q.shape[-1] + torch.einsum("bthn,nts->bhts", mix, curves)
+    attended = logits.masked_fill(~band, -1e9).softmax(-1) @ v
+    x = x + _dense(attention["out"], attended.transpose(1, 2).reshape(b, t, f))
+    x = x + _dense(p["mlp_out"], _norm_dense(p["mlp_in"], x))
+    return x, (key[:, t:], value[:, t:])
+
+
+def _norm_conv(p: Params, x: Tensor) -> Tensor:
+    if "norm" in p:
+        x = _image_norm(p["norm"], x)
+    return functional.conv2d(x, p["conv"]["kernel"], p["conv"].get("bias"), padding=1).relu()
+
+
+def _norm_dense(p: Params, x: Tensor) -> Tensor:
+    return _dense(p["dense"], _norm(p["norm"], x)).relu()
+
+
+def _dense(p: Params, x: Tensor) -> Tensor:
+    y = x @ p["kernel"]
+    return y + p["bias"] if "bias" in p else y
+
+
+def _norm(p: Params, x: Tensor) -> Tensor:
+    return functional.layer_norm(x, x.shape[-1:], p["scale"], p["bias"], NORM_EPSILON)
+
+
+def _image_norm(p: Params, x: Tensor) -> Tensor:
+    return functional.group_norm(x, 1, p["scale"], p["bias"], NORM_EPSILON)

@@ -1,0 +1,31 @@
+"""The convolution's own gradient against the one that JAX derives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vpt_jax.models.convolution import MAX_CHUNKS, MIN_IMAGES, conv3x3
+
+
+@pytest.mark.parametrize("images", [1, MIN_IMAGES, 2 * MIN_IMAGES + 3, 2 * MIN_IMAGES * MAX_CHUNKS])
+def test_gradients_are_those_that_jax_derives(images):
+    keys = jax.random.split(jax.random.key(images), 3)
+    x, kernel = jax.random.normal(keys[0], (images, 48, 48, 2)), jax.random.normal(keys[1], (3, 3, 2, 4))
+    upstream = jax.random.normal(keys[2], (images, 48, 48, 4))
+
+    def gradients(conv):
+        return jax.jit(jax.grad(lambda x, kernel: (conv(x, kernel) * upstream).sum(), (0, 1)))(x, kernel)
+
+    for ours, derived in zip(gradients(conv3x3), gradients(conv3x3.fun), strict=True):
+        np.testing.assert_allclose(ours, derived, rtol=0, atol=1e-5 * jnp.abs(derived).max())
+
+
+@pytest.mark.parametrize(("images", "convolutions"), [(MIN_IMAGES, 1), (3 * MIN_IMAGES, 3), (1000, MAX_CHUNKS)])
+def test_a_cpu_adds_up_the_kernel_gradient_of_some_images_at_a_time(images, convolutions):
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((images, 48, 48, 2), (3, 3, 2, 4))]
+    of_kernel = jax.jit(jax.grad(lambda kernel, x: conv3x3(x, kernel).sum() ** 2))
+    text = of_kernel.trace(*shapes[::-1]).lower(lowering_platforms=("cpu",)).as_text()
+    assert text.count("stablehlo.convolution") == 1 + convolutions
+    text = of_kernel.trace(*shapes[::-1]).lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("stablehlo.convolution") == 2
