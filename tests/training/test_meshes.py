@@ -28,8 +28,8 @@ def figures(workdir, name="train/loss"):
     return [line[name] for line in lines if name in line]
 
 
-def assert_same_training(workdir, undisturbed):
-    assert len(figures(workdir)) == 10
+def assert_same_training(workdir, undisturbed, steps=10):
+    assert len(figures(workdir)) == steps
     np.testing.assert_allclose(figures(workdir), figures(undisturbed), rtol=1e-5)
     first_gradient = [figures(folder, "train/gradient_norm")[0] for folder in (workdir, undisturbed)]
     np.testing.assert_allclose(*first_gradient, rtol=1e-5)
@@ -94,8 +94,16 @@ def test_four_processes_and_then_two(launcher, undisturbed, tmp_path):
     assert_same_training(tmp_path, undisturbed)
 
 
+@pytest.fixture(scope="module")
+def twenty_steps(launcher, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("twenty")
+    launcher.run(workdir, "--config.steps=20")
+    return workdir
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_compute_what_one_does(launcher, undisturbed, tmp_path, processes):
-    launcher.run(tmp_path, *mesh_flags((2, 4, 1)), processes=processes, devices=8 // processes)
-    assert_same_training(tmp_path, undisturbed)
+def test_processes_compute_what_one_does(launcher, twenty_steps, tmp_path, processes):
+    options = "--config.steps=20", *mesh_flags((2, 4, 1))
+    launcher.run(tmp_path, *options, processes=processes, devices=8 // processes)
+    assert_same_training(tmp_path, twenty_steps, steps=20)
