@@ -7,22 +7,26 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--size=32", "--batch=2", "--length=4", "--workers=1", "--seconds=0.2"]
+SMALL = ["--size=32", "--batch=2", "--length=4", "--seconds=0.2"]
 
 
 @pytest.mark.parametrize(
     ("what", "columns"),
     [
         ("loader", ["workers", "frames/s", "ms/step"]),
-        ("act", ["preset", "frames/s", "ms/act", "peak memory MB"]),
+        ("act", ["preset", "frames/s", "ms", "TFLOP/s", "peak memory MB"]),
         pytest.param("decode", ["codec", "bytes/frame", "decoded/s", "PSNR dB"], marks=pytest.mark.slow),
-        pytest.param("train_step", ["preset", "frames/s", "ms/step", "peak memory MB"], marks=pytest.mark.slow),
+        pytest.param("train_step", ["preset", "frames/s", "ms", "TFLOP/s"], marks=pytest.mark.slow),
+        pytest.param("forward", ["preset", "frames/s", "ms", "TFLOP/s"], marks=pytest.mark.slow),
+        pytest.param("gradient", ["preset", "frames/s", "ms", "TFLOP/s"], marks=pytest.mark.slow),
+        pytest.param("ceiling", ["what", "ms", "TFLOP/s"], marks=pytest.mark.slow),
         pytest.param("label", ["mode", "frames/s", "against exact"], marks=pytest.mark.slow),
     ],
 )
 def test_bench_prints_machine_and_table(dataset_dir, what, columns):
-    data = [f"--data={dataset_dir}", f"--recordings={dataset_dir.parent / 'recordings' / 'train'}"]
-    command = [sys.executable, "launch/bench.py", what, *data, *SMALL]
+    recordings = dataset_dir.parent / "recordings" / "train"
+    data = {"loader": [f"--data={dataset_dir}", "--workers=1"], "decode": [f"--recordings={recordings}"]}
+    command = [sys.executable, "launch/bench.py", what, *SMALL, *data.get(what, [])]
     machine, header, *rows = subprocess.run(
         command, cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.splitlines()
@@ -34,4 +38,12 @@ def test_bench_prints_machine_and_table(dataset_dir, what, columns):
 def test_bench_tells_what_it_can_measure():
     run = subprocess.run([sys.executable, "launch/bench.py", "speed"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode
-    assert "{loader,decode,train_step,act,label}" in run.stdout + run.stderr
+    assert "{loader,decode,train_step,forward,gradient,act,ceiling,label}" in run.stdout + run.stderr
+
+
+def test_the_policy_is_measured_without_the_data_libraries():
+    loaded = "{'grain', 'tensorflow_datasets', 'array_record', 'av', 'vizdoom', 'ml_collections'} & set(sys.modules)"
+    check = (
+        f"import sys; sys.path.insert(0, 'launch'); import benches.policy; sys.exit(str({loaded}) if {loaded} else 0)"
+    )
+    subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)

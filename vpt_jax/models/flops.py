@@ -36,9 +36,9 @@ def idm_flops(idm: InverseDynamicsModel, height: int, width: int, length: int) -
 def _encoder(widths: tuple[int, ...], features: int, channels: int, height: int, width: int) -> float:
     total = 0.0
     for of_stack in widths:
-        total += _conv(channels, of_stack, height, width)
+        total += conv_flops(channels, of_stack, height, width)
         height, width, channels = height // 2, width // 2, of_stack
-        total += 2 * BLOCKS_PER_STACK * _conv(of_stack, of_stack, height, width)
+        total += 2 * BLOCKS_PER_STACK * conv_flops(of_stack, of_stack, height, width)
     return total + _dense(height * width * channels, EMBEDDING) + _dense(EMBEDDING, features)
 
 
@@ -52,6 +52,6 @@ def _dense(inputs: int, outputs: int) -> float:
     return 2.0 * inputs * outputs
 
 
-def _conv(inputs: int, outputs: int, height: int, width: int) -> float:
+def conv_flops(inputs: int, outputs: int, height: int, width: int) -> float:
     """Of a 3x3 convolution; products with the padding around the picture do not count."""
     return (3 * height - 2) * (3 * width - 2) * _dense(inputs, outputs)
