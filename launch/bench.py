@@ -12,7 +12,7 @@
 `train_step` is one update on random frames, `forward` and `gradient` are its parts, `act` is one frame after another,
 as in play; with --against=torch the last three are compared with the same policy in PyTorch. `ceiling` is what the
 machine gives a large matrix product and the policy's convolutions. `label` compares the two ways to label long videos
-by an inverse dynamics model. What is compared runs in turns. Without --data or --recordings,
+by an inverse dynamics model. What is compared with one another runs in turns. Without --data or --recordings,
 a little play of the embedded game is recorded and prepared first, at 128x128, under --workdir.
 """
 
@@ -41,6 +41,6 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [] or sys.argv[1] not in BENCHES:
-        sys.exit(f"error: say what to measure: python launch/bench.py {{{','.join(BENCHES)}}}")
+        sys.exit(f"error: say what to measure: python launch/bench.py {{{','.join(BENCHES)}}} [--help]")
     importlib.import_module(f"benches.{BENCHES[sys.argv[1]]}")  # its flags have to be known before they are read
     app.run(main)

@@ -47,3 +47,12 @@ def test_the_policy_is_measured_without_the_data_libraries():
         f"import sys; sys.path.insert(0, 'launch'); import benches.policy; sys.exit(str({loaded}) if {loaded} else 0)"
     )
     subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["forward", "gradient", "act"])
+def test_pytorch_answers_the_same(what):
+    pytest.importorskip("torch")
+    command = [sys.executable, "launch/bench.py", what, *SMALL, "--against=torch"]
+    *_, last = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert last.split()[0] == "torch"

@@ -42,6 +42,15 @@ def test_axes_that_do_not_divide_are_left_out():
     assert "kernel" in parallel.sharding_table(shapes, shardings)
 
 
+@pytest.mark.parametrize(("frames", "axes"), [(16, ("fsdp", "data", "tensor")), (20, ("fsdp", "data")), (3, ())])
+def test_frames_are_split_as_far_as_they_can_be(frames, axes):
+    mesh = parallel.make_mesh(2, 2, 2)
+    with jax.set_mesh(mesh):
+        laid = jax.jit(lambda x: parallel.constrain(x, parallel.FRAMES))(jnp.zeros((frames, 5)))
+    assert laid.sharding.is_equivalent_to(jax.NamedSharding(mesh, P(axes)), 2)
+    assert parallel.constrain(laid, parallel.FRAMES) is laid
+
+
 @pytest.mark.parametrize("preset", ["1x", "3x"])
 def test_default_rules_split_nearly_all_parameters(preset):
     mesh = parallel.make_mesh(1, 4, 2)

@@ -6,7 +6,8 @@ counts.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import jax
@@ -72,7 +73,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
 
 
 def tree_shardings(shapes: Any, mesh: Mesh, rules: Rules) -> Any:
-    """The sharding of every leaf of a tree of shapes; axes that do not divide a dimension are left out."""
+    """The sharding of every leaf of a tree of shapes; axes that do not divide a dimension are left out, from the last."""
     return jax.tree.map_with_path(
         lambda path, leaf: NamedSharding(mesh, _fit(find_spec(path_name(path), rules), leaf.shape, mesh)), shapes
     )
@@ -84,14 +85,15 @@ def find_spec(path: str, rules: Rules) -> PartitionSpec:
 
 
 def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    def divides(axes: Any, size: int) -> bool:
-        return axes is not None and size % np.prod([mesh.shape[axis] for axis in _names(axes)]) == 0
-
-    return PartitionSpec(*(axes if divides(axes, size) else None for axes, size in zip(spec, shape, strict=False)))
+    return PartitionSpec(*(_dividing(axes, size, mesh) for axes, size in zip(spec, shape, strict=False)))
 
 
-def _names(axes: str | Iterable[str]) -> tuple[str, ...]:
-    return (axes,) if isinstance(axes, str) else tuple(axes)
+def _dividing(axes: str | tuple[str, ...] | None, size: int, mesh: Mesh | AbstractMesh) -> tuple[str, ...] | str | None:
+    if axes is None or isinstance(axes, str):
+        return axes if axes and size % mesh.shape[axes] == 0 else None
+    while size % prod(mesh.shape[axis] for axis in axes):
+        axes = axes[:-1]
+    return axes
 
 
 def path_name(path: Sequence[Any]) -> str:
@@ -109,9 +111,12 @@ def sharding_table(shapes: Any, shardings: Any) -> str:
 
 
 def constrain(x: Array, spec: PartitionSpec) -> Array:
-    """Lays `x` over the mesh of `jax.set_mesh` as `spec` says, where its axes divide it; nothing without a mesh."""
+    """Lays `x` over the mesh of `jax.set_mesh` as `spec` says, if it is one of `make_mesh`.
+
+    Axes that do not divide a dimension are left out, the last first.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    return x if mesh.empty else jax.lax.with_sharding_constraint(x, _fit(spec, x.shape, mesh))
+    return x if mesh.axis_names != AXES else jax.lax.with_sharding_constraint(x, _fit(spec, x.shape, mesh))
 
 
 def is_split() -> bool:

@@ -103,7 +103,7 @@ def random_inputs(rows: int, length: int) -> tuple[Policy, Any, Batch]:
 
 
 def ceiling() -> list[Row]:
-    """What the machine gives a large matrix product and the image stacks' convolutions, which no model can exceed."""
+    """What the machine gives a large matrix product and the image stacks' convolutions: a yardstick for the policy."""
     dtype, images, size = jnp.dtype(DTYPE.value), BATCH.value * LENGTH.value, SIZE.value
     square = jnp.ones((_SQUARE, _SQUARE), dtype)
     runs = {f"{_SQUARE}x{_SQUARE} matrices": (jax.jit(jnp.matmul), (square, square), 2.0 * _SQUARE**3)}
@@ -130,6 +130,8 @@ def make_rival(policy: Policy, params: Any, batch: Batch) -> Any:
     """The same in PyTorch, if it was asked for. It must answer as ours does."""
     if _AGAINST.value == "none":
         return None
+    if DTYPE.value != "float32" or jax.default_backend() != "cpu":
+        sys.exit("error: --against=torch compares on CPUs in float32: JAX_PLATFORMS=cpu, --dtype=float32")
     try:
         from benches.torch_policy import TorchPolicy  # here, since only this needs PyTorch
     except ModuleNotFoundError as error:
@@ -148,10 +150,10 @@ def policy_rows(runs: Mapping[str, Callable[[], Any]], length: int, compile_seco
     policy = Policy(**POLICIES[_PRESET.value])
     flops = passes * frames * policy_flops(policy, SIZE.value, SIZE.value, length)
     return [
-        {"by": name, "preset": _PRESET.value, "dtype": DTYPE.value, "remat": str(_REMAT.value),
+        {"by": name, "preset": _PRESET.value, "dtype": DTYPE.value, "remat": str(_REMAT.value and name == "jax"),
          "rows": str(BATCH.value), "length": str(length), "frames": f"{SIZE.value}x{SIZE.value}",
          "frames/s": f"{rate * frames:,.1f}", "ms": f"{1000 / rate:.1f}", "TFLOP/s": f"{rate * flops / 1e12:.3f}",
-         "jax's speed": f"{rates['jax'] / rate:.2f}", "compile s": f"{compile_seconds:.1f}",
-         "peak memory MB": f"{peak_memory() / 1e6:,.0f}"}
+         "jax's speed": f"{rates['jax'] / rate:.2f}", "compile s": f"{compile_seconds:.1f}" if name == "jax" else "",
+         "peak memory MB": f"{peak_memory() / 1e6:,.0f}" if len(runs) == 1 else ""}
         for name, rate in rates.items()
     ]  # fmt: skip

@@ -9,16 +9,19 @@ from vpt_jax.models.convolution import MAX_CHUNKS, MIN_IMAGES, conv3x3
 
 
 @pytest.mark.parametrize("images", [1, MIN_IMAGES, 2 * MIN_IMAGES + 3, 2 * MIN_IMAGES * MAX_CHUNKS])
-def test_gradients_are_those_that_jax_derives(images):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)])
+def test_gradients_are_those_that_jax_derives(images, dtype, tolerance):
     keys = jax.random.split(jax.random.key(images), 3)
-    x, kernel = jax.random.normal(keys[0], (images, 48, 48, 2)), jax.random.normal(keys[1], (3, 3, 2, 4))
-    upstream = jax.random.normal(keys[2], (images, 48, 48, 4))
+    x, kernel = jax.random.normal(keys[0], (images, 48, 48, 2), dtype), jax.random.normal(keys[1], (3, 3, 2, 4), dtype)
+    upstream = jax.random.normal(keys[2], (images, 48, 48, 4), dtype)
 
     def gradients(conv):
         return jax.jit(jax.grad(lambda x, kernel: (conv(x, kernel) * upstream).sum(), (0, 1)))(x, kernel)
 
     for ours, derived in zip(gradients(conv3x3), gradients(conv3x3.fun), strict=True):
-        np.testing.assert_allclose(ours, derived, rtol=0, atol=1e-5 * jnp.abs(derived).max())
+        assert ours.dtype == dtype
+        ours, derived = (np.asarray(gradient, np.float32) for gradient in (ours, derived))
+        np.testing.assert_allclose(ours, derived, rtol=0, atol=tolerance * np.abs(derived).max())
 
 
 @pytest.mark.parametrize(("images", "convolutions"), [(MIN_IMAGES, 1), (3 * MIN_IMAGES, 3), (1000, MAX_CHUNKS)])

@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vpt_jax.parallel import is_split
@@ -17,7 +18,7 @@ def conv3x3(x: Float[Array, "n h w in"], kernel: Float[Array, "3 3 in out"]) -> 
     """Stride 1, zeros beyond the border.
 
     The gradient is XLA's, but that the kernel's is added up from some images at a time on CPUs: of all images at once
-    it is up to three times as slow.
+    it is up to three times as slow. There is no forward-mode derivative (`jax.jvp`).
     """
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
@@ -28,7 +29,7 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(inputs: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = inputs
-    (of_x,) = jax.vjp(lambda x: conv3x3.fun(x, kernel), x)[1](gradient)
+    (of_x,) = jax.linear_transpose(lambda x: conv3x3.fun(x, kernel), x)(gradient)
     at_once = partial(_of_kernel, kernel)
     if is_split():  # to cut rows that lie on several devices would move them
         return of_x, at_once(x, gradient)
@@ -36,14 +37,14 @@ def _backward(inputs: tuple[Array, Array], gradient: Array) -> tuple[Array, Arra
 
 
 def _of_kernel(kernel: Array, x: Array, gradient: Array) -> Array:
-    return jax.vjp(lambda kernel: conv3x3.fun(x, kernel), kernel)[1](gradient)[0]
+    return jax.linear_transpose(lambda kernel: conv3x3.fun(x, kernel), kernel)(gradient)[0]
 
 
 def _in_chunks(kernel: Array, x: Array, gradient: Array) -> Array:
     n, height, width, _ = x.shape
     images = max(MIN_IMAGES, min(MAX_IMAGES, PIXELS // (height * width)), -(-n // MAX_CHUNKS))
-    first, *others = (_of_kernel(kernel, x[i : i + images], gradient[i : i + images]) for i in range(0, n, images))
-    return sum(others, first)
+    parts = (_of_kernel(kernel, x[i : i + images], gradient[i : i + images]) for i in range(0, n, images))
+    return sum((part.astype(jnp.float32) for part in parts), jnp.float32(0)).astype(kernel.dtype)
 
 
 conv3x3.defvjp(_forward, _backward)

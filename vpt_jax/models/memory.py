@@ -26,7 +26,7 @@ class Memory(NamedTuple):
 
 
 class Ring(NamedTuple):
-    """The same for acting: frame number `n` is in row `n % m`."""
+    """The newest `m` keys and values per layer, for acting, one frame at a time: frame number `n` is in row `n % m`."""
 
     keys: Rows
     values: Rows
@@ -44,7 +44,7 @@ def empty_memory(batch: int, length: int, features: int, layers: int, dtype: DTy
 
 
 def empty_ring(batch: int, length: int, features: int, layers: int, dtype: DTypeLike = jnp.float32) -> Ring:
-    """The same as a ring."""
+    """A ring of nothing, as `empty_memory`."""
     return Ring(*empty_memory(batch, length, features, layers, dtype), jnp.zeros((), jnp.int32))
 
 
@@ -61,6 +61,8 @@ def look(first: Bool[Array, "b t"], memory: AnyMemory) -> tuple[Bool[Array, "b t
     looks at `first` in position 0 only and silently ignores it elsewhere; here it works at any position.
     """
     if isinstance(memory, Ring):
+        if first.shape[1] != 1:
+            raise ValueError(f"a Ring takes one frame at a time, not {first.shape[1]}: chunks need a Memory")
         mask = (memory.mask & ~first).at[:, memory.row].set(True)
         return mask[:, None], memory._replace(mask=mask)
     t, m = first.shape[1], memory.mask.shape[1]
@@ -78,7 +80,7 @@ def frames_back(queries: int, m: int) -> Int[np.ndarray, "t m+t"]:
 
 
 def ring_frames_back(row: Int[Array, ""], m: int) -> Int[Array, "1 m"]:
-    """The same for one query, whose own key is in a ring's `row`."""
+    """How many frames every key of a ring lies before the one in `row`."""
     return (row - jnp.arange(m))[None] % m
 
 

@@ -66,5 +66,5 @@ class Policy(nn.Module):
         return empty_memory(batch, self.memory_length, self.features, self.layers, self.dtype)
 
     def initial_ring(self, batch: int) -> Ring:
-        """The same for acting, one frame at a time."""
+        """The memory before a stream begins that is acted on, one frame at a time."""
         return empty_ring(batch, self.memory_length, self.features, self.layers, self.dtype)
