@@ -73,7 +73,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
 
 
 def tree_shardings(shapes: Any, mesh: Mesh, rules: Rules) -> Any:
-    """The sharding of every leaf of a tree of shapes; axes that do not divide a dimension are left out, from the last."""
+    """The sharding of every leaf of a tree of shapes; axes that do not divide a dimension are left out, last first."""
     return jax.tree.map_with_path(
         lambda path, leaf: NamedSharding(mesh, _fit(find_spec(path_name(path), rules), leaf.shape, mesh)), shapes
     )
