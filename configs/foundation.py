@@ -22,7 +22,7 @@ MACHINES = {
     "gpu": {"data.parts": 110, "data.valid_batch": 8},
     "gpu-8": {"mesh.data": 1, "mesh.fsdp": 8, "data.parts": 22},
     "v5e-256": {"mesh.data": 16, "mesh.fsdp": 16, "data.batch": 1024, "data.valid_batch": 256},
-    "v5p-128": {"mesh.data": 16, "mesh.fsdp": 8, "data.batch": 896, "data.valid_batch": 128},
+    "v5p-128": {"mesh.data": 16, "mesh.fsdp": 8, "data.batch": 896, "data.valid_batch": 128, "model.remat": False},
     "v6e-256": {"mesh.data": 16, "mesh.fsdp": 16, "data.batch": 1024, "data.valid_batch": 256},
 }
 

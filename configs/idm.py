@@ -21,7 +21,7 @@ MACHINES = {
     "gpu": {"data.parts": 128, "data.valid_batch": 4},
     "gpu-8": {"mesh.data": 1, "mesh.fsdp": 8, "data.parts": 16},
     "v5e-256": {"mesh.data": 8, "mesh.fsdp": 16, "mesh.tensor": 2, "data.valid_batch": 128},
-    "v5p-128": {"mesh.data": 16, "mesh.fsdp": 8, "data.valid_batch": 128},
+    "v5p-128": {"mesh.data": 16, "mesh.fsdp": 8, "data.valid_batch": 128, "model.remat": False},
     "v6e-256": {"mesh.data": 8, "mesh.fsdp": 16, "mesh.tensor": 2, "data.valid_batch": 128},
 }
 

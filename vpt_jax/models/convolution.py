@@ -44,7 +44,8 @@ def _in_chunks(kernel: Array, x: Array, gradient: Array) -> Array:
     n, height, width, _ = x.shape
     images = max(MIN_IMAGES, min(MAX_IMAGES, PIXELS // (height * width)), -(-n // MAX_CHUNKS))
     parts = (_of_kernel(kernel, x[i : i + images], gradient[i : i + images]) for i in range(0, n, images))
-    return sum((part.astype(jnp.float32) for part in parts), jnp.float32(0)).astype(kernel.dtype)
+    first, *others = (part.astype(jnp.float32) for part in parts)
+    return sum(others, first).astype(kernel.dtype)
 
 
 conv3x3.defvjp(_forward, _backward)
