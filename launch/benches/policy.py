@@ -47,9 +47,9 @@ def train_step() -> list[Row]:
 def forward() -> list[Row]:
     """Windows through the policy, without gradients."""
     policy, params, batch = random_inputs(BATCH.value, LENGTH.value)
-    step = jax.jit(partial(outputs, policy))
-    compiled, seconds = timed(lambda: step.lower(params, batch, policy.initial_memory(BATCH.value)).compile())
     memory = policy.initial_memory(BATCH.value)
+    step = jax.jit(partial(outputs, policy))
+    compiled, seconds = timed(lambda: step.lower(params, batch, memory).compile())
     runs = {"jax": lambda: compiled(params, batch, memory)[0]}
     if rival := make_rival(policy, params, batch):
         runs["torch"] = rival.forward
