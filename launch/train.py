@@ -34,6 +34,7 @@ from vpt_jax.training import loop
 from vpt_jax.training.goodput import Goodput
 from vpt_jax.training.metrics_log import MetricsLog, Progress, Work, read_metrics
 from vpt_jax.training.objective import Objective
+from vpt_jax.training.ppg.train import train as train_by_play
 from vpt_jax.training.profiling import profiled
 from vpt_jax.training.setup import KINDS, ConfigError, check, make_mesh, make_setup, training_flops
 from vpt_jax.training.state import TrainState
@@ -59,7 +60,7 @@ def main(config: ConfigDict) -> None:
     began = time.monotonic()
     parallel.start_processes(**config.distributed)
     with locked(Path(config.workdir)) if jax.process_index() == 0 else nullcontext():
-        finished = train(config, began)
+        finished = (train_by_play if config.stage == "ppg" else train)(config, began)
     if not finished:
         sys.exit(config.stopped_status)
 

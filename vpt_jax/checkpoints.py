@@ -91,17 +91,27 @@ class Checkpoints:
         self._manager.close()
 
 
-def load_policy(workdir: str | Path) -> tuple[Policy, Any]:
-    """The policy of a finished or running training, and its newest parameters on the first device.
+class TrainedPolicy(NamedTuple):
+    """A policy from a checkpoint, and what it was trained on."""
+
+    module: Policy
+    params: Any
+    frame_shape: tuple[int, ...]  # height, width, channels
+    step: int  # of the checkpoint
+
+
+def load_policy(workdir: str | Path) -> TrainedPolicy:
+    """The policy of a finished or running training, its newest parameters on the first device.
 
     Raises:
         FileNotFoundError: the work directory holds no checkpoint.
         WrongStageError: it holds another kind of model.
     """
-    facts, restore = _open(workdir, "policy")
-    policy = make_policy(facts["config"]["model"])
-    frames, first = jnp.zeros((1, 1, *facts["stream"]["frame_shape"]), jnp.uint8), jnp.zeros((1, 1), bool)
-    return policy, restore(partial(policy.init, jax.random.key(0), frames, first, policy.initial_memory(1)))
+    facts, restore = _open(workdir, "policy", "ppg")
+    policy, shape = make_policy(facts["config"]["model"]), tuple(facts["stream"]["frame_shape"])
+    frames, first = jnp.zeros((1, 1, *shape), jnp.uint8), jnp.zeros((1, 1), bool)
+    params = restore(partial(policy.init, jax.random.key(0), frames, first, policy.initial_memory(1)))
+    return TrainedPolicy(policy, params, shape, facts["step"])
 
 
 class TrainedIDM(NamedTuple):
@@ -127,15 +137,16 @@ def load_idm(workdir: str | Path) -> TrainedIDM:
     return TrainedIDM(idm, params, shape, facts["stream"]["length"], facts["step"])
 
 
-def _open(workdir: str | Path, stage: str) -> tuple[dict[str, Any], Callable[[Callable[[], Any]], Any]]:
+def _open(workdir: str | Path, *stages: str) -> tuple[dict[str, Any], Callable[[Callable[[], Any]], Any]]:
     """The newest checkpoint's facts, and a function that reads the parameters a model's `init` would make."""
     options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
     manager = ocp.CheckpointManager(Path(workdir, "checkpoints").absolute(), options=options)
     if (step := manager.latest_step()) is None:
         raise FileNotFoundError(f"{workdir} holds no checkpoint: give the --config.workdir of a training run")
     facts = manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
-    if (there := facts["config"]["stage"]) != stage:
-        raise WrongStageError(f"{workdir} holds a training run of stage {there!r}, and this needs one of {stage!r}")
+    if (there := facts["config"]["stage"]) not in stages:
+        wanted = " or ".join(map(repr, stages))
+        raise WrongStageError(f"{workdir} holds a training run of stage {there!r}, and this needs one of {wanted}")
 
     facts["step"] = step
 

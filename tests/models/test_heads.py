@@ -31,7 +31,7 @@ def test_twenty_updates(case):
     np.testing.assert_allclose(normalizer.denormalize(probe), GOLDEN[f"{case}/fresh/denormalised"], rtol=1e-6)
     steps = []
     for target in targets:
-        normalizer = normalizer.update(target, decay)
+        normalizer = normalizer.update(target, np.ones(target.shape[:-1], bool), decay)
         mean, variance = normalizer.moments()
         steps.append(dict(
             running_mean=normalizer.mean, running_mean_sq=normalizer.mean_square, debiasing_term=normalizer.debias,
@@ -54,7 +54,7 @@ def test_value_loss_and_gradient():
 
     params = {name: jnp.asarray(state[name]) for name in ("linear.weight", "linear.bias")}
     for i, (features, target) in enumerate(zip(GOLDEN["loss/input"], GOLDEN["loss/target"], strict=True)):
-        normalizer = normalizer.update(target, META["loss"]["beta"])
+        normalizer = normalizer.update(target, np.ones(target.shape[:-1], bool), META["loss"]["beta"])
         value_and_grad = jax.value_and_grad(loss, has_aux=True)
         (value, prediction), gradient = value_and_grad(params, features, target, normalizer)
         np.testing.assert_allclose(prediction, GOLDEN["loss/prediction"][i], atol=1e-6)

@@ -25,8 +25,8 @@ def test_what_came_after_the_checkpoint_is_taken_back(tmp_path):
 @pytest.mark.parametrize("quiet", [False, True])
 def test_progress_in_lines_where_there_is_no_terminal(capsys, quiet):
     progress = Progress(2, 4, Work(frames=100), quiet=quiet, seconds=0.0)
-    assert progress.step(3, 1.5) == {}  # compiling
-    speeds = progress.step(4, 1.25)
+    assert progress.step(3, {"loss": 1.5}) == {}  # compiling
+    speeds = progress.step(4, {"loss": 1.25})
     progress.evaluated(4, {"valid/nll": 1.5, "valid/frames": 7, "marginal/nll": 2.0}, seconds=0.1)
     progress.close()
     shown = capsys.readouterr().out

@@ -89,7 +89,7 @@ def test_a_finished_run_is_left_as_it_is(launcher, undisturbed):
 
 
 def test_the_trained_policy_loads_from_the_work_directory(undisturbed, tmp_path):
-    policy, params = load_policy(undisturbed)
+    policy, params, *_ = load_policy(undisturbed)
     jax.tree.map(np.testing.assert_array_equal, params, final_state(undisturbed)["params"])
     frames, first = np.zeros((2, 3, 32, 32, 3), np.uint8), np.zeros((2, 3), bool)
     output = policy.apply({"params": params}, frames, first, policy.initial_memory(2))

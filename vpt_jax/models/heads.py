@@ -9,7 +9,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from vpt_jax.actions import (
     BUTTONS,
@@ -59,10 +59,48 @@ def joint_log_prob(
     return buttons + camera
 
 
+def joint_kl(
+    p: dict[str, Float[Array, "... classes"]], q: dict[str, Float[Array, "... classes"]]
+) -> Float[Array, "..."]:
+    """KL(p, q) in nats of two distributions of joint actions, given by their logits.
+
+    Actions without camera are the same whatever its choice is, so that counts as often as `p` has the camera on.
+    """
+    moves = (jax.nn.softmax(p["buttons"], axis=-1) * jnp.asarray(CLASS_HAS_CAMERA)).sum(-1)
+    return _kl(p["buttons"], q["buttons"]) + moves * _kl(p["camera"], q["camera"])
+
+
+def joint_entropy(logits: dict[str, Float[Array, "... classes"]]) -> Float[Array, "..."]:
+    """Entropy in nats of a distribution of joint actions, the camera counted as in `joint_kl`."""
+    moves = (jax.nn.softmax(logits["buttons"], axis=-1) * jnp.asarray(CLASS_HAS_CAMERA)).sum(-1)
+    buttons, camera = (_entropy(logits[head]) for head in JointAction._fields)
+    return buttons + moves * camera
+
+
+def draw_joint(rng: jax.Array, logits: dict[str, Float[Array, "... classes"]]) -> JointAction:
+    """Joint actions drawn at random; the camera is still where the buttons' choice has it off."""
+    rngs = jax.random.split(rng, len(JointAction._fields))
+    draws = (jax.random.categorical(key, logits[h]) for key, h in zip(rngs, JointAction._fields, strict=True))
+    return _still(*draws)
+
+
 def most_probable(logits: dict[str, Float[Array, "... classes"]]) -> JointAction:
     """The most probable choice of each head; the camera is still where the buttons' choice has it off."""
-    buttons, camera = (logits[head].argmax(-1) for head in JointAction._fields)
+    return _still(*(logits[head].argmax(-1) for head in JointAction._fields))
+
+
+def _still(buttons: Int[Array, "..."], camera: Int[Array, "..."]) -> JointAction:
     return JointAction(buttons, jnp.where(jnp.asarray(CLASS_HAS_CAMERA)[buttons], camera, NULL_CAMERA_CLASS))
+
+
+def _kl(p: Float[Array, "... classes"], q: Float[Array, "... classes"]) -> Float[Array, "..."]:
+    log_p, log_q = jax.nn.log_softmax(p, axis=-1), jax.nn.log_softmax(q, axis=-1)
+    return (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
+
+
+def _entropy(logits: Float[Array, "... classes"]) -> Float[Array, "..."]:
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    return -(jnp.exp(log_p) * log_p).sum(-1)
 
 
 def _chosen(logits: Float[Array, "... classes"], choice: Array) -> Float[Array, "..."]:
@@ -103,10 +141,12 @@ class ValueNormalizer(NamedTuple):
         """A normaliser that has seen nothing: mean 0, variance at its floor."""
         return cls(jnp.zeros(outputs), jnp.zeros(outputs), jnp.zeros(()))
 
-    def update(self, targets: Float[Array, "... outputs"], decay: float = 0.99999) -> "ValueNormalizer":
-        """Take one batch of targets in; the whole batch counts as one step of the average."""
-        flat = targets.reshape(-1, targets.shape[-1])
-        batch = ValueNormalizer(flat.mean(0), (flat**2).mean(0), jnp.ones(()))
+    def update(
+        self, targets: Float[Array, "... outputs"], valid: Bool[Array, "..."], decay: float = 0.99999
+    ) -> "ValueNormalizer":
+        """Take the valid ones of a batch of targets in; the whole batch counts as one step of the average."""
+        count, flat = valid.sum(), targets.reshape(-1, targets.shape[-1]) * valid.reshape(-1, 1)
+        batch = ValueNormalizer(flat.sum(0) / count, (flat**2).sum(0) / count, jnp.ones(()))
         return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, self, batch)
 
     def moments(self) -> tuple[Float[Array, " outputs"], Float[Array, " outputs"]]:

@@ -48,6 +48,12 @@ def empty_ring(batch: int, length: int, features: int, layers: int, dtype: DType
     return Ring(*empty_memory(batch, length, features, layers, dtype), jnp.zeros((), jnp.int32))
 
 
+def in_order(ring: Ring) -> Memory:
+    """The same memory, to go on with chunks."""
+    keys, values, mask = jax.tree.map(lambda rows: jnp.roll(rows, -ring.row, axis=1), ring[:3])
+    return Memory(keys, values, mask)
+
+
 def causal_band(queries: int, keys: int, length: int) -> Bool[np.ndarray, "queries keys"]:
     """True where the key is the query's own frame or one of the `length - 1` before it; the last key is the newest."""
     back = frames_back(queries, keys - queries)

@@ -16,11 +16,15 @@ from vpt_jax.parallel import BATCH, constrain
 
 
 class PolicyOutput(NamedTuple, Generic[AnyMemory]):
-    """`logits` of `buttons` `[b, t, 8641]` and `camera` `[b, t, 121]`; `value` in normalised units; the new memory."""
+    """`logits` of `buttons` `[b, t, 8641]` and `camera` `[b, t, 121]`; `value` in normalised units; the new memory.
+
+    `aux_value` is for PPG's sleep, of policies that have it: learning it shapes what they see in a frame.
+    """
 
     logits: dict[str, Float[Array, "b t classes"]]
     value: Float[Array, "b t"]
     memory: AnyMemory
+    aux_value: Float[Array, "b t"] | None = None
 
 
 class Policy(nn.Module):
@@ -36,6 +40,7 @@ class Policy(nn.Module):
     layers: int = 4
     memory_length: int = 128  # frames a frame can look back to, itself included
     temperature: float = 1.0
+    aux_value: bool = False  # a second value head (paper, appendix G.1)
     remat: bool = False  # recompute the image stacks in the backward pass, to save memory
     dtype: DTypeLike = jnp.float32  # of the computation; parameters, norms and softmax are float32
 
@@ -58,8 +63,12 @@ class Policy(nn.Module):
         x = NormDense(self.features, dtype=self.dtype, name="last")(nn.relu(x))
         x = TokenNorm(dtype=self.dtype, name="final_norm")(x)
         logits = JointActionHead(self.temperature, name="actions")(x)
-        value = nn.Dense(1, kernel_init=fan_in_normalized(), name="value")(x.astype(jnp.float32))[..., 0]
-        return PolicyOutput(logits, value, memory)
+        x = x.astype(jnp.float32)
+        value = nn.Dense(1, kernel_init=fan_in_normalized(), name="value")(x)[..., 0]
+        if not self.aux_value:
+            return PolicyOutput(logits, value, memory)
+        aux_value = nn.Dense(1, kernel_init=fan_in_normalized(), name="aux_value")(x)[..., 0]
+        return PolicyOutput(logits, value, memory, aux_value)
 
     def initial_memory(self, batch: int) -> Memory:
         """The memory before a stream begins."""

@@ -22,8 +22,8 @@ IDMS: dict[str, dict[str, Any]] = {
 
 
 def make_policy(model: Mapping[str, Any]) -> Policy:
-    """The policy that the fields of `config.model` describe (configs/foundation.py)."""
-    return Policy(**POLICIES[model["preset"]], **_options(model))
+    """The policy that the fields of `config.model` describe (configs/foundation.py; `aux_value`: configs/rl_doom.py)."""
+    return Policy(**POLICIES[model["preset"]], aux_value=model.get("aux_value", False), **_options(model))
 
 
 def make_idm(model: Mapping[str, Any]) -> InverseDynamicsModel:

@@ -230,8 +230,8 @@ def _film_section(path: Path, valid: Stream, episode: int) -> str:
     return section("Held-out play: predicted against recorded", grid([film(path, caption), paragraph(explained)]))
 
 
-def write_film(path: Path, play: Iterator[tuple[Frame, Action, Action]]) -> None:
-    """Writes a film of frames, each with its recorded and its predicted action above it."""
+def write_film(path: Path, play: Iterator[tuple[Frame, Action, Action | None]]) -> None:
+    """Writes a film of frames, each with its recorded and, if there is one, its predicted action above it."""
     first = draw_large(*next(play))
     height, width, _ = first.shape
     with VideoWriter(path, height, width, crf=FILM_CRF) as video:

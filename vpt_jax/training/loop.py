@@ -71,7 +71,7 @@ def run(
     schedule: Schedule,
     train_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
     batches: Iterator[Any],
-    evaluate: Callable[[Any], dict[str, float]],
+    evaluate: Callable[[Any], dict[str, float]] | None,
     episodes: Callable[[int], list[str]],
     checkpoints: Checkpoints,
     log: MetricsLog,
@@ -103,7 +103,7 @@ def run(
                 settle()
             before = step, metrics
             stopping = stop(step)
-            evaluating = schedule.is_due(schedule.evaluate_every, step)
+            evaluating = evaluate is not None and schedule.is_due(schedule.evaluate_every, step)
             saving = stopping or schedule.is_due(schedule.save_every, step)
             if evaluating or saving:
                 with goodput.spent("step"):
@@ -157,4 +157,4 @@ def _report(
         )
     if schedule.is_due(schedule.log_every, step):
         log.write(step, {f"train/{name}": value for name, value in figures.items()})
-    log.show(step, progress.step(step, figures["loss"]))
+    log.show(step, progress.step(step, figures))

@@ -1,9 +1,11 @@
 """Where figures go: a JSONL file for programs, TensorBoard for people, a line or a progress bar while training."""
 
 import json
+import math
 import os
 import sys
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -92,7 +94,11 @@ class Progress:
     A bar on a terminal, a line every `seconds` elsewhere; silent on all hosts but the first.
     """
 
-    def __init__(self, start: int, stop: int, work: Work, quiet: bool, seconds: float = 10.0) -> None:
+    def __init__(
+        self, start: int, stop: int, work: Work, quiet: bool, seconds: float = 10.0, headline: str = "loss"
+    ) -> None:
+        """From step `start` to `stop`; `headline` names the figure that is shown of a step."""
+        self._headline = headline
         self._stop, self._work, self._quiet, self._seconds = stop, work, quiet, seconds
         self._bar = tqdm(initial=start, total=stop, unit="step", disable=quiet or not sys.stderr.isatty())
         self._start, self._mark, self._waited = start, (start, time.monotonic()), 0.0
@@ -101,29 +107,30 @@ class Progress:
         """Takes note of time spent waiting for the next batch."""
         self._waited += seconds
 
-    def step(self, step: int, loss: float) -> dict[str, float]:
-        """Shows a finished step; returns the speeds since the last report, when it is time for one."""
+    def step(self, step: int, figures: Mapping[str, float]) -> dict[str, float]:
+        """Shows a finished step by the headline of its figures; returns the speeds since the last report, when it is time for one."""
         self._bar.update()
+        shown = f"{self._headline} {figures.get(self._headline, math.nan):.3f}"
         then_step, then = self._mark
         elapsed = time.monotonic() - then
         if then_step == self._start and step < self._stop:  # the first step says nothing of the speed
-            self.say(f"step {step}/{self._stop}  loss {loss:.3f}  after {elapsed:.0f} s, most of it compiling")
+            self.say(f"step {step}/{self._stop}  {shown}  after {elapsed:.0f} s, most of it compiling")
             self._mark, self._waited = (step, time.monotonic()), 0.0
             return {}
         if elapsed < self._seconds and step < self._stop:
             return {}
         rate = (step - then_step) / elapsed
         speeds = self._work.speeds(rate) | {"speed/input_wait": self._waited / elapsed}
-        self._report(step, loss, rate, speeds)
+        self._report(step, shown, rate, speeds)
         self._mark, self._waited = (step, time.monotonic()), 0.0
         return speeds
 
-    def _report(self, step: int, loss: float, rate: float, speeds: dict[str, float]) -> None:
+    def _report(self, step: int, shown: str, rate: float, speeds: dict[str, float]) -> None:
         speed, wait = self._work.show(speeds), speeds["speed/input_wait"]
-        self._bar.set_postfix_str(f"loss {loss:.3f}, {speed}, {wait:.0%} waiting for input")
+        self._bar.set_postfix_str(f"{shown}, {speed}, {wait:.0%} waiting for input")
         if not self._quiet and self._bar.disable:
             left = timedelta(seconds=round((self._stop - step) / rate)) if rate else "?"
-            self.say(f"step {step}/{self._stop}  loss {loss:.3f}  {speed}  {wait:.0%} waiting for input  {left} left")
+            self.say(f"step {step}/{self._stop}  {shown}  {speed}  {wait:.0%} waiting for input  {left} left")
 
     def evaluated(self, step: int, figures: dict[str, float], seconds: float) -> None:
         """Shows the losses on held-out data, the baselines' too: all figures called `NAME/nll`.

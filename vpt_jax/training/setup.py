@@ -4,7 +4,7 @@
 same step. Needs no data: what a step depends on of a dataset is the shape of its frames and the actions' frequencies.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -85,15 +85,10 @@ def check(config: Any, mesh: Mesh) -> None:
     """
     if config.stage not in KINDS:
         raise ConfigError(f"config.stage is {config.stage!r}; choose one of {', '.join(KINDS)}")
-    choices = {
-        "model.preset": KINDS[config.stage].presets,
-        "model.dtype": DTYPES,
-        "optimizer.name": OPTIMIZERS,
+    check_choices(config, {
+        "model.preset": KINDS[config.stage].presets, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS,
         "sharding": parallel.RULES,
-    }
-    for field, table in choices.items():
-        if (name := attrgetter(field)(config)) not in table:
-            raise ConfigError(f"config.{field} is {name!r}; choose one of {', '.join(table)}")
+    })  # fmt: skip
     for field in ("data.batch", "data.valid_batch", "data.length", "data.parts"):
         if attrgetter(field)(config) < 1:
             raise ConfigError(f"config.{field} must be 1 or more")
@@ -108,6 +103,13 @@ def check(config: Any, mesh: Mesh) -> None:
     rows = config.data.batch // (mesh.shape["data"] * mesh.shape["fsdp"])
     if rows % config.data.parts:
         raise ConfigError(f"config.data.parts is {config.data.parts}, and must divide the {rows} rows of a device")
+
+
+def check_choices(config: Any, choices: Mapping[str, Iterable[str]]) -> None:
+    """Raises a `ConfigError` that names the choices if a field has none of them."""
+    for field, table in choices.items():
+        if (name := attrgetter(field)(config)) not in table:
+            raise ConfigError(f"config.{field} is {name!r}; choose one of {', '.join(table)}")
 
 
 def make_mesh(config: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:

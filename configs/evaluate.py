@@ -1,0 +1,43 @@
+"""How well policies play: many episodes of fixed seeds, beside a random agent and a scripted player.
+
+    python launch/evaluate.py --config=configs/evaluate.py:doom --config.policies="('runs/rl-doom',)" --config.out=runs/play
+
+The result is OUT/report.html with films of the best, the median and the worst episode of each, OUT/episodes.json with
+all figures, and a recording of every episode. Killed or stopped, the same command goes on with the agents that are
+missing.
+
+Variant `:doom` (default): exploring a level of the embedded game, as in configs/rl_doom.py.
+"""
+
+from ml_collections import ConfigDict
+
+VARIANTS = ("doom",)
+
+
+def get_config(variant: str = "doom") -> ConfigDict:
+    if variant not in VARIANTS:
+        raise ValueError(f"configs/evaluate.py has no variant {variant!r}; choose one of {', '.join(VARIANTS)}")
+    config = ConfigDict()
+
+    # Work directories of policies, cloned or fine-tuned; "NAME=FOLDER" gives one a name for the table.
+    config.policies = ()
+    # From which of them the others' drift is measured, by name; empty: the first.
+    config.reference = ""
+    # Folder of the results.
+    config.out = ""
+
+    config.game = ConfigDict()
+    # As in configs/rl_doom.py: from GAMES in vpt_jax/envs/games.py, with the arguments of its function there.
+    config.game.name = "doom"
+    config.game.arguments = ConfigDict({"level": "E1M5", "seconds": 20.0, "height": 18, "width": 32, "skill": 2})
+    config.game.python = ""
+    config.game.episodes_per_process = 100
+    # What is paid for: from REWARDS in vpt_jax/envs/rewards.py.
+    config.rewards = "explore"
+
+    # Episodes of each agent, and the seed of the first; the others count up from there. Training takes others.
+    config.episodes = 100
+    config.seed = 5_000_000
+    # Games played side by side.
+    config.games = 10
+    return config

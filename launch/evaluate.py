@@ -1,0 +1,107 @@
+"""How well policies play a game (fields: configs/evaluate.py)."""
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vpt_jax import command_line
+from vpt_jax.checkpoints import TrainedPolicy, WrongStageError, load_policy
+from vpt_jax.envs.game_client import GameLostError
+from vpt_jax.envs.games import GAMES, make_game
+from vpt_jax.envs.pool import Pool
+from vpt_jax.envs.rewards import REWARDS
+from vpt_jax.episodes import Agent, IdleAgent, Played, PolicyAgent, RandomAgent, play, summarise
+from vpt_jax.report.playing import write_playing_report
+from vpt_jax.training.setup import ConfigError, check_choices
+from vpt_jax.workers import locked
+
+RANDOM, SCRIPTED = "random", "scripted"
+
+
+def evaluate(config: ConfigDict) -> Path:
+    """Evaluate what is missing, and write the page."""
+    workdirs = check(config)
+    out = Path(config.out)
+    with locked(out):
+        policies = {name: load_policy(workdir) for name, workdir in workdirs.items()}
+        reference = policies[config.reference or next(iter(policies))]
+        agents = {name: policy_agent(config, policy, reference) for name, policy in policies.items()}
+        agents |= {RANDOM: lambda: RandomAgent(config.seed)}
+        if GAMES[config.game.name].scripted:
+            agents[SCRIPTED] = IdleAgent
+        size = next(iter(policies.values())).frame_shape[:2]
+        played = {name: evaluate_agent(config, name, agent, size, workdirs) for name, agent in agents.items()}
+        figures = {name: summarise(episodes) for name, episodes in played.items()}
+        (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+        page = write_playing_report(out, f"Playing {config.game.name}", played, out / "recordings")
+    for name, of_agent in figures.items():
+        print(f"{name:<24} return {of_agent['return']:7.2f} ± {of_agent['return_error']:.2f}", flush=True)
+    print(f"figures and films: {page}", flush=True)
+    return page
+
+
+def check(config: ConfigDict) -> dict[str, str]:
+    """Find what would fail later; returns the policies' work directories by name."""
+    check_choices(config, {"game.name": GAMES, "rewards": REWARDS})
+    if not config.out:
+        raise ConfigError("say where results go: --config.out=FOLDER")
+    workdirs = {}
+    for policy in config.policies:
+        name, _, workdir = policy.rpartition("=")
+        workdirs[name or Path(workdir).name] = workdir
+    if not workdirs or {RANDOM, SCRIPTED} & workdirs.keys() or len(workdirs) < len(config.policies):
+        raise ConfigError(
+            f"config.policies is {tuple(config.policies)}: name one or more work directories, by different names, "
+            f"other than {RANDOM} and {SCRIPTED}; NAME=FOLDER gives one a name"
+        )
+    if config.reference and config.reference not in workdirs:
+        raise ConfigError(f"config.reference is {config.reference!r}; choose one of {', '.join(workdirs)}")
+    for field in ("episodes", "games"):
+        if config[field] < 1:
+            raise ConfigError(f"config.{field} must be 1 or more")
+    return workdirs
+
+
+def policy_agent(config: ConfigDict, policy: TrainedPolicy, reference: TrainedPolicy) -> Callable[[], Agent]:
+    """Makes the agent once its turn comes."""
+    return lambda: PolicyAgent(
+        (policy.module, policy.params), (reference.module, reference.params), config.games, config.seed
+    )
+
+
+def evaluate_agent(
+    config: ConfigDict, name: str, agent: Callable[[], Agent], size: tuple[int, ...], workdirs: dict[str, str]
+) -> list[Played]:
+    """Plays all episodes, unless that has been done with the same settings."""
+    out = Path(config.out)
+    file, recordings = out / "agents" / f"{name}.json", out / "recordings" / name
+    settings = json.loads(config.to_json()) | {"policies": workdirs.get(name, ""), "size": list(size)}
+    if file.exists() and (there := json.loads(file.read_text()))["settings"] == settings:
+        return [Played(**one) for one in there["episodes"]]
+    shutil.rmtree(recordings, ignore_errors=True)  # left by a run that was stopped
+    for folder in (file.parent, recordings):
+        folder.mkdir(parents=True, exist_ok=True)
+    with make_pool(config, size, name == SCRIPTED) as pool:
+        played = play(agent(), pool, recordings, config.episodes)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"settings": settings, "episodes": [one._asdict() for one in played]}) + "\n")
+    temporary.replace(file)
+    return played
+
+
+def make_pool(config: ConfigDict, size: tuple[int, ...], scripted: bool) -> Pool:
+    """Games that end with the last episode."""
+    seeds = itertools.islice(itertools.count(config.seed), config.episodes)
+    game = make_game(config.game.name, config.game.arguments.to_dict(), config.game.python, scripted)
+    return Pool(
+        game, min(config.games, config.episodes), size, REWARDS[config.rewards], seeds, config.game.episodes_per_process
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(evaluate, "configs/evaluate.py", (ConfigError, WrongStageError, FileNotFoundError, GameLostError))

@@ -1,0 +1,33 @@
+"""The games there are, and how each is made; none is imported before a process of its own plays it."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from vpt_jax.envs.game_client import Game, Patience
+
+
+class Kind(NamedTuple):
+    """What `config.game.name` chooses."""
+
+    make: str  # "module:function"
+    scripted: str  # the same, of a game that a script plays; empty: there is none
+    patience: Patience
+    wait_for_resets: bool  # worth it where they are quick: then equal runs are equal
+
+
+GAMES = {
+    "doom": Kind(
+        make="vpt_jax.envs.doom_tasks:make",
+        scripted="vpt_jax.envs.doom_tasks:make_scripted",
+        patience=Patience(start=60, reset=30, step=10),
+        wait_for_resets=True,
+    ),
+}
+
+
+def make_game(name: str, arguments: Mapping[str, Any], python: str = "", scripted: bool = False) -> Game:
+    """The game of that name; `python` is the interpreter that has its packages (default: this one)."""
+    kind = GAMES[name]
+    make = kind.scripted if scripted else kind.make
+    return Game(make, dict(arguments), python or sys.executable, kind.patience)

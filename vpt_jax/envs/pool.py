@@ -1,0 +1,262 @@
+"""Many games side by side, each in its own process, with one picture and one action for each at every turn.
+
+A row is one stream of episodes. When an episode is over, its row shows the last picture for one turn in which no action
+is asked for, as Gymnasium's `AutoresetMode.NEXT_STEP` has it; so the value of where an episode was cut can be had. A
+game that is lost (it hangs, dies or talks nonsense) is killed with all that it started, and another one takes its row:
+its episode is cut where it was, with no reward made up, and noted as lost.
+"""
+
+import select
+import time
+import uuid
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple, Self
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, UInt8
+
+from vpt_jax.envs.game_client import Answer, Game, GameClient, GameLostError
+from vpt_jax.envs.reaper import start_reaper
+from vpt_jax.envs.rewards import RewardTable, Tally
+
+_TRIES = 3  # starts of a game in a row that may fail before the pool gives up
+
+
+class Turn(NamedTuple):
+    """What `n` games show, and what came of the last actions."""
+
+    frames: UInt8[np.ndarray, "n h w 3"]
+    seed: Int[np.ndarray, " n"]  # of the episode
+    first: Bool[np.ndarray, " n"]  # the first picture of an episode
+    playing: Bool[np.ndarray, " n"]  # waits for an action; else the picture is the last of an episode, or an old one
+    acted: Bool[np.ndarray, " n"]  # the last action was carried out; what follows is of it
+    reward: Float32[np.ndarray, " n"]
+    terminated: Bool[np.ndarray, " n"]  # the game itself came to an end, and was not just cut
+
+
+class Episode(NamedTuple):
+    """One that is over."""
+
+    row: int  # of the pool
+    seed: int
+    steps: int
+    reward: float  # of all steps
+    ending: str  # "terminated", "truncated" or "lost"
+    info: dict[str, float]  # the last
+    obtained: dict[str, float]  # of what is rewarded, how much
+
+
+class _State(Enum):
+    STARTING = "the process starts"
+    RESETTING = "an episode begins"
+    WAITING = "waits for an action"
+    STEPPING = "carries one out"
+    OVER = "shows the end of an episode"
+    DONE = "there is no further episode to play"
+
+
+class _Row:
+    """One stream of episodes, and the game that plays them."""
+
+    def __init__(self, pool: "Pool", number: int):
+        self._pool, self._number, self._starts, self._failures = pool, number, 0, 0
+        self.frame = np.zeros((*pool.size, 3), np.uint8)
+        self.episodes: list[Episode] = []
+        self.state, self.seed = _State.OVER, 0
+        self.client: GameClient | None = None
+        self.begin_turn()
+
+    def begin_turn(self) -> None:
+        """Nothing has come of the next action yet."""
+        self.first = self.acted = self.terminated = False
+        self.reward = 0.0
+
+    def act(self, buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"]) -> None:
+        """Pass the action on, or begin the next episode."""
+        if self.state is _State.WAITING:
+            self.state = _State.STEPPING
+            self._try(lambda client: client.step(buttons, camera))
+        elif self.state is _State.OVER:
+            self._begin_next()
+
+    def poll(self) -> None:
+        """Take the game's answer, if it is there."""
+        try:
+            answer = self.client.poll() if self.client else None
+        except GameLostError as error:
+            self._lost(error)
+        else:
+            if answer is not None:
+                self._take(answer)
+
+    def close(self) -> None:
+        """End the game."""
+        if self.client:
+            self.client.close()
+            self.client = None
+
+    def _begin_next(self) -> None:
+        if (seed := next(self._pool.seeds, None)) is None:
+            self.state = _State.DONE
+            return self.close()
+        self.seed = seed
+        if self.client and self._played >= self._pool.episodes_per_process:
+            self.close()
+        if self.client is None:
+            return self._start()
+        self._reset()
+
+    def _start(self) -> None:
+        self.state, self._played, self._starts = _State.STARTING, 0, self._starts + 1
+        self.client = GameClient(self._pool.game, f"{self._pool.mark}{self._number}.{self._starts}.")
+
+    def _reset(self) -> None:
+        self.state = _State.RESETTING
+        self._try(lambda client: client.reset(self.seed))
+
+    def _try(self, ask) -> None:
+        try:
+            ask(self.client)
+        except GameLostError as error:
+            self._lost(error)
+
+    def _take(self, answer: Answer) -> None:
+        if self.state is _State.STARTING:
+            return self._reset()
+        height, width = self._pool.size
+        self.frame = cv2.resize(self.client.picture(), (width, height), interpolation=cv2.INTER_LINEAR)
+        if self.state is _State.RESETTING:
+            self._tally, self._steps, self._sum = Tally(self._pool.rewards, answer.info), 0, 0.0
+            self.state, self.first, self._info, self._failures = _State.WAITING, True, answer.info, 0
+        else:
+            self._count_step(answer)
+
+    def _count_step(self, answer: Answer) -> None:
+        self.acted, self.terminated, self._info = True, answer.terminated, answer.info
+        self.reward = self._tally.pay(answer.info)
+        self._steps, self._sum = self._steps + 1, self._sum + self.reward
+        self.state = _State.WAITING
+        if answer.terminated or answer.truncated:
+            self.state, self._played = _State.OVER, self._played + 1
+            self._note("terminated" if answer.terminated else "truncated")
+
+    def _note(self, ending: str) -> None:
+        figures = self.seed, self._steps, self._sum, ending, self._info, self._tally.obtained
+        self.episodes.append(Episode(self._number, *figures))
+
+    def _lost(self, error: GameLostError) -> None:
+        """Kill the game; its episode is over, or tried again if it had not begun."""
+        self.client.kill()
+        self.client, self._pool.lost = None, self._pool.lost + 1
+        if self.state is _State.STEPPING:
+            self._note("lost")
+            self.state = _State.OVER
+            return
+        self._failures += 1
+        if self._failures == _TRIES:
+            raise GameLostError(f"no episode could be begun in {_TRIES} tries: {error}") from error
+        self._start()
+
+
+class Pool:
+    """`rows` games; a context manager. `begin`, then `act` as long as you like.
+
+    Equal seeds and actions give equal turns, if the games do and none is lost, and if resets are waited for.
+
+    Args:
+        game: how each is made.
+        rows: how many.
+        size: height and width of the pictures, resized as the reference does it (bilinear).
+        rewards: what is paid for.
+        seeds: of the episodes, which take the next in the order of the rows; the pool ends with them.
+        episodes_per_process: after these a game is started anew, whatever it has leaked.
+        wait_for_resets: whether a turn waits for episodes that begin; else their rows do not play meanwhile.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        rows: int,
+        size: tuple[int, int],
+        rewards: RewardTable,
+        seeds: Iterator[int],
+        episodes_per_process: int = 100,
+        wait_for_resets: bool = True,
+    ):
+        self.game, self.size, self.rewards, self.seeds = game, size, rewards, iter(seeds)
+        self.episodes_per_process, self.lost = episodes_per_process, 0
+        self.waited = 0.0  # seconds spent waiting for games
+        self._waits_for = {_State.STEPPING} | ({_State.STARTING, _State.RESETTING} if wait_for_resets else set())
+        self.mark = f"{uuid.uuid4().hex}."
+        self._reaper = start_reaper(self.mark)
+        self._rows = [_Row(self, number) for number in range(rows)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for row in self._rows:
+            row.close()
+        self._reaper.communicate()
+
+    @property
+    def done(self) -> bool:
+        """Whether all episodes have been played."""
+        return all(row.state is _State.DONE for row in self._rows)
+
+    def begin(self) -> Turn:
+        """The first turn of all; waits until every game shows its first picture."""
+        nothing = np.zeros((len(self._rows), 20), np.uint8), np.zeros((len(self._rows), 2), np.float32)
+        return self._play(*nothing, {_State.STARTING, _State.RESETTING})
+
+    def act(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> Turn:
+        """Carry out an action in each row that plays, one step of the games (camera in degrees).
+
+        Raises:
+            GameLostError: a row's games were lost several times before they could begin; the message has the reason.
+        """
+        return self._play(buttons, camera, self._waits_for)
+
+    def episodes(self) -> list[Episode]:
+        """Those that have ended since the last call."""
+        ended = [episode for row in self._rows for episode in row.episodes]
+        for row in self._rows:
+            row.episodes.clear()
+        return ended
+
+    def _play(self, buttons, camera, waits_for: set[_State]) -> Turn:
+        for row, keys, degrees in zip(self._rows, buttons, camera, strict=True):
+            row.begin_turn()
+            row.act(keys, degrees)
+        began = time.monotonic()
+        self._collect(waits_for)
+        self.waited += time.monotonic() - began
+        return Turn(
+            frames=np.stack([row.frame for row in self._rows]),
+            seed=np.array([row.seed for row in self._rows]),
+            first=np.array([row.first for row in self._rows]),
+            playing=np.array([row.state is _State.WAITING for row in self._rows]),
+            acted=np.array([row.acted for row in self._rows]),
+            reward=np.array([row.reward for row in self._rows], np.float32),
+            terminated=np.array([row.terminated for row in self._rows]),
+        )
+
+    def _collect(self, waits_for: set[_State]) -> None:
+        """Take answers until none is waited for."""
+        while True:
+            busy = [row for row in self._rows if row.state in _BUSY]
+            if not busy:
+                return
+            nobody_plays = all(row.state in _BUSY | {_State.DONE} for row in self._rows)
+            waiting = nobody_plays or any(row.state in waits_for for row in busy)
+            until = min(row.client.deadline for row in busy) - time.monotonic()
+            select.select([row.client for row in busy], [], [], max(until, 0.0) + 0.001 if waiting else 0.0)
+            for row in busy:
+                row.poll()
+            if not waiting:
+                return
+
+
+_BUSY = {_State.STARTING, _State.RESETTING, _State.STEPPING}

@@ -1,0 +1,105 @@
+"""Playing with a policy: one action for every game at a time, and the rollouts that are learnt from."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+
+from vpt_jax.actions import JointAction, raw_from_joint
+from vpt_jax.envs.pool import Pool, Turn
+from vpt_jax.models.heads import ValueNormalizer, draw_joint, joint_log_prob
+from vpt_jax.models.memory import Memory, Ring, in_order
+from vpt_jax.models.policy import Policy
+
+
+class Acted(NamedTuple):
+    """What a policy does in `b` games, and thinks of it."""
+
+    action: JointAction
+    buttons: UInt8[Array, "b 20"]
+    camera: Float[Array, "b 2"]  # degrees
+    log_prob: Float[Array, " b"]
+    value: Float[Array, " b"]  # in the rewards' own unit
+
+
+# (params, normalizer, ring, frames [b, h, w, 3], first [b], a random key) -> what is done, and the ring, changed in place
+Act = Callable[..., tuple[Acted, Ring]]
+
+
+class Rollout(NamedTuple):
+    """What `b` games showed in `t` turns, what was done and what came of it; values reach one turn further."""
+
+    frames: UInt8[np.ndarray, "b t h w 3"]
+    first: Bool[np.ndarray, "b t"]
+    valid: Bool[np.ndarray, "b t"]  # an action was asked for and carried out
+    action: JointAction
+    log_prob: Float[np.ndarray, "b t"]
+    value: Float[np.ndarray, "b t+1"]
+    reward: Float[np.ndarray, "b t"]
+    terminated: Bool[np.ndarray, "b t"]
+    memory: Memory  # of the policy before the first turn
+
+
+def act(
+    policy: Policy,
+    params: Any,
+    normalizer: ValueNormalizer,
+    ring: Ring,
+    frames: UInt8[Array, "b h w 3"],
+    first: Bool[Array, " b"],
+    rng: jax.Array,
+) -> tuple[Acted, Ring]:
+    """Actions drawn from the policy."""
+    output = policy.apply({"params": params}, frames[:, None], first[:, None], ring)
+    logits = {head: of_head[:, 0] for head, of_head in output.logits.items()}
+    action = draw_joint(rng, logits)
+    buttons, camera = raw_from_joint(action)
+    value = normalizer.denormalize(output.value)[:, 0]
+    return Acted(action, buttons, camera, joint_log_prob(logits, action), value), output.memory
+
+
+class Player:
+    """Plays the games of a pool with a policy, from rollout to rollout."""
+
+    def __init__(self, policy: Policy, pool: Pool, rows: int, rng: jax.Array):
+        """`rng`: a turn's randomness is that of its number, counted from the first."""
+        self._pool, self._rng, self._turns = pool, rng, 0
+        self._act = jax.jit(partial(act, policy), donate_argnums=2)
+        self._look = jax.jit(partial(act, policy))
+        self._ring = jax.jit(policy.initial_ring, static_argnums=0)(rows)
+        self._turn = pool.begin()
+
+    def play(self, params: Any, normalizer: ValueNormalizer, turns: int) -> Rollout:
+        """The next turns of all games."""
+        memory, steps = in_order(self._ring), []
+        for _ in range(turns):
+            shown, acted = self._turn, self.step(params, normalizer)
+            steps.append(_record(shown, acted, self._turn))
+        last, _ = self._look(params, normalizer, self._ring, self._turn.frames, self._turn.first, self._rng)
+        by_time = jax.tree.map(lambda *of_steps: np.stack(of_steps, axis=1), *steps)
+        value = np.concatenate([by_time.pop("value"), np.asarray(last.value)[:, None]], axis=1)
+        return Rollout(**by_time, value=value, memory=memory)
+
+    def step(self, params: Any, normalizer: ValueNormalizer) -> Acted:
+        """One turn of all games; `turn` is the next one then."""
+        rng = jax.random.fold_in(self._rng, self._turns)
+        acted, self._ring = self._act(params, normalizer, self._ring, self._turn.frames, self._turn.first, rng)
+        acted = jax.device_get(acted)
+        self._turn, self._turns = self._pool.act(acted.buttons, acted.camera), self._turns + 1
+        return acted
+
+    @property
+    def turn(self) -> Turn:
+        """What the games show now."""
+        return self._turn
+
+
+def _record(shown: Turn, acted: Acted, after: Turn) -> dict[str, Any]:
+    return dict(
+        frames=shown.frames, first=shown.first, valid=shown.playing & after.acted, action=acted.action,
+        log_prob=acted.log_prob, value=acted.value, reward=after.reward, terminated=after.terminated,
+    )  # fmt: skip
