@@ -1,9 +1,9 @@
 """How well policies play: many episodes of fixed seeds, beside a random agent and a scripted player.
 
-    python launch/evaluate.py --config=configs/evaluate.py:doom --config.policies="('runs/rl-doom',)" --config.out=runs/play
+    python launch/evaluate.py --config.policies="('runs/demo/policy-predicted', 'runs/rl-doom')" --config.out=runs/play
 
-The result is OUT/report.html with films of the best, the median and the worst episode of each, OUT/episodes.json with
-all figures, and a recording of every episode. Killed or stopped, the same command goes on with the agents that are
+The result is OUT/report.html with films of the best, the median and the worst episode of each, OUT/figures.json,
+and a recording of every episode in OUT/recordings. Killed or stopped, the same command goes on with the agents that are
 missing.
 
 Variant `:doom` (default): exploring a level of the embedded game, as in configs/rl_doom.py.

@@ -51,8 +51,8 @@ def get_config(variant: str = "") -> ConfigDict:
 
     # Games played side by side, over all hosts (paper: batch 40).
     config.games = 16
-    # Steps of all games that make one update (paper: 128), and updates of a wake cycle (paper: 48). A rollout is as long
-    # as all of them.
+    # Steps of all games that make one update (paper: 128), and updates of a wake cycle (paper: 48). A rollout is as
+    # long as all of them.
     config.length = 32
     config.fragments = 8
 

@@ -3,9 +3,8 @@
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -70,7 +69,7 @@ def check(config: ConfigDict) -> dict[str, str]:
 def policy_agent(config: ConfigDict, policy: TrainedPolicy, reference: TrainedPolicy) -> Callable[[], Agent]:
     """Makes the agent once its turn comes."""
     return lambda: PolicyAgent(
-        (policy.module, policy.params), (reference.module, reference.params), config.games, config.seed
+        (policy.module, policy.params), (reference.module, reference.params), rows_of(config), config.seed
     )
 
 
@@ -94,12 +93,18 @@ def evaluate_agent(
     return played
 
 
+def rows_of(config: ConfigDict) -> int:
+    """Games side by side: no more than there are episodes."""
+    return min(config.games, config.episodes)
+
+
 def make_pool(config: ConfigDict, size: tuple[int, ...], scripted: bool) -> Pool:
     """Games that end with the last episode."""
     seeds = itertools.islice(itertools.count(config.seed), config.episodes)
     game = make_game(config.game.name, config.game.arguments.to_dict(), config.game.python, scripted)
+    height, width = size
     return Pool(
-        game, min(config.games, config.episodes), size, REWARDS[config.rewards], seeds, config.game.episodes_per_process
+        game, rows_of(config), (height, width), REWARDS[config.rewards], seeds, config.game.episodes_per_process
     )
 
 

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import make_idm, make_policy
-from vpt_jax.training.state import TrainState
+from vpt_jax.training.state import AnyState, State
 
 _FIXED = ("stream", "model", "optimizer")  # facts that must be the same when a run is resumed
 
@@ -49,12 +49,12 @@ class Checkpoints:
         """Step of the newest whole checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, step: int) -> None:
+    def save(self, state: AnyState, step: int) -> None:
         """Starts writing; returns once the state may be changed."""
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(self._facts))
         self._manager.save(step, args=items)
 
-    def restore(self, shapes: TrainState, shardings: TrainState) -> TrainState:
+    def restore(self, shapes: State, shardings: State) -> State:
         """The newest state, laid out as `shardings` say.
 
         Raises:

@@ -107,7 +107,7 @@ def play(agent: Agent, pool: Pool, folder: Path, total: int) -> list[Played]:
         turn = pool.begin()
         while not pool.done:
             move = agent.act(turn)
-            for row in np.flatnonzero(turn.playing):
+            for row in np.flatnonzero(turn.playing).tolist():
                 if turn.first[row]:
                     takes[row] = _Take(stack, recording(folder, turn.seed[row]), pool.size)
                 takes[row].add(turn.frames[row], move.buttons[row], move.camera[row], move.drift[row])
@@ -147,12 +147,12 @@ def summarise(played: Sequence[Played]) -> dict[str, float]:
     """The figures of an agent; lost episodes are counted, and left out of everything else.
 
     - `return`, `steps`: means over episodes; `return_error`: the mean's standard error.
-    - `obtained/ITEM`, `obtained_error/ITEM`: how much of what is rewarded; `milestone/ITEM`: share of episodes with any.
+    - `obtained/ITEM`, `obtained_error/ITEM`: of what is rewarded; `milestone/ITEM`: share of episodes with any.
     - `drift`: mean KL to the reference policy, in nats a step.
     - `episodes`, `lost`; `terminated`: share of episodes that the game itself ended.
     """
     whole = [one for one in played if one.ending != "lost"]
-    figures = {"episodes": len(whole), "lost": len(played) - len(whole)}
+    figures: dict[str, float] = {"episodes": len(whole), "lost": len(played) - len(whole)}
     if not whole:
         return figures
     figures["return"], figures["return_error"] = _mean([one.reward for one in whole])

@@ -64,14 +64,15 @@ class Answer(NamedTuple):
 class GameClient:
     """A game's process. Ask it for one thing at a time, then `poll` until the answer is there.
 
-    Every method may raise `GameLostError`; `kill` is what is left to do then.
+    When `poll` raises `GameLostError`, `kill` is what is left to do.
     """
 
     def __init__(self, game: Game, mark: str):
         """Starts the process; it can be reset once `poll` has answered. `mark` says whose it is (`reaper.py`)."""
-        self._patience, self._picture, self._buffer = game.patience, None, b""
+        self._patience, self._buffer = game.patience, b""
+        self._picture: UInt8[np.ndarray, "h w 3"] | None = None
         self._socket, theirs = socket.socketpair()
-        self._picture_file, self._output = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self._picture_file, self._output = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 - see `kill`
         self.mark = mark
         descriptors = theirs.fileno(), self._picture_file.fileno()
         self._process = subprocess.Popen(  # noqa: S603 - the interpreter that the config names
@@ -116,7 +117,8 @@ class GameClient:
 
     def picture(self) -> UInt8[np.ndarray, "h w 3"]:
         """What the game shows: a view of memory that it writes to in the next step."""
-        assert self._picture is not None, "poll until the game is made"
+        if self._picture is None:
+            raise GameLostError("the game has shown nothing yet")
         return self._picture
 
     def close(self) -> None:
@@ -140,10 +142,8 @@ class GameClient:
     def _ask(self, message: dict[str, Any], seconds: float) -> None:
         self._asked = self._heard = time.monotonic()
         self._due = self._asked + seconds
-        try:
+        with suppress(OSError):  # the game is gone, as `poll` will find
             self._socket.sendall(json.dumps(message).encode() + b"\n")
-        except OSError as error:
-            raise GameLostError(f"the game is gone: {error}{self._last_words()}") from error
 
     def _receive(self) -> None:
         try:
@@ -172,7 +172,8 @@ class GameClient:
         if "shape" in message:
             self._map_picture(message["shape"])
             return Answer({})
-        info, endings = message.get("info"), [message.get(name, False) for name in ("terminated", "truncated")]
+        info: Any = message.get("info")
+        endings = [message.get(name, False) for name in ("terminated", "truncated")]
         if not _is_info(info) or not all(isinstance(ending, bool) for ending in endings):
             raise GameLostError(f"the game answered nonsense: {str(message)[:200]}")
         return Answer(info, *endings)

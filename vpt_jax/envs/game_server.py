@@ -24,12 +24,13 @@ import sys
 import threading
 import traceback
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 BEAT = 1.0  # seconds
 KEYS = (
-    "ESC", "attack", "back", "drop", "forward", *("hotbar.%d" % slot for slot in range(1, 10)), "inventory", "jump",
+    "ESC", "attack", "back", "drop", "forward", *(f"hotbar.{slot}" for slot in range(1, 10)), "inventory", "jump",
     "left", "pickItem", "right", "sneak", "sprint", "swapHands", "use",
 )  # fmt: skip
 
@@ -62,7 +63,8 @@ class Server:
     """One environment, and what it answers."""
 
     def __init__(self, picture_file):
-        self._file, self._env = picture_file, None
+        self._file = picture_file
+        self._env: Any = None
 
     def answer(self, message):
         """What to say to a message."""
@@ -95,10 +97,8 @@ class Server:
 
 def action_of(step):
     """The key dict: keys that are held, and the camera's degrees."""
-    action = dict.fromkeys(KEYS, 0)
-    action.update(dict.fromkeys(step["keys"], 1))
-    action["camera"] = np.array(step["camera"], np.float32)
-    return action
+    held = dict.fromkeys(step["keys"], 1)
+    return {**dict.fromkeys(KEYS, 0), **held, "camera": np.array(step["camera"], np.float32)}
 
 
 def numbers(info):

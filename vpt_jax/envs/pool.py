@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple, Self
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from vpt_jax.envs.game_client import Answer, Game, GameClient, GameLostError
 from vpt_jax.envs.reaper import start_reaper
 from vpt_jax.envs.rewards import RewardTable, Tally
+from vpt_jax.video import Frame, resize
 
 _TRIES = 3  # starts of a game in a row that may fail before the pool gives up
 
@@ -62,10 +62,11 @@ class _Row:
 
     def __init__(self, pool: "Pool", number: int):
         self._pool, self._number, self._starts, self._failures = pool, number, 0, 0
-        self.frame = np.zeros((*pool.size, 3), np.uint8)
+        self.frame: Frame = np.zeros((*pool.size, 3), np.uint8)
         self.episodes: list[Episode] = []
         self.state, self.seed = _State.OVER, 0
         self.client: GameClient | None = None
+        self._played = 0  # episodes of this process
         self.begin_turn()
 
     def begin_turn(self) -> None:
@@ -75,21 +76,21 @@ class _Row:
 
     def act(self, buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"]) -> None:
         """Pass the action on, or begin the next episode."""
-        if self.state is _State.WAITING:
-            self.state = _State.STEPPING
-            self._try(lambda client: client.step(buttons, camera))
-        elif self.state is _State.OVER:
+        if self.state is _State.OVER:
             self._begin_next()
+        elif self.client and self.state is _State.WAITING:
+            self.state = _State.STEPPING
+            self.client.step(buttons, camera)
 
     def poll(self) -> None:
         """Take the game's answer, if it is there."""
+        if self.client is None:
+            return
         try:
-            answer = self.client.poll() if self.client else None
+            if (answer := self.client.poll()) is not None:
+                self._take(self.client, answer)
         except GameLostError as error:
-            self._lost(error)
-        else:
-            if answer is not None:
-                self._take(answer)
+            self._lost(self.client, error)
 
     def close(self) -> None:
         """End the game."""
@@ -100,33 +101,30 @@ class _Row:
     def _begin_next(self) -> None:
         if (seed := next(self._pool.seeds, None)) is None:
             self.state = _State.DONE
-            return self.close()
+            self.close()
+            return
         self.seed = seed
         if self.client and self._played >= self._pool.episodes_per_process:
             self.close()
-        if self.client is None:
-            return self._start()
-        self._reset()
+        if self.client:
+            self._reset(self.client)
+        else:
+            self._start()
 
     def _start(self) -> None:
         self.state, self._played, self._starts = _State.STARTING, 0, self._starts + 1
         self.client = GameClient(self._pool.game, f"{self._pool.mark}{self._number}.{self._starts}.")
 
-    def _reset(self) -> None:
+    def _reset(self, client: GameClient) -> None:
         self.state = _State.RESETTING
-        self._try(lambda client: client.reset(self.seed))
+        client.reset(self.seed)
 
-    def _try(self, ask) -> None:
-        try:
-            ask(self.client)
-        except GameLostError as error:
-            self._lost(error)
-
-    def _take(self, answer: Answer) -> None:
+    def _take(self, client: GameClient, answer: Answer) -> None:
         if self.state is _State.STARTING:
-            return self._reset()
+            self._reset(client)
+            return
         height, width = self._pool.size
-        self.frame = cv2.resize(self.client.picture(), (width, height), interpolation=cv2.INTER_LINEAR)
+        self.frame = resize(client.picture(), height, width)
         if self.state is _State.RESETTING:
             self._tally, self._steps, self._sum = Tally(self._pool.rewards, answer.info), 0, 0.0
             self.state, self.first, self._info, self._failures = _State.WAITING, True, answer.info, 0
@@ -146,9 +144,9 @@ class _Row:
         figures = self.seed, self._steps, self._sum, ending, self._info, self._tally.obtained
         self.episodes.append(Episode(self._number, *figures))
 
-    def _lost(self, error: GameLostError) -> None:
+    def _lost(self, client: GameClient, error: GameLostError) -> None:
         """Kill the game; its episode is over, or tried again if it had not begun."""
-        self.client.kill()
+        client.kill()
         self.client, self._pool.lost = None, self._pool.lost + 1
         if self.state is _State.STEPPING:
             self._note("lost")
@@ -226,7 +224,9 @@ class Pool:
             row.episodes.clear()
         return ended
 
-    def _play(self, buttons, camera, waits_for: set[_State]) -> Turn:
+    def _play(
+        self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"], waits_for: set[_State]
+    ) -> Turn:
         for row, keys, degrees in zip(self._rows, buttons, camera, strict=True):
             row.begin_turn()
             row.act(keys, degrees)
@@ -251,8 +251,9 @@ class Pool:
                 return
             nobody_plays = all(row.state in _BUSY | {_State.DONE} for row in self._rows)
             waiting = nobody_plays or any(row.state in waits_for for row in busy)
-            until = min(row.client.deadline for row in busy) - time.monotonic()
-            select.select([row.client for row in busy], [], [], max(until, 0.0) + 0.001 if waiting else 0.0)
+            clients = [row.client for row in busy if row.client]
+            until = min(client.deadline for client in clients) - time.monotonic()
+            select.select(clients, [], [], max(until, 0.0) + 0.001 if waiting else 0.0)
             for row in busy:
                 row.poll()
             if not waiting:

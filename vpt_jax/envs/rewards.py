@@ -1,8 +1,8 @@
 """What is rewarded: so much for every item obtained, up to a quantity (paper, table 7).
 
-An item is obtained when its count in `info` rises, whatever else happens to it: what is used up, put down or lost is not
-taken back, and what is taken up again counts once more, up to the quantity. What is there when an episode begins does
-not count. Games name what they count; Doom's tasks count other things than items.
+An item is obtained when its count in `info` rises, whatever else happens to it: what is used up, put down or lost is
+not taken back, and what is taken up again counts once more, up to the quantity. What is there when an episode begins
+does not count. Games name what they count; Doom's tasks count other things than items.
 """
 
 from collections.abc import Mapping

@@ -22,7 +22,7 @@ IDMS: dict[str, dict[str, Any]] = {
 
 
 def make_policy(model: Mapping[str, Any]) -> Policy:
-    """The policy that the fields of `config.model` describe (configs/foundation.py; `aux_value`: configs/rl_doom.py)."""
+    """The policy that the fields of `config.model` describe (configs/foundation.py, configs/rl_doom.py)."""
     return Policy(**POLICIES[model["preset"]], aux_value=model.get("aux_value", False), **_options(model))
 
 

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from vpt_jax.checkpoints import Checkpoints
 from vpt_jax.training.goodput import Goodput
 from vpt_jax.training.metrics_log import MetricsLog, Progress
-from vpt_jax.training.state import Metrics, TrainState
+from vpt_jax.training.state import Metrics, State
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -66,10 +66,10 @@ class Schedule:
 
 
 def run(
-    state: TrainState,
+    state: State,
     *,
     schedule: Schedule,
-    train_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
+    train_step: Callable[[State, Any], tuple[State, Metrics]],
     batches: Iterator[Any],
     evaluate: Callable[[Any], dict[str, float]] | None,
     episodes: Callable[[int], list[str]],
@@ -77,7 +77,7 @@ def run(
     log: MetricsLog,
     progress: Progress,
     goodput: Goodput,
-) -> TrainState:
+) -> State:
     """Trains from `state.step` to the end of the schedule, or until told to stop.
 
     The order matters: figures of a step are written before its checkpoint, and the checkpoint before the next batch is
@@ -103,7 +103,7 @@ def run(
                 settle()
             before = step, metrics
             stopping = stop(step)
-            evaluating = evaluate is not None and schedule.is_due(schedule.evaluate_every, step)
+            evaluating = evaluate if schedule.is_due(schedule.evaluate_every, step) else None
             saving = stopping or schedule.is_due(schedule.save_every, step)
             if evaluating or saving:
                 with goodput.spent("step"):
@@ -111,7 +111,7 @@ def run(
             if evaluating:
                 began = time.monotonic()
                 with goodput.spent("evaluation"):
-                    figures = evaluate(state.params)
+                    figures = evaluating(state.params)
                 log.write(step, figures)
                 progress.evaluated(step, figures, time.monotonic() - began)
             if saving:

@@ -108,7 +108,7 @@ class Progress:
         self._waited += seconds
 
     def step(self, step: int, figures: Mapping[str, float]) -> dict[str, float]:
-        """Shows a finished step by the headline of its figures; returns the speeds since the last report, when it is time for one."""
+        """Shows a finished step; returns the speeds since the last report, when it is time for one."""
         self._bar.update()
         shown = f"{self._headline} {figures.get(self._headline, math.nan):.3f}"
         then_step, then = self._mark

@@ -1,14 +1,14 @@
 """What training carries from step to step, and the step itself, whatever the objective."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, UInt32
 
-Metrics = dict[str, Array]
+Metrics = dict[str, Any]  # scalars
 # (params, memory, batch, rng) -> loss, (metrics, new memory)
 Loss = Callable[[Any, Any, Any, jax.Array], tuple[Array, tuple[Metrics, Any]]]
 
@@ -21,6 +21,21 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     memory: Any  # of every row's stream
     rng: UInt32[Array, "2"]  # a step's randomness is `fold_in(rng, step)`
+
+
+class AnyState(Protocol):
+    """What the loop and checkpoints need to know of a state."""
+
+    @property
+    def step(self) -> Int[Array, ""]:
+        """How many are finished."""
+
+    @property
+    def params(self) -> Any:
+        """The model's."""
+
+
+State = TypeVar("State", bound=AnyState)
 
 
 def initial_state(

@@ -1,16 +1,16 @@
 """The arithmetic of phasic policy gradient: advantages, and what its two phases minimise (paper, appendix G).
 
-All functions are of streams `[b, t]`, which hold several episodes one after the other; steps that are not `valid` had no
-outcome and count nowhere. Sources: PPO (arXiv 1707.06347), GAE (arXiv 1506.02438), PPG (arXiv 2009.04416).
+All functions are of streams `[b, t]`, which hold several episodes one after the other; steps that are not `valid` had
+no outcome and count nowhere. Sources: PPO (arXiv 1707.06347), GAE (arXiv 1506.02438), PPG (arXiv 2009.04416).
 """
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
-from vpt_jax.actions import JointAction
+from vpt_jax.actions import Array, JointAction
 from vpt_jax.models.heads import ValueNormalizer, joint_entropy, joint_kl, joint_log_prob
 from vpt_jax.models.memory import Memory
 from vpt_jax.models.policy import Policy, PolicyOutput
@@ -85,7 +85,7 @@ def wake_loss(
     normalizer: ValueNormalizer,
     leash: Float[Array, ""],
 ) -> tuple[Float[Array, ""], tuple[Metrics, Memory]]:
-    """PPO's loss, the main value's error, and `leash` times KL(pretrained, policy), in the place of an entropy bonus."""
+    """PPO's loss, the main value's error, and `leash` times KL(pretrained, policy) in place of an entropy bonus."""
     output = policy.apply({"params": params}, fragment.frames, fragment.first, memory)
     log_ratio = joint_log_prob(output.logits, fragment.action) - fragment.log_prob
     steps = {

@@ -1,11 +1,9 @@
 """Playing with a policy: one action for every game at a time, and the rollouts that are learnt from."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
@@ -24,10 +22,6 @@ class Acted(NamedTuple):
     camera: Float[Array, "b 2"]  # degrees
     log_prob: Float[Array, " b"]
     value: Float[Array, " b"]  # in the rewards' own unit
-
-
-# (params, normalizer, ring, frames [b, h, w, 3], first [b], a random key) -> what is done, and the ring, changed in place
-Act = Callable[..., tuple[Acted, Ring]]
 
 
 class Rollout(NamedTuple):

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -136,7 +135,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def make_pool(config: ConfigDict, rows: int, start: int) -> Pool:
-    """This process's games. A run that goes on after iteration `start` plays other episodes than it began with."""
+    """The games of this process. A run that goes on after iteration `start` plays other episodes than it began with."""
     first = config.game.seed + jax.process_index() + start * config.games
     return Pool(
         make_game(config.game.name, config.game.arguments.to_dict(), config.game.python),
