@@ -47,7 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # What is paid for: from REWARDS in vpt_jax/envs/rewards.py.
     config.rewards = "explore"
     # Height and width of the frames that the policy sees.
-    config.size = (16, 16)
+    config.height, config.width = 16, 16
 
     # Games played side by side, over all hosts (paper: batch 40).
     config.games = 16

@@ -28,6 +28,7 @@ from vpt_jax.cost import CHIPS
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.dataset import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
+from vpt_jax.envs.game_client import GameLostError
 from vpt_jax.evaluation import evaluator
 from vpt_jax.report.training import write_report
 from vpt_jax.training import loop
@@ -264,6 +265,6 @@ def report(
 if __name__ == "__main__":
     mistakes = (
         ConfigError, DatasetMissingError, DatasetDamagedError, SettingsChangedError,
-        loop.NonFiniteLossError,
+        GameLostError, loop.NonFiniteLossError,
     )  # fmt: skip
     command_line.run(main, "configs/foundation.py", mistakes)

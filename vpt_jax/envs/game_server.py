@@ -124,4 +124,6 @@ if __name__ == "__main__":
     # This file's own folder would hide packages that a game needs; the library's comes last, for the same reason.
     sys.path[0:1] = []
     sys.path.append(str(Path(__file__).resolve().parents[2]))
+    for descriptor in sys.argv[1:]:
+        os.set_inheritable(int(descriptor), False)  # or the socket would stay open while what the game starts lives
     serve(Channel(socket.socket(fileno=int(sys.argv[1]))), Server(int(sys.argv[2])))

@@ -39,7 +39,7 @@ def train(config: ConfigDict, began: float) -> bool:
     check(config, mesh)
     policy, optimizer = make_policy(config.model), make_optimizer(config)
     begin = partial(initial_state, config, policy, optimizer)
-    shapes = jax.eval_shape(begin, random_params(policy, config.size, 0))
+    shapes = jax.eval_shape(begin, random_params(policy, (config.height, config.width), 0))
     shardings = parallel.tree_shardings(shapes, mesh, parallel.RULES[config.sharding])
     workdir, quiet = Path(config.workdir), jax.process_index() > 0
     say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {dict(mesh.shape)}; {config.games} x {config.game}")
@@ -48,7 +48,7 @@ def train(config: ConfigDict, began: float) -> bool:
         # Resume the newest checkpoint of this run, or begin
         checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, facts=facts_of(config))
         if checkpoints.latest is None:
-            state = jax.device_put(begin(first_params(config, policy)), shardings)
+            state = jax.jit(begin, out_shardings=shardings)(first_params(config, policy))
         else:
             say(f"resumed from step {checkpoints.latest}")
             state = checkpoints.restore(shapes, shardings)
@@ -140,7 +140,7 @@ def make_pool(config: ConfigDict, rows: int, start: int) -> Pool:
     return Pool(
         make_game(config.game.name, config.game.arguments.to_dict(), config.game.python),
         rows,
-        tuple(config.size),
+        (config.height, config.width),
         REWARDS[config.rewards],
         itertools.count(first, jax.process_count()),
         config.game.episodes_per_process,
@@ -162,9 +162,10 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def random_params(policy: Policy, size: tuple[int, int], seed: int) -> Any:
-    """Parameters of a policy that has learnt nothing; `size` is that of its frames."""
+    """Parameters of a policy that has learnt nothing, in host memory; `size` is that of its frames."""
     frames, first = jnp.zeros((1, 1, *size, 3), jnp.uint8), jnp.zeros((1, 1), bool)
-    return jax.jit(policy.init)(jax.random.PRNGKey(seed), frames, first, policy.initial_memory(1))["params"]
+    variables = jax.jit(policy.init)(jax.random.PRNGKey(seed), frames, first, policy.initial_memory(1))
+    return jax.device_get(variables["params"])
 
 
 def first_params(config: ConfigDict, policy: Policy) -> Any:
@@ -175,16 +176,16 @@ def first_params(config: ConfigDict, policy: Policy) -> Any:
     Raises:
       ConfigError: the policy there is of another size, or sees frames of another size.
     """
-    params = random_params(policy, tuple(config.size), config.seed)
+    params = random_params(policy, (config.height, config.width), config.seed)
     if config.init_from:
-        there = load_policy(config.init_from).params
+        there = jax.device_get(load_policy(config.init_from).params)
         heads = {name: params[name] for name in ("value", "aux_value")}
         if jax.tree.map(jnp.shape, there | heads) != jax.tree.map(jnp.shape, params):
             raise ConfigError(
-                f"the policy in config.init_from={config.init_from} is not of config.model and config.size"
+                f"the policy in {config.init_from} (config.init_from) is not of config.model, or sees frames of another size"
             )
         params = there | heads
-    return params | {"value": jax.tree.map(jnp.zeros_like, params["value"])}
+    return params | {"value": jax.tree.map(np.zeros_like, params["value"])}
 
 
 def initial_state(
@@ -200,7 +201,7 @@ def facts_of(config: ConfigDict) -> dict[str, Any]:
     """What is kept in checkpoints; `stream`, `model` and `optimizer` must be the same when they are resumed."""
     whole = jsonable(config)
     model = {name: value for name, value in whole["model"].items() if name != "remat"}
-    stream = {"game": whole["game"], "rewards": config.rewards, "frame_shape": [*config.size, 3]}
+    stream = {"game": whole["game"], "rewards": config.rewards, "frame_shape": [config.height, config.width, 3]}
     return {"stream": stream, "model": model, "optimizer": {"name": config.optimizer.name}, "config": whole}
 
 

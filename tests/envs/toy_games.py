@@ -1,0 +1,87 @@
+"""Games for the pool's tests, played in processes of their own: one that counts, and one that fails in every way."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+
+SIZE = (4, 6)
+
+
+class Counting:
+    """Shows its seed, its step and its process; `apples` counts steps with attack held, `turned` sums up the yaw."""
+
+    observation_space = {"pov": SimpleNamespace(shape=(*SIZE, 3))}  # noqa: RUF012 - Gymnasium's own name
+
+    def __init__(self, steps=5, truncates=True):
+        self._steps, self._truncates = steps, truncates
+
+    def reset(self, seed):
+        self.seed, self.step_number, self.apples, self.turned = seed, 0, 0, 0.0
+        return self._see()
+
+    def step(self, action):
+        self.step_number += 1
+        self.apples += action["attack"]
+        self.turned += float(action["camera"][1])
+        over = self.step_number == self._steps
+        return self._see()[0], 0.0, over and not self._truncates, over and self._truncates, self._see()[1]
+
+    def close(self):
+        pass
+
+    def _see(self):
+        picture = np.zeros((*SIZE, 3), np.uint8)
+        picture[..., 0], picture[..., 1] = self.seed, self.step_number
+        info = {"apples": self.apples, "turned": self.turned, "process": os.getpid(), "name": "left out"}
+        return {"pov": picture}, info
+
+
+class Faulty(Counting):
+    """Every step fails by chance, in a way drawn from `faults`."""
+
+    def __init__(self, faults, chance, **options):
+        super().__init__(**options)
+        self._faults, self._chance, self._random = faults, chance, random.Random(os.getpid())
+
+    def reset(self, seed):
+        return self._spoil(super().reset(seed))
+
+    def step(self, action):
+        return self._spoil(super().step(action))
+
+    def _spoil(self, answer):
+        if self._random.random() < self._chance:
+            return getattr(self, self._random.choice(self._faults))(answer)
+        return answer
+
+    def hang(self, answer):
+        time.sleep(1000)
+
+    def die(self, answer):
+        os._exit(9)
+
+    def fail(self, answer):
+        raise RuntimeError("out of apples")
+
+    def babble(self, answer):
+        os.write(int(sys.argv[1]), b"no JSON at all\n")
+        return answer
+
+    def lie(self, answer):
+        answer[-1]["apples"] = float("nan")
+        return answer
+
+    def leak(self, answer):
+        """Leaves a process behind, in a session of its own, and memory."""
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
+        self.leaked = bytearray(1 << 20)
+        return answer
+
+
+def unmakeable():
+    raise ImportError("install the game first")

@@ -1,0 +1,93 @@
+"""Reinforcement learning through the launcher, in the real game."""
+
+import json
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from vpt_jax.checkpoints import load_policy
+
+
+@pytest.fixture(scope="session")
+def play(launcher, undisturbed):
+    """Fine-tunes the cloned policy in two short games at a time."""
+    flags = [
+        "--config=configs/rl_doom.py", f"--config.init_from={undisturbed}", "--config.height=32", "--config.width=32",
+        "--config.game.arguments.seconds=0.5", "--config.games=2", "--config.length=4", "--config.fragments=4",
+        "--config.save_every=1",
+    ]  # fmt: skip
+    return lambda workdir, *more, **options: launcher.run(workdir, *flags, *more, bare=True, **options)
+
+
+@pytest.fixture(scope="session")
+def tuned(play, tmp_path_factory):
+    """The work directory of two iterations, and what they printed."""
+    workdir = tmp_path_factory.mktemp("tuned")
+    return workdir, play(workdir, "--config.steps=2")
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def state_of(workdir, step):
+    manager = ocp.CheckpointManager((workdir / "checkpoints").absolute())
+    return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore())).state
+
+
+def test_what_was_played_is_what_is_learnt_from(play, tmp_path):
+    """Without learning, the policy's chunks say of every action exactly what it said when it was taken."""
+    play(tmp_path, "--config.steps=2", "--config.optimizer.learning_rate=0.0", "--config.mesh.data=2", devices=2)
+    for line in metrics(tmp_path):
+        assert abs(line["train/kl_acting"]) < 1e-7
+        assert line["train/clipped"] == 0
+        assert abs(line["train/kl_pretrained"]) < 1e-6  # the reference's memory follows the same streams
+        assert abs(line["train/sleep_kl"]) < 1e-6
+        assert line["train/episodes"] > 0
+
+
+def test_equal_runs_are_equal_and_learn(play, tuned, tmp_path):
+    workdir, output = tuned
+    play(tmp_path, "--config.steps=2")
+    assert metrics(tmp_path) == metrics(workdir)
+    assert "step 2/2  return " in output
+    first, second = metrics(workdir)
+    assert 0 < first["train/kl_pretrained"] < second["train/kl_pretrained"]
+    np.testing.assert_allclose([first["train/leash"], second["train/leash"]], [0.2, 0.2 * 0.9995], rtol=1e-6)
+
+
+def test_resuming_goes_on_with_the_same_optimizer_normaliser_and_leash(play, tuned, undisturbed):
+    workdir, _ = tuned
+    assert "resumed from step 2" in play(workdir, "--config.steps=3")
+    assert [line["step"] for line in metrics(workdir)] == [1, 2, 3]
+    np.testing.assert_allclose(metrics(workdir)[2]["train/leash"], 0.2 * 0.9995**2, rtol=1e-6)
+    state = state_of(workdir, 3)
+    np.testing.assert_allclose(state["normalizer"]["debias"], 1 - 0.99999**3, rtol=1e-3)
+    counts = {int(leaf) for leaf in jax.tree.leaves(state["opt_state"]) if np.ndim(leaf) == 0}
+    assert counts == {3 * 4 * (1 + 2)}  # iterations, fragments, one wake and two sleep cycles
+    cloned = load_policy(undisturbed).params
+    for layer in ("encoder", "transformer", "actions"):
+        jax.tree.map(np.testing.assert_array_equal, state["pretrained"][layer], cloned[layer])
+
+
+def test_the_tuned_policy_loads_as_any_other(tuned):
+    policy = load_policy(tuned[0])
+    assert policy.frame_shape == (32, 32, 3)
+    assert np.any(policy.params["value"]["kernel"])  # it began at zero
+    assert "aux_value" in policy.params
+
+
+@pytest.mark.parametrize(
+    ("flag", "complaint"),
+    [
+        ("init_from=", "config.ppg.leash ties the policy to config.init_from, which is empty"),
+        ("rewards=gold", "config.rewards is 'gold'; choose one of diamond"),
+        ("height=64", "is not of config.model, or sees frames of another size"),
+        ("game.arguments.level=E9M9", "no Doom level is called 'E9M9'"),
+    ],
+)
+def test_mistakes_are_named(play, tmp_path, flag, complaint):
+    output = play(tmp_path, f"--config.{flag}", expected=1)
+    assert complaint in output, output
