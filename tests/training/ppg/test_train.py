@@ -84,7 +84,7 @@ def test_the_tuned_policy_loads_as_any_other(tuned):
     [
         ("init_from=", "config.ppg.leash ties the policy to config.init_from, which is empty"),
         ("rewards=gold", "config.rewards is 'gold'; choose one of diamond"),
-        ("height=64", "is not of config.model, or sees frames of another size"),
+        ("height=64", "is not of config.model, or sees other frames"),
         ("game.arguments.level=E9M9", "no Doom level is called 'E9M9'"),
     ],
 )

@@ -182,7 +182,7 @@ def first_params(config: ConfigDict, policy: Policy) -> Any:
         heads = {name: params[name] for name in ("value", "aux_value")}
         if jax.tree.map(jnp.shape, there | heads) != jax.tree.map(jnp.shape, params):
             raise ConfigError(
-                f"the policy in {config.init_from} (config.init_from) is not of config.model, or sees frames of another size"
+                f"the policy in {config.init_from} (config.init_from) is not of config.model, or sees other frames"
             )
         params = there | heads
     return params | {"value": jax.tree.map(np.zeros_like, params["value"])}
