@@ -1,10 +1,11 @@
-# Two commands do everything: `make demo` runs the whole loop on the embedded game, `make test` checks the library.
+# `make demo` runs the whole loop on the embedded game, `make demo-rl` fine-tunes what comes of it by reinforcement
+# learning, `make test` checks the library.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all lint install
+.PHONY: demo demo-rl test test-all lint install
 
 install: $(INSTALLED)
 
@@ -15,6 +16,9 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	$(BIN)/python launch/pipeline.py
+
+demo-rl: demo
+	$(BIN)/python launch/pipeline_rl.py
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"

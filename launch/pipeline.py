@@ -4,18 +4,18 @@ Every stage is a process of its own, started by a command that you can run yours
 is skipped the next time, and one that was stopped goes on.
 """
 
-import os
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from vpt_jax import command_line
 from vpt_jax.report.loop import Runs, write_loop_report
-from vpt_jax.stages import Stage, StageFailedError, Stages
+from vpt_jax.stages import Stage, StageFailedError, Stages, checkpoint, environment, flags, program
 
 ROOT = Path(__file__).parents[1]
+stage, arguments = partial(program, ROOT), partial(flags, ROOT)
 RECORD = "record the {} play"
 PREPARE = "prepare the {} play with its true labels"
 LABEL = "label the {} videos"
@@ -32,7 +32,7 @@ def run(config: ConfigDict) -> None:
     check(config)
     folder = Path(config.workdir).resolve()
     todo = list(stages(config, folder))
-    seconds = Stages(todo, folder / "stages", environment(config, folder), ROOT).run(config.at_once)
+    seconds = Stages(todo, folder / "stages", environment(folder, config.at_once), ROOT).run(config.at_once)
     page, verdicts = write_loop_report(folder, runs_of(config, folder), seconds)
     print("\n" + "\n".join(verdicts) + f"\nfigures and films: {page}", flush=True)
 
@@ -50,19 +50,6 @@ def check(config: ConfigDict) -> None:
                 f"config.{name}.steps is {steps}: it must have {len(minutes) + extra} numbers, one for each of "
                 f"config.{name}.minutes, {minutes}" + (", and one for all the play" if extra else "")
             )
-
-
-def environment(config: ConfigDict, folder: Path) -> dict[str, str]:
-    """Of all stages; what is set where this program is started comes first."""
-    settings = {
-        # Stages of the same model find its program compiled.
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONUNBUFFERED": "1",
-    }
-    if config.at_once > 1:  # each on a core of its own: threads of two stages would wait for one another
-        settings["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-    return settings | os.environ
 
 
 def stages(config: ConfigDict, folder: Path) -> Iterator[Stage]:
@@ -91,8 +78,8 @@ def data_stages(config: ConfigDict, folder: Path, runs: Runs) -> Iterator[Stage]
         },
     }
     for name, splits in recorded.items():
-        flags = arguments("record:demo", config.record, out=folder / "recordings" / name, **splits)
-        yield stage(RECORD.format(name), "record.py", flags)
+        settings = arguments("record:demo", config.record, out=folder / "recordings" / name, **splits)
+        yield stage(RECORD.format(name), "record.py", settings)
     for name, out in (("labelled", runs.held_out), ("unlabelled", runs.truth)):
         fields = dict(recordings=folder / "recordings" / name, out=out, height=config.size, width=config.size)
         yield stage(PREPARE.format(name), "prepare.py", arguments("prepare", **fields), after=[RECORD.format(name)])
@@ -103,9 +90,9 @@ def idm_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
     for (minutes, workdir), steps in zip(runs.idms.items(), config.idm.steps, strict=True):
         data = {"data.train": runs.held_out, "data.valid": runs.held_out, "data.minutes": minutes}
         fields = data | {"workdir": workdir, "steps": steps, "report": minutes == config.idm.minutes[-1]}
-        flags = arguments("idm:demo", config.train_idm, **fields)
+        settings = arguments("idm:demo", config.train_idm, **fields)
         name = f"train an inverse dynamics model on {minutes:g} minutes"
-        yield stage(name, "train.py", flags, [PREPARE.format("labelled")], checkpoint(workdir, steps))
+        yield stage(name, "train.py", settings, [PREPARE.format("labelled")], checkpoint(workdir, steps))
 
 
 def label_stages(config: ConfigDict, runs: Runs, labelling: str) -> Iterator[Stage]:
@@ -118,8 +105,8 @@ def label_stages(config: ConfigDict, runs: Runs, labelling: str) -> Iterator[Sta
         ("held-out (mean angles)", "labelled", "held-out", runs.held_out_means, "mean"),
     ):
         fields = dict(videos=runs.recordings[videos], idm=idm, out=out, choice=choice)
-        flags = arguments("label", config.label, **fields)
-        yield stage(LABEL.format(name), "label.py", flags, [labelling, RECORD.format(pile)])
+        settings = arguments("label", config.label, **fields)
+        yield stage(LABEL.format(name), "label.py", settings, [labelling, RECORD.format(pile)])
 
 
 def policy_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
@@ -135,29 +122,9 @@ def policy_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
         steps = fewer.get(name, steps_of_all)
         data = {"data.train": dataset, "data.valid": runs.held_out, "data.minutes": minutes}
         fields = data | {"workdir": workdir, "steps": steps, "report": dataset == runs.labels}
-        flags = arguments("foundation:demo", config.train_policy, **fields)
+        settings = arguments("foundation:demo", config.train_policy, **fields)
         after = dict.fromkeys([PREPARE.format("labelled"), made_by[dataset]])
-        yield stage(f"clone a policy from {name}", "train.py", flags, after, checkpoint(workdir, steps))
-
-
-def stage(
-    name: str, program: str, flags: tuple[str, ...], after: Iterable[str] = (), leaves: Path | None = None
-) -> Stage:
-    """A program of launch/."""
-    return Stage(name, (sys.executable, str(ROOT / "launch" / program), *flags), tuple(after), leaves)
-
-
-def arguments(config: str, more: tuple[str, ...] = (), **fields: object) -> tuple[str, ...]:
-    """Flags for a config file and its variant; `more` settings come last."""
-    file, _, variant = config.partition(":")
-    settings = (*(f"{field}={value}" for field, value in fields.items()), *more)
-    flag = f"--config={ROOT / 'configs' / file}.py" + (f":{variant}" if variant else "")
-    return (flag, *(f"--config.{setting}" for setting in settings))
-
-
-def checkpoint(workdir: Path, steps: int) -> Path:
-    """What training leaves at its last step; asked to stop before, it ends as well as if it had come to it."""
-    return workdir / "checkpoints" / str(steps)
+        yield stage(f"clone a policy from {name}", "train.py", settings, after, checkpoint(workdir, steps))
 
 
 def runs_of(config: ConfigDict, folder: Path) -> Runs:

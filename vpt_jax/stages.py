@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -35,6 +35,39 @@ class Stage(NamedTuple):
     def shown(self) -> str:
         """What to type to run it alone."""
         return shlex.join(self.command)
+
+
+def program(
+    root: Path, name: str, file: str, settings: tuple[str, ...], after: Iterable[str] = (), leaves: Path | None = None
+) -> Stage:
+    """A program of launch/ in the repository at `root`."""
+    return Stage(name, (sys.executable, str(root / "launch" / file), *settings), tuple(after), leaves)
+
+
+def flags(root: Path, config: str, more: tuple[str, ...] = (), **fields: object) -> tuple[str, ...]:
+    """Flags for a file of configs/ and its variant, such as `idm:demo`; `more` settings, FIELD=VALUE, come last."""
+    file, _, variant = config.partition(":")
+    settings = (*(f"{field}={value}" for field, value in fields.items()), *more)
+    flag = f"--config={root / 'configs' / file}.py" + (f":{variant}" if variant else "")
+    return (flag, *(f"--config.{setting}" for setting in settings))
+
+
+def checkpoint(workdir: Path, steps: int) -> Path:
+    """What training leaves at its last step; asked to stop before, it ends as well as if it had come to it."""
+    return workdir / "checkpoints" / str(steps)
+
+
+def environment(folder: Path, at_once: int) -> dict[str, str]:
+    """Of all stages; what is set where this program is started comes first."""
+    settings = {
+        # Stages of the same model find its program compiled.
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if at_once > 1:  # each on a core of its own: threads of two stages would wait for one another
+        settings["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+    return settings | os.environ
 
 
 class _Running(NamedTuple):

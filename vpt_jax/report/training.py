@@ -144,10 +144,10 @@ def _keys_section(figures: Mapping[str, Mapping[str, float]], valid: Stream) -> 
 
 def _curves_section(log: Sequence[Mapping[str, float]], figures: Mapping[str, Mapping[str, float]]) -> str:
     """Loss and accuracies over the steps, with the baselines as horizontal lines."""
-    steps, loss = _series(log, "train/loss")
+    steps, loss = series(log, "train/loss")
     losses = [
         Line("", steps, loss, "train", width=0.6, alpha=0.45),
-        Line("training", steps, _smoothed(loss), "train"),
+        Line("training", steps, smoothed(loss), "train"),
         *_validation_lines(log, figures, "nll"),
     ]
     top = 1.1 * max(of["nll"] for of in figures.values())
@@ -164,7 +164,7 @@ def _curves_section(log: Sequence[Mapping[str, float]], figures: Mapping[str, Ma
 def _validation_lines(
     log: Sequence[Mapping[str, float]], figures: Mapping[str, Mapping[str, float]], metric: str
 ) -> list[Line]:
-    steps, values = _series(log, f"valid/{metric}")
+    steps, values = series(log, f"valid/{metric}")
     ends = [0, max(line["step"] for line in log)]
     _, trivial, other = figures
     return [
@@ -174,13 +174,13 @@ def _validation_lines(
     ]
 
 
-def _series(log: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
+def series(log: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
     """Steps and values of a metric."""
     lines = [line for line in log if name in line]
     return [line["step"] for line in lines], [line[name] for line in lines]
 
 
-def _smoothed(values: Sequence[float]) -> list[float]:
+def smoothed(values: Sequence[float]) -> list[float]:
     """The mean over a window around each value; at the ends, over the part of the window that there is."""
     window = np.ones(2 * (len(values) // _SMOOTHING // 2) + 1)
     return list(np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same"))
