@@ -2,6 +2,7 @@
 
     python launch/compile.py --config=configs/foundation.py:500m,v5e-256 --topology=v5e:16x16
     python launch/compile.py --config=configs/idm.py:paper,v5p-128 --topology=v5p:4x4x8 --json
+    python launch/compile.py --config=configs/rl_doom.py --config.init_from=any --topology=v5e:2x2
 
 It is the very step of launch/train.py with the same config. Needs the `tpu` extra and no TPU. Prints the memory of a
 chip by kind, arithmetic and traffic of a step, the collectives, and the least time that each resource needs.
@@ -14,7 +15,7 @@ import os
 import re
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the chips are only compiled for
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask a cloud machine what it is
@@ -22,11 +23,14 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask a cloud mac
 import jax
 from absl import flags
 from jax.experimental import topologies
+from jax.sharding import Mesh
+from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
 from vpt_jax import command_line
 from vpt_jax.cost import CHIPS, GIB, Chip, Cost, by_kind, cost_of
-from vpt_jax.training.setup import KINDS, ConfigError, batch_shapes, check, make_mesh, make_setup
+from vpt_jax.training.ppg import setup as ppg
+from vpt_jax.training.setup import KINDS, ConfigError, batch_shapes, check, held_by, make_mesh, make_setup
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "TPU type and its shape in chips.")
 _SIZE = flags.DEFINE_integer("size", 128, "Height and width of the frames.")
@@ -38,27 +42,53 @@ class CompileError(Exception):
     """The step cannot be compiled as asked; the message says what to do."""
 
 
+class Program(NamedTuple):
+    """What is compiled."""
+
+    step: Wrapped
+    arguments: tuple[Any, ...]  # shapes, with their shardings
+    held: dict[str, Any]  # the same by kind
+    batch: int  # rows
+    length: int  # of a row, in frames
+    parts: int  # of the batch, one after the other
+
+
 def main(config: ConfigDict) -> None:
     devices = find_devices(_TOPOLOGY.value)
     mesh = make_mesh(config, devices)
-    check(config, mesh)
-    frame_shape = _SIZE.value, _SIZE.value, 3
-    steps = config.steps or 1_000_000  # of the learning rate's schedule alone
-    marginal = KINDS[config.stage].marginal.uniform()
-    setup = make_setup(config, mesh, frame_shape, marginal, steps)
-    batch = batch_shapes(config, mesh, frame_shape)
+    make = wake_of if config.stage == "ppg" else step_of
+    program = make(config, mesh)
     began = time.monotonic()
     with jax.set_mesh(mesh):
-        lowered = setup.step.lower(setup.shapes, batch)
+        lowered = program.step.lower(*program.arguments)
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             raise CompileError(explain(error)) from error
-    cost = cost_of(compiled, setup.shapes, batch)
-    result = summary(config, cost, devices, dict(mesh.shape)) | {"compile_seconds": time.monotonic() - began}
+    cost = cost_of(compiled, program.held)
+    result = summary(program, cost, devices, dict(mesh.shape)) | {"compile_seconds": time.monotonic() - began}
     print(json.dumps(result) if _JSON.value else "\n".join(table(result)))
     if not result["fits"]:
         sys.exit(1)
+
+
+def step_of(config: ConfigDict, mesh: Mesh) -> Program:
+    """Of behavioural cloning, or inverse dynamics."""
+    check(config, mesh)
+    frame_shape = _SIZE.value, _SIZE.value, 3
+    steps = config.steps or 1_000_000  # of the learning rate's schedule alone
+    setup = make_setup(config, mesh, frame_shape, KINDS[config.stage].marginal.uniform(), steps)
+    batch = batch_shapes(config, mesh, frame_shape)
+    held = held_by(setup.shapes, batch)
+    return Program(setup.step, (setup.shapes, batch), held, config.data.batch, config.data.length, config.data.parts)
+
+
+def wake_of(config: ConfigDict, mesh: Mesh) -> Program:
+    """Of reinforcement learning: the step that learns to act. Those of the sleep need the same, and less."""
+    ppg.check(config, mesh)
+    setup = ppg.make_setup(config, mesh)
+    arguments = ppg.wake_arguments(config, mesh, setup)
+    return Program(setup.learner.wake, arguments, ppg.held_by(*arguments), config.games, config.length, 1)
 
 
 def find_devices(topology: str) -> list[Any]:
@@ -86,24 +116,24 @@ def explain(error: Exception) -> str:
     )
 
 
-def summary(config: ConfigDict, cost: Cost, devices: list[Any], mesh: dict[str, int]) -> dict[str, Any]:
+def summary(program: Program, cost: Cost, devices: list[Any], mesh: dict[str, int]) -> dict[str, Any]:
     chip = CHIPS[devices[0].device_kind]
     result = {
         "topology": _TOPOLOGY.value,
         "chips": len(devices),
         "mesh": mesh,
-        "batch": config.data.batch,
-        "parts": config.data.parts,
+        "batch": program.batch,
+        "parts": program.parts,
         "memory": cost.memory,
         "memory_total": cost.total_memory,
         "memory_of_chip": chip.memory,
         "memory_spare": 1 - cost.total_memory / chip.memory,
         "fits": cost.total_memory <= (1 - _SPARE) * chip.memory,
     }
-    return result | (roofline(config, cost, chip) if config.data.parts == 1 else {})
+    return result | (roofline(program, cost, chip) if program.parts == 1 else {})
 
 
-def roofline(config: ConfigDict, cost: Cost, chip: Chip) -> dict[str, Any]:
+def roofline(program: Program, cost: Cost, chip: Chip) -> dict[str, Any]:
     seconds = cost.seconds(chip)
     bound = max(seconds, key=lambda name: seconds[name])
     return {
@@ -112,7 +142,7 @@ def roofline(config: ConfigDict, cost: Cost, chip: Chip) -> dict[str, Any]:
         "collectives": by_kind(cost.collectives),
         "seconds": seconds,
         "bound": bound,
-        "frames_per_second_at_most": config.data.batch * config.data.length / seconds[bound],
+        "frames_per_second_at_most": program.batch * program.length / seconds[bound],
     }
 
 

@@ -20,6 +20,7 @@ SMALL = ["--size=32", "--batch=2", "--length=4", "--seconds=0.2"]
         pytest.param("forward", ["preset", "frames/s", "ms", "TFLOP/s"], marks=pytest.mark.slow),
         pytest.param("gradient", ["preset", "frames/s", "ms", "TFLOP/s"], marks=pytest.mark.slow),
         pytest.param("ceiling", ["what", "ms", "TFLOP/s"], marks=pytest.mark.slow),
+        pytest.param("rollout", ["games", "frames/s", "waiting for games"], marks=pytest.mark.slow),
         pytest.param("label", ["mode", "frames/s", "against exact"], marks=pytest.mark.slow),
     ],
 )
@@ -38,7 +39,7 @@ def test_bench_prints_machine_and_table(dataset_dir, what, columns):
 def test_bench_tells_what_it_can_measure():
     run = subprocess.run([sys.executable, "launch/bench.py", "speed"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode
-    assert "{loader,decode,train_step,forward,gradient,act,ceiling,label}" in run.stdout + run.stderr
+    assert "{loader,decode,train_step,forward,gradient,act,ceiling,label,rollout}" in run.stdout + run.stderr
 
 
 def test_the_policy_is_measured_without_the_data_libraries():

@@ -13,7 +13,7 @@ import pytest
 from configs import foundation, idm
 from vpt_jax import parallel
 from vpt_jax.cost import Chip, Collective, Cost, by_kind, cost_of, find_collectives
-from vpt_jax.training.setup import KINDS, batch_shapes, make_setup
+from vpt_jax.training.setup import KINDS, batch_shapes, held_by, make_setup
 
 PROGRAM = """
 %add (x: f32[], y: f32[]) -> f32[] {
@@ -62,7 +62,7 @@ def compiled_step(stage, sizes):
     batch = batch_shapes(config, mesh, (16, 16, 3))
     with jax.set_mesh(mesh):
         compiled = setup.step.lower(setup.shapes, batch).compile()
-    return setup, compiled, cost_of(compiled, setup.shapes, batch)
+    return setup, compiled, cost_of(compiled, held_by(setup.shapes, batch))
 
 
 def size_of(tree):

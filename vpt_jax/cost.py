@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 import jax
 from jax.stages import Compiled
 
-from vpt_jax.training.state import TrainState
-
 GIB = 2**30
 
 
@@ -82,31 +80,24 @@ class Cost(NamedTuple):
         }
 
 
-def cost_of(compiled: Compiled, state: TrainState, batch: Any) -> Cost:
+def cost_of(compiled: Compiled, held: Mapping[str, Any]) -> Cost:
     """The cost of a compiled train step; arithmetic, traffic and collectives in a loop are counted once, as XLA does.
 
     Args:
       compiled: the step.
-      state: shapes of its state, with their shardings.
-      batch: shapes of its batch, likewise.
+      held: what it takes in, by kind: trees of shapes with their shardings.
 
     Raises:
       ValueError: the compiler does not say.
     """
-    devices = jax.tree.leaves(state)[0].sharding.num_devices
+    devices = jax.tree.leaves(held)[0].sharding.num_devices
     analysis, properties, program = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     if analysis is None or properties is None or program is None:
         raise ValueError("this compiler does not say what a program costs")
-    memory = {
-        "parameters": device_bytes(state.params),
-        "optimizer": device_bytes(state.opt_state),
-        "memory carry": device_bytes(state.memory),
-        "batch": device_bytes(batch),
-        "temporaries": analysis.temp_size_in_bytes,
-        "program": analysis.generated_code_size_in_bytes,
-    }
-    held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    memory["padding and rest"] = held - sum(memory[kind] for kind in list(memory)[:4])
+    memory = {kind: device_bytes(shapes) for kind, shapes in held.items()}
+    taken = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    memory["padding and rest"] = taken - sum(memory.values())
+    memory |= {"temporaries": analysis.temp_size_in_bytes, "program": analysis.generated_code_size_in_bytes}
     return Cost(memory, properties["flops"], properties["bytes accessed"], list(find_collectives(program, devices)))
 
 

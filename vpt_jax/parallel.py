@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
@@ -146,8 +145,3 @@ def global_batch(local: Any, mesh: Mesh, batch: int) -> Any:
     return jax.tree.map(
         lambda rows: jax.make_array_from_process_local_data(sharding, rows, (batch, *rows.shape[1:])), local
     )
-
-
-def gathered(tree: Any) -> Any:
-    """The tree as every process can use it by itself; with one process, as it is."""
-    return tree if jax.process_count() == 1 else multihost_utils.process_allgather(tree, tiled=True)

@@ -16,7 +16,7 @@ SIZE = flags.DEFINE_integer("size", 128, "Height and width of frames.")
 BATCH = flags.DEFINE_integer("batch", 8, "Rows of a batch.")
 LENGTH = flags.DEFINE_integer("length", 64, "Frames of a window.")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What the model computes in.")
-_SECONDS = flags.DEFINE_float("seconds", 10.0, "How long to measure, after a warm-up.")
+SECONDS = flags.DEFINE_float("seconds", 10.0, "How long to measure, after a warm-up.")
 
 Row = dict[str, str]
 
@@ -27,7 +27,7 @@ def alternate(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
     counts = dict.fromkeys(runs, 0)
     for run in runs.values():
         jax.block_until_ready(run())
-    while min(seconds.values()) < _SECONDS.value:
+    while min(seconds.values()) < SECONDS.value:
         for name, run in runs.items():
             _, taken = timed(partial(finish, run))
             seconds[name], counts[name] = seconds[name] + taken, counts[name] + 1

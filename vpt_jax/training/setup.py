@@ -158,6 +158,16 @@ def batch_shapes(config: Any, mesh: Mesh, frame_shape: FrameShape) -> Batch:
     )
 
 
+def held_by(shapes: TrainState, batch: Batch) -> dict[str, Any]:
+    """What a step takes in, by kind, as `cost.cost_of` has it."""
+    return {
+        "parameters": shapes.params,
+        "optimizer": shapes.opt_state,
+        "memory carry": shapes.memory,
+        "batch": batch,
+    }
+
+
 def training_flops(config: Any, frame_shape: FrameShape) -> float:
     """Operations of training on a frame, as MFU counts them: the model's, whatever is computed twice to save memory."""
     return TRAINING * KINDS[config.stage].flops(config, frame_shape)

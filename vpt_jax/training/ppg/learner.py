@@ -6,15 +6,31 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Int, UInt32
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
+from vpt_jax.actions import JointAction
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.memory import Memory
 from vpt_jax.models.policy import Policy
 from vpt_jax.training.ppg.losses import Coefficients, Fragment, advantages, sleep_loss, wake_loss
-from vpt_jax.training.ppg.rollout import Rollout
 from vpt_jax.training.state import Metrics
+
+
+class Rollout(NamedTuple):
+    """What `b` games showed in `t` turns, what was done and what came of it; values reach one turn further."""
+
+    frames: UInt8[np.ndarray, "b t h w 3"]
+    first: Bool[np.ndarray, "b t"]
+    valid: Bool[np.ndarray, "b t"]  # an action was asked for and carried out
+    action: JointAction
+    log_prob: Float[np.ndarray, "b t"]
+    value: Float[np.ndarray, "b t+1"]
+    reward: Float[np.ndarray, "b t"]
+    terminated: Bool[np.ndarray, "b t"]
+    memory: Memory  # of the policy before the first turn
 
 
 class LearnerState(NamedTuple):
@@ -41,25 +57,35 @@ class Recipe(NamedTuple):
 
 
 class Learner:
-    """Compiled once; `learn` takes a rollout after the other."""
+    """Compiled once; `learn` takes a rollout after the other.
+
+    Args:
+        policy: with an auxiliary value.
+        optimizer: of all steps, of the wake and of the sleep.
+        recipe: the rest.
+        length: steps of a fragment, which is learnt from at once.
+        shardings: of the state.
+        by_rows: of streams and memories.
+    """
 
     def __init__(
         self, policy: Policy, optimizer: optax.GradientTransformation, recipe: Recipe, length: int,
-        place: Callable[[Any], Any],
+        shardings: LearnerState, by_rows: NamedSharding,
     ):  # fmt: skip
-        """`length`: steps of a fragment, which is learnt from at once. `place` puts arrays by rows on the mesh."""
-        self._recipe, self._length, self._place = recipe, length, place
-        self._prepare = jax.jit(partial(prepare, recipe))
-        self._wake = jax.jit(partial(wake_step, policy, optimizer, recipe), donate_argnums=(0, 1, 2))
-        self._sleep = jax.jit(partial(sleep_step, policy, optimizer, recipe), donate_argnums=(0, 2, 3))
+        self._recipe, self._length = recipe, length
+        self._prepare = jax.jit(partial(prepare, recipe), out_shardings=(None, by_rows))
+        step = partial(jax.jit, out_shardings=(shardings, by_rows, by_rows, None))
+        self.wake = step(partial(wake_step, policy, optimizer, recipe), donate_argnums=(0, 1, 2))
+        self.sleep = step(partial(sleep_step, policy, optimizer, recipe), donate_argnums=(0, 2, 3))
         self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
-    def learn(self, state: LearnerState, rollout: Rollout, pretrained_memory: Memory) -> tuple[Any, Memory, Metrics]:
+    def learn(
+        self, state: LearnerState, rollout: Rollout, pretrained_memory: Memory
+    ) -> tuple[LearnerState, Memory, Metrics]:
         """An iteration: the wake cycle, then the sleep cycles, all of them over the fragments in the order of time.
 
-        Memories are those before the rollout, the pretrained policy's too; that one is returned as it is after it.
+        The rollout lies on the mesh. The pretrained policy's memory is the one before it; the one after is returned.
         """
-        rollout = self._place(rollout)
         normalizer, learnt = self._prepare(state.normalizer, rollout)
         state = state._replace(normalizer=normalizer)
         state, pretrained_memory, metrics = self._wake_cycle(state, rollout, learnt, pretrained_memory)
@@ -68,18 +94,20 @@ class Learner:
             metrics |= slept
         return state._replace(step=state.step + 1), pretrained_memory, metrics
 
-    def _wake_cycle(self, state, rollout, learnt, pretrained_memory):
+    def _wake_cycle(
+        self, state: LearnerState, rollout: Rollout, learnt: Fragment, pretrained_memory: Memory
+    ) -> tuple[LearnerState, Memory, Metrics]:
         memory, steps = self._copy(rollout.memory), []
         for fragment in self._fragments(learnt):
-            state, memory, pretrained_memory, metrics = self._wake(state, memory, pretrained_memory, fragment)
+            state, memory, pretrained_memory, metrics = self.wake(state, memory, pretrained_memory, fragment)
             steps.append(metrics)
         return state, pretrained_memory, _means(steps)
 
-    def _sleep_cycle(self, state, rollout, learnt):
+    def _sleep_cycle(self, state: LearnerState, rollout: Rollout, learnt: Fragment) -> tuple[LearnerState, Metrics]:
         memory, memory_before, steps = self._copy(rollout.memory), self._copy(rollout.memory), []
         before = self._copy(state.params)
         for fragment in self._fragments(learnt):
-            state, memory, memory_before, metrics = self._sleep(state, before, memory, memory_before, fragment)
+            state, memory, memory_before, metrics = self.sleep(state, before, memory, memory_before, fragment)
             steps.append(metrics)
         return state, _means(steps)
 

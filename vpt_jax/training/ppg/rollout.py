@@ -10,8 +10,9 @@ from jaxtyping import Array, Bool, Float, UInt8
 from vpt_jax.actions import JointAction, raw_from_joint
 from vpt_jax.envs.pool import Pool, Turn
 from vpt_jax.models.heads import ValueNormalizer, draw_joint, joint_log_prob
-from vpt_jax.models.memory import Memory, Ring, in_order
+from vpt_jax.models.memory import Ring, in_order
 from vpt_jax.models.policy import Policy
+from vpt_jax.training.ppg.learner import Rollout
 
 
 class Acted(NamedTuple):
@@ -22,20 +23,6 @@ class Acted(NamedTuple):
     camera: Float[Array, "b 2"]  # degrees
     log_prob: Float[Array, " b"]
     value: Float[Array, " b"]  # in the rewards' own unit
-
-
-class Rollout(NamedTuple):
-    """What `b` games showed in `t` turns, what was done and what came of it; values reach one turn further."""
-
-    frames: UInt8[np.ndarray, "b t h w 3"]
-    first: Bool[np.ndarray, "b t"]
-    valid: Bool[np.ndarray, "b t"]  # an action was asked for and carried out
-    action: JointAction
-    log_prob: Float[np.ndarray, "b t"]
-    value: Float[np.ndarray, "b t+1"]
-    reward: Float[np.ndarray, "b t"]
-    terminated: Bool[np.ndarray, "b t"]
-    memory: Memory  # of the policy before the first turn
 
 
 def act(

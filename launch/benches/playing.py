@@ -1,0 +1,45 @@
+"""How fast games are played."""
+
+import itertools
+import time
+
+import jax
+from absl import flags
+from benches.measuring import SECONDS, Row
+
+from vpt_jax.envs.game_client import GameLostError
+from vpt_jax.envs.games import make_game
+from vpt_jax.envs.pool import Pool
+from vpt_jax.envs.rewards import REWARDS
+from vpt_jax.models.heads import ValueNormalizer
+from vpt_jax.models.policy import Policy
+from vpt_jax.models.presets import POLICIES
+from vpt_jax.training.ppg.rollout import Player
+from vpt_jax.training.ppg.setup import random_params
+
+_GAMES = flags.DEFINE_list("games", ["1", "2", "4", "8", "16"], "Games side by side, each in a process of its own.")
+
+ERRORS: tuple[type[Exception], ...] = (GameLostError,)
+ARGUMENTS = {"level": "E1M5", "seconds": 20.0, "height": 18, "width": 32, "skill": 2}  # as in configs/rl_doom.py
+FRAME = 16, 16
+
+
+def rollout() -> list[Row]:
+    """Frames per second of all games together, and the share of time in which the policy waits for them."""
+    return [_play(int(games)) for games in _GAMES.value]
+
+
+def _play(games: int) -> Row:
+    policy, normalizer = Policy(**POLICIES["tiny"]), ValueNormalizer.create()
+    params, seeds = random_params(policy, FRAME, 0), itertools.count()
+    with Pool(make_game("doom", ARGUMENTS), games, FRAME, REWARDS["explore"], seeds) as pool:
+        player = Player(policy, pool, games, jax.random.key(0))
+        player.play(params, normalizer, 8)  # compiles
+        pool.waited, frames, began = 0.0, 0, time.monotonic()
+        while (taken := time.monotonic() - began) < SECONDS.value:
+            frames += int(player.play(params, normalizer, 32).valid.sum())
+    return {
+        "games": str(games),
+        "frames/s": f"{frames / taken:,.0f}",
+        "waiting for games": f"{pool.waited / taken:.0%}",
+    }

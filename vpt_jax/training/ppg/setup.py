@@ -1,0 +1,154 @@
+"""What a config of stage "ppg" describes, but for its games: the state, the compiled steps, and where tensors lie."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vpt_jax import parallel
+from vpt_jax.actions import JointAction
+from vpt_jax.checkpoints import load_policy
+from vpt_jax.envs.games import GAMES
+from vpt_jax.envs.rewards import REWARDS
+from vpt_jax.models.heads import ValueNormalizer
+from vpt_jax.models.policy import Policy
+from vpt_jax.models.presets import DTYPES, POLICIES, make_policy
+from vpt_jax.training.optimizers import OPTIMIZERS
+from vpt_jax.training.ppg.learner import Learner, LearnerState, Recipe
+from vpt_jax.training.ppg.losses import Coefficients, Fragment
+from vpt_jax.training.setup import ConfigError, check_choices
+
+
+class Setup(NamedTuple):
+    """Everything about a training run but its games."""
+
+    policy: Policy
+    begin: Any  # from parameters on the host to the first state, on the mesh
+    shapes: LearnerState  # with their shardings
+    shardings: LearnerState
+    learner: Learner
+
+
+def check(config: ConfigDict, mesh: Mesh) -> None:
+    """Find what would fail later, or be something else than was meant.
+
+    Raises:
+      ConfigError: names the field and the values that it can have.
+    """
+    check_choices(config, {
+        "model.preset": POLICIES, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS, "sharding": parallel.RULES,
+        "game.name": GAMES, "rewards": REWARDS,
+    })  # fmt: skip
+    for field in ("games", "fragments", "length", "steps", "log_every", "save_every"):
+        if config[field] < 1:
+            raise ConfigError(f"config.{field} must be 1 or more")
+    if jax.process_count() > 1:
+        raise ConfigError("reinforcement learning runs in one process, on all devices of its machine")
+    try:
+        parallel.local_rows(mesh, config.games)
+    except ValueError as error:
+        raise ConfigError(f"config.games: {error}") from error
+
+
+def make_setup(config: ConfigDict, mesh: Mesh) -> Setup:
+    """The run that a config describes, on a mesh."""
+    policy, optimizer = make_policy(config.model), make_optimizer(config)
+    begin = partial(initial_state, optimizer, config.seed)
+    shapes = jax.eval_shape(begin, jax.eval_shape(partial(_init, policy, frame_size(config)), jax.random.key(0)))
+    shardings = parallel.tree_shardings(shapes, mesh, parallel.RULES[config.sharding])
+    shapes = jax.tree.map(_with_sharding, shapes, shardings)
+    learner = Learner(policy, optimizer, recipe_of(config), config.length, shardings, parallel.batch_sharding(mesh))
+    return Setup(policy, jax.jit(begin, out_shardings=shardings), shapes, shardings, learner)
+
+
+def wake_arguments(config: ConfigDict, mesh: Mesh, setup: Setup) -> tuple[Any, ...]:
+    """Shapes of what the wake's step takes in, and how they lie."""
+    by_rows, rows, steps = parallel.batch_sharding(mesh), config.games, config.length
+
+    def shape(dtype: Any, *dimensions: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, steps, *dimensions), dtype, sharding=by_rows)
+
+    floats, choices, flags = shape(jnp.float32), shape(jnp.int32), shape(jnp.bool_)
+    frames = shape(jnp.uint8, *frame_size(config), 3)
+    fragment = Fragment(frames, flags, flags, JointAction(choices, choices), floats, floats, floats)
+    memory = jax.eval_shape(partial(setup.policy.initial_memory, rows))
+    memory = jax.tree.map(lambda leaf: _with_sharding(leaf, by_rows), memory)
+    return setup.shapes, memory, memory, fragment
+
+
+def held_by(state: LearnerState, memory: Any, pretrained_memory: Any, fragment: Fragment) -> dict[str, Any]:
+    """What the wake's step takes in, by kind, as `cost.cost_of` has it."""
+    return {
+        "parameters": state.params,
+        "pretrained": state.pretrained,
+        "optimizer": state.opt_state,
+        "memory carry": (memory, pretrained_memory),
+        "batch": fragment,
+    }
+
+
+def _with_sharding(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def frame_size(config: ConfigDict) -> tuple[int, int]:
+    """Height and width of what the policy sees."""
+    return config.height, config.width
+
+
+def recipe_of(config: ConfigDict) -> Recipe:
+    """How `config.ppg` says to learn."""
+    fields = config.ppg.to_dict()
+    weights = Coefficients(**{name: fields.pop(name) for name in Coefficients._fields})
+    return Recipe(weights=weights, **fields)
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """With a learning rate that stays as it is: the paper names no schedule."""
+    schedule = optax.constant_schedule(config.optimizer.learning_rate)
+    return OPTIMIZERS[config.optimizer.name](schedule, config.optimizer.weight_decay, config.optimizer.clip_norm)
+
+
+def random_params(policy: Policy, size: tuple[int, int], seed: int) -> Any:
+    """Parameters of a policy that has learnt nothing; `size` is that of its frames."""
+    return jax.jit(partial(_init, policy, size))(jax.random.PRNGKey(seed))
+
+
+def _init(policy: Policy, size: tuple[int, int], rng: jax.Array) -> Any:
+    frames, first = jnp.zeros((1, 1, *size, 3), jnp.uint8), jnp.zeros((1, 1), bool)
+    return policy.init(rng, frames, first, policy.initial_memory(1))["params"]
+
+
+def first_params(config: ConfigDict, policy: Policy) -> Any:
+    """What to begin with: the policy of `config.init_from`, with new value heads.
+
+    The main one starts at zero, so that its first errors do no damage to what the policy knows (paper, appendix G.1).
+
+    Raises:
+      ConfigError: there is none and a leash to it, or it is of another size, or sees frames of another size.
+    """
+    if config.ppg.leash and not config.init_from:
+        raise ConfigError("config.ppg.leash ties the policy to config.init_from, which is empty: set it, or leash=0")
+    init, rng = partial(_init, policy, frame_size(config)), jax.random.PRNGKey(config.seed)
+    shapes = jax.eval_shape(init, rng)
+    there = jax.device_get(load_policy(config.init_from).params) if config.init_from else {}
+    new = shapes.keys() - there.keys() | {"value", "aux_value"}
+    params = there | jax.device_get(jax.jit(lambda rng: {name: init(rng)[name] for name in new})(rng))
+    if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, shapes):
+        raise ConfigError(
+            f"the policy in {config.init_from} (config.init_from) is not of config.model, or sees other frames"
+        )
+    return params | {"value": jax.tree.map(np.zeros_like, params["value"])}
+
+
+def initial_state(optimizer: optax.GradientTransformation, seed: int, params: Any) -> LearnerState:
+    """The state before the first iteration."""
+    pretrained = jax.tree.map(jnp.copy, params)  # the state is donated, and no two of its leaves may share a buffer
+    rng = jax.random.PRNGKey(seed)
+    step = jnp.zeros((), jnp.int32)
+    return LearnerState(step, params, pretrained, optimizer.init(params), ValueNormalizer.create(), rng)
