@@ -38,6 +38,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # From GAMES in vpt_jax/envs/games.py, with the arguments of its function there.
     config.game.name = "doom"
     config.game.arguments = ConfigDict({"level": "E1M5", "seconds": 20.0, "height": 18, "width": 32, "skill": 2})
+    config.game.arguments.fresh = False  # ten times faster from one episode to the next
     # The interpreter that has the game's packages; empty: this one.
     config.game.python = ""
     # Seed of the first episode; the others count up from there.

@@ -20,7 +20,14 @@ from vpt_jax.training.ppg.setup import random_params
 _GAMES = flags.DEFINE_list("games", ["1", "2", "4", "8", "16"], "Games side by side, each in a process of its own.")
 
 ERRORS: tuple[type[Exception], ...] = (GameLostError,)
-ARGUMENTS = {"level": "E1M5", "seconds": 20.0, "height": 18, "width": 32, "skill": 2}  # as in configs/rl_doom.py
+ARGUMENTS = {
+    "level": "E1M5",
+    "seconds": 20.0,
+    "height": 18,
+    "width": 32,
+    "skill": 2,
+    "fresh": False,
+}  # configs/rl_doom.py
 FRAME = 16, 16
 
 

@@ -81,6 +81,24 @@ def test_equal_seeds_and_actions_give_equal_frames():
     second.close()
 
 
+def test_an_engine_that_plays_on_begins_anew_and_repeats_itself():
+    walk = [press("forward", yaw=2)] * 30
+    runs = []
+    for _ in range(2):
+        env = DoomEnv("MAP01", 18, 32, fresh=False)
+        first, moved = play(env, walk, seed=5)
+        second, again = play(env, walk, seed=6)
+        env.close()
+        runs.append((first, second))
+        assert [again[key] for key in "xyz"] == [moved[key] for key in "xyz"]  # the way from the same start
+        assert again["health"] == 100
+    for one, other in zip(*runs, strict=True):
+        np.testing.assert_array_equal(one, other)
+    fresh = DoomEnv("MAP01", 18, 32)
+    np.testing.assert_array_equal(play(fresh, walk, seed=5)[0], runs[0][0])
+    fresh.close()
+
+
 def test_keys_do_what_their_names_say(env):
     _, start = play(env, [press(yaw=-45)])  # towards open floor
 

@@ -20,8 +20,8 @@ _WARM_UP_TICS = 14  # the engine ignores turning in its first 7 tics, and the we
 class Engine:
     """A started engine, waiting for its first action; `game` is ViZDoom's own object. Close it after use.
 
-    An engine plays one episode: in its second, animations are out of step with the first whatever the seed is, so only
-    fresh engines repeat an episode to the byte. Starting takes about 0.2 s.
+    In its second episode, animations are out of step with the first whatever the seed is, so only fresh engines repeat
+    an episode to the byte. Starting takes about 0.2 s.
     """
 
     def __init__(self, level: str, seed: int, skill: int, mode: str, objects: bool):
@@ -34,6 +34,11 @@ class Engine:
         with contextlib.chdir(scratch):  # the engine makes a folder of its own where it is started
             self.game.init()
         self._watchdog = doom_watchdog.watch(self.game.get_instance_id(), scratch)
+
+    def restart(self, seed: int) -> None:
+        """Another episode, as the new one begins."""
+        self.game.set_seed(seed)
+        self.game.new_episode()
 
     def close(self) -> None:
         """End the engine and remove what it leaves behind."""
