@@ -30,6 +30,9 @@ def get_config(variant: str = "") -> ConfigDict:
     # probable keys, and the average of the camera's degrees, which has the least squared error.
     config.choice = "argmax"
     config.seed = 0
+    # Ask about the mirror image of every window as well, and take both answers on average: better labels for twice the
+    # work, by models that were trained with config.data.mirror.
+    config.mirror = False
     # Spans labelled at a time, over all devices of this host, and windows in each: memory grows with both.
     config.batch = 8
     config.span = 15

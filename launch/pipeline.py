@@ -104,7 +104,7 @@ def label_stages(config: ConfigDict, runs: Runs, labelling: str) -> Iterator[Sta
         ("held-out", "labelled", "held-out", runs.held_out_labels, "argmax"),
         ("held-out (mean angles)", "labelled", "held-out", runs.held_out_means, "mean"),
     ):
-        fields = dict(videos=runs.recordings[videos], idm=idm, out=out, choice=choice)
+        fields = dict(videos=runs.recordings[videos], idm=idm, out=out, choice=choice, mirror=True)
         settings = arguments("label", config.label, **fields)
         yield stage(LABEL.format(name), "label.py", settings, [labelling, RECORD.format(pile)])
 

@@ -139,7 +139,8 @@ def test_other_settings_are_refused_while_a_job_is_half_done(videos, idm_dir, tm
         with pytest.raises(Killed):
             label(half)
     before = files(tmp_path)
-    changes = {"mode": "exact", "choice": "sample", "seed": 1, "batch": 9, "span": 3, "quality": 80, "chunk_frames": 4}
+    changes = {"mode": "exact", "choice": "sample", "mirror": True, "seed": 1, "batch": 9, "span": 3,
+               "quality": 80, "chunk_frames": 4}  # fmt: skip
     for name, value in changes.items():
         with pytest.raises(LabelError, match=f"part-00000-of-00001 was begun with other {name}: remove it"):
             label(settings(videos, idm_dir, tmp_path / "out", films=0, **{name: value}))

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import softmax
 
-from vpt_jax.actions import CAMERA
-from vpt_jax.labelling.model import choose, label_spans
+from vpt_jax.actions import BUTTON_INDEX, CAMERA
+from vpt_jax.labelling.model import average, choose, label_spans
 from vpt_jax.labelling.plan import Spans
 from vpt_jax.models.idm import InverseDynamicsModel
 
@@ -37,12 +38,12 @@ def random_spans(seed=0, video_frames=1000):
 
 
 @cache
-def compiled(mode, choice):
-    return jax.jit(partial(label_spans, IDM, WINDOW, mode, choice))
+def compiled(mode, choice, mirror=False):
+    return jax.jit(partial(label_spans, IDM, WINDOW, mode, choice, mirror=mirror))
 
 
-def label(mode, spans, params=None, choice="argmax", seed=0):
-    labels = compiled(mode, choice)(params or random_params(), jax.random.key(seed), spans)
+def label(mode, spans, params=None, choice="argmax", seed=0, mirror=False):
+    labels = compiled(mode, choice, mirror)(params or random_params(), jax.random.key(seed), spans)
     return jax.tree.map(np.asarray, labels)
 
 
@@ -154,6 +155,29 @@ def logits():
     rng = np.random.default_rng(0)
     of_heads = {"buttons": rng.normal(0, 1, (20, 2)), "camera": rng.normal(0, 1, (2, 11))}
     return {head: np.broadcast_to(of, (2, FRAMES, *of.shape)).astype(np.float32) for head, of in of_heads.items()}
+
+
+@pytest.mark.parametrize("mode", ["shared", "exact"])
+def test_asked_about_both_sides_a_mirrored_film_has_mirrored_labels(mode):
+    spans = random_spans()
+    mirrored = spans._replace(frames=spans.frames[..., ::-1, :])
+    left, right = BUTTON_INDEX["left"], BUTTON_INDEX["right"]
+    plain, other = (label(mode, film, choice="mean", mirror=True) for film in (spans, mirrored))
+    np.testing.assert_allclose(other.camera, plain.camera * [1, -1], atol=1e-4)
+    np.testing.assert_array_equal(other.buttons[..., [left, right]], plain.buttons[..., [right, left]])
+    assert np.abs(plain.camera - label(mode, spans, choice="mean").camera).max() > 0.1  # one side alone says other
+
+
+def test_the_average_is_that_of_probabilities():
+    rng = np.random.default_rng(0)
+    plain, other = ({"buttons": rng.normal(size=(1, 1, 20, 2)), "camera": rng.normal(size=(1, 1, 2, 11))} for _ in "ab")
+    found = {head: np.exp(of_head)[0, 0] for head, of_head in average(plain, jax.tree.map(jnp.asarray, other)).items()}
+    p, q = ({head: softmax(of_head[0, 0], axis=-1) for head, of_head in said.items()} for said in (plain, other))
+    left, right, jump = (BUTTON_INDEX[key] for key in ("left", "right", "jump"))
+    for key, opposite in ((left, right), (right, left), (jump, jump)):
+        np.testing.assert_allclose(found["buttons"][key], (p["buttons"][key] + q["buttons"][opposite]) / 2, rtol=1e-5)
+    np.testing.assert_allclose(found["camera"][0], (p["camera"][0] + q["camera"][0]) / 2, rtol=1e-5)
+    np.testing.assert_allclose(found["camera"][1], (p["camera"][1] + q["camera"][1][::-1]) / 2, rtol=1e-5)
 
 
 def choose_all(logits, choice):

@@ -14,7 +14,7 @@ from vpt_jax.actions import BUTTON_INDEX, Array
 from vpt_jax.data.batch import Batch
 
 # Our addition: what the keys do in a mirror
-_MIRRORED_KEYS = [BUTTON_INDEX[{"left": "right", "right": "left"}.get(key, key)] for key in BUTTON_INDEX]
+MIRRORED_KEYS = [BUTTON_INDEX[{"left": "right", "right": "left"}.get(key, key)] for key in BUTTON_INDEX]
 
 MAX_HUE = 0.2  # of a turn of the colour circle
 FACTORS = 0.8, 1.2  # of brightness, contrast and saturation
@@ -35,7 +35,7 @@ def mirror(rng: jax.Array, batch: Batch) -> Batch:
 
     return batch._replace(
         frames=choose(batch.frames[..., ::-1, :], batch.frames),
-        buttons=choose(batch.buttons[..., jnp.array(_MIRRORED_KEYS)], batch.buttons),
+        buttons=choose(batch.buttons[..., jnp.array(MIRRORED_KEYS)], batch.buttons),
         camera=choose(batch.camera * jnp.array([1.0, -1.0], batch.camera.dtype), batch.camera),
     )
 

@@ -138,7 +138,7 @@ def _make_job(config: ConfigDict, idm: TrainedIDM, videos: dict[str, Path], work
 
 def _made_of(config: ConfigDict, idm: TrainedIDM) -> dict[str, Any]:
     """What decides the labels, besides the videos."""
-    fields = ("mode", "choice", "seed", "batch", "span", "aspect", "chunk_frames", "quality")
+    fields = ("mode", "choice", "mirror", "seed", "batch", "span", "aspect", "chunk_frames", "quality")
     made_of = {name: config[name] for name in fields} | {"idm": f"{Path(config.idm).resolve()}, step {idm.step}"}
     return json.loads(json.dumps(made_of))
 
@@ -234,7 +234,7 @@ def _label_steps(plan: Plan, folder: Path, config: ConfigDict, idm: TrainedIDM) 
     mesh = parallel.make_mesh()
     by_rows, on_all = parallel.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
     params, rng = jax.device_put((idm.params, jax.random.key(config.seed)), on_all)
-    run = jax.jit(partial(label_spans, idm.module, idm.window, config.mode, config.choice))
+    run = jax.jit(partial(label_spans, idm.module, idm.window, config.mode, config.choice, mirror=config.mirror))
     before: tuple[int, Labels] | None = None
     total = sum(video.frames for video in plan.videos)
     with (
