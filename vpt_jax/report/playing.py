@@ -21,14 +21,19 @@ _EXPLAINED = (
 
 
 def write_playing_report(
-    folder: Path, title: str, agents: Mapping[str, Sequence[Played]], recordings: Path, more: Sequence[str] = ()
+    folder: Path,
+    title: str,
+    agents: Mapping[str, Sequence[Played]],
+    recordings: Path,
+    before: Sequence[str] = (),
+    after: Sequence[str] = (),
 ) -> Path:
     """Writes `report.html` into a folder, and the films it shows into `films`; returns its path.
 
     Args:
         agents: by name, what they played.
         recordings: a folder of theirs for each.
-        more: sections that come after the table.
+        before, after: sections above the table of agents, and below the films.
     """
     films = []
     (folder / "films").mkdir(exist_ok=True)
@@ -38,7 +43,7 @@ def write_playing_report(
             write_film(path, _moments(recording(recordings / name, one.seed)))
             caption = f"{name}: {place} of {len(played)} episodes, return {one.reward:.1f}, seed {one.seed}"
             films.append(film(path, caption))
-    sections = [playing_table(agents), *more, section("Films", grid(films))]
+    sections = [*before, playing_table(agents), section("Films", grid(films)), *after]
     path = folder / "report.html"
     path.write_text(page(title, sections), encoding="utf-8")
     return path

@@ -31,12 +31,13 @@ def write_tuning_report(
     figures = json.loads((playing / "figures.json").read_text())
     agents = {name: _played(playing / "agents" / f"{name}.json") for name in figures}
     verdicts = list(_verdicts(figures, cloned, *runs))
-    more = [
+    before = [
         section("Does it pay?", table(["Claim", "Measured", "Holds"], [_verdict_row(*one) for one in verdicts])),
         _curves(runs, figures[cloned]["return"]),
-        section("Time", facts_list({name: f"{taken:.0f} s" for name, taken in seconds.items()})),
     ]
-    page = write_playing_report(folder, "Reinforcement learning in small", agents, playing / "recordings", more)
+    after = [section("Time", facts_list({name: f"{taken:.0f} s" for name, taken in seconds.items()}))]
+    title = "Reinforcement learning in small"
+    page = write_playing_report(folder, title, agents, playing / "recordings", before, after)
     return page, [f"{'yes' if holds else 'NO':<4}{claim}: {measured}" for claim, measured, holds in verdicts]
 
 

@@ -1,0 +1,70 @@
+"""The page of reinforcement learning in small, of made-up runs whose verdicts are known."""
+
+import json
+
+import pytest
+
+from tests.html_page import Page
+from tests.test_episodes import make_pool
+from vpt_jax.episodes import IdleAgent, Played, play, summarise
+from vpt_jax.report.tuning import write_tuning_report
+
+RETURNS = {"cloned": (3, 5), "fine-tuned": (9, 11), "without leash": (6, 8), "from scratch": (1, 1), "random": (0, 1)}
+DRIFTS = {"cloned": 0.0, "fine-tuned": 0.2, "without leash": 3.0, "from scratch": 5.0, "random": float("nan")}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An evaluation of two episodes of each agent, and the logs of three runs."""
+    playing, figures = tmp_path / "playing", {}
+    (playing / "agents").mkdir(parents=True)
+    for name, returns in RETURNS.items():
+        (playing / "recordings" / name).mkdir(parents=True)
+        with make_pool(2, steps=3) as pool:
+            play(IdleAgent(), pool, playing / "recordings" / name, 2)
+        played = [Played(3 + i, 3, float(r), "truncated", {"log": r}, DRIFTS[name]) for i, r in enumerate(returns)]
+        figures[name] = summarise(played)
+        (playing / "agents" / f"{name}.json").write_text(json.dumps({"episodes": [one._asdict() for one in played]}))
+    (playing / "figures.json").write_text(json.dumps(figures))
+    for name in list(RETURNS)[1:4]:
+        (tmp_path / name).mkdir()
+        lines = [{"step": step, "train/return": 1.0 * step, "train/kl_pretrained": 0.1 * step} for step in (1, 2, 3)]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+def write(folder):
+    runs = {name: folder / name for name in list(RETURNS)[1:4]}
+    return write_tuning_report(folder, runs, "cloned", {"train": 61.4})
+
+
+def test_the_page_says_what_holds(folder):
+    path, verdicts = write(folder)
+    assert verdicts == [
+        "yes Fine-tuned above the cloned policy by more than two standard errors: 10.00 ± 1.00 against 4.00 ± 1.00, "
+        "4.2 standard errors apart",
+        "yes Fine-tuned above what learns from scratch: 10.00 ± 1.00 against 1.00 ± 0.00",
+        "yes With the leash, behaviour stays closer to the cloned policy's: 0.20 against 3.00 nats a step",
+    ]
+    page = Page(path.read_text())
+    assert set(RETURNS) <= set(page.text("th"))
+    assert page.text("h2") == ["Does it pay?", "While they learnt", "Agents", "Films", "Time"]
+    assert page.tags.count("video") == 3 * len(RETURNS)
+    assert page.tags.count("svg") == 2
+    assert page.text("dd") == ["61 s"]
+
+
+@pytest.mark.parametrize(
+    ("agent", "change", "wrong"),
+    [
+        ("fine-tuned", {"return": 6.8}, 0),  # two standard errors are 2.83
+        ("from scratch", {"return": 10.5}, 1),
+        ("without leash", {"drift": 0.1}, 2),
+    ],
+)
+def test_the_page_says_what_does_not_hold(folder, agent, change, wrong):
+    file = folder / "playing" / "figures.json"
+    figures = json.loads(file.read_text())
+    figures[agent] |= change
+    file.write_text(json.dumps(figures))
+    assert [verdict[:3] for verdict in write(folder)[1]] == ["NO " if i == wrong else "yes" for i in range(3)]
