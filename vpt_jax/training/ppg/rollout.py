@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
@@ -50,7 +51,6 @@ class Player:
         """`rng`: a turn's randomness is that of its number, counted from the first."""
         self._pool, self._rng, self._turns = pool, rng, 0
         self._act = jax.jit(partial(act, policy), donate_argnums=2)
-        self._look = jax.jit(partial(act, policy))
         self._ring = jax.jit(policy.initial_ring, static_argnums=0)(rows)
         self._turn = pool.begin()
 
@@ -58,25 +58,21 @@ class Player:
         """The next turns of all games."""
         memory, steps = in_order(self._ring), []
         for _ in range(turns):
-            shown, acted = self._turn, self.step(params, normalizer)
+            shown, acted = self._turn, self._step(params, normalizer)
             steps.append(_record(shown, acted, self._turn))
-        last, _ = self._look(params, normalizer, self._ring, self._turn.frames, self._turn.first, self._rng)
+        ring = jax.tree.map(jnp.copy, self._ring)  # is given away, and the turn has yet to be played
+        last, _ = self._act(params, normalizer, ring, self._turn.frames, self._turn.first, self._rng)
         by_time = jax.tree.map(lambda *of_steps: np.stack(of_steps, axis=1), *steps)
         value = np.concatenate([by_time.pop("value"), np.asarray(last.value)[:, None]], axis=1)
         return Rollout(**by_time, value=value, memory=memory)
 
-    def step(self, params: Any, normalizer: ValueNormalizer) -> Acted:
-        """One turn of all games; `turn` is the next one then."""
+    def _step(self, params: Any, normalizer: ValueNormalizer) -> Acted:
+        """One turn of all games."""
         rng = jax.random.fold_in(self._rng, self._turns)
         acted, self._ring = self._act(params, normalizer, self._ring, self._turn.frames, self._turn.first, rng)
         acted = jax.device_get(acted)
         self._turn, self._turns = self._pool.act(acted.buttons, acted.camera), self._turns + 1
         return acted
-
-    @property
-    def turn(self) -> Turn:
-        """What the games show now."""
-        return self._turn
 
 
 def _record(shown: Turn, acted: Acted, after: Turn) -> dict[str, Any]:

@@ -1,0 +1,41 @@
+"""Reinforcement learning as one command, in small."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.html_page import Page
+from tests.training.conftest import ROOT
+
+SMALL = {
+    "steps": 2, "episodes": 3,
+    "train": ("height=32", "width=32", "games=2", "length=4", "fragments=2", "game.arguments.seconds=0.5"),
+    "evaluate": ("games=2", "game.arguments.seconds=0.5"),
+}  # fmt: skip
+
+
+@pytest.mark.slow  # two minutes, most of them compiling
+def test_reinforcement_learning_in_small(undisturbed, tmp_path):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
+    flags = [f"--config.{field}={value}" for field, value in SMALL.items()]
+    command = [sys.executable, "launch/pipeline_rl.py", f"--config.workdir={tmp_path}", *flags]
+
+    def run(policy=undisturbed, check=True):
+        flags = [*command, f"--config.policy={policy}"]
+        return subprocess.run(flags, cwd=ROOT, env=environment, check=check, capture_output=True, text=True)
+
+    first = run().stdout
+    assert len(re.findall(r"^\[\d/4\] ", first, re.MULTILINE)) == 4
+    verdicts = re.findall(r"^(?:yes|NO ) .*: .*\d.*$", first, re.MULTILINE)
+    assert len(verdicts) == 3
+    page = Page((tmp_path / "report.html").read_text())
+    assert {"cloned", "fine-tuned", "without leash", "from scratch", "random", "scripted"} <= set(page.text("th"))
+    assert page.tags.count("video") == 18
+
+    second = run().stdout
+    assert not re.search(r"^\[\d/", second, re.MULTILINE)
+    assert re.findall(r"^(?:yes|NO ) .*: .*\d.*$", second, re.MULTILINE) == verdicts
+    assert "holds no checkpoint: run `make demo` first" in run(tmp_path / "playing", check=False).stderr
