@@ -53,7 +53,7 @@ def stages(config: ConfigDict, folder: Path, cloned: Path) -> Iterator[Stage]:
         yield stage(training(name), "train.py", settings, (), checkpoint(workdir(folder, name), config.steps))
     policies = {CLONED: cloned} | {name: workdir(folder, name) for name in RUNS}
     settings = arguments(
-        "evaluate:doom", (*(f"policies={name}={at}" for name, at in policies.items()), *config.evaluate),
+        "evaluate:doom", config.evaluate, policies=tuple(f"{name}={at}" for name, at in policies.items()),
         out=folder / "playing", episodes=config.episodes, reference=CLONED,
     )  # fmt: skip
     yield stage("let everybody play", "evaluate.py", settings, [training(name) for name in RUNS])

@@ -42,7 +42,7 @@ def test_the_page_says_what_holds(folder):
     path, verdicts = write(folder)
     assert verdicts == [
         "yes Fine-tuned above the cloned policy by more than two standard errors: 10.00 ± 1.00 against 4.00 ± 1.00, "
-        "4.2 standard errors apart",
+        "a difference of 6.00 ± 1.41",
         "yes Fine-tuned above what learns from scratch: 10.00 ± 1.00 against 1.00 ± 0.00",
         "yes With the leash, behaviour stays closer to the cloned policy's: 0.20 against 3.00 nats a step",
     ]

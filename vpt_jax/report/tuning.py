@@ -49,7 +49,7 @@ def _verdicts(
     figures: Mapping[str, Mapping[str, float]], cloned: str, tuned: str, unleashed: str, scratch: str
 ) -> Iterator[Verdict]:
     gain, error = _difference(figures[tuned], figures[cloned])
-    measured = f"{_return(figures[tuned])} against {_return(figures[cloned])}, {gain / error:.1f} standard errors apart"
+    measured = f"{_return(figures[tuned])} against {_return(figures[cloned])}, a difference of {gain:.2f} ± {error:.2f}"
     yield "Fine-tuned above the cloned policy by more than two standard errors", measured, gain > 2 * error
     measured = f"{_return(figures[tuned])} against {_return(figures[scratch])}"
     yield "Fine-tuned above what learns from scratch", measured, _difference(figures[tuned], figures[scratch])[0] > 0
