@@ -36,7 +36,7 @@ class Counting:
 
     def _see(self):
         picture = np.zeros((*SIZE, 3), np.uint8)
-        picture[..., 0], picture[..., 1] = self.seed, self.step_number
+        picture[..., 0], picture[..., 1] = self.seed % 256, self.step_number
         info = {"apples": self.apples, "turned": self.turned, "process": os.getpid(), "name": "left out"}
         return {"pov": picture}, info
 

@@ -1,0 +1,185 @@
+"""Games on other machines, by Ray: the same as a `pool.Pool`, whose rows live in pools on several machines.
+
+A machine that is lost, with its network or its power, costs the episodes that it was playing; another one takes its
+rows as soon as Ray has one. Needs the extra `ray`, and vpt_jax on all machines.
+"""
+
+import itertools
+from contextlib import suppress
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import ray
+from jaxtyping import Float, UInt8
+
+from vpt_jax.envs.game_client import Game
+from vpt_jax.envs.pool import Episode, Pool, Turn
+
+_NETWORK = 60.0  # seconds that a machine may take longer than its games
+_FRESH_SEEDS = 1_000_000  # between those of a machine and of the one that takes its place
+
+
+class Report(NamedTuple):
+    """A machine's turn, and what has ended in it."""
+
+    turn: Turn
+    episodes: list[Episode]
+    lost: int  # games, so far
+    waited: float  # seconds for games, in this turn
+
+
+class Machine:
+    """Runs on another machine."""
+
+    def __init__(self, rows: int, seeds: tuple[int, int], arguments: dict[str, Any]):
+        """`seeds`: the first, and how far apart they are; `arguments`: the others of a `Pool`."""
+        self._pool = Pool(rows=rows, seeds=itertools.count(*seeds), **arguments)
+
+    def begin(self) -> Report:
+        """As `Pool.begin`."""
+        return self._report(self._pool.begin())
+
+    def act(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> Report:
+        """As `Pool.act`."""
+        return self._report(self._pool.act(buttons, camera))
+
+    def close(self) -> None:
+        """End all games."""
+        self._pool.__exit__()
+
+    def _report(self, turn: Turn) -> Report:
+        waited, self._pool.waited = self._pool.waited, 0.0
+        return Report(turn, self._pool.episodes(), self._pool.lost, waited)
+
+
+class _Part:
+    """Some of the rows: a machine, or the next one, that plays them."""
+
+    def __init__(self, pool: "RemotePool", number: int):
+        self._pool, self._number, self._starts = pool, number, 0
+        self.episodes: list[Episode] = []
+        self.lost, self._lost_before = 0, 0  # games; those of earlier machines
+        self.waited = 0.0  # in the last turn
+        self._begun = False  # whether the machine has shown something
+        rows = pool.rows_each
+        frames, nothing = np.zeros((rows, *pool.size, 3), np.uint8), np.zeros(rows, bool)
+        seeds, reward = np.zeros(rows, int), np.zeros(rows, np.float32)
+        self._turn = Turn(frames, seeds, nothing, nothing, nothing, reward, nothing)
+        self._steps, self._sums = np.zeros(rows, int), np.zeros(rows)
+        self._start()
+
+    def act(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> None:
+        """Pass the actions on, if the machine has begun."""
+        if self._begun:
+            self._asked = self._machine.act.remote(buttons, camera)
+
+    def take(self, wait: bool) -> Turn:
+        """The machine's turn; one in which nobody plays, if there is none: it is not waited for before it has begun."""
+        try:
+            report = ray.get(self._asked, timeout=self._pool.patience if wait or self._begun else 0)
+        except ray.exceptions.GetTimeoutError:
+            if self._begun or wait:
+                self._replace()
+        except ray.exceptions.RayActorError:
+            self._replace()
+        else:
+            return self._note(report)
+        return self._away()
+
+    def close(self) -> None:
+        """End the machine's games, and give it back."""
+        with suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            ray.get(self._machine.close.remote(), timeout=_NETWORK)
+        ray.kill(self._machine)
+
+    def _start(self) -> None:
+        first = self._pool.first_seed + self._number + self._starts * _FRESH_SEEDS
+        actor: Any = ray.remote(num_cpus=self._pool.cpus)(Machine)
+        seeds = first, self._pool.machines
+        self._machine = actor.remote(self._pool.rows_each, seeds, self._pool.arguments)
+        self._asked, self._begun, self._starts = self._machine.begin.remote(), False, self._starts + 1
+
+    def _replace(self) -> None:
+        """Give the machine up, with what it was playing."""
+        ray.kill(self._machine)
+        if self._begun:
+            for row in np.flatnonzero(self._turn.playing).tolist():
+                figures = int(self._turn.seed[row]), int(self._steps[row]), float(self._sums[row])
+                self.episodes.append(Episode(self._first_row + row, *figures, "lost", {}, {}))
+        self._lost_before = self.lost = self.lost + self._pool.rows_each
+        self._turn = self._away()
+        self._start()
+
+    @property
+    def _first_row(self) -> int:
+        return self._number * self._pool.rows_each
+
+    def _away(self) -> Turn:
+        nobody = np.zeros(self._pool.rows_each, bool)
+        return self._turn._replace(
+            first=nobody, playing=nobody, acted=nobody, reward=np.zeros(len(nobody), np.float32), terminated=nobody
+        )
+
+    def _note(self, report: Report) -> Turn:
+        turn, self._begun = report.turn, True
+        self._steps = np.where(turn.first, 0, self._steps + turn.acted)
+        self._sums = np.where(turn.first, 0, self._sums + turn.reward)
+        self.episodes += [episode._replace(row=self._first_row + episode.row) for episode in report.episodes]
+        self.lost, self.waited = self._lost_before + report.lost, report.waited
+        self._turn = turn
+        return turn
+
+
+class RemotePool:
+    """`machines` pools of Ray's cluster, which `ray.init` has joined; to be used as a `Pool`.
+
+    Args:
+        machines: how many, each with as many of the rows.
+        cpus: processor cores that each takes of the cluster.
+        game, rows, size: as of a `Pool`; so are the `others`.
+        first_seed: of the episodes; the others count up from there.
+    """
+
+    def __init__(
+        self, machines: int, cpus: float, game: Game, rows: int, size: tuple[int, int], first_seed: int, **others: Any
+    ):
+        self.machines, self.cpus, self.rows_each, self.size = machines, cpus, rows // machines, size
+        self.first_seed, self.arguments = first_seed, {"game": game, "size": size, **others}
+        self.patience = game.patience.start + game.patience.reset + game.patience.step + _NETWORK
+        self.waited = 0.0
+        self._parts = [_Part(self, number) for number in range(machines)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for part in self._parts:
+            part.close()
+
+    @property
+    def lost(self) -> int:
+        """Games, so far; all of a machine's when it is lost."""
+        return sum(part.lost for part in self._parts)
+
+    def begin(self) -> Turn:
+        """As `Pool.begin`."""
+        return self._take(wait=True)
+
+    def act(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> Turn:
+        """As `Pool.act`."""
+        split = (np.split(actions, self.machines) for actions in (buttons, camera))
+        for part, keys, degrees in zip(self._parts, *split, strict=True):
+            part.act(keys, degrees)
+        return self._take(wait=False)
+
+    def episodes(self) -> list[Episode]:
+        """As `Pool.episodes`."""
+        ended = [episode for part in self._parts for episode in part.episodes]
+        for part in self._parts:
+            part.episodes.clear()
+        return ended
+
+    def _take(self, wait: bool) -> Turn:
+        turns = [part.take(wait) for part in self._parts]
+        self.waited += max(part.waited for part in self._parts)
+        return Turn(*map(np.concatenate, zip(*turns, strict=True)))
