@@ -3,14 +3,15 @@
 This module runs in the interpreter that `config.game.python` names, which `game_server.py` starts: any Python from 3.8
 that has NumPy and MineRL v1 with what it needs. MineRL cannot be installed where this was written, so the module was
 tested against a stub of it. What is said of MineRL here was read in its sources (v1.0, and its patch of Minecraft
-1.16.5) and has not been tried.
+1.16) and has not been tried.
 
 - **Keys**: all 24 are passed on, but ESC always as not pressed. It would end the episode in MineRL's BASALT tasks, and
   here open Minecraft's menu, in which the game stands still and MineRL waits for its next picture.
 - **Death** does not end an episode. MineRL puts the player back to the start, alive and without items, as soon as the
   death screen is drawn, and the next picture is from there. Should MineRL nevertheless say that it is done (it looks
   whether the player lives, in another thread), it takes no further step: the episode is then cut, not terminated.
-- **Worlds** are new in every episode. Equal seeds give equal worlds, not equal animals and monsters.
+- **Worlds** are new in every episode. Equal seeds give equal worlds, not equal animals and monsters. (Scripts of
+  others reset once before they seed, so that the first world heeds it; nothing in the sources says that it would not.)
 - **Items** count in the inventory and the hotbar; what lies in a crafting grid, at the cursor or in the off hand does
   not. So moving an item there and back looks as if it had been obtained once more.
 - **A display** is needed, with OpenGL: `xvfb-run -a` before the command gives one to a machine that has none.
