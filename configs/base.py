@@ -1,4 +1,4 @@
-"""What all training runs have in common: configs/foundation.py and configs/idm.py begin with it."""
+"""What all training runs have in common: configs/foundation.py, configs/idm.py and configs/rl_base.py begin with it."""
 
 from collections.abc import Collection, Mapping
 
@@ -22,7 +22,7 @@ def split_variant(
 def get_config(stage: str, workdir: str) -> ConfigDict:
     config = ConfigDict()
 
-    # What is trained: "policy" (behavioural cloning) or "idm" (inverse dynamics model).
+    # What is trained: "policy" (behavioural cloning), "idm" (inverse dynamics model) or "ppg" (a policy, by playing).
     config.stage = stage
     # Folder of the run: checkpoints, metrics, report. The same folder resumes.
     config.workdir = workdir

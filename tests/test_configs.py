@@ -1,9 +1,13 @@
-"""Layouts of machines: they fit their chips, and what they split can be split."""
+"""Layouts of machines fit their chips, and what they split can be split; configs of games are what they say."""
+
+import operator
 
 import pytest
 
-from configs import foundation, idm
+from configs import foundation, idm, rl_diamond, rl_doom
 from vpt_jax.models.presets import IDMS, POLICIES
+from vpt_jax.training.ppg import train as ppg
+from vpt_jax.training.setup import make_mesh
 
 CHIPS = {"gpu": 1, "gpu-8": 8, "v5e-256": 256, "v5p-128": 128, "v6e-256": 256}
 LAYOUTS = [
@@ -31,3 +35,40 @@ def test_layouts_divide_what_they_split(module, size, machine):
 def test_a_machine_that_is_not_known_is_named():
     with pytest.raises(ValueError, match="knows no machine 'v9'; choose one of gpu, gpu-8"):
         foundation.get_config("500m,v9")
+
+
+DIAMOND = {  # of all variants: the paper's table 6, and ten minutes of 20 steps a second
+    "game.name": "minerl", "game.arguments.seconds": 12000 / 20, "height": 128, "width": 128, "games": 40,
+    "length": 128, "fragments": 48, "steps": 4000, "model.preset": "2x", "model.dtype": "bfloat16",
+    "optimizer.weight_decay": 0.04, "optimizer.clip_norm": 5, "ppg.discount": 0.999, "ppg.gae_decay": 0.95,
+    "ppg.clip": 0.2, "ppg.value": 0.5, "ppg.aux_value": 0.5, "ppg.clone": 1, "ppg.leash_decay": 0.9995,
+    "ppg.sleep_cycles": 2, "ppg.normalize_advantages": False,
+}  # fmt: skip
+RUNS = {  # pretrained or not, rho, entropy bonus, learning rate, rewards
+    "main": (True, 0.2, 0, 2e-5, "diamond"),
+    "scratch": (False, 0, 0.01, 2e-5, "diamond"),
+    "no_leash": (True, 0, 0, 3e-6, "diamond"),
+    "house": (True, 0.4, 0, 6e-5, "diamond_even"),
+}
+
+
+@pytest.mark.parametrize("variant", RUNS)
+def test_diamond_runs_are_the_papers(variant):
+    config = rl_diamond.get_config(variant)
+    assert {field: operator.attrgetter(field)(config) for field in DIAMOND} == DIAMOND
+    learning = config.ppg.leash, config.ppg.entropy, config.optimizer.learning_rate, config.rewards
+    assert (bool(config.init_from), *learning) == RUNS[variant]
+
+
+@pytest.mark.parametrize("config", [rl_doom.get_config(), *map(rl_diamond.get_config, RUNS)], ids=["doom", *RUNS])
+def test_configs_of_games_can_be_run(config):
+    config.init_from = "somewhere"
+    ppg.check(config, make_mesh(config))
+    ppg.recipe_of(config)
+    ppg.make_optimizer(config)
+    assert config.stage == "ppg"
+
+
+def test_a_variant_that_is_not_known_is_named():
+    with pytest.raises(ValueError, match="no variant 'gold'; choose one of main, scratch, no_leash, house"):
+        rl_diamond.get_config("gold")

@@ -23,6 +23,12 @@ GAMES = {
         patience=Patience(start=60, reset=30, step=10),
         wait_for_resets=True,
     ),
+    "minerl": Kind(
+        make="vpt_jax.envs.minerl_game:make",
+        scripted="",
+        patience=Patience(start=300, reset=300, step=60),
+        wait_for_resets=False,
+    ),
 }
 
 

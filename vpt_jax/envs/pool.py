@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from enum import Enum
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
@@ -46,6 +46,25 @@ class Episode(NamedTuple):
     ending: str  # "terminated", "truncated" or "lost"
     info: dict[str, float]  # the last
     obtained: dict[str, float]  # of what is rewarded, how much
+
+
+class Games(Protocol):
+    """Many games side by side, wherever they are: what a player needs of a `Pool`, or of one on other machines."""
+
+    waited: float  # seconds
+    lost: int  # games, so far
+
+    def begin(self) -> Turn:
+        """The first turn."""
+        ...
+
+    def act(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> Turn:
+        """The next one, once an action has been carried out in each game that plays."""
+        ...
+
+    def episodes(self) -> list[Episode]:
+        """Those that have ended since the last call."""
+        ...
 
 
 class _State(Enum):

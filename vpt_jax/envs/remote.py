@@ -146,7 +146,7 @@ class RemotePool:
         self.machines, self.cpus, self.rows_each, self.size = machines, cpus, rows // machines, size
         self.first_seed, self.arguments = first_seed, {"game": game, "size": size, **others}
         self.patience = game.patience.start + game.patience.reset + game.patience.step + _NETWORK
-        self.waited = 0.0
+        self.waited, self.lost = 0.0, 0  # all games of a machine, when it is lost
         self._parts = [_Part(self, number) for number in range(machines)]
 
     def __enter__(self) -> Self:
@@ -155,11 +155,6 @@ class RemotePool:
     def __exit__(self, *_: object) -> None:
         for part in self._parts:
             part.close()
-
-    @property
-    def lost(self) -> int:
-        """Games, so far; all of a machine's when it is lost."""
-        return sum(part.lost for part in self._parts)
 
     def begin(self) -> Turn:
         """As `Pool.begin`."""
@@ -182,4 +177,5 @@ class RemotePool:
     def _take(self, wait: bool) -> Turn:
         turns = [part.take(wait) for part in self._parts]
         self.waited += max(part.waited for part in self._parts)
+        self.lost = sum(part.lost for part in self._parts)
         return Turn(*map(np.concatenate, zip(*turns, strict=True)))

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from vpt_jax.actions import JointAction, raw_from_joint
-from vpt_jax.envs.pool import Pool, Turn
+from vpt_jax.envs.pool import Games, Turn
 from vpt_jax.models.heads import ValueNormalizer, draw_joint, joint_log_prob
 from vpt_jax.models.memory import Ring, in_order
 from vpt_jax.models.policy import Policy
@@ -47,7 +47,7 @@ def act(
 class Player:
     """Plays the games of a pool with a policy, from rollout to rollout."""
 
-    def __init__(self, policy: Policy, pool: Pool, rows: int, rng: jax.Array):
+    def __init__(self, policy: Policy, pool: Games, rows: int, rng: jax.Array):
         """`rng`: a turn's randomness is that of its number, counted from the first."""
         self._pool, self._rng, self._turns = pool, rng, 0
         self._act = jax.jit(partial(act, policy), donate_argnums=2)

@@ -49,6 +49,8 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             raise ConfigError(f"config.{field} must be 1 or more")
     if jax.process_count() > 1:
         raise ConfigError("reinforcement learning runs in one process, on all devices of its machine")
+    if config.game.machines and config.games % config.game.machines:
+        raise ConfigError(f"config.games is {config.games}, and must be a multiple of config.game.machines")
     try:
         parallel.local_rows(mesh, config.games)
     except ValueError as error:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from vpt_jax import parallel
 from vpt_jax.checkpoints import Checkpoints
 from vpt_jax.envs.games import GAMES, make_game
-from vpt_jax.envs.pool import Episode, Pool
+from vpt_jax.envs.pool import Episode, Games, Pool
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.training import loop
 from vpt_jax.training.goodput import Goodput
@@ -23,7 +23,10 @@ from vpt_jax.training.metrics_log import MetricsLog, Progress, Work
 from vpt_jax.training.ppg.learner import LearnerState, Rollout
 from vpt_jax.training.ppg.rollout import Player
 from vpt_jax.training.ppg.setup import Setup, check, first_params, frame_size, make_setup
-from vpt_jax.training.setup import make_mesh
+from vpt_jax.training.setup import ConfigError, make_mesh
+
+if TYPE_CHECKING:  # it needs Ray
+    from vpt_jax.envs.remote import RemotePool
 
 
 def train(config: ConfigDict, began: float) -> bool:
@@ -68,7 +71,7 @@ def train(config: ConfigDict, began: float) -> bool:
 class Apprentice:
     """Plays with what it has learnt, and learns from what it has played."""
 
-    def __init__(self, config: ConfigDict, setup: Setup, mesh: Mesh, pool: Pool, state: LearnerState):
+    def __init__(self, config: ConfigDict, setup: Setup, mesh: Mesh, pool: Games, state: LearnerState):
         self._pool, self._turns, self._state, self._learner = pool, turns(config), state, setup.learner
         self._place = partial(parallel.global_batch, mesh=mesh, batch=config.games)
         self._memory = self._place(jax.device_get(setup.policy.initial_memory(config.games)))
@@ -101,17 +104,29 @@ def turns(config: ConfigDict) -> int:
     return config.fragments * config.length
 
 
-def make_pool(config: ConfigDict, start: int) -> Pool:
+def make_pool(config: ConfigDict, start: int) -> "Pool | RemotePool":
     """The games. A run that goes on after iteration `start` plays other episodes than it began with."""
-    return Pool(
-        make_game(config.game.name, config.game.arguments.to_dict(), config.game.python),
-        config.games,
-        frame_size(config),
-        REWARDS[config.rewards],
-        itertools.count(config.game.seed + start * config.games),
-        config.game.episodes_per_process,
-        GAMES[config.game.name].wait_for_resets,
+    first_seed = config.game.seed + start * config.games
+    arguments: dict[str, Any] = dict(
+        game=make_game(config.game.name, config.game.arguments.to_dict(), config.game.python),
+        rows=config.games,
+        size=frame_size(config),
+        rewards=REWARDS[config.rewards],
+        episodes_per_process=config.game.episodes_per_process,
+        wait_for_resets=GAMES[config.game.name].wait_for_resets,
     )
+    if not config.game.machines:
+        return Pool(seeds=itertools.count(first_seed), **arguments)
+    try:
+        import ray
+
+        from vpt_jax.envs.remote import RemotePool
+    except ImportError as error:
+        raise ConfigError(
+            f'config.game.machines needs Ray: pip install -c constraints.txt -e ".[ray]" ({error})'
+        ) from error
+    ray.init(config.game.cluster, ignore_reinit_error=True)
+    return RemotePool(config.game.machines, config.game.cpus, first_seed=first_seed, **arguments)
 
 
 def facts_of(config: ConfigDict) -> dict[str, Any]:

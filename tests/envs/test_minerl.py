@@ -1,0 +1,180 @@
+"""The adapter to MineRL against the spec of its interface, and against a stand-in for MineRL (`stubs/`)."""
+
+import ast
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vpt_jax.actions import BUTTON_INDEX, ENV_KEYS
+from vpt_jax.envs import game_server, minerl_game
+from vpt_jax.envs.game_client import GameLostError, Patience
+from vpt_jax.envs.games import make_game
+from vpt_jax.envs.pool import Pool
+from vpt_jax.envs.rewards import REWARDS
+
+HERE = Path(__file__).parent
+SPEC = json.loads((HERE / "minerl_v1_spec.json").read_text())
+MINERL, GYM = (HERE / "stubs" / name for name in ("minerl", "gym"))
+
+
+@pytest.fixture
+def game(monkeypatch):
+    """The adapter in this process, around the stand-in."""
+    for folder in (GYM, MINERL):
+        monkeypatch.syspath_prepend(folder)
+    yield minerl_game.make(seconds=0.2)
+    for name in [name for name in sys.modules if name.split(".")[0] in ("minerl", "gym")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def path(monkeypatch):
+    """Puts folders of packages on the path of the games' processes."""
+    return lambda *folders: monkeypatch.setenv("PYTHONPATH", ":".join(map(str, folders)))
+
+
+def press(*keys, camera=(0.0, 0.0)):
+    return game_server.action_of({"keys": keys, "camera": camera})
+
+
+def has_numpy(python):
+    return subprocess.run([python, "-c", "import numpy"], capture_output=True).returncode == 0
+
+
+OLD = [python for minor in (8, 9, 10) if (python := shutil.which(f"python3.{minor}")) and has_numpy(python)]
+
+
+def test_spaces_and_settings_are_those_of_the_spec(game):
+    assert set(game.action_space.spaces) == set(SPEC["actions"]) == set(ENV_KEYS)
+    for name, space in game.action_space.spaces.items():
+        described = {**SPEC["actions"][name], **({"shape": (2,), "dtype": "float32"} if name == "camera" else {})}
+        assert vars(space) == described, name
+    pov = SPEC["observations"]["pov"]
+    assert vars(game.observation_space["pov"]) == pov | {"shape": tuple(pov["shape"])}
+    assert game._env.task.settings == SPEC["settings"]
+    assert SPEC["steps_per_second"] == minerl_game.STEPS_PER_SECOND
+
+
+@pytest.mark.parametrize(
+    ("spaces", "change", "complaint"),
+    [
+        (0, {"chat": None, "swapHands": ...}, "differ in chat, swapHands"),
+        (1, {"inventory": ...}, "lack inventory"),
+        (1, {"pov": np.zeros((64, 64, 3))}, r"shape \(64, 64, 3\), not \(360, 640, 3\)"),
+    ],
+)
+def test_another_interface_is_refused(spaces, change, complaint):
+    those = [dict.fromkeys(SPEC["actions"]), {"pov": np.zeros((360, 640, 3)), "inventory": None}]
+    minerl_game.check_spaces(*those)
+    those[spaces] = {name: space for name, space in {**those[spaces], **change}.items() if space is not ...}
+    with pytest.raises(ValueError, match=complaint):
+        minerl_game.check_spaces(*those)
+
+
+@pytest.mark.parametrize(("seed", "shown"), [(0, 0), (7, 7), (None, 255)])
+def test_the_seed_is_that_of_the_next_world(game, seed, shown):
+    game.reset(seed=3)
+    observation, _ = game.reset(seed=seed)
+    assert observation["pov"][0, 0].tolist() == [shown, 0, 0]
+
+
+def test_actions_arrive_and_escape_never_does(game):
+    game.reset(seed=1)
+    game.step(press("ESC", "forward", "hotbar.3", camera=(-1.5, 30)))
+    sent = game._env.action
+    assert {name for name, held in sent.items() if name != "camera" and held} == {"forward", "hotbar.3"}
+    assert sent["camera"].tolist() == [-1.5, 30]
+    assert all(type(held) is int for name, held in sent.items() if name != "camera")  # as MineRL writes them
+
+
+def test_the_time_is_over_after_its_steps(game):
+    game.reset(seed=1)
+    endings = [game.step(press())[2:4] for _ in range(4)]
+    assert endings == [(False, False)] * 3 + [(False, True)]
+    game.reset(seed=2)
+    assert game.step(press())[2:4] == (False, False)
+
+
+def test_after_death_the_game_goes_on_without_items(game):
+    game.reset(seed=1)
+    assert game.step(press("attack"))[4]["log"] == 1
+    *_, terminated, truncated, info = game.step(press("use"))
+    assert (terminated, truncated, info) == (False, False, {"health": 20, "food": 20})
+    assert game.step(press("attack"))[4]["log"] == 1
+
+
+def test_a_lost_connection_is_no_picture(game):
+    game.reset(seed=1)
+    with pytest.raises(RuntimeError, match="lost its Minecraft: Connection timed out!"):
+        game.step(press("sneak"))
+    game.close()
+    assert game._env.closed
+
+
+def test_items_have_the_names_that_are_rewarded():
+    wood = {"oak_log": 1, "stripped_birch_log": 2, "oak_planks": 4, "dark_oak_planks": 8}
+    others = {name: 1 for name in REWARDS["diamond"] if name not in ("log", "planks")}
+    inventory = {name: np.array(count) for name, count in {**wood, **others, "dirt": 0, "oak_boat": 5}.items()}
+    stats = {"location_stats": {"xpos": np.array(1.5), "pitch": np.array(2)}}
+    info = minerl_game.info_of({"inventory": inventory, **stats})
+    assert info == {"log": 3, "planks": 12, **others, "oak_boat": 5, "x": 1.5}
+    assert all(type(number) is float for number in info.values())
+
+
+def play(game, seeds, *keys):
+    """Hold keys until all seeds are played; the episodes, and each row's first pixel."""
+    buttons = np.zeros((1, 20), np.uint8)
+    buttons[0, [BUTTON_INDEX[key] for key in keys]] = 1
+    with Pool(game, 1, (360, 640), REWARDS["diamond"], iter(seeds), wait_for_resets=False) as pool:
+        pixels = [pool.begin().frames[0, 0, 0].tolist()]
+        while not pool.done:
+            pixels.append(pool.act(buttons, np.zeros((1, 2), np.float32)).frames[0, 0, 0].tolist())
+        return pool.episodes(), pixels
+
+
+@pytest.mark.parametrize("python", [sys.executable, *OLD])
+def test_the_pool_plays_it(path, python):
+    path(MINERL, GYM)
+    (first, second), pixels = play(make_game("minerl", {"seconds": 0.2}, python), [0, 9], "attack")
+    assert (first.seed, first.steps, first.ending, first.obtained["log"]) == (0, 4, "truncated", 4)
+    assert first.reward == second.reward == 0.5
+    assert first.info == {"health": 20, "food": 20, "log": 4}
+    assert pixels[:6] == [[0, step, 0] for step in range(5)] + [[9, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("key", "ending"),
+    [("sprint", ("lost", 0)), ("sneak", ("lost", 0)), ("jump", ("truncated", 1))],  # hangs, Minecraft gone, MineRL done
+)
+def test_what_goes_wrong_costs_the_rest_of_the_episode(path, key, ending):
+    path(MINERL, GYM)
+    game = dataclasses.replace(make_game("minerl", {"seconds": 0.2}), patience=Patience(step=2))
+    episodes, _ = play(game, [1, 2], key)
+    assert [(episode.ending, episode.steps) for episode in episodes] == [ending] * 2
+
+
+@pytest.mark.parametrize(
+    ("installed", "complaint"),
+    [
+        ([], "MineRL is not installed"),
+        (["0.4.4"], r"MineRL 0\.4\.4 \(PyPI's\) is an older, different game"),
+        ([MINERL], "MineRL 1.0.2 cannot be imported: No module named 'gym'"),
+    ],
+)
+def test_what_is_missing_is_said_with_how_to_get_it(path, tmp_path, installed, complaint):
+    (tmp_path / "minerl-0.4.4.dist-info").mkdir()
+    (tmp_path / "minerl-0.4.4.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: minerl\nVersion: 0.4.4")
+    path(*(tmp_path if folder == "0.4.4" else folder for folder in installed))
+    with pytest.raises(GameLostError, match=rf"(?s){complaint}.*Java 8.*pip install git\+https.*config\.game\.python"):
+        play(make_game("minerl", {}), [1])
+
+
+def test_old_pythons_can_read_it():
+    for module in (game_server, minerl_game):
+        ast.parse(Path(module.__file__).read_text(), feature_version=(3, 8))
