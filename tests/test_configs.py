@@ -6,7 +6,7 @@ import pytest
 
 from configs import foundation, idm, rl_diamond, rl_doom
 from vpt_jax.models.presets import IDMS, POLICIES
-from vpt_jax.training.ppg import train as ppg
+from vpt_jax.training.ppg import setup as ppg
 from vpt_jax.training.setup import make_mesh
 
 CHIPS = {"gpu": 1, "gpu-8": 8, "v5e-256": 256, "v5p-128": 128, "v6e-256": 256}
