@@ -9,6 +9,9 @@ missing.
 Variant `:doom` (default): exploring a level of the embedded game, as in configs/rl_doom.py.
 """
 
+import runpy
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 VARIANTS = ("doom",)
@@ -17,6 +20,7 @@ VARIANTS = ("doom",)
 def get_config(variant: str = "doom") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/evaluate.py has no variant {variant!r}; choose one of {', '.join(VARIANTS)}")
+    tuning = runpy.run_path(str(Path(__file__).with_name("rl_doom.py")))
     config = ConfigDict()
 
     # Work directories of policies, cloned or fine-tuned; "NAME=FOLDER" gives one a name for the table.
@@ -29,7 +33,7 @@ def get_config(variant: str = "doom") -> ConfigDict:
     config.game = ConfigDict()
     # As in configs/rl_doom.py: from GAMES in vpt_jax/envs/games.py, with the arguments of its function there.
     config.game.name = "doom"
-    config.game.arguments = ConfigDict({"level": "E1M5", "seconds": 20.0, "height": 18, "width": 32, "skill": 2})
+    config.game.arguments = ConfigDict(tuning["LEVEL"] | {"fresh": True})  # equal seeds, equal episodes
     config.game.python = ""
     config.game.episodes_per_process = 100
     # What is paid for: from REWARDS in vpt_jax/envs/rewards.py.

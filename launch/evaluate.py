@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -33,10 +34,16 @@ def evaluate(config: ConfigDict) -> Path:
         agents |= {RANDOM: lambda: RandomAgent(config.seed)}
         if GAMES[config.game.name].scripted:
             agents[SCRIPTED] = IdleAgent
-        size = next(iter(policies.values())).frame_shape[:2]
-        played = {name: evaluate_agent(config, name, agent, size, workdirs) for name, agent in agents.items()}
+        size, *others = {policy.frame_shape[:2] for policy in policies.values()}
+        if others:
+            raise ConfigError(
+                f"the policies see frames of different sizes, {size} and {others[0]}: evaluate them apart"
+            )
+        who = {name: [workdirs[name], policy.step, reference.step] for name, policy in policies.items()}
+        played = {name: evaluate_agent(config, name, agent, size, who.get(name, [])) for name, agent in agents.items()}
         figures = {name: summarise(episodes) for name, episodes in played.items()}
-        (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+        known = {name: {k: v for k, v in of_agent.items() if v == v} for name, of_agent in figures.items()}  # not NaN
+        (out / "figures.json").write_text(json.dumps(known, indent=1) + "\n")
         page = write_playing_report(out, f"Playing {config.game.name}", played, out / "recordings")
     for name, of_agent in figures.items():
         print(f"{name:<24} return {of_agent['return']:7.2f} ± {of_agent['return_error']:.2f}", flush=True)
@@ -74,12 +81,12 @@ def policy_agent(config: ConfigDict, policy: TrainedPolicy, reference: TrainedPo
 
 
 def evaluate_agent(
-    config: ConfigDict, name: str, agent: Callable[[], Agent], size: tuple[int, ...], workdirs: dict[str, str]
+    config: ConfigDict, name: str, agent: Callable[[], Agent], size: tuple[int, ...], who: list[Any]
 ) -> list[Played]:
-    """Plays all episodes, unless that has been done with the same settings."""
+    """Plays all episodes, unless that has been done by the same checkpoints (`who`) with the same settings."""
     out = Path(config.out)
     file, recordings = out / "agents" / f"{name}.json", out / "recordings" / name
-    settings = json.loads(config.to_json()) | {"policies": workdirs.get(name, ""), "size": list(size)}
+    settings = json.loads(config.to_json()) | {"policies": who, "size": list(size)}
     if file.exists() and (there := json.loads(file.read_text()))["settings"] == settings:
         return [Played(**one) for one in there["episodes"]]
     shutil.rmtree(recordings, ignore_errors=True)  # left by a run that was stopped

@@ -1,13 +1,16 @@
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
 from tests.envs.toy_games import SIZE
 from vpt_jax.envs.game_client import Game
-from vpt_jax.envs.pool import Pool
+from vpt_jax.envs.pool import Pool, Turn
 from vpt_jax.envs.rewards import Reward
-from vpt_jax.episodes import IdleAgent, Move, Played, RandomAgent, play, ranked, recording, summarise
+from vpt_jax.episodes import IdleAgent, Move, Played, PolicyAgent, RandomAgent, play, ranked, recording, summarise
+from vpt_jax.models.heads import joint_kl
+from vpt_jax.models.policy import Policy
 from vpt_jax.recording import read_frames, read_steps
 
 APPLES = {"apples": Reward(1)}
@@ -51,6 +54,21 @@ def test_agents_without_a_policy(tmp_path):
     np.testing.assert_allclose(np.mean(many, axis=(0, 1))[0], 0.5, atol=0.1)  # attack is in half of the classes
 
 
+def test_a_policy_drifts_from_its_reference_as_far_as_their_kl_says():
+    policy = Policy(widths=(4, 4), features=16, heads=2, layers=1, memory_length=4)
+    frames, first = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8), np.ones(3, bool)
+    start = frames[:, None], first[:, None], policy.initial_memory(3)
+    one, other = (policy.init(jax.random.key(seed), *start)["params"] for seed in (0, 1))
+    turn = Turn(frames, None, first, first, first, None, None)
+    same = PolicyAgent((policy, one), (policy, one), 3, seed=0).act(turn)
+    apart = PolicyAgent((policy, one), (policy, other), 3, seed=0).act(turn)
+    again = PolicyAgent((policy, one), (policy, other), 3, seed=0).act(turn)
+    np.testing.assert_allclose(same.drift, 0, atol=1e-6)
+    p, q = (policy.apply({"params": params}, *start).logits for params in (other, one))
+    np.testing.assert_allclose(apart.drift, joint_kl(p, q)[:, 0], rtol=1e-4)
+    np.testing.assert_array_equal(apart.camera, again.camera)
+
+
 def played(seed, reward, ending="truncated", drift=0.5):
     return Played(seed, 10, reward, ending, {"log": reward}, drift)
 
@@ -68,5 +86,7 @@ def test_the_figures_of_an_agent():
 
 
 def test_an_agent_all_of_whose_games_were_lost():
-    assert summarise([played(0, 1.0, "lost")]) == {"episodes": 0, "lost": 1}
+    figures = summarise([played(0, 1.0, "lost")])
+    assert (figures["episodes"], figures["lost"]) == (0, 1)
+    assert np.isnan([figures["return"], figures["return_error"], figures["milestone/log"]]).all()
     assert ranked([played(0, 1.0, "lost")]) == {}

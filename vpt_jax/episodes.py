@@ -144,7 +144,7 @@ class _Take:
 
 
 def summarise(played: Sequence[Played]) -> dict[str, float]:
-    """The figures of an agent; lost episodes are counted, and left out of everything else.
+    """The figures of an agent; lost episodes are counted, and left out of everything else (NaN, if there is no other).
 
     - `return`, `steps`: means over episodes; `return_error`: the mean's standard error.
     - `obtained/ITEM`, `obtained_error/ITEM`: of what is rewarded; `milestone/ITEM`: share of episodes with any.
@@ -153,13 +153,11 @@ def summarise(played: Sequence[Played]) -> dict[str, float]:
     """
     whole = [one for one in played if one.ending != "lost"]
     figures: dict[str, float] = {"episodes": len(whole), "lost": len(played) - len(whole)}
-    if not whole:
-        return figures
     figures["return"], figures["return_error"] = _mean([one.reward for one in whole])
     figures["steps"], _ = _mean([one.steps for one in whole])
     figures["terminated"], _ = _mean([one.ending == "terminated" for one in whole])
     figures["drift"], _ = _mean([one.drift for one in whole])
-    for item in whole[0].obtained:
+    for item in played[0].obtained:
         counts = [one.obtained[item] for one in whole]
         figures[f"obtained/{item}"], figures[f"obtained_error/{item}"] = _mean(counts)
         figures[f"milestone/{item}"], _ = _mean([count > 0 for count in counts])
@@ -170,7 +168,7 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
     """The mean and its standard error."""
     array = np.asarray(values, float)
     error = array.std(ddof=1) / math.sqrt(len(array)) if len(array) > 1 else math.nan
-    return float(array.mean()), float(error)
+    return float(array.mean()) if len(array) else math.nan, float(error)
 
 
 def ranked(played: Sequence[Played]) -> dict[str, Played]:

@@ -1,7 +1,9 @@
 """How fast games are played."""
 
 import itertools
+import runpy
 import time
+from pathlib import Path
 
 import jax
 from absl import flags
@@ -20,14 +22,7 @@ from vpt_jax.training.ppg.setup import random_params
 _GAMES = flags.DEFINE_list("games", ["1", "2", "4", "8", "16"], "Games side by side, each in a process of its own.")
 
 ERRORS: tuple[type[Exception], ...] = (GameLostError,)
-ARGUMENTS = {
-    "level": "E1M5",
-    "seconds": 20.0,
-    "height": 18,
-    "width": 32,
-    "skill": 2,
-    "fresh": False,
-}  # configs/rl_doom.py
+ARGUMENTS = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "rl_doom.py"))["LEVEL"]
 FRAME = 16, 16
 
 

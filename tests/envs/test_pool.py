@@ -136,7 +136,7 @@ def test_two_hundred_episodes_with_faults_of_all_kinds_come_to_an_end():
 
 def test_what_cannot_be_made_is_said_once():
     game = Game("tests.envs.toy_games:unmakeable", patience=PATIENCE)
-    with pytest.raises(GameLostError, match=r"(?s)in 3 tries.*install the game first"), make_pool(game) as pool:
+    with pytest.raises(GameLostError, match=r"(?s)in 5 tries.*install the game first"), make_pool(game) as pool:
         pool.begin()
 
 

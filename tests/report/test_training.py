@@ -226,7 +226,7 @@ def test_picture_is_enlarged_whole_below_its_keys():
 
 def test_smoothed_is_a_centred_mean():
     values = np.random.default_rng(0).normal(size=100)
-    smooth = report._smoothed(values)
+    smooth = report.smoothed(values)
     np.testing.assert_allclose(smooth[50], values[48:53].mean())
     np.testing.assert_allclose(smooth[0], values[:3].mean())
-    assert report._smoothed([4.0]) == [4.0]
+    assert report.smoothed([4.0]) == [4.0]

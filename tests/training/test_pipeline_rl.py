@@ -12,8 +12,9 @@ from tests.training.conftest import ROOT
 
 SMALL = {
     "steps": 2, "episodes": 3,
-    "train": ("height=32", "width=32", "games=2", "length=4", "fragments=2", "game.arguments.seconds=0.5"),
-    "evaluate": ("games=2", "game.arguments.seconds=0.5"),
+    "train": ("height=32", "width=32", "games=2", "length=4", "fragments=2", "game.arguments.seconds=0.5",
+              "game.arguments.height=36", "game.arguments.width=64"),
+    "evaluate": ("games=2", "game.arguments.seconds=0.5", "game.arguments.height=36", "game.arguments.width=64"),
 }  # fmt: skip
 
 

@@ -49,7 +49,7 @@ class Game:
 
     make: str
     arguments: Mapping[str, Any] = field(default_factory=dict)  # what JSON can hold
-    python: str = sys.executable
+    python: str = ""  # empty: the one that runs this program, on whichever machine
     patience: Patience = Patience()
 
 
@@ -69,14 +69,14 @@ class GameClient:
 
     def __init__(self, game: Game, mark: str):
         """Starts the process; it can be reset once `poll` has answered. `mark` says whose it is (`reaper.py`)."""
-        self._patience, self._buffer = game.patience, b""
+        self._patience, self._buffer, self._heard = game.patience, b"", 0.0
         self._picture: UInt8[np.ndarray, "h w 3"] | None = None
         self._socket, theirs = socket.socketpair()
         self._picture_file, self._output = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 - see `kill`
         self.mark = mark
         descriptors = theirs.fileno(), self._picture_file.fileno()
         self._process = subprocess.Popen(  # noqa: S603 - the interpreter that the config names
-            [game.python, str(_SERVER), *map(str, descriptors)],
+            [game.python or sys.executable, str(_SERVER), *map(str, descriptors)],
             stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, pass_fds=descriptors,
             start_new_session=True, env=os.environ | {MARK: mark},
         )  # fmt: skip
@@ -91,7 +91,7 @@ class GameClient:
     @property
     def deadline(self) -> float:
         """When, by `time.monotonic`, the game is lost if nothing more is heard of it."""
-        return min(self._due, self._heard + self._patience.beat)
+        return min(self._due, self._heard + self._patience.beat) if self._heard else self._due
 
     def reset(self, seed: int) -> None:
         """Ask for a new episode."""
@@ -121,10 +121,14 @@ class GameClient:
             raise GameLostError("the game has shown nothing yet")
         return self._picture
 
-    def close(self) -> None:
-        """Let the game end by itself, and kill it if it does not."""
+    def say_farewell(self) -> None:
+        """Ask the game to end by itself."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Let the game end by itself, and kill it if it does not."""
+        self.say_farewell()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_FAREWELL)
         self.kill()
@@ -140,7 +144,8 @@ class GameClient:
             held.close()
 
     def _ask(self, message: dict[str, Any], seconds: float) -> None:
-        self._asked = self._heard = time.monotonic()
+        self._asked = time.monotonic()
+        self._heard = self._heard and self._asked  # hearts beat from the first sign of life on
         self._due = self._asked + seconds
         with suppress(OSError):  # the game is gone, as `poll` will find
             self._socket.sendall(json.dumps(message).encode() + b"\n")

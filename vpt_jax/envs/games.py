@@ -1,6 +1,5 @@
 """The games there are, and how each is made; none is imported before a process of its own plays it."""
 
-import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -36,4 +35,4 @@ def make_game(name: str, arguments: Mapping[str, Any], python: str = "", scripte
     """The game of that name; `python` is the interpreter that has its packages (default: this one)."""
     kind = GAMES[name]
     make = kind.scripted if scripted else kind.make
-    return Game(make, dict(arguments), python or sys.executable, kind.patience)
+    return Game(make, dict(arguments), python, kind.patience)

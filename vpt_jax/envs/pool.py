@@ -6,11 +6,11 @@ game that is lost (it hangs, dies or talks nonsense) is killed with all that it 
 its episode is cut where it was, with no reward made up, and noted as lost.
 """
 
-import select
 import time
 import uuid
 from collections.abc import Iterator
 from enum import Enum
+from multiprocessing.connection import wait
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
@@ -21,7 +21,7 @@ from vpt_jax.envs.reaper import start_reaper
 from vpt_jax.envs.rewards import RewardTable, Tally
 from vpt_jax.video import Frame, resize
 
-_TRIES = 3  # starts of a game in a row that may fail before the pool gives up
+_TRIES = 5  # games of a row that may be lost, one after the other and without a step, before anybody has played one
 
 
 class Turn(NamedTuple):
@@ -46,6 +46,7 @@ class Episode(NamedTuple):
     ending: str  # "terminated", "truncated" or "lost"
     info: dict[str, float]  # the last
     obtained: dict[str, float]  # of what is rewarded, how much
+    reason: str = ""  # why it was lost
 
 
 class Games(Protocol):
@@ -142,16 +143,22 @@ class _Row:
         if self.state is _State.STARTING:
             self._reset(client)
             return
-        height, width = self._pool.size
+        (height, width), shape = self._pool.size, client.picture().shape
+        if shape[0] < height or shape[1] < width:
+            raise GameLostError(
+                f"the game shows {shape[0]}x{shape[1]} pixels, and {height}x{width} are to be seen: set its size by "
+                "config.game.arguments"
+            )
         self.frame = resize(client.picture(), height, width)
         if self.state is _State.RESETTING:
             self._tally, self._steps, self._sum = Tally(self._pool.rewards, answer.info), 0, 0.0
-            self.state, self.first, self._info, self._failures = _State.WAITING, True, answer.info, 0
+            self.state, self.first, self._info = _State.WAITING, True, answer.info
         else:
             self._count_step(answer)
 
     def _count_step(self, answer: Answer) -> None:
         self.acted, self.terminated, self._info = True, answer.terminated, answer.info
+        self._failures, self._pool.played = 0, True
         self.reward = self._tally.pay(answer.info)
         self._steps, self._sum = self._steps + 1, self._sum + self.reward
         self.state = _State.WAITING
@@ -159,22 +166,21 @@ class _Row:
             self.state, self._played = _State.OVER, self._played + 1
             self._note("terminated" if answer.terminated else "truncated")
 
-    def _note(self, ending: str) -> None:
-        figures = self.seed, self._steps, self._sum, ending, self._info, self._tally.obtained
+    def _note(self, ending: str, reason: str = "") -> None:
+        figures = self.seed, self._steps, self._sum, ending, self._info, self._tally.obtained, reason
         self.episodes.append(Episode(self._number, *figures))
 
     def _lost(self, client: GameClient, error: GameLostError) -> None:
         """Kill the game; its episode is over, or tried again if it had not begun."""
         client.kill()
-        self.client, self._pool.lost = None, self._pool.lost + 1
+        self.client, self._pool.lost, self._failures = None, self._pool.lost + 1, self._failures + 1
+        if self._failures == _TRIES and not self._pool.played:
+            raise GameLostError(f"no step could be played in {_TRIES} tries: {error}") from error
         if self.state is _State.STEPPING:
-            self._note("lost")
+            self._note("lost", str(error))
             self.state = _State.OVER
-            return
-        self._failures += 1
-        if self._failures == _TRIES:
-            raise GameLostError(f"no episode could be begun in {_TRIES} tries: {error}") from error
-        self._start()
+        else:
+            self._start()
 
 
 class Pool:
@@ -205,6 +211,7 @@ class Pool:
         self.game, self.size, self.rewards, self.seeds = game, size, rewards, iter(seeds)
         self.episodes_per_process, self.lost = episodes_per_process, 0
         self.waited = 0.0  # seconds spent waiting for games
+        self.played = False  # whether any game has carried out a step
         self._waits_for = {_State.STEPPING} | ({_State.STARTING, _State.RESETTING} if wait_for_resets else set())
         self.mark = f"{uuid.uuid4().hex}."
         self._reaper = start_reaper(self.mark)
@@ -214,6 +221,9 @@ class Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for row in self._rows:
+            if row.client:
+                row.client.say_farewell()  # to all, before the first is waited for
         for row in self._rows:
             row.close()
         self._reaper.communicate()
@@ -232,7 +242,7 @@ class Pool:
         """Carry out an action in each row that plays, one step of the games (camera in degrees).
 
         Raises:
-            GameLostError: a row's games were lost several times before they could begin; the message has the reason.
+            GameLostError: games were lost several times before one played a step; the message has the reason.
         """
         return self._play(buttons, camera, self._waits_for)
 
@@ -272,7 +282,7 @@ class Pool:
             waiting = nobody_plays or any(row.state in waits_for for row in busy)
             clients = [row.client for row in busy if row.client]
             until = min(client.deadline for client in clients) - time.monotonic()
-            select.select(clients, [], [], max(until, 0.0) + 0.001 if waiting else 0.0)
+            wait([client.fileno() for client in clients], max(until, 0.0) + 0.001 if waiting else 0.0)
             for row in busy:
                 row.poll()
             if not waiting:

@@ -48,12 +48,14 @@ def end_marked(mark: str, grace: float = GRACE) -> None:
 
 
 def start_reaper(mark: str) -> "subprocess.Popen[bytes]":
-    """A process that ends all that carries the mark when its `stdin` is closed, or this process is gone."""
+    """Starts the program above; what it returns is done, but ends all that is marked when its `stdin` is closed."""
     # A session of its own: Ctrl-C on the terminal must not end it before the games.
     command = [sys.executable, "-I", "-S", __file__, mark]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
 
 
 if __name__ == "__main__":
+    if os.fork():  # nobody's child: Ray kills the children of its workers with them
+        sys.exit()
     sys.stdin.buffer.read()
     end_marked(sys.argv[1])

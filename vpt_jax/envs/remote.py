@@ -12,10 +12,11 @@ import numpy as np
 import ray
 from jaxtyping import Float, UInt8
 
-from vpt_jax.envs.game_client import Game
+from vpt_jax.envs.game_client import Game, GameLostError
 from vpt_jax.envs.pool import Episode, Pool, Turn
 
 _NETWORK = 60.0  # seconds that a machine may take longer than its games
+_TRIES = 3
 _FRESH_SEEDS = 1_000_000  # between those of a machine and of the one that takes its place
 
 
@@ -60,7 +61,8 @@ class _Part:
         self.episodes: list[Episode] = []
         self.lost, self._lost_before = 0, 0  # games; those of earlier machines
         self.waited = 0.0  # in the last turn
-        self._begun = False  # whether the machine has shown something
+        self.begun = False  # whether the machine has shown something
+        self._failures = 0  # of machines, one after the other, to begin
         rows = pool.rows_each
         frames, nothing = np.zeros((rows, *pool.size, 3), np.uint8), np.zeros(rows, bool)
         seeds, reward = np.zeros(rows, int), np.zeros(rows, np.float32)
@@ -70,25 +72,27 @@ class _Part:
 
     def act(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> None:
         """Pass the actions on, if the machine has begun."""
-        if self._begun:
+        if self.begun:
             self._asked = self._machine.act.remote(buttons, camera)
 
     def take(self, wait: bool) -> Turn:
         """The machine's turn; one in which nobody plays, if there is none: it is not waited for before it has begun."""
         try:
-            report = ray.get(self._asked, timeout=self._pool.patience if wait or self._begun else 0)
-        except ray.exceptions.GetTimeoutError:
-            if self._begun or wait:
-                self._replace()
-        except ray.exceptions.RayActorError:
-            self._replace()
+            report = ray.get(self._asked, timeout=self._pool.patience if wait or self.begun else 0)
+        except ray.exceptions.GetTimeoutError as error:
+            if self.begun or wait:
+                self._replace(error)
+        except ray.exceptions.RayTaskError:  # what the pool there raised
+            raise
+        except ray.exceptions.RayError as error:  # the machine, or its network
+            self._replace(error)
         else:
             return self._note(report)
         return self._away()
 
     def close(self) -> None:
         """End the machine's games, and give it back."""
-        with suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+        with suppress(ray.exceptions.RayError):
             ray.get(self._machine.close.remote(), timeout=_NETWORK)
         ray.kill(self._machine)
 
@@ -97,15 +101,18 @@ class _Part:
         actor: Any = ray.remote(num_cpus=self._pool.cpus)(Machine)
         seeds = first, self._pool.machines
         self._machine = actor.remote(self._pool.rows_each, seeds, self._pool.arguments)
-        self._asked, self._begun, self._starts = self._machine.begin.remote(), False, self._starts + 1
+        self._asked, self.begun, self._starts = self._machine.begin.remote(), False, self._starts + 1
 
-    def _replace(self) -> None:
+    def _replace(self, error: Exception) -> None:
         """Give the machine up, with what it was playing."""
         ray.kill(self._machine)
-        if self._begun:
+        self._failures = 0 if self.begun else self._failures + 1
+        if self._failures == _TRIES:
+            raise GameLostError(f"{_TRIES} machines of the cluster could not begin: {error}") from error
+        if self.begun:
             for row in np.flatnonzero(self._turn.playing).tolist():
                 figures = int(self._turn.seed[row]), int(self._steps[row]), float(self._sums[row])
-                self.episodes.append(Episode(self._first_row + row, *figures, "lost", {}, {}))
+                self.episodes.append(Episode(self._first_row + row, *figures, "lost", {}, {}, str(error)))
         self._lost_before = self.lost = self.lost + self._pool.rows_each
         self._turn = self._away()
         self._start()
@@ -121,7 +128,7 @@ class _Part:
         )
 
     def _note(self, report: Report) -> Turn:
-        turn, self._begun = report.turn, True
+        turn, self.begun = report.turn, True
         self._steps = np.where(turn.first, 0, self._steps + turn.acted)
         self._sums = np.where(turn.first, 0, self._sums + turn.reward)
         self.episodes += [episode._replace(row=self._first_row + episode.row) for episode in report.episodes]
@@ -175,6 +182,7 @@ class RemotePool:
         return ended
 
     def _take(self, wait: bool) -> Turn:
+        wait = wait or not any(part.begun for part in self._parts)  # or turns would pass in which nobody plays
         turns = [part.take(wait) for part in self._parts]
         self.waited += max(part.waited for part in self._parts)
         self.lost = sum(part.lost for part in self._parts)

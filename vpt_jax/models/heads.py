@@ -146,8 +146,10 @@ class ValueNormalizer(NamedTuple):
     ) -> "ValueNormalizer":
         """Take the valid ones of a batch of targets in; the whole batch counts as one step of the average."""
         count, flat = valid.sum(), targets.reshape(-1, targets.shape[-1]) * valid.reshape(-1, 1)
-        batch = ValueNormalizer(flat.sum(0) / count, (flat**2).sum(0) / count, jnp.ones(()))
-        return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, self, batch)
+        mean, mean_square = (values.sum(0) / jnp.maximum(count, 1) for values in (flat, flat**2))
+        batch = ValueNormalizer(mean, mean_square, jnp.ones(()))
+        weight = jnp.where(count > 0, 1 - decay, 0)  # of nothing, nothing is learnt
+        return jax.tree.map(lambda old, new: (1 - weight) * old + weight * new, self, batch)
 
     def moments(self) -> tuple[Float[Array, " outputs"], Float[Array, " outputs"]]:
         """Mean and variance, corrected for the start at zero."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def write_tuning_report(
         seconds: that each stage took.
     """
     playing = folder / "playing"
-    figures = json.loads((playing / "figures.json").read_text())
+    written = json.loads((playing / "figures.json").read_text())
+    figures = {name: defaultdict(lambda: math.nan, of_agent) for name, of_agent in written.items()}
     agents = {name: _played(playing / "agents" / f"{name}.json") for name in figures}
     verdicts = list(_verdicts(figures, cloned, *runs))
     before = [
@@ -77,7 +79,7 @@ def _curves(runs: Mapping[str, Path], cloned: float) -> str:
     for (name, workdir), colour in zip(runs.items(), _COLOURS, strict=False):
         log = read_metrics(workdir)
         steps, values = series(log, "train/return")
-        ends = [0, max(ends[1], steps[-1])]
+        ends = [0, max([ends[1], *steps])]
         returns += [Line("", steps, values, colour, width=0.6, alpha=0.45), Line(name, steps, smoothed(values), colour)]
         if name != list(runs)[-1]:  # there is nothing that it could have drifted from
             drifts.append(Line(name, *series(log, "train/kl_pretrained"), colour))

@@ -19,7 +19,7 @@ from vpt_jax.training.state import Metrics, State
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss became NaN or infinite; the message names the step and the episodes."""
+    """The loss or another figure became NaN or infinite; the message names it, the step and the episodes."""
 
 
 class StopSignal:
@@ -149,11 +149,11 @@ def _report(
     progress: Progress,
 ) -> None:
     figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    if not np.isfinite(figures["loss"] + figures["gradient_norm"]):
+    if bad := [f"{name} {value}" for name, value in figures.items() if not np.isfinite(value)]:
         names = ", ".join(episodes(step - 1))
         raise NonFiniteLossError(
-            f"step {step}: loss {figures['loss']}, gradient norm {figures['gradient_norm']}; the batch holds frames "
-            f"of: {names}. The last checkpoint is from before; a lower learning rate or leaving these out may help."
+            f"step {step}: {', '.join(bad)}; the batch holds frames of: {names}. The last checkpoint is from before; a "
+            "lower learning rate or leaving these out may help."
         )
     if schedule.is_due(schedule.log_every, step):
         log.write(step, {f"train/{name}": value for name, value in figures.items()})

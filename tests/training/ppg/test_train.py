@@ -1,6 +1,7 @@
 """Reinforcement learning through the launcher, in the real game."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -15,7 +16,8 @@ def play(launcher, undisturbed):
     """Fine-tunes the cloned policy in two short games at a time."""
     flags = [
         "--config=configs/rl_doom.py", f"--config.init_from={undisturbed}", "--config.height=32", "--config.width=32",
-        "--config.game.arguments.seconds=0.5", "--config.games=2", "--config.length=4", "--config.fragments=4",
+        "--config.game.arguments.height=36", "--config.game.arguments.width=64", "--config.game.arguments.seconds=0.5",
+        "--config.games=2", "--config.length=4", "--config.fragments=4",
         "--config.save_every=1",
     ]  # fmt: skip
     return lambda workdir, *more, **options: launcher.run(workdir, *flags, *more, bare=True, **options)
@@ -58,8 +60,8 @@ def test_equal_runs_are_equal_and_learn(play, tuned, tmp_path):
     np.testing.assert_allclose([first["train/leash"], second["train/leash"]], [0.2, 0.2 * 0.9995], rtol=1e-6)
 
 
-def test_resuming_goes_on_with_the_same_optimizer_normaliser_and_leash(play, tuned, undisturbed):
-    workdir, _ = tuned
+def test_resuming_goes_on_with_the_same_optimizer_normaliser_and_leash(play, tuned, undisturbed, tmp_path):
+    workdir = shutil.copytree(tuned[0], tmp_path / "copy")
     assert "resumed from step 2" in play(workdir, "--config.steps=3")
     assert [line["step"] for line in metrics(workdir)] == [1, 2, 3]
     np.testing.assert_allclose(metrics(workdir)[2]["train/leash"], 0.2 * 0.9995**2, rtol=1e-6)
@@ -83,6 +85,10 @@ def test_the_tuned_policy_loads_as_any_other(tuned):
     ("flag", "complaint"),
     [
         ("init_from=", "config.ppg.leash ties the policy to config.init_from, which is empty"),
+        ("init_from=nowhere", "config.init_from: nowhere holds no checkpoint"),
+        ("model.temperature=2.0", "config.model.temperature is 2.0, and the policy in"),
+        ("game.python=python99", "config.game.python is 'python99', which is no program"),
+        ("game.arguments.height=16", "the game shows 16x32 pixels, and 32x32 are to be seen"),
         ("rewards=gold", "config.rewards is 'gold'; choose one of diamond"),
         ("height=64", "is not of config.model, or sees other frames"),
         ("game.arguments.level=E9M9", "no Doom level is called 'E9M9'"),

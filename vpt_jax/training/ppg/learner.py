@@ -56,6 +56,9 @@ class Recipe(NamedTuple):
     normalize_advantages: bool = False  # to mean 0 and variance 1; the paper does not say that it does
 
 
+Fragments = Callable[[], Iterator[Fragment]]
+
+
 class Learner:
     """Compiled once; `learn` takes a rollout after the other.
 
@@ -73,7 +76,7 @@ class Learner:
         shardings: LearnerState, by_rows: NamedSharding,
     ):  # fmt: skip
         self._recipe, self._length = recipe, length
-        self._prepare = jax.jit(partial(prepare, recipe), out_shardings=(None, by_rows))
+        self._prepare = jax.jit(partial(prepare, recipe), out_shardings=(None, by_rows, by_rows))
         step = partial(jax.jit, out_shardings=(shardings, by_rows, by_rows, None))
         self.wake = step(partial(wake_step, policy, optimizer, recipe), donate_argnums=(0, 1, 2))
         self.sleep = step(partial(sleep_step, policy, optimizer, recipe), donate_argnums=(0, 2, 3))
@@ -86,38 +89,44 @@ class Learner:
 
         The rollout lies on the mesh. The pretrained policy's memory is the one before it; the one after is returned.
         """
-        normalizer, learnt = self._prepare(state.normalizer, rollout)
+        normalizer, *learnt = self._prepare(state.normalizer, rollout)
+        fragments = partial(self._fragments, rollout, *learnt)  # cut anew in every cycle, to hold no copy of all
         state = state._replace(normalizer=normalizer)
-        state, pretrained_memory, metrics = self._wake_cycle(state, rollout, learnt, pretrained_memory)
+        state, pretrained_memory, metrics = self._wake_cycle(state, rollout.memory, fragments, pretrained_memory)
+        before = self._copy(state.params) if self._recipe.sleep_cycles else None
         for _ in range(self._recipe.sleep_cycles):
-            state, slept = self._sleep_cycle(state, rollout, learnt)
-            metrics |= slept
+            state, slept = self._sleep_cycle(state, before, rollout.memory, fragments)
+            metrics |= slept  # of the last one
         return state._replace(step=state.step + 1), pretrained_memory, metrics
 
     def _wake_cycle(
-        self, state: LearnerState, rollout: Rollout, learnt: Fragment, pretrained_memory: Memory
+        self, state: LearnerState, memory: Memory, fragments: Fragments, pretrained_memory: Memory
     ) -> tuple[LearnerState, Memory, Metrics]:
-        memory, steps = self._copy(rollout.memory), []
-        for fragment in self._fragments(learnt):
+        memory, steps = self._copy(memory), []
+        for fragment in fragments():
             state, memory, pretrained_memory, metrics = self.wake(state, memory, pretrained_memory, fragment)
             steps.append(metrics)
         return state, pretrained_memory, _means(steps)
 
-    def _sleep_cycle(self, state: LearnerState, rollout: Rollout, learnt: Fragment) -> tuple[LearnerState, Metrics]:
-        memory, memory_before, steps = self._copy(rollout.memory), self._copy(rollout.memory), []
-        before = self._copy(state.params)
-        for fragment in self._fragments(learnt):
+    def _sleep_cycle(
+        self, state: LearnerState, before: Any, memory: Memory, fragments: Fragments
+    ) -> tuple[LearnerState, Metrics]:
+        memory, memory_before, steps = self._copy(memory), self._copy(memory), []
+        for fragment in fragments():
             state, memory, memory_before, metrics = self.sleep(state, before, memory, memory_before, fragment)
             steps.append(metrics)
         return state, _means(steps)
 
-    def _fragments(self, learnt: Fragment) -> Iterator[Fragment]:
-        for start in range(0, learnt.first.shape[1], self._length):
-            yield jax.tree.map(lambda rows, start=start: rows[:, start : start + self._length], learnt)
+    def _fragments(self, rollout: Rollout, *learnt: Array) -> Iterator[Fragment]:
+        streams = Fragment(*(getattr(rollout, name) for name in Fragment._fields[:5]), *learnt)
+        for start in range(0, rollout.first.shape[1], self._length):
+            yield jax.tree.map(lambda rows, start=start: rows[:, start : start + self._length], streams)
 
 
-def prepare(recipe: Recipe, normalizer: ValueNormalizer, rollout: Rollout) -> tuple[ValueNormalizer, Fragment]:
-    """Advantages and targets of a rollout, and the normaliser that has seen the targets."""
+def prepare(
+    recipe: Recipe, normalizer: ValueNormalizer, rollout: Rollout
+) -> tuple[ValueNormalizer, Float[Array, "b t"], Float[Array, "b t"]]:
+    """The normaliser that has seen the values' targets, the advantages and these targets, of a rollout."""
     advantage = advantages(
         rollout.reward, rollout.value, rollout.valid, rollout.terminated, recipe.discount, recipe.gae_decay
     )
@@ -127,8 +136,7 @@ def prepare(recipe: Recipe, normalizer: ValueNormalizer, rollout: Rollout) -> tu
         count = jnp.maximum(rollout.valid.sum(), 1)
         centred = jnp.where(rollout.valid, advantage - advantage.sum() / count, 0)
         advantage = centred / jnp.sqrt((centred**2).sum() / count + 1e-8)
-    learnt = Fragment(rollout.frames, rollout.first, rollout.valid, rollout.action, rollout.log_prob, advantage, target)
-    return normalizer, learnt
+    return normalizer, advantage, target
 
 
 def wake_step(

@@ -1,5 +1,6 @@
 """What a config of stage "ppg" describes, but for its games: the state, the compiled steps, and where tensors lie."""
 
+import shutil
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax import parallel
 from vpt_jax.actions import JointAction
-from vpt_jax.checkpoints import load_policy
+from vpt_jax.checkpoints import WrongStageError, load_policy
 from vpt_jax.envs.games import GAMES
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.models.heads import ValueNormalizer
@@ -44,6 +45,10 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
         "model.preset": POLICIES, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS, "sharding": parallel.RULES,
         "game.name": GAMES, "rewards": REWARDS,
     })  # fmt: skip
+    if not config.model.aux_value:
+        raise ConfigError("config.model.aux_value must be True: the sleep learns an auxiliary value")
+    if config.game.python and not shutil.which(config.game.python):
+        raise ConfigError(f"config.game.python is {config.game.python!r}, which is no program")
     for field in ("games", "fragments", "length", "steps", "log_every", "save_every"):
         if config[field] < 1:
             raise ConfigError(f"config.{field} must be 1 or more")
@@ -138,7 +143,7 @@ def first_params(config: ConfigDict, policy: Policy) -> Any:
         raise ConfigError("config.ppg.leash ties the policy to config.init_from, which is empty: set it, or leash=0")
     init, rng = partial(_init, policy, frame_size(config)), jax.random.PRNGKey(config.seed)
     shapes = jax.eval_shape(init, rng)
-    there = jax.device_get(load_policy(config.init_from).params) if config.init_from else {}
+    there = pretrained_params(config, policy) if config.init_from else {}
     new = shapes.keys() - there.keys() | {"value", "aux_value"}
     params = there | jax.device_get(jax.jit(lambda rng: {name: init(rng)[name] for name in new})(rng))
     if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, shapes):
@@ -146,6 +151,20 @@ def first_params(config: ConfigDict, policy: Policy) -> Any:
             f"the policy in {config.init_from} (config.init_from) is not of config.model, or sees other frames"
         )
     return params | {"value": jax.tree.map(np.zeros_like, params["value"])}
+
+
+def pretrained_params(config: ConfigDict, policy: Policy) -> Any:
+    """Those of `config.init_from`, in host memory."""
+    try:
+        pretrained = load_policy(config.init_from)
+    except (FileNotFoundError, WrongStageError) as error:
+        raise ConfigError(f"config.init_from: {error}") from error
+    if (there := pretrained.module.temperature) != policy.temperature:
+        raise ConfigError(
+            f"config.model.temperature is {policy.temperature}, and the policy in {config.init_from} was trained with "
+            f"{there}: set the same"
+        )
+    return jax.device_get(pretrained.params)
 
 
 def initial_state(optimizer: optax.GradientTransformation, seed: int, params: Any) -> LearnerState:

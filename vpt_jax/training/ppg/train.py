@@ -86,7 +86,10 @@ class Apprentice:
     def learn(self, state: LearnerState, rollout: Rollout) -> tuple[LearnerState, dict[str, Any]]:
         """An iteration, and its figures: those of the losses, and of the episodes that have ended."""
         self._state, self._memory, metrics = self._learner.learn(state, rollout, self._memory)
-        return self._state, metrics | figures_of(self._pool.episodes(), self._pool.lost)
+        episodes = self._pool.episodes()
+        for reason in dict.fromkeys(episode.reason for episode in episodes if episode.reason):
+            print(f"a game was lost: {reason}", flush=True)
+        return self._state, metrics | figures_of(episodes, self._pool.lost)
 
 
 def figures_of(episodes: list[Episode], lost: int) -> dict[str, float]:
@@ -106,7 +109,7 @@ def turns(config: ConfigDict) -> int:
 
 def make_pool(config: ConfigDict, start: int) -> "Pool | RemotePool":
     """The games. A run that goes on after iteration `start` plays other episodes than it began with."""
-    first_seed = config.game.seed + start * config.games
+    first_seed = config.game.seed + start * config.games * turns(config)  # no iteration plays more episodes
     arguments: dict[str, Any] = dict(
         game=make_game(config.game.name, config.game.arguments.to_dict(), config.game.python),
         rows=config.games,
@@ -125,7 +128,10 @@ def make_pool(config: ConfigDict, start: int) -> "Pool | RemotePool":
         raise ConfigError(
             f'config.game.machines needs Ray: pip install -c constraints.txt -e ".[ray]" ({error})'
         ) from error
-    ray.init(config.game.cluster, ignore_reinit_error=True)
+    try:
+        ray.init(config.game.cluster, ignore_reinit_error=True)
+    except ConnectionError as error:
+        raise ConfigError(f"config.game.cluster is {config.game.cluster!r}: {error}") from error
     return RemotePool(config.game.machines, config.game.cpus, first_seed=first_seed, **arguments)
 
 
@@ -133,7 +139,8 @@ def facts_of(config: ConfigDict) -> dict[str, Any]:
     """What is kept in checkpoints; `stream`, `model` and `optimizer` must be the same when they are resumed."""
     whole = jsonable(config)
     model = {name: value for name, value in whole["model"].items() if name != "remat"}
-    stream = {"game": whole["game"], "rewards": config.rewards, "frame_shape": [config.height, config.width, 3]}
+    game = {name: whole["game"][name] for name in ("name", "arguments")}
+    stream = {"game": game, "rewards": config.rewards, "frame_shape": [config.height, config.width, 3]}
     return {"stream": stream, "model": model, "optimizer": {"name": config.optimizer.name}, "config": whole}
 
 
