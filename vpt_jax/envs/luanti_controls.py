@@ -1,0 +1,76 @@
+"""From actions to the keys and the mouse of Luanti's screen."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from vpt_jax.actions import PITCH, YAW
+from vpt_jax.envs.luanti_game import DEGREES_PER_PIXEL, HEIGHT, KEYS, WIDTH
+from vpt_jax.envs.screen import Pointer, Screen
+
+_X_KEYS = {name: key for name, (key, _, _) in KEYS.items()} | {"attack": "Button1", "use": "Button3"}
+_GUI_KEYS = {"attack", "use", "sneak"}  # what acts while a GUI is open
+_CLOSING_KEYS = {"inventory", "ESC"}  # what closes it
+_CENTRE = np.array([HEIGHT // 2, WIDTH // 2])  # where the game puts the pointer back once it has turned the view
+_REACH = _CENTRE - 8  # pixels that the pointer can go from there, short of the screen's edges
+_CLOSING_SECONDS = 1.0  # a GUI that is open after this time has missed its Escape
+
+
+class Controls:
+    """The hand on keyboard and mouse: it knows what is held, and what of a turn the screen had no room for."""
+
+    def __init__(self, screen: Screen):
+        self._screen = screen
+        self._held: set[str] = set()
+        self._wanted: set[str] = set()
+        self._owed = np.zeros(2)
+        self._close_by = -np.inf
+
+    def act(self, action: Mapping[str, Any]) -> None:
+        """Bring keys and mouse to what the action says."""
+        pointer = self._screen.pointer()
+        self._move(np.asarray(action.get("camera", (0, 0)), np.float64), pointer)
+        wanted = {name for name in (*_X_KEYS, "ESC") if action.get(name, 0)}
+        pressed, self._wanted = wanted - self._wanted, wanted
+        if pointer.visible:
+            self._hold(wanted & _GUI_KEYS)
+            if pressed & _CLOSING_KEYS:
+                self._close_gui()
+        else:
+            self._close_by = -np.inf
+            stale = {"inventory"} - pressed - self._held  # it closed a GUI: still held, it must not open one
+            self._hold((wanted & _X_KEYS.keys()) - stale)
+
+    def release(self) -> None:
+        """Let go of everything."""
+        self._hold(set())
+        self._wanted = set()
+        self._owed[:] = 0
+
+    def _hold(self, names: set[str]) -> None:
+        for name in sorted(names ^ self._held):
+            self._screen.press(_X_KEYS[name], name in names)
+        self._held = names
+
+    def _close_gui(self) -> None:
+        # Escape, as text fields take letters. Pressed again before the GUI is gone, it would open the game's menu.
+        if (now := time.monotonic()) > self._close_by:
+            self._close_by = now + _CLOSING_SECONDS
+            self._screen.press("Escape", True)
+            self._screen.press("Escape", False)
+
+    def _move(self, degrees: Float[np.ndarray, "2"], pointer: Pointer) -> None:
+        """Move the mouse by an angle; what the screen has no room for follows in later steps."""
+        if pointer.visible:
+            self._owed[:] = 0
+            pixels = np.rint(degrees / DEGREES_PER_PIXEL)
+        else:
+            unread = np.array([pointer.y, pointer.x]) - _CENTRE
+            self._owed += degrees
+            pixels = np.clip(unread + np.rint(self._owed / DEGREES_PER_PIXEL), -_REACH, _REACH) - unread
+            self._owed -= pixels * DEGREES_PER_PIXEL
+        if pixels.any():
+            self._screen.move(int(pixels[YAW]), int(pixels[PITCH]))
