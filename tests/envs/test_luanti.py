@@ -1,0 +1,273 @@
+"""Luanti itself: what keys and mouse do in it, its counters, its resets, and that it goes away. In real time."""
+
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("Xlib", reason="Luanti needs python-xlib: pip install -e '.[luanti]'")
+
+from vpt_jax.actions import ENV_KEYS, env_from_raw
+from vpt_jax.envs import RecordError, watchdog
+from vpt_jax.envs.luanti import LuantiEnv
+from vpt_jax.envs.luanti_game import check_installed
+from vpt_jax.video import VideoWriter, decode
+
+try:
+    check_installed()
+    MISSING = ""
+except RecordError as error:
+    MISSING = str(error)
+
+pytestmark = [pytest.mark.luanti, pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+IDLE = env_from_raw(np.zeros(20, np.uint8), np.zeros(2, np.float32))
+CRAFT, CRAFTED, FIRST_SLOT = (273, 91), (378, 115), (228, 205)  # pixels of slots in the inventory screen
+
+
+def press(*keys, pitch=0.0, yaw=0.0):
+    return IDLE | dict.fromkeys(keys, 1) | {"camera": np.array([pitch, yaw], np.float32)}
+
+
+def play(env, *actions):
+    """The last info after these actions, and a quarter of a second for the game to report."""
+    for action in [*actions, *[IDLE] * 5]:
+        _, _, over, cut, info = env.step(action)
+        assert not over
+        assert not cut
+    return info
+
+
+def play_until(env, action, happened, steps):
+    """Repeat the action until `happened(info)`, and fail if that takes more steps."""
+    for _ in range(steps):
+        _, _, _, _, info = env.step(action)
+        if happened(info):
+            return play(env)
+    raise AssertionError(f"not in {steps} steps: {info}")
+
+
+@pytest.fixture(scope="module")
+def env():
+    env = LuantiEnv(180, 320)
+    yield env
+    env.close()
+
+
+@pytest.fixture
+def start(env):
+    """The info at the start of an episode on level ground."""
+    _, info = env.reset(seed=2)
+    return info
+
+
+def moved(before, after):
+    """Nodes moved ahead and to the right, as seen from `before`."""
+    angle = np.radians(before["yaw"])
+    x, z = after["x"] - before["x"], after["z"] - before["z"]
+    return x * np.sin(angle) + z * np.cos(angle), x * np.cos(angle) - z * np.sin(angle)
+
+
+def test_spaces_are_those_of_the_human_interface(env, start):
+    assert set(env.action_space) == set(ENV_KEYS)
+    assert env.action_space.contains(IDLE)
+    observation, _, _, _, info = env.step(IDLE)
+    assert env.observation_space.contains(observation)
+    assert all(type(value) is float for value in info.values())
+    assert {"crafting_table", "diamond_pickaxe", "gui_open", "deaths"} < info.keys() == start.keys()
+
+
+@pytest.mark.parametrize("yaw", [30, 135])
+def test_walking_goes_where_the_view_points(env, start, yaw):
+    before = play(env, *[press(yaw=yaw / 5)] * 5)
+
+    def after(*keys):
+        """Nodes moved from where the step began."""
+        here = play(env)
+        return moved(before | {name: here[name] for name in "xz"}, play(env, *[press(*keys)] * 8))
+
+    ahead, aside = after("forward")
+    assert 1 < ahead < 3
+    assert abs(aside) < 0.1
+    assert after("back")[0] == pytest.approx(-ahead, abs=0.6)
+    assert after("right")[1] == pytest.approx(ahead, abs=0.6)
+    assert after("left")[1] == pytest.approx(-ahead, abs=0.6)
+    assert after("forward", "sneak")[0] < 0.6 * ahead
+    assert after("back", "forward") == pytest.approx((0, 0), abs=0.1)
+
+
+def test_sprinting_is_faster(env, start):
+    walked = play(env, *[press("forward")] * 16)
+    env.reset(seed=2)
+    assert moved(start, play(env, *[press("forward", "sprint")] * 16))[0] > 1.15 * moved(start, walked)[0]
+
+
+@pytest.mark.parametrize(("pitch", "yaw"), [(0, 30), (0, -30), (30, 0), (-30, 0), (-12.34, 170), (60, -100)])
+@pytest.mark.parametrize("steps", [10, 3])
+def test_the_view_turns_as_many_degrees_as_asked(env, start, pitch, yaw, steps):
+    info = play(env, *[press(pitch=pitch / steps, yaw=yaw / steps)] * steps)
+    assert info["pitch"] - start["pitch"] == pytest.approx(pitch, abs=0.5)
+    assert (info["yaw"] - start["yaw"] - yaw + 180) % 360 - 180 == pytest.approx(0, abs=0.5)
+
+
+def test_jumping_leaves_the_ground(env, start):
+    heights = [env.step(press("jump"))[4]["y"] for _ in range(10)]
+    assert 0.8 < max(heights) - start["y"] < 2
+    assert play(env, *[IDLE] * 10)["y"] == start["y"]
+
+
+def test_what_is_placed_can_be_dug_up(env):
+    _, start = env.reset(seed=2, options={"inventory": {"default:tree": 2}})
+    placed = play(env, *[press(pitch=12)] * 5, press("use"))
+    assert (start["log"], placed["log"], placed["dug"]) == (2, 1, 0)
+    dug = play_until(env, press("attack"), lambda info: info["dug"], 200)
+    assert (dug["log"], dug["dug"]) == (2, 1)
+
+
+def test_hotbar_and_drop(env):
+    _, start = env.reset(seed=2, options={"inventory": {"default:torch": 5, "default:coal_lump": 3}})
+    assert (start["slot"], start["torch"], start["coal"]) == (1, 5, 3)
+    assert [play(env, press(f"hotbar.{slot}"))["slot"] for slot in range(9, 0, -1)] == list(range(9, 0, -1))
+    assert play(env, press("hotbar.2"), IDLE, press("drop"))["coal"] == 0
+    assert play(env, press("hotbar.1"), press("sneak"), press("sneak", "drop"))["torch"] == 4
+
+
+def point_at(env, pixel, pointer):
+    """Move the pointer from one pixel to another in the inventory screen, and click."""
+    x, y = np.subtract(pixel, pointer) * 0.15
+    play(env, *[press(pitch=y / 4, yaw=x / 4)] * 4, press("attack"))
+    return pixel
+
+
+def test_planks_are_crafted_by_mouse(env):
+    env.reset(seed=2, options={"inventory": {"default:tree": 1}})
+    assert play(env, press("inventory"))["gui_open"]
+    pointer = (320, 180)
+    for pixel in (FIRST_SLOT, CRAFT, CRAFTED, FIRST_SLOT):
+        pointer = point_at(env, pixel, pointer)
+    info = play(env, press("inventory"))
+    assert (info["log"], info["planks"], info["gui_open"]) == (0, 4, 0)
+    assert info["yaw"] == 0
+
+
+def test_screens_close_and_no_menu_opens(env, start):
+    assert play(env, press("ESC"))["gui_open"] == 0
+    assert play(env, press("inventory"))["gui_open"] == 1
+    with_pointer = env.render()
+    assert (with_pointer != play_and_look(env, press(yaw=6))).any()  # the pointer is in the picture
+    assert play(env, press("ESC"))["gui_open"] == 0
+    assert moved(start, play(env, *[press("forward")] * 8))[0] > 1
+
+
+def play_and_look(env, *actions):
+    play(env, *actions)
+    return env.render()
+
+
+def test_equal_seeds_mean_equal_and_fresh_ground(env, start):
+    _, other = env.reset(seed=0)
+    place = np.array([other[name] for name in "xyz"])
+    assert np.hypot(other["x"] - start["x"], other["z"] - start["z"]) > 100
+    play_until(env, press("attack", pitch=20), lambda info: info["y"] < place[1] - 0.9, 200)  # into the ground
+    _, again = env.reset(seed=0)
+    np.testing.assert_array_equal([again[name] for name in "xyz"], place)
+    assert (again["dug"], again["pitch"]) == (0, 0)
+    assert play(env)["y"] == place[1]
+    _, later = env.reset()
+    assert np.hypot(later["x"] - again["x"], later["z"] - again["z"]) > 100
+
+
+def test_the_dead_come_back_and_are_counted(env):
+    _, start = env.reset(seed=2, options={"inventory": {"bucket:bucket_lava": 1, "default:diamond": 1}})
+    play(env, *[press("forward")] * 30, *[press(pitch=12)] * 5)
+    dead = play_until(env, press("use"), lambda info: info["deaths"], 300)
+    assert (dead["deaths"], dead["diamond"], dead["gui_open"]) == (1, 0, 0)
+    assert dead["health"] == 20
+    np.testing.assert_allclose([dead[name] for name in "xyz"], [start[name] for name in "xyz"], atol=0.1)
+    assert moved(start, play(env, *[press("forward")] * 8))[0] > 1
+    assert env.reset(seed=2)[1]["deaths"] == 0
+
+
+def test_two_games_do_not_meet(env, start):
+    with closing(LuantiEnv(90, 160)) as second:
+        _, other = second.reset(seed=0)
+        for _ in range(10):
+            env.step(press(yaw=3))
+            second.step(press(pitch=3))
+        here, there = play(env), play(second)
+        assert (here["yaw"], here["pitch"]) == pytest.approx((30, 0), abs=0.5)
+        assert (there["yaw"], there["pitch"]) == pytest.approx((0, 30), abs=0.5)
+        assert abs(here["x"] - there["x"]) > 100
+    assert play(env, press("jump"))["health"] == 20
+
+
+def chores(step):
+    """A loop of ten seconds: walk about and look around, then dig where one stands."""
+    step %= 200
+    if step < 110:
+        return press("forward", *(["jump"] if step % 20 < 8 else []), yaw=2 * np.sin(step / 10))
+    return press("attack", pitch=np.clip(115 - step, 0, 1) * 20) if step < 190 else press(pitch=-8)
+
+
+def test_a_minute_of_play(tmp_path):
+    with closing(LuantiEnv()) as env, VideoWriter(tmp_path / "film.mp4", 360, 640) as film:
+        env.reset(seed=1)
+        begin, seconds = time.monotonic(), []
+        for step in range(1200):
+            observation, _, _, _, info = env.step(chores(step))
+            film.write(observation["pov"])
+            seconds.append(info["seconds"])
+        took = time.monotonic() - begin
+    in_time = np.mean(np.abs(np.array(seconds) - 0.05) < 0.01)
+    frames = np.stack([frame[::8, ::8].astype(int) for frame in decode(tmp_path / "film.mp4")])
+    changes = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
+    print(f"{1200 / took:.2f} steps/s, {in_time:.1%} within 10 ms of 50 ms, {(changes > 0.5).mean():.1%} change; {info}")
+    assert len(frames) == 1200
+    assert 60 <= took < 66
+    assert (changes > 0.5).mean() > 0.5  # walking, about half of the time
+    assert info["dug"] > 0
+
+
+def test_bad_arguments_say_what_to_do():
+    with pytest.raises(ValueError, match="640x360"):
+        LuantiEnv(720, 1280)
+    with pytest.raises(RuntimeError, match="reset"):
+        LuantiEnv().step(IDLE)
+
+
+def test_a_game_that_ended_is_an_error_and_starts_again():
+    with closing(LuantiEnv(90, 160)) as env:
+        env.reset(seed=0)
+        env._game._process.kill()
+        env._game._process.wait()
+        with pytest.raises(RuntimeError, match="ended"):
+            env.step(IDLE)
+        env.close()
+        env.reset(seed=0)
+
+
+PLAY_FOR_EVER = """
+from vpt_jax.envs.luanti import LuantiEnv
+env = LuantiEnv(90, 160)
+env.reset()
+print(env._game._scratch, flush=True)
+while True:
+    pass
+"""
+
+
+def test_everything_goes_with_a_killed_player():
+    player = subprocess.Popen([sys.executable, "-c", PLAY_FOR_EVER], stdout=subprocess.PIPE)
+    scratch = Path(player.stdout.readline().decode().strip())
+    assert len(list(watchdog.marked(scratch.name))) == 3  # Xvfb, Luanti and the watchdog
+    assert scratch.exists()
+    player.send_signal(signal.SIGKILL)
+    player.communicate()
+    deadline = time.monotonic() + 20
+    while scratch.exists() or list(watchdog.marked(scratch.name)):
+        assert time.monotonic() < deadline, "a program or a file is still there"
+        time.sleep(0.05)
