@@ -1,6 +1,7 @@
 """Luanti itself: what keys and mouse do in it, its counters, its resets, and that it goes away. In real time."""
 
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 pytest.importorskip("Xlib", reason="Luanti needs python-xlib: pip install -e '.[luanti]'")
 
 from vpt_jax.actions import ENV_KEYS, env_from_raw
-from vpt_jax.envs import RecordError, watchdog
+from vpt_jax.envs import RecordError, luanti_game, watchdog
 from vpt_jax.envs.luanti import LuantiEnv
 from vpt_jax.envs.luanti_game import check_installed
 from vpt_jax.video import VideoWriter, decode
@@ -109,7 +110,7 @@ def test_sprinting_is_faster(env, start):
 @pytest.mark.parametrize(("pitch", "yaw"), [(0, 30), (0, -30), (30, 0), (-30, 0), (-12.34, 170), (60, -100)])
 @pytest.mark.parametrize("steps", [10, 3])
 def test_the_view_turns_as_many_degrees_as_asked(env, start, pitch, yaw, steps):
-    info = play(env, *[press(pitch=pitch / steps, yaw=yaw / steps)] * steps)
+    info = play(env, *[press(pitch=pitch / steps, yaw=yaw / steps)] * steps, *[IDLE] * 10)
     assert info["pitch"] - start["pitch"] == pytest.approx(pitch, abs=0.5)
     assert (info["yaw"] - start["yaw"] - yaw + 180) % 360 - 180 == pytest.approx(0, abs=0.5)
 
@@ -183,8 +184,9 @@ def test_equal_seeds_mean_equal_and_fresh_ground(env, start):
 
 def test_the_dead_come_back_and_are_counted(env):
     _, start = env.reset(seed=2, options={"inventory": {"bucket:bucket_lava": 1, "default:diamond": 1}})
-    play(env, *[press("forward")] * 30, *[press(pitch=12)] * 5)
-    dead = play_until(env, press("use"), lambda info: info["deaths"], 300)
+    play(env, *[press("forward")] * 40, *[press(pitch=17)] * 5)
+    play(env, press("use"))
+    dead = play_until(env, IDLE, lambda info: info["deaths"], 300)
     assert (dead["deaths"], dead["diamond"], dead["gui_open"]) == (1, 0, 0)
     assert dead["health"] == 20
     np.testing.assert_allclose([dead[name] for name in "xyz"], [start[name] for name in "xyz"], atol=0.1)
@@ -194,7 +196,7 @@ def test_the_dead_come_back_and_are_counted(env):
 
 def test_two_games_do_not_meet(env, start):
     with closing(LuantiEnv(90, 160)) as second:
-        _, other = second.reset(seed=0)
+        second.reset(seed=0)
         for _ in range(10):
             env.step(press(yaw=3))
             second.step(press(pitch=3))
@@ -225,7 +227,9 @@ def test_a_minute_of_play(tmp_path):
     in_time = np.mean(np.abs(np.array(seconds) - 0.05) < 0.01)
     frames = np.stack([frame[::8, ::8].astype(int) for frame in decode(tmp_path / "film.mp4")])
     changes = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
-    print(f"{1200 / took:.2f} steps/s, {in_time:.1%} within 10 ms of 50 ms, {(changes > 0.5).mean():.1%} change; {info}")
+    print(
+        f"{1200 / took:.2f} steps/s, {in_time:.1%} within 10 ms of 50 ms, {(changes > 0.5).mean():.1%} change; {info}"
+    )
     assert len(frames) == 1200
     assert 60 <= took < 66
     assert (changes > 0.5).mean() > 0.5  # walking, about half of the time
@@ -237,6 +241,16 @@ def test_bad_arguments_say_what_to_do():
         LuantiEnv(720, 1280)
     with pytest.raises(RuntimeError, match="reset"):
         LuantiEnv().step(IDLE)
+
+
+def test_another_port_is_tried_when_one_is_taken(monkeypatch):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        ports = iter([other.getsockname()[1], luanti_game._free_port()])
+        monkeypatch.setattr(luanti_game, "_free_port", lambda: next(ports))
+        with closing(LuantiEnv(90, 160)) as env:
+            env.reset(seed=0)
+    assert not list(ports)
 
 
 def test_a_game_that_ended_is_an_error_and_starts_again():

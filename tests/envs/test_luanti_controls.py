@@ -13,10 +13,17 @@ from vpt_jax.envs.luanti_controls import Controls
 from vpt_jax.envs.screen import Pointer
 
 
+CENTRE = Pointer(320, 180, visible=False)
+
+
 @dataclass
 class FakeScreen:
-    at: Pointer = Pointer(320, 180, visible=False)
+    at: Pointer = CENTRE
     events: list = field(default_factory=list)
+    draws: bool = True
+
+    def wait_for_frame(self, seconds):
+        return self.draws
 
     def pointer(self):
         return self.at
@@ -43,7 +50,7 @@ def act(screen):
     def act(*keys, pitch=0.0, yaw=0.0):
         """The events of one more action."""
         screen.events = []
-        controls.act(dict.fromkeys(keys, 1) | {"camera": (pitch, yaw)})
+        controls.act(dict.fromkeys(keys, 1) | {"camera": (pitch, yaw)}, seconds=0.05)
         return screen.events
 
     return act
@@ -72,17 +79,24 @@ def test_a_turn_wider_than_the_screen_takes_several_steps(screen, act):
     screen.at = Pointer(320 + right, 180 + down, visible=False)  # the game was too slow to read it
     assert act() == []
     turned = np.array([right, down])
-    screen.at = Pointer(320, 180, visible=False)
+    screen.at = CENTRE
     while events := act():
         assert (np.abs(events[0]) < (320, 180)).all()
         turned += events[0]
     assert turned.tolist() == [-1200, 400]
 
 
+def test_the_mouse_rests_while_the_game_draws_nothing(screen, act):
+    screen.draws = False
+    assert act("forward", yaw=3) == ["+w"]
+    screen.draws = True
+    assert act("forward", yaw=3) == [(40, 0)]
+
+
 def test_in_a_screen_the_mouse_moves_the_pointer_and_keys_rest(screen, act):
     act("forward", yaw=100)
     screen.show(True)
-    assert act("forward", "attack", "jump", yaw=-3, pitch=1.5) == [(-20, 10), "+Button1", "-w"]
+    assert act("forward", "attack", "jump", yaw=-3, pitch=1.5) == ["+Button1", "-w", (-20, 10)]
     screen.show(False)
     assert act("forward") == ["-Button1", "+w"]  # and nothing is left of the first turn
 

@@ -33,7 +33,7 @@ from vpt_jax.envs.luanti_controls import Controls
 from vpt_jax.envs.luanti_game import HEIGHT, WIDTH, Game, check_installed
 from vpt_jax.video import FRAME_RATE, draw_cursor
 
-_REACTION = 0.025  # seconds between an action and its picture, at least: the game draws a frame
+_REACTION = 0.03  # seconds between an action and its picture, at least: the game draws two frames
 
 
 class LuantiEnv(gymnasium.Env[Any, dict[str, Any]]):
@@ -84,7 +84,7 @@ class LuantiEnv(gymnasium.Env[Any, dict[str, Any]]):
         return self._look()
 
     def step(self, action: Mapping[str, Any]) -> tuple[Observation, float, bool, bool, Info]:
-        """Do `action`, and see the world 1/20 s after the picture before, or later if the caller needs over 1/40 s.
+        """Do `action`, and see the world 1/20 s after the picture before, or later if the caller needs over 20 ms.
 
         Raises:
             RuntimeError: the episode has not begun.
@@ -92,7 +92,7 @@ class LuantiEnv(gymnasium.Env[Any, dict[str, Any]]):
         """
         self._game.check()
         self._due = max(self._due + 1 / FRAME_RATE, time.monotonic() + _REACTION)
-        self._controls.act(action)
+        self._controls.act(action, self._due - time.monotonic())
         time.sleep(max(0, self._due - time.monotonic()))
         observation, info = self._look()
         return observation, 0.0, False, False, info

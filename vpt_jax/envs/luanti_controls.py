@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from vpt_jax.actions import PITCH, YAW
 from vpt_jax.envs.luanti_game import DEGREES_PER_PIXEL, HEIGHT, KEYS, WIDTH
-from vpt_jax.envs.screen import Pointer, Screen
+from vpt_jax.envs.screen import Screen
 
 _X_KEYS = {name: key for name, (key, _, _) in KEYS.items()} | {"attack": "Button1", "use": "Button3"}
 _GUI_KEYS = {"attack", "use", "sneak"}  # what acts while a GUI is open
@@ -29,13 +29,12 @@ class Controls:
         self._owed = np.zeros(2)
         self._close_by = -np.inf
 
-    def act(self, action: Mapping[str, Any]) -> None:
-        """Bring keys and mouse to what the action says."""
-        pointer = self._screen.pointer()
-        self._move(np.asarray(action.get("camera", (0, 0)), np.float64), pointer)
+    def act(self, action: Mapping[str, Any], seconds: float) -> None:
+        """Bring keys and mouse to what the action says, within so many seconds."""
+        visible = self._screen.pointer().visible
         wanted = {name for name in (*_X_KEYS, "ESC") if action.get(name, 0)}
         pressed, self._wanted = wanted - self._wanted, wanted
-        if pointer.visible:
+        if visible:
             self._hold(wanted & _GUI_KEYS)
             if pressed & _CLOSING_KEYS:
                 self._close_gui()
@@ -43,6 +42,7 @@ class Controls:
             self._close_by = -np.inf
             stale = {"inventory"} - pressed - self._held  # it closed a GUI: still held, it must not open one
             self._hold((wanted & _X_KEYS.keys()) - stale)
+        self._move(np.asarray(action.get("camera", (0, 0)), np.float64), visible, seconds)
 
     def release(self) -> None:
         """Let go of everything."""
@@ -62,15 +62,22 @@ class Controls:
             self._screen.press("Escape", True)
             self._screen.press("Escape", False)
 
-    def _move(self, degrees: Float[np.ndarray, "2"], pointer: Pointer) -> None:
-        """Move the mouse by an angle; what the screen has no room for follows in later steps."""
-        if pointer.visible:
+    def _move(self, degrees: Float[np.ndarray, "2"], in_gui: bool, seconds: float) -> None:
+        """Move the mouse by an angle; what the screen has no room or time for follows in later steps."""
+        if in_gui:
             self._owed[:] = 0
-            pixels = np.rint(degrees / DEGREES_PER_PIXEL)
-        else:
+            self._slide(np.rint(degrees / DEGREES_PER_PIXEL))
+            return
+        self._owed += degrees
+        pixels = np.rint(self._owed / DEGREES_PER_PIXEL)
+        # The game reads the pointer and puts it back; a move in between is lost. After a frame it does neither.
+        if pixels.any() and self._screen.wait_for_frame(seconds):
+            pointer = self._screen.pointer()
             unread = np.array([pointer.y, pointer.x]) - _CENTRE
-            self._owed += degrees
-            pixels = np.clip(unread + np.rint(self._owed / DEGREES_PER_PIXEL), -_REACH, _REACH) - unread
+            pixels = np.clip(unread + pixels, -_REACH, _REACH) - unread
+            self._slide(pixels)
             self._owed -= pixels * DEGREES_PER_PIXEL
+
+    def _slide(self, pixels: Float[np.ndarray, "2"]) -> None:
         if pixels.any():
             self._screen.move(int(pixels[YAW]), int(pixels[PITCH]))

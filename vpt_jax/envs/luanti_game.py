@@ -33,7 +33,6 @@ _MOD = resources.files("vpt_jax.envs") / "luanti_mod"
 _SETTINGS = {
     "bind_address": "127.0.0.1",
     "server_announce": False,
-    "show_statusline_on_connect": False,
     "enable_remote_media_server": False,
     "dedicated_server_step": 0.025,  # seconds between two reports of our mod
     "max_block_send_distance": 4,  # map blocks of 16 nodes
@@ -42,7 +41,7 @@ _SETTINGS = {
     "mapgen_limit": 31000,
     "screen_w": WIDTH,
     "screen_h": HEIGHT,
-    "fps_max": 40,  # two frames in a step
+    "fps_max": 60,  # three frames in a step: an action that has to wait for one is seen in the next
     "viewing_range": 42,
     "enable_shaders": False,
     "enable_sound": False,
@@ -131,15 +130,16 @@ class Game:
         return self._world / "state.json"
 
     def _start(self) -> None:
-        for _ in range(_ATTEMPTS):
-            self._launch()
+        for attempt in range(_ATTEMPTS):
+            process = self._launch()
             try:
-                return self._wait(self._state_file.exists, "a player in the world")
-            except GameError as error:
-                failure = error  # another program took the port in between, perhaps
-        raise failure
+                self._wait(self._state_file.exists, "a player in the world")
+                break
+            except GameError:  # another program took the port in between, perhaps
+                if process.poll() is None or attempt + 1 == _ATTEMPTS:
+                    raise
 
-    def _launch(self) -> None:
+    def _launch(self) -> subprocess.Popen[bytes]:
         settings = _SETTINGS | {"port": _free_port()}
         (self._scratch / "minetest.conf").write_text(_lines(settings))
         shutil.rmtree(self._world, ignore_errors=True)
@@ -151,6 +151,7 @@ class Game:
             env=os.environ | {"DISPLAY": self.screen.name, "HOME": str(self._scratch), "LP_NUM_THREADS": "2"},
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
+        return self._process
 
     @property
     def _log(self) -> Path:

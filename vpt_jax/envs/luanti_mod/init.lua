@@ -132,7 +132,9 @@ minetest.register_on_joinplayer(function(player)
 	player:hud_set_hotbar_image("") -- the game's has eight slots
 end)
 
-minetest.send_join_message = function() end -- it would be in the first pictures
+-- These would be written on the first pictures.
+minetest.send_join_message = function() end
+minetest.get_server_status = function() end
 
 minetest.register_on_dignode(function()
 	dug = dug + 1
