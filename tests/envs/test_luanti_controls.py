@@ -12,7 +12,6 @@ from vpt_jax.envs import luanti_controls, luanti_game
 from vpt_jax.envs.luanti_controls import Controls
 from vpt_jax.envs.screen import Pointer
 
-
 CENTRE = Pointer(320, 180, visible=False)
 
 

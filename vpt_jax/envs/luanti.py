@@ -80,6 +80,8 @@ class LuantiEnv(gymnasium.Env[Any, dict[str, Any]]):
             self._controls = Controls(self._running.screen)
         self._controls.release()
         self._game.reset(int(self.np_random.integers(2**31)), (options or {}).get("inventory", {}))
+        self._controls.tap("1")  # only keys choose what is in the hand, our mod cannot
+        self._game.wait_for_picture()
         self._due = self._seen = time.monotonic()
         return self._look()
 

@@ -50,6 +50,11 @@ class Controls:
         self._wanted = set()
         self._owed[:] = 0
 
+    def tap(self, key: str) -> None:
+        """Press a key of the keyboard and let go of it."""
+        self._screen.press(key, True)
+        self._screen.press(key, False)
+
     def _hold(self, names: set[str]) -> None:
         for name in sorted(names ^ self._held):
             self._screen.press(_X_KEYS[name], name in names)
@@ -59,8 +64,7 @@ class Controls:
         # Escape, as text fields take letters. Pressed again before the GUI is gone, it would open the game's menu.
         if (now := time.monotonic()) > self._close_by:
             self._close_by = now + _CLOSING_SECONDS
-            self._screen.press("Escape", True)
-            self._screen.press("Escape", False)
+            self.tap("Escape")
 
     def _move(self, degrees: Float[np.ndarray, "2"], in_gui: bool, seconds: float) -> None:
         """Move the mouse by an angle; what the screen has no room or time for follows in later steps."""

@@ -106,7 +106,16 @@ class Game:
         command = {"episode": self._episode, "seed": seed, "inventory": items}
         _replace(self._world / "reset.json", json.dumps(command))
         self._wait(lambda: self.state()["episode"] == self._episode, "the reset")
-        self._wait_for_ground()
+
+    def wait_for_picture(self) -> None:
+        """Wait until the picture hardly changes: the world around the player is there and drawn."""
+        deadline = time.monotonic() + _DRAWING_SECONDS
+        calm, before = 0, self.screen.picture().astype(np.int16)
+        while calm < 3 and time.monotonic() < deadline:
+            time.sleep(0.2)
+            now = self.screen.picture().astype(np.int16)
+            calm = calm + 1 if np.abs(now - before).mean() < _CALM else 0
+            before = now
 
     def check(self) -> None:
         """Raise a GameError if the game has ended."""
@@ -181,16 +190,6 @@ class Game:
             return self.state()["yaw"] != yaw
 
         self._wait(turned, "a picture")
-
-    def _wait_for_ground(self) -> None:
-        """Wait until the picture hardly changes: the world around the player is there and drawn."""
-        deadline = time.monotonic() + _DRAWING_SECONDS
-        calm, before = 0, self.screen.picture().astype(np.int16)
-        while calm < 3 and time.monotonic() < deadline:
-            time.sleep(0.2)
-            now = self.screen.picture().astype(np.int16)
-            calm = calm + 1 if np.abs(now - before).mean() < _CALM else 0
-            before = now
 
 
 def _free_port() -> int:
