@@ -14,8 +14,8 @@ from vpt_jax.envs.screen import Screen
 _X_KEYS = {name: key for name, (key, _, _) in KEYS.items()} | {"attack": "Button1", "use": "Button3"}
 _GUI_KEYS = {"attack", "use", "sneak"}  # what acts while a GUI is open
 _CLOSING_KEYS = {"inventory", "ESC"}  # what closes it
-_CENTRE = np.array([HEIGHT // 2, WIDTH // 2])  # where the game puts the pointer back once it has turned the view
-_REACH = _CENTRE - 8  # pixels that the pointer can go from there, short of the screen's edges
+_CENTRE = (WIDTH // 2, HEIGHT // 2)  # where the game puts the pointer back when it has turned the view
+_REACH = np.array([HEIGHT // 2 - 8, WIDTH // 2 - 8])  # pixels it can go from there, down and right
 _CLOSING_SECONDS = 1.0  # a GUI that is open after this time has missed its Escape
 
 
@@ -73,14 +73,22 @@ class Controls:
             self._slide(np.rint(degrees / DEGREES_PER_PIXEL))
             return
         self._owed += degrees
-        pixels = np.rint(self._owed / DEGREES_PER_PIXEL)
-        # The game reads the pointer and puts it back; a move in between is lost. After a frame it does neither.
-        if pixels.any() and self._screen.wait_for_frame(seconds):
-            pointer = self._screen.pointer()
-            unread = np.array([pointer.y, pointer.x]) - _CENTRE
-            pixels = np.clip(unread + pixels, -_REACH, _REACH) - unread
+        pixels = np.clip(np.rint(self._owed / DEGREES_PER_PIXEL), -_REACH, _REACH)
+        if pixels.any() and self._wait_for_centre(seconds):
             self._slide(pixels)
             self._owed -= pixels * DEGREES_PER_PIXEL
+
+    def _wait_for_centre(self, seconds: float) -> bool:
+        """Wait until the game has read the last move and put the pointer back; False if it takes longer than this.
+
+        A move that falls between the two is lost. Where the pointer is back, the game has nothing to put back.
+        """
+        deadline = time.monotonic() + seconds
+        while self._screen.pointer()[:2] != _CENTRE:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.002)
+        return True
 
     def _slide(self, pixels: Float[np.ndarray, "2"]) -> None:
         if pixels.any():

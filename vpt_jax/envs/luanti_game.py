@@ -41,7 +41,7 @@ _SETTINGS = {
     "mapgen_limit": 31000,
     "screen_w": WIDTH,
     "screen_h": HEIGHT,
-    "fps_max": 60,  # three frames in a step: an action that has to wait for one is seen in the next
+    "fps_max": 50,  # an action waits for one frame and is seen in the next, both within a step
     "viewing_range": 42,
     "enable_shaders": False,
     "enable_sound": False,

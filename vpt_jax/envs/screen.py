@@ -1,17 +1,15 @@
 """A virtual X screen: it shows one program's window, and is its keyboard and its mouse."""
 
 import os
-import select
 import shutil
 import subprocess
-import time
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 from Xlib import XK, X
 from Xlib.display import Display
-from Xlib.ext import damage, xfixes, xtest
+from Xlib.ext import xfixes, xtest
 
 
 class Pointer(NamedTuple):
@@ -37,9 +35,7 @@ class Screen:
         self._display = Display(self.name)
         self._display.xfixes_query_version()  # or the server refuses to tell of the pointer
         self._display.change_keyboard_control(auto_repeat_mode=X.AutoRepeatModeOff)
-        self._display.damage_query_version()
         self._root = self._display.screen().root
-        self._drawn = self._root.damage_create(damage.DamageReportNonEmpty)
 
     def focus_window(self) -> bool:
         """Give the newest window the keyboard; False if there is none yet."""
@@ -69,22 +65,6 @@ class Screen:
         where = self._root.query_pointer()
         image = xfixes.get_cursor_image(self._display, self._root).cursor_image
         return Pointer(where.root_x, where.root_y, any(pixel >> 24 for pixel in image))  # games hide it behind glass
-
-    def wait_for_frame(self, seconds: float) -> bool:
-        """Wait until the program has drawn its next picture; False if it takes longer than this."""
-        self._forget_frames()
-        deadline = time.monotonic() + seconds
-        while not self._display.pending_events():
-            if (left := deadline - time.monotonic()) <= 0:
-                return False
-            select.select([self._display], [], [], left)
-        return True
-
-    def _forget_frames(self) -> None:
-        self._display.damage_subtract(self._drawn)
-        self._display.sync()
-        while self._display.pending_events():
-            self._display.next_event()
 
     def picture(self) -> UInt8[np.ndarray, "h w 3"]:
         """What is on the screen now, in RGB, without the pointer."""
