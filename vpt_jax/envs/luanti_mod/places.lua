@@ -23,7 +23,7 @@ local function is_open(x, y, z)
 			return false
 		end
 	end
-	return is_solid(x, y, z) or is_solid(x, y - 1, z)
+	return is_solid(x, y, z)
 end
 
 local function ground(pos)
