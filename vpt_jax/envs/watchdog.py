@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_GRACE = 2.0  # seconds between asking programs to end and ending them
+_GRACE = 1.0  # seconds between asking programs to end and ending them
 
 
 def watch(mark: str, scratch: Path) -> subprocess.Popen[bytes]:

@@ -10,13 +10,15 @@ local MORNING = 0.3 -- of a day that starts at midnight
 local SETTLING = 0.5 -- seconds in which a moved player comes to rest
 local SPRINT = 1.3 -- Minecraft's: running is this much faster than walking
 
+local LISTS = {"main", "craft", "craftresult"} -- craftresult: what the mouse holds, fresh from the craft grid
+
 local episode, dug, deaths = -1, 0, 0 -- episode -1: none yet
 local home -- where the episode began, and the dead come back
 local dying = false
 
 local function carried(player)
 	local stacks = {}
-	for _, list in ipairs({"main", "craft"}) do
+	for _, list in ipairs(LISTS) do
 		for _, stack in ipairs(player:get_inventory():get_list(list)) do
 			table.insert(stacks, stack)
 		end
@@ -56,7 +58,7 @@ local function report(player)
 end
 
 local function empty(player)
-	for _, list in ipairs({"main", "craft"}) do
+	for _, list in ipairs(LISTS) do
 		player:get_inventory():set_list(list, {})
 	end
 end
