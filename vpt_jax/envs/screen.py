@@ -87,7 +87,8 @@ def _start_server(height: int, width: int, mark: str) -> tuple[subprocess.Popen[
     options = ["-displayfd", str(writing), "-screen", "0", f"{width}x{height}x24", "-nolisten", "tcp"]
     server = subprocess.Popen(  # noqa: S603
         [f"Xvfb ({mark})", *options],  # the name it goes by in lists of processes
-        executable=shutil.which("Xvfb"), pass_fds=[writing], start_new_session=True, stderr=subprocess.DEVNULL,
+        executable=shutil.which("Xvfb"), pass_fds=[writing], start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(writing)
     with os.fdopen(reading) as pipe:
