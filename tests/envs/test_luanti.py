@@ -227,16 +227,16 @@ def test_no_keys_end_the_game(env, start):
 
 
 def chores(step):
-    """A loop of ten seconds: walk about and look around, then dig where one stands."""
+    """A loop of ten seconds: walk about and look around, then dig at one's feet."""
     step %= 200
-    if step < 110:
+    if step < 140:
         return press("forward", *(["jump"] if step % 20 < 8 else []), yaw=2 * np.sin(step / 10))
-    return press("attack", pitch=np.clip(115 - step, 0, 1) * 20) if step < 190 else press(pitch=-8)
+    return press("attack", pitch=9 * (step < 145)) if step < 190 else press(pitch=-4.5)
 
 
 def test_a_minute_of_play(tmp_path):
     with closing(LuantiEnv()) as env, VideoWriter(tmp_path / "film.mp4", 360, 640) as film:
-        env.reset(seed=1)
+        _, start = env.reset(seed=1)
         begin, seconds = time.monotonic(), []
         for step in range(1200):
             observation, _, _, _, info = env.step(chores(step))
@@ -253,6 +253,7 @@ def test_a_minute_of_play(tmp_path):
     assert 60 <= took < 66
     assert (changes > 0.5).mean() > 0.5  # walking, about half of the time
     assert info["dug"] > 0
+    assert np.hypot(*moved(start, info)) > 5
 
 
 def test_bad_arguments_say_what_to_do():
