@@ -4,13 +4,13 @@ The game runs on a virtual screen of its own, in real time: it takes true key pr
 second, and goes on while nobody steps. An action is the 24-key dict of `actions.ENV_KEYS`, held until the next:
 
 - forward, back, left, right, jump and sneak do the same; sprint with forward runs 1.3 times as fast, as in Minecraft;
-- attack is the left mouse button: it digs what is held in view. use is the right one: it places, opens, sets on fire;
+- attack is the left mouse button: it digs what the cross in the middle is on. use is the right one: it places, opens;
 - hotbar.1 ... hotbar.9 choose what is in the hand; drop throws the whole stack, or with sneak one item of it;
 - camera turns by (pitch, yaw) degrees, positive is down, right; a pixel of the mouse is 0.15 degrees, and what is
   left over, or is more than the screen has room for (26, 46 degrees), follows in the next step;
 - inventory opens the inventory screen, where things are crafted, and closes it or any other; ESC closes a screen, and
-  does nothing else. While a screen is open, the camera moves the pointer, attack and use click, sneak is the shift key,
-  and all other keys do nothing;
+  does nothing else. While a screen is open, attack and use click, then the camera moves the pointer; sneak is the shift
+  key, and all other keys do nothing;
 - pickItem and swapHands have no counterpart in Luanti and do nothing.
 
 The dead come back at once where the episode began; what they carried lies where they died. An episode has no end of
@@ -33,7 +33,7 @@ from vpt_jax.envs.luanti_controls import Controls
 from vpt_jax.envs.luanti_game import HEIGHT, WIDTH, Game, check_installed
 from vpt_jax.video import FRAME_RATE, draw_cursor
 
-_REACTION = 0.03  # seconds between an action and its picture, at least: the game draws two frames
+_REACTION = 0.03  # seconds between an action and its picture, at least: the game draws a frame or two
 
 
 class LuantiEnv(gymnasium.Env[Any, dict[str, Any]]):
