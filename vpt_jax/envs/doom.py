@@ -20,12 +20,11 @@ import cv2
 import gymnasium
 import numpy as np
 import vizdoom
-from gymnasium import spaces
 from jaxtyping import UInt8
 
-from vpt_jax import actions
 from vpt_jax.envs.doom_engine import KEYS, Engine
 from vpt_jax.envs.doom_level import level_file
+from vpt_jax.envs.interface import Info, Observation, action_space, observation_space
 from vpt_jax.video import FRAME_RATE
 
 TICS_PER_STEP = (2, 2, 2, 1)
@@ -38,15 +37,6 @@ _INFO = {
 }  # fmt: skip
 _INFO |= {f"{kind.lower()}.{slot}": f"{kind}{slot}" for kind in ("WEAPON", "AMMO") for slot in range(1, 8)}
 _INFO_VARIABLES = {name: vizdoom.GameVariable.__members__[variable] for name, variable in _INFO.items()}
-
-Observation = dict[str, UInt8[np.ndarray, "h w 3"]]
-Info = dict[str, float]
-
-
-def action_space() -> spaces.Dict:
-    """The MineRL v1 human action space: 23 keys, and the camera in degrees per step."""
-    keys: dict[str, spaces.Space] = {name: spaces.Discrete(2) for name in actions.ENV_KEYS if name != "camera"}
-    return spaces.Dict(keys | {"camera": spaces.Box(-180, 180, (2,), np.float32)})
 
 
 class DoomEnv(gymnasium.Env[Any, dict[str, Any]]):
@@ -78,7 +68,7 @@ class DoomEnv(gymnasium.Env[Any, dict[str, Any]]):
             raise ValueError(f"Doom's skill is 1 to 5, not {skill}")
         self.level, self._size, self._fresh = level, (height, width), fresh
         self.action_space = action_space()
-        self.observation_space = spaces.Dict({"pov": spaces.Box(0, 255, (height, width, 3), np.uint8)})
+        self.observation_space = observation_space(height, width)
         self._start = partial(Engine, level, skill=skill, mode=screen_mode(height, width), objects=objects)
         self._engine: Engine | None = None
 

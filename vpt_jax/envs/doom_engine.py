@@ -6,7 +6,7 @@ from pathlib import Path
 
 import vizdoom
 
-from vpt_jax.envs import doom_watchdog
+from vpt_jax.envs import watchdog
 from vpt_jax.envs.doom_level import level_file
 
 KEYS = {
@@ -33,7 +33,7 @@ class Engine:
         self.game.set_doom_config_path(str(scratch / "engine.ini"))
         with contextlib.chdir(scratch):  # the engine makes a folder of its own where it is started
             self.game.init()
-        self._watchdog = doom_watchdog.watch(self.game.get_instance_id(), scratch)
+        self._watchdog = watchdog.watch(self.game.get_instance_id(), scratch)
 
     def restart(self, seed: int) -> None:
         """Another episode, as the new one begins."""

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 MARK = "VPT_GAME"  # name of the environment variable
-GRACE = 2.0  # seconds for what cleans up after a game, such as doom_watchdog.py
+GRACE = 2.0  # seconds for what cleans up after a game, such as watchdog.py
 
 
 def marked(mark: str) -> list[int]:
