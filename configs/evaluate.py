@@ -6,7 +6,8 @@ The result is OUT/report.html with films of the best, the median and the worst e
 and a recording of every episode in OUT/recordings. Killed or stopped, the same command goes on with the agents that are
 missing.
 
-Variant `:doom` (default): exploring a level of the embedded game, as in configs/rl_doom.py.
+Variants: `:doom` (default), exploring a level of the embedded game; `:minerl` and `:luanti`, the way to a diamond
+pickaxe. Each plays the game of its configs/rl_*.py, for what is paid there.
 """
 
 import runpy
@@ -14,13 +15,13 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-VARIANTS = ("doom",)
+VARIANTS = {"doom": "rl_doom.py", "minerl": "rl_diamond.py", "luanti": "rl_luanti.py"}
 
 
 def get_config(variant: str = "doom") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/evaluate.py has no variant {variant!r}; choose one of {', '.join(VARIANTS)}")
-    tuning = runpy.run_path(str(Path(__file__).with_name("rl_doom.py")))
+    tuning = runpy.run_path(str(Path(__file__).with_name(VARIANTS[variant])))["get_config"]()
     config = ConfigDict()
 
     # Work directories of policies, cloned or fine-tuned; "NAME=FOLDER" gives one a name for the table.
@@ -30,14 +31,12 @@ def get_config(variant: str = "doom") -> ConfigDict:
     # Folder of the results.
     config.out = ""
 
-    config.game = ConfigDict()
-    # As in configs/rl_doom.py: from GAMES in vpt_jax/envs/games.py, with the arguments of its function there.
-    config.game.name = "doom"
-    config.game.arguments = ConfigDict(tuning["LEVEL"] | {"fresh": True})  # equal seeds, equal episodes
-    config.game.python = ""
-    config.game.episodes_per_process = 100
-    # What is paid for: from REWARDS in vpt_jax/envs/rewards.py.
-    config.rewards = "explore"
+    # The game, and what is paid for: as in configs/rl_base.py.
+    config.game = ConfigDict({name: tuning.game[name] for name in ("name", "arguments", "python")})
+    config.game.episodes_per_process = tuning.game.episodes_per_process
+    if variant == "doom":
+        config.game.arguments.fresh = True  # equal seeds, equal episodes
+    config.rewards = tuning.rewards
 
     # Episodes of each agent, and the seed of the first; the others count up from there. Training takes others.
     config.episodes = 100

@@ -4,7 +4,7 @@ import operator
 
 import pytest
 
-from configs import foundation, idm, rl_diamond, rl_doom
+from configs import evaluate, foundation, idm, rl_diamond, rl_doom, rl_luanti
 from vpt_jax.models.presets import IDMS, POLICIES
 from vpt_jax.training.ppg import setup as ppg
 from vpt_jax.training.setup import make_mesh
@@ -60,13 +60,24 @@ def test_diamond_runs_are_the_papers(variant):
     assert (bool(config.init_from), *learning) == RUNS[variant]
 
 
-@pytest.mark.parametrize("config", [rl_doom.get_config(), *map(rl_diamond.get_config, RUNS)], ids=["doom", *RUNS])
+@pytest.mark.parametrize(
+    "config",
+    [rl_doom.get_config(), rl_luanti.get_config(), *map(rl_diamond.get_config, RUNS)],
+    ids=["doom", "luanti", *RUNS],
+)
 def test_configs_of_games_can_be_run(config):
     config.init_from = "somewhere"
     ppg.check(config, make_mesh(config))
     ppg.recipe_of(config)
     ppg.make_optimizer(config)
     assert config.stage == "ppg"
+
+
+@pytest.mark.parametrize(("variant", "rewards"), [("doom", "explore"), ("minerl", "diamond"), ("luanti", "diamond")])
+def test_every_game_can_be_evaluated_for_what_it_pays(variant, rewards):
+    config = evaluate.get_config(variant)
+    assert (config.game.name, config.rewards) == (variant, rewards)
+    assert config.game.arguments.get("fresh", True)
 
 
 def test_a_variant_that_is_not_known_is_named():

@@ -22,6 +22,12 @@ GAMES = {
         patience=Patience(start=60, reset=30, step=10),
         wait_for_resets=True,
     ),
+    "luanti": Kind(
+        make="vpt_jax.envs.luanti:make",
+        scripted="",
+        patience=Patience(start=60, reset=120, step=10),
+        wait_for_resets=False,
+    ),
     "minerl": Kind(
         make="vpt_jax.envs.minerl_game:make",
         scripted="",

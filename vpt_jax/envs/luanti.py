@@ -26,6 +26,7 @@ from typing import Any
 import cv2
 import gymnasium
 import numpy as np
+from gymnasium.wrappers import TimeLimit
 from jaxtyping import UInt8
 
 from vpt_jax.envs.interface import Info, Observation, action_space, observation_space
@@ -34,6 +35,11 @@ from vpt_jax.envs.luanti_game import HEIGHT, WIDTH, Game, check_installed
 from vpt_jax.video import FRAME_RATE, draw_cursor
 
 _REACTION = 0.03  # seconds between an action and its picture, at least: the game draws a frame or two
+
+
+def make(seconds: float, **arguments: Any) -> gymnasium.Env[Any, Any]:
+    """An episode of `seconds` at most; the other arguments are those of `LuantiEnv`."""
+    return TimeLimit(LuantiEnv(**arguments), round(seconds * FRAME_RATE))
 
 
 class LuantiEnv(gymnasium.Env[Any, dict[str, Any]]):

@@ -1,0 +1,25 @@
+"""Fine-tune a policy in Luanti, a free voxel game with trees, tools, a furnace and a diamond pickaxe.
+
+    apt-get install minetest xvfb && pip install -c constraints.txt -e ".[luanti]"
+    python launch/train.py --config=configs/rl_luanti.py --config.init_from=runs/early-game
+
+It plays in real time, 20 steps a second, and takes two processor cores for each game: the more machines
+(`--config.game.machines`), the more games. What is paid is the paper's way to a diamond pickaxe; Luanti has no crafting
+table. The other values are those of configs/rl_base.py, the paper's, with fewer games and shorter rollouts.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    if variant:
+        raise ValueError("configs/rl_luanti.py has no variants: change its fields with --config.FIELD=VALUE")
+    base = runpy.run_path(str(Path(__file__).with_name("rl_base.py")))
+    config = base["get_config"]("runs/rl-luanti", "luanti", {"seconds": 600.0}, "diamond")
+    config.init_from = "runs/early-game"
+    config.games = 4
+    config.fragments = 8
+    return config
