@@ -28,12 +28,14 @@ from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
 from vpt_jax import command_line
-from vpt_jax.cost import CHIPS, GIB, Chip, Cost, by_kind, cost_of
+from vpt_jax.cost import CHIPS, GIB, Chip, Cost, by_kind, cost_of, device_bytes
 from vpt_jax.training.ppg import setup as ppg
 from vpt_jax.training.setup import KINDS, ConfigError, batch_shapes, check, held_by, make_mesh, make_setup
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "TPU type and its shape in chips.")
-_SIZE = flags.DEFINE_integer("size", 128, "Height and width of the frames.")
+_SIZE = flags.DEFINE_integer(
+    "size", 128, "Height and width of the frames (reinforcement learning: config.height, .width)."
+)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of tables.")
 _SPARE = 0.1  # of a chip's memory that should stay free: for evaluation, and what the runtime keeps
 
@@ -51,6 +53,7 @@ class Program(NamedTuple):
     batch: int  # rows
     length: int  # of a row, in frames
     parts: int  # of the batch, one after the other
+    beside: dict[str, Any]  # what lies there meanwhile, by kind
 
 
 def main(config: ConfigDict) -> None:
@@ -66,6 +69,7 @@ def main(config: ConfigDict) -> None:
         except jax.errors.JaxRuntimeError as error:
             raise CompileError(explain(error)) from error
     cost = cost_of(compiled, program.held)
+    cost.memory.update({kind: device_bytes(shapes) for kind, shapes in program.beside.items()})
     result = summary(program, cost, devices, dict(mesh.shape)) | {"compile_seconds": time.monotonic() - began}
     print(json.dumps(result) if _JSON.value else "\n".join(table(result)))
     if not result["fits"]:
@@ -80,15 +84,18 @@ def step_of(config: ConfigDict, mesh: Mesh) -> Program:
     setup = make_setup(config, mesh, frame_shape, KINDS[config.stage].marginal.uniform(), steps)
     batch = batch_shapes(config, mesh, frame_shape)
     held = held_by(setup.shapes, batch)
-    return Program(setup.step, (setup.shapes, batch), held, config.data.batch, config.data.length, config.data.parts)
+    return Program(
+        setup.step, (setup.shapes, batch), held, config.data.batch, config.data.length, config.data.parts, {}
+    )
 
 
 def wake_of(config: ConfigDict, mesh: Mesh) -> Program:
-    """Of reinforcement learning: the step that learns to act. Those of the sleep need the same, and less."""
+    """Of reinforcement learning: the step that learns to act. Those of the sleep need as much, and a copy more."""
     ppg.check(config, mesh)
     setup = ppg.make_setup(config, mesh)
     arguments = ppg.wake_arguments(config, mesh, setup)
-    return Program(setup.learner.wake, arguments, ppg.held_by(*arguments), config.games, config.length, 1)
+    held, beside = ppg.held_by(*arguments), ppg.held_beside(config, *arguments)
+    return Program(setup.learner.wake, arguments, held, config.games, config.length, 1, beside)
 
 
 def find_devices(topology: str) -> list[Any]:
@@ -112,7 +119,8 @@ def explain(error: Exception) -> str:
     used = re.search(r"Used \S+ of \S+ \w+\. Exceeded \w+ capacity by \S+\.", text)
     return (
         f"the step does not fit into a chip's memory. {used[0] if used else text.splitlines()[0]} Lower "
-        "config.data.batch, raise config.data.parts, set config.model.remat, or split more by config.mesh.fsdp"
+        "config.data.batch (config.games), raise config.data.parts, set config.model.remat, or split more by "
+        "config.mesh.fsdp"
     )
 
 

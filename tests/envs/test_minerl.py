@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -61,16 +62,24 @@ def test_spaces_and_settings_are_those_of_the_spec(game):
     assert SPEC["steps_per_second"] == minerl_game.STEPS_PER_SECOND
 
 
+def box(low, high, shape):
+    return SimpleNamespace(low=low, high=high, shape=shape)
+
+
 @pytest.mark.parametrize(
     ("spaces", "change", "complaint"),
     [
         (0, {"chat": None, "swapHands": ...}, "differ in chat, swapHands"),
         (1, {"inventory": ...}, "lack inventory"),
-        (1, {"pov": np.zeros((64, 64, 3))}, r"shape \(64, 64, 3\), not \(360, 640, 3\)"),
+        (1, {"pov": np.zeros((64, 64, 3), np.uint8)}, r"shape \(64, 64, 3\), not uint8 of \(360, 640, 3\)"),
+        (1, {"pov": np.zeros((360, 640, 3))}, "pictures are float64"),
+        (0, {"camera": box(-1, 1, (2,))}, "camera is not two angles of -180 to 180 degrees"),
+        (0, {"camera": box(-180, 180, (3,))}, "camera is not two angles"),
     ],
 )
 def test_another_interface_is_refused(spaces, change, complaint):
-    those = [dict.fromkeys(SPEC["actions"]), {"pov": np.zeros((360, 640, 3)), "inventory": None}]
+    actions = dict.fromkeys(SPEC["actions"]) | {"camera": box(-180, 180, (2,))}
+    those = [actions, {"pov": np.zeros((360, 640, 3), np.uint8), "inventory": None}]
     minerl_game.check_spaces(*those)
     those[spaces] = {name: space for name, space in {**those[spaces], **change}.items() if space is not ...}
     with pytest.raises(ValueError, match=complaint):

@@ -142,12 +142,15 @@ def check_spaces(actions: Mapping[str, Any], observations: Mapping[str, Any]) ->
     differing = set(actions) ^ {*KEYS, "camera"}
     if differing:
         raise ValueError(f"this MineRL's actions are not those of v1.0: they differ in {', '.join(sorted(differing))}")
+    camera = actions["camera"]
+    if tuple(camera.shape) != (2,) or np.any(np.asarray(camera.low) != -180) or np.any(np.asarray(camera.high) != 180):
+        raise ValueError("this MineRL's camera is not two angles of -180 to 180 degrees")
     missing = {"pov", "inventory"} - set(observations)
     if missing:
         raise ValueError(f"this MineRL's observations lack {', '.join(sorted(missing))}")
-    shape = tuple(observations["pov"].shape)
-    if shape != POV_SHAPE:
-        raise ValueError(f"this MineRL's pictures have the shape {shape}, not {POV_SHAPE}")
+    shape, dtype = tuple(observations["pov"].shape), np.dtype(observations["pov"].dtype)
+    if shape != POV_SHAPE or dtype != np.uint8:
+        raise ValueError(f"this MineRL's pictures are {dtype} of the shape {shape}, not uint8 of {POV_SHAPE}")
 
 
 def _human_survival() -> Any:

@@ -99,6 +99,14 @@ def held_by(state: LearnerState, memory: Any, pretrained_memory: Any, fragment: 
     }
 
 
+def held_beside(config: ConfigDict, state: LearnerState, memory: Any, _: Any, fragment: Fragment) -> dict[str, Any]:
+    """What lies on the devices besides: all fragments of the rollout, and what the sleep holds on to."""
+    return {
+        "rollout": ([fragment] * config.fragments, memory),
+        "before the sleep": state.params if config.ppg.sleep_cycles else (),
+    }
+
+
 def _with_sharding(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
