@@ -23,7 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # Stages that run side by side, on a processor core each.
     config.at_once = 2
     # Iterations of each of the three runs.
-    config.steps = 60
+    config.steps = 40
     # Episodes that everybody plays.
     config.episodes = 100
 

@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError("configs/rl_doom.py has no variants: change its fields with --config.FIELD=VALUE")
     base = runpy.run_path(str(Path(__file__).with_name("rl_base.py")))
     config = base["get_config"]("runs/rl-doom", "doom", LEVEL, "explore")
-    config.steps = 60
+    config.steps = 40
     config.checkpoint.keep_every_hours = 0.0
 
     config.model.preset = "tiny"
