@@ -4,7 +4,7 @@
 
 The policy that `make demo` has cloned learns to see more of its level, three times: with the leash, without it, and
 from random parameters with as many frames. All of them, the cloned policy, a random agent and the scripted player then
-play the same hundred episodes. Takes about 25 minutes on two CPU cores. Stopped or killed, the same command goes on.
+play the same hundred episodes. Takes about 20 minutes on two CPU cores. Stopped or killed, the same command goes on.
 The result is WORKDIR/report.html.
 """
 

@@ -2,7 +2,7 @@
 
     python launch/train.py --config=configs/rl_doom.py --config.init_from=runs/demo/policy-predicted
 
-The policy of `make demo` learns to see more of its level: a point for every new place. Takes about ten minutes on two
+The policy of `make demo` learns to see more of its level: a point for every new place. Takes about seven minutes on two
 CPU cores. What is set here suits a small policy and a short run; configs/rl_base.py says what each field means, and has
 the paper's values.
 """
