@@ -28,19 +28,20 @@ def write_playing_report(
     before: Sequence[str] = (),
     after: Sequence[str] = (),
 ) -> Path:
-    """Writes `report.html` into a folder, and the films it shows into `films`; returns its path.
+    """Writes `report.html` into a folder, and the films it shows into `films` beside the recordings; returns its path.
 
     Args:
         agents: by name, what they played.
         recordings: a folder of theirs for each.
         before, after: sections above the table of agents, and below the films.
     """
-    films = []
-    (folder / "films").mkdir(exist_ok=True)
+    films, shelf = [], recordings.with_name("films")
+    shelf.mkdir(exist_ok=True)
     for name, played in agents.items():
         for place, one in ranked(played).items():
-            path = folder / "films" / f"{name}-{place}.mp4"
-            write_film(path, _moments(recording(recordings / name, one.seed)))
+            path, source = shelf / f"{name}-{place}.mp4", recording(recordings / name, one.seed)
+            if not path.exists() or path.stat().st_mtime < source.with_suffix(".jsonl").stat().st_mtime:
+                write_film(path, _moments(source))
             caption = f"{name}: {place} of {len(played)} episodes, return {one.reward:.1f}, seed {one.seed}"
             films.append(film(path, caption))
     sections = [*before, playing_table(agents), section("Films", grid(films)), *after]
