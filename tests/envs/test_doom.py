@@ -1,6 +1,7 @@
 """The Doom environment: what keys and mouse do, determinism, the end of episodes and of engines."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -181,4 +182,23 @@ def test_the_engine_goes_with_a_killed_player():
     deadline = time.monotonic() + 20
     while remains(instance):
         assert time.monotonic() < deadline, "the engine or its shared memory is still there"
+        time.sleep(0.05)
+
+
+def test_the_engine_goes_with_a_player_killed_while_it_starts(tmp_path):
+    def engines():
+        for process in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if b"engine.ini" in (line := process.read_bytes()) and str(tmp_path).encode() in line:
+                    yield process
+
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    player = subprocess.Popen([sys.executable, "-c", PLAY_FOR_EVER], stdout=subprocess.PIPE, env=environment)
+    while not any(engines()):
+        assert player.poll() is None
+    player.send_signal(signal.SIGKILL)
+    player.communicate()
+    deadline = time.monotonic() + 20
+    while any(engines()) or list(tmp_path.iterdir()):
+        assert time.monotonic() < deadline, "the engine or its folder is still there"
         time.sleep(0.05)

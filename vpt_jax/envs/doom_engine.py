@@ -30,10 +30,11 @@ class Engine:
         self.game.set_seed(seed)
         self.game.set_objects_info_enabled(objects)
         scratch = Path(tempfile.mkdtemp(prefix="vpt_doom_"))
-        self.game.set_doom_config_path(str(scratch / "engine.ini"))
+        self.game.set_doom_config_path(str(scratch / "engine.ini"))  # on the engine's command line
+        self._watchdog = watchdog.watch(scratch.name, scratch)  # before there is anything to end
         with contextlib.chdir(scratch):  # the engine makes a folder of its own where it is started
             self.game.init()
-        self._watchdog = watchdog.watch(self.game.get_instance_id(), scratch)
+        watchdog.tell(self._watchdog, self.game.get_instance_id())
 
     def restart(self, seed: int) -> None:
         """Another episode, as the new one begins."""

@@ -21,11 +21,18 @@ _GRACE = 1.0  # seconds between asking programs to end and ending them
 def watch(mark: str, scratch: Path) -> subprocess.Popen[bytes]:
     """Start the watchdog of all programs with `mark` on their command line. Closing its `stdin`, or dying, sets it off.
 
-    It ends the programs, then removes the folder `scratch` and shared memory of ViZDoom that has the mark in its name.
+    It ends the programs, then removes the folder `scratch` and the shared memory that it was told of.
     """
     command = [sys.executable, "-I", "-S", __file__, mark, str(scratch)]
     # A session of its own: Ctrl-C on the terminal must not end the watchdog before the game.
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
+
+
+def tell(watchdog: subprocess.Popen[bytes], instance: str) -> None:
+    """Let the watchdog remove the shared memory of an instance of ViZDoom as well."""
+    if watchdog.stdin:
+        watchdog.stdin.write(instance.encode() + b"\n")
+        watchdog.stdin.flush()
 
 
 def marked(mark: str) -> Iterator[int]:
@@ -36,15 +43,16 @@ def marked(mark: str) -> Iterator[int]:
                 yield int(process.name)
 
 
-def clean_up(mark: str, scratch: Path) -> None:
+def clean_up(mark: str, scratch: Path, instances: list[str]) -> None:
     """End the marked programs, gently at first, and remove what they leave."""
     deadline = time.monotonic() + _GRACE
     _signal(mark, signal.SIGTERM)
     while any(marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.02)
     _signal(mark, signal.SIGKILL)
-    for segment in Path("/dev/shm").glob(f"ViZDoom*{mark}"):  # noqa: S108 - where Linux keeps shared memory
-        segment.unlink(missing_ok=True)
+    for instance in instances:
+        for segment in Path("/dev/shm").glob(f"ViZDoom*{instance}"):  # noqa: S108 - where Linux keeps shared memory
+            segment.unlink(missing_ok=True)
     shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -55,5 +63,5 @@ def _signal(mark: str, number: signal.Signals) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdin.buffer.read()  # returns when the last holder of the pipe's other end is gone
-    clean_up(sys.argv[1], Path(sys.argv[2]))
+    told = sys.stdin.buffer.read().decode()  # returns when the last holder of the pipe's other end is gone
+    clean_up(sys.argv[1], Path(sys.argv[2]), told.split())

@@ -182,7 +182,7 @@ def series(log: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], 
 
 def smoothed(values: Sequence[float]) -> list[float]:
     """The mean over a window around each value; at the ends, over the part of the window that there is."""
-    if not values:
+    if not len(values):
         return []
     window = np.ones(2 * (len(values) // _SMOOTHING // 2) + 1)
     return list(np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same"))
