@@ -1,6 +1,10 @@
 """Eight fake devices for every test, set before JAX starts; and a small dataset made the way a user makes one."""
 
 import os
+import signal
+
+# Started in the background by a script, this process would ignore Ctrl-C, and so would the programs that tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
