@@ -3,9 +3,6 @@
 import os
 import signal
 
-# Started in the background by a script, this process would ignore Ctrl-C, and so would the programs that tests send it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -16,6 +13,9 @@ from configs.prepare import get_config
 from vpt_jax.actions import BUTTON_INDEX, env_from_raw
 from vpt_jax.data.prepare import prepare
 from vpt_jax.recording import RecordingWriter
+
+# Started in the background by a script, this process would ignore Ctrl-C, and so would the programs that tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FRAME_SIZE = 32
 
