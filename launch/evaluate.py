@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vpt_jax import command_line
-from vpt_jax.checkpoints import TrainedPolicy, WrongStageError, load_policy
+from vpt_jax.checkpoints import TrainedPolicy, WrongStageError, jsonable, load_policy
 from vpt_jax.envs.game_client import GameLostError
 from vpt_jax.envs.games import GAMES, make_game
 from vpt_jax.envs.pool import Pool
@@ -86,7 +86,7 @@ def evaluate_agent(
     """Plays all episodes, unless that has been done by the same checkpoints (`who`) with the same settings."""
     out = Path(config.out)
     file, recordings = out / "agents" / f"{name}.json", out / "recordings" / name
-    settings = json.loads(config.to_json()) | {"policies": who, "size": list(size)}
+    settings = jsonable(config) | {"policies": who, "size": list(size)}
     if file.exists() and (there := json.loads(file.read_text()))["settings"] == settings:
         return [Played(**one) for one in there["episodes"]]
     shutil.rmtree(recordings, ignore_errors=True)  # left by a run that was stopped

@@ -8,7 +8,6 @@ saves and exits with 0 (or --config.stopped_status). On several hosts, or in sev
 starts it in each, or you do, with --config.distributed.coordinator=HOST:PORT, .num_processes and .process_id.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -23,7 +22,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax import command_line, parallel
 from vpt_jax.baselines import idm_baselines, policy_baselines
-from vpt_jax.checkpoints import Checkpoints, SettingsChangedError
+from vpt_jax.checkpoints import Checkpoints, SettingsChangedError, facts_of, note_settings
 from vpt_jax.cost import CHIPS
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.dataset import DatasetDamagedError, DatasetMissingError
@@ -93,7 +92,9 @@ def train(config: ConfigDict, began: float) -> bool:
 
     with jax.set_mesh(mesh):
         # Resume the newest checkpoint of this run, or begin
-        checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, facts=facts_of(config, train_data))
+        checkpoints = Checkpoints(
+            workdir / "checkpoints", **config.checkpoint, facts=facts_of(config, train_data.fingerprint())
+        )
         state = resume(checkpoints, setup.shapes, setup.shardings) or setup.init()
         note_settings(workdir, config, parallel.sharding_table(setup.shapes, setup.shardings))
 
@@ -204,23 +205,6 @@ def make_evaluator(
         baselines,
         STAGES[config.stage].views,
     )
-
-
-def facts_of(config: ConfigDict, stream: Stream) -> dict[str, Any]:
-    """What is kept in checkpoints; `stream`, `model` and `optimizer` must be the same when they are resumed."""
-    model = {name: value for name, value in jsonable(config.model).items() if name != "remat"}
-    optimizer = {"name": config.optimizer.name}
-    return {"stream": stream.fingerprint(), "model": model, "optimizer": optimizer, "config": jsonable(config)}
-
-
-def note_settings(workdir: Path, config: ConfigDict, sharding_table: str) -> None:
-    if jax.process_index() == 0:
-        (workdir / "config.json").write_text(json.dumps(jsonable(config), indent=1) + "\n")
-        (workdir / "sharding.txt").write_text(sharding_table + "\n")
-
-
-def jsonable(config: ConfigDict) -> dict[str, Any]:
-    return json.loads(config.to_json())
 
 
 def count(tree: Any) -> int:

@@ -6,7 +6,8 @@ is the state's step. Checkpoints can be read on any mesh and any number of hosts
 """
 
 import datetime
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from vpt_jax.models.idm import InverseDynamicsModel
-from vpt_jax.models.policy import Policy
+from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import make_idm, make_policy
 from vpt_jax.training.state import AnyState, State
 
@@ -29,6 +30,24 @@ class SettingsChangedError(ValueError):
 
 class WrongStageError(ValueError):
     """A work directory holds another kind of model than asked for; the message names both."""
+
+
+def jsonable(config: Any) -> dict[str, Any]:
+    """The config as plain values."""
+    return json.loads(config.to_json())
+
+
+def facts_of(config: Any, stream: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept beside a state; `stream` says what is trained on."""
+    model = {name: value for name, value in jsonable(config.model).items() if name != "remat"}
+    return {"stream": stream, "model": model, "optimizer": {"name": config.optimizer.name}, "config": jsonable(config)}
+
+
+def note_settings(workdir: Path, config: Any, sharding_table: str) -> None:
+    """For people who look into the work directory; once per job."""
+    if jax.process_index() == 0:
+        (workdir / "config.json").write_text(json.dumps(jsonable(config), indent=1) + "\n")
+        (workdir / "sharding.txt").write_text(sharding_table + "\n")
 
 
 class Checkpoints:
@@ -109,8 +128,7 @@ def load_policy(workdir: str | Path) -> TrainedPolicy:
     """
     facts, restore = _open(workdir, "policy", "ppg")
     policy, shape = make_policy(facts["config"]["model"]), tuple(facts["stream"]["frame_shape"])
-    frames, first = jnp.zeros((1, 1, *shape), jnp.uint8), jnp.zeros((1, 1), bool)
-    params = restore(partial(policy.init, jax.random.key(0), frames, first, policy.initial_memory(1)))
+    params = restore(lambda: {"params": init_params(policy, shape, jax.random.key(0))})
     return TrainedPolicy(policy, params, shape, facts["step"])
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 from vpt_jax.actions import NUM_BUTTON_CLASSES, NUM_CAMERA_CLASSES, JointAction, env_from_raw, raw_from_joint
 from vpt_jax.envs.pool import Episode, Pool, Turn
 from vpt_jax.models.heads import draw_joint, joint_kl
-from vpt_jax.models.policy import Policy
+from vpt_jax.models.policy import Policy, look_once
 from vpt_jax.recording import RecordingWriter
 from vpt_jax.video import Frame
 from vpt_jax.workers import progress_bar
@@ -58,12 +58,10 @@ def _act(
     modules: tuple[Policy, Policy], params: Any, rings: Any, frames: Array, first: Array, rng: jax.Array
 ) -> tuple[Move, Any]:
     said, reference = (
-        module.apply({"params": of}, frames[:, None], first[:, None], ring)
-        for module, of, ring in zip(modules, params, rings, strict=True)
+        look_once(module, of, frames, first, ring) for module, of, ring in zip(modules, params, rings, strict=True)
     )
-    logits = {head: of_head[:, 0] for head, of_head in said.logits.items()}
-    drift = joint_kl({head: of_head[:, 0] for head, of_head in reference.logits.items()}, logits)
-    return Move(*raw_from_joint(draw_joint(rng, logits)), drift), (said.memory, reference.memory)
+    drift = joint_kl(reference.logits, said.logits)
+    return Move(*raw_from_joint(draw_joint(rng, said.logits)), drift), (said.memory, reference.memory)
 
 
 class RandomAgent:

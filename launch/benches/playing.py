@@ -3,6 +3,7 @@
 import itertools
 import runpy
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,10 +15,9 @@ from vpt_jax.envs.games import make_game
 from vpt_jax.envs.pool import Pool
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.models.heads import ValueNormalizer
-from vpt_jax.models.policy import Policy
+from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import POLICIES
 from vpt_jax.training.ppg.rollout import Player
-from vpt_jax.training.ppg.setup import random_params
 
 _GAMES = flags.DEFINE_list("games", ["1", "2", "4", "8", "16"], "Games side by side, each in a process of its own.")
 
@@ -33,7 +33,7 @@ def rollout() -> list[Row]:
 
 def _play(games: int) -> Row:
     policy, normalizer = Policy(**POLICIES["tiny"]), ValueNormalizer.create()
-    params, seeds = random_params(policy, FRAME, 0), itertools.count()
+    params, seeds = jax.jit(partial(init_params, policy, (*FRAME, 3)))(jax.random.key(0)), itertools.count()
     with Pool(make_game("doom", ARGUMENTS), games, FRAME, REWARDS["explore"], seeds) as pool:
         player = Player(policy, pool, games, jax.random.key(0))
         player.play(params, normalizer, 8)  # compiles

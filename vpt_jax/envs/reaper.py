@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 MARK = "VPT_GAME"  # name of the environment variable
-GRACE = 2.0  # seconds for what cleans up after a game, such as watchdog.py
+_GRACE = 2.0  # seconds for what cleans up after a game, such as watchdog.py
 
 
 def marked(mark: str) -> list[int]:
@@ -32,9 +32,9 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-def end_marked(mark: str, grace: float = GRACE) -> None:
-    """Kill all that carries the mark, once it has had `grace` seconds to end by itself."""
-    until = time.monotonic() + grace
+def end_marked(mark: str) -> None:
+    """Kill all that carries the mark, once it has had a moment to end by itself."""
+    until = time.monotonic() + _GRACE
     while (left := marked(mark)) and time.monotonic() < until:
         time.sleep(0.02)
     while left:

@@ -1,8 +1,9 @@
 """The causal VPT policy (paper, appendix E; reference `lib/policy.py`)."""
 
-from typing import Generic, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
@@ -77,3 +78,18 @@ class Policy(nn.Module):
     def initial_ring(self, batch: int) -> Ring:
         """The memory before a stream begins that is acted on, one frame at a time."""
         return empty_ring(batch, self.memory_length, self.features, self.layers, self.dtype)
+
+
+def init_params(policy: Policy, frame_shape: tuple[int, ...], rng: jax.Array) -> Any:
+    """Random parameters of a policy that sees frames of (height, width, channels)."""
+    frames, first = jnp.zeros((1, 1, *frame_shape), jnp.uint8), jnp.zeros((1, 1), bool)
+    return policy.init(rng, frames, first, policy.initial_memory(1))["params"]
+
+
+def look_once(
+    policy: Policy, params: Any, frames: UInt8[Array, "b h w 3"], first: Bool[Array, " b"], ring: Ring
+) -> PolicyOutput[Ring]:
+    """What the policy says of one frame in each of `b` streams, as when it acts: without the axis of time."""
+    output = policy.apply({"params": params}, frames[:, None], first[:, None], ring)
+    logits = {head: of_head[:, 0] for head, of_head in output.logits.items()}
+    return PolicyOutput(logits, output.value[:, 0], output.memory)

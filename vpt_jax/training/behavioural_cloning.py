@@ -13,7 +13,7 @@ from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation import Prediction
 from vpt_jax.models.heads import joint_log_prob, most_probable
 from vpt_jax.models.memory import Memory
-from vpt_jax.models.policy import Policy
+from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.training.objective import Objective, start_at_marginal
 from vpt_jax.training.state import Metrics
 
@@ -29,9 +29,7 @@ def cloning(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal) ->
 
 
 def _init(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal, rng: jax.Array) -> Any:
-    frames, first = jnp.zeros((1, 1, *frame_shape), jnp.uint8), jnp.zeros((1, 1), bool)
-    params = policy.init(rng, frames, first, policy.initial_memory(1))["params"]
-    return start_at_marginal(params, marginal._asdict(), policy.temperature)
+    return start_at_marginal(init_params(policy, frame_shape, rng), marginal._asdict(), policy.temperature)
 
 
 def cloning_loss(

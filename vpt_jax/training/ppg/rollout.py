@@ -12,7 +12,7 @@ from vpt_jax.actions import JointAction, raw_from_joint
 from vpt_jax.envs.pool import Games, Turn
 from vpt_jax.models.heads import ValueNormalizer, draw_joint, joint_log_prob
 from vpt_jax.models.memory import Ring, in_order
-from vpt_jax.models.policy import Policy
+from vpt_jax.models.policy import Policy, look_once
 from vpt_jax.training.ppg.learner import Rollout
 
 
@@ -36,12 +36,11 @@ def act(
     rng: jax.Array,
 ) -> tuple[Acted, Ring]:
     """Actions drawn from the policy."""
-    output = policy.apply({"params": params}, frames[:, None], first[:, None], ring)
-    logits = {head: of_head[:, 0] for head, of_head in output.logits.items()}
-    action = draw_joint(rng, logits)
+    output = look_once(policy, params, frames, first, ring)
+    action = draw_joint(rng, output.logits)
     buttons, camera = raw_from_joint(action)
-    value = normalizer.denormalize(output.value)[:, 0]
-    return Acted(action, buttons, camera, joint_log_prob(logits, action), value), output.memory
+    value = normalizer.denormalize(output.value[:, None])[:, 0]
+    return Acted(action, buttons, camera, joint_log_prob(output.logits, action), value), output.memory
 
 
 class Player:

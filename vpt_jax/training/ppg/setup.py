@@ -17,7 +17,7 @@ from vpt_jax.checkpoints import WrongStageError, load_policy
 from vpt_jax.envs.games import GAMES
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.models.heads import ValueNormalizer
-from vpt_jax.models.policy import Policy
+from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import DTYPES, POLICIES, make_policy
 from vpt_jax.training.optimizers import OPTIMIZERS
 from vpt_jax.training.ppg.learner import Learner, LearnerState, Recipe
@@ -66,7 +66,9 @@ def make_setup(config: ConfigDict, mesh: Mesh) -> Setup:
     """The run that a config describes, on a mesh."""
     policy, optimizer = make_policy(config.model), make_optimizer(config)
     begin = partial(initial_state, optimizer, config.seed)
-    shapes = jax.eval_shape(begin, jax.eval_shape(partial(_init, policy, frame_size(config)), jax.random.key(0)))
+    shapes = jax.eval_shape(
+        begin, jax.eval_shape(partial(init_params, policy, (*frame_size(config), 3)), jax.random.key(0))
+    )
     shardings = parallel.tree_shardings(shapes, mesh, parallel.RULES[config.sharding])
     shapes = jax.tree.map(_with_sharding, shapes, shardings)
     learner = Learner(policy, optimizer, recipe_of(config), config.length, shardings, parallel.batch_sharding(mesh))
@@ -129,16 +131,6 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return OPTIMIZERS[config.optimizer.name](schedule, config.optimizer.weight_decay, config.optimizer.clip_norm)
 
 
-def random_params(policy: Policy, size: tuple[int, int], seed: int) -> Any:
-    """Parameters of a policy that has learnt nothing; `size` is that of its frames."""
-    return jax.jit(partial(_init, policy, size))(jax.random.PRNGKey(seed))
-
-
-def _init(policy: Policy, size: tuple[int, int], rng: jax.Array) -> Any:
-    frames, first = jnp.zeros((1, 1, *size, 3), jnp.uint8), jnp.zeros((1, 1), bool)
-    return policy.init(rng, frames, first, policy.initial_memory(1))["params"]
-
-
 def first_params(config: ConfigDict, policy: Policy) -> Any:
     """What to begin with: the policy of `config.init_from`, with new value heads.
 
@@ -149,7 +141,7 @@ def first_params(config: ConfigDict, policy: Policy) -> Any:
     """
     if config.ppg.leash and not config.init_from:
         raise ConfigError("config.ppg.leash ties the policy to config.init_from, which is empty: set it, or leash=0")
-    init, rng = partial(_init, policy, frame_size(config)), jax.random.PRNGKey(config.seed)
+    init, rng = partial(init_params, policy, (*frame_size(config), 3)), jax.random.PRNGKey(config.seed)
     shapes = jax.eval_shape(init, rng)
     there = pretrained_params(config, policy) if config.init_from else {}
     new = shapes.keys() - there.keys() | {"value", "aux_value"}

@@ -1,7 +1,6 @@
 """Fine-tune a policy by reinforcement learning in games; it reads in the order things happen."""
 
 import itertools
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vpt_jax import parallel
-from vpt_jax.checkpoints import Checkpoints
+from vpt_jax.checkpoints import Checkpoints, facts_of, jsonable, note_settings
 from vpt_jax.envs.games import GAMES, make_game
 from vpt_jax.envs.pool import Episode, Games, Pool
 from vpt_jax.envs.rewards import REWARDS
@@ -40,14 +39,15 @@ def train(config: ConfigDict, began: float) -> bool:
 
     with jax.set_mesh(mesh):
         # Resume the newest checkpoint of this run, or begin
-        checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, facts=facts_of(config))
+        checkpoints = Checkpoints(
+            workdir / "checkpoints", **config.checkpoint, facts=facts_of(config, stream_of(config))
+        )
         if checkpoints.latest is None:
             state = setup.begin(first_params(config, setup.policy))
         else:
             print(f"resumed from step {checkpoints.latest}", flush=True)
             state = checkpoints.restore(setup.shapes, setup.shardings)
-        (workdir / "config.json").write_text(json.dumps(jsonable(config), indent=1) + "\n")
-        (workdir / "sharding.txt").write_text(parallel.sharding_table(setup.shapes, setup.shardings) + "\n")
+        note_settings(workdir, config, parallel.sharding_table(setup.shapes, setup.shardings))
 
         # Play and learn in turns
         start = int(state.step)
@@ -135,15 +135,7 @@ def make_pool(config: ConfigDict, start: int) -> "Pool | RemotePool":
     return RemotePool(config.game.machines, config.game.cpus, first_seed=first_seed, **arguments)
 
 
-def facts_of(config: ConfigDict) -> dict[str, Any]:
-    """What is kept in checkpoints; `stream`, `model` and `optimizer` must be the same when they are resumed."""
-    whole = jsonable(config)
-    model = {name: value for name, value in whole["model"].items() if name != "remat"}
-    game = {name: whole["game"][name] for name in ("name", "arguments")}
-    stream = {"game": game, "rewards": config.rewards, "frame_shape": [config.height, config.width, 3]}
-    return {"stream": stream, "model": model, "optimizer": {"name": config.optimizer.name}, "config": whole}
-
-
-def jsonable(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain values."""
-    return json.loads(config.to_json())
+def stream_of(config: ConfigDict) -> dict[str, Any]:
+    """What is trained on: it must be the same when a run is resumed."""
+    game = {"name": config.game.name, "arguments": jsonable(config.game.arguments)}
+    return {"game": game, "rewards": config.rewards, "frame_shape": [*frame_size(config), 3]}
