@@ -110,9 +110,8 @@ def make_pool(config: ConfigDict, size: tuple[int, ...], scripted: bool) -> Pool
     seeds = itertools.islice(itertools.count(config.seed), config.episodes)
     game = make_game(config.game.name, config.game.arguments.to_dict(), config.game.python, scripted)
     height, width = size
-    return Pool(
-        game, rows_of(config), (height, width), REWARDS[config.rewards], seeds, config.game.episodes_per_process
-    )
+    rewards = REWARDS[config.rewards]
+    return Pool(game, [seeds] * rows_of(config), (height, width), rewards, config.game.episodes_per_process)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from vpt_jax.data.dataset import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
 from vpt_jax.envs.game_client import GameLostError
 from vpt_jax.evaluation import evaluator
+from vpt_jax.parallel import say
 from vpt_jax.report.training import write_report
 from vpt_jax.training import loop
 from vpt_jax.training.goodput import Goodput
@@ -103,12 +104,14 @@ def train(config: ConfigDict, began: float) -> bool:
         with (
             closing(placed_batches(train_data, mesh, start, steps, config.data.workers)) as train_batches,
             profiled(setup.step, config.profile) as train_step,
+            loop.StopSignal() as stop,
         ):
             state = loop.run(
                 state,
                 schedule=loop.Schedule(steps, config.log_every, config.evaluate_every, config.save_every),
                 train_step=train_step,
                 batches=train_batches,
+                stop=stop,
                 evaluate=make_evaluator(config, setup.objective, valid_data, mesh, baselines),
                 episodes=train_data.episodes,
                 checkpoints=checkpoints,
@@ -132,12 +135,6 @@ def work_of(config: ConfigDict, data: Stream) -> Work:
         devices=jax.device_count(),
         peak=chip.flops if chip else 0.0,
     )
-
-
-def say(text: str) -> None:
-    """Print, once per job."""
-    if jax.process_index() == 0:
-        print(text, flush=True)
 
 
 def check_run(config: ConfigDict) -> None:

@@ -18,7 +18,7 @@ APPLES = {"apples": Reward(1)}
 
 def make_pool(episodes, rows=2, **arguments):
     seeds = itertools.islice(itertools.count(3), episodes)
-    return Pool(Game("tests.envs.toy_games:Counting", arguments), rows, SIZE, APPLES, seeds)
+    return Pool(Game("tests.envs.toy_games:Counting", arguments), [seeds] * rows, SIZE, APPLES)
 
 
 class Eager(RandomAgent):

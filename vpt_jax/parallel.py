@@ -12,9 +12,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 AXES = ("data", "fsdp", "tensor")
 # Rows of the batch and of the memory. With `data` first, XLA (of JAX 0.10) got the gradients of a step wrong on a mesh
@@ -137,6 +138,30 @@ def local_rows(mesh: Mesh, batch: int) -> list[int]:
         rows = mesh.shape["data"] * mesh.shape["fsdp"]
         raise ValueError(f"a batch of {batch} cannot be split over data x fsdp = {rows} devices evenly") from error
     return sorted({row for index in slices if index for row in range(batch)[index[0]]})
+
+
+def local_batch(placed: Any) -> Any:
+    """Undoes `global_batch`: gets this host's rows back into its memory."""
+    shards = jax.tree.map(_own_shards, placed)
+    for shard in jax.tree.leaves(shards):
+        shard.copy_to_host_async()  # all at once
+    return jax.tree.map(np.concatenate, shards, is_leaf=lambda x: isinstance(x, list))
+
+
+def _own_shards(rows: Array) -> list[Array]:
+    by_start = {shard.index[0].start or 0: shard.data for shard in rows.addressable_shards}  # some are there twice
+    return [by_start[start] for start in sorted(by_start)]
+
+
+def sum_over_hosts(figures: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """The sum of what every host has, on all of them."""
+    return figures if jax.process_count() == 1 else multihost_utils.process_allgather(figures).sum(axis=0)
+
+
+def say(text: str) -> None:
+    """Print, once per job."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
 
 
 def global_batch(local: Any, mesh: Mesh, batch: int) -> Any:

@@ -17,6 +17,7 @@ from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import POLICIES
+from vpt_jax.parallel import make_mesh
 from vpt_jax.training.ppg.rollout import Player
 
 _GAMES = flags.DEFINE_list("games", ["1", "2", "4", "8", "16"], "Games side by side, each in a process of its own.")
@@ -33,13 +34,14 @@ def rollout() -> list[Row]:
 
 def _play(games: int) -> Row:
     policy, normalizer = Policy(**POLICIES["tiny"]), ValueNormalizer.create()
-    params, seeds = jax.jit(partial(init_params, policy, (*FRAME, 3)))(jax.random.key(0)), itertools.count()
-    with Pool(make_game("doom", ARGUMENTS), games, FRAME, REWARDS["explore"], seeds) as pool:
-        player = Player(policy, pool, games, jax.random.key(0))
+    params, seeds = jax.jit(partial(init_params, policy, (*FRAME, 3)))(jax.random.key(0)), [itertools.count()] * games
+    with Pool(make_game("doom", ARGUMENTS), seeds, FRAME, REWARDS["explore"]) as pool:
+        player = Player(policy, pool, make_mesh(devices=jax.devices()[:1]), games, jax.random.PRNGKey(0))
         player.play(params, normalizer, 8)  # compiles
         pool.waited, frames, began = 0.0, 0, time.monotonic()
         while (taken := time.monotonic() - began) < SECONDS.value:
-            frames += int(player.play(params, normalizer, 32).valid.sum())
+            rollout = player.play(params, normalizer, 32)
+            frames += int(rollout.valid.sum()) if rollout else 0
     return {
         "games": str(games),
         "frames/s": f"{frames / taken:,.0f}",

@@ -140,7 +140,7 @@ def play(game, seeds, *keys):
     """Hold keys until all seeds are played; the episodes, and each row's first pixel."""
     buttons = np.zeros((1, 20), np.uint8)
     buttons[0, [BUTTON_INDEX[key] for key in keys]] = 1
-    with Pool(game, 1, (360, 640), REWARDS["diamond"], iter(seeds), wait_for_resets=False) as pool:
+    with Pool(game, [iter(seeds)], (360, 640), REWARDS["diamond"], wait_for_resets=False) as pool:
         pixels = [pool.begin().frames[0, 0, 0].tolist()]
         while not pool.done:
             pixels.append(pool.act(buttons, np.zeros((1, 2), np.float32)).frames[0, 0, 0].tolist())

@@ -31,7 +31,8 @@ def faulty(*faults, chance=1.0, **arguments):
 
 
 def make_pool(game, rows=2, seeds=None, **options):
-    return Pool(game, rows, SIZE, APPLES, itertools.count(0) if seeds is None else seeds, **options)
+    """The rows share their seeds."""
+    return Pool(game, [itertools.count(0) if seeds is None else seeds] * rows, SIZE, APPLES, **options)
 
 
 def attack(pool, rows=2):

@@ -75,7 +75,7 @@ def stop_after_two_steps(launcher, process, workdir):
     """As a scheduler stops a job."""
     wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(figures(workdir)) >= 2, process)
     process.send_signal(signal.SIGTERM)
-    assert "asked to stop: saving step" in launcher.finish(process)
+    assert "asked to stop after step" in launcher.finish(process)
 
 
 def test_two_processes_and_a_move_to_another_mesh(launcher, undisturbed, tmp_path):

@@ -63,7 +63,7 @@ def test_sigterm_saves_and_exits_with_0(launcher, undisturbed, tmp_path):
     process = launcher.start(tmp_path)
     wait_until(lambda: steps_logged(tmp_path) >= 1, process)
     os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: to the loader's workers too
-    assert "asked to stop: saving step" in launcher.finish(process)
+    assert "asked to stop after step" in launcher.finish(process)
     saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert saved < 10
     output = launcher.run(tmp_path, "--config.data.workers=0", "--config.data.valid_workers=1")

@@ -8,7 +8,7 @@ its episode is cut where it was, with no reward made up, and noted as lost.
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from multiprocessing.connection import wait
 from typing import NamedTuple, Protocol, Self
@@ -80,8 +80,9 @@ class _State(Enum):
 class _Row:
     """One stream of episodes, and the game that plays them."""
 
-    def __init__(self, pool: "Pool", number: int):
-        self._pool, self._number, self._starts, self._failures = pool, number, 0, 0
+    def __init__(self, pool: "Pool", number: int, seeds: Iterator[int]):
+        self._pool, self._number, self._seeds = pool, number, seeds
+        self._starts = self._failures = 0
         self.frame: Frame = np.zeros((*pool.size, 3), np.uint8)
         self.episodes: list[Episode] = []
         self.state, self.seed = _State.OVER, 0
@@ -119,7 +120,7 @@ class _Row:
             self.client = None
 
     def _begin_next(self) -> None:
-        if (seed := next(self._pool.seeds, None)) is None:
+        if (seed := next(self._seeds, None)) is None:
             self.state = _State.DONE
             self.close()
             return
@@ -184,16 +185,16 @@ class _Row:
 
 
 class Pool:
-    """`rows` games; a context manager. `begin`, then `act` as long as you like.
+    """A game for every row; a context manager. `begin`, then `act` as long as you like.
 
     Equal seeds and actions give equal turns, if the games do and none is lost, and if resets are waited for.
 
     Args:
         game: how each is made.
-        rows: how many.
+        seeds: of the episodes, for each row; rows that share an iterator take the next in their order. The pool ends
+            with them.
         size: height and width of the pictures, resized as the reference does it (bilinear).
         rewards: what is paid for.
-        seeds: of the episodes, which take the next in the order of the rows; the pool ends with them.
         episodes_per_process: after these a game is started anew, whatever it has leaked.
         wait_for_resets: whether a turn waits for episodes that begin; else their rows do not play meanwhile.
     """
@@ -201,21 +202,20 @@ class Pool:
     def __init__(
         self,
         game: Game,
-        rows: int,
+        seeds: Sequence[Iterator[int]],
         size: tuple[int, int],
         rewards: RewardTable,
-        seeds: Iterator[int],
         episodes_per_process: int = 100,
         wait_for_resets: bool = True,
     ):
-        self.game, self.size, self.rewards, self.seeds = game, size, rewards, iter(seeds)
+        self.game, self.size, self.rewards = game, size, rewards
         self.episodes_per_process, self.lost = episodes_per_process, 0
         self.waited = 0.0  # seconds spent waiting for games
         self.played = False  # whether any game has carried out a step
         self._waits_for = {_State.STEPPING} | ({_State.STARTING, _State.RESETTING} if wait_for_resets else set())
         self.mark = f"{uuid.uuid4().hex}."
         self._reaper = start_reaper(self.mark)
-        self._rows = [_Row(self, number) for number in range(rows)]
+        self._rows = [_Row(self, number, of_row) for number, of_row in enumerate(seeds)]
 
     def __enter__(self) -> Self:
         return self

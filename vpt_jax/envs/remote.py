@@ -5,6 +5,7 @@ rows as soon as Ray has one. Needs the extra `ray`, and vpt_jax on all machines.
 """
 
 import itertools
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
@@ -19,6 +20,8 @@ _NETWORK = 60.0  # seconds that a machine may take longer than its games
 _TRIES = 3
 _FRESH_SEEDS = 1_000_000  # between those of a machine and of the one that takes its place
 
+Seeds = tuple[int, int]  # of a row's episodes: the first, and how far apart they are
+
 
 class Report(NamedTuple):
     """A machine's turn, and what has ended in it."""
@@ -32,9 +35,9 @@ class Report(NamedTuple):
 class Machine:
     """Runs on another machine."""
 
-    def __init__(self, rows: int, seeds: tuple[int, int], arguments: dict[str, Any]):
-        """`seeds`: the first, and how far apart they are; `arguments`: the others of a `Pool`."""
-        self._pool = Pool(rows=rows, seeds=itertools.count(*seeds), **arguments)
+    def __init__(self, seeds: Sequence[Seeds], arguments: dict[str, Any]):
+        """`arguments`: the others of a `Pool`."""
+        self._pool = Pool(seeds=[itertools.count(*of_row) for of_row in seeds], **arguments)
 
     def begin(self) -> Report:
         """As `Pool.begin`."""
@@ -97,10 +100,10 @@ class _Part:
         ray.kill(self._machine)
 
     def _start(self) -> None:
-        first = self._pool.first_seed + self._number + self._starts * _FRESH_SEEDS
+        rows = self._pool.seeds[self._first_row : self._first_row + self._pool.rows_each]
+        seeds = [(first + self._starts * _FRESH_SEEDS, apart) for first, apart in rows]
         actor: Any = ray.remote(num_cpus=self._pool.cpus)(Machine)
-        seeds = first, self._pool.machines
-        self._machine = actor.remote(self._pool.rows_each, seeds, self._pool.arguments)
+        self._machine = actor.remote(seeds, self._pool.arguments)
         self._asked, self.begun, self._starts = self._machine.begin.remote(), False, self._starts + 1
 
     def _replace(self, error: Exception) -> None:
@@ -143,15 +146,15 @@ class RemotePool:
     Args:
         machines: how many, each with as many of the rows.
         cpus: processor cores that each takes of the cluster.
-        game, rows, size: as of a `Pool`; so are the `others`.
-        first_seed: of the episodes; the others count up from there.
+        game, size: as of a `Pool`; so are the `others`.
+        seeds: for each row.
     """
 
     def __init__(
-        self, machines: int, cpus: float, game: Game, rows: int, size: tuple[int, int], first_seed: int, **others: Any
+        self, machines: int, cpus: float, game: Game, seeds: Sequence[Seeds], size: tuple[int, int], **others: Any
     ):
-        self.machines, self.cpus, self.rows_each, self.size = machines, cpus, rows // machines, size
-        self.first_seed, self.arguments = first_seed, {"game": game, "size": size, **others}
+        self.machines, self.cpus, self.rows_each, self.size = machines, cpus, len(seeds) // machines, size
+        self.seeds, self.arguments = seeds, {"game": game, "size": size, **others}
         self.patience = game.patience.start + game.patience.reset + game.patience.step + _NETWORK
         self.waited, self.lost = 0.0, 0  # all games of a machine, when it is lost
         self._parts = [_Part(self, number) for number in range(machines)]

@@ -25,11 +25,12 @@ class NonFiniteLossError(FloatingPointError):
 class StopSignal:
     """Whether the run was asked to stop, by SIGTERM or, in a job of one process, Ctrl-C; a context manager.
 
-    All hosts get the same answer at the same step.
+    All hosts get the same answer.
     """
 
     def __init__(self) -> None:
-        self._received = False
+        self.received = False
+        self._asked = 0  # times
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -43,12 +44,15 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._received = True
+        self.received = True
         signal.signal(number, signal.SIG_DFL)  # a second signal ends the run at once
 
-    def __call__(self, step: int) -> bool:
-        """Asked once after every step."""
-        return self._received or (jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step))
+    def __call__(self) -> bool:
+        """Asked after every step, and where else a run can stop; all hosts must ask as often."""
+        self._asked += 1
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(self._asked):
+            self.received = True
+        return self.received
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def run(
     schedule: Schedule,
     train_step: Callable[[State, Any], tuple[State, Metrics]],
     batches: Iterator[Any],
+    stop: StopSignal,
     evaluate: Callable[[Any], dict[str, float]] | None,
     episodes: Callable[[int], list[str]],
     checkpoints: Checkpoints,
@@ -83,8 +88,10 @@ def run(
     The order matters: figures of a step are written before its checkpoint, and the checkpoint before the next batch is
     drawn, so that wherever a run is killed, resuming repeats what is not in the checkpoint and nothing else. A step's
     loss is looked at while the next one runs, so that the device never waits; only saving and evaluating wait for it.
+    Batches may end before the schedule does: those that take long, when asked to `stop`.
     """
     before: tuple[int, dict[str, Any]] | None = None
+    saved = done = int(state.step)
 
     def settle() -> None:
         """Looks at the last step's figures."""
@@ -95,34 +102,48 @@ def run(
                 log.show(before[0], goodput.note(before[0]))
         before = None
 
-    with StopSignal() as stop, closing(checkpoints), closing(progress), closing(log):
-        for step in range(int(state.step) + 1, schedule.steps + 1):
+    def look() -> None:
+        """Evaluates."""
+        if evaluate is None:
+            return
+        with goodput.spent("step"):
+            settle()
+        began = time.monotonic()
+        with goodput.spent("evaluation"):
+            figures = evaluate(state.params)
+        log.write(done, figures)
+        progress.evaluated(done, figures, time.monotonic() - began)
+
+    def save() -> None:
+        nonlocal saved
+        with goodput.spent("step"):
+            settle()
+        with goodput.spent("checkpoint"):
+            checkpoints.save(state, done)
+        saved = done
+
+    with closing(checkpoints), closing(progress), closing(log):
+        while done < schedule.steps and not stop.received:
             batch = _draw(batches, before, progress, goodput)
+            if batch is None:
+                break
             with goodput.spent("step"):
                 state, metrics = train_step(state, batch)
                 settle()
-            before = step, metrics
-            stopping = stop(step)
-            evaluating = evaluate if schedule.is_due(schedule.evaluate_every, step) else None
-            saving = stopping or schedule.is_due(schedule.save_every, step)
-            if evaluating or saving:
-                with goodput.spent("step"):
-                    settle()
-            if evaluating:
-                began = time.monotonic()
-                with goodput.spent("evaluation"):
-                    figures = evaluating(state.params)
-                log.write(step, figures)
-                progress.evaluated(step, figures, time.monotonic() - began)
-            if saving:
-                with goodput.spent("checkpoint"):
-                    checkpoints.save(state, step)
-            if stopping:
-                progress.say(f"asked to stop: saving step {step}; the same command goes on from there")
-                break
+            done += 1
+            before = done, metrics
+            stop()
+            if schedule.is_due(schedule.evaluate_every, done):
+                look()
+            if schedule.is_due(schedule.save_every, done):
+                save()
+        if stop.received:
+            progress.say(f"asked to stop after step {done}; the same command goes on from there")
+            if saved < done:
+                save()
         with goodput.spent("checkpoint"):
             checkpoints.wait()
-        goodput.note(int(state.step))
+        goodput.note(done)
         progress.say(str(goodput))
     return state
 
@@ -130,9 +151,9 @@ def run(
 def _draw(
     batches: Iterator[Any], before: tuple[int, dict[str, Any]] | None, progress: Progress, goodput: Goodput
 ) -> Any:
-    """The next batch. Waiting for it is a loss only if the devices have nothing else to do."""
+    """The next batch, if there is one. Waiting for it is a loss only if the devices have nothing else to do."""
     asked = time.monotonic()
-    batch = next(batches)
+    batch = next(batches, None)
     seconds = time.monotonic() - asked
     busy = before is not None and not before[1]["loss"].is_ready()
     progress.waited(0.0 if busy else seconds)

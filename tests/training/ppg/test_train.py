@@ -1,26 +1,40 @@
 """Reinforcement learning through the launcher, in the real game."""
 
 import json
+import os
 import shutil
+import signal
+from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from tests.training.conftest import kill, wait_until
 from vpt_jax.checkpoints import load_policy
 
 
 @pytest.fixture(scope="session")
-def play(launcher, undisturbed):
-    """Fine-tunes the cloned policy in two short games at a time."""
+def start(launcher, undisturbed):
+    """Begins to fine-tune the cloned policy in two short games at a time."""
     flags = [
         "--config=configs/rl_doom.py", f"--config.init_from={undisturbed}", "--config.height=32", "--config.width=32",
         "--config.game.arguments.height=36", "--config.game.arguments.width=64", "--config.game.arguments.seconds=0.5",
         "--config.games=2", "--config.length=4", "--config.fragments=4",
         "--config.save_every=1",
     ]  # fmt: skip
-    return lambda workdir, *more, **options: launcher.run(workdir, *flags, *more, bare=True, **options)
+    return lambda workdir, *more, **options: launcher.start(workdir, *flags, *more, bare=True, **options)
+
+
+@pytest.fixture(scope="session")
+def play(launcher, start):
+    """Does so to the end."""
+
+    def play(workdir, *more, expected=0, **options):
+        return launcher.finish(start(workdir, *more, **options), expected)
+
+    return play
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +44,21 @@ def tuned(play, tmp_path_factory):
     return workdir, play(workdir, "--config.steps=2")
 
 
+@pytest.fixture(scope="session")
+def resumed(play, tuned, tmp_path_factory):
+    """The same, with one more iteration by a second start."""
+    workdir = shutil.copytree(tuned[0], tmp_path_factory.mktemp("resumed") / "copy")
+    return workdir, play(workdir, "--config.steps=3")
+
+
 def metrics(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def games_of(process):
+    """The processes that play for one that learns."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [child for child in children if b"game_server" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def state_of(workdir, step):
@@ -60,9 +87,17 @@ def test_equal_runs_are_equal_and_learn(play, tuned, tmp_path):
     np.testing.assert_allclose([first["train/leash"], second["train/leash"]], [0.2, 0.2 * 0.9995], rtol=1e-6)
 
 
-def test_resuming_goes_on_with_the_same_optimizer_normaliser_and_leash(play, tuned, undisturbed, tmp_path):
-    workdir = shutil.copytree(tuned[0], tmp_path / "copy")
-    assert "resumed from step 2" in play(workdir, "--config.steps=3")
+def test_processes_play_and_learn_as_one_does(play, tuned, tmp_path):
+    output = play(tmp_path, "--config.steps=2", processes=2)
+    assert "2 process(es), 2 x cpu" in output
+    for line, expected in zip(metrics(tmp_path), metrics(tuned[0]), strict=True):
+        assert line["train/episodes"] == expected["train/episodes"]
+        assert line == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+def test_resuming_goes_on_with_the_same_optimizer_normaliser_and_leash(resumed, undisturbed):
+    workdir, output = resumed
+    assert "resumed from step 2" in output
     assert [line["step"] for line in metrics(workdir)] == [1, 2, 3]
     np.testing.assert_allclose(metrics(workdir)[2]["train/leash"], 0.2 * 0.9995**2, rtol=1e-6)
     state = state_of(workdir, 3)
@@ -72,6 +107,25 @@ def test_resuming_goes_on_with_the_same_optimizer_normaliser_and_leash(play, tun
     cloned = load_policy(undisturbed).params
     for layer in ("encoder", "transformer", "actions"):
         jax.tree.map(np.testing.assert_array_equal, state["pretrained"][layer], cloned[layer])
+
+
+def test_a_killed_run_does_its_iteration_again(start, play, tuned, resumed, tmp_path):
+    workdir = shutil.copytree(tuned[0], tmp_path / "copy")
+    process = start(workdir, "--config.steps=5")
+    wait_until(lambda: len(metrics(workdir)) > 2, process)
+    kill(process)
+    for folder in (workdir / "checkpoints").glob("[!12]*"):
+        shutil.rmtree(folder)  # it may have come so far
+    play(workdir, "--config.steps=3")
+    assert (workdir / "metrics.jsonl").read_bytes() == (resumed[0] / "metrics.jsonl").read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, state_of(workdir, 3), state_of(resumed[0], 3))
+
+
+def test_a_stopped_run_does_not_play_its_rollout_to_the_end(launcher, start, tmp_path):
+    process = start(tmp_path, "--config.fragments=10000", "--config.game.arguments.seconds=60.0")
+    wait_until(lambda: games_of(process), process)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert "asked to stop after step 0" in launcher.finish(process)
 
 
 def test_the_tuned_policy_loads_as_any_other(tuned):

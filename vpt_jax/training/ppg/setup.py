@@ -52,14 +52,17 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     for field in ("games", "fragments", "length", "steps", "log_every", "save_every"):
         if config[field] < 1:
             raise ConfigError(f"config.{field} must be 1 or more")
-    if jax.process_count() > 1:
-        raise ConfigError("reinforcement learning runs in one process, on all devices of its machine")
-    if config.game.machines and config.games % config.game.machines:
-        raise ConfigError(f"config.games is {config.games}, and must be a multiple of config.game.machines")
+    if (machines := config.game.machines) and (config.games % machines or machines % jax.process_count()):
+        raise ConfigError(
+            f"config.game.machines is {machines}, and must be a multiple of the {jax.process_count()} process(es) that "
+            f"learn, and a divisor of config.games, which is {config.games}"
+        )
     try:
-        parallel.local_rows(mesh, config.games)
+        rows = parallel.local_rows(mesh, config.games)
     except ValueError as error:
         raise ConfigError(f"config.games: {error}") from error
+    if len(rows) * jax.process_count() > config.games:
+        raise ConfigError("config.mesh.tensor splits a game between hosts: let it divide the devices of a host")
 
 
 def make_setup(config: ConfigDict, mesh: Mesh) -> Setup:

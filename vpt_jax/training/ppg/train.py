@@ -16,6 +16,7 @@ from vpt_jax.checkpoints import Checkpoints, facts_of, jsonable, note_settings
 from vpt_jax.envs.games import GAMES, make_game
 from vpt_jax.envs.pool import Episode, Games, Pool
 from vpt_jax.envs.rewards import REWARDS
+from vpt_jax.parallel import say
 from vpt_jax.training import loop
 from vpt_jax.training.goodput import Goodput
 from vpt_jax.training.metrics_log import MetricsLog, Progress, Work
@@ -34,8 +35,10 @@ def train(config: ConfigDict, began: float) -> bool:
     mesh = make_mesh(config)
     check(config, mesh)
     setup, workdir = make_setup(config, mesh), Path(config.workdir)
-    print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {dict(mesh.shape)}; {config.games} games of "
-          f"{config.game.name}, {dict(config.game.arguments)}", flush=True)  # fmt: skip
+    say(
+        f"{jax.process_count()} process(es), {jax.device_count()} x {jax.devices()[0].device_kind}, "
+        f"{dict(mesh.shape)}; {config.games} games of {config.game.name}, {dict(config.game.arguments)}"
+    )
 
     with jax.set_mesh(mesh):
         # Resume the newest checkpoint of this run, or begin
@@ -45,25 +48,26 @@ def train(config: ConfigDict, began: float) -> bool:
         if checkpoints.latest is None:
             state = setup.begin(first_params(config, setup.policy))
         else:
-            print(f"resumed from step {checkpoints.latest}", flush=True)
+            say(f"resumed from step {checkpoints.latest}")
             state = checkpoints.restore(setup.shapes, setup.shardings)
         note_settings(workdir, config, parallel.sharding_table(setup.shapes, setup.shardings))
 
         # Play and learn in turns
-        start = int(state.step)
-        with make_pool(config, start) as pool:
+        start, quiet = int(state.step), jax.process_index() > 0
+        with loop.StopSignal() as stop, make_pool(config, mesh, start) as pool:
             apprentice = Apprentice(config, setup, mesh, pool, state)
             state = loop.run(
                 state,
                 schedule=loop.Schedule(config.steps, config.log_every, config.steps, config.save_every),
                 train_step=apprentice.learn,
-                batches=apprentice.rollouts(),
+                batches=apprentice.rollouts(stop),
+                stop=stop,
                 evaluate=None,
                 episodes=lambda step: [f"rollout {step + 1}"],
                 checkpoints=checkpoints,
-                log=MetricsLog(workdir, start, quiet=False),
-                progress=Progress(start, config.steps, Work(config.games * turns(config)), False, headline="return"),
-                goodput=Goodput(workdir, start, began, quiet=False),
+                log=MetricsLog(workdir, start, quiet),
+                progress=Progress(start, config.steps, Work(config.games * turns(config)), quiet, headline="return"),
+                goodput=Goodput(workdir, start, began, quiet),
             )
     return int(state.step) == config.steps
 
@@ -73,15 +77,15 @@ class Apprentice:
 
     def __init__(self, config: ConfigDict, setup: Setup, mesh: Mesh, pool: Games, state: LearnerState):
         self._pool, self._turns, self._state, self._learner = pool, turns(config), state, setup.learner
-        self._place = partial(parallel.global_batch, mesh=mesh, batch=config.games)
-        self._memory = self._place(jax.device_get(setup.policy.initial_memory(config.games)))
-        self._player = Player(setup.policy, pool, config.games, jax.random.fold_in(state.rng, int(state.step)))
+        memory = partial(setup.policy.initial_memory, config.games)
+        self._memory = jax.jit(memory, out_shardings=parallel.batch_sharding(mesh))()
+        rng = jax.random.fold_in(jax.device_get(state.rng), int(state.step))
+        self._player = Player(setup.policy, pool, mesh, config.games, rng)
 
-    def rollouts(self) -> Iterator[Rollout]:
+    def rollouts(self, stop: loop.StopSignal) -> Iterator[Rollout]:
         """One after the other, each by the newest policy."""
-        while True:
-            rollout = self._player.play(self._state.params, self._state.normalizer, self._turns)
-            yield self._place(jax.device_get(rollout))
+        while rollout := self._player.play(self._state.params, self._state.normalizer, self._turns, stop):
+            yield rollout
 
     def learn(self, state: LearnerState, rollout: Rollout) -> tuple[LearnerState, dict[str, Any]]:
         """An iteration, and its figures: those of the losses, and of the episodes that have ended."""
@@ -93,13 +97,12 @@ class Apprentice:
 
 
 def figures_of(episodes: list[Episode], lost: int) -> dict[str, float]:
-    """Means over episodes that were not lost, and how many games were lost since the start."""
-    whole = [episode for episode in episodes if episode.ending != "lost"]
-    figures = {"episodes": float(len(whole)), "games_lost": float(lost)}
-    if whole:
-        figures["return"] = float(np.mean([episode.reward for episode in whole]))
-        figures["episode_steps"] = float(np.mean([episode.steps for episode in whole]))
-    return figures
+    """Of all hosts: means over episodes that were not lost, and how many games were lost since the start."""
+    whole = [(1.0, episode.reward, episode.steps) for episode in episodes if episode.ending != "lost"]
+    sums = np.append(np.reshape(whole, (-1, 3)).sum(axis=0), lost)
+    count, reward, steps, lost_anywhere = parallel.sum_over_hosts(sums).tolist()
+    means = {"return": reward / count, "episode_steps": steps / count} if count else {}
+    return {"episodes": count, "games_lost": lost_anywhere, **means}
 
 
 def turns(config: ConfigDict) -> int:
@@ -107,19 +110,19 @@ def turns(config: ConfigDict) -> int:
     return config.fragments * config.length
 
 
-def make_pool(config: ConfigDict, start: int) -> "Pool | RemotePool":
-    """The games. A run that goes on after iteration `start` plays other episodes than it began with."""
+def make_pool(config: ConfigDict, mesh: Mesh, start: int) -> "Pool | RemotePool":
+    """The games of this host. A run that goes on after iteration `start` plays other episodes than it began with."""
     first_seed = config.game.seed + start * config.games * turns(config)  # no iteration plays more episodes
+    seeds = [(first_seed + row, config.games) for row in parallel.local_rows(mesh, config.games)]
     arguments: dict[str, Any] = dict(
         game=make_game(config.game.name, config.game.arguments.to_dict(), config.game.python),
-        rows=config.games,
         size=frame_size(config),
         rewards=REWARDS[config.rewards],
         episodes_per_process=config.game.episodes_per_process,
         wait_for_resets=GAMES[config.game.name].wait_for_resets,
     )
     if not config.game.machines:
-        return Pool(seeds=itertools.count(first_seed), **arguments)
+        return Pool(seeds=[itertools.count(*of_row) for of_row in seeds], **arguments)
     try:
         import ray
 
@@ -132,7 +135,7 @@ def make_pool(config: ConfigDict, start: int) -> "Pool | RemotePool":
         ray.init(config.game.cluster, ignore_reinit_error=True)
     except ConnectionError as error:
         raise ConfigError(f"config.game.cluster is {config.game.cluster!r}: {error}") from error
-    return RemotePool(config.game.machines, config.game.cpus, first_seed=first_seed, **arguments)
+    return RemotePool(config.game.machines // jax.process_count(), config.game.cpus, seeds=seeds, **arguments)
 
 
 def stream_of(config: ConfigDict) -> dict[str, Any]:
