@@ -141,6 +141,17 @@ def test_what_cannot_be_made_is_said_once():
         pool.begin()
 
 
+def test_games_that_cannot_play_any_more_are_given_up(tmp_path):
+    game = Game("tests.envs.toy_games:OnceOnly", {"file": str(tmp_path / "played"), "steps": 2}, patience=PATIENCE)
+    with make_pool(game, rows=1) as pool:
+        pool.begin()
+        turns = (attack(pool, 1) for _ in range(4))
+        with pytest.raises(GameLostError, match=r"(?s)in 5 tries.*File exists"):
+            list(turns)
+        assert [episode.ending for episode in pool.episodes()] == ["truncated"]
+    assert pool.lost == 5
+
+
 def test_nothing_is_left_of_a_pool_whose_process_is_killed():
     program = (
         "import numpy as np, time\n"

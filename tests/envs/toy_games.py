@@ -83,5 +83,17 @@ class Faulty(Counting):
         return answer
 
 
+class OnceOnly(Counting):
+    """Plays one episode, ever: the next does not begin, in this process or another."""
+
+    def __init__(self, file, **options):
+        super().__init__(**options)
+        self._file = file
+
+    def reset(self, seed):
+        with open(self._file, "x"):
+            return super().reset(seed)
+
+
 def unmakeable():
     raise ImportError("install the game first")

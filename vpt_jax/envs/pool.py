@@ -21,7 +21,7 @@ from vpt_jax.envs.reaper import start_reaper
 from vpt_jax.envs.rewards import RewardTable, Tally
 from vpt_jax.video import Frame, resize
 
-_TRIES = 5  # games of a row that may be lost, one after the other and without a step, before anybody has played one
+_TRIES = 5  # games that every row may lose, one after the other and without a step
 
 
 class Turn(NamedTuple):
@@ -82,7 +82,7 @@ class _Row:
 
     def __init__(self, pool: "Pool", number: int, seeds: Iterator[int]):
         self._pool, self._number, self._seeds = pool, number, seeds
-        self._starts = self._failures = 0
+        self._starts, self.failures = 0, 0  # since the last step
         self.frame: Frame = np.zeros((*pool.size, 3), np.uint8)
         self.episodes: list[Episode] = []
         self.state, self.seed = _State.OVER, 0
@@ -159,7 +159,7 @@ class _Row:
 
     def _count_step(self, answer: Answer) -> None:
         self.acted, self.terminated, self._info = True, answer.terminated, answer.info
-        self._failures, self._pool.played = 0, True
+        self.failures = 0
         self.reward = self._tally.pay(answer.info)
         self._steps, self._sum = self._steps + 1, self._sum + self.reward
         self.state = _State.WAITING
@@ -174,9 +174,9 @@ class _Row:
     def _lost(self, client: GameClient, error: GameLostError) -> None:
         """Kill the game; its episode is over, or tried again if it had not begun."""
         client.kill()
-        self.client, self._pool.lost, self._failures = None, self._pool.lost + 1, self._failures + 1
-        if self._failures == _TRIES and not self._pool.played:
-            raise GameLostError(f"no step could be played in {_TRIES} tries: {error}") from error
+        self.client, self._pool.lost, self.failures = None, self._pool.lost + 1, self.failures + 1
+        if self._pool.is_hopeless:
+            raise GameLostError(f"no game could play a step in {_TRIES} tries: {error}") from error
         if self.state is _State.STEPPING:
             self._note("lost", str(error))
             self.state = _State.OVER
@@ -211,7 +211,6 @@ class Pool:
         self.game, self.size, self.rewards = game, size, rewards
         self.episodes_per_process, self.lost = episodes_per_process, 0
         self.waited = 0.0  # seconds spent waiting for games
-        self.played = False  # whether any game has carried out a step
         self._waits_for = {_State.STEPPING} | ({_State.STARTING, _State.RESETTING} if wait_for_resets else set())
         self.mark = f"{uuid.uuid4().hex}."
         self._reaper = start_reaper(self.mark)
@@ -233,6 +232,11 @@ class Pool:
         """Whether all episodes have been played."""
         return all(row.state is _State.DONE for row in self._rows)
 
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether no row can play."""
+        return all(row.failures >= _TRIES or row.state is _State.DONE for row in self._rows)
+
     def begin(self) -> Turn:
         """The first turn of all; waits until every game shows its first picture."""
         nothing = np.zeros((len(self._rows), 20), np.uint8), np.zeros((len(self._rows), 2), np.float32)
@@ -242,7 +246,7 @@ class Pool:
         """Carry out an action in each row that plays, one step of the games (camera in degrees).
 
         Raises:
-            GameLostError: games were lost several times before one played a step; the message has the reason.
+            GameLostError: all rows lost their games several times without a step; the message has the last reason.
         """
         return self._play(buttons, camera, self._waits_for)
 
