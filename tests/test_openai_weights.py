@@ -1,4 +1,4 @@
-"""Strictness of the conversion; that the converted policy is right is shown in tests/models/test_policy.py."""
+"""Strictness of the conversion, and the way back; tests/models/ shows that what was converted is right."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vpt_jax.openai_weights import policy_from_openai
+from vpt_jax.openai_weights import (
+    aux_value_normalizer_from_openai,
+    idm_from_openai,
+    idm_to_openai,
+    policy_from_openai,
+    policy_to_openai,
+    value_normalizer_from_openai,
+)
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "policy_tiny.npz")
 META = json.loads(str(GOLDEN["meta"]))
@@ -47,3 +54,35 @@ def test_wrong_settings_are_named(change, message):
     settings = {name: value for name, value in {**META["policy_kwargs"], **change}.items() if value is not None}
     with pytest.raises(ValueError, match=message):
         convert(settings)
+
+
+def assert_same(tensors, expected):
+    assert tensors.keys() == expected.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(tensor, expected[name], err_msg=name, strict=True)
+
+
+@pytest.mark.parametrize("aux", [False, True])
+def test_a_policy_goes_back_to_the_last_bit(aux):
+    heads = {name.replace("value_head", "aux_value_head"): 3 * value for name, value in STATE_DICT.items()}
+    state_dict = STATE_DICT | ({name: value for name, value in heads.items() if name.startswith("aux")} if aux else {})
+    module, params = convert(state_dict=state_dict)
+    assert module.aux_value == aux
+    normalizers = [value_normalizer_from_openai(state_dict)]
+    normalizers += [aux_value_normalizer_from_openai(state_dict)] if aux else []
+    settings, head, back = policy_to_openai(module, params, META["policy_kwargs"]["img_shape"], *normalizers)
+    assert_same(back, state_dict)
+    assert policy_from_openai(settings, head, back)[0] == module
+
+
+def test_an_inverse_dynamics_model_goes_back_to_the_last_bit():
+    golden = np.load(Path(__file__).parent / "golden" / "idm_tiny.npz")
+    meta = json.loads(str(golden["meta"]))
+    state_dict = {name.removeprefix("param/"): golden[name] for name in golden.files if name.startswith("param/")}
+    module, params = idm_from_openai(meta["idm_net_kwargs"], meta["pi_head_kwargs"], state_dict)
+    height, width, _ = meta["idm_net_kwargs"]["img_shape"]
+    settings, head, back = idm_to_openai(module, params, (height, width, 3), meta["idm_net_kwargs"]["timesteps"])
+    assert_same(back, state_dict)
+    assert idm_from_openai(settings, head, back)[0] == module
+    with pytest.raises(ValueError, match="this model has learnt to use it"):
+        idm_to_openai(module.clone(use_last=True), params, (height, width, 3), 16)

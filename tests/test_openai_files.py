@@ -1,0 +1,172 @@
+"""Files of PyTorch are read as they are; what is more than data is refused before anything happens."""
+
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vpt_jax.openai_files import (
+    ModelSettings,
+    WeightsFile,
+    WeightsFileError,
+    _number,
+    _pickle_tensors,
+    _tuple,
+    read_model,
+    write_model,
+    write_weights,
+)
+
+BY_TORCH = Path(__file__).parent / "golden" / "torch_state_dict.weights"  # made by PyTorch 2.14
+TENSORS = {
+    "steps": np.array(7, np.int64),
+    "none": np.zeros((10, 0), np.float32),
+    "turned": np.arange(12, dtype=np.float32).reshape(3, 4).T,
+    "part": np.array([[5, 6], [9, 10]], np.float32),
+    "half": np.array([1.5, -2], np.float16),
+    "layer.bias": np.array([-0.011439144611358643, 0.45777493715286255], np.float32),
+}
+SETTINGS = ModelSettings({"hidsize": 8, "img_shape": [16, 16, 3]}, {"temperature": 2.0})
+
+
+class Evil:
+    """Pickled, it is a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self._call = function, arguments
+
+    def __reduce__(self):
+        return self._call
+
+
+def test_what_torch_has_saved_is_read_to_the_last_bit():
+    count = []
+    weights = WeightsFile(BY_TORCH, count.append)
+    assert set(weights) == {*TENSORS, "layer.weight"}
+    for name, expected in TENSORS.items():
+        np.testing.assert_array_equal(weights[name], expected, strict=True)
+    assert weights["layer.weight"].shape == (2, 3)
+    assert sum(count) == weights.nbytes
+
+
+def test_what_is_written_is_read_back_and_equal_tensors_give_equal_files(tmp_path):
+    for name in ("one", "two"):
+        write_weights(tmp_path / name, TENSORS)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    weights = WeightsFile(tmp_path / "one")
+    assert list(weights) == list(TENSORS)
+    for name, expected in TENSORS.items():
+        np.testing.assert_array_equal(weights[name], expected, strict=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_torch_reads_what_is_written(tmp_path):
+    torch = pytest.importorskip("torch")
+    write_weights(tmp_path / "file", TENSORS)
+    read = torch.load(tmp_path / "file", weights_only=True)
+    assert list(read) == list(TENSORS)
+    for name, expected in TENSORS.items():
+        np.testing.assert_array_equal(read[name].numpy(), expected, strict=True)
+
+
+def test_settings_are_read_back(tmp_path):
+    write_model(tmp_path / "file", SETTINGS)
+    assert read_model(tmp_path / "file") == SETTINGS
+    whole = pickle.loads((tmp_path / "file").read_bytes())  # noqa: S301 - as OpenAI's code reads it
+    assert whole["model"]["args"]["net"]["args"] == SETTINGS.net
+
+
+def test_no_setting_is_a_call(tmp_path):
+    target = tmp_path / "written"
+    calls = {
+        "posix.system": Evil(os.system, f"touch {target}"),
+        "builtins.eval": Evil(eval, f"open({str(target)!r}, 'w')"),
+        r"pathlib[.\w]*": Evil(Path, "/"),
+        "tests.test_openai_files.Evil": Evil,
+    }
+    for name, call in calls.items():
+        (tmp_path / "evil.model").write_bytes(pickle.dumps({"model": {"args": {"net": {"args": call}}}}))
+        with pytest.raises(WeightsFileError, match=rf"evil.model asks for {name}, .*nothing was loaded"):
+            read_model(tmp_path / "evil.model")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"", "is damaged, or not what its name says"),
+        (pickle.dumps({"model": 1})[:-3], "is damaged, or not what its name says"),
+        (pickle.dumps({"model": 1}), "has no model.args.net.args and pi_head_opts"),
+        (pickle.dumps([1, 2]), "has no model.args.net.args"),
+        (b"\x80\x02" + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f.", "is damaged"),  # a memo of 16 GB, were it a list
+        (b"\x80\x02X\x01\x00\x00\x00aQ.", "holds tensors"),
+        (b" " * ((1 << 24) + 1), "16,777,217 bytes, too many for settings"),
+    ],
+)
+def test_broken_settings_are_named(tmp_path, data, complaint):
+    (tmp_path / "a.model").write_bytes(data)
+    with pytest.raises(WeightsFileError, match=rf"a\.model.*{complaint}|a\.model {complaint}"):
+        read_model(tmp_path / "a.model")
+
+
+TWO = _pickle_tensors({"a": np.ones(2, np.float32)})
+
+
+def write_zip(path, data=TWO, how=zipfile.ZIP_STORED, **members):
+    with zipfile.ZipFile(path, "w", how) as archive:
+        archive.writestr("archive/data.pkl", data)
+        for name, content in ({"archive/data/0": bytes(8)} | members).items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"archive/../../etc/passwd": b""}, "leads out of it"),
+        ({"/etc/passwd": b""}, "leads out of it"),
+        ({"archive\\..\\x": b""}, "leads out of it"),
+        ({"how": zipfile.ZIP_DEFLATED}, "is packed"),
+        ({"other/data.pkl": b""}, "it has 2 members data.pkl"),
+        ({"archive/data/0": bytes(7)}, "storage 0 has 7 bytes, not 2 of float32"),
+        ({"data": _pickle_tensors({"a": np.ones((), np.float32), "b": np.ones(2, np.float32)})}, "storage"),
+        ({"data": pickle.dumps({"a": 1}, 2)}, "something else than tensors by name"),
+        ({"data": pickle.dumps(Evil(os.getcwd), 2)}, "asks for posix.getcwd"),
+        ({"data": pickle.dumps(OrderedDict(a=Evil(os.system, "touch x")), 2)}, "asks for posix.system"),
+    ],
+)
+def test_weights_with_anything_else_are_refused(tmp_path, options, complaint):
+    write_zip(tmp_path / "a.weights", **options)
+    with pytest.raises(WeightsFileError, match=rf"a\.weights.*{complaint}"):
+        WeightsFile(tmp_path / "a.weights")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.weights"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"), [([3], [1]), ([2], [2]), ([1 << 30] * 2, [0, 0]), ([2], [1, 1]), ([-1], [1])]
+)
+def test_no_tensor_reaches_beyond_its_numbers(tmp_path, shape, strides):
+    sizes = [_tuple(map(_number, numbers)) for numbers in ([2], [1], shape, strides)]
+    assert TWO.count(sizes[0] + sizes[1]) == 1
+    write_zip(tmp_path / "a.weights", TWO.replace(sizes[0] + sizes[1], sizes[2] + sizes[3]))
+    with pytest.raises(WeightsFileError, match=r"larger than its storage|no possible shape"):
+        WeightsFile(tmp_path / "a.weights")
+
+
+def test_damage_is_noticed(tmp_path):
+    whole = BY_TORCH.read_bytes()
+    (tmp_path / "short.weights").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsFileError, match=r"short\.weights is cut short, or no file of PyTorch"):
+        WeightsFile(tmp_path / "short.weights")
+    place = whole.index(TENSORS["layer.bias"].tobytes())
+    (tmp_path / "bad.weights").write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+    with pytest.raises(WeightsFileError, match=r"bad\.weights is damaged at torch_state_dict/data/\d"):
+        _ = WeightsFile(tmp_path / "bad.weights")["layer.bias"]
+    (tmp_path / "old.weights").write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2))
+    with pytest.raises(WeightsFileError, match=r"of PyTorch before 1\.6: load and save it once"):
+        WeightsFile(tmp_path / "old.weights")
+    with pytest.raises(FileNotFoundError):
+        WeightsFile(tmp_path / "none.weights")
