@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import make_idm, make_policy
 from vpt_jax.training.state import AnyState, State
 
+POLICY_STAGES, IDM_STAGE = ("policy", "ppg"), "idm"
 _FIXED = ("stream", "model", "optimizer")  # facts that must be the same when a run is resumed
 
 
@@ -117,6 +119,8 @@ class TrainedPolicy(NamedTuple):
     params: Any
     frame_shape: tuple[int, ...]  # height, width, channels
     step: int  # of the checkpoint
+    normalizer: ValueNormalizer  # of its value; new, if it was never trained to value anything
+    aux_normalizer: ValueNormalizer  # the same of its auxiliary value
 
 
 def load_policy(workdir: str | Path) -> TrainedPolicy:
@@ -126,10 +130,11 @@ def load_policy(workdir: str | Path) -> TrainedPolicy:
         FileNotFoundError: the work directory holds no checkpoint.
         WrongStageError: it holds another kind of model.
     """
-    facts, restore = _open(workdir, "policy", "ppg")
-    policy, shape = make_policy(facts["config"]["model"]), tuple(facts["stream"]["frame_shape"])
-    params = restore(lambda: {"params": init_params(policy, shape, jax.random.key(0))})
-    return TrainedPolicy(policy, params, shape, facts["step"])
+    run = _open(workdir, *POLICY_STAGES)
+    policy, shape = make_policy(run.facts["config"]["model"]), tuple(run.facts["stream"]["frame_shape"])
+    new = dict.fromkeys(("normalizer", "aux_normalizer"), ValueNormalizer.create())
+    state = run.restore(lambda: {"params": init_params(policy, shape, jax.random.key(0)), **new})
+    return TrainedPolicy(policy, state["params"], shape, run.step, *(state.get(name, new[name]) for name in new))
 
 
 class TrainedIDM(NamedTuple):
@@ -149,14 +154,27 @@ def load_idm(workdir: str | Path) -> TrainedIDM:
         FileNotFoundError: the work directory holds no checkpoint.
         WrongStageError: it holds another kind of model.
     """
-    facts, restore = _open(workdir, "idm")
-    idm, shape = make_idm(facts["config"]["model"]), tuple(facts["stream"]["frame_shape"])
-    params = restore(partial(idm.init, jax.random.key(0), jnp.zeros((1, 1, *shape), jnp.uint8)))
-    return TrainedIDM(idm, params, shape, facts["stream"]["length"], facts["step"])
+    run = _open(workdir, IDM_STAGE)
+    idm, shape = make_idm(run.facts["config"]["model"]), tuple(run.facts["stream"]["frame_shape"])
+    state = run.restore(partial(idm.init, jax.random.key(0), jnp.zeros((1, 1, *shape), jnp.uint8)))
+    return TrainedIDM(idm, state["params"], shape, run.facts["stream"]["length"], run.step)
 
 
-def _open(workdir: str | Path, *stages: str) -> tuple[dict[str, Any], Callable[[Callable[[], Any]], Any]]:
-    """The newest checkpoint's facts, and a function that reads the parameters a model's `init` would make."""
+def load_model(workdir: str | Path) -> TrainedPolicy | TrainedIDM:
+    """Whichever of the two the work directory holds. Raises `FileNotFoundError` if it holds no checkpoint."""
+    stage = _open(workdir, *POLICY_STAGES, IDM_STAGE).facts["config"]["stage"]
+    return load_idm(workdir) if stage == IDM_STAGE else load_policy(workdir)
+
+
+class _Run(NamedTuple):
+    """What a work directory holds."""
+
+    facts: dict[str, Any]
+    step: int  # of the newest checkpoint
+    restore: Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]  # of what a function makes, what is stored
+
+
+def _open(workdir: str | Path, *stages: str) -> _Run:
     options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
     manager = ocp.CheckpointManager(Path(workdir, "checkpoints").absolute(), options=options)
     if (step := manager.latest_step()) is None:
@@ -166,15 +184,15 @@ def _open(workdir: str | Path, *stages: str) -> tuple[dict[str, Any], Callable[[
         wanted = " or ".join(map(repr, stages))
         raise WrongStageError(f"{workdir} holds a training run of stage {there!r}, and this needs one of {wanted}")
 
-    facts["step"] = step
+    valued = {"normalizer", "aux_normalizer"} if "card" in facts else {"normalizer"} if there == "ppg" else set()
+    stored = {"params"} | valued  # a model that was imported has a card
 
-    def restore(init: Callable[[], Any]) -> Any:
+    def restore(init: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), jax.eval_shape(init)
-        )
+        shapes = {name: tree for name, tree in jax.eval_shape(init).items() if name in stored}
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
         where = ocp.checkpoint_utils.construct_restore_args(target)
         state = ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True)  # no optimiser, no memory
-        return manager.restore(step, args=ocp.args.Composite(state=state)).state["params"]
+        return manager.restore(step, args=ocp.args.Composite(state=state)).state
 
-    return facts, restore
+    return _Run(facts, step, restore)

@@ -21,15 +21,20 @@ def run(main: Callable[[ConfigDict], object], config_file: str, mistakes: tuple[
 
     SIGTERM stops the program as Ctrl-C does.
     """
-    explained: tuple[type[Exception], ...] = (*mistakes, FolderInUseError)
     with _one_line_errors():
         flag = config_flags.DEFINE_config_file("config", config_file, "What to do: a file of configs/ and its variant.")
+    run_plain(lambda: main(_read(flag)), mistakes)
+
+
+def run_plain(main: Callable[[], object], mistakes: tuple[type[Exception], ...]) -> None:
+    """The same for a program that needs no config, only flags."""
+    explained: tuple[type[Exception], ...] = (*mistakes, FolderInUseError)
 
     def guarded_main(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every detail of every save
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            main(_read(flag))
+            main()
         except explained as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:

@@ -118,8 +118,8 @@ class WeightsFile(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, path: str | Path, on_read: Callable[[int], object] = lambda count: None):
-        """`on_read` is told how many bytes were read."""
-        self._path, self._on_read = Path(path), on_read
+        """`on_read` is told how many bytes were read, of each tensor once."""
+        self._path, self._on_read, self._told = Path(path), on_read, set[str]()
         with self._path.open("rb") as file:
             if file.read(len(_OLD_PYTORCH)) == _OLD_PYTORCH:
                 raise WeightsFileError(f"{path} is of PyTorch before 1.6: load and save it once with a newer one")
@@ -133,7 +133,8 @@ class WeightsFile(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._tensors[name]
         storage = np.frombuffer(self._read(tensor.storage.member), tensor.storage.dtype)
-        self._on_read(storage.nbytes)
+        self._on_read(0 if name in self._told else storage.nbytes)
+        self._told.add(name)
         strides = [stride * storage.itemsize for stride in tensor.strides]
         return np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides, writeable=False)
 

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from vpt_jax.checkpoints import WrongStageError, load_idm, load_policy
+from vpt_jax.exchange import export_weights, import_weights
 
 from .conftest import kill, wait_until
 
@@ -96,6 +97,14 @@ def test_the_trained_policy_loads_from_the_work_directory(undisturbed, tmp_path)
     assert output.logits["camera"].shape == (2, 3, 121)
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         load_policy(tmp_path)
+
+
+def test_the_trained_policy_goes_out_to_files_and_comes_back(undisturbed, tmp_path):
+    export_weights(undisturbed, tmp_path / "a.weights")
+    import_weights(tmp_path / "a.model", tmp_path / "a.weights", tmp_path / "run")
+    trained, back = load_policy(undisturbed), load_policy(tmp_path / "run")
+    assert (trained.module, trained.frame_shape) == (back.module, back.frame_shape)
+    jax.tree.map(np.testing.assert_array_equal, trained.params, back.params)
 
 
 def test_the_trained_inverse_dynamics_model_loads_with_what_it_was_trained_on(undisturbed_idm):

@@ -1,0 +1,27 @@
+"""Make a checkpoint of OpenAI's released files, without running anything that is in them.
+
+    python launch/import_weights.py --model=foundation-model-2x.model --weights=foundation-model-2x.weights \
+        --out=runs/foundation-2x
+
+takes policies of all sizes, fine-tuned or from reinforcement learning, and the inverse dynamics model. What comes out
+is a work directory as of a training run: --config.init_from, launch/play.py and `vpt_jax.Agent.load` take it.
+"""
+
+from absl import flags
+
+from vpt_jax import command_line
+from vpt_jax.exchange import ExchangeError, import_weights
+from vpt_jax.openai_files import WeightsFileError
+
+_MODEL = flags.DEFINE_string("model", None, "The settings, a file NAME.model.", required=True)
+_WEIGHTS = flags.DEFINE_string("weights", None, "The tensors, a file NAME.weights.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Folder of the checkpoint.", required=True)
+
+
+def main() -> None:
+    import_weights(_MODEL.value, _WEIGHTS.value, _OUT.value)
+    print(f"imported: {_OUT.value}, described in {_OUT.value}/card.json")
+
+
+if __name__ == "__main__":
+    command_line.run_plain(main, (ExchangeError, WeightsFileError, FileNotFoundError))

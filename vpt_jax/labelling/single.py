@@ -1,0 +1,49 @@
+"""One video, labelled in memory; `job.py` labels many, and survives being killed."""
+
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import jax
+
+from vpt_jax.checkpoints import TrainedIDM
+from vpt_jax.labelling.model import label_spans
+from vpt_jax.labelling.plan import Labels, Plan, Video
+from vpt_jax.labelling.videos import FrameSettings, encode_video
+from vpt_jax.video import VideoError
+
+_CHUNK_FRAMES, _QUALITY = 32, 90  # as configs/label.py has them: the same frames, the same labels
+_WINDOWS = 15  # labelled at a time
+
+
+def label_video(
+    idm: TrainedIDM,
+    video: Path,
+    mode: str = "shared",
+    choice: str = "argmax",
+    mirror: bool = False,
+    aspect: tuple[int, int] = (16, 9),
+    seed: int = 0,
+) -> Labels:
+    """What was done in every frame of a video, at 20 frames per second: `[frames, ...]`, as the dataset would have it.
+
+    Args:
+        idm: from `load_idm`.
+        video: of any size and rate; its frames go through a temporary folder.
+        mode, choice, mirror, aspect, seed: as in configs/label.py.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        VideoError: it cannot be decoded to its end.
+    """
+    height, width, _ = idm.frame_shape
+    settings = FrameSettings(height, width, aspect, _CHUNK_FRAMES, _QUALITY)
+    with TemporaryDirectory() as folder:
+        frames = encode_video(video, Path(folder, "video"), settings)
+        if not frames:
+            raise VideoError(*Path(folder, "video.broken").read_text().split("\n", 1))
+        plan = Plan((Video(Path(folder, "video.records"), frames, _CHUNK_FRAMES),), idm.window, _WINDOWS, rows=1)
+        run = jax.jit(partial(label_spans, idm.module, idm.window, mode, choice, mirror=mirror))
+        rng = jax.random.key(seed)
+        labels = (plan.keep(i, jax.device_get(run(idm.params, rng, plan.read(i, [0])))) for i in range(plan.steps))
+        return next(plan.by_video(labels))
