@@ -107,7 +107,7 @@ def play(agent: Agent, pool: Pool, folder: Path, total: int) -> list[Played]:
             move = agent.act(turn)
             for row in np.flatnonzero(turn.playing).tolist():
                 if turn.first[row]:
-                    takes[row] = _Take(stack, recording(folder, turn.seed[row]), pool.size)
+                    takes[row] = _Take(stack, recording(folder, turn.seed[row]), turn.frames.shape[1:3])
                 takes[row].add(turn.frames[row], move.buttons[row], move.camera[row], move.drift[row])
             turn = pool.act(move.buttons, move.camera)
             for episode in pool.episodes():
@@ -124,7 +124,7 @@ def recording(folder: Path, seed: int) -> Path:
 class _Take:
     """An episode that is being played."""
 
-    def __init__(self, stack: ExitStack, path: Path, size: tuple[int, int]):
+    def __init__(self, stack: ExitStack, path: Path, size: tuple[int, ...]):
         """`stack` gives up what is not finished."""
         self._writer = RecordingWriter(path, *size)
         self._drifts: list[float] = []

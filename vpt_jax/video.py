@@ -282,6 +282,14 @@ def draw_action(
     return drawn
 
 
+def draw_note(frame: Frame, text: str) -> None:
+    """Write a few words into the lower left corner of the frame, in place; half its height at most."""
+    scale = min(_FONT_SCALE, 0.004 * len(frame))
+    place = round(10 * scale), len(frame) - round(12 * scale)
+    for colour, weight in ((_ON_DOWN, 4), (_DOWN, 1)):  # an outline, to be read on any picture
+        cv2.putText(frame, text, place, _FONT, scale, colour, weight, cv2.LINE_AA)
+
+
 def _action_row(buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"], label: str = "") -> Frame:
     row = np.zeros((_ROW_HEIGHT, _ROW_WIDTH, 3), np.uint8)
     _draw_text(row, label, _GAP, _LABEL)

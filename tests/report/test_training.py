@@ -154,7 +154,7 @@ def test_play_predicts_as_the_policy_does_on_the_episode_alone(streams, model):
     )
     buttons, bins = factored_from_joint(JointAction(*(np.asarray(x[0].argmax(-1)) for x in output.logits.values())))
     assert len(np.unique(buttons, axis=0)) > 1
-    for (_, recorded, predicted), row, held, turn in zip(play, valid.kept(1), buttons, bins, strict=True):
+    for (_, recorded, predicted, _), row, held, turn in zip(play, valid.kept(1), buttons, bins, strict=True):
         np.testing.assert_array_equal(predicted[0], held)
         np.testing.assert_allclose(predicted[1], CAMERA.to_degrees(turn), rtol=1e-6)
         for stored, shown in zip(valid.actions(1), recorded, strict=True):
@@ -168,7 +168,7 @@ def test_play_is_limited_and_inventory_does_not_turn(streams, model):
     params = params | {"actions": params["actions"] | {"buttons": head}}
     play = list(report.held_out_play(objective(policy), params, valid, 1, 10))
     assert len(play) == 10
-    for _, _, (buttons, camera) in play:
+    for _, _, (buttons, camera), _ in play:
         assert buttons.nonzero() == (np.array([BUTTONS.index("inventory")]),)
         assert not camera.any()
 
@@ -196,7 +196,7 @@ def test_an_inverse_dynamics_run_has_its_own_baselines_and_leaves_no_frame_out(s
     assert any("before and after" in text for text in page.text("p"))
     assert "left out, as in training" not in html.read_text()
     assert len(list(decode(film))) == 100
-    for _, recorded, predicted in report.held_out_play(knows, None, valid, 1, 100):
+    for _, recorded, predicted, _ in report.held_out_play(knows, None, valid, 1, 100):
         np.testing.assert_array_equal(recorded[0], predicted[0])
 
 
@@ -208,25 +208,7 @@ def test_without_an_evaluation_the_error_names_the_file(streams, model, tmp_path
         )
 
 
-def test_picture_is_enlarged_whole_below_its_keys():
-    rng = np.random.default_rng(0)
-    frame, action = (
-        rng.integers(0, 256, (48, 128, 3), np.uint8),
-        (np.eye(20, dtype=np.uint8)[0], np.array([-1.0, 2.54])),
-    )
-    drawn = report.draw_large(frame, action)
-    np.testing.assert_array_equal(drawn[-48 * 4 :: 4, ::4], frame)
-    np.testing.assert_array_equal(drawn[-48 * 4 :], frame.repeat(4, 0).repeat(4, 1))
-    panel = drawn[: -48 * 4]
-    assert panel.any()
-    assert (report.draw_large(frame, (0 * action[0], action[1]))[: len(panel)] != panel).any()
-    assert report.describe(*action) == "attack; camera 2.5° right, 1.0° up"
-    assert report.describe(0 * action[0], np.zeros(2)) == "no key; camera still"
-
-
-def test_smoothed_is_a_centred_mean():
-    values = np.random.default_rng(0).normal(size=100)
-    smooth = report.smoothed(values)
-    np.testing.assert_allclose(smooth[50], values[48:53].mean())
-    np.testing.assert_allclose(smooth[0], values[:3].mean())
-    assert report.smoothed([4.0]) == [4.0]
+def test_actions_are_described():
+    buttons, camera = np.eye(20, dtype=np.uint8)[0], np.array([-1.0, 2.54])
+    assert report.describe(buttons, camera) == "attack; camera 2.5° right, 1.0° up"
+    assert report.describe(0 * buttons, np.zeros(2)) == "no key; camera still"

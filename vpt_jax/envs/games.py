@@ -28,6 +28,12 @@ GAMES = {
         patience=Patience(start=60, reset=120, step=10),
         wait_for_resets=False,
     ),
+    "video": Kind(  # no game: nothing that is done changes what is seen
+        make="vpt_jax.envs.footage:make",
+        scripted="",
+        patience=Patience(start=60, reset=30, step=10),
+        wait_for_resets=True,
+    ),
     "minerl": Kind(
         make="vpt_jax.envs.minerl_game:make",
         scripted="",

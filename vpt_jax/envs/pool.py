@@ -83,7 +83,7 @@ class _Row:
     def __init__(self, pool: "Pool", number: int, seeds: Iterator[int]):
         self._pool, self._number, self._seeds = pool, number, seeds
         self._starts, self.failures = 0, 0  # since the last step
-        self.frame: Frame = np.zeros((*pool.size, 3), np.uint8)
+        self.frame: Frame = np.zeros((*(pool.size or (0, 0)), 3), np.uint8)
         self.episodes: list[Episode] = []
         self.state, self.seed = _State.OVER, 0
         self.client: GameClient | None = None
@@ -144,18 +144,23 @@ class _Row:
         if self.state is _State.STARTING:
             self._reset(client)
             return
-        (height, width), shape = self._pool.size, client.picture().shape
-        if shape[0] < height or shape[1] < width:
-            raise GameLostError(
-                f"the game shows {shape[0]}x{shape[1]} pixels, and {height}x{width} are to be seen: set its size by "
-                "config.game.arguments"
-            )
-        self.frame = resize(client.picture(), height, width)
+        self.frame = self._look(client.picture())
         if self.state is _State.RESETTING:
             self._tally, self._steps, self._sum = Tally(self._pool.rewards, answer.info), 0, 0.0
             self.state, self.first, self._info = _State.WAITING, True, answer.info
         else:
             self._count_step(answer)
+
+    def _look(self, picture: Frame) -> Frame:
+        """The picture at the size that is asked for."""
+        rows, columns, _ = picture.shape
+        height, width = self._pool.size or (rows, columns)
+        if rows < height or columns < width:
+            raise GameLostError(
+                f"the game shows {rows}x{columns} pixels, and {height}x{width} are to be seen: set its size by "
+                "config.game.arguments"
+            )
+        return resize(picture, height, width)
 
     def _count_step(self, answer: Answer) -> None:
         self.acted, self.terminated, self._info = True, answer.terminated, answer.info
@@ -193,7 +198,7 @@ class Pool:
         game: how each is made.
         seeds: of the episodes, for each row; rows that share an iterator take the next in their order. The pool ends
             with them.
-        size: height and width of the pictures, resized as the reference does it (bilinear).
+        size: height and width of the pictures, resized as the reference does it (bilinear); None: as they are.
         rewards: what is paid for.
         episodes_per_process: after these a game is started anew, whatever it has leaked.
         wait_for_resets: whether a turn waits for episodes that begin; else their rows do not play meanwhile.
@@ -203,7 +208,7 @@ class Pool:
         self,
         game: Game,
         seeds: Sequence[Iterator[int]],
-        size: tuple[int, int],
+        size: tuple[int, int] | None,
         rewards: RewardTable,
         episodes_per_process: int = 100,
         wait_for_resets: bool = True,

@@ -46,6 +46,7 @@ REWARDS: dict[str, RewardTable] = {
         "diamond": Reward(1 / 3),
         "diamond_pickaxe": Reward(1),
     },
+    "nothing": {},
     # Doom's tasks (doom_tasks.py says what is counted). A medikit gives 25 points of health.
     "explore": {"places": Reward(1)},
     "gather_health": {"health": Reward(1 / 25)},

@@ -11,6 +11,7 @@ from vpt_jax.baselines import label_baselines
 from vpt_jax.data.dataset import EpisodeIndex, load_index
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation import AXES, COMMON_SHARE, Totals, add, confidence_intervals, label_totals, metrics
+from vpt_jax.report.films import Moment, write_film
 from vpt_jax.report.page import (
     Line,
     curve,
@@ -23,9 +24,8 @@ from vpt_jax.report.page import (
     section,
     table,
 )
-from vpt_jax.report.training import Action, write_film
 from vpt_jax.training.metrics_log import read_metrics
-from vpt_jax.video import FRAME_RATE, Frame, decode, resize
+from vpt_jax.video import FRAME_RATE, decode, resize
 
 FILM_SECONDS = 15
 FILM_SIZE = 288, 512  # height, width
@@ -341,11 +341,9 @@ def _films(folder: Path, runs: Runs) -> Iterator[str]:
         yield film(path, f"{name.capitalize()} episode {episode}, {FRAME_RATE} frames per second")
 
 
-def _moments(
-    video: Path, episode: str, recorded: EpisodeIndex, predicted: EpisodeIndex
-) -> Iterator[tuple[Frame, Action, Action]]:
+def _moments(video: Path, episode: str, recorded: EpisodeIndex, predicted: EpisodeIndex) -> Iterator[Moment]:
     rows, labels = (index.rows(index.names.index(episode)) for index in (recorded, predicted))
     for i, frame in zip(range(FILM_SECONDS * FRAME_RATE), decode(video), strict=False):
         true, said = rows.start + i, labels.start + i
         recorded_action = recorded.buttons[true], recorded.camera[true]
-        yield resize(frame, *FILM_SIZE), recorded_action, (predicted.buttons[said], predicted.camera[said])
+        yield Moment(resize(frame, *FILM_SIZE), recorded_action, (predicted.buttons[said], predicted.camera[said]))

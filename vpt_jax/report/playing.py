@@ -7,9 +7,9 @@ from pathlib import Path
 
 from vpt_jax.episodes import Played, ranked, recording, summarise
 from vpt_jax.recording import read_steps
+from vpt_jax.report.films import Moment, write_film
 from vpt_jax.report.page import film, grid, page, paragraph, section, table
-from vpt_jax.report.training import Action, write_film
-from vpt_jax.video import FRAME_RATE, Frame, decode
+from vpt_jax.video import FRAME_RATE, decode
 
 FILM_SECONDS = 30
 
@@ -76,8 +76,8 @@ def _row(name: str, figures: Mapping[str, float], items: Sequence[str]) -> list[
     return row
 
 
-def _moments(path: Path) -> Iterator[tuple[Frame, Action, None]]:
+def _moments(path: Path) -> Iterator[Moment]:
     """The beginning of a recording."""
     steps, frames = read_steps(path.with_suffix(".jsonl")), decode(path.with_suffix(".mp4"))
     for frame, *action in islice(zip(frames, steps.buttons, steps.camera, strict=False), FILM_SECONDS * FRAME_RATE):
-        yield frame, (action[0], action[1]), None
+        yield Moment(frame, (action[0], action[1]))

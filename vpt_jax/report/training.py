@@ -1,6 +1,5 @@
 """The report of a training run: a page of figures and a film of held-out play, predicted against recorded."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from jaxtyping import Float, UInt8
 from vpt_jax.actions import BUTTONS, PITCH, YAW
 from vpt_jax.data.streams import Stream
 from vpt_jax.evaluation import COMMON_SHARE
+from vpt_jax.report.films import Moment, draw_large, write_film
 from vpt_jax.report.page import (
     Line,
     curve,
@@ -27,12 +27,10 @@ from vpt_jax.report.page import (
 )
 from vpt_jax.training.metrics_log import read_metrics
 from vpt_jax.training.objective import Objective
-from vpt_jax.video import FRAME_RATE, Frame, VideoWriter, draw_action
+from vpt_jax.video import FRAME_RATE
 
 FILM_SECONDS = 25
-FILM_CRF = 28  # about 100 kB a second, for the film is part of the page
 EXAMPLES = 9
-PICTURE_WIDTH = 512  # pixels, about: frames are enlarged by a whole number
 _CHUNK = 64  # frames the model is fed at a time, for the film
 _SMOOTHING = 25  # the smoothed loss is the mean over one part in so many of the curve
 _PREDICTORS = {
@@ -51,8 +49,6 @@ _SHARES = {  # metric: its name, its unit
     "camera_accuracy": ("Camera accuracy", "share of frames"),
     "camera_accuracy_moving": ("Camera accuracy while it moves", "share of frames that move"),
 }
-
-Action = tuple[UInt8[np.ndarray, "20"], Float[np.ndarray, "2"]]  # buttons; degrees of pitch and yaw
 
 
 def write_report(
@@ -193,7 +189,7 @@ def _examples_section(train: Stream) -> str:
     spread = Stream(replace(train.settings, batch=EXAMPLES, length=1))  # row i starts at i / EXAMPLES of the epoch
     batch = spread.read(0, range(EXAMPLES))
     pictures = [
-        picture(draw_large(batch.frames[row, 0], action), describe(*action))
+        picture(draw_large(Moment(batch.frames[row, 0], action)), describe(*action))
         for row, action in enumerate(zip(batch.buttons[:, 0], batch.camera[:, 0], strict=True))
         if batch.valid[row, 0]
     ]
@@ -212,15 +208,6 @@ def describe(buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"]) -
     return f"{keys}; camera {', '.join(turns) or 'still'}"
 
 
-def draw_large(frame: Frame, action: Action, predicted: Action | None = None) -> Frame:
-    """The frame enlarged, and above it the action's keys and, if given, those of the predicted one; even in size."""
-    factor = max(1, round(PICTURE_WIDTH / frame.shape[1]))
-    large = frame.repeat(factor, 0).repeat(factor, 1)
-    rows = 1 if predicted is None else 2
-    panel = np.zeros((2 * math.ceil(rows * large.shape[1] / 40), large.shape[1], 3), np.uint8)
-    return np.concatenate([draw_action(panel, *action, predicted=predicted), large])
-
-
 def _film_section(path: Path, valid: Stream, episode: int) -> str:
     explained = (
         "Above the picture: the action that was recorded, and the one that the model holds most probable. A lit key is "
@@ -232,19 +219,7 @@ def _film_section(path: Path, valid: Stream, episode: int) -> str:
     return section("Held-out play: predicted against recorded", grid([film(path, caption), paragraph(explained)]))
 
 
-def write_film(path: Path, play: Iterator[tuple[Frame, Action, Action | None]]) -> None:
-    """Writes a film of frames, each with its recorded and, if there is one, its predicted action above it."""
-    first = draw_large(*next(play))
-    height, width, _ = first.shape
-    with VideoWriter(path, height, width, crf=FILM_CRF) as video:
-        video.write(first)
-        for moment in play:
-            video.write(draw_large(*moment))
-
-
-def held_out_play(
-    objective: Objective, params: Any, stream: Stream, episode: int, limit: int
-) -> Iterator[tuple[Frame, Action, Action]]:
+def held_out_play(objective: Objective, params: Any, stream: Stream, episode: int, limit: int) -> Iterator[Moment]:
     """The first `limit` frames that the stream shows of an episode, each with its recorded and its predicted action.
 
     The model reads the recorded frames, its memory carried on; the prediction is each head's most probable choice.
@@ -258,4 +233,4 @@ def held_out_play(
         buttons, camera = (np.asarray(choice[0]) for choice in (predicted.buttons, predicted.camera))
         for i in range(min(stop - start, _CHUNK)):
             recorded = batch.buttons[0, i], batch.camera[0, i]
-            yield batch.frames[0, i], recorded, (buttons[i], camera[i])
+            yield Moment(batch.frames[0, i], recorded, (buttons[i], camera[i]))

@@ -1,0 +1,135 @@
+"""Watch a policy play: it writes a film of every episode, with keys, mouse and value, or shows a window.
+
+    python launch/play.py --config.policy=runs/mine --config.out=runs/films
+    python launch/play.py --config=configs/play.py:video --config.policy=runs/foundation-2x --config.out=runs/films \
+        --config.game.arguments.path=VIDEO
+
+The second shows what a policy would do in a video. (fields: configs/play.py)
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vpt_jax import command_line
+from vpt_jax.agent import Agent
+from vpt_jax.checkpoints import TrainedPolicy, WrongStageError, load_policy
+from vpt_jax.envs.game_client import GameLostError
+from vpt_jax.envs.games import GAMES, make_game
+from vpt_jax.envs.pool import Episode, Pool, Turn
+from vpt_jax.envs.rewards import REWARDS
+from vpt_jax.report.films import Moment, draw_large, write_film
+from vpt_jax.training.setup import ConfigError, check_choices
+from vpt_jax.video import FRAME_RATE, Frame
+
+Show = Callable[[Frame], None]
+
+
+def play(config: ConfigDict) -> None:
+    """All episodes, one after the other."""
+    policy = check(config)
+    agent = Agent(policy, seed=config.seed, temperature=config.temperature)
+    game = make_game(config.game.name, config.game.arguments.to_dict(), config.game.python)
+    seeds = iter(range(config.seed, config.seed + config.episodes))
+    with ExitStack() as stack:
+        show = stack.enter_context(Window()) if config.window else lambda frame: None
+        pool = stack.enter_context(Pool(game, [seeds], None, REWARDS[config.rewards]))
+        turn = pool.begin()
+        while not pool.done:
+            film = Path(config.out, f"{config.game.name}-{turn.seed[0]}.mp4")
+            film.parent.mkdir(parents=True, exist_ok=True)
+            watched = Watched(agent, pool, turn, show)
+            write_film(film, iter(watched))
+            turn = watched.turn
+            print(f"{film}: {describe(watched.episode)}", flush=True)
+
+
+def check(config: ConfigDict) -> TrainedPolicy:
+    """Find what would fail later, and the policy."""
+    check_choices(config, {"game.name": GAMES, "rewards": REWARDS})
+    if not (config.policy and config.out):
+        raise ConfigError("say what is to play and where films go: --config.policy=FOLDER --config.out=FOLDER")
+    if config.episodes < 1:
+        raise ConfigError("config.episodes must be 1 or more")
+    if config.temperature < 0:
+        raise ConfigError("config.temperature must not be negative")
+    if config.window and not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
+        raise ConfigError("config.window needs a display, and there is none: leave it out, and look at the films")
+    return load_policy(config.policy)
+
+
+class Watched:
+    """An episode, played while it is looked at."""
+
+    def __init__(self, agent: Agent, pool: Pool, turn: Turn, show: Show):
+        """`turn` is the first one."""
+        self.turn = turn
+        self.episode: Episode | None = None
+        self._agent, self._pool, self._show = agent, pool, show
+        agent.reset()
+
+    def __iter__(self) -> Iterator[Moment]:
+        """What is seen and done, until the next episode begins."""
+        reward = 0.0
+        while self.episode is None:
+            decision = self._agent.decide([self.turn.frames[0]])
+            note = f"value {decision.value[0]:.2f}  reward {reward:.2f}"
+            moment = Moment(self.turn.frames[0], (decision.buttons[0], decision.camera[0]), note=note)
+            self._show(draw_large(moment))
+            yield moment
+            self._act(decision.buttons, decision.camera)
+            reward += float(self.turn.reward[0])
+        while not (self.turn.playing[0] or self._pool.done):
+            self._act(np.zeros((1, 20), np.uint8), np.zeros((1, 2), np.float32))
+
+    def _act(self, buttons: Any, camera: Any) -> None:
+        self.turn = self._pool.act(buttons, camera)
+        for episode in self._pool.episodes():
+            self.episode = episode
+
+
+def describe(episode: Episode | None) -> str:
+    if episode is None:
+        return "left before its end"
+    ending = f"lost, {episode.reason}" if episode.reason else episode.ending
+    return f"{episode.steps} steps, reward {episode.reward:.2f}, {ending}"
+
+
+class Window:
+    """Shows frames at the rate of the game; a context manager. Closing the window ends the program."""
+
+    def __enter__(self) -> Show:
+        try:
+            import pygame
+        except ImportError as error:
+            raise ConfigError("config.window needs pygame: pip install pygame-ce") from error
+        pygame.display.init()
+        pygame.display.set_caption("vpt_jax")
+        clock = pygame.time.Clock()
+
+        def show(frame: Frame) -> None:
+            size = frame.shape[1], frame.shape[0]
+            screen = pygame.display.get_surface()
+            if screen is None or screen.get_size() != size:
+                screen = pygame.display.set_mode(size)
+            pygame.surfarray.blit_array(screen, frame.swapaxes(0, 1))
+            pygame.display.flip()
+            if any(event.type == pygame.QUIT for event in pygame.event.get()):
+                raise KeyboardInterrupt
+            clock.tick(FRAME_RATE)
+
+        self._quit = pygame.display.quit
+        return show
+
+    def __exit__(self, *_: object) -> None:
+        self._quit()
+
+
+if __name__ == "__main__":
+    mistakes = (ConfigError, GameLostError, FileNotFoundError, WrongStageError)
+    command_line.run(play, "configs/play.py", mistakes)

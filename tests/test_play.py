@@ -1,0 +1,83 @@
+"""launch/play.py, as a user starts it: films of a game, and of what a policy would do in a video."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.test_exchange import policy_files
+from vpt_jax.exchange import import_weights
+from vpt_jax.video import decode, decode_timed, resample
+
+ROOT = Path(__file__).parents[1]
+CLIP = ROOT / "tests" / "clips" / "combat_spider_7.mp4"
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("policy")
+    policy_files(folder, "tiny", (32, 32, 3), scale=0.1)
+    import_weights(folder / "a.model", folder / "a.weights", folder / "run")
+    return folder / "run"
+
+
+def play(policy, out, *flags, config="play.py", check=True, **variables):
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("DISPLAY")}
+    command = [sys.executable, "launch/play.py", f"--config=configs/{config}", f"--config.policy={policy}",
+               f"--config.out={out}", *flags]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment | {"JAX_PLATFORMS": "cpu"} | variables, capture_output=True, text=True
+    )
+    assert done.returncode == (0 if check else 1), done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_video_is_shown_with_what_the_policy_would_do(policy, tmp_path):
+    flags = [f"--config.game.arguments.path={CLIP}", "--config.temperature=0.0"]
+    count = len(list(resample(decode_timed(CLIP))))
+    for name in ("one", "two"):
+        output = play(policy, tmp_path / name, *flags, config="play.py:video")
+        assert f"video-0.mp4: {count} steps, reward 0.00, truncated" in output
+    one, two = (list(decode(tmp_path / name / "video-0.mp4")) for name in ("one", "two"))
+    assert len(one) == count
+    np.testing.assert_array_equal(one, two)
+    panel = len(one[0]) - 360
+    assert len({frame[:panel].tobytes() for frame in one}) > 1
+    shown, source = (np.float32(frame) for frame in (one[0][panel:], next(decode(CLIP))))
+    top = slice(0, 180)  # the note is below
+    assert np.abs(shown[top] - source[top]).mean() < 6  # it was encoded twice
+
+
+def test_a_game_is_filmed_in_a_window_too(policy, tmp_path):
+    flags = ["--config.episodes=2", "--config.game.arguments.seconds=1.0", "--config.game.arguments.fresh=False",
+             "--config.seed=7", "--config.window"]  # fmt: skip
+    output = play(policy, tmp_path, *flags, SDL_VIDEODRIVER="dummy")
+    assert re.findall(r"doom-(\d): 20 steps|doom-(\d)\.mp4: 20 steps", output)
+    films = sorted(tmp_path.iterdir())
+    assert [film.name for film in films] == ["doom-7.mp4", "doom-8.mp4"]
+    for film in films:
+        frames = list(decode(film))
+        assert len(frames) == 20
+        assert frames[0].shape[1] == 640
+        assert (frames[0] != frames[-1]).any()
+
+
+@pytest.mark.parametrize(
+    ("flags", "config", "complaint"),
+    [
+        (["--config.window"], "play.py", "needs a display, and there is none"),
+        (["--config.out="], "play.py", "say what is to play and where films go"),
+        (["--config.policy=nowhere"], "play.py", "nowhere holds no checkpoint"),
+        (["--config.temperature=-1.0"], "play.py", "must not be negative"),
+        (["--config.game.arguments.path=none.mp4"], "play.py:video", "none.mp4"),
+    ],
+)
+def test_mistakes_are_named(policy, tmp_path, flags, config, complaint):
+    output = play(policy, tmp_path, *flags, config=config, check=False)
+    assert complaint in output
+    assert "error: " in output
+    assert list(tmp_path.iterdir()) == []
