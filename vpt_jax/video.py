@@ -284,10 +284,10 @@ def draw_action(
 
 def draw_note(frame: Frame, text: str) -> None:
     """Write a few words into the lower left corner of the frame, in place; half its height at most."""
-    scale = min(_FONT_SCALE, 0.004 * len(frame))
-    place = round(10 * scale), len(frame) - round(12 * scale)
-    for colour, weight in ((_ON_DOWN, 4), (_DOWN, 1)):  # an outline, to be read on any picture
-        cv2.putText(frame, text, place, _FONT, scale, colour, weight, cv2.LINE_AA)
+    scale = min(0.7 * _FONT_SCALE, 0.004 * len(frame))
+    (width, height), _ = cv2.getTextSize(text, _FONT, scale, 1)
+    frame[len(frame) - 2 * height :, : width + 2 * height] //= 4  # a dark ground, to be read on any picture
+    cv2.putText(frame, text, (height, len(frame) - height // 2), _FONT, scale, _DOWN, 1, cv2.LINE_AA)
 
 
 def _action_row(buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"], label: str = "") -> Frame:
