@@ -29,6 +29,9 @@ def get_config(stage: str, workdir: str) -> ConfigDict:
     # Seed of the initial parameters and of what training reads when.
     config.seed = 0
 
+    # Work directory of a run, or of an imported model, whose newest parameters this run begins with. Empty: random.
+    config.init_from = ""
+
     # Steps to train; 0: as many as the epochs make.
     config.steps = 0
     # Every how many steps: figures are written, the held-out episodes evaluated, a checkpoint saved.

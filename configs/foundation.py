@@ -34,6 +34,9 @@ def get_config(variant: str = "500m") -> ConfigDict:
     config.model = _model(PRESETS[size])
     config.data = _data()
     config.optimizer = _optimizer()
+    # Parameters that stay as config.init_from has them: a regular expression, such as "^encoder/", that is looked for
+    # in their paths (sharding.txt of a run lists them). Empty: all are trained.
+    config.frozen = ""
 
     # Passes over the training data (paper: 30).
     config.epochs = 30.0
@@ -74,6 +77,9 @@ def _data() -> ConfigDict:
     data.nulls = "drop"
     # Minutes of play to train on, of episodes drawn once and for all; 0: all there is.
     data.minutes = 0.0
+    # Folder where what the image stacks of config.init_from make of all frames is kept: they are then frozen, and no
+    # part of a step, so that a small machine can tune the rest. Empty: none, frames are looked at in every step.
+    data.embeddings = ""
     # Processes per host that read and decode; 0: none, the main process does it. Each holds two of the host's batches
     # in shared memory: 11 GB if one host reads all 880 rows of 128x128.
     data.workers = 8

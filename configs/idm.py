@@ -80,6 +80,9 @@ def get_config(variant: str = "paper") -> ConfigDict:
     # Largest global gradient norm (the paper does not say).
     config.optimizer.clip_norm = 5.0
 
+    # Parameters that stay as config.init_from has them, as in configs/foundation.py.
+    config.frozen = ""
+
     # Passes over the training data (paper: 20).
     config.epochs = 20.0
     if size == "demo":

@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 def get_config(workdir: str, game: str, arguments: Mapping[str, Any], rewards: str) -> ConfigDict:
     config = runpy.run_path(str(Path(__file__).with_name("base.py")))["get_config"]("ppg", workdir)
 
-    # Work directory of the run whose policy is fine-tuned, and at the other end of the leash. Empty: a random one.
-    config.init_from = ""
+    # `init_from` is the policy that is fine-tuned, and at the other end of the leash.
     # Iterations: a rollout, a wake cycle and sleep cycles (paper: about 4,000).
     config.steps = 4000
     config.log_every = 1

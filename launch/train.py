@@ -8,6 +8,7 @@ saves and exits with 0 (or --config.stopped_status). On several hosts, or in sev
 starts it in each, or you do, with --config.distributed.coordinator=HOST:PORT, .num_processes and .process_id.
 """
 
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -26,9 +27,12 @@ from vpt_jax.checkpoints import Checkpoints, SettingsChangedError, facts_of, not
 from vpt_jax.cost import CHIPS
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.dataset import DatasetDamagedError, DatasetMissingError
+from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
 from vpt_jax.envs.game_client import GameLostError
 from vpt_jax.evaluation import evaluator
+from vpt_jax.models.policy import embed
+from vpt_jax.models.presets import make_policy
 from vpt_jax.parallel import say
 from vpt_jax.report.training import write_report
 from vpt_jax.training import loop
@@ -37,7 +41,16 @@ from vpt_jax.training.metrics_log import MetricsLog, Progress, Work, read_metric
 from vpt_jax.training.objective import Objective
 from vpt_jax.training.ppg.train import train as train_by_play
 from vpt_jax.training.profiling import profiled
-from vpt_jax.training.setup import KINDS, ConfigError, check, make_mesh, make_setup, training_flops
+from vpt_jax.training.setup import (
+    KINDS,
+    ConfigError,
+    check,
+    frozen_pattern,
+    make_mesh,
+    make_setup,
+    pretrained_params,
+    training_flops,
+)
 from vpt_jax.training.state import TrainState
 from vpt_jax.workers import locked
 
@@ -76,8 +89,9 @@ def train(config: ConfigDict, began: float) -> bool:
     say(f"{jax.process_count()} process(es), {jax.device_count()} x {jax.devices()[0].device_kind}, {dict(mesh.shape)}")
 
     # The data
-    train_data = open_stream(config, config.data.train, "train", config.data.batch)
-    valid_data = open_stream(config, config.data.valid, "valid", config.data.valid_batch)
+    encoder = make_encoder(config) if config.data.get("embeddings") else None
+    train_data = open_stream(config, config.data.train, "train", config.data.batch, encoder)
+    valid_data = open_stream(config, config.data.valid, "valid", config.data.valid_batch, encoder)
     baselines = stage.baselines(train_data, valid_data)
     steps = count_steps(config, train_data)
     say(
@@ -86,16 +100,16 @@ def train(config: ConfigDict, began: float) -> bool:
     )
 
     # The model, and where its tensors lie
-    marginal = KINDS[config.stage].marginal.of(train_data)
-    setup = make_setup(config, mesh, train_data.frame_shape, marginal, steps)
     workdir = Path(config.workdir)
+    facts = facts_of(config, train_data.fingerprint(), frozen_pattern(config))
+    checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, facts=facts)
+    first_params = pretrained_params(config) if config.init_from and checkpoints.latest is None else None
+    marginal = KINDS[config.stage].marginal.of(train_data)
+    setup = make_setup(config, mesh, train_data.frame_shape, marginal, steps, first_params)
     say(f"{count(setup.shapes.params):,} parameters; where each lies: {workdir / 'sharding.txt'}; compiling ...")
 
     with jax.set_mesh(mesh):
         # Resume the newest checkpoint of this run, or begin
-        checkpoints = Checkpoints(
-            workdir / "checkpoints", **config.checkpoint, facts=facts_of(config, train_data.fingerprint())
-        )
         state = resume(checkpoints, setup.shapes, setup.shardings) or setup.init()
         note_settings(workdir, config, parallel.sharding_table(setup.shapes, setup.shardings))
 
@@ -123,7 +137,7 @@ def train(config: ConfigDict, began: float) -> bool:
     # Look at it
     finished = int(state.step) == steps
     if config.report and finished and jax.process_count() == 1:
-        report(config, setup.objective, state, train_data, valid_data, baselines)
+        report(config, setup.objective, state, with_frames(train_data), with_frames(valid_data), baselines)
     return finished
 
 
@@ -149,14 +163,32 @@ def check_run(config: ConfigDict) -> None:
             raise ConfigError(f"config.data.{field} must not be negative")
 
 
-def open_stream(config: ConfigDict, dataset: str, split: str, rows: int) -> Stream:
+def open_stream(config: ConfigDict, dataset: str, split: str, rows: int, encoder: Encoder | None) -> Stream:
     training = split == "train"
-    settings = dict(length=config.data.length, nulls=config.data.nulls, seed=config.seed, shuffle=training)
+    fields = dict(length=config.data.length, nulls=config.data.nulls, seed=config.seed, shuffle=training)
     minutes = config.data.minutes if training else 0.0
     try:
-        return STAGES[config.stage].stream(StreamSettings(dataset, split, rows, **settings, minutes=minutes))
+        settings = StreamSettings(dataset, split, rows, **fields, minutes=minutes)
+        if encoder is None:
+            return STAGES[config.stage].stream(settings)
+        write_embeddings(settings, encoder, Path(config.data.embeddings))
+        return EmbeddedStream(settings, Path(config.data.embeddings), encoder.digest)
     except ValueError as error:
         raise ConfigError(f"config.data: {error}") from error
+
+
+def make_encoder(config: ConfigDict) -> Encoder:
+    """The image stacks of `config.init_from`."""
+    if jax.process_count() > 1:
+        raise ConfigError("config.data.embeddings is for jobs of one process")
+    policy, params = make_policy(config.model), pretrained_params(config)
+    digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in jax.tree.leaves(params["encoder"]))).hexdigest()[:16]
+    return Encoder(partial(jax.jit(partial(embed, policy)), jax.device_put(params)), digest, policy.features)
+
+
+def with_frames(stream: Stream) -> Stream:
+    """The stream itself, or that of the frames whose embeddings it gives."""
+    return Stream(stream.settings) if isinstance(stream, EmbeddedStream) else stream
 
 
 def count_steps(config: ConfigDict, train_data: Stream) -> int:

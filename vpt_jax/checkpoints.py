@@ -39,10 +39,11 @@ def jsonable(config: Any) -> dict[str, Any]:
     return json.loads(config.to_json())
 
 
-def facts_of(config: Any, stream: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept beside a state; `stream` says what is trained on."""
+def facts_of(config: Any, stream: Mapping[str, Any], frozen: str = "") -> dict[str, Any]:
+    """What is kept beside a state; `stream` says what is trained on, `frozen` what is not trained."""
     model = {name: value for name, value in jsonable(config.model).items() if name != "remat"}
-    return {"stream": stream, "model": model, "optimizer": {"name": config.optimizer.name}, "config": jsonable(config)}
+    optimizer = {"name": config.optimizer.name} | ({"frozen": frozen} if frozen else {})
+    return {"stream": stream, "model": model, "optimizer": optimizer, "config": jsonable(config)}
 
 
 def note_settings(workdir: Path, config: Any, sharding_table: str) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 class Batch(NamedTuple):
     """One step's frames with their actions; `b` rows are `b` streams."""
 
-    frames: UInt8[np.ndarray, "b t h w 3"]
+    frames: UInt8[np.ndarray, "b t h w 3"]  # or embeddings of them, float [b, t, f] (data/embeddings.py)
     buttons: UInt8[np.ndarray, "b t 20"]
     camera: Float[np.ndarray, "b t 2"]  # degrees per step: pitch, yaw
     first: Bool[np.ndarray, "b t"]  # the first frame of an episode or of a run: nothing before it is remembered

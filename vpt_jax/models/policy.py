@@ -47,16 +47,21 @@ class Policy(nn.Module):
 
     @nn.compact
     def __call__(
-        self, frames: UInt8[Array, "b t h w 3"], first: Bool[Array, "b t"], memory: AnyMemory
+        self,
+        frames: UInt8[Array, "b t h w 3"] | Float[Array, "b t f"],
+        first: Bool[Array, "b t"],
+        memory: AnyMemory,
     ) -> PolicyOutput[AnyMemory]:
         """`first[b, t]` marks the first frame of an episode: nothing before it is remembered or attended to.
 
         A chunk of one frame may come with a `Ring` for a memory, which is faster: give it away (`donate_argnums`), and
-        it is changed in place.
+        it is changed in place. In place of frames there may be what `embed` has made of them.
         """
         b, t = frames.shape[:2]
-        encoder = ImpalaEncoder(self.widths, self.features, remat=self.remat, dtype=self.dtype, name="encoder")
-        x = encoder(scale_frames(frames.reshape(b * t, *frames.shape[2:]), self.dtype))
+        if frames.ndim == 3:
+            x = frames.astype(self.dtype)
+        else:
+            x = self.encoder()(scale_frames(frames.reshape(b * t, *frames.shape[2:]), self.dtype))
         x = constrain(x.reshape(b, t, self.features), BATCH)
         mask, memory = look(first, memory)
         transformer = Transformer(self.layers, self.heads, dtype=self.dtype, name="transformer")
@@ -71,6 +76,11 @@ class Policy(nn.Module):
         aux_value = nn.Dense(1, kernel_init=fan_in_normalized(), name="aux_value")(x)[..., 0]
         return PolicyOutput(logits, value, memory, aux_value)
 
+    @nn.nowrap
+    def encoder(self) -> ImpalaEncoder:
+        """The image stacks: one embedding per frame."""
+        return ImpalaEncoder(self.widths, self.features, remat=self.remat, dtype=self.dtype, name="encoder")
+
     def initial_memory(self, batch: int) -> Memory:
         """The memory before a stream begins."""
         return empty_memory(batch, self.memory_length, self.features, self.layers, self.dtype)
@@ -84,6 +94,11 @@ def init_params(policy: Policy, frame_shape: tuple[int, ...], rng: jax.Array) ->
     """Random parameters of a policy that sees frames of (height, width, channels)."""
     frames, first = jnp.zeros((1, 1, *frame_shape), jnp.uint8), jnp.zeros((1, 1), bool)
     return policy.init(rng, frames, first, policy.initial_memory(1))["params"]
+
+
+def embed(policy: Policy, params: Any, frames: UInt8[Array, "n h w 3"]) -> Float[Array, "n f"]:
+    """What the policy's image stacks make of each frame, for its transformer."""
+    return policy.encoder().apply({"params": params["encoder"]}, scale_frames(frames, policy.dtype))
 
 
 def look_once(

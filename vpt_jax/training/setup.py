@@ -18,14 +18,16 @@ from jax.stages import Wrapped
 from vpt_jax import parallel
 from vpt_jax.actions import BUTTONS
 from vpt_jax.baselines import FactoredMarginal, Marginal
+from vpt_jax.checkpoints import IDM_STAGE, WrongStageError, load_idm, load_policy
 from vpt_jax.data.batch import Batch
 from vpt_jax.models.flops import TRAINING, idm_flops, policy_flops
 from vpt_jax.models.presets import DTYPES, IDMS, POLICIES, make_idm, make_policy
 from vpt_jax.training.behavioural_cloning import cloning
+from vpt_jax.training.freezing import NothingFrozenError, freeze, hold
 from vpt_jax.training.inverse_dynamics import inverse_dynamics
 from vpt_jax.training.objective import Objective
 from vpt_jax.training.optimizers import OPTIMIZERS, linear_schedule
-from vpt_jax.training.state import TrainState, initial_state, train_step
+from vpt_jax.training.state import Loss, TrainState, initial_state, train_step
 
 FrameShape = tuple[int, ...]
 
@@ -85,6 +87,10 @@ def check(config: Any, mesh: Mesh) -> None:
     """
     if config.stage not in KINDS:
         raise ConfigError(f"config.stage is {config.stage!r}; choose one of {', '.join(KINDS)}")
+    if frozen_pattern(config) and not config.init_from:
+        raise ConfigError(
+            "config.frozen and config.data.embeddings keep parameters as config.init_from has them, and that is empty"
+        )
     check_choices(config, {
         "model.preset": KINDS[config.stage].presets, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS,
         "sharding": parallel.RULES,
@@ -120,7 +126,33 @@ def make_mesh(config: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
         raise ConfigError(f"config.mesh: {error}") from error
 
 
-def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, steps: int) -> Setup:
+def pretrained_params(config: Any) -> Any:
+    """Those of `config.init_from`, in host memory.
+
+    Raises:
+      ConfigError: there are none, or they are of another kind of model, or of one with another temperature.
+    """
+    try:
+        pretrained = (load_idm if config.stage == IDM_STAGE else load_policy)(config.init_from)
+    except (FileNotFoundError, WrongStageError) as error:
+        raise ConfigError(f"config.init_from: {error}") from error
+    if (there := pretrained.module.temperature) != config.model.temperature:
+        raise ConfigError(
+            f"config.model.temperature is {config.model.temperature}, and the model in {config.init_from} was trained "
+            f"with {there}: set the same"
+        )
+    return jax.device_get(pretrained.params)
+
+
+def frozen_pattern(config: Any) -> str:
+    """What names the parameters that are not trained; empty: all are."""
+    patterns = (config.frozen, "^encoder/" if config.data.get("embeddings") else "")
+    return "|".join(pattern for pattern in patterns if pattern)
+
+
+def make_setup(
+    config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, steps: int, first_params: Any = None
+) -> Setup:
     """The run that a config describes, on a mesh.
 
     Args:
@@ -128,18 +160,47 @@ def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, 
       frame_shape: height, width and channels.
       marginal: how frequent the actions are, of the kind that `KINDS` names.
       steps: of the whole run, for the schedule of the learning rate.
+      first_params: to begin with, in host memory (None: random ones).
+
+    Raises:
+      ConfigError: `first_params` are of another model, or `config.frozen` names no parameters or all.
     """
     objective = KINDS[config.stage].objective(config, frame_shape, marginal)
     optimizer = make_optimizer(config, steps)
+    loss = objective.loss
+    if pattern := frozen_pattern(config):
+        optimizer, loss = freeze(optimizer, pattern), _held(loss, pattern)
     init = partial(_make_state, objective, optimizer, config.data.batch, config.seed)
-    shapes = jax.eval_shape(init)
+    try:
+        shapes = jax.eval_shape(init)
+    except NothingFrozenError as error:
+        raise ConfigError(f"config.frozen: {error}") from error
+    if first_params is not None:
+        first_params = _fitting(config, shapes.params, first_params)
     shardings = parallel.tree_shardings(shapes, mesh, parallel.RULES[config.sharding])
     shapes = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
     )
-    update = partial(train_step, objective.loss, optimizer, parts=config.data.parts)
+    update = partial(train_step, loss, optimizer, parts=config.data.parts)
     step = jax.jit(update, out_shardings=(shardings, None), donate_argnums=0)
-    return Setup(objective, jax.jit(init, out_shardings=shardings), shapes, shardings, step)
+    begin = partial(jax.jit(init, out_shardings=shardings), first_params)
+    return Setup(objective, begin, shapes, shardings, step)
+
+
+def _held(loss: Loss, pattern: str) -> Loss:
+    return lambda params, *others: loss(hold(params, pattern), *others)
+
+
+def _fitting(config: Any, shapes: Any, first_params: Any) -> Any:
+    """The parameters that the model has; heads that it has not are left out."""
+    first_params = {name: of_part for name, of_part in first_params.items() if name in shapes}
+    if jax.tree.map(np.shape, first_params) != jax.tree.map(np.shape, shapes):
+        raise ConfigError(
+            f"the model in {config.init_from} (config.init_from) is not of config.model.preset="
+            f"{config.model.preset!r}, or sees other frames than the data have: set its size, and prepare the data at "
+            "its frames' size"
+        )
+    return first_params
 
 
 def batch_shapes(config: Any, mesh: Mesh, frame_shape: FrameShape) -> Batch:
@@ -179,6 +240,9 @@ def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
     return OPTIMIZERS[config.optimizer.name](schedule, config.optimizer.weight_decay, config.optimizer.clip_norm)
 
 
-def _make_state(objective: Objective, optimizer: optax.GradientTransformation, rows: int, seed: int) -> TrainState:
+def _make_state(
+    objective: Objective, optimizer: optax.GradientTransformation, rows: int, seed: int, params: Any = None
+) -> TrainState:
     rng, init_rng = jax.random.split(jax.random.PRNGKey(seed))
-    return initial_state(objective.init(init_rng), optimizer, objective.initial_memory(rows), rng)
+    params = objective.init(init_rng) if params is None else params
+    return initial_state(params, optimizer, objective.initial_memory(rows), rng)

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from vpt_jax import parallel
 from vpt_jax.actions import JointAction
-from vpt_jax.checkpoints import WrongStageError, load_policy
 from vpt_jax.envs.games import GAMES
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.models.heads import ValueNormalizer
@@ -22,7 +21,7 @@ from vpt_jax.models.presets import DTYPES, POLICIES, make_policy
 from vpt_jax.training.optimizers import OPTIMIZERS
 from vpt_jax.training.ppg.learner import Learner, LearnerState, Recipe
 from vpt_jax.training.ppg.losses import Coefficients, Fragment
-from vpt_jax.training.setup import ConfigError, check_choices
+from vpt_jax.training.setup import ConfigError, check_choices, pretrained_params
 
 
 class Setup(NamedTuple):
@@ -146,7 +145,7 @@ def first_params(config: ConfigDict, policy: Policy) -> Any:
         raise ConfigError("config.ppg.leash ties the policy to config.init_from, which is empty: set it, or leash=0")
     init, rng = partial(init_params, policy, (*frame_size(config), 3)), jax.random.PRNGKey(config.seed)
     shapes = jax.eval_shape(init, rng)
-    there = pretrained_params(config, policy) if config.init_from else {}
+    there = pretrained_params(config) if config.init_from else {}
     new = shapes.keys() - there.keys() | {"value", "aux_value"}
     params = there | jax.device_get(jax.jit(lambda rng: {name: init(rng)[name] for name in new})(rng))
     if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, shapes):
@@ -154,20 +153,6 @@ def first_params(config: ConfigDict, policy: Policy) -> Any:
             f"the policy in {config.init_from} (config.init_from) is not of config.model, or sees other frames"
         )
     return params | {"value": jax.tree.map(np.zeros_like, params["value"])}
-
-
-def pretrained_params(config: ConfigDict, policy: Policy) -> Any:
-    """Those of `config.init_from`, in host memory."""
-    try:
-        pretrained = load_policy(config.init_from)
-    except (FileNotFoundError, WrongStageError) as error:
-        raise ConfigError(f"config.init_from: {error}") from error
-    if (there := pretrained.module.temperature) != policy.temperature:
-        raise ConfigError(
-            f"config.model.temperature is {policy.temperature}, and the policy in {config.init_from} was trained with "
-            f"{there}: set the same"
-        )
-    return jax.device_get(pretrained.params)
 
 
 def initial_state(optimizer: optax.GradientTransformation, seed: int, params: Any) -> LearnerState:

@@ -1,0 +1,41 @@
+"""Fine-tune a foundation policy on recordings of your own by behavioural cloning (paper, section 4.3 and appendix F).
+
+    python launch/train.py --config=configs/fine_tuning.py:71m --config.init_from=runs/foundation-1x \
+        --config.data.train=DATASET --config.data.valid=DATASET --config.workdir=runs/tuned
+
+`init_from` is the work directory of a training run, or what launch/import_weights.py has made of a released model. On
+a small machine, add --config.data.embeddings=FOLDER: the image stacks then see every frame once, and stay as they are.
+configs/house.py and configs/early_game.py are the paper's two runs.
+
+Variants: `:500m`, `:248m` (default) and `:71m`, the paper's sizes, and `:demo`, that of the policies of `make demo`.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "248m", name: str = "fine-tuned") -> ConfigDict:
+    foundation = runpy.run_path(str(Path(__file__).with_name("foundation.py")))
+    if variant not in foundation["PRESETS"]:
+        sizes = ", ".join(foundation["PRESETS"])
+        raise ValueError(f"configs/fine_tuning.py has no variant {variant!r}; choose one of {sizes}")
+    config = foundation["get_config"](variant)
+    config.workdir = f"runs/{name}"
+    config.init_from = f"runs/foundation-{foundation['PRESETS'][variant]}"
+    config.data.train = config.data.valid = f"data/{name}"
+
+    # Passes over the data (OpenAI's demonstration script).
+    config.steps = 0
+    config.epochs = 2.0
+    # Streams trained in parallel (the paper's, as far as we know).
+    config.data.batch = config.data.valid_batch = 16
+    # All three are OpenAI's demonstration script's; it has no warm-up, and says nothing of a schedule.
+    config.optimizer.name = "adam"
+    config.optimizer.learning_rate = 0.000181
+    config.optimizer.weight_decay = 0.039428
+    config.optimizer.clip_norm = 5.0
+    config.optimizer.warmup_steps = 0
+    config.evaluate_every = config.save_every = 500
+    return config

@@ -1,0 +1,105 @@
+"""Cloning that begins with trained parameters: some of them frozen, frames embedded once, mistakes named."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tests.training.test_resume import final_state
+from vpt_jax.checkpoints import load_policy
+from vpt_jax.data.embeddings import EmbeddedStream, Encoder, OtherEmbeddingsError, write_embeddings
+from vpt_jax.data.streams import Stream, StreamSettings
+
+
+@pytest.fixture(scope="session")
+def tune(launcher, undisturbed, dataset_dir):
+    """Fine-tunes the policy that tests have trained."""
+    flags = [
+        "--config=configs/fine_tuning.py:demo", f"--config.init_from={undisturbed}", "--config.data.batch=8",
+        f"--config.data.train={dataset_dir}", f"--config.data.valid={dataset_dir}", "--config.data.valid_batch=8",
+        "--config.data.length=6", "--config.data.workers=0", "--config.steps=3", "--config.log_every=1",
+        "--config.save_every=1", "--config.report=False",
+    ]  # fmt: skip
+    return lambda workdir, *more, **options: launcher.run(workdir, *flags, *more, bare=True, **options)
+
+
+@pytest.fixture(scope="session")
+def frozen(tune, tmp_path_factory):
+    """A run that leaves the image stacks as they are."""
+    workdir = tmp_path_factory.mktemp("frozen")
+    tune(workdir, "--config.frozen=^encoder/")
+    return workdir
+
+
+def losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines for name in ("train/loss", "train/gradient_norm", "valid/nll") if name in line]
+
+
+def test_what_is_frozen_stays_to_the_last_bit_and_the_rest_learns(frozen, undisturbed):
+    before, after = load_policy(undisturbed).params, load_policy(frozen).params
+    for part in before:
+        same = jax.tree.leaves(jax.tree.map(np.array_equal, before[part], after[part]))
+        assert all(same) if part == "encoder" else not all(same) or part == "value", part
+    moments = [leaf.size for leaf in jax.tree.leaves(final_state(frozen, 3)["opt_state"])]
+    trained = sum(leaf.size for part in before for leaf in jax.tree.leaves(before[part]) if part != "encoder")
+    assert 2 * trained <= sum(moments) < 2 * trained + 10
+
+
+def test_embedded_frames_teach_the_same(tune, frozen, tmp_path):
+    flag = f"--config.data.embeddings={tmp_path / 'embeddings'}"
+    output = tune(tmp_path / "run", flag)
+    assert "embedding train: 100%" in output
+    assert len(losses(frozen)) == 7
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(frozen), rtol=1e-5)
+    load_policy(tmp_path / "run")
+    again = tune(tmp_path / "run", flag, "--config.steps=4", "--config.report=True")
+    assert "resumed from step 3" in again
+    assert "embedding" not in again
+    assert (tmp_path / "run" / "film.mp4").exists()
+
+
+def encoder(count, fails_after=10**9):
+    def embed(frames):
+        count.append(len(frames))
+        if len(count) > fails_after:
+            raise KeyboardInterrupt
+        return frames.reshape(len(frames), -1)[:, :5] / 2
+
+    return Encoder(embed, "digest", 5)
+
+
+def test_embedding_goes_on_where_it_was_killed(dataset_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("vpt_jax.data.embeddings._SAVE_EVERY", 1)
+    settings = StreamSettings(str(dataset_dir), "train", 2, 16, nulls="drop", seed=3)
+    with pytest.raises(KeyboardInterrupt):
+        write_embeddings(settings, encoder([], fails_after=4), tmp_path)
+    count = []
+    write_embeddings(settings, encoder(count), tmp_path)
+    write_embeddings(settings, encoder(count), tmp_path)
+    assert len(count) == -(-400 // 64) - 4
+    embedded = EmbeddedStream(settings, tmp_path, "digest").read(1, [0, 1])
+    plain = Stream(settings).read(1, [0, 1])
+    np.testing.assert_array_equal(embedded.frames, plain.frames.reshape(2, 16, -1)[..., :5] / 2)
+    for name in ("buttons", "camera", "first", "valid"):
+        np.testing.assert_array_equal(getattr(embedded, name), getattr(plain, name))
+    with pytest.raises(OtherEmbeddingsError, match="other encoder: remove it, or choose another"):
+        write_embeddings(settings, encoder(count)._replace(digest="new"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["init_from=", "frozen=encoder"], "keep parameters as config.init_from has them, and that is empty"),
+        (["frozen=nothing"], "config.frozen: 'nothing' matches no parameters; paths are actions/"),
+        (["frozen=."], "config.frozen: '.' matches all parameters"),
+        (["init_from=nowhere"], "config.init_from: nowhere holds no checkpoint"),
+        (["model.temperature=2.0"], "config.model.temperature is 2.0, and the model in"),
+        (["model.preset=1x"], "is not of config.model.preset='1x', or sees other frames"),
+    ],
+)
+def test_mistakes_are_named(tune, tmp_path, flags, complaint):
+    output = tune(tmp_path, *(f"--config.{flag}" for flag in flags), expected=1)
+    assert complaint in output, output
+    assert "Traceback" not in output

@@ -1,0 +1,105 @@
+"""Frames that are looked at once: a stream that shows what a frozen image encoder has made of them.
+
+    FOLDER/train.npy, valid.npy     an embedding for every frame of the split, float32
+    FOLDER/train.json, valid.json   what they were made of, and how many are there yet
+
+With the encoder out of the step, the rest of a large policy can be trained on a small machine.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from vpt_jax.data.streams import Stream, StreamSettings, Window
+from vpt_jax.workers import progress_bar
+
+
+class Encoder(NamedTuple):
+    """What makes an embedding of a frame."""
+
+    embed: Callable[[UInt8[np.ndarray, "n h w 3"]], Float[np.ndarray, "n f"]]
+    digest: str  # of its parameters
+    features: int  # of an embedding
+
+
+_BATCH = 64  # frames embedded at a time
+_SAVE_EVERY = 16  # batches
+
+
+class OtherEmbeddingsError(ValueError):
+    """A folder holds embeddings of other frames, or by another encoder; the message says what to do."""
+
+
+class EmbeddedStream(Stream):
+    """A `Stream` whose batches hold embeddings `[b, t, f]` in place of frames."""
+
+    def __init__(self, settings: StreamSettings, folder: Path, encoder: str) -> None:
+        """`folder`: from `write_embeddings`; `encoder`: says whose they are."""
+        super().__init__(settings)
+        self._folder, self._encoder = folder, encoder
+        self._embeddings: Float32[np.ndarray, "frames f"] = np.load(folder / f"{settings.split}.npy", mmap_mode="r")
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (self.settings, self._folder, self._encoder)
+
+    def _read_frames(self, window: Window) -> Any:
+        rows = self._embeddings[self.index.starts[window.episode] + window.frame]
+        return np.where(window.real[:, None], rows, 0)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """As of the frames, and whose embeddings they are."""
+        return super().fingerprint() | {"embeddings": self._encoder}
+
+
+def write_embeddings(settings: StreamSettings, encoder: Encoder, folder: Path) -> None:
+    """Embeds all frames of a split, unless that has been done. Killed, it goes on where it was.
+
+    Args:
+        settings: of the stream; dataset and split count.
+        encoder: as it is, for as long as the results are used.
+        folder: of the results.
+
+    Raises:
+        OtherEmbeddingsError: there are other embeddings in the folder.
+    """
+    stream = Stream(replace(settings, nulls="keep", minutes=0.0, shuffle=False, batch=1, length=_BATCH))
+    made_of = stream.fingerprint() | {"encoder": encoder.digest, "features": encoder.features}
+    file, facts = (folder / f"{settings.split}{suffix}" for suffix in (".npy", ".json"))
+    folder.mkdir(parents=True, exist_ok=True)
+    done = _count_done(file, facts, made_of)
+    if done == stream.num_frames:
+        return
+    shape = stream.num_frames, encoder.features
+    rows = np.lib.format.open_memmap(file, "r+" if done else "w+", np.float32, None if done else shape)
+    with progress_bar(stream.num_frames, desc=f"embedding {settings.split}", unit=" frames", initial=done) as bar:
+        for step in range(done // _BATCH, stream.steps_per_epoch):
+            batch = stream.read(step, [0])
+            count = int(batch.valid.sum())
+            rows[step * _BATCH :][:count] = encoder.embed(batch.frames[0])[:count]
+            bar.update(count)
+            if step % _SAVE_EVERY == 0 or step == stream.steps_per_epoch - 1:
+                rows.flush()
+                _note(facts, made_of, step * _BATCH + count)
+
+
+def _count_done(file: Path, facts: Path, made_of: dict[str, Any]) -> int:
+    if not facts.exists():
+        return 0
+    there = json.loads(facts.read_text())
+    done = int(there.pop("done"))
+    if changed := [name for name in made_of if there.get(name) != made_of[name]]:
+        raise OtherEmbeddingsError(
+            f"{file} was made with other {', '.join(changed)}: remove it, or choose another config.data.embeddings"
+        )
+    return done
+
+
+def _note(facts: Path, made_of: dict[str, Any], done: int) -> None:
+    writing = facts.with_suffix(".writing")
+    writing.write_text(json.dumps(made_of | {"done": done}, indent=1) + "\n")
+    writing.replace(facts)
