@@ -14,6 +14,7 @@ from benches.measuring import BATCH, DTYPE, LENGTH, SIZE, Row, alternate, peak_m
 from vpt_jax.data.batch import Batch
 from vpt_jax.models.convolution import conv3x3
 from vpt_jax.models.flops import TRAINING, conv_flops, policy_flops
+from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
 from vpt_jax.training import state as training
@@ -26,6 +27,7 @@ _AGAINST = flags.DEFINE_enum("against", "none", ["none", "torch"], "Also measure
 
 ERRORS: tuple[type[Exception], ...] = ()
 _SQUARE = 4096
+_BUDGET = 50  # milliseconds from frame to frame of the games
 
 
 def train_step() -> list[Row]:
@@ -69,7 +71,7 @@ def gradient() -> list[Row]:
 
 
 def act() -> list[Row]:
-    """Frames shown to the policy one at a time, memory carried on."""
+    """Frames shown to the policy one at a time, memory carried on; and the whole agent, from a game's frame to keys."""
     policy, params, batch = random_inputs(BATCH.value, 1)
     ring = policy.initial_ring(BATCH.value)
     step = jax.jit(partial(outputs, policy), donate_argnums=2)
@@ -81,9 +83,25 @@ def act() -> list[Row]:
         return answer
 
     runs = {"jax": play}
+    if agent := make_agent(policy, params):
+        observations = [{"pov": np.zeros((360, 640, 3), np.uint8)}] * BATCH.value
+        runs["agent"] = lambda: agent.act(observations)
     if rival := make_rival(policy, params, batch):
         runs["torch"] = rival.forward
-    return policy_rows(runs, 1, seconds, passes=1)
+    rows = policy_rows(runs, 1, seconds, passes=1)
+    return [row | {f"of {_BUDGET} ms": f"{float(row['ms']) / _BUDGET:.0%}"} for row in rows]
+
+
+def make_agent(policy: Policy, params: Any) -> Any:
+    """What plays with the policy, where the libraries for videos are installed."""
+    try:
+        from vpt_jax.agent import Agent
+        from vpt_jax.checkpoints import TrainedPolicy
+    except ImportError:
+        return None
+    normalizer = ValueNormalizer.create()
+    trained = TrainedPolicy(policy, params, (SIZE.value, SIZE.value, 3), 0, normalizer, normalizer)
+    return Agent(trained, games=BATCH.value)
 
 
 def random_inputs(rows: int, length: int) -> tuple[Policy, Any, Batch]:

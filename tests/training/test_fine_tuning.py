@@ -1,11 +1,14 @@
 """Cloning that begins with trained parameters: some of them frozen, frames embedded once, mistakes named."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
+from tests.training.conftest import ROOT
 from tests.training.test_resume import final_state
 from vpt_jax.checkpoints import load_policy
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, OtherEmbeddingsError, write_embeddings
@@ -103,3 +106,32 @@ def test_mistakes_are_named(tune, tmp_path, flags, complaint):
     output = tune(tmp_path, *(f"--config.{flag}" for flag in flags), expected=1)
     assert complaint in output, output
     assert "Traceback" not in output
+
+
+@pytest.mark.slow  # five minutes: real play is recorded, and learnt from twice
+def test_tuning_to_a_narrower_set_helps_there(tmp_path):
+    def run(program, *flags):
+        command = [sys.executable, f"launch/{program}.py", *(f"--config{flag}" for flag in flags)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def play(name, train, valid, *flags):
+        out = tmp_path / name
+        run("record", "=configs/record.py:demo", f".out={out}", f".splits.train.episodes={train}",
+            f".splits.valid.episodes={valid}", ".seconds=30.0", *flags)  # fmt: skip
+        run("prepare", f".recordings={out}", f".out={out}-data", ".height=16", ".width=16")
+        return f"{out}-data"
+
+    broad = play("broad", 24, 0, ".splits.train.levels=('MAP01','E1M1','E1M5','E2M1')", ".players.human=1.0")
+    narrow = play("narrow", 12, 4)
+    first, second = tmp_path / "first", tmp_path / "second"
+    run("train", "=configs/foundation.py:demo", f".workdir={first}", f".data.train={broad}", f".data.valid={narrow}",
+        ".steps=150", ".report=False")  # fmt: skip
+    run("train", "=configs/fine_tuning.py:demo", f".workdir={second}", f".data.train={narrow}",
+        f".data.valid={narrow}", f".init_from={first}", ".epochs=20.0", ".report=False")  # fmt: skip
+    before, after = (
+        [json.loads(line)["valid/nll"] for line in (workdir / "metrics.jsonl").open() if "valid/nll" in line][-1]
+        for workdir in (first, second)
+    )
+    print(f"held-out loss of the narrow set: {before:.3f}, and after tuning {after:.3f} nats")
+    assert after < 0.97 * before
