@@ -37,7 +37,5 @@ def get_config(variant: str = "248m", name: str = "fine-tuned") -> ConfigDict:
     config.optimizer.weight_decay = 0.039428
     config.optimizer.clip_norm = 5.0
     config.optimizer.warmup_steps = 0
-    if variant == "demo":  # which is much smaller than what these values are for
-        config.optimizer.name, config.optimizer.learning_rate = "muon", 5e-4
     config.evaluate_every = config.save_every = 500
     return config

@@ -123,12 +123,12 @@ def test_tuning_to_a_narrower_set_helps_there(tmp_path):
         return f"{out}-data"
 
     broad = play("broad", 24, 0, ".splits.train.levels=('MAP01','E1M1','E1M5','E2M1')", ".players.human=1.0")
-    narrow = play("narrow", 12, 4)
+    narrow = play("narrow", 36, 8)
     first, second = tmp_path / "first", tmp_path / "second"
     run("train", "=configs/foundation.py:demo", f".workdir={first}", f".data.train={broad}", f".data.valid={narrow}",
         ".steps=150", ".report=False")  # fmt: skip
     run("train", "=configs/fine_tuning.py:demo", f".workdir={second}", f".data.train={narrow}",
-        f".data.valid={narrow}", f".init_from={first}", ".epochs=20.0", ".report=False")  # fmt: skip
+        f".data.valid={narrow}", f".init_from={first}", ".epochs=10.0", ".report=False")  # fmt: skip
     before, after = (
         [json.loads(line)["valid/nll"] for line in (workdir / "metrics.jsonl").open() if "valid/nll" in line][-1]
         for workdir in (first, second)
