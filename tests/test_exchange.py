@@ -14,11 +14,12 @@ import pytest
 
 from tests.test_openai_weights import META, STATE_DICT
 from vpt_jax.checkpoints import load_idm, load_model
+from vpt_jax.exchange import ExchangeError, export_weights, import_weights
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import IDMS, POLICIES
-from vpt_jax.openai_files import ModelSettings, write_model, write_weights
+from vpt_jax.openai_files import ModelSettings, WeightsFileError, write_model, write_weights
 from vpt_jax.openai_weights import idm_to_openai, policy_to_openai
 
 ROOT = Path(__file__).parents[1]
@@ -130,20 +131,20 @@ def test_an_inverse_dynamics_model_comes_in_and_goes_out(tmp_path):
 
 def test_mistakes_are_named(tmp_path):
     import_small(tmp_path)
-    flags = [f"--model={tmp_path}/a.model", f"--weights={tmp_path}/a.weights"]
-    write_model(tmp_path / "golden.model", ModelSettings(META["policy_kwargs"], {}))
-    write_weights(tmp_path / "golden.weights", STATE_DICT)
-    golden = [f"--model={tmp_path}/golden.model", f"--weights={tmp_path}/golden.weights"]
-    for program, complaint, *of_program in (
-        ("import_weights", "holds a checkpoint already: choose another folder", *flags, f"--out={tmp_path}/run"),
-        ("import_weights", "No such file or directory: 'none.model'", "--model=none.model", flags[1], "--out=x"),
-        ("import_weights", "a.weights has .* bytes|is damaged", f"--model={tmp_path}/a.weights", flags[1], "--out=x"),
-        ("import_weights", "a.model: cannot convert OpenAI's weights: ", flags[0], golden[1], f"--out={tmp_path}/new"),
-        ("import_weights", "the model is none of tiny, 1x, 2x, 3x", *golden, f"--out={tmp_path}/new"),
-        ("export_weights", "must end in one of .weights, .safetensors", f"--run={tmp_path}/run", "--out=x.bin"),
-        ("export_weights", "holds no checkpoint", f"--run={tmp_path}/none", "--out=x.weights"),
+    model, weights, run, new = (tmp_path / name for name in ("a.model", "a.weights", "run", "new"))
+    golden = tmp_path / "golden.model", tmp_path / "golden.weights"
+    write_model(golden[0], ModelSettings(META["policy_kwargs"], {}))
+    write_weights(golden[1], STATE_DICT)
+    for complaint, function, *arguments in (
+        ("holds a checkpoint already: choose another folder", import_weights, model, weights, run),
+        ("a.weights (has .* bytes|is damaged)", import_weights, weights, weights, new),
+        ("a.model: cannot convert OpenAI's weights: ", import_weights, model, golden[1], new),
+        ("the model is none of tiny, 1x, 2x, 3x", import_weights, *golden, new),
+        ("must end in one of .weights, .safetensors", export_weights, run, "x.bin"),
     ):
-        output, _ = launch(program, *of_program, check=False)
-        assert re.search(f"error: .*{complaint}", output), output
-        assert "Traceback" not in output
-    assert not (tmp_path / "new").exists()
+        with pytest.raises((ExchangeError, WeightsFileError), match=complaint):
+            function(*arguments)
+    assert not new.exists()
+    output, _ = launch("import_weights", "--model=none.model", f"--weights={weights}", "--out=x", check=False)
+    assert "error: [Errno 2] No such file or directory: 'none.model'" in output
+    assert "Traceback" not in output

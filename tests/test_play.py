@@ -70,9 +70,7 @@ def test_a_game_is_filmed_in_a_window_too(policy, tmp_path):
     ("flags", "config", "complaint"),
     [
         (["--config.window"], "play.py", "needs a display, and there is none"),
-        (["--config.out="], "play.py", "say what is to play and where films go"),
         (["--config.policy=nowhere"], "play.py", "nowhere holds no checkpoint"),
-        (["--config.temperature=-1.0"], "play.py", "must not be negative"),
         (["--config.game.arguments.path=none.mp4"], "play.py:video", "none.mp4"),
     ],
 )

@@ -40,6 +40,7 @@ def place(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow  # two minutes
 def test_the_blocks_run_one_after_the_other(place):
     assert [language for language, _ in blocks()] == ["sh", "python", "sh", "python", "python"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -140,7 +140,7 @@ def test_the_tuned_policy_loads_as_any_other(tuned):
     [
         ("init_from=", "config.ppg.leash ties the policy to config.init_from, which is empty"),
         ("init_from=nowhere", "config.init_from: nowhere holds no checkpoint"),
-        ("model.temperature=2.0", "config.model.temperature is 2.0, and the policy in"),
+        ("model.temperature=2.0", "config.model.temperature is 2.0, and the model in"),
         ("game.python=python99", "config.game.python is 'python99', which is no program"),
         ("game.arguments.height=16", "the game shows 16x64 pixels, and 32x32 are to be seen"),
         ("rewards=gold", "config.rewards is 'gold'; choose one of diamond"),
