@@ -75,8 +75,9 @@ def test_a_released_size_comes_in_and_goes_out_to_the_last_bit(tmp_path, preset)
     files = [f"--model={tmp_path}/a.model", f"--weights={tmp_path}/a.weights", f"--out={tmp_path}/run"]
     output, most = launch("import_weights", *files)
     assert "reading: 100%" in output
+    print(f"memory while importing: {most / size:.2f} times the file")
     if preset == "2x":  # of smaller files, the libraries are the larger part
-        assert most < 2.5 * size, f"{most / size:.2f} times the file"
+        assert most < 2.5 * size
     card = json.loads((tmp_path / "run" / "card.json").read_text())
     assert card["source"]["weights"] == {
         "file": "a.weights", "bytes": size, "sha256": hashlib.sha256((tmp_path / "a.weights").read_bytes()).hexdigest(),

@@ -44,8 +44,8 @@ class Evil:
 
 
 def test_what_torch_has_saved_is_read_to_the_last_bit():
-    count = []
-    weights = WeightsFile(BY_TORCH, count.append)
+    count, weights = [], WeightsFile(BY_TORCH)
+    weights.on_read = count.append
     assert set(weights) == {*TENSORS, "layer.weight"}
     for name, expected in TENSORS.items():
         np.testing.assert_array_equal(weights[name], expected, strict=True)
@@ -102,9 +102,12 @@ def test_no_setting_is_a_call(tmp_path):
         (pickle.dumps({"model": 1})[:-3], "is damaged, or not what its name says"),
         (pickle.dumps({"model": 1}), "has no model.args.net.args and pi_head_opts"),
         (pickle.dumps([1, 2]), "has no model.args.net.args"),
+        (b"\x80\x05" + pickle.BYTEARRAY8 + (1 << 31).to_bytes(8, "little") + b".", "is damaged"),  # 2 GB
         (b"\x80\x02" + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f.", "is damaged"),  # a memo of 16 GB, were it a list
+        (b"\x80\x04" + pickle.EMPTY_SET * 1000 + b".", "is damaged"),
+        (b"\x80\x04}" + b")" + pickle.MEMOIZE + b"h\x00h\x00\x86" + pickle.MEMOIZE + b"K\x01s.", "keys are not names"),
         (b"\x80\x02X\x01\x00\x00\x00aQ.", "holds tensors"),
-        (b" " * ((1 << 24) + 1), "16,777,217 bytes, too many for settings"),
+        (b" " * ((1 << 20) + 1), "1,048,577 bytes, too many for settings"),
     ],
 )
 def test_broken_settings_are_named(tmp_path, data, complaint):
@@ -153,6 +156,16 @@ def test_no_tensor_reaches_beyond_its_numbers(tmp_path, shape, strides):
     assert TWO.count(sizes[0] + sizes[1]) == 1
     write_zip(tmp_path / "a.weights", TWO.replace(sizes[0] + sizes[1], sizes[2] + sizes[3]))
     with pytest.raises(WeightsFileError, match=r"larger than its storage|no possible shape"):
+        WeightsFile(tmp_path / "a.weights")
+
+
+def test_a_member_that_claims_more_than_it_holds_is_refused(tmp_path):
+    write_zip(tmp_path / "a.weights", _pickle_tensors({"a": np.ones(1000, np.float32)}))
+    whole = bytearray((tmp_path / "a.weights").read_bytes())
+    entry = whole.rindex(b"archive/data/0") - 46  # in the directory at the end
+    whole[entry + 24 : entry + 28] = (4000).to_bytes(4, "little")
+    (tmp_path / "a.weights").write_bytes(whole)
+    with pytest.raises(WeightsFileError, match=r"a\.weights: member 'archive/data/0' is packed"):
         WeightsFile(tmp_path / "a.weights")
 
 

@@ -60,12 +60,15 @@ def import_weights(model: str | Path, weights: str | Path, workdir: str | Path) 
         ExchangeError: the tensors do not fit the settings, the size is none of ours, or `workdir` is in use.
     """
     settings, workdir = read_model(model), Path(workdir)
-    file = WeightsFile(weights)
     if any(path.name.isdigit() for path in workdir.glob("checkpoints/*")):
         raise ExchangeError(f"{workdir} holds a checkpoint already: choose another folder")
-    with progress_bar(file.nbytes, desc="reading", unit="B", unit_scale=True) as bar:
-        state, facts = _convert(settings, WeightsFile(weights, bar.update), Path(model))
-    card = _card(settings, Path(model), Path(weights), file)
+    with (
+        WeightsFile(weights) as file,
+        progress_bar(file.nbytes, desc="reading", unit="B", unit_scale=True) as bar,
+    ):
+        file.on_read = bar.update
+        state, facts = _convert(settings, file, Path(model))
+        card = _card(settings, Path(model), Path(weights), file)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     print("writing the checkpoint ...", flush=True)

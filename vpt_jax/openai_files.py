@@ -8,55 +8,111 @@ function that makes a tensor of one, in whose place it puts its own. All others 
 import io
 import math
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-_LARGEST_PICKLE = 1 << 24  # bytes; OpenAI's have a hundredth of it
-_DTYPES = {  # PyTorch's storages; kept as names, for nothing can be done to a text
+_LARGEST_PICKLE = 1 << 20  # bytes; OpenAI's have a twentieth of it
+_LARGEST_NUMBER = 1 << 40  # of what a file says of tensors
+_DTYPES = {
     "torch.FloatStorage": "float32", "torch.DoubleStorage": "float64", "torch.HalfStorage": "float16",
     "torch.LongStorage": "int64", "torch.IntStorage": "int32", "torch.BoolStorage": "bool",
 }  # fmt: skip
 _STORAGES = {dtype: storage.removeprefix("torch.") for storage, dtype in _DTYPES.items()}
+_CONTAINER, _TENSOR = "collections.OrderedDict", "torch._utils._rebuild_tensor_v2"
 _OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files begin that are no zip
+# Instructions for numbers, texts, lists, tuples and dictionaries. What else there is makes sets, objects, and bytes and
+# numbers of any size.
+_HARMLESS = (
+    pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT,
+    pickle.BININT1, pickle.BININT2, pickle.LONG1, pickle.BINFLOAT, pickle.BINUNICODE, pickle.SHORT_BINUNICODE,
+    pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.EMPTY_LIST, pickle.APPEND,
+    pickle.APPENDS, pickle.EMPTY_DICT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.BINGET,
+    pickle.LONG_BINGET, pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.BINPERSID,
+)  # fmt: skip
 
 
 class WeightsFileError(ValueError):
     """A file that is not what it should be, or asks for more than data; the message names both."""
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
-    """Loads data and nothing else. The one written in Python: the other can be made to fill the memory."""
+_PurePython: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
-    def __init__(self, data: bytes, path: Path, known: Mapping[str, Any], load_storage: Callable[[Any], Any]):
+
+class _Unpickler(_PurePython):  # type: ignore[misc]
+    """Loads data and nothing else: no function is ever on its stack, only names, in the form of texts.
+
+    It is made of the one that is written in Python, since its instructions can be chosen.
+    """
+
+    def __init__(self, data: bytes, path: Path, names: tuple[str, ...], make: "_Make"):
+        """`names` may be asked for; `make` stands for what would be made of a tensor's parts, and of its numbers."""
         super().__init__(io.BytesIO(data))
-        self._path, self._known, self._load_storage = path, known, load_storage
+        self._path, self._names, self._make = path, names, make
 
-    def persistent_load(self, pid: Any) -> Any:
-        """What stands for a tensor's numbers, which are not in the pickle."""
-        return self._load_storage(pid)
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name in the file."""
-        if (whole := f"{module}.{name}") not in self._known:
+    def find_class(self, module: str, name: str) -> str:
+        """The name itself, if it is known."""
+        if (whole := f"{module}.{name}") not in self._names:
             raise WeightsFileError(
                 f"{self._path} asks for {whole}, which is neither a container nor a tensor: nothing was loaded. Is the "
                 "file from OpenAI?"
             )
-        return self._known[whole]
+        return whole
+
+    def persistent_load(self, pid: Any) -> Any:
+        """What stands for a tensor's numbers, which are not in the pickle."""
+        return self._make.storage(pid)
+
+    def _reduce(self) -> None:
+        arguments, name = self.stack.pop(), self.stack.pop()
+        if name == _CONTAINER and arguments == ():
+            self.stack.append(OrderedDict())
+        elif name == _TENSOR and isinstance(arguments, tuple):
+            self.stack.append(self._make.tensor(*arguments))
+        else:
+            raise WeightsFileError(f"{self._path} calls something with unusual arguments: nothing was loaded")
+
+    def _set_items(self) -> None:
+        self._store(self.pop_mark())
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._store([key, value])
+
+    def _store(self, items: list[Any]) -> None:
+        if not isinstance(self.stack[-1], dict) or any(type(key) is not str for key in items[::2]):
+            raise WeightsFileError(f"{self._path} has a dictionary whose keys are not names")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    def _build(self) -> None:
+        self.stack.pop()  # PyTorch notes versions there
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **{code[0]: _PurePython.dispatch[code[0]] for code in _HARMLESS},
+        pickle.REDUCE[0]: _reduce,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.SETITEM[0]: _set_item,
+        pickle.BUILD[0]: _build,
+    }
 
 
-def _unpickle(data: bytes, path: Path, known: Mapping[str, Any], load_storage: Callable[[Any], Any]) -> Any:
+class _Make(NamedTuple):
+    storage: Callable[[Any], Any]
+    tensor: Callable[..., Any]
+
+
+def _unpickle(data: bytes, path: Path, names: tuple[str, ...], make: _Make) -> Any:
     try:
-        return _Unpickler(data, path, {"collections.OrderedDict": OrderedDict, **known}, load_storage).load()
+        return _Unpickler(data, path, (_CONTAINER, *names), make).load()
     except WeightsFileError:
         raise
     except Exception as error:  # a broken pickle can fail in any way
-        raise WeightsFileError(f"{path} is damaged, or not what its name says: {error!r:.200}") from error
+        raise WeightsFileError(f"{path} is damaged, or not what its name says ({type(error).__name__})") from error
 
 
 class ModelSettings(NamedTuple):
@@ -77,10 +133,10 @@ def read_model(path: str | Path) -> ModelSettings:
     if path.stat().st_size > _LARGEST_PICKLE:
         raise WeightsFileError(f"{path} has {path.stat().st_size:,} bytes, too many for settings: is it the .weights?")
 
-    def refuse(_: Any) -> Any:
+    def refuse(*_: Any) -> Any:
         raise WeightsFileError(f"{path} holds tensors: is it the .weights?")
 
-    whole = _unpickle(path.read_bytes(), path, {}, refuse)
+    whole = _unpickle(path.read_bytes(), path, (), _Make(refuse, refuse))
     try:
         arguments = whole["model"]["args"]
         settings = ModelSettings(dict(arguments["net"]["args"]), dict(arguments["pi_head_opts"]))
@@ -109,7 +165,7 @@ class _Tensor(NamedTuple):
 
 
 class WeightsFile(Mapping[str, np.ndarray]):
-    """The tensors of a `.weights` file by name, each read when it is asked for.
+    """The tensors of a `.weights` file by name, each read when it is asked for; a context manager.
 
     Raises:
         FileNotFoundError: there is none.
@@ -117,9 +173,9 @@ class WeightsFile(Mapping[str, np.ndarray]):
             named tensors: nothing is written, unpacked or called.
     """
 
-    def __init__(self, path: str | Path, on_read: Callable[[int], object] = lambda count: None):
-        """`on_read` is told how many bytes were read, of each tensor once."""
-        self._path, self._on_read, self._told = Path(path), on_read, set[str]()
+    def __init__(self, path: str | Path):
+        self._path, self._told = Path(path), set[str]()
+        self.on_read: Callable[[int], object] = lambda count: None  # is told how many bytes, of each tensor once
         with self._path.open("rb") as file:
             if file.read(len(_OLD_PYTORCH)) == _OLD_PYTORCH:
                 raise WeightsFileError(f"{path} is of PyTorch before 1.6: load and save it once with a newer one")
@@ -127,13 +183,26 @@ class WeightsFile(Mapping[str, np.ndarray]):
             self._zip = zipfile.ZipFile(self._path)
         except zipfile.BadZipFile as error:
             raise WeightsFileError(f"{path} is cut short, or no file of PyTorch: {error}") from error
-        self._root = self._check_members()
-        self._tensors = self._read_names()
+        try:
+            self._sizes = {member.filename: member.file_size for member in self._zip.infolist()}
+            self._root = self._check_members()
+            self._tensors = self._read_names()
+        except BaseException:
+            self._zip.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._tensors[name]
         storage = np.frombuffer(self._read(tensor.storage.member), tensor.storage.dtype)
-        self._on_read(0 if name in self._told else storage.nbytes)
+        if storage.size != tensor.storage.size:
+            raise WeightsFileError(f"{self._path} is damaged at {tensor.storage.member}")
+        self.on_read(0 if name in self._told else storage.nbytes)
         self._told.add(name)
         strides = [stride * storage.itemsize for stride in tensor.strides]
         return np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides, writeable=False)
@@ -159,50 +228,54 @@ class WeightsFile(Mapping[str, np.ndarray]):
             path = PurePosixPath(member.filename)
             if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
                 raise WeightsFileError(f"{self._path} has a member {member.filename!r}, which leads out of it")
-            if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+            stored = member.compress_type == zipfile.ZIP_STORED and member.file_size == member.compress_size
+            if not stored or member.flag_bits & 1:
                 raise WeightsFileError(f"{self._path}: member {member.filename!r} is packed, which PyTorch never does")
-        names = [member.filename for member in members]
-        pickles = [name for name in names if PurePosixPath(name).name == "data.pkl"]
-        if len(pickles) != 1 or len(set(names)) < len(names):
+        pickles = [name for name in self._sizes if PurePosixPath(name).name == "data.pkl"]
+        if len(pickles) != 1 or len(self._sizes) < len(members):
             raise WeightsFileError(f"{self._path} is no file of PyTorch: it has {len(pickles)} members data.pkl")
         return str(PurePosixPath(pickles[0]).parent)
 
     def _read_names(self) -> dict[str, _Tensor]:
-        if self._zip.getinfo(f"{self._root}/data.pkl").file_size > _LARGEST_PICKLE:
+        if self._sizes[f"{self._root}/data.pkl"] > _LARGEST_PICKLE:
             raise WeightsFileError(f"{self._path}: its data.pkl is larger than the names of any model")
-        known = dict(_DTYPES) | {"torch._utils._rebuild_tensor_v2": self._tensor}
-        tensors = _unpickle(self._read(f"{self._root}/data.pkl"), self._path, known, self._storage)
+        make = _Make(self._storage, self._tensor)
+        tensors = _unpickle(self._read(f"{self._root}/data.pkl"), self._path, (_TENSOR, *_DTYPES), make)
         if not isinstance(tensors, dict) or not all(isinstance(tensor, _Tensor) for tensor in tensors.values()):
             raise WeightsFileError(f"{self._path} holds something else than tensors by name")
-        if not all(isinstance(name, str) for name in tensors):
-            raise WeightsFileError(f"{self._path} holds tensors without a name")
         return dict(tensors)
 
     def _storage(self, reference: Any) -> _Storage:
-        kind, dtype, key, _, count = reference
-        member = f"{self._root}/data/{key}"
-        if kind != "storage" or dtype not in _STORAGES or member not in self._zip.namelist():
-            raise WeightsFileError(f"{self._path} has no storage {key!r:.80}")
-        size = self._zip.getinfo(member).file_size
-        if size != count * np.dtype(dtype).itemsize:
-            raise WeightsFileError(f"{self._path}: storage {key} has {size:,} bytes, not {count!r:.40} of {dtype}")
+        kind, name, key, _, count = reference
+        if kind != "storage" or name not in _DTYPES or type(key) is not str or not re.fullmatch(r"\w{1,40}", key):
+            raise WeightsFileError(f"{self._path} refers to numbers in a way that PyTorch does not")
+        member, dtype = f"{self._root}/data/{key}", _DTYPES[name]
+        if self._sizes.get(member) is None or not _is_number(count):
+            raise WeightsFileError(f"{self._path} has no storage {key}")
+        if self._sizes[member] != count * np.dtype(dtype).itemsize:
+            raise WeightsFileError(
+                f"{self._path}: storage {key} has {self._sizes[member]:,} bytes, not {count} of {dtype}"
+            )
         return _Storage(member, dtype, count)
 
-    def _tensor(self, storage: Any, offset: int, shape: Any, strides: Any, *_: Any) -> _Tensor:
-        numbers = offset, *shape, *strides
-        fits = isinstance(storage, _Storage) and all(type(n) is int and n >= 0 for n in numbers)
-        if not fits or len(shape) != len(strides):
+    def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+        whole = isinstance(storage, _Storage) and isinstance(shape, tuple) and isinstance(strides, tuple)
+        if not whole or not len(shape) == len(strides) <= 8 or not all(map(_is_number, (offset, *shape, *strides))):
             raise WeightsFileError(f"{self._path} has a tensor of no possible shape")
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         if (math.prod(shape) and last >= storage.size) or math.prod(shape) > storage.size or offset > storage.size:
             raise WeightsFileError(f"{self._path} has a tensor that is larger than its storage")
-        return _Tensor(storage, offset, tuple(shape), tuple(strides))
+        return _Tensor(storage, offset, shape, strides)
 
     def _read(self, member: str) -> bytes:
         try:
             return self._zip.read(member)
         except (zipfile.BadZipFile, EOFError, OSError) as error:
             raise WeightsFileError(f"{self._path} is damaged at {member}: {error}") from error
+
+
+def _is_number(number: Any) -> bool:
+    return type(number) is int and 0 <= number < _LARGEST_NUMBER
 
 
 def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
