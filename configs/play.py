@@ -2,7 +2,8 @@
 
     python launch/play.py --config.policy=runs/mine --config.out=runs/films
 
-Variants: `:doom` (default), a level of the embedded game; `:minerl`; `:luanti`; and `:video`, where the game is a video
+Variants: `:doom` (default), a level of the embedded game, in pictures of 360x640; `:demo`, the same in those of the
+policies of `make demo`; `:minerl`; `:luanti`; and `:video`, where the game is a video
 (--config.game.arguments.path=FILE), and the film shows what the policy would do in it.
 """
 
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-GAMES = ("doom", "minerl", "luanti")
+GAMES = ("doom", "demo", "minerl", "luanti")
 
 
 def get_config(variant: str = "doom") -> ConfigDict:
@@ -22,7 +23,7 @@ def get_config(variant: str = "doom") -> ConfigDict:
     # Work directory of the policy, and folder of the films: OUT/GAME-SEED.mp4.
     config.policy = ""
     config.out = ""
-    # Episodes, and the seed of the first and of its actions; the others' count up from there.
+    # Episodes, and the seed of the first and of the actions in it; the others' count up from there.
     config.episodes = 1
     config.seed = 0
     # 1: actions are drawn as probable as the policy says; 0: always the likeliest.
@@ -35,7 +36,9 @@ def get_config(variant: str = "doom") -> ConfigDict:
         arguments, config.rewards = {"path": "", "aspect": (16, 9)}, "nothing"
         config.game = ConfigDict({"name": "video", "arguments": arguments, "python": ""})
         return config
-    evaluation = runpy.run_path(str(Path(__file__).with_name("evaluate.py")))["get_config"](variant)
+    evaluation = runpy.run_path(str(Path(__file__).with_name("evaluate.py")))["get_config"](
+        variant.replace("demo", "doom")
+    )
     config.game, config.rewards = evaluation.game, evaluation.rewards
     if variant == "doom":
         config.game.arguments.height, config.game.arguments.width = 360, 640

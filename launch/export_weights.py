@@ -21,4 +21,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run_plain(main, (ExchangeError, FileNotFoundError))
+    command_line.run_plain(main, (ExchangeError, OSError))

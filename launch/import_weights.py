@@ -24,4 +24,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run_plain(main, (ExchangeError, WeightsFileError, FileNotFoundError))
+    command_line.run_plain(main, (ExchangeError, WeightsFileError, OSError))

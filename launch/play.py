@@ -1,15 +1,16 @@
-"""Watch a policy play: it writes a film of every episode, with keys, mouse and value, or shows a window.
+"""Watch a policy play: it writes a film of every episode, with keys, mouse and value, and shows a window if asked.
 
     python launch/play.py --config.policy=runs/mine --config.out=runs/films
     python launch/play.py --config=configs/play.py:video --config.policy=runs/foundation-2x --config.out=runs/films \
         --config.game.arguments.path=VIDEO
 
-The second shows what a policy would do in a video. (fields: configs/play.py)
+The second shows what a policy would do in a video. Stopped, or when the window is closed, it ends the film it is at.
+Fields: configs/play.py.
 """
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,23 @@ from vpt_jax.report.films import Moment, draw_large, write_film
 from vpt_jax.training.setup import ConfigError, check_choices
 from vpt_jax.video import FRAME_RATE, Frame
 
-Show = Callable[[Frame], None]
+Show = Callable[[Frame], bool]  # whether to go on
 
 
 def play(config: ConfigDict) -> None:
     """All episodes, one after the other."""
     policy = check(config)
-    agent = Agent(policy, seed=config.seed, temperature=config.temperature)
     game = make_game(config.game.name, config.game.arguments.to_dict(), config.game.python)
     seeds = iter(range(config.seed, config.seed + config.episodes))
     with ExitStack() as stack:
-        show = stack.enter_context(Window()) if config.window else lambda frame: None
+        show = stack.enter_context(Window()) if config.window else lambda frame: True
         pool = stack.enter_context(Pool(game, [seeds], None, REWARDS[config.rewards]))
         turn = pool.begin()
-        while not pool.done:
+        watched = None
+        while not pool.done and (watched is None or watched.episode):
             film = Path(config.out, f"{config.game.name}-{turn.seed[0]}.mp4")
             film.parent.mkdir(parents=True, exist_ok=True)
+            agent = Agent(policy, seed=int(turn.seed[0]), temperature=config.temperature)
             watched = Watched(agent, pool, turn, show)
             write_film(film, iter(watched))
             turn = watched.turn
@@ -71,21 +73,22 @@ class Watched:
         self.turn = turn
         self.episode: Episode | None = None
         self._agent, self._pool, self._show = agent, pool, show
-        agent.reset()
+        self._reward = 0.0
 
     def __iter__(self) -> Iterator[Moment]:
-        """What is seen and done, until the next episode begins."""
-        reward = 0.0
-        while self.episode is None:
-            decision = self._agent.decide([self.turn.frames[0]])
-            note = f"value {decision.value[0]:.2f}  reward {reward:.2f}"
-            moment = Moment(self.turn.frames[0], (decision.buttons[0], decision.camera[0]), note=note)
-            self._show(draw_large(moment))
-            yield moment
-            self._act(decision.buttons, decision.camera)
-            reward += float(self.turn.reward[0])
-        while not (self.turn.playing[0] or self._pool.done):
-            self._act(np.zeros((1, 20), np.uint8), np.zeros((1, 2), np.float32))
+        """What is seen and done, until the next episode begins, or nobody wants to see more."""
+        with suppress(KeyboardInterrupt):
+            while self.episode is None:
+                decision = self._agent.decide([self.turn.frames[0]])
+                note = f"value {decision.value[0]:.2f}  reward {self._reward:.2f}"
+                moment = Moment(self.turn.frames[0], (decision.buttons[0], decision.camera[0]), note=note)
+                yield moment
+                if not self._show(draw_large(moment)):
+                    return
+                self._act(decision.buttons, decision.camera)
+                self._reward += float(self.turn.reward[0])
+            while not (self.turn.playing[0] or self._pool.done):
+                self._act(np.zeros((1, 20), np.uint8), np.zeros((1, 2), np.float32))
 
     def _act(self, buttons: Any, camera: Any) -> None:
         self.turn = self._pool.act(buttons, camera)
@@ -101,7 +104,7 @@ def describe(episode: Episode | None) -> str:
 
 
 class Window:
-    """Shows frames at the rate of the game; a context manager. Closing the window ends the program."""
+    """Shows frames at the rate of the game, until it is closed; a context manager."""
 
     def __enter__(self) -> Show:
         try:
@@ -112,16 +115,15 @@ class Window:
         pygame.display.set_caption("vpt_jax")
         clock = pygame.time.Clock()
 
-        def show(frame: Frame) -> None:
+        def show(frame: Frame) -> bool:
             size = frame.shape[1], frame.shape[0]
             screen = pygame.display.get_surface()
             if screen is None or screen.get_size() != size:
                 screen = pygame.display.set_mode(size)
             pygame.surfarray.blit_array(screen, frame.swapaxes(0, 1))
             pygame.display.flip()
-            if any(event.type == pygame.QUIT for event in pygame.event.get()):
-                raise KeyboardInterrupt
             clock.tick(FRAME_RATE)
+            return not any(event.type == pygame.QUIT for event in pygame.event.get())
 
         self._quit = pygame.display.quit
         return show

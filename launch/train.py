@@ -31,7 +31,7 @@ from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
 from vpt_jax.envs.game_client import GameLostError
 from vpt_jax.evaluation import evaluator
-from vpt_jax.models.policy import embed
+from vpt_jax.models.policy import embed, init_params
 from vpt_jax.models.presets import make_policy
 from vpt_jax.parallel import say
 from vpt_jax.report.training import write_report
@@ -44,11 +44,12 @@ from vpt_jax.training.profiling import profiled
 from vpt_jax.training.setup import (
     KINDS,
     ConfigError,
+    Setup,
     check,
+    first_params,
     frozen_pattern,
     make_mesh,
     make_setup,
-    pretrained_params,
     training_flops,
 )
 from vpt_jax.training.state import TrainState
@@ -92,6 +93,7 @@ def train(config: ConfigDict, began: float) -> bool:
     encoder = make_encoder(config) if config.data.get("embeddings") else None
     train_data = open_stream(config, config.data.train, "train", config.data.batch, encoder)
     valid_data = open_stream(config, config.data.valid, "valid", config.data.valid_batch, encoder)
+    del encoder  # and its parameters
     baselines = stage.baselines(train_data, valid_data)
     steps = count_steps(config, train_data)
     say(
@@ -103,14 +105,13 @@ def train(config: ConfigDict, began: float) -> bool:
     workdir = Path(config.workdir)
     facts = facts_of(config, train_data.fingerprint(), frozen_pattern(config))
     checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, facts=facts)
-    first_params = pretrained_params(config) if config.init_from and checkpoints.latest is None else None
     marginal = KINDS[config.stage].marginal.of(train_data)
-    setup = make_setup(config, mesh, train_data.frame_shape, marginal, steps, first_params)
+    setup = make_setup(config, mesh, train_data.frame_shape, marginal, steps)
     say(f"{count(setup.shapes.params):,} parameters; where each lies: {workdir / 'sharding.txt'}; compiling ...")
 
     with jax.set_mesh(mesh):
         # Resume the newest checkpoint of this run, or begin
-        state = resume(checkpoints, setup.shapes, setup.shardings) or setup.init()
+        state = resume(checkpoints, setup.shapes, setup.shardings) or begin(config, setup)
         note_settings(workdir, config, parallel.sharding_table(setup.shapes, setup.shardings))
 
         # Train
@@ -147,7 +148,9 @@ def work_of(config: ConfigDict, data: Stream) -> Work:
         frames=config.data.batch * config.data.length,
         flops=training_flops(config, data.frame_shape),
         devices=jax.device_count(),
-        peak=chip.flops if chip else 0.0,
+        peak=chip.flops
+        if chip and not frozen_pattern(config)
+        else 0.0,  # what is frozen, the formula counts as trained
     )
 
 
@@ -181,9 +184,15 @@ def make_encoder(config: ConfigDict) -> Encoder:
     """The image stacks of `config.init_from`."""
     if jax.process_count() > 1:
         raise ConfigError("config.data.embeddings is for jobs of one process")
-    policy, params = make_policy(config.model), pretrained_params(config)
-    digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in jax.tree.leaves(params["encoder"]))).hexdigest()[:16]
-    return Encoder(partial(jax.jit(partial(embed, policy)), jax.device_put(params)), digest, policy.features)
+    policy = make_policy(config.model)
+    frame_shape = Stream(StreamSettings(config.data.train, "train", 1, 1)).frame_shape
+    shapes = jax.eval_shape(partial(init_params, policy, frame_shape), jax.random.key(0))
+    params = {"encoder": first_params(config, shapes)["encoder"]}
+    digest = hashlib.sha256(config.model.dtype.encode())
+    for leaf in jax.tree.leaves(params):
+        digest.update(leaf.tobytes())
+    run = partial(jax.jit(partial(embed, policy)), jax.device_put(params))
+    return Encoder(run, digest.hexdigest()[:16], policy.features)
 
 
 def with_frames(stream: Stream) -> Stream:
@@ -221,6 +230,10 @@ def resume(checkpoints: Checkpoints, shapes: TrainState, shardings: TrainState) 
         return None
     say(f"resumed from step {checkpoints.latest}")
     return checkpoints.restore(shapes, shardings)
+
+
+def begin(config: ConfigDict, setup: Setup) -> TrainState:
+    return setup.init(first_params(config, setup.shapes.params)) if config.init_from else setup.init()
 
 
 def make_evaluator(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.test_exchange import policy_files
+from tests.training.conftest import wait_until
 from vpt_jax.exchange import import_weights
 from vpt_jax.video import decode, decode_timed, resample
 
@@ -56,7 +58,7 @@ def test_a_game_is_filmed_in_a_window_too(policy, tmp_path):
     flags = ["--config.episodes=2", "--config.game.arguments.seconds=1.0", "--config.game.arguments.fresh=False",
              "--config.seed=7", "--config.window"]  # fmt: skip
     output = play(policy, tmp_path, *flags, SDL_VIDEODRIVER="dummy")
-    assert re.findall(r"doom-(\d): 20 steps|doom-(\d)\.mp4: 20 steps", output)
+    assert re.findall(r"doom-(\d)\.mp4: 20 steps", output) == ["7", "8"]
     films = sorted(tmp_path.iterdir())
     assert [film.name for film in films] == ["doom-7.mp4", "doom-8.mp4"]
     for film in films:
@@ -64,6 +66,20 @@ def test_a_game_is_filmed_in_a_window_too(policy, tmp_path):
         assert len(frames) == 20
         assert frames[0].shape[1] == 640
         assert (frames[0] != frames[-1]).any()
+
+
+def test_a_film_that_is_stopped_ends_there(policy, tmp_path):
+    command = [sys.executable, "launch/play.py", f"--config.policy={policy}", f"--config.out={tmp_path}",
+               "--config.game.arguments.seconds=100000.0"]  # fmt: skip
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        partial = tmp_path / "doom-0.mp4.partial"
+        wait_until(lambda: partial.exists() and partial.stat().st_size > 100_000, process)
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0
+    assert "doom-0.mp4: left before its end" in output
+    assert len(list(decode(tmp_path / "doom-0.mp4"))) > 20
 
 
 @pytest.mark.parametrize(

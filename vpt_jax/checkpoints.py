@@ -133,9 +133,13 @@ def load_policy(workdir: str | Path) -> TrainedPolicy:
     """
     run = _open(workdir, *POLICY_STAGES)
     policy, shape = make_policy(run.facts["config"]["model"]), tuple(run.facts["stream"]["frame_shape"])
-    new = dict.fromkeys(("normalizer", "aux_normalizer"), ValueNormalizer.create())
-    state = run.restore(lambda: {"params": init_params(policy, shape, jax.random.key(0)), **new})
-    return TrainedPolicy(policy, state["params"], shape, run.step, *(state.get(name, new[name]) for name in new))
+    new = ValueNormalizer.create()
+    state = run.restore(
+        lambda: {"params": init_params(policy, shape, jax.random.key(0)), "normalizer": new, "aux_normalizer": new}
+    )
+    normalizer = state.get("normalizer", new)
+    aux_normalizer = state.get("aux_normalizer", normalizer)  # our training has one for both
+    return TrainedPolicy(policy, state["params"], shape, run.step, normalizer, aux_normalizer)
 
 
 class TrainedIDM(NamedTuple):

@@ -83,7 +83,7 @@ def _convert(settings: ModelSettings, tensors: Mapping[str, np.ndarray], model: 
         return (_convert_idm if "conv3d_params" in settings.net else _convert_policy)(settings, tensors)
     except (WeightsFileError, ExchangeError):
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:  # settings of another form
         raise ExchangeError(f"{model}: {error}") from error
 
 
@@ -123,7 +123,8 @@ def _card(settings: ModelSettings, model: Path, weights: Path, file: WeightsFile
         "source": {path.suffix[1:]: _describe(path) for path in (model, weights)},
         "tensors": len(file),
         "bytes_of_tensors": file.nbytes,
-        "settings": settings._asdict(),
+        "settings": settings.net,
+        "temperature": settings.head.get("temperature", 1.0),
     }
 
 

@@ -39,6 +39,7 @@ _SIZE_SETTINGS = {
     "n_recurrence_layers", "timesteps",
 }  # fmt: skip
 _VALUE_HEAD, _AUX_VALUE_HEAD = "value_head", "aux_value_head"  # the second in models from reinforcement learning
+_LARGEST_SIZE = 1 << 14
 _NORMALIZER = {"running_mean": (1,), "running_mean_sq": (1,), "debiasing_term": ()}  # of a value head
 
 
@@ -215,6 +216,11 @@ def _settings(
 
 def _check_settings(settings: Mapping[str, Any], sizes: set[str], fixed: Mapping[str, Any]) -> None:
     problems = [f"missing setting '{name}'" for name in sorted(sizes - settings.keys())]
+    problems += [
+        f"setting '{name}' is {reprlib.repr(settings[name])}, which is no size"
+        for name in sorted(sizes & settings.keys())
+        if not _is_size(settings[name])
+    ]
     problems += [f"unknown setting '{name}'" for name in sorted(settings.keys() - sizes - fixed.keys())]
     problems += [
         f"setting '{name}' is {reprlib.repr(settings[name])}; only {value!r} is supported"
@@ -225,10 +231,19 @@ def _check_settings(settings: Mapping[str, Any], sizes: set[str], fixed: Mapping
         raise ValueError("cannot build OpenAI's model: " + "; ".join(problems))
 
 
+def _is_size(value: Any) -> bool:
+    """A number or some, none too large to be built in reasonable time; the temporal convolution is looked at later."""
+    numbers = value if isinstance(value, list | tuple) else [value]
+    return isinstance(value, Mapping) or all(type(number) is int and 0 < number <= _LARGEST_SIZE for number in numbers)
+
+
 def _check_temporal_conv(settings: Mapping[str, Any], channels: int) -> None:
     wanted = {"inchan": 3, "outchan": channels, "kernel_size": [2 * REACH + 1, 1, 1], "padding": [REACH, 0, 0]}
-    if (given := {name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()}) != wanted:
-        raise ValueError(f"cannot build OpenAI's model: setting 'conv3d_params' is {given}; only {wanted} is supported")
+    given = {name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()}
+    if given != wanted:
+        raise ValueError(
+            f"cannot build OpenAI's model: setting 'conv3d_params' is {reprlib.repr(given)}; only {wanted} is supported"
+        )
 
 
 def _shapes(params: Params) -> dict[str, tuple[int, ...]]:

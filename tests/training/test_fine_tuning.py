@@ -99,7 +99,8 @@ def test_embedding_goes_on_where_it_was_killed(dataset_dir, tmp_path, monkeypatc
         (["frozen=."], "config.frozen: '.' matches all parameters"),
         (["init_from=nowhere"], "config.init_from: nowhere holds no checkpoint"),
         (["model.temperature=2.0"], "config.model.temperature is 2.0, and the model in"),
-        (["model.preset=1x"], "is not of config.model.preset='1x', or sees other frames"),
+        (["frozen=("], "config.frozen: '(' is no regular expression"),
+        (["model.preset=1x", "data.embeddings=unused"], "is not of config.model.preset='1x', or sees other frames"),
     ],
 )
 def test_mistakes_are_named(tune, tmp_path, flags, complaint):

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from vpt_jax.data.streams import Stream, StreamSettings, Window
-from vpt_jax.workers import progress_bar
+from vpt_jax.workers import locked, progress_bar
 
 
 class Encoder(NamedTuple):
@@ -67,16 +67,22 @@ def write_embeddings(settings: StreamSettings, encoder: Encoder, folder: Path) -
     Raises:
         OtherEmbeddingsError: there are other embeddings in the folder.
     """
-    stream = Stream(replace(settings, nulls="keep", minutes=0.0, shuffle=False, batch=1, length=_BATCH))
-    made_of = stream.fingerprint() | {"encoder": encoder.digest, "features": encoder.features}
-    file, facts = (folder / f"{settings.split}{suffix}" for suffix in (".npy", ".json"))
+    stream = Stream(replace(settings, nulls="keep", minutes=0.0, shuffle=False, seed=0, batch=1, length=_BATCH))
+    stored = sum(file.stat().st_size for file in Path(settings.dataset).glob("*.array_record*"))
+    made_of = stream.fingerprint() | {"encoder": encoder.digest, "features": encoder.features, "bytes": stored}
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, wait=True):  # while another run fills it
+        _fill(stream, encoder, folder / f"{settings.split}.npy", made_of)
+
+
+def _fill(stream: Stream, encoder: Encoder, file: Path, made_of: dict[str, Any]) -> None:
+    facts = file.with_suffix(".json")
     done = _count_done(file, facts, made_of)
     if done == stream.num_frames:
         return
     shape = stream.num_frames, encoder.features
     rows = np.lib.format.open_memmap(file, "r+" if done else "w+", np.float32, None if done else shape)
-    with progress_bar(stream.num_frames, desc=f"embedding {settings.split}", unit=" frames", initial=done) as bar:
+    with progress_bar(stream.num_frames, desc=f"embedding {file.stem}", unit=" frames", initial=done) as bar:
         for step in range(done // _BATCH, stream.steps_per_epoch):
             batch = stream.read(step, [0])
             count = int(batch.valid.sum())
@@ -88,13 +94,13 @@ def write_embeddings(settings: StreamSettings, encoder: Encoder, folder: Path) -
 
 
 def _count_done(file: Path, facts: Path, made_of: dict[str, Any]) -> int:
-    if not facts.exists():
+    if not (facts.exists() and file.exists()):
         return 0
     there = json.loads(facts.read_text())
     done = int(there.pop("done"))
     if changed := [name for name in made_of if there.get(name) != made_of[name]]:
         raise OtherEmbeddingsError(
-            f"{file} was made with other {', '.join(changed)}: remove it, or choose another config.data.embeddings"
+            f"{file} was made with other {', '.join(changed)}: remove it, or choose another folder for embeddings"
         )
     return done
 

@@ -21,7 +21,12 @@ from vpt_jax.envs.reaper import start_reaper
 from vpt_jax.envs.rewards import RewardTable, Tally
 from vpt_jax.video import Frame, resize
 
-_TRIES = 5  # games that every row may lose, one after the other and without a step
+_PAUSES = (
+    0.0,
+    0.5,
+    2.0,
+    8.0,
+)  # seconds before a row tries again, whose games are lost one after the other, without a step
 
 
 class Turn(NamedTuple):
@@ -82,7 +87,8 @@ class _Row:
 
     def __init__(self, pool: "Pool", number: int, seeds: Iterator[int]):
         self._pool, self._number, self._seeds = pool, number, seeds
-        self._starts, self.failures = 0, 0  # since the last step
+        self._starts, self._failures = 0, 0  # since the last step
+        self.resumes = 0.0  # when, by `time.monotonic`, a game is started that is not there
         self.frame: Frame = np.zeros((*(pool.size or (0, 0)), 3), np.uint8)
         self.episodes: list[Episode] = []
         self.state, self.seed = _State.OVER, 0
@@ -106,6 +112,8 @@ class _Row:
     def poll(self) -> None:
         """Take the game's answer, if it is there."""
         if self.client is None:
+            if self.state is _State.STARTING and time.monotonic() >= self.resumes:
+                self._start()
             return
         try:
             if (answer := self.client.poll()) is not None:
@@ -164,7 +172,7 @@ class _Row:
 
     def _count_step(self, answer: Answer) -> None:
         self.acted, self.terminated, self._info = True, answer.terminated, answer.info
-        self.failures = 0
+        self._failures = 0
         self.reward = self._tally.pay(answer.info)
         self._steps, self._sum = self._steps + 1, self._sum + self.reward
         self.state = _State.WAITING
@@ -179,14 +187,15 @@ class _Row:
     def _lost(self, client: GameClient, error: GameLostError) -> None:
         """Kill the game; its episode is over, or tried again if it had not begun."""
         client.kill()
-        self.client, self._pool.lost, self.failures = None, self._pool.lost + 1, self.failures + 1
-        if self._pool.is_hopeless:
-            raise GameLostError(f"no game could play a step in {_TRIES} tries: {error}") from error
+        self.client, self._pool.lost = None, self._pool.lost + 1
+        if self._failures == len(_PAUSES):
+            raise GameLostError(f"a game could not play a step in {len(_PAUSES) + 1} tries: {error}") from error
         if self.state is _State.STEPPING:
             self._note("lost", str(error))
             self.state = _State.OVER
         else:
-            self._start()
+            self.state, self.resumes = _State.STARTING, time.monotonic() + _PAUSES[self._failures]
+        self._failures += 1
 
 
 class Pool:
@@ -237,11 +246,6 @@ class Pool:
         """Whether all episodes have been played."""
         return all(row.state is _State.DONE for row in self._rows)
 
-    @property
-    def is_hopeless(self) -> bool:
-        """Whether no row can play."""
-        return all(row.failures >= _TRIES or row.state is _State.DONE for row in self._rows)
-
     def begin(self) -> Turn:
         """The first turn of all; waits until every game shows its first picture."""
         nothing = np.zeros((len(self._rows), 20), np.uint8), np.zeros((len(self._rows), 2), np.float32)
@@ -251,7 +255,7 @@ class Pool:
         """Carry out an action in each row that plays, one step of the games (camera in degrees).
 
         Raises:
-            GameLostError: all rows lost their games several times without a step; the message has the last reason.
+            GameLostError: a row lost its games several times without a step; the message has the last reason.
         """
         return self._play(buttons, camera, self._waits_for)
 
@@ -290,7 +294,8 @@ class Pool:
             nobody_plays = all(row.state in _BUSY | {_State.DONE} for row in self._rows)
             waiting = nobody_plays or any(row.state in waits_for for row in busy)
             clients = [row.client for row in busy if row.client]
-            until = min(client.deadline for client in clients) - time.monotonic()
+            due = [client.deadline for client in clients] + [row.resumes for row in busy if not row.client]
+            until = min(due) - time.monotonic()
             wait([client.fileno() for client in clients], max(until, 0.0) + 0.001 if waiting else 0.0)
             for row in busy:
                 row.poll()

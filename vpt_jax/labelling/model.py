@@ -44,6 +44,10 @@ def label_spans(
       mirror: whether the model is asked about the mirror image of every window as well, and both answers count half.
         Our addition, for models trained on mirrored windows.
     """
+    if mode not in MODES or choice not in CHOICES:
+        raise ValueError(
+            f"mode is {mode!r} and choice {choice!r}; choose from {', '.join(MODES)}; {', '.join(CHOICES)}"
+        )
     half = window // 2
     views = (spans.frames, spans.frames[..., ::-1, :])[: 1 + mirror]
     count = spans.valid.shape[1] // half - 1

@@ -60,6 +60,12 @@ class Plan:
 
     element = Spans
 
+    def __post_init__(self) -> None:
+        if self.window % 4:
+            raise ValueError(
+                f"the model was trained on windows of {self.window} frames: labelling needs a multiple of 4"
+            )
+
     @cached_property
     def _spans(self) -> Int[np.ndarray, "spans 2"]:
         """Video, and position in it, of every span."""

@@ -1,6 +1,5 @@
 """One video, labelled in memory; `job.py` labels many, and survives being killed."""
 
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +13,7 @@ from vpt_jax.video import VideoError
 
 _CHUNK_FRAMES, _QUALITY = 32, 90  # as configs/label.py has them: the same frames, the same labels
 _WINDOWS = 15  # labelled at a time
+_label_spans = jax.jit(label_spans, static_argnums=(0, 1, 2, 3), static_argnames="mirror")
 
 
 def label_video(
@@ -35,6 +35,7 @@ def label_video(
     Raises:
         FileNotFoundError: there is no such file.
         VideoError: it cannot be decoded to its end.
+        ValueError: there is no such mode or choice, or the model's windows cannot be cut into quarters.
     """
     height, width, _ = idm.frame_shape
     settings = FrameSettings(height, width, aspect, _CHUNK_FRAMES, _QUALITY)
@@ -43,7 +44,6 @@ def label_video(
         if not frames:
             raise VideoError(*Path(folder, "video.broken").read_text().split("\n", 1))
         plan = Plan((Video(Path(folder, "video.records"), frames, _CHUNK_FRAMES),), idm.window, _WINDOWS, rows=1)
-        run = jax.jit(partial(label_spans, idm.module, idm.window, mode, choice, mirror=mirror))
-        rng = jax.random.key(seed)
-        labels = (plan.keep(i, jax.device_get(run(idm.params, rng, plan.read(i, [0])))) for i in range(plan.steps))
-        return next(plan.by_video(labels))
+        rng, how = jax.random.key(seed), (idm.module, idm.window, mode, choice)
+        said = (_label_spans(*how, idm.params, rng, plan.read(i, [0]), mirror=mirror) for i in range(plan.steps))
+        return next(plan.by_video(plan.keep(i, jax.device_get(labels)) for i, labels in enumerate(said)))

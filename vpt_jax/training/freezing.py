@@ -9,21 +9,25 @@ import optax
 from vpt_jax.parallel import path_name
 
 
-class NothingFrozenError(ValueError):
-    """A pattern that matches no parameter, or all of them; the message shows some paths."""
+class PatternError(ValueError):
+    """A pattern that matches no parameter, or all of them, or is none; the message shows some paths."""
 
 
 def frozen(params: Any, pattern: str) -> Any:
     """Which parameters stay as they are: those in whose path, such as `encoder/dense/norm/scale`, the pattern is found.
 
-    Raises `NothingFrozenError`.
+    Raises `PatternError`.
     """
-    matches = jax.tree.map_with_path(lambda path, _: bool(re.search(pattern, path_name(path))), params)
+    try:
+        search = re.compile(pattern).search
+    except re.error as error:
+        raise PatternError(f"{pattern!r} is no regular expression: {error}") from error
+    matches = jax.tree.map_with_path(lambda path, _: bool(search(path_name(path))), params)
     found = jax.tree.leaves(matches)
     if all(found) or not any(found):
         paths = [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
         shown = ", ".join(paths[:: max(1, len(paths) // 5)])
-        raise NothingFrozenError(f"{pattern!r} matches {'all' if all(found) else 'no'} parameters; paths are {shown}")
+        raise PatternError(f"{pattern!r} matches {'all' if all(found) else 'no'} parameters; paths are {shown}")
     return matches
 
 

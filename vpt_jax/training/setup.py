@@ -23,7 +23,7 @@ from vpt_jax.data.batch import Batch
 from vpt_jax.models.flops import TRAINING, idm_flops, policy_flops
 from vpt_jax.models.presets import DTYPES, IDMS, POLICIES, make_idm, make_policy
 from vpt_jax.training.behavioural_cloning import cloning
-from vpt_jax.training.freezing import NothingFrozenError, freeze, hold
+from vpt_jax.training.freezing import PatternError, freeze, hold
 from vpt_jax.training.inverse_dynamics import inverse_dynamics
 from vpt_jax.training.objective import Objective
 from vpt_jax.training.optimizers import OPTIMIZERS, linear_schedule
@@ -73,7 +73,7 @@ class Setup(NamedTuple):
     """Everything about a training run but its data."""
 
     objective: Objective
-    init: Callable[[], TrainState]  # compiled as a whole, it makes every tensor where it is to lie
+    init: Callable[..., TrainState]  # makes every tensor where it is to lie; takes first parameters, if not random ones
     shapes: TrainState  # with their shardings
     shardings: TrainState
     step: Wrapped  # a state, whose memory it takes over, and a batch to the next state and metrics
@@ -136,11 +136,12 @@ def pretrained_params(config: Any) -> Any:
         pretrained = (load_idm if config.stage == IDM_STAGE else load_policy)(config.init_from)
     except (FileNotFoundError, WrongStageError) as error:
         raise ConfigError(f"config.init_from: {error}") from error
-    if (there := pretrained.module.temperature) != config.model.temperature:
-        raise ConfigError(
-            f"config.model.temperature is {config.model.temperature}, and the model in {config.init_from} was trained "
-            f"with {there}: set the same"
-        )
+    for field in ("temperature", "use_last"):
+        if field in config.model and (there := getattr(pretrained.module, field)) != config.model[field]:
+            raise ConfigError(
+                f"config.model.{field} is {config.model[field]}, and the model in {config.init_from} was trained with "
+                f"{there}: set the same"
+            )
     return jax.device_get(pretrained.params)
 
 
@@ -150,9 +151,7 @@ def frozen_pattern(config: Any) -> str:
     return "|".join(pattern for pattern in patterns if pattern)
 
 
-def make_setup(
-    config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, steps: int, first_params: Any = None
-) -> Setup:
+def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, steps: int) -> Setup:
     """The run that a config describes, on a mesh.
 
     Args:
@@ -160,10 +159,9 @@ def make_setup(
       frame_shape: height, width and channels.
       marginal: how frequent the actions are, of the kind that `KINDS` names.
       steps: of the whole run, for the schedule of the learning rate.
-      first_params: to begin with, in host memory (None: random ones).
 
     Raises:
-      ConfigError: `first_params` are of another model, or `config.frozen` names no parameters or all.
+      ConfigError: `config.frozen` names no parameters, or all.
     """
     objective = KINDS[config.stage].objective(config, frame_shape, marginal)
     optimizer = make_optimizer(config, steps)
@@ -173,34 +171,36 @@ def make_setup(
     init = partial(_make_state, objective, optimizer, config.data.batch, config.seed)
     try:
         shapes = jax.eval_shape(init)
-    except NothingFrozenError as error:
+    except PatternError as error:
         raise ConfigError(f"config.frozen: {error}") from error
-    if first_params is not None:
-        first_params = _fitting(config, shapes.params, first_params)
     shardings = parallel.tree_shardings(shapes, mesh, parallel.RULES[config.sharding])
     shapes = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
     )
     update = partial(train_step, loss, optimizer, parts=config.data.parts)
     step = jax.jit(update, out_shardings=(shardings, None), donate_argnums=0)
-    begin = partial(jax.jit(init, out_shardings=shardings), first_params)
-    return Setup(objective, begin, shapes, shardings, step)
+    return Setup(objective, jax.jit(init, out_shardings=shardings), shapes, shardings, step)
 
 
 def _held(loss: Loss, pattern: str) -> Loss:
     return lambda params, *others: loss(hold(params, pattern), *others)
 
 
-def _fitting(config: Any, shapes: Any, first_params: Any) -> Any:
-    """The parameters that the model has; heads that it has not are left out."""
-    first_params = {name: of_part for name, of_part in first_params.items() if name in shapes}
-    if jax.tree.map(np.shape, first_params) != jax.tree.map(np.shape, shapes):
+def first_params(config: Any, shapes: Any) -> Any:
+    """What a run of `config.init_from` begins with, in host memory; heads that its model has not are left out.
+
+    Raises:
+      ConfigError: as `pretrained_params`, or they are not of these shapes.
+    """
+    there = pretrained_params(config)
+    params = {name: there[name] for name in there if name in shapes}
+    if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, shapes):
         raise ConfigError(
             f"the model in {config.init_from} (config.init_from) is not of config.model.preset="
             f"{config.model.preset!r}, or sees other frames than the data have: set its size, and prepare the data at "
             "its frames' size"
         )
-    return first_params
+    return params
 
 
 def batch_shapes(config: Any, mesh: Mesh, frame_shape: FrameShape) -> Batch:

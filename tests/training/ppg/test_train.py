@@ -55,10 +55,11 @@ def metrics(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def games_of(process):
-    """The processes that play for one that learns."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [child for child in children if b"game_server" in Path(f"/proc/{child}/cmdline").read_bytes()]
+def games_of(number):
+    """The processes that play for one that learns, or for those that it has started."""
+    children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
+    games = [child for child in children if b"game_server" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return games + [game for child in set(children) - set(games) for game in games_of(child)]
 
 
 def state_of(workdir, step):
@@ -122,8 +123,8 @@ def test_a_killed_run_does_its_iteration_again(start, play, tuned, resumed, tmp_
 
 
 def test_a_stopped_run_does_not_play_its_rollout_to_the_end(launcher, start, tmp_path):
-    process = start(tmp_path, "--config.fragments=10000", "--config.game.arguments.seconds=60.0")
-    wait_until(lambda: games_of(process), process)
+    process = start(tmp_path, "--config.fragments=10000", "--config.game.arguments.seconds=60.0", processes=2)
+    wait_until(lambda: len(games_of(process.pid)) == 2, process)
     os.killpg(process.pid, signal.SIGTERM)
     assert "asked to stop after step 0" in launcher.finish(process)
 
