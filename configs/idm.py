@@ -68,18 +68,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
     # The same for every evaluation, which starts them anew.
     config.data.valid_workers = 8
 
-    config.optimizer = ConfigDict()
-    # "adam" (paper), or "muon", with which small models learn in fewer steps.
-    config.optimizer.name = "adam"
-    # Peak learning rate (paper), reached after the warm-up and falling to 0 at the end on a straight line.
-    config.optimizer.learning_rate = 0.003
-    # Steps of warm-up (the paper does not say).
-    config.optimizer.warmup_steps = 1000
-    # Decoupled weight decay of kernels (paper: 0.01; see vpt_jax/training/optimizers.py).
-    config.optimizer.weight_decay = 0.01
-    # Largest global gradient norm (the paper does not say).
-    config.optimizer.clip_norm = 5.0
-
+    config.optimizer = _optimizer()
     # Parameters that stay as config.init_from has them, as in configs/foundation.py.
     config.frozen = ""
 
@@ -89,6 +78,21 @@ def get_config(variant: str = "paper") -> ConfigDict:
         _demo(config)
     config.update_from_flattened_dict(layout)
     return config
+
+
+def _optimizer() -> ConfigDict:
+    optimizer = ConfigDict()
+    # "adam" (paper), or "muon", with which small models learn in fewer steps.
+    optimizer.name = "adam"
+    # Peak learning rate (paper), reached after the warm-up and falling to 0 at the end on a straight line.
+    optimizer.learning_rate = 0.003
+    # Steps of warm-up (the paper does not say).
+    optimizer.warmup_steps = 1000
+    # Decoupled weight decay of kernels (paper: 0.01; see vpt_jax/training/optimizers.py).
+    optimizer.weight_decay = 0.01
+    # Largest global gradient norm (the paper does not say).
+    optimizer.clip_norm = 5.0
+    return optimizer
 
 
 def _demo(config: ConfigDict) -> None:

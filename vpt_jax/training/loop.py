@@ -90,24 +90,15 @@ def run(
     loss is looked at while the next one runs, so that the device never waits; only saving and evaluating wait for it.
     Batches may end before the schedule does: those that take long, when asked to `stop`.
     """
-    before: tuple[int, dict[str, Any]] | None = None
+    latest = _Latest(schedule, episodes, log, progress, goodput)
     saved = done = int(state.step)
-
-    def settle() -> None:
-        """Looks at the last step's figures."""
-        nonlocal before
-        if before is not None:
-            _report(*before, schedule, episodes, log, progress)
-            if schedule.is_due(schedule.log_every, before[0]):
-                log.show(before[0], goodput.note(before[0]))
-        before = None
 
     def look() -> None:
         """Evaluates."""
         if evaluate is None:
             return
         with goodput.spent("step"):
-            settle()
+            latest.settle()
         began = time.monotonic()
         with goodput.spent("evaluation"):
             figures = evaluate(state.params)
@@ -117,21 +108,21 @@ def run(
     def save() -> None:
         nonlocal saved
         with goodput.spent("step"):
-            settle()
+            latest.settle()
         with goodput.spent("checkpoint"):
             checkpoints.save(state, done)
         saved = done
 
     with closing(checkpoints), closing(progress), closing(log):
         while done < schedule.steps and not stop.received:
-            batch = _draw(batches, before, progress, goodput)
+            batch = _draw(batches, latest.is_running, progress, goodput)
             if batch is None:
                 break
             with goodput.spent("step"):
                 state, metrics = train_step(state, batch)
-                settle()
+                latest.settle()
             done += 1
-            before = done, metrics
+            latest.take(done, metrics)
             stop()
             if schedule.is_due(schedule.evaluate_every, done):
                 look()
@@ -148,14 +139,44 @@ def run(
     return state
 
 
-def _draw(
-    batches: Iterator[Any], before: tuple[int, dict[str, Any]] | None, progress: Progress, goodput: Goodput
-) -> Any:
+class _Latest:
+    """The figures of the last step, which are looked at while the next one runs."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        episodes: Callable[[int], list[str]],
+        log: MetricsLog,
+        progress: Progress,
+        goodput: Goodput,
+    ):
+        self._schedule, self._episodes, self._log, self._progress = schedule, episodes, log, progress
+        self._goodput, self._step = goodput, 0
+        self._metrics: Metrics | None = None
+
+    def take(self, step: int, metrics: Metrics) -> None:
+        """Those of a step that has been started."""
+        self._step, self._metrics = step, metrics
+
+    def is_running(self) -> bool:
+        """Whether the devices are still at it."""
+        return self._metrics is not None and not self._metrics["loss"].is_ready()
+
+    def settle(self) -> None:
+        """Looks at them, once."""
+        if self._metrics is not None:
+            _report(self._step, self._metrics, self._schedule, self._episodes, self._log, self._progress)
+            if self._schedule.is_due(self._schedule.log_every, self._step):
+                self._log.show(self._step, self._goodput.note(self._step))
+        self._metrics = None
+
+
+def _draw(batches: Iterator[Any], is_running: Callable[[], bool], progress: Progress, goodput: Goodput) -> Any:
     """The next batch, if there is one. Waiting for it is a loss only if the devices have nothing else to do."""
     asked = time.monotonic()
     batch = next(batches, None)
     seconds = time.monotonic() - asked
-    busy = before is not None and not before[1]["loss"].is_ready()
+    busy = is_running()
     progress.waited(0.0 if busy else seconds)
     goodput.add("step" if busy else "input", seconds)
     return batch
