@@ -1,11 +1,11 @@
 """Which seconds of which videos count: a Parquet table, one row per segment.
 
-The clean filter writes it (`launch/filter.py`); labelling, preparation and training read it in place of a folder, so no
-video is ever cut. Any tool that writes Parquet can make one: the columns `video`, `start` and `end` are read, others are
-left alone.
+The clean filter writes it (`launch/filter.py`); labelling, preparation and training read it, so no video is ever cut. Any
+tool that writes Parquet can make one: the columns `video`, `start` and `end` are read, others are left alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -51,7 +51,7 @@ def read_segments(manifest: Path) -> list[Segment]:
     except (OSError, KeyError, pa.ArrowException) as error:
         raise ManifestError(f"{manifest} is no manifest: {error}") from error
     segments = sorted(_checked(manifest, number, row) for number, row in enumerate(rows))
-    for before, after in zip(segments, segments[1:], strict=False):
+    for before, after in pairwise(segments):
         if before.video == after.video and before.frames.stop > after.frames.start:
             raise ManifestError(f"{manifest}: {after.name} begins before {before.name} ends: make them one")
     return segments
