@@ -5,17 +5,19 @@
     python launch/bench.py train_step --preset=1x --batch=2 --length=16
     python launch/bench.py gradient --preset=1x --batch=1 --length=16 --against=torch
     python launch/bench.py ceiling --preset=2x --dtype=bfloat16
+    python launch/bench.py precision --preset=1x --dtype=bfloat16
     python launch/bench.py act --preset=1x --batch=1
     python launch/bench.py label
     python launch/bench.py rollout
 
 `loader` reads and decodes a dataset as training does; `decode` compares image codecs on frames of recordings;
 `train_step` is one update on random frames, `forward` and `gradient` are its parts, `act` is one frame after another,
-as in play; with --against=torch the last three are compared with the same policy in PyTorch. `ceiling` is what the
-machine gives a large matrix product and the policy's convolutions. `label` compares the two ways to label long videos
-by an inverse dynamics model. `rollout` plays the embedded game with the demo's policy, in ever more processes. What is
-compared with one another runs in turns. Without --data or --recordings, a little play of the embedded game is recorded
-and prepared first, at 128x128, under --workdir.
+as in play; with --against=torch the last three are compared with the same policy in PyTorch. `precision` says how far
+a policy in another type or with faster products is from the same in float32. `ceiling` is what the machine gives a
+large matrix product and the policy's convolutions. `label` compares the two ways to label long videos by an inverse
+dynamics model. `rollout` plays the embedded game with the demo's policy, in ever more processes. What is compared with
+one another runs in turns. Without --data or --recordings, a little play of the embedded game is recorded and prepared
+first, at 128x128, under --workdir.
 """
 
 import importlib
@@ -26,7 +28,7 @@ from benches.measuring import machine, print_table
 
 BENCHES = {  # and the file in launch/benches/ that has them: each needs libraries of its own
     "loader": "data", "decode": "data", "train_step": "policy", "forward": "policy", "gradient": "policy",
-    "act": "policy", "ceiling": "policy", "label": "labelling", "rollout": "playing",
+    "act": "policy", "ceiling": "policy", "precision": "policy", "label": "labelling", "rollout": "playing",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from absl import flags
 from benches.measuring import BATCH, DTYPE, LENGTH, SIZE, Row, alternate, peak_memory, repeat, timed
 
@@ -92,6 +93,38 @@ def act() -> list[Row]:
     return [row | {f"of {_BUDGET} ms": f"{float(row['ms']) / _BUDGET:.0%}"} for row in rows]
 
 
+def precision() -> list[Row]:
+    """How far answers, loss and gradient are from those in float32 without shortcuts in matrix products."""
+    policy, params, batch = random_inputs(BATCH.value, LENGTH.value)
+    exact = policy.clone(dtype=jnp.float32)
+    true_answers, true_loss, true_grads = _lesson(exact, "highest", params, batch)
+    rows = []
+    for by, module, products in (("float32", exact, "default"), (DTYPE.value, policy, "default")):
+        answers, loss, grads = _lesson(module, products, params, batch)
+        apart = {name: float(jnp.abs(answers[name] - truth).max()) for name, truth in true_answers.items()}
+        apart |= {"loss": abs(float(loss - true_loss)), "gradient, share": _distance(grads, true_grads)}
+        rows.append({"preset": _PRESET.value, "by": by} | {name: f"{value:.1e}" for name, value in apart.items()})
+    return rows
+
+
+def _lesson(policy: Policy, products: str, params: Any, batch: Batch) -> tuple[dict[str, Any], Any, Any]:
+    """Log-probabilities and value of all frames, the loss of cloning, and its gradient."""
+    memory, rng = policy.initial_memory(len(batch.frames)), jax.random.key(0)
+    with jax.default_matmul_precision(products):
+        answers, _ = jax.jit(partial(outputs, policy))(params, batch, memory)
+        lesson = jax.jit(jax.value_and_grad(partial(cloning_loss, policy), has_aux=True))
+        (loss, _), grads = lesson(params, memory, batch, rng)
+    value = answers.pop("value")
+    logs = {name: jax.nn.log_softmax(logits.astype(jnp.float32)) for name, logits in answers.items()}
+    return logs | {"value": value}, loss, grads
+
+
+def _distance(ours: Any, truth: Any) -> float:
+    """Between two trees, by the length of the second."""
+    apart = jax.tree.map(jnp.subtract, ours, truth)
+    return float(optax.global_norm(apart) / optax.global_norm(truth))
+
+
 def make_agent(policy: Policy, params: Any) -> Any:
     """What plays with the policy, where the libraries for videos are installed."""
     try:
@@ -148,18 +181,17 @@ def make_rival(policy: Policy, params: Any, batch: Batch) -> Any:
     """The same in PyTorch, if it was asked for. It must answer as ours does."""
     if _AGAINST.value == "none":
         return None
-    if DTYPE.value != "float32" or jax.default_backend() != "cpu":
-        sys.exit("error: --against=torch compares on CPUs in float32: JAX_PLATFORMS=cpu, --dtype=float32")
     try:
-        from benches.torch_policy import TorchPolicy  # here, since only this needs PyTorch
+        from benches.torch_policy import TorchPolicy, exact_products  # here, since only this needs PyTorch
     except ModuleNotFoundError as error:
         sys.exit(f"error: --against=torch needs PyTorch ({error}): pip install torch")
-    memory = policy.initial_memory(len(batch.frames))
-    ours, _ = outputs(policy, params, batch, memory._replace(mask=jnp.ones_like(memory.mask)))
-    rival = TorchPolicy(policy, params, np.asarray(batch.frames))
-    for name, theirs in rival.forward().items():
-        np.testing.assert_allclose(theirs.numpy().reshape(ours[name].shape), ours[name], atol=1e-3, err_msg=name)
-    return rival
+    memory, exact = policy.initial_memory(len(batch.frames)), policy.clone(dtype=jnp.float32)
+    with jax.default_matmul_precision("highest"), exact_products():
+        ours, _ = outputs(exact, params, batch, memory._replace(mask=jnp.ones_like(memory.mask)))
+        answers = TorchPolicy(policy, params, np.asarray(batch.frames)).forward()
+    for name, theirs in answers.items():
+        np.testing.assert_allclose(theirs.cpu().numpy().reshape(ours[name].shape), ours[name], atol=1e-3, err_msg=name)
+    return TorchPolicy(policy, params, np.asarray(batch.frames), DTYPE.value)
 
 
 def policy_rows(runs: Mapping[str, Callable[[], Any]], length: int, compile_seconds: float, passes: int) -> list[Row]:

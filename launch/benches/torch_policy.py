@@ -1,10 +1,11 @@
 """The policy in PyTorch, for `launch/bench.py --against=torch` alone: the same parameters, the same answers.
 
-Written as plainly as the reference code runs it: images channel-first, operations one after another. `x` is a tensor,
-`p` the part of our parameters that a layer has.
+Written as plainly as the reference code runs it: images channel-first, operations one after another; bfloat16 is
+PyTorch's autocast. `x` is a tensor, `p` the part of our parameters that a layer has.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -17,28 +18,46 @@ from vpt_jax.models.memory import causal_band, frames_back
 from vpt_jax.models.policy import Policy
 
 Params = Mapping[str, Any]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+torch.set_default_device(DEVICE)
 State = list[tuple[Tensor, Tensor]]  # keys and values of every layer; all rows count
 
 
 class TorchPolicy:
     """What `launch/bench.py` measures; a memory that is full is carried on."""
 
-    def __init__(self, policy: Policy, params: Params, frames: np.ndarray) -> None:
-        self.policy, self.params = policy, to_torch(params)
-        self.frames = torch.from_numpy(np.array(frames))
+    def __init__(self, policy: Policy, params: Params, frames: np.ndarray, dtype: str = "float32") -> None:
+        self.policy, self.params, self.dtype = policy, to_torch(params), dtype
+        self.frames = torch.from_numpy(np.array(frames)).to(DEVICE)
         self.state = initial_state(policy, len(frames))
 
     def forward(self) -> dict[str, Tensor]:
         """Logits and values, without gradients."""
-        with torch.no_grad():
+        with torch.no_grad(), self._cast():
             outputs, self.state = apply(self.policy, self.params, self.frames, self.state)
-        return outputs
+        return finished(outputs)
 
     def gradient(self) -> tuple[Tensor, ...]:
         """Of the sum of all outputs, by every parameter."""
-        outputs, _ = apply(self.policy, self.params, self.frames, self.state)
-        total = torch.stack([output.sum() for output in outputs.values()]).sum()
-        return torch.autograd.grad(total, list(_leaves(self.params)))
+        with self._cast():
+            outputs, _ = apply(self.policy, self.params, self.frames, self.state)
+        total = torch.stack([output.float().sum() for output in outputs.values()]).sum()
+        return finished(torch.autograd.grad(total, list(_leaves(self.params))))
+
+    def _cast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(DEVICE, torch.bfloat16, enabled=self.dtype == "bfloat16")
+
+
+def exact_products() -> AbstractContextManager[Any]:
+    """float32 without TF32, which PyTorch otherwise takes for convolutions on a GPU."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
+def finished(value: Any) -> Any:
+    """The value, computed: a GPU works on after a call has returned."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return value
 
 
 def _leaves(params: Params) -> Iterator[Tensor]:
@@ -55,7 +74,7 @@ def _tensor(leaf: Any) -> Tensor:
     array = np.asarray(leaf)
     if array.ndim == 4:
         array = array.transpose(3, 2, 0, 1)
-    return torch.from_numpy(np.array(array, order="C")).requires_grad_()
+    return torch.from_numpy(np.array(array, order="C")).to(DEVICE).requires_grad_()
 
 
 def initial_state(policy: Policy, batch: int) -> State:
@@ -100,8 +119,8 @@ def _block(policy: Policy, p: Params, x: Tensor, memory: tuple[Tensor, Tensor]) 
         for a in (_dense(attention["query"], x), key, value)
     )
     mix = _dense(attention["relative"], x).reshape(b, t, policy.heads, -1)
-    band = torch.from_numpy(causal_band(t, m + t, m))
-    curves = attention["basis"][:, torch.from_numpy(frames_back(t, m)).clamp(0, m - 1)] * band
+    band, back = (torch.from_numpy(table).to(DEVICE) for table in (causal_band(t, m + t, m), frames_back(t, m)))
+    curves = attention["basis"][:, back.clamp(0, m - 1)] * band
     logits = q @ k.transpose(2, 3) / q.shape[-1] + torch.einsum("bthn,nts->bhts", mix, curves)
     attended = logits.masked_fill(~band, -1e9).softmax(-1) @ v
     x = x + _dense(attention["out"], attended.transpose(1, 2).reshape(b, t, f))

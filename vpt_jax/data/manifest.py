@@ -1,7 +1,7 @@
 """Which seconds of which videos count: a Parquet table, one row per segment.
 
-The clean filter writes it (`launch/filter.py`); labelling, preparation and training read it, so no video is ever cut. Any
-tool that writes Parquet can make one: the columns `video`, `start` and `end` are read, others are left alone.
+The clean filter writes it (`launch/filter.py`); labelling, preparation and training read it, so no video is cut.
+Any tool that writes Parquet can make one: the columns `video`, `start` and `end` are read, others are left alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
