@@ -20,10 +20,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from vpt_jax.actions import BUTTONS, ENV_KEYS, HOTBARS, PITCH, YAW
-from vpt_jax.video import VideoError, VideoWriter, decode, draw_cursor, resize
+from vpt_jax.video import FRAME_RATE, VideoError, VideoWriter, decode, draw_cursor, resize
 
 DEGREES_PER_COUNT = 360 / 2400  # of the recorder's mouse
 MAX_DEGREES = 180  # nobody turns further in a twentieth of a second
+MAX_LINE = 2**20  # bytes; a recorder's line has one or two thousand
+MAX_STEPS = 24 * 3600 * FRAME_RATE  # a day
 MAX_COUNTS = 32_767  # the most a mouse's report can hold; a larger number was not written by a recorder
 WINDOW_HEIGHT = 720  # pixels of the recorder's window, in which the mouse position is given
 GUI_MOUSE_SCALE = {"5.7": 0.5, "5.8": 0.5, "6.7": 2.0, "6.8": 2.0, "6.9": 2.0}  # by recorder version; 1 for others
@@ -47,7 +49,7 @@ class BrokenRecording(Exception):  # noqa: N818 - it names what is broken
     """A recording that cannot be used. `path` is the file at fault, `detail` says where in it and what.
 
     `reason` is one of "missing actions", "unreadable actions", "missing video", "no records", "empty line", "bad json",
-    "missing field", "bad value", "absurd mouse", "unreadable video", "damaged video", "frame count".
+    "missing field", "bad value", "absurd mouse", "absurd size", "unreadable video", "damaged video", "frame count".
     """
 
     def __init__(self, path: Path, reason: str, detail: str):
@@ -73,18 +75,21 @@ def find_recordings(folder: Path) -> list[Path]:
 
 
 def read_steps(jsonl: Path) -> Steps:
-    """All steps of a recording.
+    """All steps of a recording. Holds one record at a time, and some hundred bytes of every step.
 
     Raises `BrokenRecording` for a missing or empty file, and for the first line that is not a whole and credible
     record. Blank lines at the end are allowed (the reference fails on them).
     """
-    records = _read_records(jsonl)
-    gui_open = np.array([record.flag("isGuiOpen") for record in records])
-    held = [_held(record, gui) for record, gui in zip(records, gui_open, strict=True)]
-    _release_stuck_attack(records, held)
-    _press_scrolled_slots(records, held)
-    buttons = np.array([[name in names for name in BUTTONS] for names in held], np.uint8)
-    return Steps(buttons, _camera(records, gui_open), gui_open, _cursor(records, gui_open))
+    attack, hotbar = _StuckAttack(), _Hotbar()
+    buttons, rows = [], []
+    for record in _read_records(jsonl):
+        gui_open = record.flag("isGuiOpen")
+        held = hotbar.press_scrolled(record, attack.release(record, _held(record, gui_open)))
+        buttons.append(bytes(name in held for name in BUTTONS))
+        rows.append((gui_open, *_camera(record, gui_open), *_cursor(record, gui_open)))
+    gui, pitch, yaw, x, y = (np.array(column, np.float32) for column in zip(*rows, strict=True))
+    held_keys = np.frombuffer(b"".join(buttons), np.uint8).reshape(-1, len(BUTTONS))
+    return Steps(held_keys, np.stack([pitch, yaw], 1), gui > 0, np.stack([x, y], 1))
 
 
 def read_frames(mp4: Path, steps: Steps, height: int, width: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
@@ -105,7 +110,7 @@ def read_frames(mp4: Path, steps: Steps, height: int, width: int) -> Iterator[UI
         more frames than there are steps ("frame count"). Most of this shows only as frames are read: read all of them,
         and keep none that came before an error.
     """
-    if not mp4.exists():
+    if not mp4.is_file():
         raise BrokenRecording(mp4, "missing video", "there is no such file")
     count, expected = 0, len(steps.buttons)
     try:
@@ -220,8 +225,6 @@ class _Record:
 
     def __init__(self, path: Path, line: int, text: bytes):
         self._path, self._line = path, line
-        if not text.strip():
-            raise self._broken("empty line", "every line must be a record")
         try:
             self._content = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -282,16 +285,34 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:60] + "..."
 
 
-def _read_records(jsonl: Path) -> list[_Record]:
+def _read_records(jsonl: Path) -> Iterator[_Record]:
+    blank = number = 0  # blank: the first of the blank lines since the last record
+    for number, line in enumerate(_read_lines(jsonl), 1):
+        if not line.strip():
+            blank = blank or number
+            continue
+        if blank:
+            raise BrokenRecording(jsonl, "empty line", f"line {blank}: every line must be a record")
+        yield _Record(jsonl, number, line)
+    if number == 0 or blank == 1:
+        raise BrokenRecording(jsonl, "no records", "the file is empty")
+
+
+def _read_lines(jsonl: Path) -> Iterator[bytes]:
     try:
-        lines = jsonl.read_bytes().rstrip().split(b"\n")
+        if not jsonl.is_file() and jsonl.exists():  # a pipe would be waited for
+            raise BrokenRecording(jsonl, "unreadable actions", "it is no file")
+        with jsonl.open("rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+                if len(line) > MAX_LINE:
+                    raise BrokenRecording(jsonl, "absurd size", f"line {number}: longer than {MAX_LINE:,} bytes")
+                if number > MAX_STEPS:
+                    raise BrokenRecording(jsonl, "absurd size", f"more than {MAX_STEPS:,} lines")
+                yield line
     except FileNotFoundError as error:
         raise BrokenRecording(jsonl, "missing actions", "there is no such file") from error
-    except (PermissionError, IsADirectoryError) as error:
+    except OSError as error:
         raise BrokenRecording(jsonl, "unreadable actions", str(error)) from error
-    if lines == [b""]:
-        raise BrokenRecording(jsonl, "no records", "the file is empty")
-    return [_Record(jsonl, number, line) for number, line in enumerate(lines, 1)]
 
 
 def _held(record: _Record, gui_open: bool) -> set[str]:
@@ -306,24 +327,27 @@ def _held(record: _Record, gui_open: bool) -> set[str]:
     return held | {"inventory"} if gui_open and "ESC" in held else held
 
 
-def _release_stuck_attack(records: Sequence[_Record], held: Sequence[set[str]]) -> None:
-    """Take the attack button out of the steps in which the recorder only believes it is held; changes `held`.
+class _StuckAttack:
+    """Takes the attack button out of the steps in which the recorder only believes it is held.
 
     The reference's rule: recorders can start with the button stuck, which shows as exactly `[0]` in the first record's
     `newButtons`, and stays until a later record presses it anew. Release alone does not end it. A player who really
     attacks in the first record loses that attack.
     """
-    if records[0].items("mouse.newButtons", int) != [0]:
-        return
-    held[0].discard("attack")
-    for record, names in zip(records[1:], held[1:], strict=True):
-        if 0 in record.items("mouse.newButtons", int):
-            return
-        names.discard("attack")
+
+    stuck: bool | None = None  # None: before the first record
+
+    def release(self, record: _Record, held: set[str]) -> set[str]:
+        """What is really held in the next record."""
+        if self.stuck is None:
+            self.stuck = record.items("mouse.newButtons", int) == [0]
+        elif self.stuck:
+            self.stuck = 0 not in record.items("mouse.newButtons", int)
+        return held - {"attack"} if self.stuck else held
 
 
-def _press_scrolled_slots(records: Sequence[_Record], held: Sequence[set[str]]) -> None:
-    """Where the hotbar slot changes without its number key (by the mouse wheel), add the key; changes `held`.
+class _Hotbar:
+    """Where the hotbar slot changes without its number key (by the mouse wheel), adds the key.
 
     Differences from the reference:
 
@@ -335,16 +359,23 @@ def _press_scrolled_slots(records: Sequence[_Record], held: Sequence[set[str]]) 
 
     A key held while the slot changes to another one counts as well, as in the reference.
     """
-    slot = records[0].slot()
-    for before, record, names in zip(held, records[1:], held[1:], strict=False):
-        last, now = slot, record.slot()
-        slot = last if now is None else now
-        if slot is not None and last is not None and slot != last and HOTBARS[slot] not in before:
-            names.add(HOTBARS[slot])
+
+    slot: int | None = None
+    before: frozenset[str] | set[str] = frozenset()
+
+    def press_scrolled(self, record: _Record, held: set[str]) -> set[str]:
+        """What is held in the next record, with the slot's key if it was scrolled to."""
+        last, now = self.slot, record.slot()
+        if now is not None:
+            self.slot = now
+            if last is not None and now != last and HOTBARS[now] not in self.before:
+                held = held | {HOTBARS[now]}
+        self.before = held
+        return held
 
 
-def _camera(records: Sequence[_Record], gui_open: Bool[np.ndarray, " n"]) -> Float32[np.ndarray, "n 2"]:
-    """Pitch and yaw of every step in degrees: pitch from the mouse's `dy`, yaw from `dx`.
+def _camera(record: _Record, gui_open: bool) -> tuple[float, float]:
+    """Pitch and yaw of a step in degrees: pitch from the mouse's `dy`, yaw from `dx`.
 
     Differences from the reference:
 
@@ -354,16 +385,12 @@ def _camera(records: Sequence[_Record], gui_open: Bool[np.ndarray, " n"]) -> Flo
     - It means to ignore turns of more than 180 degrees, but tests only where there is no turn. Here such an angle
       (and not the other axis) becomes 0: the mouse was caught or let go by the window, the rest of the step is good.
     """
-    counts = np.array([[record.counts("mouse.dy"), record.counts("mouse.dx")] for record in records])
-    scale = [record.gui_mouse_scale() if gui else 1.0 for record, gui in zip(records, gui_open, strict=True)]
-    degrees = counts * np.array(scale)[:, None] * DEGREES_PER_COUNT
-    return np.where(np.abs(degrees) > MAX_DEGREES, 0, degrees).astype(np.float32)
+    scale = DEGREES_PER_COUNT * (record.gui_mouse_scale() if gui_open else 1.0)
+    angles = (record.counts("mouse.dy") * scale, record.counts("mouse.dx") * scale)
+    pitch, yaw = (0.0 if abs(angle) > MAX_DEGREES else angle for angle in angles)
+    return pitch, yaw
 
 
-def _cursor(records: Sequence[_Record], gui_open: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "n 2"]:
-    """Mouse positions; only asked for where a GUI is open, for elsewhere the game has caught the mouse."""
-    positions = [
-        (record.counts("mouse.x"), record.counts("mouse.y")) if gui else (0.0, 0.0)
-        for record, gui in zip(records, gui_open, strict=True)
-    ]
-    return np.array(positions, np.float32)
+def _cursor(record: _Record, gui_open: bool) -> tuple[float, float]:
+    """The mouse's position; only asked for where a GUI is open, for elsewhere the game has caught the mouse."""
+    return (record.counts("mouse.x"), record.counts("mouse.y")) if gui_open else (0.0, 0.0)
