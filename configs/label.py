@@ -16,7 +16,8 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError("configs/label.py has no variants: change its fields with --config.FIELD=VALUE")
     config = ConfigDict()
 
-    # Folder of videos; subfolders are searched too.
+    # Folder of videos, searched with its subfolders; or a manifest, a Parquet table of segments: which seconds of which
+    # videos (vpt_jax/data/manifest.py). Each segment is then an episode of its own.
     config.videos = ""
     # Work directory of the inverse dynamics model's training run.
     config.idm = ""

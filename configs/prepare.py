@@ -14,7 +14,8 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError("configs/prepare.py has no variants: change its fields with --config.FIELD=VALUE")
     config = ConfigDict()
 
-    # Folder of NAME.mp4 + NAME.jsonl, in the subfolders train, valid and test or, without these, all for training.
+    # Folder of NAME.mp4 + NAME.jsonl, in the subfolders train, valid and test or, without these, all for training. Or a
+    # manifest in it: a Parquet table that says which seconds of which recordings (vpt_jax/data/manifest.py).
     config.recordings = ""
     # Folder of the dataset, made by the run. OUT.partial beside it holds the work until it is whole.
     config.out = ""
@@ -29,4 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     # Worker processes; 0: one per core. The dataset does not depend on it.
     config.workers = 0
+    # Or a runner of Apache Beam ("DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner", ...) and flags for it,
+    # such as ("--direct_num_workers=4", "--direct_running_mode=multi_processing"); see vpt_jax/data/beam.py.
+    config.beam = ConfigDict({"runner": "", "options": ()})
     return config

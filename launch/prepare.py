@@ -4,7 +4,8 @@ python launch/prepare.py --config=configs/prepare.py --config.recordings=RECORDI
 """
 
 from vpt_jax import command_line
+from vpt_jax.data.beam import BeamMissingError
 from vpt_jax.data.prepare import PrepareError, prepare
 
 if __name__ == "__main__":
-    command_line.run(prepare, "configs/prepare.py", (PrepareError,))
+    command_line.run(prepare, "configs/prepare.py", (PrepareError, BeamMissingError))

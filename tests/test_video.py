@@ -1,5 +1,6 @@
 """Frames through files, the cursor and the overlay, against the pixels in tests/golden/json_actions_frames.npz."""
 
+import os
 from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
@@ -305,3 +306,69 @@ def test_recorded_stands_above_predicted(height, width):
     assert drawn.shape == frame.shape
     row = min(width // 20, height // 2)
     assert (drawn[:row] == 255).sum() > (drawn[row : 2 * row] == 255).sum()
+
+
+def write_long(path, codec, seconds, **options):
+    """A film whose every frame tells its number, ten a second; key frames are seconds apart."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10, options={"g": "33", **options})
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for i in range(10 * seconds):
+            picture = np.full((32, 32, 3), 40 + i % 170, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode(None))
+    return path
+
+
+SORTS = [("film.mp4", "libx264"), ("film.mkv", "libx264"), ("film.webm", "libvpx"), ("film.avi", "mpeg4"),
+         ("film.ts", "libx264")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "codec"), SORTS)
+def test_some_seconds_of_a_video_are_what_the_whole_video_has_there(tmp_path, name, codec, monkeypatch):
+    film = write_long(tmp_path / name, codec, 150)
+    whole = list(video.steady_frames(film))
+    assert len(whole) == 3000
+    decoded = count_decoded(monkeypatch)
+    for first, stop in ((0, 30), (1, 2), (1190, 1260), (2001, 2100), (2990, None), (2995, 4000), (5000, 5001)):
+        decoded.clear()
+        part = list(video.steady_frames(film, first, stop))
+        np.testing.assert_array_equal(part, whole[first:stop])
+        if 2000 < first < 3000 and name != "film.ts":  # there, no index tells where key frames are
+            assert len(decoded) < 200
+
+
+def count_decoded(monkeypatch):
+    decoded, original = [], video._all_frames
+    monkeypatch.setattr(
+        video, "_all_frames", lambda *inputs: (decoded.append(1) or pair for pair in original(*inputs))
+    )  # fmt: skip
+    return decoded
+
+
+def test_a_file_that_would_open_others_is_no_video(tmp_path, film):
+    other = tmp_path / "list.mp4"
+    for text in (f"ffconcat version 1.0\nfile {film.name}\n", f"#EXTM3U\n#EXTINF:1,\n{film.name}\n#EXT-X-ENDLIST\n"):
+        other.write_text(text)
+        with pytest.raises(video.VideoError, match="unreadable video"):
+            list(video.decode(other))
+    assert len(list(video.decode(film))) == 30
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "film.mp4")
+    with pytest.raises(video.VideoError, match="it is no file"):
+        list(video.decode(tmp_path / "film.mp4"))
+
+
+def test_frames_of_an_absurd_size_are_refused_before_they_are_made(tmp_path, film, monkeypatch):
+    monkeypatch.setattr(video, "MAX_PIXELS", 72 * 128 - 1)
+    with pytest.raises(video.VideoError, match="its frames are 128x72"):
+        list(video.decode(film))
+
+
+def test_a_video_of_days_ends_with_the_first():
+    days = (Fraction(50 * i) for i in range(10**9))  # each frame stands for 1,000
+    shown = video.resample((time, 0) for time in days)
+    with pytest.raises(video.VideoError, match="absurd size: the video is longer than 24 hours"):
+        sum(1 for _ in shown)

@@ -11,13 +11,13 @@ the data streams decide.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from vpt_jax.actions import BUTTONS, ENV_KEYS, HOTBARS, PITCH, YAW
 from vpt_jax.video import FRAME_RATE, VideoError, VideoWriter, decode, draw_cursor, resize

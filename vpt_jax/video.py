@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,13 +26,17 @@ Frame = UInt8[np.ndarray, "h w 3"]
 
 FRAME_RATE = 20  # frames, and actions, per second
 CRF = 23  # x264's own default
+MAX_PIXELS = 8192 * 4320  # of a frame; a few bytes may claim any size
+MAX_SECONDS = 24 * 3600  # of a video
 MAX_GAP = 60  # seconds from one frame of a video to the next; more is taken for damage
 MAX_MISSING = 2  # seconds that a video may end before it says so, for a last frame that stays
+# What a container may be. Others are text files that make FFmpeg open further files (playlists, lists to join).
+CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi", "mpegts", "flv", "ogg")
 PRESET = "superfast"  # nearly twice as fast as "veryfast", for a quarter more bytes at the same error
 
 
 class VideoError(Exception):
-    """A video that cannot be decoded to its end. `reason` is one of two: "unreadable video", "damaged video"."""
+    """A video that cannot be decoded to its end; `reason`: "unreadable video", "damaged video", "absurd size"."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(reason, detail)
@@ -56,24 +61,60 @@ def decode(path: str | Path) -> Iterator[Frame]:
     return (frame for _, frame in decode_timed(path))
 
 
-def decode_timed(path: str | Path) -> Iterator[tuple[Fraction | None, Frame]]:
-    """As `decode`, with each frame's time stamp in seconds; None where it has none."""
+def decode_timed(path: str | Path, since: float = 0) -> Iterator[tuple[Fraction | None, Frame]]:
+    """As `decode`, with each frame's time stamp in seconds; None where it has none.
+
+    What is shown before the time `since`, in seconds from the first frame, may be left out, but not the first frame. So
+    what comes late in a long video is there soon.
+    """
     with _open(path) as container:
         stream = container.streams.video[0]
-        if stream.codec_context is None:
-            raise VideoError("unreadable video", "its codec is none that is known")
-        stream.codec_context.thread_count = 1
         reformatter = VideoReformatter()  # one for all frames: VideoFrame.to_ndarray would build a scaler for each
         time = None
         try:
-            for frame in container.decode(stream):
+            for frame, time in _timed(path, container, since):
                 if frame.is_corrupt:
                     raise VideoError("damaged video", f"the frame at {frame.time} s is corrupt")
-                time = None if frame.pts is None else frame.pts * frame.time_base
                 yield time, reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
             _check_end(stream, time)
         except av.FFmpegError as error:
             raise VideoError("damaged video", str(error)) from error
+
+
+_TimedFrames = Iterator[tuple[Any, Fraction | None]]
+
+
+def _timed(path: str | Path, container: Any, since: float) -> _TimedFrames:
+    """Frames as the decoder gives them, and their times: the first one, and all from some key frame on."""
+    frames = _all_frames(container)
+    first = next(frames, None)
+    if first is None:
+        return
+    yield first
+    start = first[1]
+    if start is None or since <= MAX_GAP:  # what is left out must not look like a frame that lasts
+        yield from frames
+    elif (frames_from_key := _seek(container, start + MAX_GAP, start + Fraction(since))) is not None:
+        yield from frames_from_key
+    else:
+        with _open(path) as anew:  # where seeking fails, it fails backwards too
+            yield from islice(_all_frames(anew), 1, None)
+
+
+def _seek(container: Any, earliest: Fraction, latest: Fraction) -> _TimedFrames | None:
+    """Frames from a key frame on that is shown between two times; None if there is none, or the file cannot tell."""
+    container.seek(int(latest / container.streams.video[0].time_base), stream=container.streams.video[0])
+    frames = _all_frames(container)
+    # What is shown before the key frame may need frames from before it.
+    key = next((pair for pair in frames if pair[0].key_frame), None)
+    if key is None or key[1] is None or not earliest < key[1] <= latest:
+        return None
+    return chain([key], frames)
+
+
+def _all_frames(container: Any) -> _TimedFrames:
+    frames = container.decode(container.streams.video[0])
+    return ((frame, None if frame.pts is None else frame.pts * frame.time_base) for frame in frames)
 
 
 def _check_end(stream: Any, last: Fraction | None) -> None:
@@ -87,8 +128,11 @@ def _check_end(stream: Any, last: Fraction | None) -> None:
 
 
 def _open(path: str | Path) -> Any:
+    only_this_file = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
+    if not Path(path).is_file() and Path(path).exists():
+        raise VideoError("unreadable video", "it is no file")  # a pipe would be waited for
     try:
-        container = av.open(str(path))
+        container = av.open(f"file:{path}", options=only_this_file)
     except av.FileNotFoundError:
         raise
     except (av.FFmpegError, UnicodeDecodeError) as error:  # some versions of PyAV read all names and titles
@@ -96,22 +140,48 @@ def _open(path: str | Path) -> Any:
     if not container.streams.video:
         container.close()
         raise VideoError("unreadable video", "the file holds no video stream")
+    if problem := _prepare_decoder(container.streams.video[0].codec_context):
+        container.close()
+        raise VideoError("unreadable video", problem)
     return container
 
 
-def resample(timed: Iterable[tuple[Fraction | None, Frame]], rate: int = FRAME_RATE) -> Iterator[Frame]:
+def _prepare_decoder(codec: Any) -> str:
+    """One thread, and frames of no absurd size; or what is wrong."""
+    if codec is None:
+        return "its codec is none that is known"
+    codec.thread_count = 1
+    codec.options = {"max_pixels": str(MAX_PIXELS)}  # a stream may change its size
+    if codec.width * codec.height > MAX_PIXELS:
+        return f"its frames are {codec.width}x{codec.height}, more than {MAX_PIXELS:,} pixels"
+    return ""
+
+
+def steady_frames(path: str | Path, first: int = 0, stop: int | None = None) -> Iterator[Frame]:
+    """The frames of a video at 20 per second, or some of them, without decoding all that comes before.
+
+    Raises:
+      FileNotFoundError, VideoError: as `decode` and `resample`.
+    """
+    frames = resample(decode_timed(path, first / FRAME_RATE), first=first)
+    return frames if stop is None else islice(frames, stop - first)
+
+
+def resample(timed: Iterable[tuple[Fraction | None, Frame]], rate: int = FRAME_RATE, first: int = 0) -> Iterator[Frame]:
     """Frames at a steady rate, whatever the rate of the video is and however uneven.
 
     At every tick from the first frame's time on, the frame nearest in time is given; of two equally near, the earlier.
+    The first tick is number 0; `first` is the number of the first one that is asked for.
     So frames are left out or repeated, and a video of that rate comes out as it is. The last frame is taken to last as
     long as the average one. A frame that is not later than the one before it is left out.
 
     Raises:
-      VideoError: "damaged video" where a frame has no time stamp, or lasts longer than `MAX_GAP`.
+      VideoError: "damaged video" where a frame has no time stamp, or lasts longer than `MAX_GAP`; "absurd size" where
+        the video is longer than `MAX_SECONDS`.
     """
     start = shown = None
-    last = due = Fraction(0)
-    frames = 0
+    last, due = Fraction(0), Fraction(first, rate)
+    gaps, frames = Fraction(0), 0  # the time between the frames, but for what was left out
     for time, frame in timed:
         if time is None:
             raise VideoError("damaged video", "a frame has no time stamp")
@@ -119,15 +189,19 @@ def resample(timed: Iterable[tuple[Fraction | None, Frame]], rate: int = FRAME_R
         now = time - start
         if frames and now <= last:
             continue
-        if now - last > MAX_GAP:
+        if now > MAX_SECONDS:
+            raise VideoError("absurd size", f"the video is longer than {MAX_SECONDS / 3600:.0f} hours")
+        if now - last > MAX_GAP and now > due:
             raise VideoError(
                 "damaged video", f"nothing is shown from {float(start + last):.2f} s to {float(time):.2f} s"
             )
         while shown is not None and due <= (last + now) / 2:
             yield shown
             due += Fraction(1, rate)
-        shown, last, frames = frame, now, frames + 1
-    end = last + (last / (frames - 1) if frames > 1 else Fraction(1, rate))
+        if frames and now - last <= MAX_GAP:
+            gaps, frames = gaps + now - last, frames + 1
+        shown, last, frames = frame, now, max(frames, 1)
+    end = last + (gaps / (frames - 1) if frames > 1 else Fraction(1, rate))
     while shown is not None and due < end:
         yield shown
         due += Fraction(1, rate)

@@ -6,8 +6,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,35 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+# What runs `function(*task)` for every task, somewhere, and gives each task's number and result as they come.
+Run = Callable[[Callable[..., Any], Sequence[tuple]], Iterator[tuple[int, Any]]]
+
+
+@contextmanager
+def in_processes(workers: int) -> Iterator[Run]:
+    """Tasks are run by a pool of processes. An error of a task is raised with a note that says which."""
+    with worker_pool(workers) as pool:
+
+        def run(function: Callable[..., Any], tasks: Sequence[tuple]) -> Iterator[tuple[int, Any]]:
+            futures = {pool.submit(function, *task): number for number, task in enumerate(tasks)}
+            for future in as_completed(futures):
+                try:
+                    yield futures[future], future.result()
+                except BrokenProcessPool:
+                    raise
+                except Exception as error:
+                    what = f"{function.__name__} of {tasks[futures[future]][0]}"
+                    error.add_note(f"in {what}; what is done is kept, run the same command to go on")
+                    raise
+
+        yield run
+
+
+def unique_name(path: Path) -> Path:
+    """Where to write what is then renamed to `path`: another one in every call, of any process on any machine."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.writing")
 
 
 def end_with_parent() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 
 from configs.prepare import get_config
 from vpt_jax.data import codecs, dataset
@@ -218,7 +219,7 @@ def done(out):
 def test_killed_and_run_again_it_makes_the_same_bytes(made, tmp_path):
     out = tmp_path / "out"
     config = settings(made[0], out)
-    flags = [f"--config.{name}={config[name]}" for name in config]
+    flags = [f"--config.{name}={value}" for name, value in config.items() if not isinstance(value, ConfigDict)]
     command = [sys.executable, "launch/prepare.py", *flags]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE) as process:

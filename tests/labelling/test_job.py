@@ -12,11 +12,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from configs import idm
 from vpt_jax.actions import CAMERA
 from vpt_jax.data import codecs, dataset
+from vpt_jax.data.manifest import Segment
 from vpt_jax.labelling.job import LabelError, label
 from vpt_jax.models.presets import make_idm
 from vpt_jax.video import VideoWriter, decode, fit_aspect, resize
@@ -112,6 +115,41 @@ def test_a_film_shows_the_labels(undisturbed, videos):
         assert frame.shape == (360, 640, 3)
         difference = np.abs(frame.astype(int) - resize(before, 360, 640)).mean(-1)
         assert difference[:30].mean() > 4 * difference[50:].mean()  # the keys are drawn along the upper edge
+
+
+def write_manifest(path, segments):
+    pq.write_table(pa.table(dict(zip(Segment._fields, zip(*segments, strict=True), strict=True))), path)
+    return path
+
+
+def test_segments_are_labelled_as_if_they_had_been_cut_out(videos, idm_dir, tmp_path, in_process, undisturbed):
+    segments = [("long.mp4", 0.5, 2.0), ("long.mp4", 2.0, 4.6), ("some/odd.mkv", 0.0, 1.0), ("bad/cut.mp4", 0.0, 1.0),
+                ("gone.mp4", 0.0, 1.0), ("bad/cut.mp4", 2.0, 3.0)]  # fmt: skip
+    manifest = write_manifest(videos / "segments.parquet", segments)
+    try:
+        out = label(settings(manifest, idm_dir, tmp_path / "out"))
+    finally:
+        manifest.unlink()
+    index = dataset.load_index(out, "train")
+    lengths = {"long@10-40": 30, "long@40-92": 50, "some/odd@0-20": 20}  # the second ends with its video
+    assert dict(zip(index.names, index.lengths.tolist(), strict=True)) == lengths
+    whole = dict(zip(GOOD, (read_video(undisturbed[0], i) for i in range(len(GOOD))), strict=True))
+    for number, (video, rows) in enumerate((("long", slice(10, 40)), ("long", slice(40, 90)), ("some/odd", slice(20)))):
+        np.testing.assert_array_equal(read_video(out, number), whole[video][rows])
+    broken = json.loads((out / "report.json").read_text())["broken"]
+    assert [(note["file"].rpartition("/")[2], note["reason"]) for note in broken] == [
+        ("cut.mp4, frames 0 to 20", "unreadable video"), ("cut.mp4, frames 40 to 60", "unreadable video"),
+        ("gone.mp4, frames 0 to 20", "missing video"),
+    ]  # fmt: skip
+
+
+def test_a_segment_after_the_end_is_listed(videos, idm_dir, tmp_path, in_process):
+    manifest = write_manifest(videos / "late.parquet", [("long.mp4", 0.0, 1.0), ("long.mp4", 2.0, 5.6)])
+    try:
+        report = json.loads((label(settings(manifest, idm_dir, tmp_path / "out")) / "report.json").read_text())
+    finally:
+        manifest.unlink()
+    assert [note["detail"] for note in report["broken"]] == ["it has no frames 90 to 112 (20 per second)"]
 
 
 def test_a_video_may_change_its_size(videos, idm_dir, tmp_path, in_process):

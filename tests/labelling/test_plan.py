@@ -7,7 +7,7 @@ import pytest
 
 from vpt_jax.data import codecs, dataset
 from vpt_jax.labelling.plan import Labels, Plan, Video
-from vpt_jax.labelling.videos import FrameSettings, encode_video
+from vpt_jax.labelling.videos import Clip, FrameSettings, encode_video
 from vpt_jax.video import VideoWriter
 
 LENGTHS = range(1, 43)
@@ -117,7 +117,8 @@ def stored(tmp_path_factory):
             for i in range(length):
                 writer.write(np.full((16, 32, 3), 40 + 5 * i, np.uint8))
         assert (
-            encode_video(film, folder / str(length), FrameSettings(8, 16, (2, 1), chunk_frames=5, quality=90)) == length
+            encode_video(Clip(film), folder / str(length), FrameSettings(8, 16, (2, 1), chunk_frames=5, quality=90))
+            == length
         )
         videos.append(Video(folder / f"{length}.records", length, 5))
         records = [dataset.parse_chunk(record) for record in dataset.read_records(videos[-1].records)]

@@ -25,6 +25,8 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from jaxtyping import Float32, Int64, UInt8
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
+from vpt_jax.workers import unique_name
+
 NAME = "vpt"
 VERSION = "2.0.0"  # of the layout; raise it when what is stored changes
 FEATURES = tfds.features.FeaturesDict(
@@ -161,9 +163,16 @@ def read_records(path: Path) -> Iterator[bytes]:
         yield reader.read()
 
 
-def join_records(path: Path, sources: Sequence[Path]) -> int:
-    """Writes one ArrayRecord file that holds the records of several, and returns how many those are."""
-    return write_records(path, chain.from_iterable(map(read_records, sources)))
+def count_records(path: Path) -> int:
+    """How many records an ArrayRecord file holds."""
+    return ArrayRecordReader(str(path)).num_records()
+
+
+def join_records(path: Path, sources: Sequence[Path]) -> None:
+    """Writes one ArrayRecord file, which appears whole, that holds the records of several."""
+    writing = unique_name(path)
+    write_records(writing, chain.from_iterable(map(read_records, sources)))
+    writing.rename(path)
 
 
 def join_datasets(dataset_dir: Path, sources: Sequence[Path], split: str) -> None:

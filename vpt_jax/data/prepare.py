@@ -11,8 +11,8 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from vpt_jax.data import dataset
+from vpt_jax.data import beam, dataset, manifest
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.recording import BrokenRecording, Steps, find_recordings, read_frames, read_steps
-from vpt_jax.workers import locked, progress_bar, worker_pool
+from vpt_jax.video import FRAME_RATE
+from vpt_jax.workers import Run, in_processes, locked, progress_bar, unique_name
 
 SPLITS = ("train", "valid", "test")
 
@@ -45,12 +46,18 @@ class Settings:
 
 
 class Recording(NamedTuple):
-    """A recording and the place of its result: `.records` and, written last, `.npz`; or `.broken` alone."""
+    """A recording, or some of its frames, and the place of the result: `.records` and, last, `.npz`; or `.broken`."""
 
     split: str
+    name: str  # of the episode
     source: Path  # without suffix
     result: Path  # without suffix; the name changes with the settings and with the recording's two files
     size: int  # bytes of both files
+    first: int = 0
+    stop: int | None = None  # None: to the end
+
+    def __str__(self) -> str:
+        return f"{self.source.with_name(self.name)}"
 
     @property
     def is_done(self) -> bool:
@@ -71,8 +78,9 @@ def prepare(config: ConfigDict) -> Path:
     """Makes the dataset `config.out` of the recordings in `config.recordings` (fields: configs/prepare.py).
 
     Recordings lie in the subfolders train, valid and test, each a split, or all in the folder itself: then all are
-    `train`. Where the dataset is there already, nothing happens. Returns its path. Raises `PrepareError`, and
-    `FolderInUseError` while another run makes it.
+    `train`. Or they are the segments of a manifest in such a folder (vpt_jax/data/manifest.py). Where the dataset is
+    there already, nothing happens. Returns its path. Raises `PrepareError`, and `FolderInUseError` while another run
+    makes it.
     """
     if not (config.recordings and config.out):
         raise PrepareError("say where recordings are and where the dataset goes: --config.recordings=A --config.out=B")
@@ -86,14 +94,20 @@ def prepare(config: ConfigDict) -> Path:
     if _is_made(out, made_from):
         print("nothing to do: this dataset is made already")
     else:
-        with locked(partial), worker_pool(config.workers) as pool:
-            _encode_all(pool, recordings, settings)
+        with locked(partial), _workers(config) as run:
+            _encode_all(run, recordings, settings)
             report = made_from | _describe(source, recordings)
-            _assemble(pool, partial / "dataset", recordings, settings, report)
+            _assemble(run, partial / "dataset", recordings, settings, report)
             (partial / "dataset").rename(out)
     shutil.rmtree(partial, ignore_errors=True)
     print(_summary(out))
     return out
+
+
+def _workers(config: ConfigDict) -> AbstractContextManager[Run]:
+    if config.beam.runner:
+        return beam.on_runner(config.beam.runner, config.beam.options)
+    return in_processes(config.workers)
 
 
 def _check(settings: Settings) -> None:
@@ -108,8 +122,10 @@ def _check(settings: Settings) -> None:
 
 def _find(source: Path, results: Path, settings: Settings) -> list[Recording]:
     """All recordings, split by split, in the order of their names."""
+    if source.suffix == manifest.SUFFIX and source.is_file():
+        return _find_segments(source, results, settings)
     if not source.is_dir():
-        raise PrepareError(f"there is no folder of recordings at {source}")
+        raise PrepareError(f"there is no folder of recordings at {source}, and no manifest (NAME{manifest.SUFFIX})")
     folders = {split: source / split for split in SPLITS if (source / split).is_dir()}
     loose = find_recordings(source)
     if folders and loose:
@@ -120,12 +136,29 @@ def _find(source: Path, results: Path, settings: Settings) -> list[Recording]:
     return [_recording(split, path, results, settings) for split, paths in found.items() for path in paths]
 
 
+def _find_segments(source: Path, results: Path, settings: Settings) -> list[Recording]:
+    """The segments of a manifest; the subfolder that a video lies in is its split, as with folders."""
+    try:
+        segments = manifest.read_segments(source)
+    except manifest.ManifestError as error:
+        raise PrepareError(str(error)) from error
+    found: dict[str, list[Recording]] = {split: [] for split in SPLITS}
+    for segment in segments:
+        folder, video = Path(segment.video).parent.as_posix(), source.parent / segment.video
+        split = folder if folder in SPLITS else "train"
+        whole = _recording(split, video.with_suffix(""), results, settings)
+        place = whole.result.with_name(f"{whole.result.name}-{_digest(segment)}")
+        name, rows = segment.name.removeprefix(f"{split}/"), segment.frames
+        found[split].append(whole._replace(name=name, result=place, first=rows.start, stop=rows.stop))
+    return [recording for of_split in found.values() for recording in of_split]
+
+
 def _recording(split: str, path: Path, results: Path, settings: Settings) -> Recording:
     halves = [half for suffix in (".mp4", ".jsonl") if (half := _add_suffix(path, suffix)).exists()]
     stats = [half.stat() for half in halves]
     state = [asdict(settings), [half.suffix for half in halves], [(stat.st_size, stat.st_mtime_ns) for stat in stats]]
     result = results / split / f"{path.name}-{_digest(state)}"
-    return Recording(split, path, result, sum(stat.st_size for stat in stats))
+    return Recording(split, path.name, path, result, sum(stat.st_size for stat in stats))
 
 
 def _digest(value: Any) -> str:
@@ -152,7 +185,7 @@ def _is_made(out: Path, made_from: dict[str, Any]) -> bool:
     return True
 
 
-def _encode_all(pool: ProcessPoolExecutor, recordings: Sequence[Recording], settings: Settings) -> None:
+def _encode_all(run: Run, recordings: Sequence[Recording], settings: Settings) -> None:
     """Runs `encode_episode` on all recordings not yet done, and shows how it goes."""
     for folder in {recording.result.parent for recording in recordings}:
         folder.mkdir(parents=True, exist_ok=True)
@@ -164,37 +197,33 @@ def _encode_all(pool: ProcessPoolExecutor, recordings: Sequence[Recording], sett
     frames, start = 0, time.monotonic()
     size = sum(recording.size for recording in todo)
     with progress_bar(size, desc="encoding", unit="B", unit_scale=True) as bar:
-        futures = {pool.submit(encode_episode, recording, settings): recording for recording in todo}
-        for done, future in enumerate(as_completed(futures), 1):
-            recording = futures[future]
-            frames += _result(future, recording)
-            rate = frames / (time.monotonic() - start)
-            bar.set_postfix_str(f"{done}/{len(todo)} recordings, {rate:,.0f} frames/s", refresh=False)
-            bar.update(recording.size)
-
-
-def _result(future: Future, recording: Recording) -> int:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        at_work = ", ".join(sorted(path.name for path in recording.result.parent.parent.glob("*/*.writing")))
-        raise PrepareError(
-            f"a worker process died, short of memory or by one of these recordings: {at_work}. What is done is kept: "
-            "run the same command again, with a smaller --config.workers or without that recording"
-        ) from None
-    except Exception as error:
-        error.add_note(f"while encoding {recording.source}; what is done is kept, run the same command to go on")
-        raise
+        try:
+            for done, (number, count) in enumerate(run(encode_episode, [(one, settings) for one in todo]), 1):
+                frames += count
+                rate = frames / (time.monotonic() - start)
+                bar.set_postfix_str(f"{done}/{len(todo)} recordings, {rate:,.0f} frames/s", refresh=False)
+                bar.update(todo[number].size)
+        except BrokenProcessPool:
+            at_work = ", ".join(sorted({path.name for one in todo for path in one.result.parent.glob("*.writing")}))
+            raise PrepareError(
+                f"a worker process died, short of memory or by one of these recordings: {at_work}. What is done is "
+                "kept: run the same command again, with a smaller --config.workers or without that recording"
+            ) from None
 
 
 def encode_episode(recording: Recording, settings: Settings) -> int:
-    """Encodes a recording, or notes why it is broken; returns its number of frames, 0 for a broken one."""
+    """Encodes a recording, or notes why it is broken; returns its number of frames, 0 for a broken one.
+
+    Done twice, even at the same time, it does no harm: whoever is last replaces the same by the same.
+    """
     mp4, jsonl = (_add_suffix(recording.source, suffix) for suffix in (".mp4", ".jsonl"))
-    writing = recording.file(".writing")
+    writing = unique_name(recording.result)
     try:
         steps = read_steps(jsonl)
         frames = read_frames(mp4, steps, settings.height, settings.width)
-        dataset.write_records(writing, _records(recording.source.name, frames, steps, settings))
+        rows = _rows(recording, len(steps.buttons), jsonl)
+        kept = Steps(*(field[rows] for field in steps))
+        dataset.write_records(writing, _records(recording.name, _cut(frames, rows), kept, settings))
     except BrokenRecording as error:
         note = {"file": error.path.name, "reason": error.reason, "detail": error.detail}
         writing.write_text(json.dumps(note))
@@ -202,9 +231,22 @@ def encode_episode(recording: Recording, settings: Settings) -> int:
         return 0
     writing.rename(recording.file(".records"))
     with writing.open("wb") as file:
-        np.savez(file, buttons=steps.buttons, camera=steps.camera)
+        np.savez(file, buttons=kept.buttons, camera=kept.camera)
     writing.rename(recording.file(".npz"))
-    return len(steps.buttons)
+    return len(kept.buttons)
+
+
+def _rows(recording: Recording, there: int, jsonl: Path) -> slice:
+    """The steps that are asked for; a segment may end a second after its recording, as films are rounded."""
+    first, stop = recording.first, there if recording.stop is None else recording.stop
+    if first >= there or stop >= there + FRAME_RATE:
+        raise BrokenRecording(jsonl, "too short", f"there are no steps {there} to {stop}")
+    return slice(first, min(stop, there))
+
+
+def _cut(frames: Iterator[np.ndarray], rows: slice) -> Iterator[np.ndarray]:
+    """Some of the frames; all are read, since only their end tells whether they are as many as the steps."""
+    return (frame for number, frame in enumerate(frames) if rows.start <= number < rows.stop)
 
 
 def _records(name: str, frames: Iterator[np.ndarray], steps: Steps, settings: Settings) -> Iterator[bytes]:
@@ -231,7 +273,7 @@ def _records(name: str, frames: Iterator[np.ndarray], steps: Steps, settings: Se
 
 
 def _assemble(
-    pool: ProcessPoolExecutor, folder: Path, recordings: Sequence[Recording], settings: Settings, report: dict[str, Any]
+    run: Run, folder: Path, recordings: Sequence[Recording], settings: Settings, report: dict[str, Any]
 ) -> None:
     """Writes the dataset of all intact episodes to `folder`, anew."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -241,19 +283,17 @@ def _assemble(
     for split, counts in report["splits"].items():
         if counts["episodes"]:
             episodes = [r for r in recordings if r.split == split and r.file(".npz").exists()]
-            shard_lengths[split] = _write_split(pool, folder, split, episodes, settings.chunk_frames)
+            shard_lengths[split] = _write_split(run, folder, split, episodes, settings.chunk_frames)
     if not shard_lengths:
         raise PrepareError(f"all {len(recordings)} recordings are broken; {folder / 'report.json'} says why")
     dataset.write_metadata(folder, shard_lengths)
 
 
-def _write_split(
-    pool: ProcessPoolExecutor, folder: Path, split: str, episodes: Sequence[Recording], chunk_frames: int
-) -> list[int]:
+def _write_split(run: Run, folder: Path, split: str, episodes: Sequence[Recording], chunk_frames: int) -> list[int]:
     """Writes a split's shards and index; returns the number of records in each shard."""
     dataset.write_index(
         folder / "index" / split,
-        {episode.source.name: len(episode.actions()["buttons"]) for episode in episodes},
+        {episode.name: len(episode.actions()["buttons"]) for episode in episodes},
         (episode.actions()["buttons"] for episode in episodes),
         (episode.actions()["camera"] for episode in episodes),
         (np.ones(len(episode.actions()["camera"]), np.float32) for episode in episodes),
@@ -262,11 +302,14 @@ def _write_split(
     )
     shards = list(dataset.group_by_size([episode.file(".records") for episode in episodes], dataset.SHARD_BYTES))
     paths = [dataset.shard_path(folder, split, i, len(shards)) for i in range(len(shards))]
-    return list(pool.map(dataset.join_records, paths, shards))
+    for _ in run(dataset.join_records, list(zip(paths, shards, strict=True))):
+        pass
+    return list(map(dataset.count_records, paths))
 
 
 def _describe(source: Path, recordings: Sequence[Recording]) -> dict[str, Any]:
     """What went in and what was left out, for `report.json`."""
+    folder = source.parent if source.is_file() else source
     splits = {recording.split: Counter(episodes=0, frames=0, broken=0) for recording in recordings}
     broken = []
     for recording in recordings:
@@ -275,7 +318,7 @@ def _describe(source: Path, recordings: Sequence[Recording]) -> dict[str, Any]:
             continue
         note = json.loads(recording.file(".broken").read_text())
         splits[recording.split].update(broken=1)
-        broken.append(note | {"file": str(recording.source.with_name(note["file"]).relative_to(source))})
+        broken.append(note | {"file": str(recording.source.with_name(note["file"]).relative_to(folder))})
     return {"splits": splits, "broken": broken}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from vpt_jax.video import Frame, decode_timed, fit_aspect, resample, resize
+from vpt_jax.video import Frame, fit_aspect, resize, steady_frames
 
 Observation = dict[str, Frame]
 
@@ -40,4 +40,4 @@ class Footage:
         """Nothing is left open."""
 
     def _frames(self) -> Iterator[Frame]:
-        return (fit_aspect(frame, *self._aspect) for frame in resample(decode_timed(self._path)))
+        return (fit_aspect(frame, *self._aspect) for frame in steady_frames(self._path))

@@ -28,10 +28,11 @@ from ml_collections import ConfigDict
 from vpt_jax import parallel
 from vpt_jax.checkpoints import TrainedIDM, load_idm
 from vpt_jax.data import dataset
+from vpt_jax.data.manifest import SUFFIX
 from vpt_jax.data.streams import batches
 from vpt_jax.labelling.model import CHOICES, MODES, label_spans
 from vpt_jax.labelling.plan import Labels, Plan, Video
-from vpt_jax.labelling.videos import FrameSettings, draw_film, encode_video, find_videos
+from vpt_jax.labelling.videos import Clip, FrameSettings, draw_film, encode_video, find_videos
 from vpt_jax.workers import locked, progress_bar, worker_pool
 
 SPLIT = "train"
@@ -44,7 +45,7 @@ class LabelError(Exception):
 class Job(NamedTuple):
     """One part of the work."""
 
-    videos: dict[str, Path]  # by name
+    videos: dict[str, Clip]  # by name
     folder: Path
     frames: FrameSettings
 
@@ -106,13 +107,14 @@ def _check(config: ConfigDict) -> None:
             raise LabelError(f"config.{field} must not be negative")
     if not 0 <= config.part < config.parts:
         raise LabelError(f"config.part is {config.part}, and must be from 0 to {config.parts - 1} for config.parts")
-    if not Path(config.videos).is_dir():
-        raise LabelError(f"there is no folder of videos at {config.videos}")
+    videos = Path(config.videos)
+    if not (videos.is_dir() or (videos.suffix == SUFFIX and videos.is_file())):
+        raise LabelError(f"there is no folder of videos at {videos}, and no manifest (NAME{SUFFIX})")
     if Path(config.videos).resolve() in Path(config.out).resolve().parents:
         raise LabelError(f"config.out lies in {config.videos}, where its films would be labelled too: choose another")
 
 
-def _find(config: ConfigDict) -> dict[str, Path]:
+def _find(config: ConfigDict) -> dict[str, Clip]:
     try:
         videos = find_videos(Path(config.videos).resolve())
     except ValueError as error:
@@ -122,11 +124,11 @@ def _find(config: ConfigDict) -> dict[str, Path]:
     return videos
 
 
-def _sizes(videos: dict[str, Path]) -> dict[str, int]:
-    return {name: path.stat().st_size for name, path in videos.items()}
+def _sizes(videos: dict[str, Clip]) -> dict[str, int]:
+    return {name: clip.size for name, clip in videos.items()}
 
 
-def _make_job(config: ConfigDict, idm: TrainedIDM, videos: dict[str, Path], work: Path) -> Job:
+def _make_job(config: ConfigDict, idm: TrainedIDM, videos: dict[str, Clip], work: Path) -> Job:
     if idm.window % 4:
         raise LabelError(f"{config.idm} was trained on windows of {idm.window} frames: labelling needs a multiple of 4")
     mine = dict(list(videos.items())[config.part :: config.parts])
@@ -186,12 +188,12 @@ def _encode_all(pool: ProcessPoolExecutor, job: Job) -> None:
     with progress_bar(sum(sizes.values()), desc="decoding", unit="B", unit_scale=True) as bar:
         bar.update(sum(sizes[name] for name in done))
         futures = {
-            pool.submit(encode_video, path, _result(job, name, "records").with_suffix(""), job.frames): name
-            for name, path in job.videos.items()
+            pool.submit(encode_video, clip, _result(job, name, "records").with_suffix(""), job.frames): name
+            for name, clip in job.videos.items()
             if name not in set(done)
         }
         for future in as_completed(futures):
-            frames += _finished(future, job.videos[futures[future]])
+            frames += _finished(future, job.videos[futures[future]].video)
             bar.set_postfix_str(f"{frames / (time.monotonic() - start):,.0f} frames/s", refresh=False)
             bar.update(sizes[futures[future]])
 
@@ -282,7 +284,7 @@ def _draw_films(pool: ProcessPoolExecutor, job: Job, names: Sequence[str], label
             films[pool.submit(draw_film, job.videos[name], film, of_video.buttons, of_video.camera)] = name
     with progress_bar(len(films), desc="drawing films", unit="film", disable=not films) as bar:
         for future in as_completed(films):
-            _finished(future, job.videos[films[future]])
+            _finished(future, job.videos[films[future]].video)
             bar.update()
 
 
@@ -291,12 +293,11 @@ def _assemble(job: Job, names: Sequence[str], labels: Any) -> None:
     folder = job.folder / "dataset.writing"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    broken = {
-        str(path): _result(job, name, "broken").read_text().split("\n", 1)
-        for name, path in job.videos.items()
-        if _result(job, name, "broken").exists()
-    }
-    notes = [{"file": file, "reason": reason, "detail": detail} for file, (reason, detail) in broken.items()]
+    notes = [
+        dict(zip(("file", "reason", "detail"), (str(clip), *note.read_text().split("\n", 1)), strict=True))
+        for name, clip in job.videos.items()
+        if (note := _result(job, name, "broken")).exists()
+    ]
     if names:
         groups = list(dataset.group_by_size([_result(job, name, "records") for name in names], dataset.SHARD_BYTES))
         of_videos = zip(names, (_result(job, name, "records") for name in names), labels(), strict=True)

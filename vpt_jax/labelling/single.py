@@ -8,7 +8,7 @@ import jax
 from vpt_jax.checkpoints import TrainedIDM
 from vpt_jax.labelling.model import label_spans
 from vpt_jax.labelling.plan import Labels, Plan, Video
-from vpt_jax.labelling.videos import FrameSettings, encode_video
+from vpt_jax.labelling.videos import Clip, FrameSettings, encode_video
 from vpt_jax.video import VideoError
 
 _CHUNK_FRAMES, _QUALITY = 32, 90  # as configs/label.py has them: the same frames, the same labels
@@ -40,7 +40,7 @@ def label_video(
     height, width, _ = idm.frame_shape
     settings = FrameSettings(height, width, aspect, _CHUNK_FRAMES, _QUALITY)
     with TemporaryDirectory() as folder:
-        frames = encode_video(video, Path(folder, "video"), settings)
+        frames = encode_video(Clip(video), Path(folder, "video"), settings)
         if not frames:
             raise VideoError(*Path(folder, "video.broken").read_text().split("\n", 1))
         plan = Plan((Video(Path(folder, "video.records"), frames, _CHUNK_FRAMES),), idm.window, _WINDOWS, rows=1)

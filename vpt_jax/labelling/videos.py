@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -11,9 +12,10 @@ from jaxtyping import Float, UInt8
 from vpt_jax.actions import BUTTONS
 from vpt_jax.data import dataset
 from vpt_jax.data.codecs import encode_chunk
-from vpt_jax.video import Frame, VideoError, VideoWriter, decode_timed, draw_action, fit_aspect, resample, resize
+from vpt_jax.data.manifest import SUFFIX, read_segments
+from vpt_jax.video import FRAME_RATE, Frame, VideoError, VideoWriter, draw_action, fit_aspect, resize, steady_frames
 
-SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
+VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 FILM_WIDTH = 640  # pixels, at least: smaller frames are enlarged, for the letters
 
 
@@ -28,22 +30,57 @@ class FrameSettings:
     quality: int
 
 
-def find_videos(folder: Path) -> dict[str, Path]:
-    """The videos of a folder and its subfolders by name: their path in it without suffix, in order.
+class Clip(NamedTuple):
+    """A video, or some of its frames at 20 per second."""
+
+    video: Path
+    first: int = 0
+    stop: int | None = None  # None: to the end
+
+    def __str__(self) -> str:
+        return f"{self.video}" if self.stop is None else f"{self.video}, frames {self.first} to {self.stop}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file; 0 if there is none."""
+        return self.video.stat().st_size if self.video.is_file() else 0
+
+    def frames(self) -> Iterator[Frame]:
+        """Its frames, as they are. VideoError where the video cannot be decoded, or is a second shorter or more."""
+        count = 0
+        for frame in steady_frames(self.video, self.first, self.stop):
+            count += 1
+            yield frame
+        if self.stop is not None and self.first + count <= self.stop - FRAME_RATE:
+            raise VideoError("too short", f"it has no frames {self.first + count} to {self.stop} (20 per second)")
+
+
+def find_videos(source: Path) -> dict[str, Clip]:
+    """What is to be labelled, by name, in order: videos of a folder and its subfolders, or segments of a manifest.
+
+    A video's name is its path in the folder without suffix; a segment's has its frames added.
 
     Raises:
-      ValueError: two videos have the same name.
+      ValueError: two have the same name, or the manifest is none (`ManifestError`).
     """
-    videos: dict[str, Path] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
-        name = path.relative_to(folder).with_suffix("").as_posix()
+    if source.suffix == SUFFIX:
+        found = [
+            (segment.name, Clip(source.parent / segment.video, segment.frames.start, segment.frames.stop))
+            for segment in read_segments(source)
+        ]
+    else:
+        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in VIDEOS and path.is_file())
+        found = [(path.relative_to(source).with_suffix("").as_posix(), Clip(path)) for path in paths]
+    videos: dict[str, Clip] = {}
+    for name, clip in found:
         if name in videos:
-            raise ValueError(f"{videos[name]} and {path} would have the same name in the dataset: rename one")
-        videos[name] = path
+            other = videos[name].video
+            raise ValueError(f"{other} and {clip.video} would have the same name in the dataset: rename one")
+        videos[name] = clip
     return videos
 
 
-def encode_video(video: Path, result: Path, settings: FrameSettings) -> int:
+def encode_video(video: Clip, result: Path, settings: FrameSettings) -> int:
     """Stores the frames of a video at 20 per second, in chunks; returns how many.
 
     The result exists when it is whole: RESULT.records, and last RESULT.frames, which holds their number; or
@@ -55,8 +92,8 @@ def encode_video(video: Path, result: Path, settings: FrameSettings) -> int:
         dataset.write_records(writing, _records(_model_frames(video, settings, count), settings))
         if not count[0]:
             raise VideoError("unreadable video", "it has no frames")
-    except VideoError as error:
-        writing.write_text(f"{error.reason}\n{error.detail}")
+    except (VideoError, FileNotFoundError) as error:  # a manifest may name what is not there
+        writing.write_text("\n".join(error.args) if isinstance(error, VideoError) else "missing video\nno such file")
         writing.rename(f"{result}.broken")
         return 0
     writing.rename(f"{result}.records")
@@ -65,8 +102,8 @@ def encode_video(video: Path, result: Path, settings: FrameSettings) -> int:
     return int(count[0])
 
 
-def _model_frames(video: Path, settings: FrameSettings, count: np.ndarray) -> Iterator[Frame]:
-    for frame in resample(decode_timed(video)):
+def _model_frames(video: Clip, settings: FrameSettings, count: np.ndarray) -> Iterator[Frame]:
+    for frame in video.frames():
         count += 1
         yield resize(fit_aspect(frame, *settings.aspect), settings.height, settings.width)
 
@@ -91,10 +128,10 @@ def _records(frames: Iterator[Frame], settings: FrameSettings) -> Iterator[bytes
         )
 
 
-def draw_film(video: Path, film: Path, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> None:
+def draw_film(video: Clip, film: Path, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> None:
     """Writes the video at 20 frames per second with its labels drawn on it."""
     film.parent.mkdir(parents=True, exist_ok=True)
-    frames = (_film_frame(frame) for frame in resample(decode_timed(video)))
+    frames = (_film_frame(frame) for frame in video.frames())
     first = next(frames)
     with VideoWriter(film, *first.shape[:2]) as writer:
         writer.write(draw_action(first, buttons[0], camera[0]))
