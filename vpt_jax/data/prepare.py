@@ -7,6 +7,7 @@ the byte, for any number of workers, interrupted or not. While it runs, it needs
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections import Counter
@@ -157,7 +158,8 @@ def _recording(split: str, path: Path, results: Path, settings: Settings) -> Rec
     halves = [half for suffix in (".mp4", ".jsonl") if (half := _add_suffix(path, suffix)).exists()]
     stats = [half.stat() for half in halves]
     state = [asdict(settings), [half.suffix for half in halves], [(stat.st_size, stat.st_mtime_ns) for stat in stats]]
-    result = results / split / f"{path.name}-{_digest(state)}"
+    name = path.name if len(os.fsencode(path.name)) < 150 else f"{path.name[:30]}-{_digest(path.name)}"
+    result = results / split / f"{name}-{_digest(state)}"
     return Recording(split, path.name, path, result, sum(stat.st_size for stat in stats))
 
 
@@ -204,11 +206,15 @@ def _encode_all(run: Run, recordings: Sequence[Recording], settings: Settings) -
                 bar.set_postfix_str(f"{done}/{len(todo)} recordings, {rate:,.0f} frames/s", refresh=False)
                 bar.update(todo[number].size)
         except BrokenProcessPool:
-            at_work = ", ".join(sorted({path.name for one in todo for path in one.result.parent.glob("*.writing")}))
             raise PrepareError(
-                f"a worker process died, short of memory or by one of these recordings: {at_work}. What is done is "
-                "kept: run the same command again, with a smaller --config.workers or without that recording"
+                f"a worker process died, short of memory or by one of these recordings: {_at_work(todo)}. What is done "
+                "is kept: run the same command again, with a smaller --config.workers or without that recording"
             ) from None
+
+
+def _at_work(recordings: Sequence[Recording]) -> str:
+    begun = {path.name for folder in {one.result.parent for one in recordings} for path in folder.glob("*.writing")}
+    return ", ".join(str(one) for one in recordings if any(name.startswith(one.result.name) for name in begun))
 
 
 def encode_episode(recording: Recording, settings: Settings) -> int:

@@ -29,7 +29,7 @@ def label_video(
 
     Args:
         idm: from `load_idm`.
-        video: of any size and rate; its frames go through a temporary folder.
+        video: a file of any size and rate; its frames go through a temporary folder.
         mode, choice, mirror, aspect, seed: as in configs/label.py.
 
     Raises:
@@ -42,6 +42,7 @@ def label_video(
     with TemporaryDirectory() as folder:
         frames = encode_video(Clip(video), Path(folder, "video"), settings)
         if not frames:
+            video.stat()  # a missing file is an error of its own
             raise VideoError(*Path(folder, "video.broken").read_text().split("\n", 1))
         plan = Plan((Video(Path(folder, "video.records"), frames, _CHUNK_FRAMES),), idm.window, _WINDOWS, rows=1)
         rng, how = jax.random.key(seed), (idm.module, idm.window, mode, choice)

@@ -1,0 +1,72 @@
+"""Preparation by Apache Beam: the same bytes for any number of workers, and whatever is done twice."""
+
+import sys
+
+import pytest
+
+from configs.prepare import get_config
+from tests.conftest import FRAME_SIZE, record_episode
+from vpt_jax.data import dataset
+from vpt_jax.data.beam import BeamMissingError
+from vpt_jax.data.prepare import Settings, _find, encode_episode, prepare
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("beam") / "recordings"
+    for split, episodes in {"train": 9, "valid": 2}.items():
+        (folder / split).mkdir(parents=True)
+        for number in range(episodes):
+            record_episode(folder / split / f"take {number}", number, 20 + number)
+    (folder / "train" / "take 3.mp4").write_bytes(b"no film")
+    return folder
+
+
+def settings(recordings, out, runner="", *options):
+    config = get_config()
+    config.update(recordings=str(recordings), out=str(out), height=FRAME_SIZE, width=FRAME_SIZE, chunk_frames=8)
+    config.beam.update(runner=runner, options=options)
+    return config
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def by_processes(recordings, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "SHARD_BYTES", 60_000)
+        return files(prepare(settings(recordings, tmp_path_factory.mktemp("out") / "out")))
+
+
+PROCESSES = "--direct_running_mode=multi_processing"
+
+
+@pytest.mark.parametrize("workers", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+def test_any_number_of_workers_makes_the_same_bytes(recordings, by_processes, tmp_path, workers, monkeypatch):
+    monkeypatch.setattr(dataset, "SHARD_BYTES", 60_000)
+    options = (f"--direct_num_workers={workers}", *(() if workers == 1 else (PROCESSES,)))
+    made = files(prepare(settings(recordings, tmp_path / "out", "DirectRunner", *options)))
+    assert sum(name.startswith("vpt-train.array_record") for name in made) > 2
+    assert made == by_processes
+
+
+def test_a_task_done_again_changes_nothing(recordings, tmp_path):
+    config = Settings(FRAME_SIZE, FRAME_SIZE, 8, 90)
+    tasks = _find(recordings, tmp_path, config)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "valid").mkdir()
+    for task in tasks:
+        encode_episode(task, config)
+    once = files(tmp_path)
+    for task in reversed(tasks):
+        encode_episode(task, config)
+    assert files(tmp_path) == once
+    assert len(once) == 2 * 10 + 1
+
+
+def test_without_beam_it_says_how_to_get_it(recordings, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(BeamMissingError, match=r"pip install .*\[beam\]"):
+        prepare(settings(recordings, tmp_path / "out", "DirectRunner"))

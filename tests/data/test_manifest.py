@@ -1,0 +1,124 @@
+"""Manifests: read strictly, and prepared as if their segments had been cut out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from configs.prepare import get_config
+from tests.conftest import FRAME_SIZE, record_episode
+from vpt_jax.data import codecs, dataset
+from vpt_jax.data.manifest import ManifestError, Segment, read_segments, write_table
+from vpt_jax.data.prepare import PrepareError, prepare
+from vpt_jax.recording import read_steps
+
+SCHEMA = pa.schema([("video", pa.string()), ("start", pa.float64()), ("end", pa.float64()), ("note", pa.string())])
+
+
+def write(path, *segments):
+    write_table(path, [dict(zip(Segment._fields, segment, strict=True)) for segment in segments], SCHEMA)
+    return path
+
+
+def test_segments_are_read_in_order_with_their_frames(tmp_path):
+    segments = read_segments(write(tmp_path / "m.parquet", ("b/x.y.mp4", 1, 2.5), ("a.mp4", 3, 4), ("a.mp4", 0, 3)))
+    assert [segment.name for segment in segments] == ["a@0-60", "a@60-80", "b/x.y@20-50"]
+    assert segments[2].frames == slice(20, 50)
+
+
+@pytest.mark.parametrize(
+    ("segments", "message"),
+    [
+        ([("../a.mp4", 0, 1)], "row 0: video is '../a.mp4', and must be a path in the manifest's folder"),
+        ([("a.mp4", 0, 1), ("/etc/a.mp4", 0, 1)], "row 1: video is '/etc/a.mp4'"),
+        ([(None, 0, 1)], "row 0: video is None"),
+        ([("a.mp4", 1, 1)], "a.mp4 from 1.0 to 1.0 s is no segment"),
+        ([("a.mp4", float("nan"), 1)], "is no segment"),
+        ([("a.mp4", 0, float("inf"))], "is no segment"),
+        ([("a.mp4", None, 1)], "is no segment"),
+        ([("a.mp4", 1, 1.01)], "holds no frame"),
+        ([("a.mp4", 2, 4), ("a.mp4", 0, 3)], "a@40-80 begins before a@0-60 ends"),
+    ],
+)
+def test_what_is_no_segment_is_named(tmp_path, segments, message):
+    with pytest.raises(ManifestError, match=message):
+        read_segments(write(tmp_path / "m.parquet", *segments))
+
+
+def test_what_is_no_manifest_is_named(tmp_path):
+    path = tmp_path / "m.parquet"
+    for content in (b"", b"PAR1 no", b"\0" * 1000):
+        path.write_bytes(content)
+        with pytest.raises(ManifestError, match=r"m\.parquet is no manifest"):
+            read_segments(path)
+    pq.write_table(pa.table({"video": ["a.mp4"], "start": [0.0]}), path)
+    with pytest.raises(ManifestError, match=r"m\.parquet is no manifest"):
+        read_segments(path)
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    (tmp_path / "recordings" / "valid").mkdir(parents=True)
+    for number, frames in {"long": 90, "short": 30, "valid/other": 45}.items():
+        record_episode(tmp_path / "recordings" / number, frames, frames)
+    return tmp_path / "recordings"
+
+
+def settings(recordings, out):
+    config = get_config()
+    config.update(recordings=str(recordings), out=str(out), height=FRAME_SIZE, width=FRAME_SIZE, chunk_frames=8)
+    return config
+
+
+def read(folder, split, number):
+    """Frames and actions of an episode."""
+    index, source = dataset.load_index(folder, split), dataset.open_records(folder, split)
+    first, chunks = index.first_record[number], -(-index.lengths[number] // index.chunk_frames)
+    parts = [source[record] for record in range(first, first + chunks)]
+    frames = np.concatenate(
+        [codecs.decode_frames(p["frames"], p["frame_ends"], range(len(p["camera"]))) for p in parts]
+    )
+    return frames, *(np.concatenate([part[field] for part in parts]) for field in ("buttons", "camera"))
+
+
+def test_segments_are_prepared_as_if_they_had_been_cut_out(recordings, tmp_path):
+    segments = [("long.mp4", 0.5, 2.0), ("long.mp4", 2.0, 4.6), ("valid/other.mp4", 0, 1), ("short.mp4", 2, 9),
+                ("gone.mp4", 0, 1)]  # fmt: skip
+    manifest = write(recordings / "m.parquet", *segments)
+    out = prepare(settings(manifest, tmp_path / "parts"))
+    for split, lengths in {"train": {"long@10-40": 30, "long@40-92": 50}, "valid": {"other@0-20": 20}}.items():
+        index = dataset.load_index(out, split)
+        assert dict(zip(index.names, index.lengths.tolist(), strict=True)) == lengths
+    broken = json.loads((out / "report.json").read_text())["broken"]
+    assert {Path(note["file"]).stem: note["reason"] for note in broken} == {
+        "gone": "missing actions",
+        "short": "too short",
+    }
+    manifest.unlink()
+    for path in (*recordings.glob("short.*"), *(recordings / "valid").glob("*")):
+        path.unlink()
+    (recordings / "valid").rmdir()
+    whole = read(prepare(settings(recordings, tmp_path / "whole")), "train", 0)
+    assert len(whole[1]) == len(read_steps(recordings / "long.jsonl").buttons)
+    for number, rows in enumerate((slice(10, 40), slice(40, 90))):
+        for part, all_of_it in zip(read(out, "train", number), whole, strict=True):
+            np.testing.assert_array_equal(part, all_of_it[rows])
+
+
+def test_a_bad_manifest_is_refused(recordings, tmp_path):
+    with pytest.raises(PrepareError, match="no manifest"):
+        prepare(settings(recordings / "none.parquet", tmp_path / "out"))
+    with pytest.raises(PrepareError, match="must be a path in the manifest's folder"):
+        prepare(settings(write(recordings / "m.parquet", ("../long.mp4", 0, 1)), tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_may_be_as_long_as_a_file_system_allows(recordings, tmp_path):
+    for suffix in (".mp4", ".jsonl"):
+        (recordings / f"short{suffix}").rename(recordings / f"{'n' * 249}{suffix}")
+    (recordings / "valid").rename(tmp_path / "valid")
+    index = dataset.load_index(prepare(settings(recordings, tmp_path / "out")), "train")
+    assert index.names == ("long", "n" * 249)
