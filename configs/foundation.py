@@ -75,6 +75,9 @@ def _data() -> ConfigDict:
     data.length = 128
     # Steps that do nothing once binned: "drop" them (paper), "mask" their loss, or "keep" them.
     data.nulls = "drop"
+    # Manifest of the seconds of the training episodes to use, such as launch/filter.py writes: a Parquet table
+    # (vpt_jax/data/manifest.py). Empty: all there is.
+    data.segments = ""
     # Minutes of play to train on, of episodes drawn once and for all; 0: all there is.
     data.minutes = 0.0
     # Folder where what the image stacks of config.init_from make of all frames is kept: they are then frozen, and no

@@ -57,6 +57,9 @@ def get_config(variant: str = "paper") -> ConfigDict:
     config.data.length = 128
     # Steps that do nothing are kept: a window shows all that happens.
     config.data.nulls = "keep"
+    # Manifest of the seconds of the training episodes to use, such as launch/filter.py writes: a Parquet table
+    # (vpt_jax/data/manifest.py). Empty: all there is.
+    config.data.segments = ""
     # Minutes of play to train on, of episodes drawn once and for all; 0: all there is.
     config.data.minutes = 0.0
     # Change every window's colours and shape a little (paper; the ranges are in vpt_jax/data/augment.py).

@@ -1,6 +1,7 @@
 """How fast the parts are on this machine: frames/s, milliseconds and peak memory, with versions and settings.
 
     python launch/bench.py loader --data=DATASET
+    python launch/bench.py prepare --recordings=RECORDINGS
     python launch/bench.py decode --recordings=RECORDINGS/train
     python launch/bench.py train_step --preset=1x --batch=2 --length=16
     python launch/bench.py gradient --preset=1x --batch=1 --length=16 --against=torch
@@ -10,7 +11,7 @@
     python launch/bench.py label
     python launch/bench.py rollout
 
-`loader` reads and decodes a dataset as training does; `decode` compares image codecs on frames of recordings;
+`loader` reads and decodes a dataset as training does; `prepare` makes one of recordings; `decode` compares image codecs on frames of recordings;
 `train_step` is one update on random frames, `forward` and `gradient` are its parts, `act` is one frame after another,
 as in play; with --against=torch the last three are compared with the same policy in PyTorch. `precision` says how far
 a policy in another type or with faster products is from the same in float32. `ceiling` is what the machine gives a
@@ -27,8 +28,8 @@ from absl import app, logging
 from benches.measuring import machine, print_table
 
 BENCHES = {  # and the file in launch/benches/ that has them: each needs libraries of its own
-    "loader": "data", "decode": "data", "train_step": "policy", "forward": "policy", "gradient": "policy",
-    "act": "policy", "ceiling": "policy", "precision": "policy", "label": "labelling", "rollout": "playing",
+    "loader": "data", "decode": "data", "prepare": "data", "train_step": "policy", "forward": "policy",
+    "gradient": "policy", "act": "policy", "ceiling": "policy", "precision": "policy", "label": "labelling", "rollout": "playing",
 }  # fmt: skip
 
 

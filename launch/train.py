@@ -169,9 +169,10 @@ def check_run(config: ConfigDict) -> None:
 def open_stream(config: ConfigDict, dataset: str, split: str, rows: int, encoder: Encoder | None) -> Stream:
     training = split == "train"
     fields = dict(length=config.data.length, nulls=config.data.nulls, seed=config.seed, shuffle=training)
-    minutes = config.data.minutes if training else 0.0
+    if training:
+        fields |= dict(segments=config.data.segments, minutes=config.data.minutes)
     try:
-        settings = StreamSettings(dataset, split, rows, **fields, minutes=minutes)
+        settings = StreamSettings(dataset, split, rows, **fields)
         if encoder is None:
             return STAGES[config.stage].stream(settings)
         write_embeddings(settings, encoder, Path(config.data.embeddings))

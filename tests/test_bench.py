@@ -15,6 +15,7 @@ SMALL = ["--size=32", "--batch=2", "--length=4", "--seconds=0.2"]
     [
         ("loader", ["workers", "frames/s", "ms/step"]),
         ("act", ["preset", "frames/s", "ms", "TFLOP/s", "peak memory MB"]),
+        pytest.param("prepare", ["by", "frames/s", "frames/s per core"], marks=pytest.mark.slow),
         pytest.param("decode", ["codec", "bytes/frame", "decoded/s", "PSNR dB"], marks=pytest.mark.slow),
         pytest.param("train_step", ["preset", "frames/s", "ms", "TFLOP/s"], marks=pytest.mark.slow),
         pytest.param("forward", ["preset", "frames/s", "ms", "TFLOP/s"], marks=pytest.mark.slow),
@@ -26,7 +27,8 @@ SMALL = ["--size=32", "--batch=2", "--length=4", "--seconds=0.2"]
 )
 def test_bench_prints_machine_and_table(dataset_dir, what, columns):
     recordings = dataset_dir.parent / "recordings" / "train"
-    data = {"loader": [f"--data={dataset_dir}", "--workers=1"], "decode": [f"--recordings={recordings}"]}
+    data = {"loader": [f"--data={dataset_dir}", "--workers=1"], "decode": [f"--recordings={recordings}"],
+            "prepare": [f"--recordings={recordings}"]}  # fmt: skip
     command = [sys.executable, "launch/bench.py", what, *SMALL, *data.get(what, [])]
     machine, header, *rows = subprocess.run(
         command, cwd=ROOT, check=True, capture_output=True, text=True
@@ -39,7 +41,8 @@ def test_bench_prints_machine_and_table(dataset_dir, what, columns):
 def test_bench_tells_what_it_can_measure():
     run = subprocess.run([sys.executable, "launch/bench.py", "speed"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode
-    assert "{loader,decode,train_step,forward,gradient,act,ceiling,label,rollout}" in run.stdout + run.stderr
+    names = "loader,decode,prepare,train_step,forward,gradient,act,ceiling,precision,label,rollout"
+    assert f"{{{names}}}" in run.stdout + run.stderr
 
 
 def test_the_policy_is_measured_without_the_data_libraries():

@@ -1,21 +1,25 @@
 """How fast datasets are read and decoded."""
 
+import importlib.util
+import json
 import os
 import runpy
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from absl import flags
-from benches.measuring import BATCH, LENGTH, SIZE, Row, peak_memory, repeat
+from benches.measuring import BATCH, LENGTH, SIZE, Row, peak_memory, repeat, timed
 from ml_collections import ConfigDict
 
 from vpt_jax.data.codecs import measure_codecs
 from vpt_jax.data.dataset import DatasetDamagedError, DatasetMissingError
-from vpt_jax.data.prepare import PrepareError, prepare
+from vpt_jax.data.prepare import PrepareError
+from vpt_jax.data.prepare import prepare as make_dataset
 from vpt_jax.data.streams import Stream, StreamSettings, batches
 from vpt_jax.envs import RecordError
 from vpt_jax.recording import BrokenRecording, find_recordings, read_frames, read_steps
@@ -46,6 +50,30 @@ def loader() -> list[Row]:
              "ms/step": f"{1000 / rate:.1f}", "peak memory MB": f"{peak_memory() / 1e6:,.0f}"}]  # fmt: skip
 
 
+def prepare() -> list[Row]:
+    """Recordings to dataset, from start to end: by one process, by one a core, and by as many of Beam's."""
+    folder, cores = _RECORDINGS.value or str(make_data()[0]), os.cpu_count() or 1
+    direct = ("--direct_running_mode=multi_processing", f"--direct_num_workers={cores}")
+    runs: dict[str, tuple[int, str, tuple[str, ...]]] = {"1 process": (1, "", ())}
+    runs[f"{cores} processes"] = (cores, "", ())
+    if importlib.util.find_spec("apache_beam"):
+        runs[f"Beam, {cores} workers"] = (cores, "DirectRunner", direct)
+    return [{"by": by} | _prepare(folder, *how) for by, how in runs.items()]
+
+
+def _prepare(folder: str, workers: int, runner: str, options: tuple[str, ...]) -> Row:
+    config = config_of("prepare")
+    with TemporaryDirectory() as out, redirect_stdout(None):
+        config.update(recordings=folder, out=f"{out}/dataset", workers=workers)
+        config.update(height=SIZE.value, width=SIZE.value)
+        config.beam.update(runner=runner, options=options)
+        made, seconds = timed(lambda: make_dataset(config))
+        splits = json.loads((made / "report.json").read_text())["splits"].values()
+    frames = sum(counts["frames"] for counts in splits)
+    return {"frames": f"{frames:,}", "frames/s": f"{frames / seconds:,.0f}",
+            "frames/s per core": f"{frames / seconds / workers:,.0f}"}  # fmt: skip
+
+
 def decode() -> list[Row]:
     """Size, speed on one core and error of each way to store frames."""
     folder = Path(_RECORDINGS.value or make_data()[0] / "train")
@@ -73,7 +101,7 @@ def make_data() -> tuple[Path, Path]:
     recording, preparing = config_of("record", "bench"), config_of("prepare")
     recording.out = preparing.recordings = f"{_WORKDIR.value}/recordings"
     preparing.out = f"{_WORKDIR.value}/dataset"
-    return record(recording), prepare(preparing)
+    return record(recording), make_dataset(preparing)
 
 
 def config_of(name: str, *variant: str) -> ConfigDict:

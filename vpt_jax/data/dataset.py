@@ -88,6 +88,11 @@ class EpisodeIndex:
         records = -(-self.lengths // self.chunk_frames)
         return np.cumsum(records) - records
 
+    @property
+    def first_frame(self) -> Int64[np.ndarray, " episodes"]:
+        """Position of each episode's first frame in its records: 0, but for a part of one (segments.py)."""
+        return np.zeros_like(self.lengths)
+
 
 def load_index(dataset_dir: Path, split: str) -> EpisodeIndex:
     """The index of a split. Raises `DatasetMissingError`."""

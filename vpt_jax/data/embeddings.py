@@ -67,7 +67,8 @@ def write_embeddings(settings: StreamSettings, encoder: Encoder, folder: Path) -
     Raises:
         OtherEmbeddingsError: there are other embeddings in the folder.
     """
-    stream = Stream(replace(settings, nulls="keep", minutes=0.0, shuffle=False, seed=0, batch=1, length=_BATCH))
+    all_frames = replace(settings, nulls="keep", segments="", minutes=0.0, shuffle=False, seed=0)
+    stream = Stream(replace(all_frames, batch=1, length=_BATCH))
     stored = sum(file.stat().st_size for file in Path(settings.dataset).glob("*.array_record*"))
     made_of = stream.fingerprint() | {"encoder": encoder.digest, "features": encoder.features, "bytes": stored}
     folder.mkdir(parents=True, exist_ok=True)

@@ -28,10 +28,13 @@ from vpt_jax.actions import is_null
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.dataset import DatasetDamagedError, EpisodeIndex, load_index, open_records
+from vpt_jax.data.manifest import read_segments
+from vpt_jax.data.segments import select
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import end_with_parent
 
 NULL_RULES = ("drop", "mask", "keep")
+_BLOCK = 2**16  # actions looked at together
 
 
 class Window(NamedTuple):
@@ -54,6 +57,7 @@ class StreamSettings:
     nulls: str = "drop"  # steps that do nothing once binned: "drop" them (the paper), "mask" their loss, "keep" them
     seed: int = 0
     shuffle: bool = True  # of the episodes, anew every epoch; of windows: at random places
+    segments: str = ""  # manifest: use only these seconds of these episodes (manifest.py); empty: all there is
     minutes: float = 0.0  # use only so many minutes of play, of episodes drawn once and for all; 0: all there is
 
     def __post_init__(self) -> None:
@@ -87,13 +91,18 @@ class Stream:
 
     @cached_property
     def index(self) -> EpisodeIndex:
-        """Episodes and actions of the split."""
-        return load_index(Path(self.settings.dataset), self.settings.split)
+        """Episodes and actions of the split; or of its segments, if the settings name some."""
+        index = load_index(Path(self.settings.dataset), self.settings.split)
+        if not self.settings.segments:
+            return index
+        return select(index, read_segments(Path(self.settings.segments)), self.settings.split)
 
     @cached_property
     def null(self) -> Bool[np.ndarray, " frames"]:
         """Which frames of the split do nothing, judged after binning (paper, section on data; not the raw counts)."""
-        return np.concatenate([is_null(*self.actions(episode)) for episode in range(len(self.index.names))])
+        buttons, camera = self.index.buttons, self.index.camera
+        blocks = (slice(start, start + _BLOCK) for start in range(0, len(buttons), _BLOCK))  # mapped: not all at once
+        return np.concatenate([is_null(np.asarray(buttons[rows]), np.asarray(camera[rows])) for rows in blocks])
 
     def actions(self, episode: int) -> tuple[UInt8[np.ndarray, "n 20"], Float[np.ndarray, "n 2"]]:
         """All raw actions of an episode."""
@@ -190,7 +199,8 @@ class Stream:
         )
 
     def _read_frames(self, window: Window) -> UInt8[np.ndarray, "t h w 3"]:
-        chunk, position = np.divmod(window.frame, self.index.chunk_frames)
+        place = self.index.first_frame[window.episode] + window.frame
+        chunk, position = np.divmod(place, self.index.chunk_frames)
         record = np.where(window.real, self.index.first_record[window.episode] + chunk, -1)
         frames = np.zeros((len(record), *self.frame_shape), np.uint8)
         for number in np.unique(record[window.real]):
@@ -221,7 +231,7 @@ class Stream:
     def fingerprint(self) -> dict[str, Any]:
         """What must not change when training resumes, or the position would mean other frames."""
         names = hashlib.sha256("\n".join(self.index.names).encode() + self.index.lengths.tobytes()).hexdigest()
-        return {name: value for name, value in asdict(self.settings).items() if name != "dataset"} | {
+        return {name: value for name, value in asdict(self.settings).items() if name not in ("dataset", "segments")} | {
             "frame_shape": list(self.frame_shape), "episodes": names[:16], "kept_frames": self.num_frames,
         }  # fmt: skip
 
