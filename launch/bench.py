@@ -11,14 +11,14 @@
     python launch/bench.py label
     python launch/bench.py rollout
 
-`loader` reads and decodes a dataset as training does; `prepare` makes one of recordings; `decode` compares image codecs on frames of recordings;
-`train_step` is one update on random frames, `forward` and `gradient` are its parts, `act` is one frame after another,
-as in play; with --against=torch the last three are compared with the same policy in PyTorch. `precision` says how far
-a policy in another type or with faster products is from the same in float32. `ceiling` is what the machine gives a
-large matrix product and the policy's convolutions. `label` compares the two ways to label long videos by an inverse
-dynamics model. `rollout` plays the embedded game with the demo's policy, in ever more processes. What is compared with
-one another runs in turns. Without --data or --recordings, a little play of the embedded game is recorded and prepared
-first, at 128x128, under --workdir.
+`loader` reads and decodes a dataset as training does; `prepare` makes one of recordings, by one process, by one a core
+and by Beam; `decode` compares image codecs on frames of recordings. `train_step` is one update on random frames,
+`forward` and `gradient` are its parts, `act` is one frame after another, as in play; with --against=torch the last three
+are compared with the same policy in PyTorch. `precision` says how far a policy in another type or with faster products
+is from the same in float32. `ceiling` is what the machine gives a large matrix product and the policy's convolutions.
+`label` compares the two ways to label long videos by an inverse dynamics model. `rollout` plays the embedded game with
+the demo's policy, in ever more processes. What is compared with one another runs in turns. Without --data or
+--recordings, a little play of the embedded game is recorded and prepared first, at 128x128, under --workdir.
 """
 
 import importlib
@@ -29,7 +29,8 @@ from benches.measuring import machine, print_table
 
 BENCHES = {  # and the file in launch/benches/ that has them: each needs libraries of its own
     "loader": "data", "decode": "data", "prepare": "data", "train_step": "policy", "forward": "policy",
-    "gradient": "policy", "act": "policy", "ceiling": "policy", "precision": "policy", "label": "labelling", "rollout": "playing",
+    "gradient": "policy", "act": "policy", "ceiling": "policy", "precision": "policy", "label": "labelling",
+    "rollout": "playing",
 }  # fmt: skip
 
 
