@@ -14,11 +14,11 @@
 `loader` reads and decodes a dataset as training does; `prepare` makes one of recordings, by one process, by one a core
 and by Beam; `decode` compares image codecs on frames of recordings. `train_step` is one update on random frames,
 `forward` and `gradient` are its parts, `act` is one frame after another, as in play; with --against=torch the last
-three are compared with the same policy in PyTorch. `precision` says how far a policy in another type or with faster products
-is from the same in float32. `ceiling` is what the machine gives a large matrix product and the policy's convolutions.
-`label` compares the two ways to label long videos by an inverse dynamics model. `rollout` plays the embedded game with
-the demo's policy, in ever more processes. What is compared with one another runs in turns. Without --data or
---recordings, a little play of the embedded game is recorded and prepared first, at 128x128, under --workdir.
+three are compared with the same policy in PyTorch. `precision` says how far a policy in another type or with faster
+products is from the same in float32. `ceiling` is what the machine gives a large matrix product and the policy's
+convolutions. `label` compares the two ways to label long videos by an inverse dynamics model. `rollout` plays the
+embedded game with the demo's policy, in ever more processes. What is compared with one another runs in turns. Without
+--data or --recordings, a little play of the embedded game is recorded and prepared first, at 128x128, under --workdir.
 """
 
 import importlib
