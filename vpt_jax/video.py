@@ -146,11 +146,14 @@ def probe(path: str | Path) -> Facts:
     with _open(path) as container:
         stream = container.streams.video[0]
         try:
-            times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+            packets = [(packet.pts, packet.is_corrupt) for packet in container.demux(stream) if packet.pts is not None]
         except av.FFmpegError as error:
             raise VideoError("damaged video", str(error)) from error
-        if not times or stream.time_base is None:
+        if not packets or stream.time_base is None:
             raise VideoError("unreadable video", "it has no frames")
+        if any(corrupt for _, corrupt in packets):
+            raise VideoError("damaged video", "it is cut short")
+        times = [time for time, _ in packets]
         last, length = max(times), float((max(times) - min(times)) * stream.time_base)
         _check_end(stream, last * stream.time_base)
         if stream.duration and (missing := stream.duration * stream.time_base - length) > MAX_MISSING:

@@ -60,7 +60,9 @@ def run(
             next_end = min(child.deadline for child in running.values())
             answered = wait(list(running), max(0, next_end - time.monotonic()))
             now = time.monotonic()
-            for answers in [answers for answers, child in running.items() if answers in answered or child.deadline < now]:
+            for answers in [
+                answers for answers, child in running.items() if answers in answered or child.deadline < now
+            ]:
                 child = running.pop(answers)
                 yield child.number, child.result() if answers in answered else child.stop(f"took over {seconds:g} s")
     finally:
@@ -144,7 +146,7 @@ def confine(folder: Path | None) -> None:
 
 def _written(event: str, arguments: tuple) -> list[str]:
     """The paths that an event would change."""
-    if event == "open" and arguments[2] & _WRITES or event == "os.mkdir":
+    if (event == "open" and arguments[2] & _WRITES) or event == "os.mkdir":
         paths = arguments[:1]
     elif event == "os.rename":  # of `replace` too
         paths = arguments[:2]

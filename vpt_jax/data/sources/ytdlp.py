@@ -197,7 +197,7 @@ def _downloader(manners: Manners, height: int, **more: Any) -> Any:
         "skip_unavailable_fragments": False, "socket_timeout": 30, "ratelimit": manners.rate or None,
         "sleep_interval_requests": manners.pause, "sleep_interval": manners.pause,
         "retries": manners.retries, "fragment_retries": manners.retries, "extractor_retries": manners.retries,
-        "retry_sleep_functions": {kind: wait for kind in ("http", "fragment", "extractor")},
+        "retry_sleep_functions": dict.fromkeys(("http", "fragment", "extractor"), wait),
         "quiet": True, "noprogress": True, "no_color": True, "logger": _Silent(),
     }  # fmt: skip
     return YoutubeDL(options | more)
