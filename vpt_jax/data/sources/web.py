@@ -1,7 +1,7 @@
 """Videos from the web: search, rule out by metadata, download; what was found is kept in a journal (paper App. A.1).
 
     OUT/searches.jsonl      what each search found: no search is made twice
-    OUT/archive.jsonl       a line per video that was dealt with; of a video that failed and was tried again, the last holds
+    OUT/archive.jsonl       a line per video; of one that failed and was tried again, the last holds
     OUT/archive.parquet     the same as a table, a row per video
     OUT/videos.parquet      the videos that are there: a manifest (vpt_jax/data/manifest.py)
     OUT/videos/ID.SUFFIX    the videos
@@ -181,7 +181,7 @@ def _search(config: ConfigDict, searches: Journal) -> list[tuple[str, Entry]]:
             bar.update()
     found: dict[str, tuple[str, Entry]] = {}
     for query, term in queries.items():
-        for entry in done.get(query, []):
+        for entry in done.get(query, [])[: config.results]:
             found.setdefault(entry["id"], (term, Entry(**entry | {"tags": tuple(entry["tags"])})))
     return list(found.values())
 

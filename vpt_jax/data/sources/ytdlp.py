@@ -24,8 +24,11 @@ WHOLE = "whole"  # name of a download that is complete
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 LONGEST_PAUSE = 600  # seconds between two attempts
 # Words by which sites say that a video is not there for us, and those by which they say that it may be later.
-GONE = r"private video|video is private|been removed|been deleted|no longer available|terminated|does not exist|unavailable\.?$"
-LATER = r"try again|later|rate.?limit|too many|sign in to confirm|bot"
+GONE = (
+    r"private video|video is private|been removed|been deleted|no longer available|terminated|does not exist"
+    r"|unavailable\.?$"
+)
+LATER = r"try again|later|rate.?limit|too many|sign in to confirm|bot"
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Wanted:
     max_bytes: int
 
 
-class Unwanted(Exception):
+class UnwantedError(Exception):
     """The video is ruled out by something that asking again will not change."""
 
 
@@ -74,7 +77,7 @@ def fetch(entry: Entry, folder: Path, wanted: Wanted, manners: Manners) -> dict[
 
     try:
         return _fetch(entry, wanted, manners)
-    except Unwanted as error:
+    except UnwantedError as error:
         return {"state": "rejected", "reason": str(error)}
     except (YoutubeDLError, VideoError, OSError) as error:
         return {"state": _state_after(error), "reason": clean(str(error).removeprefix("ERROR: "), 300)}
@@ -85,10 +88,11 @@ def _fetch(entry: Entry, wanted: Wanted, manners: Manners) -> dict[str, Any]:
     with _downloader(manners, wanted.height, progress_hooks=guard) as downloader:
         info = _patiently(lambda: downloader.extract_info(entry.url, download=False), manners)
         if info.get("_type", "video") != "video":
-            raise Unwanted("no single video: name its address in config.urls")
+            raise UnwantedError("no single video: name its address in config.urls")
         told = read_entry(info, "", "")
-        told = replace(told, url=entry.url, title=told.title or entry.title, duration=told.duration or entry.duration)
+        told = replace(told, url=entry.url, duration=told.duration or entry.duration)
         _check(told, wanted.rules)
+        told = replace(told, title=entry.title or told.title)
         downloader.process_ie_result(info, download=True)
     video = next((path for path in Path().iterdir() if path.stem == "video" and path.suffix != ".part"), None)
     if video is None:
@@ -101,7 +105,7 @@ def _describe(video: Path, told: Entry, wanted: Wanted) -> dict[str, Any]:
     facts = probe(video)
     _check(replace(told, duration=told.duration or facts.seconds), wanted.rules)
     if facts.height < wanted.height:
-        raise Unwanted(f"lower than {wanted.height} pixels")
+        raise UnwantedError(f"lower than {wanted.height} pixels")
     with video.open("rb+") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
@@ -113,12 +117,12 @@ def _describe(video: Path, told: Entry, wanted: Wanted) -> dict[str, Any]:
 
 def _check(entry: Entry, rules: Rules) -> None:
     if reason := reject(entry, rules):
-        raise Unwanted(reason)
+        raise UnwantedError(reason)
 
 
 def _check_size(progress: Mapping[str, Any], limit: int) -> None:
     if max(progress.get("downloaded_bytes") or 0, progress.get("total_bytes") or 0) > limit:
-        raise Unwanted(f"larger than {limit:,} bytes")
+        raise UnwantedError(f"larger than {limit:,} bytes")
 
 
 def _patiently(ask: Callable[[], Any], manners: Manners) -> dict[str, Any]:
