@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlparse
@@ -101,12 +102,18 @@ class _Handler(BaseHTTPRequestHandler):
         film.sent += 1
 
 
-@pytest.fixture
-def site():
+@contextmanager
+def open_site():
     with Site() as site:
         threading.Thread(target=site.serve_forever, daemon=True).start()
         yield site
         site.shutdown()
+
+
+@pytest.fixture
+def site():
+    with open_site() as site:
+        yield site
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """A process for each task: one that hangs, dies or eats memory costs its task alone, and may run and write little.
 
-What strangers wrote is read here: pages, playlists, films. `workers.worker_pool` is for work that does not go wrong: its
-processes take one task after the other, and all end when one dies.
+What strangers wrote is read here: pages, playlists, films. `workers.worker_pool` is for work that does not go wrong:
+its processes take one task after the other, and all end when one dies.
 """
 
 import json

@@ -19,6 +19,7 @@ class Entry:
     """A video that was found."""
 
     id: str  # names its file: the site and the site's id, or a digest of what is no fit name
+    site: str  # yt-dlp's name of the extractor
     url: str  # as yt-dlp wants it
     title: str
     description: str
@@ -55,6 +56,7 @@ def read_entry(info: Mapping[str, Any], extractor: str, id: str) -> Entry:
     tags = info.get("tags")
     return Entry(
         id=safe_name(extractor, id, url.partition(SMUGGLED)[0]),
+        site=clean(extractor, TITLE),
         url=url,
         title=clean(info.get("title"), TITLE),
         description=clean(info.get("description"), DESCRIPTION),
@@ -102,7 +104,7 @@ def reject(entry: Entry, rules: Rules) -> str | None:
 
 
 def _reject_by_words(entry: Entry, words: Sequence[str]) -> str | None:
-    texts = {"title": entry.title, "description": entry.description, "tags": "\n".join(entry.tags)}
+    texts = {"title": entry.title, "description": entry.description, "tags": " | ".join(entry.tags)}
     for field, text in texts.items() if words else ():
         if found := _pattern(tuple(words)).search(_fold(text)):
             return f"'{' '.join(found[0].split())}' in {field}"

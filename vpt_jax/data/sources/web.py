@@ -165,7 +165,7 @@ def _search(config: ConfigDict, searches: Journal) -> list[tuple[str, Entry]]:
     """
     queries = {config.search.format(term=term, results=config.results): term for term in config.terms}
     queries |= {url: url for url in config.urls}
-    done = {line["query"]: line["entries"] for line in searches.lines if line["results"] >= config.results}
+    done = {line["query"]: line["entries"] for line in searches.lines if line["results"] == config.results}
     todo = [query for query in queries if config.search_again or query not in done]
     tasks = [(query, config.results, config.height, _manners(config)) for query in todo]
     failures = _Failures(config.max_failures)
@@ -181,7 +181,7 @@ def _search(config: ConfigDict, searches: Journal) -> list[tuple[str, Entry]]:
             bar.update()
     found: dict[str, tuple[str, Entry]] = {}
     for query, term in queries.items():
-        for entry in done.get(query, [])[: config.results]:
+        for entry in done.get(query, []):
             found.setdefault(entry["id"], (term, Entry(**entry | {"tags": tuple(entry["tags"])})))
     return list(found.values())
 
@@ -230,6 +230,7 @@ def _download(config: ConfigDict, out: Path, archive: Journal, todo: Sequence[tu
             bar.set_postfix_str(f"{seconds / 3600:.1f} h", refresh=False)
             bar.update()
             failures.count(str(record.reason)) if record.state == "failed" else failures.forget()
+    shutil.rmtree(out / "partial", ignore_errors=True)
 
 
 def _record_answer(term: str, entry: Entry, answer: Any) -> Record:

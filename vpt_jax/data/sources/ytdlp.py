@@ -86,7 +86,7 @@ def fetch(entry: Entry, folder: Path, wanted: Wanted, manners: Manners) -> dict[
 def _fetch(entry: Entry, wanted: Wanted, manners: Manners) -> dict[str, Any]:
     guard = [lambda progress: _check_size(progress, wanted.max_bytes)]
     with _downloader(manners, wanted.height, progress_hooks=guard) as downloader:
-        info = _patiently(lambda: downloader.extract_info(entry.url, download=False), manners)
+        info = _patiently(lambda: downloader.extract_info(entry.url, download=False, ie_key=entry.site), manners)
         if info.get("_type", "video") != "video":
             raise UnwantedError("no single video: name its address in config.urls")
         told = read_entry(info, "", "")
