@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     # Folder of the videos and of what is known about them.
     config.out = ""
-    # Say what would be taken, and download nothing. What was found is kept, so rules can be tried without searching anew.
+    # Say what would be taken, and download nothing. What was found is kept: rules can be tried without a new search.
     config.dry_run = False
 
     # What to search for (paper: these terms), and how a term becomes what yt-dlp is asked: another of its searches, or

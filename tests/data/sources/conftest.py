@@ -36,6 +36,7 @@ class Site(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.feeds: dict[str, dict[str, Film]] = {}  # by search term, by the film's path
         self.requests: list[str] = []
+        self.cookies: set[str | None] = set()
 
     def handle_error(self, request, client_address):
         """Clients leave when they have enough."""
@@ -59,6 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format, *arguments):
         self.server.requests.append(self.path)
+        self.server.cookies.add(self.headers["Cookie"])
 
     def do_GET(self):
         url = urlparse(self.path)

@@ -12,7 +12,7 @@ A video's line is written before its file gets its name, so what a killed run ha
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -107,6 +107,10 @@ def _check(config: ConfigDict) -> None:
     for field in ("pause", "rate", "retries", "backoff", "min_seconds"):
         if config[field] < 0:
             raise CollectError(f"config.{field} is {config[field]}, and must not be negative")
+    try:
+        config.search.format(term="term", results=1)
+    except (LookupError, ValueError) as error:
+        raise CollectError(f"config.search is {config.search!r}, and may hold {{term}} and {{results}} only") from error
     if config.cookies and not Path(config.cookies).is_file():
         raise CollectError(f"config.cookies: there is no file {config.cookies}")
     if not all(str(word).split() for word in config.reject_words):
@@ -141,7 +145,7 @@ def _read_archive(archive: Journal) -> dict[str, Record]:
     return records
 
 
-def _finish_moves(out: Path, records: Sequence[Record] | Any) -> None:
+def _finish_moves(out: Path, records: Iterable[Record]) -> None:
     """Names the files that a killed run did not come to name, and removes what it had not finished."""
     for record in records:
         if record.state == "taken":
@@ -165,7 +169,7 @@ def _search(config: ConfigDict, searches: Journal) -> list[tuple[str, Entry]]:
     """
     queries = {config.search.format(term=term, results=config.results): term for term in config.terms}
     queries |= {url: url for url in config.urls}
-    done = {line["query"]: line["entries"] for line in searches.lines if line["results"] == config.results}
+    done = _read_searches(searches, config.results)
     todo = [query for query in queries if config.search_again or query not in done]
     tasks = [(query, config.results, config.height, _manners(config)) for query in todo]
     failures = _Failures(config.max_failures)
@@ -176,14 +180,26 @@ def _search(config: ConfigDict, searches: Journal) -> list[tuple[str, Entry]]:
                 failures.count(answer.reason)
                 continue
             failures.forget()
-            done[todo[number]] = answer
             searches.append({"query": todo[number], "results": config.results, "when": _now(), "entries": answer})
             bar.update()
+    done = _read_searches(searches, config.results)
     found: dict[str, tuple[str, Entry]] = {}
     for query, term in queries.items():
         for entry in done.get(query, []):
-            found.setdefault(entry["id"], (term, Entry(**entry | {"tags": tuple(entry["tags"])})))
+            found.setdefault(entry.id, (term, entry))
     return list(found.values())
+
+
+def _read_searches(searches: Journal, results: int) -> dict[str, list[Entry]]:
+    """What was found by the searches for so many results, by query; of equal ones, the last."""
+    found = {}
+    for number, line in enumerate(searches.lines, 1):
+        try:
+            if line["results"] == results:
+                found[line["query"]] = [Entry(**entry | {"tags": tuple(entry["tags"])}) for entry in line["entries"]]
+        except (LookupError, TypeError) as error:
+            raise CollectError(f"{searches.path}, line {number}: no search. Remove this line") from error
+    return found
 
 
 def _is_to_do(record: Record | None, retry_failed: bool) -> bool:
@@ -242,7 +258,7 @@ def _record_answer(term: str, entry: Entry, answer: Any) -> Record:
     return _record(term, entry, **answer)
 
 
-def _write_tables(out: Path, records: Any) -> None:
+def _write_tables(out: Path, records: Iterable[Record]) -> None:
     """All records; and, of those whose file is there, which seconds count: all."""
     rows = [asdict(record) for record in records]
     write_table(out / "archive.parquet", rows, ARCHIVE)
@@ -260,7 +276,7 @@ def _forecast(found: Sequence[Any], new: Sequence[Any], judged: Sequence[tuple[s
     return "\n".join(lines + _reasons(reason for *_, reason in judged if reason))
 
 
-def _summary(out: Path, records: Any) -> str:
+def _summary(out: Path, records: Collection[Record]) -> str:
     states = Counter(record.state for record in records)
     taken = [record for record in records if record.state == "taken"]
     hours, size = (sum(getattr(record, field) or 0 for record in taken) for field in ("seconds", "bytes"))
@@ -269,5 +285,5 @@ def _summary(out: Path, records: Any) -> str:
     return "\n".join(lines + _reasons(record.reason for record in records if record.state == "rejected"))
 
 
-def _reasons(reasons: Iterator[str | None]) -> list[str]:
+def _reasons(reasons: Iterable[str | None]) -> list[str]:
     return [f"  left out, {reason}: {count:,}" for reason, count in Counter(reasons).most_common(20)]
