@@ -12,7 +12,7 @@ A video's line is written before its file gets its name, so what a killed run ha
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.util import find_spec
