@@ -18,7 +18,7 @@ from vpt_jax.video import VideoWriter
 class Film:
     body: bytes
     status: int = 200
-    seconds: float = 300  # as the feed tells
+    seconds: float | None = 300  # as the feed tells
     title: str = "a film"
     description: str = ""
     link: str = ""  # in place of its own address
@@ -27,6 +27,9 @@ class Film:
     delay: float = 0  # seconds between its parts
     headers: dict[str, str] = field(default_factory=dict)
     sent: int = 0  # how often it went out whole
+
+
+DURATION = "<duration xmlns='http://www.itunes.com/dtds/podcast-1.0.dtd'>{}</duration>"
 
 
 class Site(ThreadingHTTPServer):
@@ -48,7 +51,7 @@ class Site(ThreadingHTTPServer):
         items = [
             f"<item><title>{escape(film.title)}</title><description>{escape(film.description)}</description>"
             f"<link>{escape(film.link or self.address(path))}</link>"
-            f"<duration xmlns='http://www.itunes.com/dtds/podcast-1.0.dtd'>{film.seconds:.0f}</duration></item>"
+            f"{'' if film.seconds is None else DURATION.format(film.seconds)}</item>"
             for path, film in self.feeds.get(term, {}).items()
         ]
         return f"<rss version='2.0'><channel><title>{term}</title>{''.join(items[:most])}</channel></rss>".encode()

@@ -12,14 +12,16 @@ import duckdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from yt_dlp.utils import DownloadError
 
 from configs.web import get_config
 from vpt_jax.data.manifest import is_inside, read_segments
 from vpt_jax.data.sources.metadata import Rules, clean, read_entry, reject, safe_name
 from vpt_jax.data.sources.search_terms import REJECT_WORDS
 from vpt_jax.data.sources.web import CollectError, collect
-from vpt_jax.data.sources.ytdlp import Manners, _downloader
+from vpt_jax.data.sources.ytdlp import Manners, open_downloader, state_after
 from vpt_jax.labelling.videos import find_videos
+from vpt_jax.video import VideoError, probe
 
 from ...training.conftest import kill, wait_until
 from .conftest import Film, open_site
@@ -47,6 +49,7 @@ def mixed(films):
         "..%2f..%2fx.mp4": Film(films[2]),
         "word.mp4": Film(films[3], title="Sky wars", description="my SkyBlock\nworld"),
         "short.mp4": Film(films[3], seconds=59),
+        "untold.mp4": Film(films[3], seconds=None),
         "gone.mp4": Film(films[3], status=404),
         "broken.mp4": Film(films[3], cuts=100),
         "endless.mp4": Film(b"", endless=True),
@@ -71,11 +74,11 @@ def test_it_takes_what_is_wanted_and_says_what_became_of_the_rest(mixed_run, fil
     states = {path: record["state"] for path, record in records.items()}
     taken = {"good.mp4": films[0], "again.mp4": films[1], "..%2f..%2fx.mp4": films[2]}
     assert states == dict.fromkeys(taken, "taken") | {
-        "word.mp4": "rejected", "short.mp4": "rejected", "endless.mp4": "rejected", "gone.mp4": "gone",
-        "broken.mp4": "failed", "odd": "failed", "text.mp4": "failed",
+        "word.mp4": "rejected", "short.mp4": "rejected", "untold.mp4": "rejected", "endless.mp4": "rejected",
+        "gone.mp4": "gone", "broken.mp4": "failed", "odd": "failed", "text.mp4": "failed",
     }  # fmt: skip
     assert records["word.mp4"]["reason"] == "'skyblock' in description"
-    assert records["short.mp4"]["reason"] == "shorter than 60 s"
+    assert records["short.mp4"]["reason"] == records["untold.mp4"]["reason"] == "shorter than 60 s"
     assert records["endless.mp4"]["reason"] == "larger than 1,000,000 bytes"
     assert not {"/word.mp4", "/short.mp4"} & set(site.requests)
     assert len(records["again.mp4"]["title"]) == 300
@@ -108,7 +111,7 @@ def test_a_dry_run_asks_for_no_video_and_its_searches_are_not_made_again(site, f
     out = collect(config)
     assert site.requests == ["/feed?q=dig&n=500"]
     said = capsys.readouterr().out
-    assert "found 11 videos, 0 of them seen before\n  would ask for 9: 0.8 hours, and 0 videos of untold" in said
+    assert "found 12 videos, 0 of them seen before\n  would ask for 10: 0.8 hours, and 1 videos of untold" in said
     assert "left out, 'skyblock' in description: 1" in said
     assert "left out, shorter than 60 s: 1" in said
     assert not (out / "videos").exists()
@@ -116,7 +119,7 @@ def test_a_dry_run_asks_for_no_video_and_its_searches_are_not_made_again(site, f
     assert '"Youtube-abcdefghijk"' in (out / "searches.jsonl").read_text()
     config.update(reject_words=("wars",), min_seconds=10)
     collect(config)
-    assert "would ask for 10" in capsys.readouterr().out
+    assert "would ask for 11" in capsys.readouterr().out
     assert len(site.requests) == 1
     config.search_again = True
     collect(config)
@@ -198,6 +201,30 @@ def test_a_video_that_was_whole_gets_its_name_after_a_kill(site, films, tmp_path
         collect(config)
 
 
+@pytest.mark.parametrize(
+    ("says", "state"),
+    [
+        ("[youtube] a: Private video. Sign in if you've been granted access to this video", "gone"),
+        ("[youtube] a: Video unavailable", "gone"),
+        ("[youtube] a: Video unavailable. This video has been removed by the uploader", "gone"),
+        ("[youtube] a: Video unavailable. This content isn't available, try again later.", "failed"),
+        ("[youtube] a: Sign in to confirm you\u2019re not a bot", "failed"),
+        ("[youtube] a: Unable to download API page: HTTP Error 429: Too Many Requests", "failed"),
+    ],
+)
+def test_what_a_site_answers_says_whether_to_ask_again(says, state):
+    assert state_after(DownloadError(f"ERROR: {says}")) == state
+
+
+def test_a_film_that_is_cut_short_is_noticed(films, tmp_path):
+    (tmp_path / "film.mp4").write_bytes(films[0])
+    assert probe(tmp_path / "film.mp4") == (64, 36, 20, 2)
+    for share in (0.3, 0.6, 0.99):
+        (tmp_path / "film.mp4").write_bytes(films[0][: int(share * len(films[0]))])
+        with pytest.raises(VideoError, match=r"damaged video: it is cut short|unreadable video"):
+            probe(tmp_path / "film.mp4")
+
+
 RULES = Rules(REJECT_WORDS, 60, 3600, 17)
 
 
@@ -244,7 +271,7 @@ def test_the_smallest_format_that_is_enough_and_has_no_sound_is_chosen():
         return fields | {"url": f"https://a.b/{id}", "ext": "mp4"} | more
 
     def choose(*formats):
-        with _downloader(Manners(0, 0, 0, 0, ""), 360) as downloader:
+        with open_downloader(Manners(0, 0, 0, 0, ""), 360) as downloader:
             info = {"id": "a", "title": "a", "formats": list(formats), "extractor": "a", "webpage_url": "https://a.b"}
             return downloader.process_ie_result(info, download=False)["format_id"]
 

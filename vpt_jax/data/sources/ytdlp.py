@@ -35,7 +35,7 @@ LATER = r"try again|later|rate.?limit|too many|sign in to confirm|bot"
 class Manners:
     """How sites are asked (fields: configs/web.py)."""
 
-    pause: float  # seconds before every request but the first of a video or search
+    pause: float  # seconds before every request
     rate: float  # bytes per second, of one download
     retries: int
     backoff: float  # seconds before the second attempt, doubled for each further one
@@ -61,7 +61,8 @@ def search(query: str, results: int, height: int, manners: Manners) -> list[dict
     Nothing of the videos themselves is asked for, unless `query` is the address of one.
     """
     confine(None)
-    with _downloader(manners, height, playlistend=results) as downloader:
+    time.sleep(manners.pause)  # yt-dlp pauses between its requests only
+    with open_downloader(manners, height, playlistend=results) as downloader:
         found = _patiently(lambda: downloader.extract_info(query, download=False), manners)
     entries = found.get("entries", [found])
     return [asdict(_identify(entry)) for entry in entries if entry]
@@ -73,6 +74,7 @@ def fetch(entry: Entry, folder: Path, wanted: Wanted, manners: Manners) -> dict[
     folder.mkdir(parents=True)
     os.chdir(folder)
     confine(folder)
+    time.sleep(manners.pause)
     from yt_dlp.utils import YoutubeDLError
 
     try:
@@ -80,12 +82,12 @@ def fetch(entry: Entry, folder: Path, wanted: Wanted, manners: Manners) -> dict[
     except UnwantedError as error:
         return {"state": "rejected", "reason": str(error)}
     except (YoutubeDLError, VideoError, OSError) as error:
-        return {"state": _state_after(error), "reason": clean(str(error).removeprefix("ERROR: "), 300)}
+        return {"state": state_after(error), "reason": clean(str(error).removeprefix("ERROR: "), 300)}
 
 
 def _fetch(entry: Entry, wanted: Wanted, manners: Manners) -> dict[str, Any]:
     guard = [lambda progress: _check_size(progress, wanted.max_bytes)]
-    with _downloader(manners, wanted.height, progress_hooks=guard) as downloader:
+    with open_downloader(manners, wanted.height, progress_hooks=guard) as downloader:
         info = _patiently(lambda: downloader.extract_info(entry.url, download=False, ie_key=entry.site), manners)
         if info.get("_type", "video") != "video":
             raise UnwantedError("no single video: name its address in config.urls")
@@ -133,7 +135,7 @@ def _patiently(ask: Callable[[], Any], manners: Manners) -> dict[str, Any]:
         try:
             return ask() or {}
         except DownloadError as error:
-            if attempt == manners.retries or _state_after(error) == "gone":
+            if attempt == manners.retries or state_after(error) == "gone":
                 raise
             time.sleep(_pause(manners, attempt))
     raise AssertionError("the last attempt returns or raises")
@@ -143,7 +145,7 @@ def _pause(manners: Manners, attempt: int) -> float:
     return min(manners.backoff * 2**attempt, LONGEST_PAUSE)
 
 
-def _state_after(error: Exception) -> str:
+def state_after(error: Exception) -> str:
     """What an error means for the video: it is gone, or it failed and may be had another time."""
     from yt_dlp.networking.exceptions import HTTPError
     from yt_dlp.utils import GeoRestrictedError
@@ -185,7 +187,8 @@ class _Silent:
     def error(self, message: str) -> None: ...
 
 
-def _downloader(manners: Manners, height: int, **more: Any) -> Any:
+def open_downloader(manners: Manners, height: int, **more: Any) -> Any:
+    """A `yt_dlp.YoutubeDL` of these manners that takes films at least so high; `more` options of its own."""
     from yt_dlp import YoutubeDL
 
     os.environ["YTDLP_NO_PLUGINS"] = "1"
