@@ -160,8 +160,10 @@ def state_after(error: Exception) -> str:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what led to it, as yt-dlp and Python keep it."""
-    while error is not None:
+    """An error and what led to it, as yt-dlp and Python keep it; they may go round in a circle."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         inner = getattr(error, "exc_info", None)
         error = (inner[1] if inner else None) or getattr(error, "cause", None) or error.__cause__
