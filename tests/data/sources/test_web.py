@@ -24,9 +24,20 @@ from vpt_jax.labelling.videos import find_videos
 from vpt_jax.video import VideoError, probe
 
 from ...training.conftest import kill, wait_until
-from .conftest import Film, open_site
+from .video_site import Film, open_site, write_films
 
 ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def site():
+    with open_site() as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    return write_films(tmp_path_factory.mktemp("films"))
 
 
 def settings(site, out, **more):

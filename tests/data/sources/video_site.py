@@ -9,7 +9,6 @@ from urllib.parse import parse_qs, urlparse
 from xml.sax.saxutils import escape
 
 import numpy as np
-import pytest
 
 from vpt_jax.video import VideoWriter
 
@@ -115,16 +114,9 @@ def open_site():
         site.shutdown()
 
 
-@pytest.fixture
-def site():
-    with open_site() as site:
-        yield site
-
-
-@pytest.fixture(scope="session")
-def films(tmp_path_factory):
+def write_films(folder):
     """The bytes of four films of two seconds, of 64x36 pixels, all different and larger than a socket takes at once."""
-    folder, rng = tmp_path_factory.mktemp("films"), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for number in range(4):
         with VideoWriter(folder / f"{number}.mp4", 36, 64, crf=1) as film:
             for _ in range(40):
