@@ -12,7 +12,7 @@ from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import av
 import cv2
@@ -125,6 +125,42 @@ def _check_end(stream: Any, last: Fraction | None) -> None:
     hours, minutes, seconds = map(float, parts.groups())
     if (stated := 3600 * hours + 60 * minutes + seconds) - last > MAX_MISSING:
         raise VideoError("damaged video", f"it states a length of {stated:.2f} s, and ends at {float(last):.2f} s")
+
+
+class Facts(NamedTuple):
+    """What a video file is."""
+
+    width: int  # pixels
+    height: int
+    fps: float  # frames per second, on average
+    seconds: float  # from the first frame to the end of the last
+
+
+def probe(path: str | Path) -> Facts:
+    """Reads a video file to its end without decoding it.
+
+    Raises:
+      FileNotFoundError, VideoError: as `decode`, as far as the packets tell; "damaged video" also where the container
+        states more than `MAX_MISSING` seconds that are not there.
+    """
+    with _open(path) as container:
+        stream = container.streams.video[0]
+        try:
+            packets = [(packet.pts, packet.is_corrupt) for packet in container.demux(stream) if packet.pts is not None]
+        except av.FFmpegError as error:
+            raise VideoError("damaged video", str(error)) from error
+        if not packets or stream.time_base is None:
+            raise VideoError("unreadable video", "it has no frames")
+        if any(corrupt for _, corrupt in packets):
+            raise VideoError("damaged video", "it is cut short")
+        times = [time for time, _ in packets]
+        last, length = max(times), float((max(times) - min(times)) * stream.time_base)
+        _check_end(stream, last * stream.time_base)
+        if stream.duration and (missing := stream.duration * stream.time_base - length) > MAX_MISSING:
+            raise VideoError("damaged video", f"its last {float(missing):.2f} s are missing")
+        mean_gap = length / (len(times) - 1) if len(times) > 1 else 1 / FRAME_RATE
+        size = stream.codec_context.width, stream.codec_context.height
+        return Facts(*size, 1 / mean_gap if mean_gap else 0.0, length + mean_gap)
 
 
 def _open(path: str | Path) -> Any:

@@ -1,0 +1,155 @@
+"""A process for each task: one that hangs, dies or eats memory costs its task alone, and may run and write little.
+
+What strangers wrote is read here: pages, playlists, films. `workers.worker_pool` is for work that does not go wrong:
+its processes take one task after the other, and all end when one dies.
+"""
+
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vpt_jax.workers import end_with_parent
+
+MEMORY = 4 << 30  # bytes that a task may take
+
+
+class Lost(NamedTuple):
+    """In place of the result of a task that has none."""
+
+    reason: str
+
+
+def run(
+    function: Callable[..., Any],
+    tasks: Sequence[tuple],
+    workers: int,
+    seconds: float,
+    libraries: Sequence[str] = (),
+    memory: int = MEMORY,
+) -> Iterator[tuple[int, Any]]:
+    """Runs `function(*task)` for every task, each in a process of its own, and gives number and result as they come.
+
+    Leaving the iterator ends the processes that still work.
+
+    Args:
+        function: of a module; its results can be written as JSON.
+        tasks: begun in this order.
+        workers: processes at a time.
+        seconds: that a task may take.
+        libraries: modules that all tasks need, imported once.
+        memory: bytes that a task may take beyond what its process begins with; kept to on Linux.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([function.__module__, *libraries])
+    waiting, running = deque(enumerate(tasks)), dict[Connection, _Child]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                child = _start(context, *waiting.popleft(), function, seconds, memory)
+                running[child.answers] = child
+            next_end = min(child.deadline for child in running.values())
+            answered = wait(list(running), max(0, next_end - time.monotonic()))
+            now = time.monotonic()
+            for answers in [
+                answers for answers, child in running.items() if answers in answered or child.deadline < now
+            ]:
+                child = running.pop(answers)
+                yield child.number, child.result() if answers in answered else child.stop(f"took over {seconds:g} s")
+    finally:
+        for child in running.values():
+            child.stop("")
+
+
+@dataclass(frozen=True)
+class _Child:
+    number: int  # of its task
+    process: BaseProcess
+    answers: Connection
+    deadline: float  # by time.monotonic()
+
+    def result(self) -> Any:
+        try:
+            answer = json.loads(self.answers.recv_bytes())
+        except EOFError:
+            self.process.join()
+            return self.stop(f"its process ended with status {self.process.exitcode}")
+        self.stop("")
+        return Lost(answer["lost"]) if "lost" in answer else answer["result"]
+
+    def stop(self, reason: str) -> Lost:
+        self.process.kill()
+        self.process.join()
+        self.process.close()
+        self.answers.close()
+        return Lost(reason)
+
+
+def _start(context: Any, number: int, task: tuple, function: Callable[..., Any], seconds: float, memory: int) -> _Child:
+    answers, answer = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(answer, function, task, memory))
+    process.start()
+    answer.close()  # so that the end of the process is the end of the pipe
+    return _Child(number, process, answers, time.monotonic() + seconds)
+
+
+def _work(answer: Connection, function: Callable[..., Any], task: tuple, memory: int) -> None:
+    end_with_parent()
+    _limit_memory(memory)
+    try:
+        message = {"result": function(*task)}
+    except Exception as error:
+        message = {"lost": f"{type(error).__name__}: {error}"[:300]}
+    answer.send_bytes(json.dumps(message).encode())
+
+
+def _limit_memory(more: int) -> None:
+    """Threads of libraries have reserved address space before, as much as the machine has cores."""
+    size = Path("/proc/self/statm")
+    if size.exists():
+        limit = int(size.read_text().split()[0]) * resource.getpagesize() + more
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+# What Python announces before it does it (sys.addaudithook).
+_PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn"}
+_LINKS = {"os.link", "os.symlink"}
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
+
+
+def confine(folder: Path | None) -> None:
+    """From now on this process starts no program, and makes files and folders in `folder` alone, or nowhere.
+
+    For good. It holds for what Python code does, by mistake or because a page led it to.
+    """
+    sys.dont_write_bytecode = True
+    root = None if folder is None else os.path.realpath(folder) + os.sep
+
+    def check(event: str, arguments: tuple) -> None:
+        if event in _PROGRAMS or event in _LINKS:
+            raise PermissionError(f"{event} is not allowed here")
+        for path in _written(event, arguments):
+            if path != os.devnull and not (root and os.path.realpath(path).startswith(root)):
+                raise PermissionError(f"nothing may be written to {path!r}")
+
+    sys.addaudithook(check)
+
+
+def _written(event: str, arguments: tuple) -> list[str]:
+    """The paths that an event would change."""
+    if (event == "open" and arguments[2] & _WRITES) or event == "os.mkdir":
+        paths = arguments[:1]
+    elif event == "os.rename":  # of `replace` too
+        paths = arguments[:2]
+    else:
+        return []
+    return [os.fsdecode(path) for path in paths if not isinstance(path, int)]  # numbers: files that are open
