@@ -5,11 +5,10 @@
 Takes any machine; a core encodes some 700 frames of 640x360 recordings a second, nearly all of it decoding them. Killed
 or stopped, the same command goes on where it was. Broken recordings are left out and listed in OUT/report.json.
 
-    python launch/prepare.py --source=contractor --config.contractor.index=INDEX \\
-        --config.recordings=runs/recordings --config.out=runs/dataset
+    python launch/prepare.py --source=contractor --config.contractor.index=INDEX --config.recordings=A --config.out=B
 
-first fetches OpenAI's contractor recordings into the folder of recordings, as far as they are not there yet; what could
-not be had, and why, stands in RECORDINGS/download.json. With --config.contractor.dry_run it only says how much it is.
+first fetches OpenAI's contractor recordings into the folder A, as far as they are not there yet; what could not be had,
+and why, stands in A/download.json. With --config.contractor.dry_run it only says how much it is.
 """
 
 from ml_collections import ConfigDict

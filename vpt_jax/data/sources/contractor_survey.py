@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ def survey(pairs: Sequence[Pair], transfer: Transfer, connections: int) -> str:
 def measure(pair: Pair, transfer: Transfer) -> Measure:
     """Asks for the sizes of a pair, and for the few hundred bytes of its film that tell the length."""
     try:
-        jsonl, mp4 = (transfer.retried(lambda url=pair.url(s): _size(url, transfer)) for s in SUFFIXES)
+        jsonl, mp4 = (transfer.retried(partial(_size, pair.url(suffix), transfer)) for suffix in SUFFIXES)
         seconds = transfer.retried(lambda: _seconds(pair.url(".mp4"), mp4, transfer))
     except GoneError:
         return Measure("gone")

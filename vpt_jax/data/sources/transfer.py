@@ -1,4 +1,4 @@
-"""One file from a URL to disk, whole or not at all: tried again, gone on with, checked, bounded in size and in speed."""
+"""One file from a URL to disk, whole or not at all: tried again, continued, checked, bounded in size and speed."""
 
 import json
 import random
