@@ -29,18 +29,14 @@ def test_pairs_of_all_recorders(tmp_path, folder):
 
 
 HOSTILE = [
-    "../up.mp4", "data/../../up.mp4", "/root.mp4", "data//x.mp4", "./x.mp4", "data/nul\0.mp4", "data\\x.mp4", "C:/x.mp4",
-    "http://other/x.mp4", "data/line\nbreak.mp4", "data/\ud800.mp4", "data/8.0/x.jsonl", "data/8.0/.mp4", "", "x" * 2000 + ".mp4",
-    7, None, ["data/8.0/x.mp4"], "data/8.0/twice.mp4",
+    "../up.mp4", "data/../../up.mp4", "/root.mp4", "data//x.mp4", "./x.mp4", "data/nul\0.mp4", "data\\x.mp4",
+    "C:/x.mp4",
+    "http://other/x.mp4", "data/line\nbreak.mp4", "data/\ud800.mp4", "data/8.0/x.jsonl", "data/8.0/.mp4", "", 7, None,
+    "x" * 2000 + ".mp4", ["data/8.0/x.mp4"], "data/8.0/twice.mp4",
 ]  # fmt: skip
 ODD = [
-    "data/8.0/a b?c#d%20.mp4",
-    "x.mp4",
-    "a/8.0/x.mp4",
-    "a_8.0/x.mp4",
-    "data/8.0/" + "y" * 200 + ".mp4",
-    "data/8.0/-é.mp4",
-]
+    "data/8.0/a b?c#d%20.mp4", "x.mp4", "a/8.0/x.mp4", "a_8.0/x.mp4", f"data/8.0/{'y' * 200}.mp4", "data/8.0/-é.mp4",
+]  # fmt: skip
 
 
 def test_hostile_entries_are_listed_and_write_nothing_elsewhere(server, pairs, tmp_path):

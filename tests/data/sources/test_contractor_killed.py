@@ -88,6 +88,7 @@ def test_killed_ten_times_it_fetches_nothing_twice(server, pairs, tmp_path):
     assert names == tuple(sorted({name.rsplit(".", 1)[0] for name in expected}))
 
 
+@pytest.mark.slow
 def test_mistakes_and_dry_runs_end_in_one_line(server, pairs, tmp_path):
     server.add_pairs(pairs, 3)
     dry = start(server, tmp_path, "--config.contractor.dry_run").communicate(timeout=60)[0]

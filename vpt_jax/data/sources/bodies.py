@@ -24,7 +24,7 @@ SLOWEST = 1024  # bytes a second, on average over the time-out; a server that se
 MAX_REDIRECTS = 5
 LONGEST_PAUSE = 60  # seconds that a server's "Retry-After" can make us wait
 _SCHEMES = ("http://", "https://")
-_NETWORK_ERRORS = (OSError, HTTPError, HTTPException, UnicodeError)  # requests' own are among these
+_NETWORK_ERRORS = (OSError, HTTPError, HTTPException, ValueError)  # requests' own are among these
 
 
 class GoneError(Exception):
@@ -114,7 +114,8 @@ class Bodies:
             if not response.is_redirect:
                 return response
             response.close()
-            url = urljoin(url, response.headers["location"])
+            with watch.waiting():  # a location may be nonsense
+                url = urljoin(url, response.headers["location"])
             if not url.startswith(_SCHEMES):
                 raise FetchError(f"redirected to {url[:200]}, which is not on the web", again=False)
         raise FetchError(f"redirected more than {MAX_REDIRECTS} times", again=False)

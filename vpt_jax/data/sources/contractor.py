@@ -10,9 +10,9 @@ Killed or stopped, the same command goes on: at the byte it had come to, where t
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from vpt_jax.data.sources.contractor_report import SETTLED, Report
 from vpt_jax.data.sources.contractor_survey import survey
 from vpt_jax.data.sources.transfer import Bandwidth, Outcome, Transfer, discard
 from vpt_jax.data.sources.whole import jsonl_problem, mp4_problem
+from vpt_jax.recording import find_recordings
 from vpt_jax.workers import locked, progress_bar
 
 HALVES = {".jsonl": jsonl_problem, ".mp4": mp4_problem}  # in the order they are fetched: the small one first
@@ -45,7 +46,7 @@ def download(config: ConfigDict) -> Path:
         ContractorError: settings or index are wrong; or pairs failed, in which case all others are here.
         FolderInUseError: another run fetches into that folder.
     """
-    wanted = config.contractor
+    wanted, recordings = config.contractor, Path(config.recordings).resolve()
     _check(config)
     stop = threading.Event()
     counter = _Counter()
@@ -55,7 +56,6 @@ def download(config: ConfigDict) -> Path:
     index = _fetch_index(as_url(wanted.index), transfer)
     pairs = index.pairs[: wanted.pairs or None]
     print(f"{wanted.index}: {len(index.pairs):,} pairs, {len(index.refused):,} entries refused", flush=True)
-    recordings = Path(config.recordings).resolve()
     if wanted.dry_run:
         print(survey(pairs, transfer, wanted.connections))
         return recordings
@@ -72,6 +72,11 @@ def _check(config: ConfigDict) -> None:
         raise ContractorError("say which recordings: --config.contractor.index=URL; configs/prepare.py lists OpenAI's")
     if not wanted.dry_run and not (config.recordings and config.out):
         raise ContractorError("say where recordings and dataset go: --config.recordings=A --config.out=B")
+    recordings = Path(config.recordings)
+    if not wanted.dry_run and recordings.exists() and (not recordings.is_dir() or find_recordings(recordings)):
+        raise ContractorError(
+            f"{recordings} holds recordings outside train, valid and test, or is a file: choose another"
+        )
     for field, least in {"connections": 1, "timeout": 1, "largest_megabytes": 1, "retries": 0, "pairs": 0,
                          "megabytes_per_second": 0}.items():  # fmt: skip
         if not (value := wanted[field]) >= least:
@@ -159,8 +164,10 @@ class _Download:
         """Fetches pairs side by side; returns which failed and why. Raises `ContractorError` if the server is down."""
         failed: list[str] = []
         in_a_row = sizes = 0
-        with progress_bar(0, desc="fetching", unit="B", unit_scale=True) as bar:
-            for number, (pair, outcome) in enumerate(self._outcomes(todo, lambda: bar.update(self._counter.take())), 1):
+        bar = progress_bar(0, desc="fetching", unit="B", unit_scale=True)
+        outcomes = self._outcomes(todo, lambda: bar.update(self._counter.take()))
+        with bar, closing(outcomes):  # when this ends, so have the threads
+            for number, (pair, outcome) in enumerate(outcomes, 1):
                 sizes += sum(self._size(pair, suffix) for suffix in HALVES)
                 in_a_row = in_a_row + 1 if outcome.state == "failed" else 0
                 if outcome.state == "failed":
@@ -175,7 +182,7 @@ class _Download:
         path = self._file(pair, suffix)
         return path.stat().st_size if path.exists() else 0
 
-    def _outcomes(self, todo: Sequence[Pair], tick: Callable[[], object]) -> Iterator[tuple[Pair, Outcome]]:
+    def _outcomes(self, todo: Sequence[Pair], tick: Callable[[], object]) -> Generator[tuple[Pair, Outcome]]:
         """How each pair ended, as they end; what has not begun is dropped when the caller has enough."""
         queue, running = iter(todo), dict[Future[Outcome], Pair]()
         with ThreadPoolExecutor(self._connections) as pool:
@@ -222,6 +229,7 @@ class _Download:
 
     def _summary(self, pairs: Sequence[Pair]) -> str:
         here = sum(map(self._is_here, pairs))
-        states = Counter(note["state"] for note in self._report.notes.values())
+        notes = self._report.notes
+        states = Counter(notes[pair.name]["state"] for pair in pairs if pair.name in notes)
         missing = "".join(f", {count:,} {state}" for state, count in states.most_common())
         return f"{here:,} of {len(pairs):,} pairs are in {self._folder}{missing}"

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Report:
         """Keeps in mind why a pair is not here."""
         note = {"name": pair.name, "url": url, **outcome._asdict()}
         with self._lock, self._log.open("a") as file:
-            file.write(json.dumps(note) + "\n")
+            file.write(f"\n{json.dumps(note)}\n")  # the line before may have been cut short by a kill
             self.notes[pair.name] = note
 
     def forget(self, pair: Pair) -> None:
@@ -66,8 +67,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def _read_log(log: Path) -> list[dict[str, Any]]:
     notes = []
-    for line in log.read_bytes().splitlines(keepends=True) if log.exists() else []:
-        if line.endswith(b"\n"):  # the last one may have been cut short by a kill
+    for line in log.read_bytes().splitlines() if log.exists() else []:
+        with suppress(ValueError):  # blank, or cut short
             notes.append(_checked(json.loads(line)))
     return notes
 

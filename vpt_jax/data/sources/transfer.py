@@ -127,7 +127,9 @@ class Transfer:
                 count += len(data)
                 if count > self.largest:
                     raise _TooLargeError(f"it goes on after {self.largest:,} bytes; more are not taken")
-                file.write(data)
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
                 self.received(len(data))
                 self.bandwidth.take(len(data), self.stop)
                 if self.stop.is_set():
