@@ -190,7 +190,7 @@ def test_a_mirror_on_disk_and_a_limit_of_pairs(server, pairs, tmp_path):
     download(settings(index.as_uri(), tmp_path))
     assert len(files(tmp_path / "recordings/train")) == 22
     (index.parent / "store").rename(tmp_path / "not mounted")
-    with pytest.raises(ContractorError, match="12 of 12 pairs failed, .*there is no folder"):
+    with pytest.raises(ContractorError, match=r"12 of 12 pairs failed, .*there is no folder"):
         download(settings(str(index), tmp_path / "other"))
 
 
@@ -200,7 +200,7 @@ def test_a_server_that_is_down_ends_the_run_and_costs_nothing(server, pairs, tmp
     for path in list(server.files):
         if path > "/store/data/8.0/player010":
             server.behaviour[path] = status(503)
-    with pytest.raises(ContractorError, match="20 pairs in a row failed, .*503.*run the same command again"):
+    with pytest.raises(ContractorError, match=r"20 pairs in a row failed, .*503.*run the same command again"):
         download(config)
     assert len(files(tmp_path / "recordings/train")) == 20
     assert len(server.requests) < 80
@@ -242,13 +242,13 @@ def test_a_dry_run_tells_pairs_hours_and_bytes_and_fetches_nothing(server, pairs
 
 
 def test_what_cannot_be_downloaded_is_refused(server, tmp_path):
-    with pytest.raises(ContractorError, match="--config.contractor.index=URL"):
+    with pytest.raises(ContractorError, match=r"--config.contractor.index=URL"):
         download(settings("", tmp_path))
-    with pytest.raises(ContractorError, match="config.contractor.connections is 0, and must be 1 or more"):
+    with pytest.raises(ContractorError, match=r"config.contractor.connections is 0, and must be 1 or more"):
         download(settings("x", tmp_path, connections=0))
-    with pytest.raises(ContractorError, match="no index to be had at http.*: gone: the server says 404"):
+    with pytest.raises(ContractorError, match=r"no index to be had at http.*: gone: the server says 404"):
         download(settings(f"{server.url}/nothing", tmp_path))
-    with pytest.raises(ContractorError, match="no index to be had at file:///nowhere/index.json: failed"):
+    with pytest.raises(ContractorError, match=r"no index to be had at file:///nowhere/index.json: failed"):
         download(settings("/nowhere/index.json", tmp_path))
     assert not any(tmp_path.iterdir())
     (tmp_path / "recordings").mkdir()

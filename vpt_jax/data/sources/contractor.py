@@ -72,11 +72,9 @@ def _check(config: ConfigDict) -> None:
         raise ContractorError("say which recordings: --config.contractor.index=URL; configs/prepare.py lists OpenAI's")
     if not wanted.dry_run and not (config.recordings and config.out):
         raise ContractorError("say where recordings and dataset go: --config.recordings=A --config.out=B")
-    recordings = Path(config.recordings)
-    if not wanted.dry_run and recordings.exists() and (not recordings.is_dir() or find_recordings(recordings)):
-        raise ContractorError(
-            f"{recordings} holds recordings outside train, valid and test, or is a file: choose another"
-        )
+    folder = Path(config.recordings)
+    if not wanted.dry_run and folder.exists() and (not folder.is_dir() or find_recordings(folder)):
+        raise ContractorError(f"{folder} is no folder, or has recordings beside train, valid and test: choose another")
     for field, least in {"connections": 1, "timeout": 1, "largest_megabytes": 1, "retries": 0, "pairs": 0,
                          "megabytes_per_second": 0}.items():  # fmt: skip
         if not (value := wanted[field]) >= least:
