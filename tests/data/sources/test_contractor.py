@@ -1,8 +1,10 @@
 """Contractor recordings from servers that misbehave: what exists arrives byte for byte, the rest is listed."""
 
+import errno
 import json
 import re
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -116,7 +118,7 @@ BAD = {  # those that take longest first
 
 
 def misbehave(server, expected):
-    """Every fifth pair has a half that is served badly. Takes out of `expected` what cannot be had; returns it by name."""
+    """Serves a half of every fifth pair badly. What cannot be had goes out of `expected`, and is returned by name."""
     kinds = {name: behave for name, (behave, _, _) in BAD.items()} | GOOD
     stems, bad = sorted({name.rsplit(".", 1)[0] for name in expected}), {}
     for number, (name, suffix) in enumerate((name, suffix) for name in kinds for suffix in (".mp4", ".jsonl")):
@@ -214,10 +216,27 @@ def test_a_server_that_is_down_ends_the_run_and_costs_nothing(server, pairs, tmp
 def test_the_bandwidth_is_shared_and_kept(server, pairs, tmp_path):
     expected = server.add_pairs(pairs, 24)
     size = sum(map(len, expected.values()))
-    config = settings(f"{server.url}/index.json", tmp_path, megabytes_per_second=size / 3e6)
+    config = settings(f"{server.url}/index.json", tmp_path, megabytes_per_second=size / 2e6)
     start = time.monotonic()
     download(config)
-    assert 2.9 < time.monotonic() - start < 6
+    assert 1.9 < time.monotonic() - start < 6
+    assert files(tmp_path / "recordings/train") == expected
+
+
+def test_a_full_disk_ends_the_run(server, pairs, tmp_path, monkeypatch):
+    expected = server.add_pairs(pairs, 12)
+
+    def full(path, target):
+        if Path(target).name == full.first:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, target)
+
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", full)
+    for full.first in ("8.0_player003-abc-20220101.mp4", "download.json", ""):
+        with pytest.raises(ContractorError, match=r"cannot write .*No space") if full.first else nullcontext():
+            download(settings(f"{server.url}/index.json", tmp_path))
+    assert max(count for path, count in server.requests.items() if path != "/index.json") == 1
     assert files(tmp_path / "recordings/train") == expected
 
 

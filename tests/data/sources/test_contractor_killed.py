@@ -14,6 +14,7 @@ import pytest
 from vpt_jax.data import dataset
 
 from .conftest import SIZE, files
+from .test_contractor import stall
 
 ROOT = Path(__file__).parents[3]
 KILLS = 10
@@ -97,3 +98,20 @@ def test_mistakes_and_dry_runs_end_in_one_line(server, pairs, tmp_path):
     assert wrong.startswith("error: there is no index to be had at file:///")
     assert wrong.count("\n") == 1
     assert not (tmp_path / "recordings").exists()
+
+
+@pytest.mark.slow
+def test_stopped_while_a_server_stalls_it_ends_soon(server, pairs, tmp_path):
+    server.add_pairs(pairs, 30)
+    for path in server.files:
+        if path.endswith(".mp4"):
+            server.behaviour[path] = stall
+    process = start(server, tmp_path)
+    while len(server.log) < 17:  # eight pairs: all connections stall
+        time.sleep(0.01)
+    stopped = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
+    assert "the same command goes on" in output
+    assert time.monotonic() - stopped < 5  # the time-out is 30 seconds

@@ -10,9 +10,9 @@ Killed or stopped, the same command goes on: at the byte it had come to, where t
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -59,11 +59,20 @@ def download(config: ConfigDict) -> Path:
     if wanted.dry_run:
         print(survey(pairs, transfer, wanted.connections))
         return recordings
-    with locked(recordings):
+    with _disk_errors(recordings), locked(recordings):
         _Download(recordings, transfer, counter, wanted.connections).run(
             wanted.index, index, pairs, wanted.retry_missing
         )
     return recordings
+
+
+@contextmanager
+def _disk_errors(recordings: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = f"cannot write to {recordings}: {error}"
+        raise ContractorError(f"{why}; what is done is kept: make room, and run the same command again") from error
 
 
 def _check(config: ConfigDict) -> None:
@@ -194,8 +203,6 @@ class _Download:
                     tick()
                     for future in done:
                         yield running.pop(future), future.result()
-            except OSError as error:
-                raise ContractorError(f"cannot write to {self._folder}: {error}; {self._advice}") from error
             finally:
                 self._transfer.stop.set()  # nobody waits for what is on its way
                 pool.shutdown(wait=False, cancel_futures=True)
