@@ -191,6 +191,8 @@ def test_a_mirror_on_disk_and_a_limit_of_pairs(server, pairs, tmp_path):
     ]
     download(settings(index.as_uri(), tmp_path))
     assert len(files(tmp_path / "recordings/train")) == 22
+    download(settings(f"{server.url}/index.json", tmp_path))  # what is gone there need not be gone here
+    assert files(tmp_path / "recordings/train") == expected
     (index.parent / "store").rename(tmp_path / "not mounted")
     with pytest.raises(ContractorError, match=r"12 of 12 pairs failed, .*there is no folder"):
         download(settings(str(index), tmp_path / "other"))

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vpt_jax.data.sources.contractor_index import Index, Pair
+from vpt_jax.data.sources.contractor_index import SUFFIXES, Index, Pair
 from vpt_jax.data.sources.transfer import Outcome
 from vpt_jax.workers import unique_name
 
@@ -26,8 +26,9 @@ class Report:
         self.notes: dict[str, dict[str, str]] = {note["name"]: note for note in _read(path) + _read_log(log)}
 
     def is_settled(self, pair: Pair) -> bool:
-        """Whether a pair is known not to be had."""
-        return self.notes.get(pair.name, {}).get("state") in SETTLED
+        """Whether a pair is known not to be had, from where the index says it is."""
+        note = self.notes.get(pair.name)
+        return bool(note) and note["state"] in SETTLED and note["url"] in map(pair.url, SUFFIXES)
 
     def note(self, pair: Pair, url: str, outcome: Outcome) -> None:
         """Keeps in mind why a pair is not here."""
