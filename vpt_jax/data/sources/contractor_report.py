@@ -28,7 +28,7 @@ class Report:
     def is_settled(self, pair: Pair) -> bool:
         """Whether a pair is known not to be had, from where the index says it is."""
         note = self.notes.get(pair.name)
-        return bool(note) and note["state"] in SETTLED and note["url"] in map(pair.url, SUFFIXES)
+        return note is not None and note["state"] in SETTLED and note["url"] in map(pair.url, SUFFIXES)
 
     def note(self, pair: Pair, url: str, outcome: Outcome) -> None:
         """Keeps in mind why a pair is not here."""
