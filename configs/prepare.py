@@ -4,6 +4,11 @@
 
 Takes any machine; a core encodes some 700 frames of 640x360 recordings a second, nearly all of it decoding them. Killed
 or stopped, the same command goes on where it was. Broken recordings are left out and listed in OUT/report.json.
+
+    python launch/prepare.py --source=contractor --config.contractor.index=INDEX --config.recordings=A --config.out=B
+
+first fetches OpenAI's contractor recordings into the folder A, as far as they are not there yet; what could not be had,
+and why, stands in A/download.json. With --config.contractor.dry_run it only says how much it is.
 """
 
 from ml_collections import ConfigDict
@@ -33,4 +38,24 @@ def get_config(variant: str = "") -> ConfigDict:
     # Or a runner of Apache Beam ("DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner", ...) and flags for it,
     # such as ("--direct_num_workers=4", "--direct_running_mode=multi_processing"); see vpt_jax/data/beam.py.
     config.beam = ConfigDict({"runner": "", "options": ()})
+
+    # With --source=contractor. OpenAI's indexes lie in https://openaipublic.blob.core.windows.net/minecraft-rl/snapshots/
+    #   all_6xx_Jun_29.json    general play                     find-cave-Jul-28.json      BASALT: find a cave
+    #   all_7xx_Apr_6.json     the first minutes of a world     waterfall-Jul-28.json      BASALT: make a waterfall
+    #   all_8xx_Jun_29.json    a house, from nothing            pen-animals-Jul-28.json    BASALT: pen in animals
+    #   all_9xx_Jun_29.json    a house, from some things        build-house-Jul-28.json    BASALT: a house in a village
+    #   all_10xx_Jun_29.json   a diamond pickaxe, in 20 minutes
+    config.contractor = ConfigDict(
+        {
+            "index": "",  # URL or path of an index; one on this machine may name a folder on it, a mirror, as "basedir"
+            "dry_run": False,  # ask for sizes and lengths, of a sample if there are many, and fetch nothing
+            "pairs": 0,  # take only so many, the first of the index; 0: all
+            "connections": 8,  # pairs fetched at a time
+            "megabytes_per_second": 0.0,  # of all connections together, at most; 0: as fast as it goes
+            "retries": 5,  # further tries for a file, after pauses of half a second, one, two, ...
+            "timeout": 30.0,  # seconds without an answer, or at less than a kilobyte a second, before a try is given up
+            "largest_megabytes": 2000.0,  # of a file; what is larger is left out
+            "retry_missing": False,  # ask again for pairs that were gone, broken or too large before
+        }
+    )
     return config

@@ -1,11 +1,31 @@
-"""Turn a folder of recordings into a dataset; what each field means stands in configs/prepare.py.
+"""Turn recordings, of a folder or of OpenAI's contractors, into a dataset; each field stands in configs/prepare.py.
 
 python launch/prepare.py --config=configs/prepare.py --config.recordings=RECORDINGS --config.out=DATASET
 """
 
+from absl import flags
+from ml_collections import ConfigDict
+
 from vpt_jax import command_line
 from vpt_jax.data.beam import BeamMissingError
 from vpt_jax.data.prepare import PrepareError, prepare
+from vpt_jax.data.sources.contractor import ContractorError, download
+
+SOURCE = flags.DEFINE_enum(
+    "source",
+    "recordings",
+    ["recordings", "contractor"],
+    "A folder as it is, or an index that is first fetched into it.",
+)
+
+
+def main(config: ConfigDict) -> None:
+    if SOURCE.value == "contractor":
+        download(config)
+        if config.contractor.dry_run:
+            return
+    prepare(config)
+
 
 if __name__ == "__main__":
-    command_line.run(prepare, "configs/prepare.py", (PrepareError, BeamMissingError))
+    command_line.run(main, "configs/prepare.py", (PrepareError, BeamMissingError, ContractorError))

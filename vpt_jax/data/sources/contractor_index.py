@@ -1,0 +1,112 @@
+"""OpenAI's indexes of contractor recordings: which pairs of mp4 and jsonl there are, and where.
+
+    {"basedir": "https://HOST/FOLDER/", "relpaths": ["data/8.0/NAME.mp4", ...]}
+
+Beside every .mp4 lies a .jsonl of the same name. The indexes of recorder versions 6.x to 10.x and those of BASALT are
+all of this kind. An index comes from elsewhere, so no path of it is trusted: what it lists never decides a folder.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+from urllib.parse import quote, urljoin, urlsplit
+
+MAX_BYTES = 64 * 2**20  # of an index; OpenAI's have one or two million
+LONGEST_NAME = 120  # characters, of a recording
+LONGEST_PATH = 1000  # characters, in an index
+SUFFIXES = (".jsonl", ".mp4")  # of a pair's halves, the smaller first
+
+
+class BrokenIndexError(ValueError):
+    """A file that is no index; the message says why."""
+
+
+class Pair(NamedTuple):
+    """A recording that an index lists."""
+
+    relpath: str  # of the .mp4, as listed
+    name: str  # of the recording here; follows from `relpath` alone
+    base: str  # URL of the folder that `relpath` is in
+
+    def url(self, suffix: str) -> str:
+        """Where one of its halves is."""
+        return self.base + quote(self.relpath.removesuffix(".mp4") + suffix)
+
+
+class Index(NamedTuple):
+    """The pairs of an index in its order, and what it lists that cannot be taken: (entry, why)."""
+
+    pairs: list[Pair]
+    refused: list[tuple[str, str]]
+
+
+def parse_index(path: Path, url: str) -> Index:
+    """The index in a file that was fetched from a URL. Raises `BrokenIndexError`."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise BrokenIndexError(f"{url} is no index: it is no JSON ({error})"[:300]) from error
+    if not isinstance(content, dict) or not isinstance(content.get("basedir"), str):
+        raise BrokenIndexError(f'{url} is no index: it must be an object with a text "basedir"')
+    if not isinstance(content.get("relpaths"), list) or not content["relpaths"]:
+        raise BrokenIndexError(f'{url} is no index: "relpaths" must be a list of paths, and not an empty one')
+    base = _base(content["basedir"], url)
+    pairs: dict[str, Pair] = {}
+    refused = []
+    for entry in content["relpaths"]:
+        if problem := _problem(entry):
+            refused.append((repr(entry)[:LONGEST_PATH], problem))
+        elif (name := local_name(entry)) in pairs:
+            refused.append((entry, f"a second time, or of the same name as {pairs[name].relpath}"))
+        else:
+            pairs[name] = Pair(entry, name, base)
+    return Index(list(pairs.values()), refused)
+
+
+def _base(basedir: str, url: str) -> str:
+    """URL of the folder that paths start from; a relative one is seen from the index. An index of the web stays there.
+
+    Raises `BrokenIndexError`.
+    """
+    try:
+        base = urljoin(url, basedir or ".").rstrip("/") + "/"
+        scheme, host = urlsplit(base).scheme, urlsplit(base).hostname
+    except ValueError as error:
+        raise BrokenIndexError(f"{url}: basedir {basedir[:200]!r} is no URL: {error}") from error
+    if scheme not in (("http", "https") if url.startswith("http") else ("http", "https", "file")):
+        raise BrokenIndexError(f"{url}: basedir {basedir[:200]!r} is not one that an index there may have")
+    if (scheme != "file" and not host) or "?" in base or "#" in base:
+        raise BrokenIndexError(f"{url}: basedir {basedir[:200]!r} is no folder")
+    return base
+
+
+def _problem(entry: Any) -> str:
+    """Why an entry of an index cannot be taken, or ""."""
+    if not isinstance(entry, str):
+        return "it is no text"
+    if len(entry) > LONGEST_PATH:
+        return f"it has more than {LONGEST_PATH} characters"
+    if not entry.isprintable() or "\\" in entry:
+        return "it has characters that no path should have"
+    if entry.startswith("/") or any(part in ("", ".", "..") for part in entry.split("/")) or ":" in entry:
+        return "it is no path in the index's folder"
+    if not entry.endswith(".mp4") or PurePosixPath(entry).name == ".mp4":
+        return "it is no .mp4"
+    return ""
+
+
+def local_name(relpath: str) -> str:
+    """What a recording is called here: `8.0_NAME` for "data/8.0/NAME.mp4".
+
+    Others are never called the same: where the path is of another form, long, or has other characters than letters,
+    digits, ".", "-" and "_", a digest of it is added.
+    """
+    path = relpath.removesuffix(".mp4")
+    plain = re.fullmatch(r"data/([A-Za-z0-9.-]+)/([A-Za-z0-9][A-Za-z0-9._-]*)", path)
+    if plain and len(name := f"{plain[1]}_{plain[2]}") <= LONGEST_NAME and not name.startswith("."):
+        return name
+    digest = hashlib.sha256(relpath.encode()).hexdigest()[:16]
+    safe = re.sub(r"[^A-Za-z0-9.-]+", "_", path.removeprefix("data/")).lstrip("._-")
+    return f"{safe[: LONGEST_NAME - 17]}-{digest}"

@@ -1,0 +1,81 @@
+"""How much an index lists, in pairs, hours and bytes, without fetching it: by asking about some pairs, or all."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from vpt_jax.data.sources.bodies import FetchError, GoneError
+from vpt_jax.data.sources.contractor_index import SUFFIXES, Pair
+from vpt_jax.data.sources.transfer import Transfer
+from vpt_jax.data.sources.whole import movie_seconds
+
+SAMPLE = 200  # pairs that are asked about, at most
+
+
+class Measure(NamedTuple):
+    """What a server says about a pair."""
+
+    state: str  # "there", "gone" or "failed"
+    size: int = 0  # bytes of both halves
+    seconds: float | None = None  # of film; None if its header does not tell
+
+
+def survey(pairs: Sequence[Pair], transfer: Transfer, connections: int) -> str:
+    """What there is, in words, and how it was found out."""
+    rng = np.random.default_rng(0)
+    drawn = sorted(rng.choice(len(pairs), SAMPLE, replace=False)) if len(pairs) > SAMPLE else range(len(pairs))
+    with ThreadPoolExecutor(connections) as pool:
+        try:
+            measures = list(pool.map(lambda number: measure(pairs[number], transfer), drawn))
+        finally:
+            transfer.stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+    return describe(measures, len(pairs))
+
+
+def measure(pair: Pair, transfer: Transfer) -> Measure:
+    """Asks for the sizes of a pair, and for the few hundred bytes of its film that tell the length."""
+    try:
+        jsonl, mp4 = (transfer.retried(partial(_size, pair.url(suffix), transfer)) for suffix in SUFFIXES)
+        seconds = transfer.retried(lambda: _seconds(pair.url(".mp4"), mp4, transfer))
+    except GoneError:
+        return Measure("gone")
+    except FetchError:
+        return Measure("failed")
+    return Measure("there", jsonl + mp4, seconds)
+
+
+def _size(url: str, transfer: Transfer) -> int:
+    _, size = transfer.bodies.read_part(url, 0, 1)
+    if size is None:
+        raise FetchError("the server does not say how long the file is", again=False)
+    return size
+
+
+def _seconds(url: str, size: int, transfer: Transfer) -> float | None:
+    try:
+        return movie_seconds(lambda place, count: transfer.bodies.read_part(url, place, count)[0], size)
+    except ValueError:
+        return None
+
+
+def describe(measures: Sequence[Measure], pairs: int) -> str:
+    """The totals of so many pairs, by what is known of some of them."""
+    there = [measure for measure in measures if measure.state == "there"]
+    timed = [measure.seconds for measure in there if measure.seconds is not None]
+    gone, failed = (sum(measure.state == state for measure in measures) for state in ("gone", "failed"))
+    sample = "all" if len(measures) == pairs else f"{len(measures):,} pairs, drawn at random, of"
+    how = (
+        f"asked about {sample} {pairs:,} pairs: {len(there):,} are there, {gone:,} gone, {failed:,} did not answer; "
+        f"{len(timed):,} films told their length in their header"
+    )
+    if not timed:
+        return f"{how}. That is too little to tell the total"
+    number = pairs * len(there) / (len(there) + gone)  # those that did not answer are taken to be as the others
+    exact = len(timed) == len(there) and len(there) + gone == pairs
+    hours, size = (number * float(np.mean(of)) for of in ([s / 3600 for s in timed], [m.size for m in there]))
+    total = f"{number:,.0f} pairs, {hours:,.2f} hours, {size / 1e9:,.3f} GB"
+    return f"{how}\n{'in all' if exact else 'by that, all are about'}: {total}"
