@@ -1,6 +1,7 @@
 """Preparation by Apache Beam: the same bytes for any number of workers, and whatever is done twice."""
 
 import sys
+from contextlib import nullcontext
 
 import pytest
 
@@ -8,7 +9,8 @@ from configs.prepare import get_config
 from tests.conftest import FRAME_SIZE, record_episode
 from vpt_jax.data import dataset
 from vpt_jax.data.beam import BeamMissingError
-from vpt_jax.data.prepare import Settings, _find, encode_episode, prepare
+from vpt_jax.data.prepare import Settings, _find, encode_episodes, prepare
+from vpt_jax.workers import unique_name
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +60,24 @@ def test_a_task_done_again_changes_nothing(recordings, tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "valid").mkdir()
     for task in tasks:
-        encode_episode(task, config)
+        encode_episodes([task], config)
     once = files(tmp_path)
     for task in reversed(tasks):
-        encode_episode(task, config)
+        encode_episodes([task], config)
     assert files(tmp_path) == once
     assert len(once) == 2 * 10 + 1
+
+
+def test_what_a_lost_worker_left_is_not_in_the_dataset(recordings, by_processes, tmp_path, monkeypatch):
+    def run(function, tasks):
+        for number, task in enumerate(tasks):
+            if function is dataset.join_records:
+                unique_name(task[0]).write_bytes(b"half a shard")
+            yield number, function(*task)
+
+    monkeypatch.setattr(dataset, "SHARD_BYTES", 60_000)
+    monkeypatch.setattr("vpt_jax.data.prepare._workers", lambda _: nullcontext(run))
+    assert files(prepare(settings(recordings, tmp_path / "out"))) == by_processes
 
 
 def test_without_beam_it_says_how_to_get_it(recordings, tmp_path, monkeypatch):

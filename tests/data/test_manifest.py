@@ -1,6 +1,7 @@
 """Manifests: read strictly, and prepared as if their segments had been cut out."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tests.conftest import FRAME_SIZE, record_episode
 from vpt_jax.data import codecs, dataset
 from vpt_jax.data.manifest import ManifestError, Segment, read_segments, write_table
 from vpt_jax.data.prepare import PrepareError, prepare
-from vpt_jax.recording import read_steps
+from vpt_jax.recording import read_frames, read_steps
 
 SCHEMA = pa.schema([("video", pa.string()), ("start", pa.float64()), ("end", pa.float64()), ("note", pa.string())])
 
@@ -108,7 +109,24 @@ def test_segments_are_prepared_as_if_they_had_been_cut_out(recordings, tmp_path)
             np.testing.assert_array_equal(part, all_of_it[rows])
 
 
+def test_a_recording_is_read_once_for_all_its_segments(recordings, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("vpt_jax.data.prepare.read_frames", lambda *given: read.append(given[0]) or read_frames(*given))
+    monkeypatch.setattr("vpt_jax.data.prepare._workers", lambda _: nullcontext(in_this_process))
+    manifest = write(recordings / "m.parquet", *(("long.mp4", i, i + 1) for i in range(4)), ("short.mp4", 0, 1))
+    assert len(dataset.load_index(prepare(settings(manifest, tmp_path / "out")), "train").names) == 5
+    assert [path.name for path in read] == ["long.mp4", "short.mp4"]
+
+
+def in_this_process(function, tasks):
+    return ((number, function(*task)) for number, task in enumerate(tasks))
+
+
 def test_a_bad_manifest_is_refused(recordings, tmp_path):
+    with pytest.raises(PrepareError, match="two segments would be called long@0-20"):
+        prepare(settings(write(recordings / "m.parquet", ("long.mp4", 0, 1), ("long.mkv", 0, 1)), tmp_path / "out"))
+    with pytest.raises(PrepareError, match="begins before"):
+        prepare(settings(write(recordings / "m.parquet", ("long.mp4", 0, 1), ("./long.mp4", 0, 1)), tmp_path / "out"))
     with pytest.raises(PrepareError, match="no manifest"):
         prepare(settings(recordings / "none.parquet", tmp_path / "out"))
     with pytest.raises(PrepareError, match="must be a path in the manifest's folder"):

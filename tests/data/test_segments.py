@@ -77,7 +77,8 @@ def test_another_choice_of_segments_is_another_run(settings, dataset_dir, tmp_pa
 @pytest.mark.parametrize(
     ("segments", "message"),
     [
-        ([("valid/valid0", 0, 9)], "none of the 1 segments is of one of the 7 episodes of 'train'"),
+        ([("valid/valid0", 0, 9)], "none of the 1 segments is of an episode of 'train', such as 'train0'"),
+        ([("train0", 0, 9), ("train1", 41, 50)], "segment train1@41-50: its episode has 40 frames"),
         ([("train0", 0, 81)], "segment train0@0-81: its episode has 61 frames"),
         ([("train0", 0, 9), ("train0", 5, 12)], "begins before"),
     ],

@@ -64,7 +64,7 @@ def _checked(manifest: Path, number: int, row: Sequence[Any]) -> Segment:
         raise ManifestError(f"{where}: video is {video!r}, and must be a path in the manifest's folder, without '..'")
     if not all(isinstance(time, int | float) for time in (start, end)) or not 0 <= start < end < float("inf"):
         raise ManifestError(f"{where}: {video} from {start} to {end} s is no segment: 0 <= start < end is needed")
-    segment = Segment(video, float(start), float(end))
+    segment = Segment(PurePosixPath(video).as_posix(), float(start), float(end))  # "./a" is "a"
     if segment.frames.start == segment.frames.stop:
         raise ManifestError(f"{where}: {video} from {start} to {end} s holds no frame")
     return segment

@@ -10,12 +10,12 @@ import json
 import os
 import shutil
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,13 +144,17 @@ def _find_segments(source: Path, results: Path, settings: Settings) -> list[Reco
     except manifest.ManifestError as error:
         raise PrepareError(str(error)) from error
     found: dict[str, list[Recording]] = {split: [] for split in SPLITS}
-    for segment in segments:
+    for segment in segments:  # those of a recording after one another, as they are in time
         folder, video = Path(segment.video).parent.as_posix(), source.parent / segment.video
         split = folder if folder in SPLITS else "train"
         whole = _recording(split, video.with_suffix(""), results, settings)
         place = whole.result.with_name(f"{whole.result.name}-{_digest(segment)}")
         name, rows = segment.name.removeprefix(f"{split}/"), segment.frames
         found[split].append(whole._replace(name=name, result=place, first=rows.start, stop=rows.stop))
+    for recordings in found.values():
+        names = Counter(recording.name for recording in recordings)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise PrepareError(f"{source}: two segments would be called {twice[0]}: remove one")
     return [recording for of_split in found.values() for recording in of_split]
 
 
@@ -188,26 +192,26 @@ def _is_made(out: Path, made_from: dict[str, Any]) -> bool:
 
 
 def _encode_all(run: Run, recordings: Sequence[Recording], settings: Settings) -> None:
-    """Runs `encode_episode` on all recordings not yet done, and shows how it goes."""
+    """Runs `encode_episodes` on all recordings not yet done, and shows how it goes."""
     for folder in {recording.result.parent for recording in recordings}:
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.glob("*.writing"):
             left_over.unlink()
-    todo = [recording for recording in recordings if not recording.is_done]
-    if len(todo) < len(recordings):
-        print(f"{len(recordings) - len(todo)} of {len(recordings)} recordings are done already", flush=True)
+    left = [recording for recording in recordings if not recording.is_done]
+    if len(left) < len(recordings):
+        print(f"{len(recordings) - len(left)} of {len(recordings)} recordings are done already", flush=True)
+    todo = [list(parts) for _, parts in groupby(left, key=lambda recording: recording.source)]
     frames, start = 0, time.monotonic()
-    size = sum(recording.size for recording in todo)
-    with progress_bar(size, desc="encoding", unit="B", unit_scale=True) as bar:
+    with progress_bar(sum(parts[0].size for parts in todo), desc="encoding", unit="B", unit_scale=True) as bar:
         try:
-            for done, (number, count) in enumerate(run(encode_episode, [(one, settings) for one in todo]), 1):
+            for done, (number, count) in enumerate(run(encode_episodes, [(parts, settings) for parts in todo]), 1):
                 frames += count
-                rate = frames / (time.monotonic() - start)
-                bar.set_postfix_str(f"{done}/{len(todo)} recordings, {rate:,.0f} frames/s", refresh=False)
-                bar.update(todo[number].size)
+                rate = f", {frames / (time.monotonic() - start):,.0f} frames/s" if frames else ""
+                bar.set_postfix_str(f"{done}/{len(todo)} recordings{rate}", refresh=False)
+                bar.update(todo[number][0].size)
         except BrokenProcessPool:
             raise PrepareError(
-                f"a worker process died, short of memory or by one of these recordings: {_at_work(todo)}. What is done "
+                f"a worker process died, short of memory or by one of these recordings: {_at_work(left)}. What is done "
                 "is kept: run the same command again, with a smaller --config.workers or without that recording"
             ) from None
 
@@ -217,50 +221,77 @@ def _at_work(recordings: Sequence[Recording]) -> str:
     return ", ".join(str(one) for one in recordings if any(name.startswith(one.result.name) for name in begun))
 
 
-def encode_episode(recording: Recording, settings: Settings) -> int:
-    """Encodes a recording, or notes why it is broken; returns its number of frames, 0 for a broken one.
+def encode_episodes(parts: Sequence[Recording], settings: Settings) -> int:
+    """Encodes a recording, or some segments of it, or notes why they are broken; returns the number of frames.
 
     Done twice, even at the same time, it does no harm: whoever is last replaces the same by the same.
+
+    Args:
+        parts: of one recording, in the order of time.
     """
-    mp4, jsonl = (_add_suffix(recording.source, suffix) for suffix in (".mp4", ".jsonl"))
-    writing = unique_name(recording.result)
+    mp4, jsonl = (_add_suffix(parts[0].source, suffix) for suffix in (".mp4", ".jsonl"))
+    files = {part: unique_name(part.result) for part in parts}
     try:
         steps = read_steps(jsonl)
+        rows = {part: kept for part in parts if (kept := _rows(part, len(steps.buttons)))}
         frames = read_frames(mp4, steps, settings.height, settings.width)
-        rows = _rows(recording, len(steps.buttons), jsonl)
-        kept = Steps(*(field[rows] for field in steps))
-        dataset.write_records(writing, _records(recording.name, _cut(frames, rows), kept, settings))
+        _write_parts(rows, files, frames, steps, settings)
     except BrokenRecording as error:
-        note = {"file": error.path.name, "reason": error.reason, "detail": error.detail}
-        writing.write_text(json.dumps(note))
-        writing.rename(recording.file(".broken"))
+        for part in parts:
+            files[part].unlink(missing_ok=True)
+            _note_broken(part, error)
         return 0
-    writing.rename(recording.file(".records"))
-    with writing.open("wb") as file:
-        np.savez(file, buttons=kept.buttons, camera=kept.camera)
-    writing.rename(recording.file(".npz"))
-    return len(kept.buttons)
+    for part in parts:
+        if part in rows:
+            _keep(part, files[part], steps.buttons[rows[part]], steps.camera[rows[part]])
+        else:
+            _note_broken(part, BrokenRecording(jsonl, "too short", f"there are no steps {part.first} to {part.stop}"))
+    return sum(kept.stop - kept.start for kept in rows.values())
 
 
-def _rows(recording: Recording, there: int, jsonl: Path) -> slice:
-    """The steps that are asked for; a segment may end a second after its recording, as films are rounded."""
-    first, stop = recording.first, there if recording.stop is None else recording.stop
-    if first >= there or stop >= there + FRAME_RATE:
-        raise BrokenRecording(jsonl, "too short", f"there are no steps {there} to {stop}")
-    return slice(first, min(stop, there))
+def _rows(part: Recording, there: int) -> slice | None:
+    """The steps that are asked for, or None if they are not there. A second may be missing: films' ends are rounded."""
+    stop = there if part.stop is None else part.stop
+    return slice(part.first, min(stop, there)) if part.first < there and stop < there + FRAME_RATE else None
 
 
-def _cut(frames: Iterator[np.ndarray], rows: slice) -> Iterator[np.ndarray]:
-    """Some of the frames; all are read, since only their end tells whether they are as many as the steps."""
-    return (frame for number, frame in enumerate(frames) if rows.start <= number < rows.stop)
+def _write_parts(
+    rows: Mapping[Recording, slice],
+    files: Mapping[Recording, Path],
+    frames: Iterator[np.ndarray],
+    steps: Steps,
+    settings: Settings,
+) -> None:
+    """Writes the records of some steps each. All frames are read, since only their end tells whether they fit."""
+    position = 0
+    for part, wanted in rows.items():
+        deque(islice(frames, wanted.start - position), maxlen=0)
+        kept = Steps(*(field[wanted] for field in steps))
+        dataset.write_records(files[part], _records(part.name, frames, kept, settings))
+        position = wanted.stop
+    deque(frames, maxlen=0)
+
+
+def _note_broken(part: Recording, error: BrokenRecording) -> None:
+    writing = unique_name(part.result)
+    writing.write_text(json.dumps({"file": error.path.name, "reason": error.reason, "detail": error.detail}))
+    writing.rename(part.file(".broken"))
+
+
+def _keep(part: Recording, records: Path, buttons: np.ndarray, camera: np.ndarray) -> None:
+    """Gives the records their name, and then the actions: with them a recording is done."""
+    records.rename(part.file(".records"))
+    with records.open("wb") as file:
+        np.savez(file, buttons=buttons, camera=camera)
+    records.rename(part.file(".npz"))
 
 
 def _records(name: str, frames: Iterator[np.ndarray], steps: Steps, settings: Settings) -> Iterator[bytes]:
-    """The serialised chunks of an episode. Runs `frames` to its end, since only there it can find a frame too many."""
+    """The serialised chunks of an episode; takes as many frames as there are steps."""
     total = len(steps.buttons)
     for chunk, first in enumerate(range(0, total, settings.chunk_frames)):
         rows = slice(first, first + settings.chunk_frames)
-        data, ends = encode_chunk(islice(frames, settings.chunk_frames), settings.quality)
+        data, ends = encode_chunk(islice(frames, len(steps.camera[rows])), settings.quality)
         yield dataset.serialize_chunk(
             {
                 "frames": data,
@@ -275,7 +306,6 @@ def _records(name: str, frames: Iterator[np.ndarray], steps: Steps, settings: Se
                 "num_frames": total,
             }
         )
-    next(frames, None)
 
 
 def _assemble(
@@ -308,8 +338,12 @@ def _write_split(run: Run, folder: Path, split: str, episodes: Sequence[Recordin
     )
     shards = list(dataset.group_by_size([episode.file(".records") for episode in episodes], dataset.SHARD_BYTES))
     paths = [dataset.shard_path(folder, split, i, len(shards)) for i in range(len(shards))]
-    for _ in run(dataset.join_records, list(zip(paths, shards, strict=True))):
+    joined = [folder.parent / "shards" / path.name for path in paths]  # apart: a lost worker leaves half a file
+    joined[0].parent.mkdir(exist_ok=True)
+    for _ in run(dataset.join_records, list(zip(joined, shards, strict=True))):
         pass
+    for file, path in zip(joined, paths, strict=True):
+        file.rename(path)
     return list(map(dataset.count_records, paths))
 
 

@@ -1,6 +1,6 @@
 """Segments of a dataset's episodes, as if each were an episode of its own: training sees these, nothing is copied."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -40,22 +40,26 @@ class SegmentIndex(EpisodeIndex):
 def select(index: EpisodeIndex, segments: Sequence[Segment], split: str) -> SegmentIndex:
     """Those segments whose video is an episode of `index`, a split of a dataset.
 
-    An episode is called as its video, without suffix; the video may lie in a folder called as the split.
+    An episode is called as its video, without suffix and, if there is none of that name, without a folder called as the
+    split.
 
     Raises:
         ValueError: no segment is in the split, two have the same name, or an episode ends a second before its segment.
     """
     numbers = {name: number for number, name in enumerate(index.names)}
-    found = [(numbers[name], segment) for segment in segments if (name := _episode(segment, split)) in numbers]
+    found = [(number, segment) for segment in segments if (number := _episode(segment, split, numbers)) is not None]
     if not found:
-        raise ValueError(f"none of the {len(segments)} segments is of one of the {len(numbers)} episodes of {split!r}")
+        raise ValueError(
+            f"none of the {len(segments)} segments is of an episode of {split!r}, such as {index.names[0]!r}"
+            + "".join(f"; the first is {segment.name!r}" for segment in segments[:1])
+        )
     found.sort(key=lambda pair: (pair[0], pair[1].start))
     episode = np.array([number for number, _ in found], np.int64)
     rows = np.array([(segment.frames.start, segment.frames.stop) for _, segment in found], np.int64)
     there = index.lengths[episode]
     names = tuple(segment.name.removeprefix(f"{split}/") for _, segment in found)
-    for name, (_, stop), length in zip(names, rows, there, strict=True):
-        if stop >= length + FRAME_RATE:
+    for name, (first, stop), length in zip(names, rows, there, strict=True):
+        if first >= length or stop >= length + FRAME_RATE:
             raise ValueError(f"segment {name}: its episode has {length} frames: is the manifest of other videos?")
     if len(set(names)) < len(names):
         raise ValueError(f"two segments are called {max(names, key=names.count)}")
@@ -64,5 +68,6 @@ def select(index: EpisodeIndex, segments: Sequence[Segment], split: str) -> Segm
     return SegmentIndex(**same | {"names": names, "lengths": lengths}, whole=index, episode=episode, first=rows[:, 0])
 
 
-def _episode(segment: Segment, split: str) -> str:
-    return PurePosixPath(segment.video).with_suffix("").as_posix().removeprefix(f"{split}/")
+def _episode(segment: Segment, split: str, numbers: Mapping[str, int]) -> int | None:
+    name = PurePosixPath(segment.video).with_suffix("").as_posix()
+    return numbers.get(name, numbers.get(name.removeprefix(f"{split}/")))

@@ -16,9 +16,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,12 +43,18 @@ class LabelError(Exception):
     """Labels that cannot be made as asked; the message says what to do."""
 
 
-class Job(NamedTuple):
+@dataclass(frozen=True)
+class Job:
     """One part of the work."""
 
     videos: dict[str, Clip]  # by name
     folder: Path
     frames: FrameSettings
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Of the videos, in order."""
+        return {name: number for number, name in enumerate(self.videos)}
 
 
 def label(config: ConfigDict) -> Path:
@@ -175,22 +182,21 @@ def _label_part(job: Job, config: ConfigDict, idm: TrainedIDM) -> None:
 
 def _result(job: Job, name: str, suffix: str) -> Path:
     """A file of a video's encoded frames."""
-    number = list(job.videos).index(name)
-    return job.folder / "frames" / f"{number:07}.{suffix}"
+    return job.folder / "frames" / f"{job.numbers[name]:07}.{suffix}"
 
 
 def _encode_all(pool: ProcessPoolExecutor, job: Job) -> None:
     """Decodes every video that is not done yet, and shows how it goes."""
     (job.folder / "frames").mkdir(exist_ok=True)
     sizes = _sizes(job.videos)
-    done = [name for name in job.videos if any(_result(job, name, kind).exists() for kind in ("frames", "broken"))]
+    done = {name for name in job.videos if any(_result(job, name, kind).exists() for kind in ("frames", "broken"))}
     frames, start = 0, time.monotonic()
     with progress_bar(sum(sizes.values()), desc="decoding", unit="B", unit_scale=True) as bar:
         bar.update(sum(sizes[name] for name in done))
         futures = {
             pool.submit(encode_video, clip, _result(job, name, "records").with_suffix(""), job.frames): name
             for name, clip in job.videos.items()
-            if name not in set(done)
+            if name not in done
         }
         for future in as_completed(futures):
             frames += _finished(future, job.videos[futures[future]].video)
@@ -213,13 +219,13 @@ def _finished(future: Future, video: Path) -> Any:
 
 def _make_plan(job: Job, names: Sequence[str], config: ConfigDict, idm: TrainedIDM) -> Plan:
     """Rows of a step are no more than there are spans, and always as many on every device."""
-    places, chunk = {name: i for i, name in enumerate(job.videos)}, job.frames.chunk_frames
+    chunk = job.frames.chunk_frames
     videos = tuple(
         Video(
             _result(job, name, "records"),
             int(_result(job, name, "frames").read_text()),
             chunk,
-            number=config.part + config.parts * places[name],
+            number=config.part + config.parts * job.numbers[name],
         )
         for name in names
     )
