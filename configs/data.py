@@ -24,8 +24,8 @@ def get_config(variant: str = "") -> ConfigDict:
     # Worker processes; 0: one per core.
     config.workers = 0
 
-    # stats: folder of the recordings that the dataset was made of, with its subfolders: only they tell how often a GUI is
-    # open, and by which version of the recorder they were made. Empty: not looked at.
+    # stats: folder of the recordings that the dataset was made of, with its subfolders: only they tell how often a GUI
+    # is open, and by which version of the recorder they were made. Empty: not looked at.
     config.recordings = ""
 
     # validate: work directory of an inverse dynamics model, which says whether actions fit their frames. Empty: that is

@@ -95,7 +95,7 @@ def _settings(dataset: Path) -> dict[str, str]:
 
 
 def _differing(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    pairs = {name: (before.get(name, "-"), after.get(name, "-")) for name in before | after}
+    pairs = {name: (before.get(name, "-"), after.get(name, "-")) for name in {**before, **after}}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 

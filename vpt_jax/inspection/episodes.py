@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,7 +18,8 @@ class InspectionError(Exception):
     """What was asked for cannot be inspected; the message says what to do."""
 
 
-class Episode(NamedTuple):
+@dataclass(frozen=True)
+class Episode:
     """An episode's place in a dataset."""
 
     dataset: Path

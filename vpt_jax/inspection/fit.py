@@ -2,7 +2,7 @@
 
 Actions that were stored some frames too late or too early are more probable beside frames further on or further back.
 Actions of another video are no more probable where they stand than anywhere else. All is decided by means over blocks
-of two seconds and their spread, since frames next to each other say nearly the same: `z` is a mean over its standard
+of a second and their spread, since frames next to each other say nearly the same: `z` is a mean over its standard
 error.
 """
 
@@ -25,11 +25,11 @@ from vpt_jax.video import FRAME_RATE
 
 FURTHEST = 10  # frames
 SHIFTS = np.arange(-FURTHEST, FURTHEST + 1)
-BLOCK = 2 * FRAME_RATE  # frames
-MIN_BLOCKS = 5  # of fewer nothing is said
+BLOCK = FRAME_RATE  # frames
+MIN_BLOCKS = 10  # of fewer nothing is said
 ELSEWHERE = 12  # places far away at which the actions are compared with frames that are not theirs
-CLEAR = 4.0  # z from which another displacement is better than none
-SOME = 3.0  # z from which actions fit their own frames better than others
+CLEAR = 3.0  # z from which another displacement is better than none
+SOME = 4.0  # z from which actions fit their own frames better than others
 _WINDOWS = 15  # looked at together
 
 

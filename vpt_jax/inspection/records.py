@@ -27,7 +27,9 @@ class Scan(NamedTuple):
 
 def scan_episode(episode: Episode, stuck_seconds: float, result: Path) -> None:
     """Looks at an episode and keeps the `Scan` in the file `result`, which appears whole."""
-    problems = [*check_actions(*_actions(episode), stuck_seconds)]
+    index = episode.index
+    actions = (np.asarray(field[episode.rows]) for field in (index.buttons, index.camera, index.confidence))
+    problems = list(check_actions(stuck_seconds, *actions))
     hashes: list[int] = []
     for problem, frames in _check_records(episode):
         problems += [problem] if problem else []
@@ -51,16 +53,11 @@ def load_scan(result: Path) -> Scan:
         return Scan(stored["hashes"], *digests, tuple(stored["problems"].tolist()))
 
 
-def _actions(episode: Episode) -> tuple[np.ndarray, ...]:
-    index = episode.index
-    return tuple(np.asarray(field[episode.rows]) for field in (index.buttons, index.camera, index.confidence))
-
-
 def check_actions(
+    stuck_seconds: float,
     buttons: UInt8[np.ndarray, "n 20"],
     camera: Float[np.ndarray, "n 2"],
     confidence: Float[np.ndarray, " n"],
-    stuck_seconds: float,
 ) -> Iterator[str]:
     """What no player does, and no recorder or model writes."""
     if (buttons > 1).any():

@@ -1,9 +1,11 @@
 """How much there is in a dataset, and what is done in it."""
 
 import json
+import operator
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +53,7 @@ class _Counts(NamedTuple):
 
 def split_stats(index: EpisodeIndex) -> Stats:
     """The figures of a split; reads an episode's actions at a time."""
-    counts = _Counts(*map(sum, zip(*_count_all(index), strict=True)))
+    counts = _sum(_count_all(index))
     frames = int(index.lengths.sum())
     minutes = frames / FRAME_RATE / 60
     pitch, yaw = (counts.camera / frames).tolist()
@@ -70,6 +72,10 @@ def split_stats(index: EpisodeIndex) -> Stats:
         pitch=pitch,
         yaw=yaw,
     )
+
+
+def _sum(counts: Iterable[_Counts]) -> _Counts:
+    return reduce(lambda total, one: _Counts(*map(operator.add, total, one)), counts)
 
 
 def _count_all(index: EpisodeIndex) -> Iterator[_Counts]:

@@ -8,6 +8,8 @@ from vpt_jax.inspection.stats import Stats
 from vpt_jax.report import page
 from vpt_jax.video import FRAME_RATE
 
+Rows = list[list[str | float]]
+
 
 class Table(NamedTuple):
     """Rows begin with their name; a float is a share of 1."""
@@ -33,35 +35,29 @@ class Table(NamedTuple):
 def stats_tables(stats: Mapping[str, Stats]) -> list[Table]:
     """The figures of some splits, or of some datasets' splits, side by side."""
     columns = ["", *stats]
-    keys = [[name, *(of.held[name] for of in stats.values())] for name in BUTTONS if _is_used(name, stats)]
-    presses = [
-        [name, *(f"{of.presses[name]:.1f}" for of in stats.values())] for name in BUTTONS if _is_used(name, stats)
-    ]
-    angles = [f"{angle:+.2f}" for angle in CAMERA.centres]
+    used = [name for name in BUTTONS if any(of.held[name] for of in stats.values())]
+    held: Rows = [[name, *(of.held[name] for of in stats.values())] for name in used]
+    presses: Rows = [[name, *(f"{of.presses[name]:.1f}" for of in stats.values())] for name in used]
     trivial = "Who always says that a key is up, or that the view stays, is right in all other frames."
+    note = f"Keys never used are left out. {trivial}"
     return [
         Table("How much there is", columns, _amounts(stats)),
-        Table(
-            "Keys: share of frames in which they are down", columns, keys, f"Keys never used are left out. {trivial}"
-        ),
+        Table("Keys: share of frames in which they are down", columns, held, note),
         Table("Keys: presses per minute", columns, presses),
-        *(
-            Table(
-                f"Camera: share of frames in each bin of {axis}",
-                [f"degrees {way}", *stats],
-                [[angle, *(getattr(of, axis)[i] for of in stats.values())] for i, angle in enumerate(angles)],
-                "The paper's 11 mu-law bins, by the angle at their middle.",
-            )
-            for axis, way in (("pitch", "down"), ("yaw", "right"))
-        ),
+        _camera_table("pitch", "down", stats),
+        _camera_table("yaw", "right", stats),
     ]
 
 
-def _is_used(name: str, stats: Mapping[str, Stats]) -> bool:
-    return any(of.held[name] for of in stats.values())
+def _camera_table(axis: str, way: str, stats: Mapping[str, Stats]) -> Table:
+    rows = [
+        [f"{angle:+.2f}", *(getattr(of, axis)[i] for of in stats.values())] for i, angle in enumerate(CAMERA.centres)
+    ]
+    note = "The paper's 11 mu-law bins, by the angle at their middle."
+    return Table(f"Camera: share of frames in each bin of {axis}", [f"degrees {way}", *stats], rows, note)
 
 
-def _amounts(stats: Mapping[str, Stats]) -> list[list[str | float]]:
+def _amounts(stats: Mapping[str, Stats]) -> Rows:
     still = CAMERA.null_bin
     rows: dict[str, list[str | float]] = {
         "hours": [f"{of.hours:,.2f}" for of in stats.values()],
@@ -81,7 +77,7 @@ def _amounts(stats: Mapping[str, Stats]) -> list[list[str | float]]:
 
 def recorded_table(recorded: Mapping[str, Any]) -> Table:
     """What recordings say that a dataset does not."""
-    rows: list[list[str | float]] = [
+    rows: Rows = [
         ["recordings", f"{recorded['recordings']:,}"],
         ["hours", f"{recorded['hours']:,.2f}"],
         ["frames with an open GUI", recorded["gui"]],

@@ -1,7 +1,7 @@
 """All checks of a dataset, in worker processes and, if an inverse dynamics model is given, on the device.
 
-What was seen of each episode is kept in `OUT/validate.partial`, so a run that was killed goes on. Nothing in the dataset
-is changed.
+What was seen of each episode is kept in `OUT/validate.partial`, so a run that was killed goes on. Nothing in the
+dataset is changed.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ def validate(config: ConfigDict) -> list[verdict.Finding]:
     """
     episodes = find_episodes(Path(config.data))
     idm = _load_idm(config, episodes) if config.idm else None
-    with locked(out_folder(config)) as _:
+    with locked(out_folder(config)):
         work = _work_folder(config, episodes, idm)
         seen = Seen(_scan_all(config, episodes, work), _fit_all(config, episodes, idm, work) if idm else {})
         findings = _judge(seen)
