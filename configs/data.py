@@ -5,8 +5,8 @@
     python launch/data.py show --config.data=DATASET
     python launch/data.py diff --config.data=DATASET --config.other=DATASET
 
-`validate` ends with status 1 if it finds anything, else with 0. It changes nothing in the dataset. Killed or stopped, the
-same command goes on where it was. Each leaves NAME.json and NAME.html, `show` a picture and a film, in config.out.
+`validate` ends with status 1 if it finds anything, else with 0. It changes nothing in the dataset. Killed or stopped,
+the same command goes on where it was. Each leaves NAME.json and NAME.html, `show` a picture and a film, in config.out.
 """
 
 from ml_collections import ConfigDict

@@ -30,6 +30,7 @@ MIN_BLOCKS = 10  # of fewer nothing is said
 ELSEWHERE = 12  # places far away at which the actions are compared with frames that are not theirs
 CLEAR = 3.0  # z from which another displacement is better than none
 SOME = 4.0  # z from which actions fit their own frames better than others
+LEAST = 0.1  # nats a frame; a model that expects less gain knows too little to say what does not fit
 _WINDOWS = 15  # looked at together
 
 

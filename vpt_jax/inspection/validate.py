@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from vpt_jax.checkpoints import TrainedIDM, load_idm
@@ -19,7 +20,7 @@ from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.dataset import open_records
 from vpt_jax.inspection import verdict
 from vpt_jax.inspection.episodes import Episode, InspectionError, find_episodes
-from vpt_jax.inspection.fit import Fit, Reader, fit_actions
+from vpt_jax.inspection.fit import LEAST, Fit, Reader, fit_actions
 from vpt_jax.inspection.outputs import out_folder, write_json, write_page
 from vpt_jax.inspection.records import Scan, load_scan, scan_episode
 from vpt_jax.inspection.tables import Table
@@ -136,9 +137,8 @@ def _judge(seen: Seen) -> list[verdict.Finding]:
 
 def _report(config: ConfigDict, seen: Seen, findings: Sequence[verdict.Finding], idm: TrainedIDM | None) -> None:
     counts = Counter(finding.kind for finding in findings)
-    unfit = len(seen.scans) - len(seen.fits)
-    checked = f"{len(seen.fits):,} episodes, {unfit:,} too short or damaged" if idm else "not checked: no config.idm"
-    facts = {"dataset": str(config.data), "episodes": f"{len(seen.scans):,}", "actions against frames": checked}
+    facts = {"dataset": str(config.data), "episodes": f"{len(seen.scans):,}"}
+    facts |= _model_facts(seen) if idm else {"actions against frames": "not checked: no config.idm"}
     tables = [
         Table("Findings", ["", "found"], [[text, f"{counts[kind]:,}"] for kind, text in verdict.KINDS.items()]),
         *(_findings_table(kind, [f for f in findings if f.kind == kind]) for kind in verdict.KINDS if counts[kind]),
@@ -149,6 +149,18 @@ def _report(config: ConfigDict, seen: Seen, findings: Sequence[verdict.Finding],
     write_page(out / "validate.html", f"What is wrong with {Path(config.data).name}", facts, tables)
     print("\n".join([f"{name}: {value}" for name, value in facts.items()] + [table.text() for table in tables]))
     print(f"all of it: {out / 'validate.html'} and validate.json")
+
+
+def _model_facts(seen: Seen) -> dict[str, str]:
+    """How many actions were checked, and how much the model knows."""
+    left_out = len(seen.scans) - len(seen.fits)
+    facts = {"actions against frames": f"{len(seen.fits):,} episodes; {left_out:,} too short or damaged"}
+    if not seen.fits:
+        return facts
+    gains = np.median([(fit.gain, fit.expected_gain) for fit in seen.fits.values()], axis=0)
+    said = f"{gains[0]:.2f} nats a frame over the same actions elsewhere; the model expects {gains[1]:.2f}"
+    doubt = "" if gains[0] > gains[1] / 2 > LEAST else ". It knows little of this footage: its findings mean little"
+    return facts | {"median gain of actions at their own frames": said + doubt}
 
 
 def _findings_table(kind: str, findings: Sequence[verdict.Finding]) -> Table:

@@ -11,7 +11,7 @@ from vpt_jax.data.dataset import EpisodeIndex
 from vpt_jax.inspection import leakage
 from vpt_jax.inspection.duplicates import find_copies
 from vpt_jax.inspection.episodes import Episode, open_source
-from vpt_jax.inspection.fit import CLEAR, FURTHEST, SOME, Fit
+from vpt_jax.inspection.fit import CLEAR, FURTHEST, LEAST, SOME, Fit
 from vpt_jax.inspection.records import Scan
 from vpt_jax.video import FRAME_RATE
 
@@ -99,12 +99,12 @@ def misfits(fits: Mapping[Episode, Fit]) -> Iterator[Finding]:
 
     Not theirs: even so displaced they are not more likely, by `SOME` standard errors, than the same actions far away in
     the episode; although the model expects to tell them apart at least half as well as in the median episode. So
-    where hardly anything happens, nothing is found.
+    where hardly anything happens, or the model knows little, nothing is found.
     """
     typical = float(np.median([fit.expected_gain for fit in fits.values()])) if fits else 0.0
     for episode, fit in fits.items():
         if fit.gain_z < SOME:
-            if fit.expected_gain >= max(typical / 2, 0):
+            if fit.expected_gain >= max(typical / 2, LEAST):
                 detail = f"gain {fit.gain:.2f} nats a frame over the same actions elsewhere (z {fit.gain_z:.1f})"
                 yield Finding("does not fit", str(episode), f"{detail}; {fit.expected_gain:.2f} if they were right")
         elif fit.late and fit.margin > CLEAR:
