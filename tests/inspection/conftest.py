@@ -10,10 +10,11 @@ import pytest
 
 from configs import data as data_config
 from configs import prepare as prepare_config
-from vpt_jax.actions import BUTTON_INDEX, env_from_raw
+from vpt_jax.actions import BUTTON_INDEX, CAMERA, env_from_raw
 from vpt_jax.checkpoints import TrainedIDM
 from vpt_jax.data import prepare
 from vpt_jax.inspection import diff, summarize, validate
+from vpt_jax.inspection.fit import Said
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.recording import RecordingWriter
 from vpt_jax.video import VideoWriter, decode
@@ -29,6 +30,15 @@ def small_idm(size=SIZE, window=8):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes)
     return TrainedIDM(module, params, (size, size, 3), window, 0)
+
+
+def perfect(buttons, camera, sure=0.9):
+    """What a model says that is right, and so sure of it."""
+    said = []
+    for chosen, classes in ((buttons, 2), (CAMERA.to_bins(camera), CAMERA.num_bins)):
+        right = np.eye(classes)[chosen]
+        said.append(np.log(right * sure + (1 - right) * (1 - sure) / (classes - 1)).astype(np.float32))
+    return Said(*said)
 
 
 def record(path, seed, frames=160):
@@ -49,7 +59,7 @@ def record(path, seed, frames=160):
 
 def reencode(source, target, skipped=0):
     """The same video in poorer quality, without its first frames; other keys."""
-    with VideoWriter(f"{target}.mp4", SIZE, SIZE, crf=34) as video:
+    with VideoWriter(f"{target}.mp4", SIZE, SIZE, crf=30) as video:
         for number, frame in enumerate(decode(f"{source}.mp4")):
             if number >= skipped:
                 video.write(frame)

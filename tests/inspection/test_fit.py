@@ -5,11 +5,11 @@ import pytest
 
 from vpt_jax.actions import CAMERA
 from vpt_jax.inspection.episodes import find_episodes
-from vpt_jax.inspection.fit import FURTHEST, Reader, Said, fit_actions
+from vpt_jax.inspection.fit import FURTHEST, Reader, fit_actions
 from vpt_jax.inspection.verdict import describe, misfits
 from vpt_jax.labelling.single import label_video
 
-from .conftest import small_idm
+from .conftest import perfect, small_idm
 
 FRAMES = 600
 
@@ -20,15 +20,6 @@ def play(seed, frames=FRAMES):
     buttons = (rng.random((frames // 6 + 1, 20)) < 0.2).repeat(6, 0)[:frames].astype(np.uint8)
     camera = rng.normal(0, 3, (frames, 2)) * (rng.random((frames, 1)) < 0.5)
     return buttons, camera.astype(np.float32)
-
-
-def perfect(buttons, camera, sure=0.9):
-    """What a model says that is right, and so sure of it."""
-    said = []
-    for chosen, classes in ((buttons, 2), (CAMERA.to_bins(camera), CAMERA.num_bins)):
-        right = np.eye(classes)[chosen]
-        said.append(np.log(right * sure + (1 - right) * (1 - sure) / (classes - 1)).astype(np.float32))
-    return Said(*said)
 
 
 @pytest.mark.parametrize("late", [-FURTHEST, -3, -1, 0, 1, 4, FURTHEST])

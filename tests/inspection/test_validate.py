@@ -15,7 +15,7 @@ from vpt_jax.inspection.leakage import session_of, video_of
 from vpt_jax.inspection.records import check_actions
 
 from ..html_page import Page
-from .conftest import copy, make_dataset, record, reencode, small_idm
+from .conftest import copy, make_dataset, perfect, record, reencode, small_idm
 
 SESSION = "cheeky-cornflower-setter-02e496ce4abb"
 
@@ -70,11 +70,13 @@ def test_broken_records_and_indexes_are_found(clean, settings, tmp_path):
         ("broken", "train/b", "record 1 and the index differ in camera"),
         *(("broken", "train/x", f"record {number} and the index differ in episode") for number in range(5)),
     ]
-    lengths = np.load(folder / "lengths.npy")
-    np.save(folder / "lengths.npy", [*lengths[:-1], lengths[-1] + 64])
-    assert {where: detail for _, where, detail in found(settings(damaged)) if where == "train"} == {
-        "train": "the index has more or fewer buttons, camera, confidence than frames"
-    }
+    shorter = shutil.copytree(clean, tmp_path / "shorter")
+    np.save(shorter / "index" / "valid" / "lengths.npy", [160, 130])
+    assert found(settings(shorter)) == [
+        ("broken", "valid", "the index has more or fewer buttons, camera, confidence than frames"),
+        *(("broken", "valid/f", f"record {number} and the index differ in num_frames") for number in range(4)),
+        ("broken", "valid/f", "record 4 and the index differ in num_frames, buttons, camera, confidence, frame_ends"),
+    ]
 
 
 def test_what_no_player_does_is_found():
@@ -89,17 +91,18 @@ def test_what_no_player_does_is_found():
     assert not list(check_actions(6, buttons, camera, np.ones(300)))
 
 
-def test_pictures_that_hardly_change_are_no_copies():
-    menu = np.full(400, 12345, np.uint64)
-    rng = np.random.default_rng(0)
+def test_runs_of_moving_pictures_are_copies():
+    menu, rng = np.full(400, 12345, np.uint64), np.random.default_rng(0)
     play = [np.concatenate([menu, rng.integers(0, 2**63, 200, np.uint64)]) for _ in range(20)]
     assert not find_copies(play)
-    other = np.concatenate([rng.integers(0, 2**63, 37, np.uint64), play[3][390:520] ^ np.uint64(0b1011)])
-    other[50] = play[3][403]
-    other[70] = play[3][423]
-    assert [tuple(copy) for copy in find_copies([*play, other])] == []  # nothing equal where it is looked: every second
-    other[67] = play[3][420]
-    assert [tuple(copy) for copy in find_copies([*play, other])] == [(3, 20, 390, 37, 130)]
+    other = np.concatenate([rng.integers(0, 2**63, 37, np.uint64), play[3][400:530] ^ np.uint64(0b1011)])
+    assert not find_copies([*play, other])  # nothing is equal
+    other[60] = play[3][423]
+    (copy,) = find_copies([*play, other])
+    assert copy[:2] == (3, 20)
+    assert copy.second_start - copy.first_start == 37 - 400
+    assert 130 <= copy.frames < 150  # the mean over a second is low a little before and after
+    assert not find_copies([*play, other[:130]])  # 93 frames are too few
 
 
 def test_names_tell_of_videos_and_sessions():
@@ -139,13 +142,32 @@ def test_models_that_cannot_be_used_are_named(clean, settings, monkeypatch, idm,
         found(settings(clean, idm="some", **changes))
 
 
-def test_a_model_is_asked_of_every_episode(clean, settings, monkeypatch, tmp_path, capsys):
+class Reading:
+    """In place of a model: one that is right, but for two episodes."""
+
+    def __init__(self, *_):
+        pass
+
+    def read(self, episode):
+        index, others = episode.index, {"valid/e": 1}
+        rows = index.rows(others.get(str(episode), episode.number))
+        late = 2 if episode.name == "c" else 0
+        return perfect(*(np.roll(field[rows], -late, 0) for field in (index.buttons, index.camera)))
+
+
+def test_what_a_model_says_is_reported(clean, settings, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(validate, "load_idm", lambda workdir: small_idm())
-    monkeypatch.setattr("vpt_jax.inspection.fit.MIN_BLOCKS", 5)
-    findings = found(settings(clean, idm="some"))
-    assert {kind for kind, *_ in findings} <= {"does not fit"}  # parameters are random
-    assert len(json.loads((tmp_path / "out" / "validate.json").read_text())["fits"]) == 6
-    assert "It knows little of this footage" in capsys.readouterr().out
+    monkeypatch.setattr(validate, "Reader", Reading)
+    monkeypatch.setattr("vpt_jax.inspection.fit.MIN_BLOCKS", 7)
+    displaced, other = found(settings(clean, idm="some"))
+    assert displaced[:2] == ("displaced", "train/c")
+    assert "actions come 2 frames too late (z " in displaced[2]
+    assert other[:2] == ("does not fit", "valid/e")
+    fits = json.loads((tmp_path / "out" / "validate.json").read_text())["fits"]
+    assert {name: fit["late"] for name, fit in fits.items() if name != "valid/e"} == {
+        "train/a": 0, "train/b": 0, "train/c": 2, "train/d": 0, "valid/f": 0
+    }  # fmt: skip
+    assert "actions against frames: 6 episodes; 0 too short or damaged" in capsys.readouterr().out
 
 
 def test_no_dataset(settings, tmp_path):

@@ -5,20 +5,23 @@ changes of all pixels, as of another encoder, change a few bits at most.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Int, UInt8, UInt64
+from jaxtyping import Bool, UInt8, UInt64
+from numpy.lib.stride_tricks import sliding_window_view
 
 from vpt_jax.video import FRAME_RATE, Frame
 
 SIDE = 8  # places in a row, and rows
-MAX_BITS = 8  # that differ in two hashes of one picture
+# That differ between two encodings of one picture, on average over a second. In footage of one game, at any offset,
+# unlike pictures differ by some 20 bits; that they stay below 12 for five seconds was not seen in 276 pairs of Doom.
+MAX_BITS = 12
 MIN_RUN = 5 * FRAME_RATE  # frames in a row that two episodes share, or all of a shorter one
 MIN_DIFFERENT = 0.2  # different hashes in these frames, as a share: where little moves, much looks the same
-_MOST_ALIKE = 16  # frames of one hash that are looked at: of menus and black pictures there are thousands
+_MOST_ALIKE = 16  # episodes with one hash, of those next to each other: of menus and black pictures there are thousands
 _OFFSETS = 4  # places at which two episodes are compared
 
 
@@ -42,8 +45,8 @@ def hash_frame(frame: Frame) -> int:
 def find_copies(hashes: Sequence[UInt64[np.ndarray, " frames"]]) -> list[Copy]:
     """The longest common run of any two episodes that share footage.
 
-    Hashes of one frame a second are looked up among all frames' hashes of later episodes: so where a video was cut does
-    not matter. Where some are equal, the episodes are compared frame by frame.
+    Where two episodes have equal hashes, wherever in them, they are compared frame by frame. So a copy is missed if it
+    was changed so much that no frame's hash is the same.
     """
     copies = []
     for (first, second), offsets in _candidates(hashes).items():
@@ -57,30 +60,20 @@ def find_copies(hashes: Sequence[UInt64[np.ndarray, " frames"]]) -> list[Copy]:
 
 
 def _candidates(hashes: Sequence[UInt64[np.ndarray, " frames"]]) -> dict[tuple[int, int], Counter[int]]:
-    """Pairs of episodes with equal hashes, and how many seconds are equal at which offset of the second one."""
-    sampled = [of_episode[::FRAME_RATE] for of_episode in hashes]
-    keys = np.concatenate(sampled)
-    episodes = np.repeat(np.arange(len(hashes)), [len(part) for part in sampled])
-    places = np.concatenate([np.arange(len(part)) * FRAME_RATE for part in sampled])
-    order = np.argsort(keys, kind="stable")
+    """Pairs of episodes with equal hashes, and at how many frames they are equal for which offset of the second one."""
+    distinct = [np.unique(of_episode, return_index=True) for of_episode in hashes]  # where a picture stays, its first
+    keys, places = (np.concatenate(part) for part in zip(*distinct, strict=True))
+    episodes = np.repeat(np.arange(len(hashes)), [len(of_episode) for of_episode, _ in distinct])
+    order = np.argsort(keys, kind="stable")  # episodes of one key stay in their order
     keys, episodes, places = keys[order], episodes[order], places[order]
     found: dict[tuple[int, int], Counter[int]] = {}
-    for second, of_episode in enumerate(hashes):
-        for entry, place in _look_up(keys, of_episode):
-            earlier = episodes[entry] < second
-            for first, offset in zip(episodes[entry][earlier], place[earlier] - places[entry][earlier], strict=True):
-                found.setdefault((int(first), second), Counter())[int(offset)] += 1
+    for apart in range(1, _MOST_ALIKE):
+        (equal,) = np.nonzero(keys[apart:] == keys[:-apart])
+        later = equal + apart
+        offsets = places[later] - places[equal]
+        for first, second, offset in zip(episodes[equal], episodes[later], offsets, strict=True):
+            found.setdefault((int(first), int(second)), Counter())[int(offset)] += 1
     return found
-
-
-def _look_up(
-    keys: UInt64[np.ndarray, " n"], wanted: UInt64[np.ndarray, " frames"]
-) -> Iterator[tuple[Int[np.ndarray, " hits"], Int[np.ndarray, " hits"]]]:
-    """Numbers of the sorted keys that equal a wanted one, and which one that is, round by round."""
-    start, stop = np.searchsorted(keys, wanted, "left"), np.searchsorted(keys, wanted, "right")
-    for i in range(_MOST_ALIKE):
-        (there,) = np.nonzero(start + i < stop)
-        yield start[there] + i, there
 
 
 def _longest_run(
@@ -88,9 +81,11 @@ def _longest_run(
 ) -> tuple[int, int, int]:
     """Start in `first`, and length, of the longest run of frames alike; and the offset."""
     low, high = max(0, -offset), min(len(first), len(second) - offset)
-    alike = np.bitwise_count(first[low:high] ^ second[low + offset : high + offset]) <= MAX_BITS
-    start, length = longest(alike)
-    return low + start, length, offset
+    if high - low < FRAME_RATE:
+        return low, 0, offset
+    bits = np.bitwise_count(first[low:high] ^ second[low + offset : high + offset])
+    start, length = longest(sliding_window_view(bits, FRAME_RATE).mean(1) <= MAX_BITS)
+    return low + start, length and length + FRAME_RATE - 1, offset
 
 
 def longest(true: Bool[np.ndarray, " n"] | UInt8[np.ndarray, " n"]) -> tuple[int, int]:
