@@ -24,12 +24,17 @@ class Table(NamedTuple):
         cells = [[f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in self.rows]
         lines = [list(self.columns), *cells]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        texts = ("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
+        prose = [i == 0 or any(" " in row[i] for row in cells) for i in range(len(widths))]
+        texts = ("  ".join(map(_justify, line, widths, prose)) for line in lines)
         return "\n".join([self.title, *(f"  {text.rstrip()}" for text in texts)])
 
     def html(self) -> str:
         """A section of a page."""
         return page.section(self.title, *([page.paragraph(self.note)] if self.note else []), page.table(*self[1:3]))
+
+
+def _justify(cell: str, width: int, left: bool) -> str:
+    return cell.ljust(width) if left else cell.rjust(width)
 
 
 def stats_tables(stats: Mapping[str, Stats]) -> list[Table]:
