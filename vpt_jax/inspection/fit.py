@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from vpt_jax.actions import CAMERA, Array
 from vpt_jax.checkpoints import TrainedIDM
@@ -98,7 +98,7 @@ def fit_actions(said: Said, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np
     if len(rows) < MIN_BLOCKS * BLOCK:
         return None
     bins = CAMERA.to_bins(np.asarray(camera))
-    at = partial(_log_likelihood, said, buttons, bins, rows)
+    at = partial(_log_likelihood, said, np.asarray(buttons) > 0, bins, rows)
     of_shifts = np.stack([at(rows + shift) for shift in SHIFTS])
     best = int(of_shifts.mean(1).argmax())
     elsewhere = np.mean([at((rows + far) % len(buttons)) for far in _far(len(buttons))], axis=0)
@@ -121,13 +121,13 @@ def _far(frames: int) -> Int[np.ndarray, " places"]:
 
 def _log_likelihood(
     said: Said,
-    buttons: UInt8[np.ndarray, "n 20"],
+    held: Bool[np.ndarray, "n 20"],
     bins: Int[np.ndarray, "n 2"],
     frames: Int[np.ndarray, " m"],
     steps: Int[np.ndarray, " m"],
 ) -> Float[np.ndarray, " m"]:
     """Log-probability of the actions of some steps at some frames."""
-    of_heads = ((said.buttons, buttons), (said.camera, bins))
+    of_heads = ((said.buttons, held), (said.camera, bins))
     return sum(
         np.take_along_axis(log_probs[frames], chosen[steps].astype(np.int64)[..., None], -1)[..., 0].sum(-1)
         for log_probs, chosen in of_heads
