@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
@@ -21,6 +21,8 @@ from vpt_jax.actions import BUTTONS, Array
 from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.dataset import parse_chunk
 from vpt_jax.models.idm import REACH
+
+Tuples = TypeVar("Tuples", bound=tuple)
 
 
 class Spans(NamedTuple):
@@ -122,15 +124,18 @@ class Plan:
         record = parse_chunk(ArrayRecordReader(str(self.videos[0].records)).read([0])[0])
         return decode_frames(record["frames"], record["frame_ends"], [0]).shape[1:]
 
-    def keep(self, step: int, labels: Labels) -> Labels:
-        """Of all windows' labels at a step, those that count: `[frames, ...]`, video by video, in order."""
+    def keep(self, step: int, labels: Tuples) -> Tuples:
+        """Of all windows' labels at a step, those that count: `[frames, ...]`, video by video, in order.
+
+        Of anything else that is said of every frame too: any named tuple of arrays `[rows, windows, window, ...]`.
+        """
         parts = []
         for row, number in enumerate(range(step * self.rows, min((step + 1) * self.rows, len(self._spans)))):
             index, place = self._spans[number]
             for window in range(self.windows):
                 kept = self._kept(self.videos[index], place * self.windows + window)
-                parts.append(Labels(*(np.asarray(field[row, window])[kept] for field in labels)))
-        return Labels(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+                parts.append([np.asarray(field[row, window])[kept] for field in labels])
+        return type(labels)(*(np.concatenate(field) for field in zip(*parts, strict=True)))
 
     def _kept(self, video: Video, window: int) -> slice:
         """The frames that a window gives, counted from its first one."""

@@ -1,0 +1,35 @@
+"""What launch/data.py can do, by name."""
+
+import sys
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from vpt_jax.inspection.diff import diff
+from vpt_jax.inspection.episodes import InspectionError
+from vpt_jax.inspection.show import show
+from vpt_jax.inspection.summarize import summarize
+from vpt_jax.inspection.validate import validate
+
+
+def _validate(config: ConfigDict) -> None:
+    """Ends the program with status 1 if something is found, for scripts."""
+    if validate(config):
+        sys.exit(1)
+
+
+def _of_dataset(command: Callable[[ConfigDict], object]) -> Callable[[ConfigDict], None]:
+    def checked(config: ConfigDict) -> None:
+        if not config.data:
+            raise InspectionError("say which dataset: --config.data=DATASET")
+        if config.workers < 0:
+            raise InspectionError("config.workers must not be negative")
+        command(config)
+
+    return checked
+
+
+COMMANDS = {
+    name: _of_dataset(command)
+    for name, command in {"stats": summarize, "validate": _validate, "show": show, "diff": diff}.items()
+}

@@ -1,0 +1,35 @@
+"""What inspections leave: JSON and pages that appear whole, in one folder."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vpt_jax.inspection.tables import Table
+from vpt_jax.report import page
+from vpt_jax.workers import unique_name
+
+
+def out_folder(config: ConfigDict) -> Path:
+    """Where results go: `config.out` or, without it, a folder beside the dataset."""
+    data = Path(config.data).resolve()
+    return Path(config.out) if config.out else data.with_name(f"{data.name}.inspection")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value that JSON knows."""
+    _write(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_page(path: Path, title: str, facts: Mapping[str, str], tables: Sequence[Table]) -> None:
+    """Writes a page of facts and tables."""
+    sections = [page.section("What was looked at", page.facts_list(facts)), *(table.html() for table in tables)]
+    _write(path, page.page(title, sections))
+
+
+def _write(path: Path, text: str) -> None:
+    writing = unique_name(path)
+    writing.write_text(text)
+    writing.rename(path)

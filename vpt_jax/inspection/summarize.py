@@ -1,0 +1,54 @@
+"""The figures of a dataset, as tables, JSON and a page."""
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vpt_jax.data.dataset import load_index
+from vpt_jax.inspection.episodes import InspectionError, splits_of
+from vpt_jax.inspection.outputs import out_folder, write_json, write_page
+from vpt_jax.inspection.stats import Stats, read_recorded, recorded_stats, split_stats
+from vpt_jax.inspection.tables import recorded_table, stats_tables
+from vpt_jax.recording import find_recordings
+from vpt_jax.workers import in_processes, locked, progress_bar
+
+
+def summarize(config: ConfigDict) -> dict[str, Any]:
+    """Prints how much there is in `config.data`, and what is done in it; writes `stats.json` and `stats.html`.
+
+    With `config.recordings` also what only recordings tell. Raises `InspectionError` and `DatasetMissingError`.
+    """
+    stats = dataset_stats(Path(config.data))
+    recorded = _read_recordings(Path(config.recordings), config.workers) if config.recordings else None
+    tables = stats_tables(stats) + ([recorded_table(recorded)] if recorded else [])
+    values = {"splits": {split: of.as_dict() for split, of in stats.items()}}
+    values |= {"recordings": recorded} if recorded else {}
+    with locked(out := out_folder(config)):
+        write_json(out / "stats.json", values)
+        facts = {"dataset": str(config.data)} | ({"recordings": str(config.recordings)} if recorded else {})
+        write_page(out / "stats.html", f"What is in {Path(config.data).name}", facts, tables)
+    print("\n\n".join(table.text() for table in tables))
+    print(f"\nall of it: {out / 'stats.html'} and stats.json")
+    return values
+
+
+def dataset_stats(dataset: Path) -> dict[str, Stats]:
+    """The figures of all splits."""
+    return {split: split_stats(load_index(dataset, split)) for split in splits_of(dataset)}
+
+
+def _read_recordings(folder: Path, workers: int) -> dict[str, Any]:
+    """Of the recordings in a folder and its subfolders."""
+    if not folder.is_dir():
+        raise InspectionError(f"there is no folder of recordings at {folder}: see config.recordings")
+    folders = [folder, *(path for path in sorted(folder.rglob("*")) if path.is_dir())]
+    recordings = [recording for one in folders for recording in find_recordings(one)]
+    if not recordings:
+        raise InspectionError(f"there are no recordings (NAME.mp4 and NAME.jsonl) in {folder}: see config.recordings")
+    read = []
+    with progress_bar(len(recordings), desc="reading recordings", unit="file") as bar, in_processes(workers) as run:
+        for _, one in run(read_recorded, [(recording,) for recording in recordings]):
+            read.append(one)
+            bar.update()
+    return recorded_stats(read)

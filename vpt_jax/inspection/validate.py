@@ -1,0 +1,171 @@
+"""All checks of a dataset, in worker processes and, if an inverse dynamics model is given, on the device.
+
+What was seen of each episode is kept in `OUT/validate.partial`, so a run that was killed goes on. Nothing in the
+dataset is changed.
+"""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vpt_jax.checkpoints import TrainedIDM, load_idm
+from vpt_jax.data.codecs import decode_frames
+from vpt_jax.data.dataset import open_records
+from vpt_jax.inspection import verdict
+from vpt_jax.inspection.episodes import Episode, InspectionError, find_episodes
+from vpt_jax.inspection.fit import LEAST, Fit, Reader, fit_actions
+from vpt_jax.inspection.outputs import out_folder, write_json, write_page
+from vpt_jax.inspection.records import Scan, load_scan, scan_episode
+from vpt_jax.inspection.tables import Table
+from vpt_jax.labelling.model import MODES
+from vpt_jax.workers import in_processes, locked, progress_bar
+
+
+class Seen(NamedTuple):
+    """What is known of the episodes of a dataset."""
+
+    scans: dict[Episode, Scan]
+    fits: dict[Episode, Fit]  # of those long enough, if there is a model
+
+
+def validate(config: ConfigDict) -> list[verdict.Finding]:
+    """Checks `config.data`; writes `validate.json` and `validate.html`, and prints what it found.
+
+    Raises `InspectionError` and `DatasetMissingError`, and `FolderInUseError` while another run writes there.
+    """
+    episodes = find_episodes(Path(config.data))
+    idm = _load_idm(config, episodes) if config.idm else None
+    with locked(out_folder(config)):
+        work = _work_folder(config, episodes, idm)
+        seen = Seen(_scan_all(config, episodes, work), _fit_all(config, episodes, idm, work) if idm else {})
+        findings = _judge(seen)
+        _report(config, seen, findings, idm)
+        shutil.rmtree(work.parent)
+    return findings
+
+
+def _load_idm(config: ConfigDict, episodes: Sequence[Episode]) -> TrainedIDM:
+    if config.mode not in MODES:
+        raise InspectionError(f"config.mode is {config.mode!r}; choose one of {', '.join(MODES)}")
+    idm = load_idm(config.idm)
+    if idm.window % 4:
+        raise InspectionError(f"{config.idm} was trained on windows of {idm.window} frames: a multiple of 4 is needed")
+    record = open_records(episodes[0].dataset, episodes[0].split)[0]
+    if (shape := decode_frames(record["frames"], record["frame_ends"], [0]).shape[1:]) != idm.frame_shape:
+        sizes = [f"{height}x{width}" for height, width, _ in (shape, idm.frame_shape)]
+        raise InspectionError(
+            f"the frames of {config.data} are {sizes[0]}, and {config.idm} was trained on {sizes[1]}: give an inverse "
+            "dynamics model of this size in config.idm, or prepare the recordings at the model's"
+        )
+    return idm
+
+
+def _work_folder(config: ConfigDict, episodes: Sequence[Episode], idm: TrainedIDM | None) -> Path:
+    """Where what was seen is kept: of this dataset as it is now, with these settings. Others' is removed."""
+    files = sorted(path for path in episodes[0].dataset.rglob("*") if path.is_file())
+    facts = [
+        [str(episodes[0].dataset), [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]],
+        [str(Path(config.idm).resolve()), idm.step, config.mode, config.mirror] if idm else None,
+        config.stuck_seconds,
+    ]
+    partial = out_folder(config) / "validate.partial"
+    work = partial / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    for other in partial.glob("*"):
+        if other != work:
+            shutil.rmtree(other)
+    work.mkdir(parents=True, exist_ok=True)
+    return work
+
+
+def _result(work: Path, episode: Episode, suffix: str) -> Path:
+    return work / f"{episode.split}-{episode.number:07}{suffix}"
+
+
+def _scan_all(config: ConfigDict, episodes: Sequence[Episode], work: Path) -> dict[Episode, Scan]:
+    todo = [episode for episode in episodes if not _result(work, episode, ".npz").exists()]
+    bar = progress_bar(sum(map(_frames, episodes)), desc="looking", unit=" frames")
+    with bar, in_processes(config.workers) as run:
+        bar.update(bar.total - sum(map(_frames, todo)))
+        tasks = [(episode, config.stuck_seconds, _result(work, episode, ".npz")) for episode in todo]
+        for number, _ in run(scan_episode, tasks):
+            bar.update(todo[number].frames)
+    return {episode: load_scan(_result(work, episode, ".npz")) for episode in episodes}
+
+
+def _frames(episode: Episode) -> int:
+    return episode.frames
+
+
+def _fit_all(config: ConfigDict, episodes: Sequence[Episode], idm: TrainedIDM, work: Path) -> dict[Episode, Fit]:
+    """The fit of every episode whose records are whole."""
+    reader = Reader(idm, config.mode, config.mirror)
+    fits = {}
+    with progress_bar(sum(map(_frames, episodes)), desc="fitting actions to frames", unit=" frames") as bar:
+        for episode in episodes:
+            file = _result(work, episode, ".json")
+            if not file.exists():
+                write_json(file, _fit(reader, episode, load_scan(_result(work, episode, ".npz"))))
+            if (stored := json.loads(file.read_text())) is not None:
+                fits[episode] = Fit(**stored)
+            bar.update(episode.frames)
+    return fits
+
+
+def _fit(reader: Reader, episode: Episode, scan: Scan) -> dict | None:
+    if len(scan.hashes) < episode.frames:
+        return None  # frames are missing
+    index = episode.index
+    fit = fit_actions(reader.read(episode), index.buttons[episode.rows], index.camera[episode.rows])
+    return None if fit is None else fit.as_dict()
+
+
+def _judge(seen: Seen) -> list[verdict.Finding]:
+    return [
+        *verdict.broken(seen.scans),
+        *verdict.copies(seen.scans),
+        *verdict.shared(list(seen.scans)),
+        *verdict.misfits(seen.fits),
+    ]
+
+
+def _report(config: ConfigDict, seen: Seen, findings: Sequence[verdict.Finding], idm: TrainedIDM | None) -> None:
+    counts = Counter(finding.kind for finding in findings)
+    facts = {"dataset": str(config.data), "episodes": f"{len(seen.scans):,}"}
+    facts |= _model_facts(seen) if idm else {"actions against frames": "not checked: no config.idm"}
+    tables = [
+        Table("Findings", ["", "found"], [[text, f"{counts[kind]:,}"] for kind, text in verdict.KINDS.items()]),
+        *(_findings_table(kind, [f for f in findings if f.kind == kind]) for kind in verdict.KINDS if counts[kind]),
+    ]
+    out = out_folder(config)
+    details = {"facts": facts, "findings": [finding._asdict() for finding in findings], "fits": _fits(seen.fits)}
+    write_json(out / "validate.json", details)
+    write_page(out / "validate.html", f"What is wrong with {Path(config.data).name}", facts, tables)
+    print("\n".join([f"{name}: {value}" for name, value in facts.items()] + [table.text() for table in tables]))
+    print(f"all of it: {out / 'validate.html'} and validate.json")
+
+
+def _model_facts(seen: Seen) -> dict[str, str]:
+    """How many actions were checked, and how much the model knows."""
+    left_out = len(seen.scans) - len(seen.fits)
+    facts = {"actions against frames": f"{len(seen.fits):,} episodes; {left_out:,} too short or damaged"}
+    if not seen.fits:
+        return facts
+    gains = np.median([(fit.gain, fit.expected_gain) for fit in seen.fits.values()], axis=0)
+    said = f"{gains[0]:.2f} nats a frame over the same actions elsewhere; the model expects {gains[1]:.2f}"
+    doubt = "" if gains[0] > gains[1] / 2 > LEAST else ". It knows little of this footage: its findings mean little"
+    return facts | {"median gain of actions at their own frames": said + doubt}
+
+
+def _findings_table(kind: str, findings: Sequence[verdict.Finding]) -> Table:
+    return Table(verdict.KINDS[kind], ["where", "what"], [[finding.where, finding.detail] for finding in findings])
+
+
+def _fits(fits: Mapping[Episode, Fit]) -> dict[str, dict]:
+    return {str(episode): fit.as_dict() for episode, fit in fits.items()}
