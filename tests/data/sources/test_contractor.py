@@ -11,6 +11,7 @@ import pytest
 
 from vpt_jax.data.sources import contractor_survey, transfer
 from vpt_jax.data.sources.contractor import ContractorError, download
+from vpt_jax.data.sources.disk import explained
 from vpt_jax.workers import FolderInUseError, locked
 
 from .conftest import FRAMES, files, report, settings
@@ -193,6 +194,12 @@ def test_a_mirror_on_disk_and_a_limit_of_pairs(server, pairs, tmp_path):
     assert len(files(tmp_path / "recordings/train")) == 22
     download(settings(f"{server.url}/index.json", tmp_path))  # what is gone there need not be gone here
     assert files(tmp_path / "recordings/train") == expected
+    paths = [f"data/{'x' * 300}/x.mp4", "data/8.0/player000-abc-20220101.mp4"]
+    index.write_text(json.dumps({"basedir": "store", "relpaths": paths}))
+    with pytest.raises(ContractorError, match=r"1 of 2 pairs failed, .*name too long"):
+        download(settings(str(index), tmp_path / "others"))
+    assert len(files(tmp_path / "others/recordings/train")) == 2
+    index.write_bytes(server.files["/index.json"].replace(server.url.encode() + b"/", b""))
     (index.parent / "store").rename(tmp_path / "not mounted")
     with pytest.raises(ContractorError, match=r"12 of 12 pairs failed, .*there is no folder"):
         download(settings(str(index), tmp_path / "other"))
@@ -240,6 +247,20 @@ def test_a_full_disk_ends_the_run(server, pairs, tmp_path, monkeypatch):
             download(settings(f"{server.url}/index.json", tmp_path))
     assert server.requests["/store/data/8.0/player003-abc-20220101.mp4"] == 1
     assert files(tmp_path / "recordings/train") == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        ((errno.EDQUOT, "no more"), "cannot write to /a: .*no more; what is done is kept: make room"),
+        ((errno.EACCES, "not you", "/a/b"), "cannot write to /a: .*not you: '/a/b'; .* kept: run the same"),
+        ((errno.EACCES, "not you", "/ab"), r"^\[Errno 13\] not you: '/ab'; .* kept: run the same"),
+        ((errno.EAGAIN, "no more"), r"^\[Errno 11\] no more; .* kept: run the same"),
+    ],
+)
+def test_room_is_asked_for_where_it_helps(error, says):
+    with pytest.raises(ContractorError, match=says), explained(Path("/a"), ContractorError):
+        raise OSError(*error)
 
 
 def test_a_dry_run_tells_pairs_hours_and_bytes_and_fetches_nothing(server, pairs, tmp_path, capsys, monkeypatch):

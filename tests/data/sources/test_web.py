@@ -1,5 +1,6 @@
 """Collecting videos from a site on this machine, by the real yt-dlp; what a site says of them; a run that is killed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from configs.web import get_config
 from vpt_jax.data.manifest import is_inside, read_segments
 from vpt_jax.data.sources import isolated, ytdlp
 from vpt_jax.data.sources.isolated import Lost
+from vpt_jax.data.sources.journal import Journal
 from vpt_jax.data.sources.metadata import NAME, Rules, clean, read_entry, reject, safe_name
 from vpt_jax.data.sources.search_terms import REJECT_WORDS
 from vpt_jax.data.sources.web import CollectError, Record, collect
@@ -235,7 +237,7 @@ def test_a_journal_leads_to_no_other_folder(tmp_path, field):
     assert (tmp_path / "other" / "whole").exists()
 
 
-def test_what_was_whole_when_its_time_was_up_gets_no_name_and_odd_texts_fit_tables(tmp_path, monkeypatch):
+def test_late_films_get_no_name_odd_texts_fit_tables_and_disks_get_full(tmp_path, monkeypatch):
     entries = [asdict(read_entry({"url": f"http://a.b/{name}"}, "Web", name)) for name in "ab"]
 
     def run(function, tasks, *_):
@@ -253,6 +255,13 @@ def test_what_was_whole_when_its_time_was_up_gets_no_name_and_odd_texts_fit_tabl
     (out / "archive.jsonl").write_text(poisoned)
     collect(settings(None, out))
     assert r"\ud800" in poisoned
+
+    def full(*lines):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Journal, "append", full)
+    with pytest.raises(CollectError, match=r"cannot write to .*No space left.*: make room, and run the same"):
+        collect(settings(None, tmp_path / "other"))
 
 
 @pytest.mark.parametrize(

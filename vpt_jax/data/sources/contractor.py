@@ -10,9 +10,9 @@ Killed or stopped, the same command goes on: at the byte it had come to, where t
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from vpt_jax.data.sources.bodies import Bodies, as_url
 from vpt_jax.data.sources.contractor_index import MAX_BYTES, BrokenIndexError, Index, Pair, parse_index
 from vpt_jax.data.sources.contractor_report import SETTLED, Report
 from vpt_jax.data.sources.contractor_survey import survey
+from vpt_jax.data.sources.disk import explained
 from vpt_jax.data.sources.transfer import Bandwidth, Outcome, Transfer, discard
 from vpt_jax.data.sources.whole import jsonl_problem, mp4_problem
 from vpt_jax.recording import find_recordings
@@ -55,24 +56,15 @@ def download(config: ConfigDict) -> Path:
     transfer = Transfer(Bodies(wanted.timeout, stop), bandwidth, stop, wanted.retries, largest, counter.add)
     index = _fetch_index(as_url(wanted.index), transfer)
     pairs = index.pairs[: wanted.pairs or None]
-    print(f"{wanted.index}: {len(index.pairs):,} pairs, {len(index.refused):,} entries refused", flush=True)
+    print(f"{wanted.index}: {len(index.pairs):,} pairs, {index.refused_count:,} entries refused", flush=True)
     if wanted.dry_run:
         print(survey(pairs, transfer, wanted.connections))
         return recordings
-    with _disk_errors(recordings), locked(recordings):
+    with explained(recordings, ContractorError), locked(recordings):
         _Download(recordings, transfer, counter, wanted.connections).run(
             wanted.index, index, pairs, wanted.retry_missing
         )
     return recordings
-
-
-@contextmanager
-def _disk_errors(recordings: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        why = f"cannot write to {recordings}: {error}"
-        raise ContractorError(f"{why}; what is done is kept: make room, and run the same command again") from error
 
 
 def _check(config: ConfigDict) -> None:

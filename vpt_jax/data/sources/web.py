@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax.data.manifest import is_inside, write_table
 from vpt_jax.data.sources import isolated, ytdlp
+from vpt_jax.data.sources.disk import explained
 from vpt_jax.data.sources.journal import Journal, JournalError
 from vpt_jax.data.sources.metadata import ADDRESS, NAME, Entry, Rules, clean, reject
 from vpt_jax.workers import locked, progress_bar
@@ -73,7 +74,7 @@ def collect(config: ConfigDict) -> Path:
     """
     _check(config)
     out, rules = Path(config.out).resolve(), _rules(config)
-    with locked(out):
+    with explained(out, CollectError), locked(out):
         try:
             archive, searches = Journal(out / "archive.jsonl"), Journal(out / "searches.jsonl")
             known = _read_archive(archive)
