@@ -304,6 +304,21 @@ def test_a_dry_run_tells_pairs_hours_and_bytes_and_fetches_nothing(server, pairs
     assert "asked about all 60 pairs: 60 are there, 0 gone, 0 did not answer; 60 films told their length" in said
     assert f"in all: 60 pairs, {hours:.2f} hours, {size / 1e9:.3f} GB" in said
     assert sum(entry["sent"] for entry in server.log) < 60 * 200
+    films = [path for path in server.files if path.endswith(".mp4")]
+    for path in films[:5]:  # of very many parts
+        server.files[path] = b"\0\0\0\x08free" * 5000
+    server.log.clear()
+    download(config)
+    assert "60 are there, 0 gone, 0 did not answer; 55 films told their length" in capsys.readouterr().out
+    assert len(server.log) < 60 * 6 + 5 * 20
+    server.behaviour = {path: lambda r, d: r.serve(d, stop=20, ranges=False) for path in server.files}
+    server.behaviour["/index.json"] = lambda request, data: request.serve(data)
+    download(config)
+    said = capsys.readouterr().out
+    assert "60 are there, 0 gone, 0 did not answer; 0 films told their length" in said
+    size = sum(len(data) for path, data in server.files.items() if path != "/index.json")
+    assert f"in all: 60 pairs, hours unknown, {size / 1e9:.3f} GB" in said
+    server.behaviour.clear()
     monkeypatch.setattr(contractor_survey, "SAMPLE", 20)
     for path in list(server.files)[::3]:  # of the jsonl and mp4 of pairs in turn, so that two in three lack one
         server.behaviour[path] = status(404)
