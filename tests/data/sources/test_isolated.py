@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from vpt_jax.data.sources import ytdlp
 from vpt_jax.data.sources.isolated import Lost, _limit_memory, confine, run
+
+# A program has one server that starts processes. Whoever is first says what it loads: here, what the next tests need.
+LIBRARIES = (ytdlp.__name__, *ytdlp.LIBRARIES)
 
 
 def misbehave(how, folder):
@@ -62,7 +66,7 @@ def test_tasks_that_go_wrong_cost_themselves_alone(tmp_path):
     hows = ("hang", "die", "fine", "eat", "start", "write", "rename", "change", "half", "limit", "good")
     tasks = [(how, str(tmp_path / "folder")) for how in hows]
     start = time.monotonic()
-    answers = {hows[number]: answer for number, answer in run(misbehave, tasks, 2, 3, memory=500_000_000)}
+    answers = {hows[number]: answer for number, answer in run(misbehave, tasks, 2, 3, LIBRARIES, memory=500_000_000)}
     assert time.monotonic() - start < 60
     assert all(answers[how] == how for how in ("fine", "change", "limit", "good")), answers
     assert answers["hang"] == Lost("took over 3 s")
