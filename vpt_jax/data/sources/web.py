@@ -7,7 +7,8 @@
     OUT/videos/ID.SUFFIX    the videos
     OUT/partial/            downloads that are not whole
 
-A video's line is written before its file gets its name, so what a killed run has downloaded is never downloaded again.
+A video's line is written before its file gets its name, so what has a line is never downloaded again. What was on its
+way when a run was killed is, and what was whole and had no line yet.
 """
 
 import shutil
