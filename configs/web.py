@@ -24,8 +24,8 @@ def get_config(variant: str = "") -> ConfigDict:
     # Say what would be taken, and download nothing. What was found is kept: rules can be tried without a new search.
     config.dry_run = False
 
-    # What to search for (paper: these terms), and how a term becomes what yt-dlp is asked: another of its searches, or
-    # the address of a feed.
+    # What to search for (after the paper, by a public crawler's list), and how a term becomes what yt-dlp is asked:
+    # another of its searches, or the address of a feed.
     config.terms = SEARCH_TERMS
     config.search = "ytsearch{results}:{term}"
     # Further sources: addresses of playlists, channels (of a channel's /videos), feeds or videos.
@@ -35,7 +35,8 @@ def get_config(variant: str = "") -> ConfigDict:
     # Search again for what was searched before: there may be new videos.
     config.search_again = False
 
-    # Videos with any of these words or phrases in title, description or tags are left out (paper: these).
+    # Videos with any of these words or phrases in title, description or tags are left out (after the paper, by a public
+    # crawler's list).
     config.reject_words = REJECT_WORDS
     # So are shorter and longer ones, in seconds; those for ages over so many years; and live ones.
     config.min_seconds = 60
@@ -45,7 +46,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.height = 360
     # A video may have so many bytes,
     config.max_bytes = 2 * 1024**3
-    # and take so many seconds, pauses included.
+    # and take so many seconds, pauses included (a search: an hour).
     config.timeout = 2 * 3600
     # Ask again for videos that failed in an earlier run.
     config.retry_failed = False

@@ -60,8 +60,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
-    def serve(self, data, stop=None, ranges=True, length=None, tag='"1"'):
-        """Sends a file, or the part asked for, up to byte `stop` of the file."""
+    def serve(self, data, stop=None, ranges=True, length=None, tag='"1"', told=True):
+        """Sends a file, or the part asked for, up to byte `stop` of the file; its tag is `told`, or not."""
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if ranges else None
         if asked and self.headers.get("If-Range", tag) == tag:
             start, end = int(asked[1]), min(int(asked[2] or len(data)) + bool(asked[2]), len(data))
@@ -69,11 +69,12 @@ class Handler(BaseHTTPRequestHandler):
                 self.head(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(data)}"})
                 return
             self.entry["start"] = start
-            self.head(206, {"Content-Length": end - start, "ETag": tag,
-                            "Content-Range": f"bytes {start}-{end - 1}/{len(data)}"})  # fmt: skip
+            self.head(206, {"Content-Length": end - start, "Content-Range": f"bytes {start}-{end - 1}/{len(data)}"}
+                      | ({"ETag": tag} if told else {}))  # fmt: skip
         else:
             start, end = 0, len(data)
-            self.head(200, {"Content-Length": len(data) if length is None else length, "ETag": tag})
+            size = len(data) if length is None else length
+            self.head(200, {"Content-Length": size} | ({"ETag": tag} if told else {}))
         self.send(data[start : end if stop is None else min(stop, end)])
         if stop is not None or length is not None:
             self.close_connection = True

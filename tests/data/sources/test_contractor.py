@@ -11,6 +11,7 @@ import pytest
 
 from vpt_jax.data.sources import contractor_survey, transfer
 from vpt_jax.data.sources.contractor import ContractorError, download
+from vpt_jax.data.sources.disk import explained
 from vpt_jax.workers import FolderInUseError, locked
 
 from .conftest import FRAMES, files, report, settings
@@ -71,6 +72,18 @@ def changing(request, data):
     request.serve(b"old" * len(data) if old else data, stop=len(data) // 2 if old else None, tag=f'"{old}"')
 
 
+def changing_untold(request, data):
+    """The same of a server that tells no tags, and both are of one size."""
+    old = request.number == 0
+    request.serve(b"o" * len(data) if old else data, stop=len(data) // 2 if old else None, told=False)
+
+
+def parts_untold(request, data):
+    """Half of the file to whoever asks for all; parts come without a tag."""
+    part = "Range" in request.headers
+    request.serve(data, stop=None if part else len(data) // 2, told=not part)
+
+
 def status(code, count=99, **headers):
     def behave(request, data):
         if request.number < count:
@@ -93,6 +106,8 @@ GOOD = {
     "without length": without_length,
     "chunked": chunked,
     "changes": changing,
+    "changes, without tags": changing_untold,
+    "parts without tags": parts_untold,
 }
 BAD = {  # those that take longest first
     "stalls": (stall, "failed", "imed out|less than"),
@@ -118,11 +133,11 @@ BAD = {  # those that take longest first
 
 
 def misbehave(server, expected):
-    """Serves a half of every fifth pair badly. What cannot be had goes out of `expected`, and is returned by name."""
+    """Serves a half of every fourth pair badly. What cannot be had goes out of `expected`, and is returned by name."""
     kinds = {name: behave for name, (behave, _, _) in BAD.items()} | GOOD
     stems, bad = sorted({name.rsplit(".", 1)[0] for name in expected}), {}
     for number, (name, suffix) in enumerate((name, suffix) for name in kinds for suffix in (".mp4", ".jsonl")):
-        stem = stems[5 * number]
+        stem = stems[4 * number]
         path = f"/store/data/8.0/{stem.removeprefix('8.0_')}{suffix}"
         server.behaviour[path] = kinds[name]
         server.files["/moved" + path] = server.files[path]
@@ -170,7 +185,7 @@ def check_the_second_run(server, config, bad, expected, pairs):
     for name, data in files(folder).items():
         assert data == pairs[int(name[10:13]) % len(pairs)][Path(name).suffix], name
     twice = {path for path, count in server.requests.items() if count > 1} - index
-    assert len(twice) == 4  # the rest of what trickled or promised more is of another version by now: all is asked for
+    assert len(twice) == 2  # the rest of what promised more is of another version by now: all is asked for
     assert max(server.requests[path] for path in twice) == 2
 
 
@@ -193,6 +208,12 @@ def test_a_mirror_on_disk_and_a_limit_of_pairs(server, pairs, tmp_path):
     assert len(files(tmp_path / "recordings/train")) == 22
     download(settings(f"{server.url}/index.json", tmp_path))  # what is gone there need not be gone here
     assert files(tmp_path / "recordings/train") == expected
+    paths = [f"data/{'x' * 300}/x.mp4", "data/8.0/player000-abc-20220101.mp4"]
+    index.write_text(json.dumps({"basedir": "store", "relpaths": paths}))
+    with pytest.raises(ContractorError, match=r"1 of 2 pairs failed, .*name too long"):
+        download(settings(str(index), tmp_path / "others"))
+    assert len(files(tmp_path / "others/recordings/train")) == 2
+    index.write_bytes(server.files["/index.json"].replace(server.url.encode() + b"/", b""))
     (index.parent / "store").rename(tmp_path / "not mounted")
     with pytest.raises(ContractorError, match=r"12 of 12 pairs failed, .*there is no folder"):
         download(settings(str(index), tmp_path / "other"))
@@ -213,6 +234,24 @@ def test_a_server_that_is_down_ends_the_run_and_costs_nothing(server, pairs, tmp
     download(config)
     assert files(tmp_path / "recordings/train") == expected
     assert len(server.log) == 101
+
+
+def test_a_page_in_place_of_all_files_settles_nothing(server, pairs, tmp_path, capsys):
+    expected = server.add_pairs(pairs, 60)
+    config = settings(f"{server.url}/index.json", tmp_path)
+    server.behaviour = {path: BAD["junk"][0] for path in list(server.files)[10:] if path != "/index.json"}
+    with pytest.raises(ContractorError, match=r"20 pairs in a row failed, .*no JSON.*run the same command again"):
+        download(config)
+    assert {note["state"] for note in report(tmp_path)["missing"]} == {"failed"}
+    server.behaviour.clear()
+    download(config)
+    assert files(tmp_path / "recordings/train") == expected
+    (tmp_path / "recordings/train").rename(tmp_path / "away")
+    server.behaviour = {path: BAD["junk"][0] for path in server.files if re.search(r"player\d\d[02468]", path)}
+    for retry in (False, True):  # what is known to be broken may be so many pairs in a row
+        download(settings(f"{server.url}/index.json", tmp_path, retry_missing=retry))
+        assert "30 of 60 pairs are in" in (said := capsys.readouterr().out)
+        assert "30 broken; --config.contractor.retry_missing asks again" in said
 
 
 def test_the_bandwidth_is_shared_and_kept(server, pairs, tmp_path):
@@ -242,6 +281,20 @@ def test_a_full_disk_ends_the_run(server, pairs, tmp_path, monkeypatch):
     assert files(tmp_path / "recordings/train") == expected
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        ((errno.EDQUOT, "no more"), "cannot write to /a: .*no more; what is done is kept: make room"),
+        ((errno.EACCES, "not you", "/a/b"), "cannot write to /a: .*not you: '/a/b'; .* kept: run the same"),
+        ((errno.EACCES, "not you", "/ab"), r"^\[Errno 13\] not you: '/ab'; .* kept: run the same"),
+        ((errno.EAGAIN, "no more"), r"^\[Errno 11\] no more; .* kept: run the same"),
+    ],
+)
+def test_room_is_asked_for_where_it_helps(error, says):
+    with pytest.raises(ContractorError, match=says), explained(Path("/a"), ContractorError):
+        raise OSError(*error)
+
+
 def test_a_dry_run_tells_pairs_hours_and_bytes_and_fetches_nothing(server, pairs, tmp_path, capsys, monkeypatch):
     expected = server.add_pairs(pairs, 60)
     config = settings(f"{server.url}/index.json", tmp_path, dry_run=True)
@@ -251,6 +304,21 @@ def test_a_dry_run_tells_pairs_hours_and_bytes_and_fetches_nothing(server, pairs
     assert "asked about all 60 pairs: 60 are there, 0 gone, 0 did not answer; 60 films told their length" in said
     assert f"in all: 60 pairs, {hours:.2f} hours, {size / 1e9:.3f} GB" in said
     assert sum(entry["sent"] for entry in server.log) < 60 * 200
+    films = [path for path in server.files if path.endswith(".mp4")]
+    for path in films[:5]:  # of very many parts
+        server.files[path] = b"\0\0\0\x08free" * 5000
+    server.log.clear()
+    download(config)
+    assert "60 are there, 0 gone, 0 did not answer; 55 films told their length" in capsys.readouterr().out
+    assert len(server.log) < 60 * 6 + 5 * 20
+    server.behaviour = {path: lambda r, d: r.serve(d, stop=20, ranges=False) for path in server.files}
+    server.behaviour["/index.json"] = lambda request, data: request.serve(data)
+    download(config)
+    said = capsys.readouterr().out
+    assert "60 are there, 0 gone, 0 did not answer; 0 films told their length" in said
+    size = sum(len(data) for path, data in server.files.items() if path != "/index.json")
+    assert f"in all: 60 pairs, hours unknown, {size / 1e9:.3f} GB" in said
+    server.behaviour.clear()
     monkeypatch.setattr(contractor_survey, "SAMPLE", 20)
     for path in list(server.files)[::3]:  # of the jsonl and mp4 of pairs in turn, so that two in three lack one
         server.behaviour[path] = status(404)

@@ -52,7 +52,7 @@ def test_hostile_entries_are_listed_and_write_nothing_elsewhere(server, pairs, t
     assert len(names) == len(ODD) + 1
     assert files(tmp_path / "recordings/train").keys() == {name + suffix for name in names for suffix in pairs[0]}
     assert all(len(name) <= LONGEST_NAME and name.isascii() and name[0] not in ".-" for name in names)
-    assert len(report(tmp_path)["refused"]) == len(HOSTILE)
+    assert len(report(tmp_path)["refused"]) == report(tmp_path)["refused_count"] == len(HOSTILE)
 
 
 BROKEN = [
@@ -80,3 +80,9 @@ def test_an_index_is_bounded(server, tmp_path):
     server.behaviour["/index.json"] = lambda request, data: request.head(200, {"Content-Length": MAX_BYTES + 1})
     with pytest.raises(ContractorError, match="too large"):
         download(settings(f"{server.url}/index.json", tmp_path))
+    index = parse(tmp_path, {"basedir": "b", "relpaths": [*range(5000), "x.mp4"]})
+    assert [pair.relpath for pair in index.pairs] == ["x.mp4"]
+    assert [entry for entry, _ in index.refused] == list(map(str, range(1000)))
+    assert index.refused_count == 5000
+    with pytest.raises(BrokenIndexError, match=r"lists 1,000,001 paths, and may list 1,000,000"):
+        parse(tmp_path, {"basedir": "b", "relpaths": 1_000_001 * [1]})

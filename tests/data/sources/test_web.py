@@ -1,11 +1,13 @@
 """Collecting videos from a site on this machine, by the real yt-dlp; what a site says of them; a run that is killed."""
 
+import errno
 import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import duckdb
@@ -16,9 +18,12 @@ from yt_dlp.utils import DownloadError
 
 from configs.web import get_config
 from vpt_jax.data.manifest import is_inside, read_segments
-from vpt_jax.data.sources.metadata import Rules, clean, read_entry, reject, safe_name
+from vpt_jax.data.sources import isolated, ytdlp
+from vpt_jax.data.sources.isolated import Lost
+from vpt_jax.data.sources.journal import Journal
+from vpt_jax.data.sources.metadata import NAME, Rules, clean, read_entry, reject, safe_name
 from vpt_jax.data.sources.search_terms import REJECT_WORDS
-from vpt_jax.data.sources.web import CollectError, collect
+from vpt_jax.data.sources.web import CollectError, Record, collect
 from vpt_jax.data.sources.ytdlp import Manners, open_downloader, state_after
 from vpt_jax.labelling.videos import find_videos
 from vpt_jax.video import VideoError, probe
@@ -42,7 +47,8 @@ def films(tmp_path_factory):
 
 def settings(site, out, **more):
     config = get_config()
-    config.update(out=str(out), terms=("dig",), search=site.address("feed?q={term}&n={results}"))
+    feed = site.address("feed?q={term}&n={results}") if site else "http://a.b/{term}{results}"
+    config.update(out=str(out), terms=("dig",), search=feed)
     config.update(height=32, pause=0.0, backoff=0.05, retries=1, rate=0, timeout=60, **more)
     return config
 
@@ -212,6 +218,52 @@ def test_a_video_that_was_whole_gets_its_name_after_a_kill(site, films, tmp_path
         collect(config)
 
 
+@pytest.mark.parametrize("field", [{"id": "../../other"}, {"id": ".."}, {"id": "a-b\n"}, {"id": 7}, {"url": 7}])
+def test_a_journal_leads_to_no_other_folder(tmp_path, field):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "whole").touch()
+    record = asdict(Record("Web-a", "http://a.b/c", "", "dig", None, "failed")) | field
+    entry = asdict(read_entry({"url": "http://a.b/c"}, "Web", "a")) | field
+    config = settings(None, tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "archive.jsonl").write_text(json.dumps(record) + "\n")
+    with pytest.raises(CollectError, match=r"archive.jsonl, line 1: no record of a video. Remove this line"):
+        collect(config)
+    (tmp_path / "out" / "archive.jsonl").unlink()
+    search = {"query": config.search.format(term="dig", results=500), "results": 500, "entries": [entry]}
+    (tmp_path / "out" / "searches.jsonl").write_text(json.dumps(search) + "\n")
+    with pytest.raises(CollectError, match=r"searches.jsonl, line 1: no search. Remove this line"):
+        collect(config)
+    assert (tmp_path / "other" / "whole").exists()
+
+
+def test_late_films_get_no_name_odd_texts_fit_tables_and_disks_get_full(tmp_path, monkeypatch):
+    entries = [asdict(read_entry({"url": f"http://a.b/{name}"}, "Web", name)) for name in "ab"]
+
+    def run(function, tasks, *_):
+        for number, (_, folder, *_) in enumerate(tasks):
+            if function is ytdlp.fetch:
+                folder.mkdir(parents=True)
+                (folder / "whole").touch()
+            yield number, entries if function is ytdlp.search else Lost("\ud800" + 5000 * "w")
+
+    monkeypatch.setattr(isolated, "run", run)
+    out = collect(settings(None, tmp_path / "out"))
+    assert sorted(os.listdir(out)) == ["archive.jsonl", "archive.parquet", "searches.jsonl", "videos.parquet"]
+    assert {record["reason"] for record in archive(out).values()} == {" " + 1999 * "w"}
+    poisoned = (out / "archive.jsonl").read_text().replace('" www', r'"\ud800www')
+    (out / "archive.jsonl").write_text(poisoned)
+    collect(settings(None, out))
+    assert r"\ud800" in poisoned
+
+    def full(*lines):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Journal, "append", full)
+    with pytest.raises(CollectError, match=r"cannot write to .*No space left.*: make room, and run the same"):
+        collect(settings(None, tmp_path / "other"))
+
+
 @pytest.mark.parametrize(
     ("says", "state"),
     [
@@ -255,6 +307,9 @@ RULES = Rules(REJECT_WORDS, 60, 3600, 17)
         ({"age_limit": 18}, "for ages over 17"),
         ({"url": "file:///etc/passwd"}, "no web address"),
         ({"url": "ytsearch9:more"}, "no web address"),
+        ({"url": "https://a.b/" + 2000 * "c"}, "no web address"),
+        ({"url": "https://a.b/\ud800"}, "no web address"),
+        ({"duration": 10**400}, None),
     ],
 )
 def test_what_a_site_says_rules_videos_out(fields, reason):
@@ -268,7 +323,7 @@ HOSTILE = st.text() | st.sampled_from(["../../x", "a\0b", "a\nb", "w" * 10_000, 
 @given(HOSTILE, HOSTILE, HOSTILE, HOSTILE)
 def test_names_are_safe_and_differ(site_name, id, other, url):
     name = safe_name(site_name, id, url)
-    assert re.fullmatch(r"[A-Za-z0-9]{1,32}[-+][A-Za-z0-9_-]{1,64}", name)
+    assert NAME.fullmatch(name)
     assert is_inside(f"videos/{name}.mp4")
     assert (safe_name("Youtube", id, url) == safe_name("Youtube", other, url)) == (id == other)
     assert (safe_name("Generic", "a", id) == safe_name("Generic", "a", other)) == (id == other)

@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def open_site():
     with Site() as site:
-        threading.Thread(target=site.serve_forever, daemon=True).start()
+        threading.Thread(target=site.serve_forever, args=(0.02,), daemon=True).start()
         yield site
         site.shutdown()
 

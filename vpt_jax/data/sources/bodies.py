@@ -268,11 +268,11 @@ class _Adapter(HTTPAdapter):
 @contextmanager
 def _open_local(url: str, start: int, tag: str) -> Iterator[Body]:
     path = Path(url2pathname(urlsplit(url).path))
-    if not path.parent.is_dir():
-        raise FetchError(f"there is no folder {path.parent}", again=False)  # a disk that is not there just now
-    if not path.is_file():  # a pipe would be waited for
-        raise GoneError(f"there is no file {path}")
     with _disk_errors():
+        if not path.parent.is_dir():
+            raise FetchError(f"there is no folder {path.parent}", again=False)  # a disk that is not there just now
+        if not path.is_file():  # a pipe would be waited for
+            raise GoneError(f"there is no file {path}")
         file, stat = path.open("rb", buffering=0), path.stat()
     version = f"{stat.st_mtime_ns}"
     first = min(start, stat.st_size) if tag in ("", version) else 0

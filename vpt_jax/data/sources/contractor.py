@@ -10,12 +10,13 @@ Killed or stopped, the same command goes on: at the byte it had come to, where t
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -23,13 +24,14 @@ from vpt_jax.data.sources.bodies import Bodies, as_url
 from vpt_jax.data.sources.contractor_index import MAX_BYTES, BrokenIndexError, Index, Pair, parse_index
 from vpt_jax.data.sources.contractor_report import SETTLED, Report
 from vpt_jax.data.sources.contractor_survey import survey
+from vpt_jax.data.sources.disk import explained
 from vpt_jax.data.sources.transfer import Bandwidth, Outcome, Transfer, discard
 from vpt_jax.data.sources.whole import jsonl_problem, mp4_problem
 from vpt_jax.recording import find_recordings
 from vpt_jax.workers import locked, progress_bar
 
 HALVES = {".jsonl": jsonl_problem, ".mp4": mp4_problem}  # in the order they are fetched: the small one first
-FAILURES_IN_A_ROW = 20  # pairs; then the server is taken to be down
+FAILURES_IN_A_ROW = 20  # pairs that failed or came broken; then the server, or what is before it, is taken to be down
 MEGABYTE = 10**6
 
 
@@ -55,24 +57,15 @@ def download(config: ConfigDict) -> Path:
     transfer = Transfer(Bodies(wanted.timeout, stop), bandwidth, stop, wanted.retries, largest, counter.add)
     index = _fetch_index(as_url(wanted.index), transfer)
     pairs = index.pairs[: wanted.pairs or None]
-    print(f"{wanted.index}: {len(index.pairs):,} pairs, {len(index.refused):,} entries refused", flush=True)
+    print(f"{wanted.index}: {len(index.pairs):,} pairs, {index.refused_count:,} entries refused", flush=True)
     if wanted.dry_run:
         print(survey(pairs, transfer, wanted.connections))
         return recordings
-    with _disk_errors(recordings), locked(recordings):
+    with explained(recordings, ContractorError), locked(recordings):
         _Download(recordings, transfer, counter, wanted.connections).run(
             wanted.index, index, pairs, wanted.retry_missing
         )
     return recordings
-
-
-@contextmanager
-def _disk_errors(recordings: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        why = f"cannot write to {recordings}: {error}"
-        raise ContractorError(f"{why}; what is done is kept: make room, and run the same command again") from error
 
 
 def _check(config: ConfigDict) -> None:
@@ -116,6 +109,17 @@ class _Counter:
         with self._lock:
             count, self._count = self._count, 0
         return count
+
+
+class _Ending(NamedTuple):
+    """How the transfer of a pair ended."""
+
+    pair: Pair
+    url: str  # of the half that is missing
+    outcome: Outcome
+
+    def __str__(self) -> str:
+        return f"{self.pair.relpath} ({self.outcome.why})"
 
 
 class _Download:
@@ -170,44 +174,63 @@ class _Download:
     def _fetch_all(self, todo: Sequence[Pair]) -> list[str]:
         """Fetches pairs side by side; returns which failed and why. Raises `ContractorError` if the server is down."""
         failed: list[str] = []
+        broken: list[_Ending] = []
         in_a_row = sizes = 0
         bar = progress_bar(0, desc="fetching", unit="B", unit_scale=True)
         outcomes = self._outcomes(todo, lambda: bar.update(self._counter.take()))
         with bar, closing(outcomes):  # when this ends, so have the threads
-            for number, (pair, outcome) in enumerate(outcomes, 1):
-                sizes += sum(self._size(pair, suffix) for suffix in HALVES)
-                in_a_row = in_a_row + 1 if outcome.state == "failed" else 0
-                if outcome.state == "failed":
-                    failed.append(f"{pair.relpath} ({outcome.why})")
+            for number, ending in enumerate(outcomes, 1):
+                sizes += sum(self._size(ending.pair, suffix) for suffix in HALVES)
+                if news := self._is_news(ending):
+                    broken.append(ending)
+                if fails := ending.outcome.state == "failed":
+                    failed.append(str(ending))
+                in_a_row = in_a_row + 1 if news or fails else 0
+                self._note(ending)
                 if in_a_row >= FAILURES_IN_A_ROW:
-                    raise ContractorError(f"{in_a_row} pairs in a row failed, the last {failed[-1]}; {self._advice}")
+                    self._take_back(broken)
+                    raise ContractorError(f"{in_a_row} pairs in a row failed, the last {ending}; {self._advice}")
                 bar.total = max(bar.n, sizes * len(todo) // number)  # an estimate
                 bar.set_postfix_str(f"{number:,}/{len(todo):,} pairs", refresh=False)
         return failed
+
+    def _is_news(self, ending: "_Ending") -> bool:
+        """Whether a pair came broken and was not known to be: a log-in page comes in place of any file."""
+        return ending.outcome.state == "broken" and not self._report.is_settled(ending.pair)
+
+    def _note(self, ending: "_Ending") -> None:
+        if ending.outcome.state != "got":
+            self._report.note(*ending)
+
+    def _take_back(self, broken: Sequence["_Ending"]) -> None:
+        """Notes that they failed: nothing that came in such a run is settled."""
+        for ending in broken:
+            self._note(ending._replace(outcome=ending.outcome._replace(state="failed")))
 
     def _size(self, pair: Pair, suffix: str) -> int:
         path = self._file(pair, suffix)
         return path.stat().st_size if path.exists() else 0
 
-    def _outcomes(self, todo: Sequence[Pair], tick: Callable[[], object]) -> Generator[tuple[Pair, Outcome]]:
+    def _outcomes(self, todo: Sequence[Pair], tick: Callable[[], object]) -> Generator["_Ending"]:
         """How each pair ended, as they end; what has not begun is dropped when the caller has enough."""
-        queue, running = iter(todo), dict[Future[Outcome], Pair]()
+        queue, running = iter(todo), set[Future[_Ending]]()
         with ThreadPoolExecutor(self._connections) as pool:
             try:
                 while True:
                     for pair in islice(queue, 2 * self._connections - len(running)):
-                        running[pool.submit(self._fetch_pair, pair)] = pair
+                        running.add(pool.submit(self._fetch_pair, pair))
                     if not running:
                         return
                     done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
                     tick()
                     for future in done:
-                        yield running.pop(future), future.result()
+                        running.remove(future)
+                        yield future.result()
             finally:
                 self._transfer.stop.set()  # nobody waits for what is on its way
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _fetch_pair(self, pair: Pair) -> Outcome:
+    def _fetch_pair(self, pair: Pair) -> "_Ending":
         """Fetches what is missing of a pair; both halves then get their names, the .jsonl last."""
         for suffix, problem_of in HALVES.items():
             half = self._half(pair, suffix)
@@ -215,16 +238,15 @@ class _Download:
                 continue
             outcome = self._transfer.fetch(pair.url(suffix), half, problem_of)
             if outcome.state != "got":
-                self._report.note(pair, pair.url(suffix), outcome)
                 if outcome.state in SETTLED:
                     self._tidy(pair)
-                return outcome
+                return _Ending(pair, pair.url(suffix), outcome)
         for suffix in reversed(HALVES):
             if (half := self._half(pair, suffix)).exists():
                 half.rename(self._file(pair, suffix))
         self._tidy(pair)
         self._report.forget(pair)
-        return Outcome("got")
+        return _Ending(pair, "", Outcome("got"))
 
     def _tidy(self, pair: Pair) -> None:
         """Removes what is left of a pair that is here, or that cannot be had."""
@@ -237,4 +259,6 @@ class _Download:
         notes = self._report.notes
         states = Counter(notes[pair.name]["state"] for pair in pairs if pair.name in notes)
         missing = "".join(f", {count:,} {state}" for state, count in states.most_common())
+        if any(states[state] for state in SETTLED):
+            missing += "; --config.contractor.retry_missing asks again"
         return f"{here:,} of {len(pairs):,} pairs are in {self._folder}{missing}"

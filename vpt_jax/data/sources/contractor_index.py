@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 MAX_BYTES = 64 * 2**20  # of an index; OpenAI's have one or two million
+MOST_PATHS = 10**6  # in an index; OpenAI's have some thousands
+MOST_REFUSED = 1000  # entries that are told one by one
 LONGEST_NAME = 120  # characters, of a recording
 LONGEST_PATH = 1000  # characters, in an index
 SUFFIXES = (".jsonl", ".mp4")  # of a pair's halves, the smaller first
@@ -36,10 +38,11 @@ class Pair(NamedTuple):
 
 
 class Index(NamedTuple):
-    """The pairs of an index in its order, and what it lists that cannot be taken: (entry, why)."""
+    """The pairs of an index in its order, and what it lists that cannot be taken."""
 
     pairs: list[Pair]
-    refused: list[tuple[str, str]]
+    refused: list[tuple[str, str]]  # (entry, why), the first `MOST_REFUSED`
+    refused_count: int  # all
 
 
 def parse_index(path: Path, url: str) -> Index:
@@ -52,17 +55,23 @@ def parse_index(path: Path, url: str) -> Index:
         raise BrokenIndexError(f'{url} is no index: it must be an object with a text "basedir"')
     if not isinstance(content.get("relpaths"), list) or not content["relpaths"]:
         raise BrokenIndexError(f'{url} is no index: "relpaths" must be a list of paths, and not an empty one')
-    base = _base(content["basedir"], url)
+    if len(content["relpaths"]) > MOST_PATHS:
+        raise BrokenIndexError(f"{url} lists {len(content['relpaths']):,} paths, and may list {MOST_PATHS:,}: split it")
+    return _sort(content["relpaths"], _base(content["basedir"], url))
+
+
+def _sort(entries: list[Any], base: str) -> Index:
     pairs: dict[str, Pair] = {}
-    refused = []
-    for entry in content["relpaths"]:
-        if problem := _problem(entry):
-            refused.append((repr(entry)[:LONGEST_PATH], problem))
-        elif (name := local_name(entry)) in pairs:
-            refused.append((entry, f"a second time, or of the same name as {pairs[name].relpath}"))
-        else:
+    refused, count = [], 0
+    for entry in entries:
+        name = "" if (problem := _problem(entry)) else local_name(entry)
+        if name in pairs:
+            problem = f"a second time, or of the same name as {pairs[name].relpath}"
+        if not problem:
             pairs[name] = Pair(entry, name, base)
-    return Index(list(pairs.values()), refused)
+        elif (count := count + 1) <= MOST_REFUSED:
+            refused.append((repr(entry)[:LONGEST_PATH], problem))
+    return Index(list(pairs.values()), refused, count)
 
 
 def _base(basedir: str, url: str) -> str:

@@ -49,6 +49,7 @@ class Report:
             "pairs": len(index.pairs),
             "here": here,
             "missing": [self.notes[name] for name in sorted(self.notes)],
+            "refused_count": index.refused_count,
             "refused": [{"path": entry, "why": why} for entry, why in index.refused],
         }
         writing = unique_name(self._path)

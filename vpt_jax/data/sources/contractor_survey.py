@@ -60,6 +60,10 @@ def _seconds(url: str, size: int, transfer: Transfer) -> float | None:
         return movie_seconds(lambda place, count: transfer.bodies.read_part(url, place, count)[0], size)
     except ValueError:
         return None
+    except FetchError as error:
+        if error.again:
+            raise
+        return None  # a server that knows no ranges, for one; it told the size
 
 
 def describe(measures: Sequence[Measure], pairs: int) -> str:
@@ -72,10 +76,11 @@ def describe(measures: Sequence[Measure], pairs: int) -> str:
         f"asked about {sample} {pairs:,} pairs: {len(there):,} are there, {gone:,} gone, {failed:,} did not answer; "
         f"{len(timed):,} films told their length in their header"
     )
-    if not timed:
+    if not there:
         return f"{how}. That is too little to tell the total"
     number = pairs * len(there) / (len(there) + gone)  # those that did not answer are taken to be as the others
-    exact = len(timed) == len(there) and len(there) + gone == pairs
-    hours, size = (number * float(np.mean(of)) for of in ([s / 3600 for s in timed], [m.size for m in there]))
-    total = f"{number:,.0f} pairs, {hours:,.2f} hours, {size / 1e9:,.3f} GB"
+    exact = len(timed) in (0, len(there)) and len(there) + gone == pairs
+    hours = f"{number * float(np.mean(timed)) / 3600:,.2f} hours" if timed else "hours unknown"
+    size = number * float(np.mean([measure.size for measure in there]))
+    total = f"{number:,.0f} pairs, {hours}, {size / 1e9:,.3f} GB"
     return f"{how}\n{'in all' if exact else 'by that, all are about'}: {total}"

@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -80,7 +80,7 @@ class _Child:
     def result(self) -> Any:
         try:
             answer = json.loads(self.answers.recv_bytes())
-        except EOFError:
+        except (EOFError, OSError):  # before an answer, or amid it
             self.process.join()
             return self.stop(f"its process ended with status {self.process.exitcode}")
         self.stop("")
@@ -104,8 +104,8 @@ def _start(context: Any, number: int, task: tuple, function: Callable[..., Any],
 
 def _work(answer: Connection, function: Callable[..., Any], task: tuple, memory: int) -> None:
     end_with_parent()
-    _limit_memory(memory)
     try:
+        _limit_memory(memory)
         message = {"result": function(*task)}
     except Exception as error:
         message = {"lost": f"{type(error).__name__}: {error}"[:300]}
@@ -117,19 +117,27 @@ def _limit_memory(more: int) -> None:
     size = Path("/proc/self/statm")
     if size.exists():
         limit = int(size.read_text().split()[0]) * resource.getpagesize() + more
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)  # of `ulimit -v`
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 # What Python announces before it does it (sys.addaudithook).
 _PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn"}
 _LINKS = {"os.link", "os.symlink"}
+_CHANGES = {  # the numbers of arguments: paths, descriptors of the folders that these are seen from
+    "os.mkdir": ((0,), (2,)), "os.remove": ((0,), (1,)), "os.rmdir": ((0,), (1,)), "os.truncate": ((0,), ()),
+    "os.chmod": ((0,), (2,)), "os.chown": ((0,), (3,)), "os.utime": ((0,), (3,)),
+    "os.rename": ((0, 1), (2, 3)),  # of `replace` too
+}  # fmt: skip
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 
 
 def confine(folder: Path | None) -> None:
-    """From now on this process starts no program, and makes files and folders in `folder` alone, or nowhere.
+    """From now on this process starts no program, and makes, changes and removes files in `folder` alone, or nowhere.
 
-    For good. It holds for what Python code does, by mistake or because a page led it to.
+    For good. It holds for what Python code does, by mistake or because a page led it to, as far as Python announces
+    it: pipes and devices (`os.mkfifo`, `os.mknod`) it does not, nor what libraries in other languages do.
     """
     sys.dont_write_bytecode = True
     root = None if folder is None else os.path.realpath(folder) + os.sep
@@ -138,18 +146,21 @@ def confine(folder: Path | None) -> None:
         if event in _PROGRAMS or event in _LINKS:
             raise PermissionError(f"{event} is not allowed here")
         for path in _written(event, arguments):
-            if path != os.devnull and not (root and os.path.realpath(path).startswith(root)):
+            if not (root and os.path.realpath(path).startswith(root)):
                 raise PermissionError(f"nothing may be written to {path!r}")
 
     sys.addaudithook(check)
 
 
 def _written(event: str, arguments: tuple) -> list[str]:
-    """The paths that an event would change."""
-    if (event == "open" and arguments[2] & _WRITES) or event == "os.mkdir":
-        paths = arguments[:1]
-    elif event == "os.rename":  # of `replace` too
-        paths = arguments[:2]
-    else:
-        return []
-    return [os.fsdecode(path) for path in paths if not isinstance(path, int)]  # numbers: files that are open
+    """The paths that an event would change, other than files that are open."""
+    if event == "open" and arguments[2] & _WRITES and arguments[0] != os.devnull:
+        return _named(arguments[:1])
+    paths, folders = _CHANGES.get(event, ((), ()))
+    if any(arguments[number] != -1 for number in folders):
+        raise PermissionError(f"{event} from another folder is not allowed here")
+    return _named(arguments[number] for number in paths)
+
+
+def _named(paths: Iterable[Any]) -> list[str]:
+    return [os.fsdecode(path) for path in paths if not isinstance(path, int)]

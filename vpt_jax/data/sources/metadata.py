@@ -1,7 +1,6 @@
 """What a site says about a video, and whether that rules it out. All of it was written by strangers."""
 
 import hashlib
-import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,8 @@ from typing import Any
 
 TITLE, DESCRIPTION = 300, 5000  # characters of each that are kept
 TAGS = 100
+ADDRESS = 2000  # characters; longer ones are none
+NAME = re.compile(r"[A-Za-z0-9]{1,32}[-+][A-Za-z0-9_-]{1,64}")  # all that `safe_name` gives is of this form
 SMUGGLED = "#__youtubedl_smuggle"  # yt-dlp hangs notes to itself on addresses
 
 
@@ -20,7 +21,7 @@ class Entry:
 
     id: str  # names its file: the site and the site's id, or a digest of what is no fit name
     site: str  # yt-dlp's name of the extractor
-    url: str  # as yt-dlp wants it
+    url: str  # as yt-dlp wants it, if it has no more than `ADDRESS` characters
     title: str
     description: str
     tags: tuple[str, ...]
@@ -57,7 +58,7 @@ def read_entry(info: Mapping[str, Any], extractor: str, id: str) -> Entry:
     return Entry(
         id=safe_name(extractor, id, url.partition(SMUGGLED)[0]),
         site=clean(extractor, TITLE),
-        url=url,
+        url=url[: ADDRESS + 1],
         title=clean(info.get("title"), TITLE),
         description=clean(info.get("description"), DESCRIPTION),
         tags=tuple(clean(tag, TITLE) for tag in tags[:TAGS]) if isinstance(tags, list | tuple) else (),
@@ -90,7 +91,7 @@ def clean(text: Any, length: int) -> str:
 
 def reject(entry: Entry, rules: Rules) -> str | None:
     """Why a video is left out; None if it is not. What is not told rules nothing out."""
-    if not entry.url.startswith(("http://", "https://")):
+    if not entry.url.startswith(("http://", "https://")) or len(entry.url) > ADDRESS or not entry.url.isprintable():
         return "no web address"
     if entry.live:
         return "live"
@@ -125,4 +126,4 @@ def _fold(text: str) -> str:
 
 def _seconds(value: Any) -> float | None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and 0 <= value < math.inf else None
+    return float(value) if number and 0 <= value < 1e9 else None

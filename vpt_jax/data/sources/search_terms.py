@@ -1,4 +1,4 @@
-"""What the paper searched for, and the words that rule a video out by its metadata (App. A.1).
+"""What to search for, and words that rule a video out by its metadata: after the paper (App. A.1), by a crawler's list.
 
 The appendix was not at hand: both lists come from a public crawler that follows it, and may differ from it in details.
 """

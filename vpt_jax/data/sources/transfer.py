@@ -95,6 +95,8 @@ class Transfer:
 
     def _try(self, url: str, partial: "_Partial", problem_of: Callable[[Path], str]) -> Outcome:
         there, facts = partial.load(url)
+        if facts and there == facts.size and problem_of(partial.data):  # from another run: what came then may be amiss
+            there, facts = 0, None
         if facts is None or there != facts.size:  # else it is here, and its check was not done
             try:
                 with self.bodies.open(url, there, tag=facts.tag if facts else "") as body:
@@ -113,7 +115,7 @@ class Transfer:
 
     def _receive(self, url: str, body: Body, there: int, known: "_Facts | None", partial: "_Partial") -> "_Facts":
         """Appends a body to what is there, if it is its continuation; else begins anew."""
-        facts = _Facts(url, body.size, body.tag)
+        facts = _Facts(url, body.size, body.tag or (known.tag if known and body.start else ""))
         if body.start not in (0, there) or (body.start and facts != known):
             partial.discard()
             raise FetchError("the file has changed on the server")
@@ -170,8 +172,7 @@ class _Partial:
             count = self.data.stat().st_size
         except (FileNotFoundError, ValueError, TypeError):
             return 0, None
-        told_apart = facts.tag or facts.size is not None
-        if facts.url != url or not told_apart or count > (facts.size or count):
+        if facts.url != url or not facts.tag or count > (facts.size or count):
             return 0, None
         return count, facts
 

@@ -7,12 +7,13 @@
     OUT/videos/ID.SUFFIX    the videos
     OUT/partial/            downloads that are not whole
 
-A video's line is written before its file gets its name, so what a killed run has downloaded is never downloaded again.
+A video's line is written before its file gets its name, so what has a line is never downloaded again. What was on its
+way when a run was killed is, and what was whole and had no line yet.
 """
 
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -24,8 +25,9 @@ from ml_collections import ConfigDict
 
 from vpt_jax.data.manifest import is_inside, write_table
 from vpt_jax.data.sources import isolated, ytdlp
+from vpt_jax.data.sources.disk import explained
 from vpt_jax.data.sources.journal import Journal, JournalError
-from vpt_jax.data.sources.metadata import Entry, Rules, reject
+from vpt_jax.data.sources.metadata import ADDRESS, NAME, Entry, Rules, clean, reject
 from vpt_jax.workers import locked, progress_bar
 
 SEARCH_SECONDS = 3600  # that one search may take
@@ -73,7 +75,7 @@ def collect(config: ConfigDict) -> Path:
     """
     _check(config)
     out, rules = Path(config.out).resolve(), _rules(config)
-    with locked(out):
+    with explained(out, CollectError), locked(out):
         try:
             archive, searches = Journal(out / "archive.jsonl"), Journal(out / "searches.jsonl")
             known = _read_archive(archive)
@@ -137,12 +139,23 @@ def _read_archive(archive: Journal) -> dict[str, Record]:
     records = {}
     names = {field.name for field in fields(Record)}
     for number, line in enumerate(archive.lines, 1):
-        if set(line) != names or not isinstance(line["id"], str):
+        if set(line) != names or not _is_named(line):
             raise JournalError(f"{archive.path}, line {number}: no record of a video. Remove this line")
         if line["state"] == "taken" and not (isinstance(line["file"], str) and is_inside(line["file"])):
             raise JournalError(f"{archive.path}, line {number}: file is {line['file']!r}. Remove this line")
-        records[line["id"]] = Record(**line)
+        records[line["id"]] = Record(**_printable(line))
     return records
+
+
+def _is_named(fields: Mapping[str, Any]) -> bool:
+    """Whether id and address are such as we write; the id names a folder, which is removed."""
+    id, url = fields["id"], fields["url"]
+    return isinstance(id, str) and bool(NAME.fullmatch(id)) and isinstance(url, str)
+
+
+def _printable(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields without what no table can hold, such as half a character, and of bounded length."""
+    return {name: clean(value, ADDRESS) if isinstance(value, str) else value for name, value in fields.items()}
 
 
 def _finish_moves(out: Path, records: Iterable[Record]) -> None:
@@ -154,8 +167,9 @@ def _finish_moves(out: Path, records: Iterable[Record]) -> None:
 
 
 def _move(out: Path, record: Record) -> None:
-    whole, file = out / "partial" / record.id / ytdlp.WHOLE, out / str(record.file)
-    if whole.exists():
+    whole = out / "partial" / record.id / ytdlp.WHOLE
+    if record.file and whole.exists():
+        file = out / record.file
         file.parent.mkdir(exist_ok=True)
         whole.rename(file)
     shutil.rmtree(whole.parent, ignore_errors=True)
@@ -196,10 +210,16 @@ def _read_searches(searches: Journal, results: int) -> dict[str, list[Entry]]:
     for number, line in enumerate(searches.lines, 1):
         try:
             if line["results"] == results:
-                found[line["query"]] = [Entry(**entry | {"tags": tuple(entry["tags"])}) for entry in line["entries"]]
-        except (LookupError, TypeError) as error:
+                found[line["query"]] = [_read_entry(fields) for fields in line["entries"]]
+        except (LookupError, TypeError, ValueError) as error:
             raise CollectError(f"{searches.path}, line {number}: no search. Remove this line") from error
     return found
+
+
+def _read_entry(fields: Mapping[str, Any]) -> Entry:
+    if not _is_named(fields):
+        raise ValueError(f"id is {fields['id']!r}")
+    return Entry(**{**fields, "tags": tuple(fields["tags"])})
 
 
 def _is_to_do(record: Record | None, retry_failed: bool) -> bool:
@@ -208,7 +228,7 @@ def _is_to_do(record: Record | None, retry_failed: bool) -> bool:
 
 def _record(term: str, entry: Entry, **more: Any) -> Record:
     told = {"id": entry.id, "url": entry.address, "title": entry.title, "term": term, "duration": entry.duration}
-    return Record(**told | more, when=_now())  # type: ignore[arg-type]
+    return Record(**_printable(told | more), when=_now())
 
 
 def _now() -> str:

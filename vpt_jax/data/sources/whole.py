@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from vpt_jax.video import VideoError, decode
 
 ReadAt = Callable[[int, int], bytes]  # place, count: so many bytes from there, fewer at the end of the file
 MAX_BOXES = 10_000  # at the top of an mp4; a fragmented one has two for each fragment
+FIRST_BOXES = 20  # in which its index is looked for from afar
 
 
 class Box(NamedTuple):
@@ -55,7 +57,7 @@ def boxes(read_at: ReadAt, size: int) -> Iterator[Box]:
 
 def movie_seconds(read_at: ReadAt, size: int) -> float:
     """The length of an mp4 by its header (mvhd); ValueError if it does not say. Reads a few hundred bytes of it."""
-    index = next((box for box in boxes(read_at, size) if box.kind == b"moov"), None)
+    index = next((box for box in islice(boxes(read_at, size), FIRST_BOXES) if box.kind == b"moov"), None)
     header = read_at(index.content, 40) if index else b""
     if header[4:8] != b"mvhd" or len(header) < 40:
         raise ValueError("it has no header (mvhd)")
