@@ -88,12 +88,15 @@ def test_equal_runs_are_equal_and_learn(play, tuned, tmp_path):
     np.testing.assert_allclose([first["train/leash"], second["train/leash"]], [0.2, 0.2 * 0.9995], rtol=1e-6)
 
 
-def test_processes_play_and_learn_as_one_does(play, tuned, tmp_path):
-    output = play(tmp_path, "--config.steps=2", processes=2)
+@pytest.mark.slow
+def test_processes_play_and_learn_as_one_does(play, tmp_path):
+    """On as many devices: sums in another order have other last digits, which an optimizer's first steps enlarge."""
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    play(alone, "--config.steps=2", "--config.mesh.data=2", devices=2)
+    output = play(together, "--config.steps=2", processes=2)
     assert "2 process(es), 2 x cpu" in output
-    for line, expected in zip(metrics(tmp_path), metrics(tuned[0]), strict=True):
-        assert line["train/episodes"] == expected["train/episodes"]
-        assert line == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    for line, expected in zip(metrics(together), metrics(alone), strict=True):
+        assert line == pytest.approx(expected, rel=1e-5, abs=1e-8)
 
 
 def test_resuming_goes_on_with_the_same_optimizer_normaliser_and_leash(resumed, undisturbed):
