@@ -4,6 +4,7 @@ scikit-learn trains it. What comes out is a handful of arrays, and deciding is a
 scikit-learn's, so a trained filter needs no scikit-learn, and its file (`.npz`) holds nothing that could run.
 """
 
+import hashlib
 import json
 import zipfile
 from dataclasses import asdict, dataclass
@@ -45,6 +46,11 @@ class Classifier:
     def reduce(self, embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
         """What the machine looks at."""
         return (embeddings - self.mean) @ self.projection
+
+    def digest(self) -> str:
+        """Changes with whatever could change a decision, but not with the threshold."""
+        arrays = self.mean, self.projection, self.vectors, self.counts, self.coefficients, self.intercepts, self.gamma
+        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Writes a `.npz` file that exists under its name only once it is whole."""
