@@ -33,8 +33,6 @@ def get_config(variant: str = "") -> ConfigDict:
 
     # Of the support vector machine (paper: RBF kernel, C = 20, gamma = "scale").
     config.C = 20.0
-    # What differs little between pictures counts as much as what differs a lot, unless its variance is well below this.
-    config.shrinkage = 10.0
     # In how many parts labelled frames are split, by video, each of which is held out once; what that shows is the
     # report.
     config.folds = 5

@@ -7,13 +7,16 @@ scikit-learn's, so a trained filter needs no scikit-learn, and its file (`.npz`)
 import hashlib
 import json
 import zipfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
+from vpt_jax.data.filtering.novelty import CellMap, Memory, distances, squared_distances, summary
 from vpt_jax.workers import unique_name
 
 CLASSES = ("clean", "artifacts", "other")  # play without and with something laid over it; anything else
@@ -24,49 +27,66 @@ class ClassifierError(ValueError):
     """A classifier that cannot be trained or read; the message says what to do."""
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """A trained machine. `d`: numbers of an embedding, `k` of what is left of it; `s`: support vectors."""
+class Machine(NamedTuple):
+    """A trained support vector machine. `d`: numbers of a picture; `s`: support vectors."""
 
-    mean: Float[np.ndarray, " d"]  # of the embeddings
-    projection: Float[np.ndarray, "d k"]  # of what differs from it
-    vectors: Float[np.ndarray, "s k"]  # sorted by class
+    mean: Float[np.ndarray, " d"]
+    scale: Float[np.ndarray, " d"]  # standard deviations
+    vectors: Float[np.ndarray, "s d"]  # sorted by class
     counts: Int[np.ndarray, " 3"]  # support vectors of each class
     coefficients: Float[np.ndarray, "2 s"]  # scikit-learn's `dual_coef_`
     intercepts: Float[np.ndarray, " 3"]  # of clean-artifacts, clean-other, artifacts-other
     gamma: Float[np.ndarray, ""]
-    threshold: Float[np.ndarray, ""]  # of the margin, from which on a frame is clean
-    made_of: Any  # JSON: the embedder, and what the machine was trained on
 
-    def decide(self, embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 3"]:
+    def decide(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 3"]:
         """scikit-learn's `SVC.decision_function`: the higher, the likelier the class."""
-        blocks = [embeddings[at : at + _BLOCK] for at in range(0, len(embeddings), _BLOCK)]
-        return np.concatenate([_decide(self, self.reduce(block)) for block in blocks] or [np.zeros((0, 3))])
+        blocks = [x[at : at + _BLOCK] for at in range(0, len(x), _BLOCK)]
+        return np.concatenate([_decide(self, (block - self.mean) / self.scale) for block in blocks])
 
-    def reduce(self, embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
-        """What the machine looks at."""
-        return (embeddings - self.mean) @ self.projection
+
+@dataclass(frozen=True)
+class Classifier:
+    """What is kept of a training run."""
+
+    memories: tuple[Memory | None, ...]  # for every map of the embedder; None: it is of one cell, and taken as it is
+    machine: Machine
+    threshold: float  # of the margin, from which on a frame is clean
+    made_of: dict[str, Any]  # the embedder, and what the machine was trained on
+
+    def decide(self, maps: Sequence[CellMap]) -> Float[np.ndarray, "n 3"]:
+        """The higher, the likelier the class."""
+        return self.machine.decide(describe(maps, self.memories))
 
     def digest(self) -> str:
         """Changes with whatever could change a decision, but not with the threshold."""
-        arrays = self.mean, self.projection, self.vectors, self.counts, self.coefficients, self.intercepts, self.gamma
-        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
+        return hashlib.sha256(b"".join(array.tobytes() for array in self._arrays().values())).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Writes a `.npz` file that exists under its name only once it is whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
         writing = unique_name(path)
+        facts = {"threshold": self.threshold, "made_of": self.made_of, "maps": len(self.memories)}
         with writing.open("wb") as file:
-            np.savez(file, **{**asdict(self), "made_of": np.array(json.dumps(self.made_of))})
+            np.savez(file, **{"facts": np.array(json.dumps(facts))} | self._arrays())
         writing.rename(path)
+
+    def _arrays(self) -> dict[str, Any]:
+        arrays = {f"machine/{name}": array for name, array in self.machine._asdict().items()}
+        for number, memory in enumerate(self.memories):
+            if memory is not None:
+                arrays |= {f"memory_{number}/{name}": array for name, array in memory._asdict().items()}
+        return arrays
 
 
 def load_classifier(path: Path) -> Classifier:
     """Raises ClassifierError if there is none, or the file is something else."""
     try:
         with np.load(path) as stored:
-            fields = dict(stored)
-        return Classifier(**{**fields, "made_of": json.loads(str(fields["made_of"]))})
+            arrays = dict(stored)
+        facts = json.loads(str(arrays["facts"]))
+        parts = [_part(arrays, Memory, f"memory_{number}") for number in range(facts["maps"])]
+        machine = Machine(*(arrays[f"machine/{name}"] for name in Machine._fields))
+        return Classifier(tuple(parts), machine, facts["threshold"], facts["made_of"])
     except FileNotFoundError:
         raise ClassifierError(
             f"there is no classifier at {path}: train one with --config.labelled=FOLDER (docs/filtering.md)"
@@ -75,15 +95,32 @@ def load_classifier(path: Path) -> Classifier:
         raise ClassifierError(f"{path} is no classifier of launch/filter.py: {error}") from error
 
 
+def _part(arrays: Mapping[str, np.ndarray], kind: type[Memory], name: str) -> Memory | None:
+    if f"{name}/mean" not in arrays:
+        return None
+    return kind(*(arrays[f"{name}/{field}"] for field in kind._fields))
+
+
+def describe(
+    maps: Sequence[CellMap], memories: Sequence[Memory | None], ignore: Bool[np.ndarray, "n m"] | None = None
+) -> Float[np.ndarray, "n d"]:  # fmt: skip
+    """The numbers of a picture that the machine looks at: how new its cells are, or a map of one cell as it is."""
+    parts = [
+        cells.reshape(len(cells), -1) if memory is None else summary(distances(cells, memory, ignore))
+        for cells, memory in zip(maps, memories, strict=True)
+    ]
+    return np.concatenate(parts, 1).astype(np.float64)
+
+
 def margins(decisions: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " n"]:
     """How much likelier a frame is clean than anything else; above 0, clean is the likeliest."""
     return decisions[:, 0] - decisions[:, 1:].max(-1)
 
 
-def _decide(machine: Classifier, x: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n 3"]:
-    kernel = np.exp(-machine.gamma * _squared_distances(x.astype(np.float64), machine.vectors.astype(np.float64)))
+def _decide(machine: Machine, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 3"]:
+    kernel = np.exp(-machine.gamma * squared_distances(x, machine.vectors))
     ends = np.cumsum([0, *machine.counts])
-    of_class = [slice(start, stop) for start, stop in zip(ends, ends[1:], strict=False)]
+    of_class = [slice(start, stop) for start, stop in pairwise(ends)]
     votes, confidences = np.zeros((len(x), 3)), np.zeros((len(x), 3))
     for pair, (i, j) in enumerate(((0, 1), (0, 2), (1, 2))):
         for_i = kernel[:, of_class[i]] @ machine.coefficients[j - 1, of_class[i]]
@@ -93,7 +130,3 @@ def _decide(machine: Classifier, x: Float[np.ndarray, "n k"]) -> Float[np.ndarra
         confidences[:, i] += for_i
         confidences[:, j] -= for_i
     return votes + confidences / (3 * (np.abs(confidences) + 1))  # less than half a vote: it settles ties
-
-
-def _squared_distances(a: Float[np.ndarray, "n k"], b: Float[np.ndarray, "s k"]) -> Float[np.ndarray, "n s"]:
-    return np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0)

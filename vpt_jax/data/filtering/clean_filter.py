@@ -36,11 +36,11 @@ def clean_filter(config: ConfigDict) -> None:
 
 def _train(config: ConfigDict, embedder: Embedder, path: Path) -> Classifier:
     frames = labelled_set.find_frames(Path(config.labelled))
-    x = training.embed_pictures(frames, embedder)
-    labels = np.array([frame.label for frame in frames])
-    held_out = training.hold_out(x, labels, [frame.group for frame in frames], config)
+    maps = training.embed_pictures(frames, embedder)
+    labels, groups = np.array([frame.label for frame in frames]), np.array([frame.group for frame in frames])
+    held_out = training.hold_out(maps, labels, groups, config)
     made_of = {"embedder": config.embedder, "weights": embedder.digest, "frames": labelled_set.digest(frames)}
-    machine = training.fit(x, labels, config, held_out.threshold, made_of)
+    machine = Classifier(*training.fit(maps, labels, groups, config.C), held_out.threshold, made_of)
     machine.save(path)
     write_report(path.with_suffix(".html"), frames, held_out)
     print(f"{path}, and what it can do: {path.with_suffix('.html')}")

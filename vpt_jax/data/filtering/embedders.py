@@ -19,7 +19,7 @@ from vpt_jax.checkpoints import WrongStageError, load_idm
 from vpt_jax.models.idm import REACH, InverseDynamicsModel, TemporalConv
 from vpt_jax.models.impala import DownStack
 
-GRID = 8  # cells per side, in which an image stack's output is summed up
+FINE, COARSE = 16, 8  # cells per side, in which what an IDM sees is summed up
 CLIP_MODEL, CLIP_SIZE = "RN50x64", 448
 
 
@@ -31,7 +31,8 @@ class Embedder(NamedTuple):
     """A frozen image encoder."""
 
     size: tuple[int, int]  # height and width of the frames it takes
-    embed: Callable[[UInt8[np.ndarray, "n h w 3"]], Float[np.ndarray, "n d"]]
+    # Maps of cells, each with its description; a map may be of one cell.
+    embed: Callable[[UInt8[np.ndarray, "n h w 3"]], list[Float[np.ndarray, "n g g c"]]]
     digest: str  # of its weights
 
 
@@ -50,35 +51,35 @@ def _idm(workdir: Path) -> Embedder:
     except (FileNotFoundError, WrongStageError) as error:
         raise EmbedderError(f"config.weights: {error}") from error
     height, width, _ = idm.frame_shape
+    if height % (2 * FINE) or width % (2 * FINE):
+        raise EmbedderError(f"{workdir} looks at frames of {height}x{width}; its size must be divisible by {2 * FINE}")
     run = jax.jit(partial(embed_by_stacks, idm.module))
     leaves = jax.tree.leaves(idm.params)
     digest = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()[:16]
-    return Embedder((height, width), lambda frames: np.asarray(run(idm.params, frames)), digest)
+    return Embedder((height, width), lambda frames: jax.device_get(run(idm.params, frames)), digest)
 
 
 def embed_by_stacks(
     idm: InverseDynamicsModel, params: Any, frames: UInt8[Array, "n h w 3"]
-) -> Float[Array, "n d"]:  # fmt: skip
-    """Mean and spread of every channel in every cell, as an IDM sees frames by themselves, at several depths.
+) -> list[Float[Array, "n g g c"]]:  # fmt: skip
+    """Mean and spread of every channel in every cell, after the temporal convolution and after the first stack.
 
-    Each frame is a window of its own, with black before and after. Cells keep what is laid over a corner apart from
-    the rest of the picture.
+    Each frame is a window of its own, with black before and after. Later stacks see too much of the picture at once.
     """
     window = jnp.pad(frames[:, None], [(0, 0), (REACH, REACH), (0, 0), (0, 0), (0, 0)])
     _, seen = idm.apply(
         {"params": params}, window, method="embed", mutable=["intermediates"],
         capture_intermediates=lambda module, _: isinstance(module, TemporalConv | DownStack),
     )  # fmt: skip
-    temporal = seen["intermediates"]["temporal"]["__call__"][0][:, 0]
-    stacks = seen["intermediates"]["encoder"]
-    depths = [temporal, *(stacks[name]["__call__"][0] for name in sorted(stacks))]
-    return jnp.concatenate([summary for depth in depths for summary in _sum_up(depth)], -1)
+    seen = seen["intermediates"]
+    colours, edges = seen["temporal"]["__call__"][0][:, 0], seen["encoder"]["stack_0"]["__call__"][0]
+    return [_sum_up(colours, FINE), _sum_up(edges, COARSE)]
 
 
-def _sum_up(image: Float[Array, "n h w c"]) -> list[Float[Array, "n d"]]:
+def _sum_up(image: Float[Array, "n h w c"], cells: int) -> Float[Array, "n g g 2*c"]:
     n, h, w, c = image.shape
-    cells = image.astype(jnp.float32).reshape(n, GRID, h // GRID, GRID, w // GRID, c)
-    return [cells.mean((2, 4)).reshape(n, -1), cells.std((2, 4)).reshape(n, -1)]
+    parts = image.astype(jnp.float32).reshape(n, cells, h // cells, cells, w // cells, c)
+    return jnp.concatenate([parts.mean((2, 4)), parts.std((2, 4))], -1)
 
 
 def _clip(weights: Path) -> Embedder:
@@ -90,16 +91,19 @@ def _clip(weights: Path) -> Embedder:
             'the embedder "clip" needs open_clip: pip install -c constraints.txt -e ".[clip]"'
         ) from error
     if weights.suffix != ".safetensors" or not weights.is_file():  # other formats may run what is in them
-        raise EmbedderError(f"{weights} is no file NAME.safetensors of {CLIP_MODEL}: nothing is downloaded, put it there")
+        raise EmbedderError(
+            f"{weights} is no file NAME.safetensors of {CLIP_MODEL}: nothing is downloaded, put it there"
+        )
     model, _, _ = open_clip.create_model_and_transforms(CLIP_MODEL, pretrained=str(weights))
     model.eval()
     mean, spread = (np.array(values, np.float32) for values in (open_clip.OPENAI_DATASET_MEAN,
                                                                  open_clip.OPENAI_DATASET_STD))  # fmt: skip
 
-    def embed(frames: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
+    def embed(frames: UInt8[np.ndarray, "n h w 3"]) -> list[Float[np.ndarray, "n 1 1 c"]]:
         pixels = (frames.astype(np.float32) / 255 - mean) / spread
         with torch.no_grad():
-            return model.encode_image(torch.from_numpy(pixels.transpose(0, 3, 1, 2))).float().numpy()
+            rows = model.encode_image(torch.from_numpy(pixels.transpose(0, 3, 1, 2))).float().numpy()
+        return [rows[:, None, None]]
 
     return Embedder((CLIP_SIZE, CLIP_SIZE), embed, hashlib.sha256(weights.read_bytes()).hexdigest()[:16])
 

@@ -165,7 +165,8 @@ def sample(clip: Clip, result: Path, rate: float, size: tuple[int, int]) -> tupl
 
     Returns their numbers at 20 per second, the number of all, and what is wrong with the video.
     """
-    ticks, count = [], 0
+    ticks: list[int] = []
+    count = 0
     writing = result.with_suffix(".writing")
     try:
         with writing.open("wb") as file:
@@ -212,14 +213,14 @@ def _rows(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
     """A clip's row in the table of videos, and the rows of its segments."""
     video = clip.video.relative_to(out).as_posix()
-    labels = classify(answers.decisions, float(machine.threshold))
+    labels = classify(answers.decisions, machine.threshold)
     times = [(clip.first + frame) / FRAME_RATE for frame in (*answers.ticks.tolist(), answers.frames)]
     verdict = judge(labels == 0, times, rules)
     shares = {f"labelled_{kind}": float(np.mean(labels == i)) if len(labels) else 0.0 for i, kind in enumerate(CLASSES)}
+    clean_seconds = sum(span.end - span.start for span in verdict.spans)
     row = {"name": name, "video": video, "kept": bool(verdict.spans), "reason": answers.broken or verdict.reason,
-           "seconds": answers.frames / FRAME_RATE, "clean_seconds": sum(span.end - span.start for span in verdict.spans),
-           "clean": verdict.share} | shares  # fmt: skip
-    return row, [{"video": video} | span._asdict() for span in verdict.spans]
+           "seconds": answers.frames / FRAME_RATE, "clean_seconds": clean_seconds, "clean": verdict.share}  # fmt: skip
+    return row | shares, [{"video": video} | span._asdict() for span in verdict.spans]
 
 
 def _summary(out: Path, rows: list[dict[str, Any]]) -> str:

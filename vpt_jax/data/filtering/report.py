@@ -91,8 +91,6 @@ def _mistakes(frames: Sequence[LabelledFrame], held_out: HeldOut) -> list[str]:
             if said == label or not len(wrong):
                 continue
             worst = wrong[np.argsort(-held_out.decisions[wrong, said], kind="stable")][:EXAMPLES]
-            shown = [
-                picture(resize(read_picture(frames[i].path), _HEIGHT, _WIDTH), frames[i].path.name) for i in worst
-            ]
+            shown = [picture(resize(read_picture(frames[i].path), _HEIGHT, _WIDTH), frames[i].path.name) for i in worst]
             sections.append(section(f"{name}, taken for {other}: {len(wrong):,} frames", grid(shown, 16)))
     return sections

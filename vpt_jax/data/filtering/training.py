@@ -5,73 +5,76 @@ others are held out. The machine that is kept then learns from all.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from ml_collections import ConfigDict
 
 from vpt_jax.data.filtering import labelled_set
-from vpt_jax.data.filtering.classifier import CLASSES, Classifier, ClassifierError, margins
+from vpt_jax.data.filtering.classifier import CLASSES, ClassifierError, Machine, describe, margins
 from vpt_jax.data.filtering.embedders import Embedder
 from vpt_jax.data.filtering.labelled_set import LabelledFrame
+from vpt_jax.data.filtering.novelty import CellMap, Memory, chosen, remember
 from vpt_jax.video import resize
 from vpt_jax.workers import progress_bar
 
 BATCH = 64  # frames embedded at a time
 
+Labels = Int[np.ndarray, " n"]  # numbers of classes
+Groups = Shaped[np.ndarray, " n"]  # names
+Memories = tuple[Memory | None, ...]
+
 
 class HeldOut(NamedTuple):
     """What a machine said of frames it had not seen. `n` frames."""
 
-    labels: Int[np.ndarray, " n"]
+    labels: Labels
     decisions: Float[np.ndarray, "n 3"]
     threshold: float  # of the margin, chosen on these very frames
 
-    def predictions(self) -> Int[np.ndarray, " n"]:
+    def predictions(self) -> Labels:
         """Clean where the margin reaches the threshold, else the likelier of the others."""
         return classify(self.decisions, self.threshold)
 
 
-def classify(decisions: Float[np.ndarray, "n 3"], threshold: float) -> Int[np.ndarray, " n"]:
+def classify(decisions: Float[np.ndarray, "n 3"], threshold: float) -> Labels:
     """Number of the class of every frame: clean is what reaches the threshold."""
     return np.where(margins(decisions) >= threshold, 0, 1 + decisions[:, 1:].argmax(-1))
 
 
-def embed_pictures(frames: Sequence[LabelledFrame], embedder: Embedder) -> Float[np.ndarray, "n d"]:
+def embed_pictures(frames: Sequence[LabelledFrame], embedder: Embedder) -> list[CellMap]:
     """Embeddings of labelled frames."""
-    rows = []
+    batches = []
     with progress_bar(len(frames), desc="embedding", unit=" frames") as bar:
         for at in range(0, len(frames), BATCH):
             pictures = [resize(labelled_set.read_picture(frame.path), *embedder.size) for frame in frames[at:][:BATCH]]
-            rows.append(embed_batch(np.stack(pictures), embedder))
+            batches.append(embed_batch(np.stack(pictures), embedder))
             bar.update(len(pictures))
-    return np.concatenate(rows)
+    return [np.concatenate(maps) for maps in zip(*batches, strict=True)]
 
 
-def embed_batch(frames: np.ndarray, embedder: Embedder) -> Float[np.ndarray, "n d"]:
+def embed_batch(frames: UInt8[np.ndarray, "n h w 3"], embedder: Embedder) -> list[CellMap]:
     """Embeddings of up to `BATCH` frames; the embedder always gets as many, so it is compiled once."""
     filled = np.zeros((BATCH, *frames.shape[1:]), np.uint8)
     filled[: len(frames)] = frames
-    return embedder.embed(filled)[: len(frames)].astype(np.float32)
+    return [cells[: len(frames)] for cells in embedder.embed(filled)]
 
 
 def check(config: ConfigDict) -> None:
     """Raises ClassifierError where a field of the config makes no sense."""
     if config.folds < 2:
         raise ClassifierError(f"config.folds is {config.folds}, and must be 2 or more")
-    if config.C <= 0 or config.shrinkage < 0:
-        raise ClassifierError("config.C must be above 0, and config.shrinkage not below 0")
+    if config.C <= 0:
+        raise ClassifierError(f"config.C is {config.C}, and must be above 0")
     if not 0 < config.precision <= 1:
         raise ClassifierError(f"config.precision is {config.precision}, and must be above 0 and at most 1")
 
 
-def fit(
-    x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], settings: ConfigDict, threshold: float = 0.0,
-    made_of: Any = None,
-) -> Classifier:  # fmt: skip
-    """A machine that has learnt from these embeddings.
+def fit(maps: Sequence[CellMap], labels: Labels, groups: Groups, C: float) -> tuple[Memories, Machine]:
+    """What has been learnt from these embeddings: clean cells, and a machine that knows how new cells may be.
+
+    While it learns, pictures of a group are not compared with clean ones of that group, as new ones will not be.
 
     Raises ClassifierError if scikit-learn is missing.
     """
@@ -81,55 +84,40 @@ def fit(
         raise ClassifierError(
             'training a filter needs scikit-learn: pip install -c constraints.txt -e ".[filter]"'
         ) from error
-    mean, projection = whiten(x, settings.shrinkage)
-    svc = SVC(C=settings.C, gamma="scale").fit((x - mean) @ projection, labels)
-    return Classifier(
-        mean=mean, projection=projection, vectors=svc.support_vectors_.astype(np.float32), counts=svc.n_support_,
-        coefficients=svc.dual_coef_, intercepts=svc.intercept_, gamma=np.array(svc._gamma), threshold=np.array(threshold),
-        made_of=made_of,
-    )  # fmt: skip
-
-
-def whiten(x: Float[np.ndarray, "n d"], shrinkage: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean, and a projection after which all directions that pictures differ in count nearly alike.
-
-    Scenes differ much more than what is laid over them, so without it the machine would see scenes alone. `shrinkage`:
-    directions whose variance (every number of the embedding scaled to 1) is well below it are left as they are.
-    """
-    mean, spread = x.mean(0), x.std(0) + 1e-6
-    scaled = (x - mean) / spread
-    variances, directions = np.linalg.eigh(scaled @ scaled.T / len(x))
-    there = variances > 1e-6 * variances.max()
-    variances, directions = variances[there], directions[:, there]
-    axes = scaled.T @ directions / np.sqrt(variances * len(x))
-    return mean, (axes / np.sqrt(variances + shrinkage) / spread[:, None]).astype(np.float32)
-
-
-def hold_out(
-    x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], groups: Sequence[str], settings: ConfigDict
-) -> HeldOut:
-    """What machines say of the groups that each has not seen. Raises ClassifierError if there are too few groups."""
-    fold_of = _folds(labels, groups, settings.folds)
-    folds = np.array([fold_of[group] for group in groups])
-    decisions = np.zeros((len(x), len(CLASSES)))
-    with progress_bar(settings.folds, desc="testing", unit="fold") as bar:
-        for fold in range(settings.folds):
-            out = folds == fold
-            decisions[out] = fit(x[~out], labels[~out], settings).decide(x[out])
-            bar.update()
     clean = labels == 0
-    threshold = settings.threshold
+    memories = tuple(remember(cells[clean]) if cells.shape[1] > 1 else None for cells in maps)
+    own = groups[:, None] == groups[clean][chosen(int(clean.sum()))]
+    x = describe(maps, memories, own)
+    mean, scale = x.mean(0), x.std(0) + 1e-9
+    svc = SVC(C=C, gamma="scale").fit((x - mean) / scale, labels)
+    machine = Machine(
+        mean, scale, svc.support_vectors_, svc.n_support_, svc.dual_coef_, svc.intercept_, np.array(svc._gamma)
+    )  # fmt: skip
+    return memories, machine
+
+
+def hold_out(maps: Sequence[CellMap], labels: Labels, groups: Groups, config: ConfigDict) -> HeldOut:
+    """What machines say of the groups that each has not seen. Raises ClassifierError if there are too few groups."""
+    fold_of = _folds(labels, groups, config.folds)
+    folds = np.array([fold_of[group] for group in groups])
+    decisions = np.zeros((len(labels), len(CLASSES)))
+    with progress_bar(config.folds, desc="testing", unit="fold") as bar:
+        for fold in range(config.folds):
+            out = folds == fold
+            memories, machine = fit([cells[~out] for cells in maps], labels[~out], groups[~out], config.C)
+            decisions[out] = machine.decide(describe([cells[out] for cells in maps], memories))
+            bar.update()
+    threshold = config.threshold
     if threshold is None:
-        threshold = choose_threshold(margins(decisions), clean, settings.precision)
+        threshold = choose_threshold(margins(decisions), labels == 0, config.precision)
     return HeldOut(labels, decisions, threshold)
 
 
-def _folds(labels: Int[np.ndarray, " n"], groups: Sequence[str], folds: int) -> dict[str, int]:
+def _folds(labels: Labels, groups: Groups, folds: int) -> dict[str, int]:
     """The fold in which each group is held out: large ones first, each to the fold with least of its class."""
     fold_of: dict[str, int] = {}
-    names = np.array(groups)
     for label, name in enumerate(CLASSES):
-        sizes = {group: int((names[labels == label] == group).sum()) for group in sorted(set(names[labels == label]))}
+        sizes = {group: int((groups[labels == label] == group).sum()) for group in sorted(set(groups[labels == label]))}
         filled = np.zeros(folds)
         for group, size in sizes.items():
             if group in fold_of:
@@ -137,9 +125,10 @@ def _folds(labels: Int[np.ndarray, " n"], groups: Sequence[str], folds: int) -> 
         for group in sorted(sizes.keys() - fold_of.keys(), key=lambda group: (-sizes[group], group)):
             fold_of[group] = int(filled.argmin())
             filled[fold_of[group]] += sizes[group]
-        if np.count_nonzero(filled) < 2:
+        if len(sizes) < (needed := 3 if name == "clean" else 2):  # clean ones are compared with those of other videos
             raise ClassifierError(
-                f"all pictures of {name!r} are of one video, so nothing can be held out: take them from more videos"
+                f"the pictures of {name!r} are of {len(sizes)} videos, and {needed} are needed to hold some out: take them "
+                "from more videos, and name them as docs/filtering.md says"
             )
     return fold_of
 
