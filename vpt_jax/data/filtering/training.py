@@ -127,8 +127,8 @@ def _folds(labels: Labels, groups: Groups, folds: int) -> dict[str, int]:
             filled[fold_of[group]] += sizes[group]
         if len(sizes) < (needed := 3 if name == "clean" else 2):  # clean ones are compared with those of other videos
             raise ClassifierError(
-                f"the pictures of {name!r} are of {len(sizes)} videos, and {needed} are needed to hold some out: take them "
-                "from more videos, and name them as docs/filtering.md says"
+                f"the pictures of {name!r} are of {len(sizes)} videos, and {needed} are needed to hold some out: "
+                "take them from more videos, and name them as docs/filtering.md says"
             )
     return fold_of
 
