@@ -37,7 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # report.
     config.folds = 5
     # A frame is clean if it is likelier so by this margin. None: the lowest at which `precision` is reached on held-out
-    # frames.
+    # frames in training; the classifier keeps it.
     config.threshold = config_dict.placeholder(float)
     config.precision = 0.95
 

@@ -71,7 +71,11 @@ def shapes(rng, height, width):
     frame[:horizon], frame[horizon:] = rng.integers(0, 256, (2, 3))
     for _ in range(int(rng.integers(5, 25))):
         (x, y), radius = rng.integers(0, (width, height)).tolist(), int(rng.integers(width // 100, width // 8))
-        draw = cv2.circle if rng.random() < 0.5 else lambda f, p, r, c, *a: cv2.rectangle(f, p, (p[0] + r, p[1] + r), c, -1)
+        draw = (
+            cv2.circle
+            if rng.random() < 0.5
+            else lambda f, p, r, c, *a: cv2.rectangle(f, p, (p[0] + r, p[1] + r), c, -1)
+        )
         draw(frame, (x, y), radius, rng.integers(0, 256, 3).tolist(), -1, cv2.LINE_AA)
     return frame
 

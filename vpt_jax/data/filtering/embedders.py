@@ -62,7 +62,7 @@ def _idm(workdir: Path) -> Embedder:
 def embed_by_stacks(
     idm: InverseDynamicsModel, params: Any, frames: UInt8[Array, "n h w 3"]
 ) -> list[Float[Array, "n g g c"]]:  # fmt: skip
-    """Mean and spread of every channel in every cell, after the temporal convolution and after the first stack.
+    """Mean, and spread, of every channel in every cell, after the temporal convolution and after the first stack.
 
     Each frame is a window of its own, with black before and after. Later stacks see too much of the picture at once.
     """
@@ -73,13 +73,13 @@ def embed_by_stacks(
     )  # fmt: skip
     seen = seen["intermediates"]
     colours, edges = seen["temporal"]["__call__"][0][:, 0], seen["encoder"]["stack_0"]["__call__"][0]
-    return [_sum_up(colours, FINE), _sum_up(edges, COARSE)]
+    return [*_sum_up(colours, FINE), *_sum_up(edges, COARSE)]
 
 
-def _sum_up(image: Float[Array, "n h w c"], cells: int) -> Float[Array, "n g g 2*c"]:
+def _sum_up(image: Float[Array, "n h w c"], cells: int) -> list[Float[Array, "n g g c"]]:
     n, h, w, c = image.shape
     parts = image.astype(jnp.float32).reshape(n, cells, h // cells, cells, w // cells, c)
-    return jnp.concatenate([parts.mean((2, 4)), parts.std((2, 4))], -1)
+    return [parts.mean((2, 4)), parts.std((2, 4))]
 
 
 def _clip(weights: Path) -> Embedder:

@@ -66,7 +66,8 @@ def filter_videos(config: ConfigDict, machine: Classifier, embedder: Embedder) -
         _look_at_all(clips, folder, config, machine, embedder)
         answers = {name: _load(_result(folder, name, clip)) for name, clip in clips.items()}
     rules = Rules(config.kernel, config.min_seconds, config.min_share)
-    tables = [_rows(out, name, clips[name], answer, machine, rules) for name, answer in answers.items()]
+    threshold = machine.threshold if config.threshold is None else config.threshold
+    tables = [_rows(out, name, clips[name], answer, threshold, rules) for name, answer in answers.items()]
     write_table(out / "videos.parquet", [row for row, _ in tables], VIDEOS)
     write_table(out / "segments.parquet", [row for _, rows in tables for row in rows], SEGMENTS)
     print(_summary(out, [row for row, _ in tables]))
@@ -129,6 +130,8 @@ def _look_at_all(
     todo = [(clip, result) for name, clip in clips.items() if not (result := _result(folder, name, clip)).exists()]
     if len(todo) < len(clips):
         print(f"{len(clips) - len(todo)} of {len(clips)} videos are looked at already", flush=True)
+    if not todo:
+        return
     size = sum(clip.size for clip, _ in todo)
     with progress_bar(size, desc="filtering", unit="B", unit_scale=True) as bar, worker_pool(config.workers) as pool:
         for clip, result, future in _ahead(pool, todo, config, embedder):
@@ -209,11 +212,11 @@ def _load(result: Path) -> Answers:
 
 
 def _rows(
-    out: Path, name: str, clip: Clip, answers: Answers, machine: Classifier, rules: Rules
+    out: Path, name: str, clip: Clip, answers: Answers, threshold: float, rules: Rules
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
     """A clip's row in the table of videos, and the rows of its segments."""
     video = clip.video.relative_to(out).as_posix()
-    labels = classify(answers.decisions, machine.threshold)
+    labels = classify(answers.decisions, threshold)
     times = [(clip.first + frame) / FRAME_RATE for frame in (*answers.ticks.tolist(), answers.frames)]
     verdict = judge(labels == 0, times, rules)
     shares = {f"labelled_{kind}": float(np.mean(labels == i)) if len(labels) else 0.0 for i, kind in enumerate(CLASSES)}

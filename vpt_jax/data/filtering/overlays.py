@@ -51,10 +51,10 @@ def watermark(frame: Frame, rng: np.random.Generator) -> Frame:
     height = width // 4
     in_the_middle = (len(frame) - height) // 2, (frame.shape[1] - width) // 2
     top, left = in_the_middle if rng.random() < 0.5 else _corner(frame, rng, height, width)
-    colour = [(255, 255, 255), (0, 0, 0), _colour(rng)][rng.choice(3, p=[0.6, 0.2, 0.2])]
+    colour = (255, 255, 255) if rng.random() < 0.7 else _colour(rng)
     drawn = frame.copy()
     _write(drawn, _word(rng, int(rng.integers(5, 9))), colour, width, left, top + int(0.7 * height))
-    return _mix(frame, drawn, rng.uniform(0.5, 0.9))
+    return _mix(frame, drawn, rng.uniform(0.6, 0.95))
 
 
 def letterbox(frame: Frame, rng: np.random.Generator) -> Frame:

@@ -89,7 +89,7 @@ def fit(maps: Sequence[CellMap], labels: Labels, groups: Groups, C: float) -> tu
     own = groups[:, None] == groups[clean][chosen(int(clean.sum()))]
     x = describe(maps, memories, own)
     mean, scale = x.mean(0), x.std(0) + 1e-9
-    svc = SVC(C=C, gamma="scale").fit((x - mean) / scale, labels)
+    svc = SVC(C=C, gamma="scale", break_ties=True).fit((x - mean) / scale, labels)
     machine = Machine(
         mean, scale, svc.support_vectors_, svc.n_support_, svc.dual_coef_, svc.intercept_, np.array(svc._gamma)
     )  # fmt: skip
