@@ -1,4 +1,6 @@
-"""An inverse dynamics model that looks at 128x128 pictures, and a small filter that was trained with it."""
+"""An inverse dynamics model, and a small filter that was trained with it."""
+
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -9,27 +11,40 @@ import pytest
 from configs import filter as filter_config
 from configs import idm
 from vpt_jax.checkpoints import Checkpoints, jsonable
-from vpt_jax.data.filtering import clean_filter
+from vpt_jax.data.filtering import clean_filter, embedders
 from vpt_jax.models.presets import make_idm
 from vpt_jax.training.state import initial_state
 
 from . import made_set
 
-SIZE = 128
 
-
-@pytest.fixture(scope="session")
-def idm_dir(tmp_path_factory):
+def new_idm(workdir, size):
     """A work directory of a model that has not learnt anything yet: its first weights, as training would begin."""
     config = idm.get_config("demo")
-    module, workdir = make_idm(config.model), tmp_path_factory.mktemp("idm")
-    params = module.init(jax.random.key(0), jnp.zeros((1, 1, SIZE, SIZE, 3), jnp.uint8))["params"]
-    stream = {"frame_shape": [SIZE, SIZE, 3], "length": 8}
+    module = make_idm(config.model)
+    params = module.init(jax.random.key(0), jnp.zeros((1, 1, size, size, 3), jnp.uint8))["params"]
+    stream = {"frame_shape": [size, size, 3], "length": 8}
     facts = {"stream": stream, "model": {}, "optimizer": {}, "config": jsonable(config)}
     checkpoints = Checkpoints(workdir / "checkpoints", keep_last=1, keep_every_hours=0.0, facts=facts)
     checkpoints.save(initial_state(params, optax.sgd(0.1), (), jax.random.PRNGKey(0)), 1)
     checkpoints.close()
     return workdir
+
+
+@pytest.fixture(scope="session")
+def idm_dir(tmp_path_factory):
+    """One that looks at small pictures, to be quick."""
+    return new_idm(tmp_path_factory.mktemp("idm"), 64)
+
+
+embedder_once = cache(embedders.make_embedder)  # compiled once
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clean_filter, "make_embedder", embedder_once)
+        yield
 
 
 def settings(idm_dir, classifier, **changes):

@@ -105,7 +105,7 @@ def labelled(part, clips=CLIPS, rate=3, times=4, others=40):
                     kind = kinds[count % len(kinds)]
                     rows.append(("artifacts", f"{clip}-{block}", kind, OVERLAYS[kind](ground, rng)))
                     count += 1
-    for number, level in enumerate(LEVELS[part]):
+    for number, level in enumerate(LEVELS[part] if others else ()):
         rows += [("other", level, "doom", frame) for frame in doom_frames(level, others, number)]
     for number in range(2 * others):
         draw = (menu, shapes)[number % 2]

@@ -63,9 +63,6 @@ def test_tables_say_what_is_clean_and_why_the_rest_is_not(idm_dir, small_filter,
     assert rows["empty"]["reason"].startswith("unreadable video")
     for row in rows.values():
         assert row["kept"] == (not row["reason"]) == (row["video"] in kept)
-        assert row["kept"] == any(
-            segment.video == row["video"] for segment in read_segments(tmp_path / "segments.parquet")
-        )
         shares = sum(row[f"labelled_{name}"] for name in ("clean", "artifacts", "other"))
         assert shares == pytest.approx(1 if row["seconds"] else 0)
     assert rows["build_gate_5"]["seconds"] == pytest.approx(8)

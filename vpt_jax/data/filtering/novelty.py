@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float32
 
 PICTURES = 256  # clean ones that are remembered, at most
 AXES = 32  # of a cell's description, those in which clean cells differ most
-SHRINKAGE = 0.05  # of the mean variance, added to each: axes that hardly differ are not blown up
+SHRINKAGE = 0.2  # of the mean variance, added to each: axes that hardly differ are not blown up
 REACH = 1  # cells to each side that count as the same place
 LARGEST = 32  # distances that are given by size too, wherever they are
 GRID = 8  # cells per side, at most, whose distances are given by place

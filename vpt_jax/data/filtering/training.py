@@ -19,7 +19,7 @@ from vpt_jax.data.filtering.novelty import CellMap, Memory, chosen, remember
 from vpt_jax.video import resize
 from vpt_jax.workers import progress_bar
 
-BATCH = 64  # frames embedded at a time
+BATCH = 32  # frames embedded at a time
 
 Labels = Int[np.ndarray, " n"]  # numbers of classes
 Groups = Shaped[np.ndarray, " n"]  # names
