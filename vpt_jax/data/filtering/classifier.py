@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vpt_jax.data.filtering.novelty import CellMap, Memory, distances, squared_distances, summary
+from vpt_jax.data.filtering.novelty import CellMap, Memory, distances, summary
 from vpt_jax.workers import unique_name
 
 CLASSES = ("clean", "artifacts", "other")  # play without and with something laid over it; anything else
@@ -118,7 +118,7 @@ def margins(decisions: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " n"]:
 
 
 def _decide(machine: Machine, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 3"]:
-    kernel = np.exp(-machine.gamma * squared_distances(x, machine.vectors))
+    kernel = np.exp(-machine.gamma * _squared_distances(x, machine.vectors))
     ends = np.cumsum([0, *machine.counts])
     of_class = [slice(start, stop) for start, stop in pairwise(ends)]
     votes, confidences = np.zeros((len(x), 3)), np.zeros((len(x), 3))
@@ -130,3 +130,7 @@ def _decide(machine: Machine, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, 
         confidences[:, i] += for_i
         confidences[:, j] -= for_i
     return votes + confidences / (3 * (np.abs(confidences) + 1))  # less than half a vote: it settles ties
+
+
+def _squared_distances(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "n s"]:
+    return np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0)

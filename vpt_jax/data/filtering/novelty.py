@@ -8,7 +8,7 @@ counts is how far the nearest is (as PatchCore finds defects: Roth et al., 2022)
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float32
 
 PICTURES = 256  # clean ones that are remembered, at most
 AXES = 32  # of a cell's description, those in which clean cells differ most
@@ -52,17 +52,14 @@ def distances(
     for row, column in np.ndindex(found.shape[1:]):
         places = (slice(max(0, at - REACH), at + REACH + 1) for at in (row, column))
         near = memory.cells[(slice(None), *places)]
-        squared = squared_distances(x[:, row, column], near.reshape(-1, near.shape[-1]))
-        squared = squared.reshape(len(x), len(near), -1).min(-1)
-        found[:, row, column] = np.sqrt(
-            squared.min(-1) if ignore is None else np.where(ignore, np.inf, squared).min(-1)
-        )
+        flat, here = near.reshape(-1, near.shape[-1]), x[:, row, column]
+        products = here @ (-2 * flat).T
+        products += (flat**2).sum(1)
+        nearest = products.reshape(len(x), len(near), -1).min(-1)
+        if ignore is not None:
+            nearest[ignore] = np.inf
+        found[:, row, column] = np.sqrt(np.maximum((here**2).sum(1) + nearest.min(-1), 0))
     return found
-
-
-def squared_distances(a: Float[np.ndarray, "n k"], b: Float[np.ndarray, "s k"]) -> Float[np.ndarray, "n s"]:
-    """Between all rows of both."""
-    return np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0)
 
 
 def summary(found: Float32[np.ndarray, "n g g"]) -> Float32[np.ndarray, "n d"]:
