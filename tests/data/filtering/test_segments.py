@@ -1,0 +1,78 @@
+"""From labels of frames to what counts: smoothing, five seconds, four fifths."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from vpt_jax.data.filtering.segments import Rules, judge, median_filter, runs
+
+RATE = 3
+
+
+def labels(text):
+    return np.array([letter == "#" for letter in text])
+
+
+def times(frames):
+    return [number / RATE for number in range(frames + 1)]
+
+
+def text(of):
+    return "".join(".#"[int(label)] for label in of)
+
+
+@pytest.mark.parametrize(("before", "after"), [
+    ("#######.#######", "###############"),
+    ("###...#########", "###############"),
+    ("####....#######", "####....#######"),
+    (".#######", ".#######"),  # four of the seven around the first frame are itself: beyond the end it goes on
+    ("...#######", "...#######"),
+    ("#.........#", "#.........#"),
+    ("#", "#"), ("", ""),
+])  # fmt: skip
+def test_the_label_is_that_of_most_of_seven_frames(before, after):
+    assert text(median_filter(labels(before), 7)) == after
+
+
+@given(hnp.arrays(bool, st.integers(0, 60)), st.sampled_from([1, 3, 7]))
+def test_median_is_that_of_scipy_with_the_ends_repeated(of, kernel):
+    from scipy.ndimage import median_filter as expected
+
+    assert median_filter(of, kernel).tolist() == expected(of.astype(int), kernel, mode="nearest").astype(bool).tolist()
+
+
+@given(hnp.arrays(bool, st.integers(0, 60)))
+def test_runs_cover_what_is_true_and_do_not_touch(of):
+    found = np.zeros(len(of), int)
+    for run in runs(of):
+        found[run] += 1
+        assert run.start == 0 or not of[run.start - 1]
+        assert run.stop == len(of) or not of[run.stop]
+    assert found.tolist() == of.astype(int).tolist()
+
+
+def test_five_seconds_count_and_a_frame_less_does_not():
+    rules = Rules(kernel=1, min_share=0)
+    verdict = judge(labels("." + 15 * "#" + "." + 14 * "#"), times(31), rules)
+    assert [(span.start, span.end) for span in verdict.spans] == [(1 / 3, pytest.approx(16 / 3))]
+    assert judge(labels(14 * "#" + "."), times(15), rules).reason == "no 5 s in a row are clean"
+
+
+def test_a_video_is_kept_from_four_fifths_on():
+    kept = judge(labels(80 * "#" + 20 * "."), times(100), Rules())
+    assert kept.share == pytest.approx(0.8)
+    assert [span[:2] for span in kept.spans] == [(0, pytest.approx(80 / 3))]
+    assert kept.reason == ""
+    dropped = judge(labels(79 * "#" + 21 * "."), times(100), Rules())
+    assert dropped == (pytest.approx(0.79), [], "79% of its frames are clean, and 80% are needed")
+
+
+def test_a_segment_says_how_many_of_its_frames_were_clean_before_smoothing():
+    (span,) = judge(labels(8 * "#" + "." + 11 * "#"), times(20), Rules()).spans
+    assert span == (0, pytest.approx(20 / 3), 0.95)
+
+
+def test_nothing_to_see_is_not_clean():
+    assert judge(np.zeros(0, bool), [0.0], Rules()).spans == []
