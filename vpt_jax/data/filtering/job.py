@@ -182,7 +182,8 @@ def sample(clip: Clip, result: Path, rate: float, size: tuple[int, int]) -> tupl
             raise VideoError("unreadable video", "it has no frames")
     except (VideoError, FileNotFoundError) as error:  # a manifest may name what is not there
         writing.unlink()
-        return [], 0, str(error) if isinstance(error, VideoError) else "missing video: no such file"
+        reason = str(error) if isinstance(error, VideoError) else "missing video: no such file"
+        return [], 0, reason.replace(str(clip.video), clip.video.name)
     writing.rename(result.with_suffix(".npy"))
     return ticks, count, ""
 

@@ -5,6 +5,8 @@ compared as a whole: each cell of it is compared with the same cell, and those a
 counts is how far the nearest is (as PatchCore finds defects: Roth et al., 2022).
 """
 
+from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -48,18 +50,23 @@ def distances(
 ) -> Float32[np.ndarray, "n g g"]:  # fmt: skip
     """From each cell to the nearest clean one around its place; `ignore`: pictures that do not count for a picture."""
     x = (cells - memory.mean) @ memory.axes
+    places = memory.cells.transpose(1, 2, 3, 0)  # a matrix for every place
+    lengths = (places**2).sum(2)
     found = np.empty(x.shape[:3], np.float32)
     for row, column in np.ndindex(found.shape[1:]):
-        places = (slice(max(0, at - REACH), at + REACH + 1) for at in (row, column))
-        near = memory.cells[(slice(None), *places)]
-        flat, here = near.reshape(-1, near.shape[-1]), x[:, row, column]
-        products = here @ (-2 * flat).T
-        products += (flat**2).sum(1)
-        nearest = products.reshape(len(x), len(near), -1).min(-1)
+        here = x[:, row, column]
+        nearest = np.full((len(here), len(memory.cells)), np.inf, np.float32)
+        for place in _around(row, column, len(places)):
+            np.minimum(nearest, (-2 * here) @ places[place] + lengths[place], out=nearest)
         if ignore is not None:
             nearest[ignore] = np.inf
-        found[:, row, column] = np.sqrt(np.maximum((here**2).sum(1) + nearest.min(-1), 0))
+        found[:, row, column] = np.sqrt(np.maximum((here**2).sum(1) + nearest.min(1), 0))
     return found
+
+
+def _around(row: int, column: int, size: int) -> Iterator[tuple[int, int]]:
+    rows, columns = (range(max(0, at - REACH), min(size, at + REACH + 1)) for at in (row, column))
+    return product(rows, columns)
 
 
 def summary(found: Float32[np.ndarray, "n g g"]) -> Float32[np.ndarray, "n d"]:
