@@ -157,7 +157,7 @@ def logits():
     return {head: np.broadcast_to(of, (2, FRAMES, *of.shape)).astype(np.float32) for head, of in of_heads.items()}
 
 
-@pytest.mark.parametrize("mode", ["shared", "exact"])
+@pytest.mark.parametrize("mode", ["shared", pytest.param("exact", marks=pytest.mark.slow)])
 def test_asked_about_both_sides_a_mirrored_film_has_mirrored_labels(mode):
     spans = random_spans()
     mirrored = spans._replace(frames=spans.frames[..., ::-1, :])

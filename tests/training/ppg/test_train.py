@@ -69,7 +69,7 @@ def state_of(workdir, step):
 
 def test_what_was_played_is_what_is_learnt_from(play, tmp_path):
     """Without learning, the policy's chunks say of every action exactly what it said when it was taken."""
-    play(tmp_path, "--config.steps=2", "--config.optimizer.learning_rate=0.0", "--config.mesh.data=2", devices=2)
+    play(tmp_path, "--config.steps=2", "--config.optimizer.learning_rate=0.0")
     for line in metrics(tmp_path):
         assert abs(line["train/kl_acting"]) < 1e-7
         assert line["train/clipped"] == 0
