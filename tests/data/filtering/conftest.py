@@ -22,7 +22,7 @@ def new_idm(workdir, size):
     """A work directory of a model that has not learnt anything yet: its first weights, as training would begin."""
     config = idm.get_config("demo")
     module = make_idm(config.model)
-    params = module.init(jax.random.key(0), jnp.zeros((1, 1, size, size, 3), jnp.uint8))["params"]
+    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 1, size, size, 3), jnp.uint8))["params"]
     stream = {"frame_shape": [size, size, 3], "length": 8}
     facts = {"stream": stream, "model": {}, "optimizer": {}, "config": jsonable(config)}
     checkpoints = Checkpoints(workdir / "checkpoints", keep_last=1, keep_every_hours=0.0, facts=facts)
