@@ -36,6 +36,11 @@ def record_episode(path, seed, frames):
             recording.write(frame.astype(np.uint8), env_from_raw(buttons, camera))
 
 
+def files(folder):
+    """The bytes of all files in a folder, by path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 @pytest.fixture(scope="session")
 def dataset_dir(tmp_path_factory):
     """Seven training and two validation episodes of 32x32 frames, in records of 8 frames."""

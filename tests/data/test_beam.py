@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 
 from configs.prepare import get_config
-from tests.conftest import FRAME_SIZE, record_episode
+from tests.conftest import FRAME_SIZE, files, record_episode
 from vpt_jax.data import dataset
 from vpt_jax.data.beam import BeamMissingError
 from vpt_jax.data.prepare import Settings, _find, encode_episodes, prepare
@@ -29,10 +29,6 @@ def settings(recordings, out, runner="", *options):
     config.update(recordings=str(recordings), out=str(out), height=FRAME_SIZE, width=FRAME_SIZE, chunk_frames=8)
     config.beam.update(runner=runner, options=options)
     return config
-
-
-def files(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from configs.prepare import get_config
+from tests.conftest import files
 from vpt_jax.data import codecs, dataset
 from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.recording import RecordingWriter, read_steps
@@ -52,10 +53,6 @@ def settings(recordings, out, **changes):
     config.update(recordings=str(recordings), out=str(out), height=SIZE, width=SIZE, chunk_frames=CHUNK, workers=2)
     config.update(changes)
     return config
-
-
-def files(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
