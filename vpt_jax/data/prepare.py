@@ -22,9 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from vpt_jax.data import beam, dataset, manifest
+from vpt_jax.contractor_names import recorder_version
+from vpt_jax.data import beam, dataset, manifest, sessions, splits
 from vpt_jax.data.codecs import encode_chunk
-from vpt_jax.recording import BrokenRecording, Steps, find_recordings, read_frames, read_steps
+from vpt_jax.data.recorded_stats import RecordedStats, RecordObserver
+from vpt_jax.recording import GUI_MOUSE_SCALE, BrokenRecording, Steps, find_recordings, read_frames, read_steps
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import Run, in_processes, locked, progress_bar, unique_name
 
@@ -72,33 +74,63 @@ class Recording(NamedTuple):
     def actions(self) -> dict[str, np.ndarray]:
         """The stored actions: `buttons` uint8 [n, 20] and `camera` float32 [n, 2]."""
         with np.load(self.file(".npz")) as stored:
-            return dict(stored)
+            return {name: stored[name] for name in ("buttons", "camera")}
+
+    def recorded(self) -> dict[str, Any]:
+        """Its `stats` (recorded_stats.py), `first_tick` and `last_tick`; empty if an older version encoded it."""
+        with np.load(self.file(".npz")) as stored:
+            return json.loads(str(stored["recorded"])) if "recorded" in stored else {}
+
+
+class Episode(NamedTuple):
+    """An episode of the dataset: a recording, a part of one, or contiguous segments of one session."""
+
+    parts: Sequence[Recording]
+
+    @property
+    def name(self) -> str:
+        """That of its first part."""
+        return self.parts[0].name
+
+    @property
+    def records(self) -> Path:
+        """The file of all its records."""
+        if len(self.parts) == 1:
+            return self.parts[0].file(".records")
+        digest = _digest([part.result.name for part in self.parts])
+        return self.parts[0].result.with_name(f"joined-{digest}.records")
+
+    def actions(self, field: str) -> np.ndarray:
+        """The stored actions, `buttons` or `camera`."""
+        return np.concatenate([part.actions()[field] for part in self.parts])
 
 
 def prepare(config: ConfigDict) -> Path:
     """Makes the dataset `config.out` of the recordings in `config.recordings` (fields: configs/prepare.py).
 
     Recordings lie in the subfolders train, valid and test, each a split, or all in the folder itself: then all are
-    `train`. Or they are the segments of a manifest in such a folder (vpt_jax/data/manifest.py). Where the dataset is
-    there already, nothing happens. Returns its path. Raises `PrepareError`, and `FolderInUseError` while another run
-    makes it.
+    `train`. If none is `valid`, some contractors' recordings are held out of `train` (splits.py). Or they are the
+    segments of a manifest in such a folder (vpt_jax/data/manifest.py). Where the dataset is there already, nothing
+    happens. Returns its path. Raises `PrepareError`, and `FolderInUseError` while another run makes it.
     """
     if not (config.recordings and config.out):
         raise PrepareError("say where recordings are and where the dataset goes: --config.recordings=A --config.out=B")
     source, out = Path(config.recordings).resolve(), Path(config.out).resolve()
     settings = Settings(config.height, config.width, config.chunk_frames, config.quality)
-    _check(settings)
+    _check(settings, config.valid)
     partial = _add_suffix(out, ".partial")
-    recordings = _find(source, partial / "episodes", settings)
+    recordings = _hold_out(_find(source, partial / "episodes", settings), config.valid)
     results = [f"{recording.split}/{recording.result.name}" for recording in recordings]
+    results += ["joined"] if config.join_segments else []
     made_from = {"settings": asdict(settings), "recordings": _digest(results)}
     if _is_made(out, made_from):
         print("nothing to do: this dataset is made already")
     else:
         with locked(partial), _workers(config) as run:
             _encode_all(run, recordings, settings)
-            report = made_from | _describe(source, recordings)
-            _assemble(run, partial / "dataset", recordings, settings, report)
+            episodes = _episodes(recordings, config.join_segments)
+            report = made_from | _describe(source, recordings, episodes)
+            _assemble(run, partial / "dataset", episodes, settings, report)
             (partial / "dataset").rename(out)
     shutil.rmtree(partial, ignore_errors=True)
     print(_summary(out))
@@ -111,7 +143,7 @@ def _workers(config: ConfigDict) -> AbstractContextManager[Run]:
     return in_processes(config.workers)
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: Settings, valid: ConfigDict) -> None:
     for field in ("height", "width"):
         if (size := getattr(settings, field)) < 8 or size % 8:
             raise PrepareError(f"config.{field} is {size}, and must be divisible by 8, as the model's input is")
@@ -119,6 +151,10 @@ def _check(settings: Settings) -> None:
         raise PrepareError(f"config.chunk_frames is {settings.chunk_frames}, and must be 1 or more")
     if not 1 <= settings.quality <= 100:
         raise PrepareError(f"config.quality is {settings.quality}, and must be from 1 to 100")
+    if not 0 <= valid.fraction < 1:
+        raise PrepareError(f"config.valid.fraction is {valid.fraction}, and must be 0 (none) or more, and below 1")
+    if valid.by not in splits.UNITS:
+        raise PrepareError(f"config.valid.by is {valid.by!r}; choose one of {', '.join(splits.UNITS)}")
 
 
 def _find(source: Path, results: Path, settings: Settings) -> list[Recording]:
@@ -158,10 +194,31 @@ def _find_segments(source: Path, results: Path, settings: Settings) -> list[Reco
     return [recording for of_split in found.values() for recording in of_split]
 
 
+def _hold_out(recordings: Sequence[Recording], valid: ConfigDict) -> list[Recording]:
+    """The same recordings, some of `train` made `valid` where nothing was put there by hand."""
+    if any(recording.split == "valid" for recording in recordings):
+        return list(recordings)
+    names = [recording.name for recording in recordings if recording.split == "train"]
+    chosen = splits.held_out(names, valid.fraction, valid.by, valid.seed)
+    if chosen:
+        print(f"{len(chosen):,} of {len(names):,} recordings are held out as valid (config.valid)", flush=True)
+    return sorted(
+        (_as_valid(one) if one.split == "train" and one.name in chosen else one for one in recordings),
+        key=lambda recording: SPLITS.index(recording.split),
+    )
+
+
+def _as_valid(recording: Recording) -> Recording:
+    result = recording.result.parent.with_name("valid") / recording.result.name
+    return recording._replace(split="valid", result=result)
+
+
 def _recording(split: str, path: Path, results: Path, settings: Settings) -> Recording:
     halves = [half for suffix in (".mp4", ".jsonl") if (half := _add_suffix(path, suffix)).exists()]
     stats = [half.stat() for half in halves]
     state = [asdict(settings), [half.suffix for half in halves], [(stat.st_size, stat.st_mtime_ns) for stat in stats]]
+    if (version := recorder_version(path)) in GUI_MOUSE_SCALE:  # told by the folder, perhaps
+        state.append(version)
     name = path.name if len(os.fsencode(path.name)) < 150 else f"{path.name[:30]}-{_digest(path.name)}"
     result = results / split / f"{name}-{_digest(state)}"
     return Recording(split, path.name, path, result, sum(stat.st_size for stat in stats))
@@ -187,7 +244,10 @@ def _is_made(out: Path, made_from: dict[str, Any]) -> bool:
                   if there["settings"].get(key) != value]  # fmt: skip
         raise PrepareError(f"{out} was made with {'; '.join(differ)}: remove it, or choose another --config.out")
     if there["recordings"] != made_from["recordings"]:
-        raise PrepareError(f"recordings changed since {out} was made: remove it, or choose another --config.out")
+        raise PrepareError(
+            f"recordings changed since {out} was made, or config.valid or config.join_segments did: remove it, or "
+            "choose another --config.out"
+        )
     return True
 
 
@@ -231,8 +291,14 @@ def encode_episodes(parts: Sequence[Recording], settings: Settings) -> int:
     """
     mp4, jsonl = (_add_suffix(parts[0].source, suffix) for suffix in (".mp4", ".jsonl"))
     files = {part: unique_name(part.result) for part in parts}
+    observers = {part: RecordObserver(parts[0].source, slice(part.first, part.stop)) for part in parts}
+
+    def observe(number: int, record: Mapping[str, Any]) -> None:
+        for observer in observers.values():
+            observer.observe(number, record)
+
     try:
-        steps = read_steps(jsonl)
+        steps = read_steps(jsonl, observe)
         rows = {part: kept for part in parts if (kept := _rows(part, len(steps.buttons)))}
         frames = read_frames(mp4, steps, settings.height, settings.width)
         _write_parts(rows, files, frames, steps, settings)
@@ -243,7 +309,7 @@ def encode_episodes(parts: Sequence[Recording], settings: Settings) -> int:
         return 0
     for part in parts:
         if part in rows:
-            _keep(part, files[part], steps.buttons[rows[part]], steps.camera[rows[part]])
+            _keep(part, files[part], steps.buttons[rows[part]], steps.camera[rows[part]], observers[part])
         else:
             _note_broken(part, BrokenRecording(jsonl, "too short", f"there are no steps {part.first} to {part.stop}"))
     return sum(kept.stop - kept.start for kept in rows.values())
@@ -278,11 +344,16 @@ def _note_broken(part: Recording, error: BrokenRecording) -> None:
     writing.rename(part.file(".broken"))
 
 
-def _keep(part: Recording, records: Path, buttons: np.ndarray, camera: np.ndarray) -> None:
+def _keep(part: Recording, records: Path, buttons: np.ndarray, camera: np.ndarray, observer: RecordObserver) -> None:
     """Gives the records their name, and then the actions: with them a recording is done."""
+    recorded = {
+        "stats": observer.stats().as_dict(),
+        "first_tick": observer.first_tick,
+        "last_tick": observer.last_tick,
+    }
     records.rename(part.file(".records"))
     with records.open("wb") as file:
-        np.savez(file, buttons=buttons, camera=camera)
+        np.savez(file, buttons=buttons, camera=camera, recorded=np.array(json.dumps(recorded)))
     records.rename(part.file(".npz"))
 
 
@@ -308,35 +379,64 @@ def _records(name: str, frames: Iterator[np.ndarray], steps: Steps, settings: Se
         )
 
 
+def _episodes(recordings: Sequence[Recording], join: bool) -> dict[str, list[Episode]]:
+    """The episodes of each split: all intact recordings, contiguous segments of a session joined if `join`."""
+    episodes = {}
+    for split in dict.fromkeys(recording.split for recording in recordings):
+        intact = [one for one in recordings if one.split == split and one.file(".npz").exists()]
+        groups = sessions.group_contiguous(intact, _span) if join else [[one] for one in intact]
+        episodes[split] = list(map(Episode, groups))
+    return episodes
+
+
+def _span(recording: Recording) -> sessions.Span:
+    """When a recording was made; of a part of one, no name tells this."""
+    recorded, frames = recording.recorded(), len(recording.actions()["buttons"])
+    path = recording.source if recording.stop is None else recording.source.with_name("part")
+    return sessions.Span(path, frames, recorded.get("first_tick"), recorded.get("last_tick"))
+
+
 def _assemble(
-    run: Run, folder: Path, recordings: Sequence[Recording], settings: Settings, report: dict[str, Any]
+    run: Run, folder: Path, episodes: Mapping[str, Sequence[Episode]], settings: Settings, report: dict[str, Any]
 ) -> None:
-    """Writes the dataset of all intact episodes to `folder`, anew."""
+    """Writes the dataset of all episodes to `folder`, anew."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    shard_lengths = {}
-    for split, counts in report["splits"].items():
-        if counts["episodes"]:
-            episodes = [r for r in recordings if r.split == split and r.file(".npz").exists()]
-            shard_lengths[split] = _write_split(run, folder, split, episodes, settings.chunk_frames)
+    shard_lengths = {
+        split: _write_split(run, folder, split, of_split, settings.chunk_frames)
+        for split, of_split in episodes.items()
+        if of_split
+    }
     if not shard_lengths:
-        raise PrepareError(f"all {len(recordings)} recordings are broken; {folder / 'report.json'} says why")
+        raise PrepareError(f"all {len(report['broken'])} recordings are broken; {folder / 'report.json'} says why")
     dataset.write_metadata(folder, shard_lengths)
 
 
-def _write_split(run: Run, folder: Path, split: str, episodes: Sequence[Recording], chunk_frames: int) -> list[int]:
+def _write_split(run: Run, folder: Path, split: str, episodes: Sequence[Episode], chunk_frames: int) -> list[int]:
     """Writes a split's shards and index; returns the number of records in each shard."""
+    lengths = {episode.name: len(episode.actions("buttons")) for episode in episodes}
     dataset.write_index(
         folder / "index" / split,
-        {episode.name: len(episode.actions()["buttons"]) for episode in episodes},
-        (episode.actions()["buttons"] for episode in episodes),
-        (episode.actions()["camera"] for episode in episodes),
-        (np.ones(len(episode.actions()["camera"]), np.float32) for episode in episodes),
+        lengths,
+        (episode.actions("buttons") for episode in episodes),
+        (episode.actions("camera") for episode in episodes),
+        (np.ones(length, np.float32) for length in lengths.values()),
         "recorded",
         chunk_frames,
     )
-    shards = list(dataset.group_by_size([episode.file(".records") for episode in episodes], dataset.SHARD_BYTES))
+    joined = [
+        (episode.records, [part.file(".records") for part in episode.parts], episode.name, lengths[episode.name])
+        for episode in episodes
+        if len(episode.parts) > 1
+    ]
+    for _ in run(sessions.join_episode, [(*task, chunk_frames) for task in joined]):
+        pass
+    return _write_shards(run, folder, split, [episode.records for episode in episodes])
+
+
+def _write_shards(run: Run, folder: Path, split: str, records: Sequence[Path]) -> list[int]:
+    shards = list(dataset.group_by_size(records, dataset.SHARD_BYTES))
     paths = [dataset.shard_path(folder, split, i, len(shards)) for i in range(len(shards))]
     joined = [folder.parent / "shards" / path.name for path in paths]  # apart: a lost worker leaves half a file
     joined[0].parent.mkdir(exist_ok=True)
@@ -347,19 +447,28 @@ def _write_split(run: Run, folder: Path, split: str, episodes: Sequence[Recordin
     return list(map(dataset.count_records, paths))
 
 
-def _describe(source: Path, recordings: Sequence[Recording]) -> dict[str, Any]:
-    """What went in and what was left out, for `report.json`."""
+def _describe(
+    source: Path, recordings: Sequence[Recording], episodes: Mapping[str, Sequence[Episode]]
+) -> dict[str, Any]:
+    """What went in, what its records tell, and what was left out, for `report.json`."""
     folder = source.parent if source.is_file() else source
-    splits = {recording.split: Counter(episodes=0, frames=0, broken=0) for recording in recordings}
+    counts = {recording.split: Counter(episodes=0, frames=0, broken=0) for recording in recordings}
+    recorded = {split: RecordedStats() for split in counts}
     broken = []
     for recording in recordings:
         if recording.file(".npz").exists():
-            splits[recording.split].update(episodes=1, frames=len(recording.actions()["buttons"]))
+            counts[recording.split].update(frames=len(recording.actions()["buttons"]))
+            recorded[recording.split].add(RecordedStats(**recording.recorded().get("stats", {})))
             continue
         note = json.loads(recording.file(".broken").read_text())
-        splits[recording.split].update(broken=1)
+        counts[recording.split].update(broken=1)
         broken.append(note | {"file": str(recording.source.with_name(note["file"]).relative_to(folder))})
-    return {"splits": splits, "broken": broken}
+    joined: dict[str, list[str]] = {}
+    for split, of_split in episodes.items():
+        counts[split].update(episodes=len(of_split))
+        joined |= {f"{split}/{one.name}": [part.name for part in one.parts] for one in of_split if len(one.parts) > 1}
+    stats = {split: of_split.summary() for split, of_split in recorded.items() if of_split.recordings}
+    return {"splits": counts, "broken": broken, "recorded": stats} | ({"joined": joined} if joined else {})
 
 
 def _summary(out: Path) -> str:
