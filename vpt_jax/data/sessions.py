@@ -9,7 +9,8 @@ openai/Video-Pre-Training, "Data format"). Two are contiguous if player, session
 - the game's clock (`serverTick` of the records) goes on, to within `CLOCK_SECONDS`, where both tell it. In a new world
   it starts anew.
 
-JPEGs are copied as they are; only the records' boundaries move.
+JPEGs are copied as they are; only the records' boundaries move. Each segment is read by itself: one that begins with
+the attack button down may have lost it by the reference's rule for stuck buttons (recording.py), joined or not.
 """
 
 from collections.abc import Callable, Iterator, Sequence
