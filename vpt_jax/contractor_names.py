@@ -1,7 +1,8 @@
-"""What the names of contractor recordings tell: recorder version, player, session and start time.
+"""Names of contractor recordings, parsed: recorder version, player, session and start time.
 
 OpenAI's files lie at `<recorder-version>/<player>-<session>-<date>-<time>` (README of openai/Video-Pre-Training, "Data
-format"), and their records say none of this. The downloader keeps the version as a prefix: `6.9_NAME`.
+format"), and their records say none of this. The downloader keeps the version as a prefix: `6.9_NAME`. Not every
+`session` is a single one: `f153ac423f61` is in names of several players, over five months.
 """
 
 import re

@@ -15,7 +15,7 @@ from tests.conftest import files
 from vpt_jax.actions import env_from_raw
 from vpt_jax.data import codecs, dataset
 from vpt_jax.data.prepare import PrepareError, prepare
-from vpt_jax.data.sessions import Span, is_contiguous
+from vpt_jax.data.sessions import Span, group_contiguous, is_contiguous
 from vpt_jax.data.streams import Stream, StreamSettings, WindowStream
 from vpt_jax.recording import RecordingWriter
 from vpt_jax.video import VideoWriter
@@ -66,6 +66,35 @@ def span(seconds, frames=6000, ticks=None, **parts):
 )
 def test_what_follows_what(before, after, contiguous):
     assert is_contiguous(before, after) is contiguous
+
+
+def test_two_people_of_one_name_are_not_mixed():
+    """Interleaved segments: the game's clock tells them apart, and without one those in doubt stay apart."""
+    people = {"a": (0, 305, 612), "b": (20, 325, 625)}
+    clocks = {"a": (1, 6001, 12001), "b": (50_001, 56_001, 62_001)}
+    segments = sorted(
+        (start, person, first) for person, starts in people.items()
+        for start, first in zip(starts, clocks[person], strict=True)
+    )  # fmt: skip
+
+    def grouped(told):
+        groups = group_contiguous(
+            segments, lambda one: span(one[0], ticks=(one[2], one[2] + 5999) if told else None, player="treechop")
+        )
+        return [[(person, start) for start, person, _ in group] for group in groups]
+
+    assert grouped(told=True) == [[(person, start) for start in starts] for person, starts in people.items()]
+    assert grouped(told=False) == [[(person, start)] for start, person, _ in segments]
+
+
+def test_groups_are_in_the_order_of_their_first_segment():
+    spans = [span(600), span(0), span(5000), span(300), span(0, player="other"), Span(Path("a"), 5, None, None)]
+    assert group_contiguous(spans, lambda one: one) == [
+        [spans[1], spans[3], spans[0]] if one is spans[1] else [one] for one in (spans[1], spans[2], *spans[4:])
+    ]
+    assert group_contiguous([], lambda one: one) == []
+    short = [span(0), span(305, frames=400), span(327)]  # the last could follow the first as well
+    assert group_contiguous(short, lambda one: one) == [short]
 
 
 def cut_session(folder, cuts, frames=90, ticks=None):

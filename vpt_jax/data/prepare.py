@@ -77,7 +77,7 @@ class Recording(NamedTuple):
             return {name: stored[name] for name in ("buttons", "camera")}
 
     def recorded(self) -> dict[str, Any]:
-        """Its `stats` (recorded_stats.py), `first_tick` and `last_tick`; empty if an older version encoded it."""
+        """The `stats` (recorded_stats.py), `first_tick` and `last_tick`; empty if an older version encoded it."""
         with np.load(self.file(".npz")) as stored:
             return json.loads(str(stored["recorded"])) if "recorded" in stored else {}
 
@@ -390,7 +390,7 @@ def _episodes(recordings: Sequence[Recording], join: bool) -> dict[str, list[Epi
 
 
 def _span(recording: Recording) -> sessions.Span:
-    """When a recording was made; of a part of one, no name tells this."""
+    """Time span of a recording; of a part of one, no name tells it."""
     recorded, frames = recording.recorded(), len(recording.actions()["buttons"])
     path = recording.source if recording.stop is None else recording.source.with_name("part")
     return sessions.Span(path, frames, recorded.get("first_tick"), recorded.get("last_tick"))
@@ -450,7 +450,7 @@ def _write_shards(run: Run, folder: Path, split: str, records: Sequence[Path]) -
 def _describe(
     source: Path, recordings: Sequence[Recording], episodes: Mapping[str, Sequence[Episode]]
 ) -> dict[str, Any]:
-    """What went in, what its records tell, and what was left out, for `report.json`."""
+    """Counts, statistics of the recordings and those left out with the reason, for `report.json`."""
     folder = source.parent if source.is_file() else source
     counts = {recording.split: Counter(episodes=0, frames=0, broken=0) for recording in recordings}
     recorded = {split: RecordedStats() for split in counts}

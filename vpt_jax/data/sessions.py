@@ -9,11 +9,16 @@ openai/Video-Pre-Training, "Data format"). Two are contiguous if player, session
 - the game's clock (`serverTick` of the records) goes on, to within `CLOCK_SECONDS`, where both tell it. In a new world
   it starts anew.
 
+A name may stand for several people: `treechop` is any contractor's who was asked to chop trees, and one session number
+is in names of several players, over months. Where more than two segments could be contiguous, none is joined.
+
 JPEGs are copied as they are; only the records' boundaries move. Each segment is read by itself: one that begins with
 the attack button down may have lost it by the reference's rule for stuck buttons (recording.py), joined or not.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -32,7 +37,7 @@ T = TypeVar("T")
 
 
 class Span(NamedTuple):
-    """When a segment was recorded."""
+    """Time span of a segment, by its name and by the game's clock."""
 
     recording: Path  # whose name tells player, session, recorder version and start
     frames: int
@@ -41,16 +46,11 @@ class Span(NamedTuple):
 
 
 def is_contiguous(before: Span, after: Span) -> bool:
-    """Whether a segment follows another one without a gap."""
-    names = parse_name(before.recording.name), parse_name(after.recording.name)
-    if names[0] is None or names[1] is None or names[0][:2] != names[1][:2]:
-        return False
-    if recorder_version(before.recording) != recorder_version(after.recording):
-        return False
-    if names[0].start is None or names[1].start is None:
+    """True if a segment follows another one of its session without a gap."""
+    if not (session := _session(before)) or session != _session(after):
         return False
     length = before.frames / FRAME_RATE
-    late = (names[1].start - names[0].start).total_seconds() - length
+    late = (_start(after) - _start(before)).total_seconds() - length
     if not -CLOCK_SECONDS <= late <= max(CLOCK_SECONDS, LATE_SHARE * length):
         return False
     if before.last_tick is None or after.first_tick is None:
@@ -59,17 +59,56 @@ def is_contiguous(before: Span, after: Span) -> bool:
 
 
 def group_contiguous(segments: Sequence[T], span_of: Callable[[T], Span]) -> list[list[T]]:
-    """Segments in groups that each follow one another, in the order of their names; others alone."""
-    groups: list[list[T]] = []
-    last: Span | None = None
-    for segment in segments:
-        span = span_of(segment)
-        if last is not None and is_contiguous(last, span):
-            groups[-1].append(segment)
-        else:
-            groups.append([segment])
-        last = span
-    return groups
+    """Segments in groups that each follow one another, in the order of their first; others alone.
+
+    Where two segments could follow one, or one two, it is not known which does, and none is joined.
+    """
+    pairs = _next_ones(set(_contiguous_pairs([span_of(segment) for segment in segments])))
+    followers, leaders = Counter(before for before, _ in pairs), Counter(after for _, after in pairs)
+    following = {before: after for before, after in pairs if followers[before] == leaders[after] == 1}
+    later = set(following.values())
+    return [[segments[i] for i in _chain(first, following)] for first in range(len(segments)) if first not in later]
+
+
+def _contiguous_pairs(spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
+    """Numbers of all segments of which the second follows the first."""
+    of_sessions = defaultdict(list)
+    for number, span in enumerate(spans):
+        if (session := _session(span)) is not None:
+            of_sessions[session].append(number)
+    for numbers in of_sessions.values():
+        numbers.sort(key=lambda number: _start(spans[number]))
+        for place, before in enumerate(numbers):
+            longest = (1 + LATE_SHARE) * spans[before].frames / FRAME_RATE + CLOCK_SECONDS
+            for after in numbers[place + 1 :]:
+                if (_start(spans[after]) - _start(spans[before])).total_seconds() > longest:
+                    break
+                if is_contiguous(spans[before], spans[after]):
+                    yield before, after
+
+
+def _next_ones(pairs: set[tuple[int, int]]) -> set[tuple[int, int]]:
+    """The pairs with nothing between them: after a short segment, the one behind it may seem to follow as well."""
+    following = defaultdict(set)
+    for before, after in pairs:
+        following[before].add(after)
+    return {(a, c) for a, c in pairs if not any(c in following[b] for b in following[a])}
+
+
+def _chain(number: int | None, following: Mapping[int, int]) -> Iterator[int]:
+    while number is not None:
+        yield number
+        number = following.get(number)
+
+
+def _session(span: Span) -> tuple[str, str, str | None] | None:
+    """Player, session and recorder version; None if the name does not tell them, and the start."""
+    parts = parse_name(span.recording.name)
+    return None if parts is None or parts.start is None else (*parts[:2], recorder_version(span.recording))
+
+
+def _start(span: Span) -> datetime:
+    return parse_name(span.recording.name).start  # type: ignore[union-attr, return-value]
 
 
 def join_episode(path: Path, sources: Sequence[Path], name: str, frames: int, chunk_frames: int) -> None:

@@ -5,7 +5,8 @@ What is compared between two splits:
 - **name**: episodes of one name; and episodes cut from one video, which segments of a manifest are (`VIDEO@0-100`).
 - **footage**: the same stored frames, or a common run of frames by their perceptual hashes (`duplicates.py`).
 - **session**: contractors' files are named `PLAYER-SESSION-DATE-TIME`, the session by twelve hexadecimal digits. Files
-  of one player and session continue each other, in one world. Of other names nothing is known.
+  of one player and session continue each other, in one world, or at least may: version 6 has one number for many
+  sessions. Of other names nothing is known.
 """
 
 from collections import defaultdict
