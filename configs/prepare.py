@@ -40,7 +40,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.valid = ConfigDict(
         {
             # Of the players or sessions, by a hash of their names, so more recordings move no others; of two or more,
-            # at least one. 0: none are held out.
+            # at least one, that with the lowest hash. 0: none are held out.
             "fraction": 0.05,
             # "player", or "session": players are then in both splits, their sessions, of one world each, are not. Of a
             # single player sessions are held out anyway.
@@ -49,7 +49,8 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
     # Join segments of five minutes of one session to one episode where they follow one another, by the times in their
-    # names and the game's clock (vpt_jax/data/sessions.py): the model's memory then goes on at the seam.
+    # names and the game's clock (vpt_jax/data/sessions.py): the model's memory then goes on at the seam. The episode is
+    # called as its first segment.
     config.join_segments = False
 
     # Worker processes; 0: one per core. The dataset does not depend on it.

@@ -201,7 +201,7 @@ def _hold_out(recordings: Sequence[Recording], valid: ConfigDict) -> list[Record
     names = [recording.name for recording in recordings if recording.split == "train"]
     chosen = splits.held_out(names, valid.fraction, valid.by, valid.seed)
     if chosen:
-        print(f"{len(chosen):,} of {len(names):,} recordings are held out as valid (config.valid)", flush=True)
+        print(f"{len(chosen):,} of {len(names):,} recordings are held out as valid: see config.valid", flush=True)
     return sorted(
         (_as_valid(one) if one.split == "train" and one.name in chosen else one for one in recordings),
         key=lambda recording: SPLITS.index(recording.split),

@@ -24,7 +24,7 @@ def summarize(config: ConfigDict) -> dict[str, Any]:
     stats = dataset_stats(Path(config.data))
     values: dict[str, Any] = {"splits": {split: of.as_dict() for split, of in stats.items()}}
     if config.recordings:
-        values["recordings"] = _read_recordings(Path(config.recordings), config.workers)
+        values["recordings"] = _read_recordings(Path(config.recordings).resolve(), config.workers)
         recorded = {"recordings": values["recordings"]}
     else:
         recorded = values["recorded"] = _reported(Path(config.data))
@@ -46,7 +46,12 @@ def dataset_stats(dataset: Path) -> dict[str, Stats]:
 def _reported(dataset: Path) -> dict[str, Any]:
     """Statistics of the recordings by split, as the dataset's report has them; none of labelled or older datasets."""
     report = dataset / "report.json"
-    return json.loads(report.read_bytes()).get("recorded", {}) if report.is_file() else {}
+    if not report.is_file():
+        return {}
+    try:
+        return json.loads(report.read_bytes()).get("recorded", {})
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise InspectionError(f"{report} is damaged ({error}): prepare the dataset again") from error
 
 
 def _read_recordings(folder: Path, workers: int) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import json
 from contextlib import nullcontext
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from configs import data as data_config
@@ -121,6 +123,29 @@ def test_nothing_is_held_out_if_so_asked(config):
     config.valid.fraction = 0.5
     with pytest.raises(PrepareError, match=r"config.valid or config.join_segments did"):
         prepare(config)
+
+
+def test_segments_of_a_manifest_are_split_and_counted_alike(config, tmp_path):
+    """Parts of a recording with a frame too many are read and held out as the whole one is (fidelity D1, S7)."""
+    download(config)
+    names = [f"6.9_{name}" for name in list(NAMES)[1:]]
+    rows = [(f"train/{name}.mp4", *times) for name in names for times in ((0.0, 0.2), (0.2, LINES / 20))]
+    table = pa.table(dict(zip(("video", "start", "end"), zip(*rows, strict=True), strict=True)))
+    config.recordings = str(tmp_path / "A" / "m.parquet")
+    pq.write_table(table, config.recordings)
+    out = prepare(config)
+    report = json.loads((out / "report.json").read_text())
+    assert report["broken"] == []
+    splits = {split: dataset.load_index(out, split) for split in ("train", "valid")}
+    assert sorted(name for index in splits.values() for name in index.names) == sorted(
+        f"{name}@{start}-{stop}" for name in names for start, stop in ((0, 4), (4, LINES))
+    )
+    players = [{parse_name(name).player for name in index.names} for index in splits.values()]
+    assert not players[0] & players[1]
+    recorded = report["recorded"].values()
+    assert sum(of["recordings"] for of in recorded) == 2 * len(names)
+    assert sum(of["gui"] * of["hours"] for of in recorded) == pytest.approx(len(names) * GUIS / 20 / 3600)
+    assert sum(of["items"]["mined"]["oak_log"] for of in recorded) == len(names) * (3 + LINES - 5)
 
 
 @pytest.mark.parametrize(
