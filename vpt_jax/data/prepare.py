@@ -74,35 +74,12 @@ class Recording(NamedTuple):
     def actions(self) -> dict[str, np.ndarray]:
         """The stored actions: `buttons` uint8 [n, 20] and `camera` float32 [n, 2]."""
         with np.load(self.file(".npz")) as stored:
-            return {name: stored[name] for name in ("buttons", "camera")}
+            return dict(stored)
 
     def recorded(self) -> dict[str, Any]:
-        """The `stats` (recorded_stats.py), `first_tick` and `last_tick`; empty if an older version encoded it."""
-        with np.load(self.file(".npz")) as stored:
-            return json.loads(str(stored["recorded"])) if "recorded" in stored else {}
-
-
-class Episode(NamedTuple):
-    """An episode of the dataset: a recording, a part of one, or contiguous segments of one session."""
-
-    parts: Sequence[Recording]
-
-    @property
-    def name(self) -> str:
-        """That of its first part."""
-        return self.parts[0].name
-
-    @property
-    def records(self) -> Path:
-        """The file of all its records."""
-        if len(self.parts) == 1:
-            return self.parts[0].file(".records")
-        digest = _digest([part.result.name for part in self.parts])
-        return self.parts[0].result.with_name(f"joined-{digest}.records")
-
-    def actions(self, field: str) -> np.ndarray:
-        """The stored actions, `buttons` or `camera`."""
-        return np.concatenate([part.actions()[field] for part in self.parts])
+        """Its `stats` (recorded_stats.py), `first_tick` and `last_tick`; empty if an older version encoded it."""
+        file = self.file(".json")
+        return json.loads(file.read_bytes()) if file.exists() else {}
 
 
 def prepare(config: ConfigDict) -> Path:
@@ -128,9 +105,11 @@ def prepare(config: ConfigDict) -> Path:
     else:
         with locked(partial), _workers(config) as run:
             _encode_all(run, recordings, settings)
-            episodes = _episodes(recordings, config.join_segments)
-            report = made_from | _describe(source, recordings, episodes)
-            _assemble(run, partial / "dataset", episodes, settings, report)
+            episodes = {recording: [recording] for recording in recordings}
+            if config.join_segments:
+                episodes = _join(run, recordings, settings.chunk_frames)
+            report = made_from | _describe(source, list(episodes)) | _describe_recorded(episodes)
+            _assemble(run, partial / "dataset", list(episodes), settings, report)
             (partial / "dataset").rename(out)
     shutil.rmtree(partial, ignore_errors=True)
     print(_summary(out))
@@ -309,7 +288,8 @@ def encode_episodes(parts: Sequence[Recording], settings: Settings) -> int:
         return 0
     for part in parts:
         if part in rows:
-            _keep(part, files[part], steps.buttons[rows[part]], steps.camera[rows[part]], observers[part])
+            _keep_recorded(part, observers[part])
+            _keep(part, files[part], steps.buttons[rows[part]], steps.camera[rows[part]])
         else:
             _note_broken(part, BrokenRecording(jsonl, "too short", f"there are no steps {part.first} to {part.stop}"))
     return sum(kept.stop - kept.start for kept in rows.values())
@@ -344,16 +324,18 @@ def _note_broken(part: Recording, error: BrokenRecording) -> None:
     writing.rename(part.file(".broken"))
 
 
-def _keep(part: Recording, records: Path, buttons: np.ndarray, camera: np.ndarray, observer: RecordObserver) -> None:
+def _keep_recorded(part: Recording, observer: RecordObserver) -> None:
+    writing = unique_name(part.result)
+    ticks = {"first_tick": observer.first_tick, "last_tick": observer.last_tick}
+    writing.write_text(json.dumps({"stats": observer.stats().as_dict()} | ticks))
+    writing.rename(part.file(".json"))
+
+
+def _keep(part: Recording, records: Path, buttons: np.ndarray, camera: np.ndarray) -> None:
     """Gives the records their name, and then the actions: with them a recording is done."""
-    recorded = {
-        "stats": observer.stats().as_dict(),
-        "first_tick": observer.first_tick,
-        "last_tick": observer.last_tick,
-    }
     records.rename(part.file(".records"))
     with records.open("wb") as file:
-        np.savez(file, buttons=buttons, camera=camera, recorded=np.array(json.dumps(recorded)))
+        np.savez(file, buttons=buttons, camera=camera)
     records.rename(part.file(".npz"))
 
 
@@ -379,64 +361,64 @@ def _records(name: str, frames: Iterator[np.ndarray], steps: Steps, settings: Se
         )
 
 
-def _episodes(recordings: Sequence[Recording], join: bool) -> dict[str, list[Episode]]:
-    """The episodes of each split: all intact recordings, contiguous segments of a session joined if `join`."""
-    episodes = {}
-    for split in dict.fromkeys(recording.split for recording in recordings):
-        intact = [one for one in recordings if one.split == split and one.file(".npz").exists()]
-        groups = sessions.group_contiguous(intact, _span) if join else [[one] for one in intact]
-        episodes[split] = list(map(Episode, groups))
+def _join(run: Run, recordings: Sequence[Recording], chunk_frames: int) -> dict[Recording, list[Recording]]:
+    """All recordings in their order, contiguous segments of a session as one; each with those that it is made of."""
+    groups: dict[Recording, list[Recording]] = {}
+    for split in SPLITS:
+        whole = [one for one in recordings if one.split == split and one.stop is None and one.file(".npz").exists()]
+        groups |= {group[0]: group for group in sessions.group_contiguous(whole, _span)}
+    later = {part for group in groups.values() for part in group[1:]}
+    made = {one: groups.get(one, [one]) for one in recordings if one not in later}
+    episodes = {_joined(parts) if len(parts) > 1 else one: parts for one, parts in made.items()}
+    tasks = [
+        (episode.result, [part.result for part in parts], episode.name, chunk_frames)
+        for episode, parts in episodes.items()
+        if len(parts) > 1
+    ]
+    for _ in run(sessions.join_episode, tasks):
+        pass
     return episodes
 
 
+def _joined(parts: Sequence[Recording]) -> Recording:
+    result = parts[0].result.with_name(f"joined-{_digest([part.result.name for part in parts])}")
+    return parts[0]._replace(result=result, size=sum(part.size for part in parts))
+
+
 def _span(recording: Recording) -> sessions.Span:
-    """Time span of a recording; of a part of one, no name tells it."""
     recorded, frames = recording.recorded(), len(recording.actions()["buttons"])
-    path = recording.source if recording.stop is None else recording.source.with_name("part")
-    return sessions.Span(path, frames, recorded.get("first_tick"), recorded.get("last_tick"))
+    return sessions.Span(recording.source, frames, recorded.get("first_tick"), recorded.get("last_tick"))
 
 
 def _assemble(
-    run: Run, folder: Path, episodes: Mapping[str, Sequence[Episode]], settings: Settings, report: dict[str, Any]
+    run: Run, folder: Path, recordings: Sequence[Recording], settings: Settings, report: dict[str, Any]
 ) -> None:
-    """Writes the dataset of all episodes to `folder`, anew."""
+    """Writes the dataset of all intact episodes to `folder`, anew."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    shard_lengths = {
-        split: _write_split(run, folder, split, of_split, settings.chunk_frames)
-        for split, of_split in episodes.items()
-        if of_split
-    }
+    shard_lengths = {}
+    for split, counts in report["splits"].items():
+        if counts["episodes"]:
+            episodes = [r for r in recordings if r.split == split and r.file(".npz").exists()]
+            shard_lengths[split] = _write_split(run, folder, split, episodes, settings.chunk_frames)
     if not shard_lengths:
-        raise PrepareError(f"all {len(report['broken'])} recordings are broken; {folder / 'report.json'} says why")
+        raise PrepareError(f"all {len(recordings)} recordings are broken; {folder / 'report.json'} says why")
     dataset.write_metadata(folder, shard_lengths)
 
 
-def _write_split(run: Run, folder: Path, split: str, episodes: Sequence[Episode], chunk_frames: int) -> list[int]:
+def _write_split(run: Run, folder: Path, split: str, episodes: Sequence[Recording], chunk_frames: int) -> list[int]:
     """Writes a split's shards and index; returns the number of records in each shard."""
-    lengths = {episode.name: len(episode.actions("buttons")) for episode in episodes}
     dataset.write_index(
         folder / "index" / split,
-        lengths,
-        (episode.actions("buttons") for episode in episodes),
-        (episode.actions("camera") for episode in episodes),
-        (np.ones(length, np.float32) for length in lengths.values()),
+        {episode.name: len(episode.actions()["buttons"]) for episode in episodes},
+        (episode.actions()["buttons"] for episode in episodes),
+        (episode.actions()["camera"] for episode in episodes),
+        (np.ones(len(episode.actions()["camera"]), np.float32) for episode in episodes),
         "recorded",
         chunk_frames,
     )
-    joined = [
-        (episode.records, [part.file(".records") for part in episode.parts], episode.name, lengths[episode.name])
-        for episode in episodes
-        if len(episode.parts) > 1
-    ]
-    for _ in run(sessions.join_episode, [(*task, chunk_frames) for task in joined]):
-        pass
-    return _write_shards(run, folder, split, [episode.records for episode in episodes])
-
-
-def _write_shards(run: Run, folder: Path, split: str, records: Sequence[Path]) -> list[int]:
-    shards = list(dataset.group_by_size(records, dataset.SHARD_BYTES))
+    shards = list(dataset.group_by_size([episode.file(".records") for episode in episodes], dataset.SHARD_BYTES))
     paths = [dataset.shard_path(folder, split, i, len(shards)) for i in range(len(shards))]
     joined = [folder.parent / "shards" / path.name for path in paths]  # apart: a lost worker leaves half a file
     joined[0].parent.mkdir(exist_ok=True)
@@ -447,28 +429,30 @@ def _write_shards(run: Run, folder: Path, split: str, records: Sequence[Path]) -
     return list(map(dataset.count_records, paths))
 
 
-def _describe(
-    source: Path, recordings: Sequence[Recording], episodes: Mapping[str, Sequence[Episode]]
-) -> dict[str, Any]:
-    """Counts, statistics of the recordings and those left out with the reason, for `report.json`."""
+def _describe(source: Path, recordings: Sequence[Recording]) -> dict[str, Any]:
+    """What went in and what was left out, for `report.json`."""
     folder = source.parent if source.is_file() else source
-    counts = {recording.split: Counter(episodes=0, frames=0, broken=0) for recording in recordings}
-    recorded = {split: RecordedStats() for split in counts}
+    splits = {recording.split: Counter(episodes=0, frames=0, broken=0) for recording in recordings}
     broken = []
     for recording in recordings:
         if recording.file(".npz").exists():
-            counts[recording.split].update(frames=len(recording.actions()["buttons"]))
-            recorded[recording.split].add(RecordedStats(**recording.recorded().get("stats", {})))
+            splits[recording.split].update(episodes=1, frames=len(recording.actions()["buttons"]))
             continue
         note = json.loads(recording.file(".broken").read_text())
-        counts[recording.split].update(broken=1)
+        splits[recording.split].update(broken=1)
         broken.append(note | {"file": str(recording.source.with_name(note["file"]).relative_to(folder))})
-    joined: dict[str, list[str]] = {}
-    for split, of_split in episodes.items():
-        counts[split].update(episodes=len(of_split))
-        joined |= {f"{split}/{one.name}": [part.name for part in one.parts] for one in of_split if len(one.parts) > 1}
+    return {"splits": splits, "broken": broken}
+
+
+def _describe_recorded(episodes: Mapping[Recording, Sequence[Recording]]) -> dict[str, Any]:
+    """What the recordings of each split tell beside frames and actions, and which were joined, for `report.json`."""
+    recorded = {episode.split: RecordedStats() for episode in episodes}
+    for episode, parts in episodes.items():
+        for part in parts:
+            recorded[episode.split].add(RecordedStats(**part.recorded().get("stats", {})))
     stats = {split: of_split.summary() for split, of_split in recorded.items() if of_split.recordings}
-    return {"splits": counts, "broken": broken, "recorded": stats} | ({"joined": joined} if joined else {})
+    joined = {f"{one.split}/{one.name}": [p.name for p in parts] for one, parts in episodes.items() if len(parts) > 1}
+    return {"recorded": stats} | ({"joined": joined} if joined else {})
 
 
 def _summary(out: Path) -> str:

@@ -111,18 +111,29 @@ def _start(span: Span) -> datetime:
     return parse_name(span.recording.name).start  # type: ignore[union-attr, return-value]
 
 
-def join_episode(path: Path, sources: Sequence[Path], name: str, frames: int, chunk_frames: int) -> None:
-    """Writes the records of one episode, a file which appears whole, from those of its segments.
+def join_episode(result: Path, segments: Sequence[Path], name: str, chunk_frames: int) -> None:
+    """Writes the records and the actions of one episode from those of its segments, as if it were a recording.
 
     Args:
-        sources: files of all records of each segment, in the order of time.
+        result: of the episode, without suffix: `.records` and then `.npz` are written, and appear whole.
+        segments: the same of each segment, in the order of time.
         name: of the episode.
-        frames: of all segments.
         chunk_frames: frames of a record; the last may hold fewer.
     """
-    writing = unique_name(path)
-    dataset.write_records(writing, _join(sources, name, frames, chunk_frames))
-    writing.rename(path)
+    actions = [_load_actions(segment) for segment in segments]
+    buttons, camera = (np.concatenate([of_segment[field] for of_segment in actions]) for field in ("buttons", "camera"))
+    records, writing = result.with_name(f"{result.name}.records"), unique_name(result)
+    sources = [segment.with_name(f"{segment.name}.records") for segment in segments]
+    dataset.write_records(writing, _join(sources, name, len(buttons), chunk_frames))
+    writing.rename(records)
+    with writing.open("wb") as file:
+        np.savez(file, buttons=buttons, camera=camera)
+    writing.rename(result.with_name(f"{result.name}.npz"))
+
+
+def _load_actions(segment: Path) -> dict[str, np.ndarray]:
+    with np.load(segment.with_name(f"{segment.name}.npz")) as stored:
+        return dict(stored)
 
 
 def _join(sources: Sequence[Path], name: str, frames: int, chunk_frames: int) -> Iterator[bytes]:
