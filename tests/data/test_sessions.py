@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from configs.prepare import get_config
@@ -224,6 +226,25 @@ def test_one_frame_more_than_lines_moves_nothing_at_a_seam(tmp_path):
     ramps = 2.0 * np.concatenate([np.arange(20), np.arange(40)])
     assert np.abs(frames[:60].mean((1, 2, 3)) - ramps).max() < 2
     np.testing.assert_array_equal(frames[60:], expected[0][60:])
+
+
+def test_nothing_is_joined_across_splits_or_from_parts(tmp_path):
+    names = cut_session(tmp_path, [0, 60, 120], frames=180)
+    (tmp_path / "valid").mkdir()
+    for suffix in (".mp4", ".jsonl"):
+        (tmp_path / "cut" / f"{names[2]}{suffix}").rename(tmp_path / "valid" / f"{names[2]}{suffix}")
+    (tmp_path / "cut").rename(tmp_path / "train")
+    recordings = tmp_path / "recordings"
+    recordings.mkdir()
+    for split in ("train", "valid"):
+        (tmp_path / split).rename(recordings / split)
+    out = make(recordings, tmp_path / "out", join_segments=True)
+    lengths = {split: dataset.load_index(out, split).lengths.tolist() for split in ("train", "valid")}
+    assert lengths == {"train": [120], "valid": [60]}
+    rows = {"video": [f"train/{name}.mp4" for name in names[:2]], "start": [0.0, 0.0], "end": [2.0, 3.0]}
+    pq.write_table(pa.table(rows), recordings / "m.parquet")
+    index = dataset.load_index(make(recordings / "m.parquet", tmp_path / "parts", join_segments=True), "train")
+    assert index.lengths.tolist() == [40, 60]
 
 
 def test_joining_is_part_of_what_a_dataset_was_made_from(tmp_path, capsys):
