@@ -24,8 +24,9 @@ def get_config(variant: str = "") -> ConfigDict:
     # Worker processes; 0: one per core.
     config.workers = 0
 
-    # stats: folder of the recordings that the dataset was made of, with its subfolders: only they tell how often a GUI
-    # is open, and by which version of the recorder they were made. Empty: not looked at.
+    # stats: recorder versions, the share of frames with an open GUI and item statistics are in report.json of a dataset
+    # that `prepare` made. Here: a folder of recordings, with its subfolders, to read them from instead, as for datasets
+    # that an older version of this library made. Empty: the report's.
     config.recordings = ""
 
     # validate: work directory of an inverse dynamics model, which says whether actions fit their frames. Empty: that is

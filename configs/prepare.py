@@ -19,8 +19,10 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError("configs/prepare.py has no variants: change its fields with --config.FIELD=VALUE")
     config = ConfigDict()
 
-    # Folder of NAME.mp4 + NAME.jsonl, in the subfolders train, valid and test or, without these, all for training. Or a
-    # manifest in it: a Parquet table that says which seconds of which recordings (vpt_jax/data/manifest.py).
+    # Folder of NAME.mp4 + NAME.jsonl, in the subfolders train, valid and test or, without these, all for training (but
+    # see `valid` below). Or a manifest in it: a Parquet table that says which seconds of which recordings
+    # (vpt_jax/data/manifest.py). The recorder version, on which the mouse's scale in a GUI depends, does not stand in
+    # OpenAI's records: keep it in the name, 6.9_NAME, as --source=contractor does, or as the folder, 6.9/NAME.
     config.recordings = ""
     # Folder of the dataset, made by the run. OUT.partial beside it holds the work until it is whole.
     config.out = ""
@@ -32,6 +34,24 @@ def get_config(variant: str = "") -> ConfigDict:
     config.chunk_frames = 32
     # JPEG quality, 1 to 100; docs/storage.md shows what it costs and what it loses.
     config.quality = 90
+
+    # Which recordings named like OpenAI's contractors' (PLAYER-SESSION-DATE-TIME) are held out of `train` as `valid`,
+    # where neither the folder nor the manifest has any recordings in valid. OpenAI's split is not known: an own choice.
+    config.valid = ConfigDict(
+        {
+            # Of the players or sessions, by a hash of their names, so more recordings move no others; of two or more,
+            # at least one, that with the lowest hash. 0: none are held out.
+            "fraction": 0.05,
+            # "player", or "session": players are then in both splits, their sessions, of one world each, are not. Of a
+            # single player sessions are held out anyway.
+            "by": "player",
+            "seed": 0,  # of the hash: another choice
+        }
+    )
+    # Join segments of five minutes of one session to one episode where they follow one another, by the times in their
+    # names and the game's clock (vpt_jax/data/sessions.py): the model's memory then goes on at the seam. The episode is
+    # called as its first segment.
+    config.join_segments = False
 
     # Worker processes; 0: one per core. The dataset does not depend on it.
     config.workers = 0

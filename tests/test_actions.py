@@ -93,12 +93,19 @@ def test_every_button_class_with_one_camera_class(golden, camera_class):
     np.testing.assert_array_equal(again.camera, golden[f"all_buttons/camera{camera_class}/again_camera"].ravel())
 
 
-def test_null_is_judged_after_binning():
-    buttons = np.zeros((4, 20), np.uint8)
-    buttons[2, [actions.BUTTON_INDEX["left"], actions.BUTTON_INDEX["right"]]] = 1  # cancel each other
-    buttons[3, actions.BUTTON_INDEX["jump"]] = 1
-    camera = np.array([[0, 0.27], [0, 0.28], [0, 0], [0, 0]], np.float32)  # the first bin edge lies at 0.271 degrees
-    assert actions.is_null(buttons, camera).tolist() == [True, False, True, False]
+def test_null_is_judged_after_factored_binning():
+    """The reference's rule: no button of the 20 and both bins at rest, whatever the joint class (fidelity D10)."""
+    pairs = [("left", "right"), ("back", "forward"), ("jump",), ("inventory",)]
+    buttons = np.zeros((3 + len(pairs), 20), np.uint8)
+    for row, keys in zip(buttons[3:], pairs, strict=True):
+        row[[actions.BUTTON_INDEX[key] for key in keys]] = 1
+    camera = np.zeros((len(buttons), 2), np.float32)
+    camera[:3] = [(0, 0.27), (0, 0.28), (-0.28, 0)]  # the first bin edge lies at 0.271 degrees
+    null = [True, *[False] * (len(buttons) - 1)]
+    for judge in (actions.is_null, jax.jit(actions.is_null)):
+        assert judge(buttons, camera).tolist() == null
+    assert actions.joint_from_raw(buttons, camera).buttons[3:5].tolist() == [0, 0]  # opposite keys: "do nothing"
+    assert not actions.is_null(np.eye(20, dtype=np.uint8), np.zeros((20, 2), np.float32)).any()
 
 
 def test_env_dict_round_trip():

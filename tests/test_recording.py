@@ -14,7 +14,15 @@ import pytest
 
 from vpt_jax import video
 from vpt_jax.actions import BUTTON_INDEX, BUTTONS, ENV_KEYS
-from vpt_jax.recording import BrokenRecording, RecordingWriter, find_recordings, read_frames, read_steps
+from vpt_jax.data.sources.contractor_index import local_name
+from vpt_jax.recording import (
+    GUI_MOUSE_SCALE,
+    BrokenRecording,
+    RecordingWriter,
+    find_recordings,
+    read_frames,
+    read_steps,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 LINES = (GOLDEN / "json_actions.jsonl").read_bytes().splitlines(keepends=True)
@@ -107,7 +115,28 @@ def test_camera_keeps_the_fraction_the_reference_cuts(tmp_path, golden):
     np.testing.assert_allclose(camera, [[1.5, 0], [0, 180]], rtol=1e-6)  # one axis alone
 
 
-def test_gui_mouse_is_scaled_by_recorder_version(tmp_path):
+def test_gui_mouse_is_scaled_by_the_version_that_the_path_tells(tmp_path):
+    """Records as OpenAI's, without a version: file names, folders and what the downloader calls them (fidelity D2)."""
+    name = "cheeky-cornflower-setter-02e496ce4abb-20220421-092639"
+    paths = {
+        f"6.9_{name}": 2, f"5.7_{name}-0123456789abcdef": 0.5, f"6.8/{name}": 2, f"6.7/train/{name}": 2,
+        "5.8_any take": 0.5, f"6.9/8.0_{name}": 1, f"6.10_{name}": 1, f"16.9_{name}": 1, name: 1, "6.9": 1,
+        f"6.9/deep/{name}": 1, f"a6.9_{name}": 1, local_name(f"data/6.9/{name}.mp4"): 2, local_name(f"6.9/{name}"): 2,
+        local_name(f"a mirror/data/6.9/{name}.mp4"): 2, local_name(f"data/6.9/{'y' * 200}.mp4"): 2,
+        local_name(f"find-cave/{name}"): 1,
+    }  # fmt: skip
+    assert set(GUI_MOUSE_SCALE) == {"5.7", "5.8", "6.7", "6.8", "6.9"}
+    content = record(dx=12, dy=44)
+    lines = line(content | {"isGuiOpen": True}) + line(content)
+    for path, scale in paths.items():
+        jsonl = tmp_path / f"{path}.jsonl"
+        jsonl.parent.mkdir(parents=True, exist_ok=True)
+        jsonl.write_bytes(lines)
+        camera = read_steps(jsonl).camera
+        np.testing.assert_allclose(camera, np.array([[6.6, 1.8]]) * [[scale], [1]], rtol=1e-6, err_msg=path)
+
+
+def test_gui_mouse_is_scaled_by_a_version_in_the_record(tmp_path):
     camera = trajectory_steps(tmp_path, "gui_360p").camera[16:19]  # dx 12, dy 44: 5.7 in a GUI, 6.8 in one, 6.8
     np.testing.assert_allclose(camera, np.array([[6.6, 1.8]]) * [[0.5], [2], [1]], rtol=1e-6)
     emitted = {entry["step"]: entry["action"]["camera"] for entry in TRAJECTORIES["gui_360p"]["emitted"]}
@@ -308,9 +337,26 @@ def test_a_film_that_does_not_match_its_steps_is_refused(recording):
         mp4.write_bytes(good[:size])
         with pytest.raises(BrokenRecording, match=r"mp4: (unreadable video|damaged video|frame count): "):
             list(read_frames(mp4, steps, 72, 128))
-    for count in (39, 41):
-        with video.VideoWriter(mp4, 72, 128) as writer:
-            for frame in film(count):
-                writer.write(frame)
+    for count in (1, 39, 42, 43, 80):
+        write_film(mp4, count)
         with pytest.raises(BrokenRecording, match=r"frame count: .*40 steps"):
             list(read_frames(mp4, steps, 72, 128))
+
+
+def write_film(mp4, count):
+    with video.VideoWriter(mp4, 72, 128) as writer:
+        for frame in film(count):
+            writer.write(frame)
+
+
+@pytest.mark.parametrize("lines", [1, 2, 40])
+def test_one_frame_more_than_lines_is_left_out_at_the_end(tmp_path, lines):
+    """Frame i belongs to line i from the start, whether the film ends with the lines or a frame later (fidelity D1)."""
+    mp4 = tmp_path / "x.mp4"
+    steps = steps_of(tmp_path, [line(record() | {"isGuiOpen": True})] * lines)
+    for count in (lines, lines + 1):
+        write_film(mp4, count)
+        frames = np.array(list(read_frames(mp4, steps, 72, 128)), float)[:, ::8, ::8]
+        assert len(frames) == lines
+        distance = np.abs(frames[:, None] - np.array(film(lines + 1))[:, ::8, ::8]).mean((2, 3, 4))
+        np.testing.assert_array_equal(distance.argmin(1), np.arange(lines))

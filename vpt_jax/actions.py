@@ -177,8 +177,12 @@ def raw_from_joint(action: JointAction) -> tuple[UInt8[Array, "... 20"], Float[A
 
 
 def is_null(buttons: UInt8[Array, "... 20"], camera: Float[Array, "... 2"]) -> Bool[Array, "..."]:
-    """Whether a raw action does nothing once binned, the paper's test: tiny mouse moves and cancelled keys are null."""
-    return joint_from_raw(buttons, camera).buttons == 0
+    """Null actions: no button is held, and both camera bins are that of no movement, so tiny mouse moves are null.
+
+    The factored action is judged, as the reference does (`agent.py`, `_env_action_to_agent`). Opposite keys that cancel
+    each other are thus no null action, although their joint class is 0, the class of doing nothing.
+    """
+    return ~(buttons > 0).any(-1) & (CAMERA.to_bins(camera) == CAMERA.null_bin).all(-1)
 
 
 def env_from_raw(buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"]) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 Line `i` of the .jsonl is what the player did on seeing frame `i` of the .mp4. The fields that are read:
 
     {"mouse": {"x": 640.0, "y": 360.0, "dx": 3.0, "dy": -40.0, "buttons": [0], "newButtons": [0]},
-     "keyboard": {"keys": ["key.keyboard.w"]}, "isGuiOpen": false, "hotbar": 2, "version": "6.13"}
+     "keyboard": {"keys": ["key.keyboard.w"]}, "isGuiOpen": false, "hotbar": 2}
+
+Records say nothing of the recorder's version: the file's name or folder does (`contractor_names.py`). A film may have
+one frame more than there are lines; it belongs to no step.
 
 The reference reads this format in `data_loader.py`. Where we differ, the docstring of the function says so and why.
 One difference is everywhere: the reference drops records in which nothing is done, here every frame keeps its step and
@@ -11,7 +14,7 @@ the data streams decide.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -19,6 +22,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from vpt_jax import contractor_names
 from vpt_jax.actions import BUTTONS, ENV_KEYS, HOTBARS, PITCH, YAW
 from vpt_jax.video import FRAME_RATE, VideoError, VideoWriter, decode, draw_cursor, resize
 
@@ -74,19 +78,27 @@ def find_recordings(folder: Path) -> list[Path]:
     return sorted({path.with_suffix("") for path in folder.iterdir() if path.suffix in (".mp4", ".jsonl")})
 
 
-def read_steps(jsonl: Path) -> Steps:
+def read_steps(jsonl: Path, observe: Callable[[int, dict[str, Any]], object] | None = None) -> Steps:
     """All steps of a recording. Holds one record at a time, and some hundred bytes of every step.
+
+    Args:
+      jsonl: its path tells the recorder version, which decides how far the mouse moves in a GUI.
+      observe: called with the number of each step and its record, whose other fields may hold anything.
 
     Raises `BrokenRecording` for a missing or empty file, and for the first line that is not a whole and credible
     record. Blank lines at the end are allowed (the reference fails on them).
     """
     attack, hotbar = _StuckAttack(), _Hotbar()
+    version = contractor_names.recorder_version(jsonl)
     buttons, rows = [], []
-    for record in _read_records(jsonl):
+    for number, record in enumerate(_read_records(jsonl)):
         gui_open = record.flag("isGuiOpen")
         held = hotbar.press_scrolled(record, attack.release(record, _held(record, gui_open)))
         buttons.append(bytes(name in held for name in BUTTONS))
-        rows.append((gui_open, *_camera(record, gui_open), *_cursor(record, gui_open)))
+        scale = GUI_MOUSE_SCALE.get(version or record.version, 1.0) if gui_open else 1.0
+        rows.append((gui_open, *_camera(record, scale), *_cursor(record, gui_open)))
+        if observe:
+            observe(number, record.content)
     gui, pitch, yaw, x, y = (np.array(column, np.float32) for column in zip(*rows, strict=True))
     held_keys = np.frombuffer(b"".join(buttons), np.uint8).reshape(-1, len(BUTTONS))
     return Steps(held_keys, np.stack([pitch, yaw], 1), gui > 0, np.stack([x, y], 1))
@@ -95,6 +107,10 @@ def read_steps(jsonl: Path) -> Steps:
 def read_frames(mp4: Path, steps: Steps, height: int, width: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """The frames of a recording, one for each step, resized to `height` x `width`.
 
+    Frame `i` belongs to step `i`, from the start. Films of some recorders have one frame more than there are steps,
+    which is left out: MineStudio's conversion of OpenAI's data takes such pairs in the same way, and OpenAI's loader
+    never looks for a frame after the last line.
+
     Where a GUI is open the mouse cursor, which recorders leave out, is drawn before the resize, at the mouse position
     cut to whole pixels.
 
@@ -102,26 +118,29 @@ def read_frames(mp4: Path, steps: Steps, height: int, width: int) -> Iterator[UI
 
     - It draws the cursor only in frames whose record does something. The game draws it in all of them.
     - It fails on a position left of or above the frame; here the cursor is cut off there as at the other edges.
-    - It skips a frame it cannot read and goes on. Here any mismatch is an error: a film one frame short may lack its
-      first as well as its last, and frames shifted against their actions teach the wrong thing without a sign.
+    - It skips a frame it cannot read and goes on. Here any other mismatch is an error: a film one frame short may lack
+      its first as well as its last, and frames shifted against their actions teach the wrong thing without a sign.
 
     Raises:
-      BrokenRecording: the video is missing, cannot be decoded ("unreadable video", "damaged video"), or has fewer or
-        more frames than there are steps ("frame count"). Most of this shows only as frames are read: read all of them,
-        and keep none that came before an error.
+      BrokenRecording: the video is missing, cannot be decoded ("unreadable video", "damaged video"), or has fewer
+        frames than there are steps, or two or more too many ("frame count"). Most of this shows only as frames are
+        read: read all of them, and keep none that came before an error.
     """
     if not mp4.is_file():
         raise BrokenRecording(mp4, "missing video", "there is no such file")
     count, expected = 0, len(steps.buttons)
     try:
         for frame in decode(mp4):
-            if count == expected:
-                raise BrokenRecording(mp4, "frame count", f"more frames than the {expected} steps of the .jsonl")
-            if steps.gui_open[count]:
-                x, y = steps.cursor[count].astype(float) * len(frame) / WINDOW_HEIGHT
+            count += 1
+            if count > expected + 1:
+                detail = f"{count} or more frames for the {expected} steps of the .jsonl; one more is allowed"
+                raise BrokenRecording(mp4, "frame count", detail)
+            if count > expected:
+                continue  # whether it is the last one shows at the next
+            if steps.gui_open[count - 1]:
+                x, y = steps.cursor[count - 1].astype(float) * len(frame) / WINDOW_HEIGHT
                 draw_cursor(frame, int(x), int(y))
             yield resize(frame, height, width)
-            count += 1
     except VideoError as error:
         raise BrokenRecording(mp4, error.reason, error.detail) from error
     if count < expected:
@@ -226,15 +245,15 @@ class _Record:
     def __init__(self, path: Path, line: int, text: bytes):
         self._path, self._line = path, line
         try:
-            self._content = json.loads(text)
+            self.content = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise self._broken("bad json", f"{error} (cut short?)") from error
-        if not isinstance(self._content, dict):
-            raise self._broken("bad json", f"{_short(self._content)} is not an object")
+        if not isinstance(self.content, dict):
+            raise self._broken("bad json", f"{_short(self.content)} is not an object")
 
     def value(self, field: str) -> Any:
         """What is at a dotted path of names, such as "mouse.dx"."""
-        value = self._content
+        value = self.content
         for name in field.split("."):
             if not isinstance(value, dict) or name not in value:
                 raise self._broken("missing field", f"there is no {field}")
@@ -265,16 +284,17 @@ class _Record:
 
     def slot(self) -> int | None:
         """The selected hotbar slot, 0 to 8; None where it is not recorded."""
-        if "hotbar" not in self._content:
+        if "hotbar" not in self.content:
             return None
         slot = self.value("hotbar")
         if type(slot) is not int or not 0 <= slot < len(HOTBARS):
             raise self._broken("bad value", f"hotbar is {_short(slot)}, not a slot from 0 to {len(HOTBARS) - 1}")
         return slot
 
-    def gui_mouse_scale(self) -> float:
-        """By how much to multiply this recorder's mouse counts while a GUI is open."""
-        return GUI_MOUSE_SCALE.get(str(self._content.get("version")), 1.0)
+    @property
+    def version(self) -> str:
+        """The recorder version as a field of the record, which OpenAI's do not have."""
+        return str(self.content.get("version"))
 
     def _broken(self, reason: str, detail: str) -> BrokenRecording:
         return BrokenRecording(self._path, reason, f"line {self._line}: {detail}")
@@ -374,18 +394,19 @@ class _Hotbar:
         return held
 
 
-def _camera(record: _Record, gui_open: bool) -> tuple[float, float]:
-    """Pitch and yaw of a step in degrees: pitch from the mouse's `dy`, yaw from `dx`.
+def _camera(record: _Record, mouse_scale: float) -> tuple[float, float]:
+    """Pitch and yaw of a step in degrees: pitch from the mouse's `dy`, yaw from `dx`, both times `mouse_scale`.
 
     Differences from the reference:
 
     - It cuts angles to whole degrees, towards zero, because its array holds integers: six counts are no movement.
       Here the fraction stays.
-    - It has a table of mouse scales by recorder version for open GUIs, and never uses it. Here it is used.
+    - It has a table of mouse scales by recorder version for open GUIs (`GUI_MOUSE_SCALE`), and never uses it. Here it
+      is used, by the version that the recording's path tells.
     - It means to ignore turns of more than 180 degrees, but tests only where there is no turn. Here such an angle
       (and not the other axis) becomes 0: the mouse was caught or let go by the window, the rest of the step is good.
     """
-    scale = DEGREES_PER_COUNT * (record.gui_mouse_scale() if gui_open else 1.0)
+    scale = DEGREES_PER_COUNT * mouse_scale
     angles = (record.counts("mouse.dy") * scale, record.counts("mouse.dx") * scale)
     pitch, yaw = (0.0 if abs(angle) > MAX_DEGREES else angle for angle in angles)
     return pitch, yaw

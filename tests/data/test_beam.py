@@ -61,7 +61,7 @@ def test_a_task_done_again_changes_nothing(recordings, tmp_path):
     for task in reversed(tasks):
         encode_episodes([task], config)
     assert files(tmp_path) == once
-    assert len(once) == 2 * 10 + 1
+    assert len(once) == 3 * 10 + 1
 
 
 def test_what_a_lost_worker_left_is_not_in_the_dataset(recordings, by_processes, tmp_path, monkeypatch):

@@ -134,7 +134,7 @@ DAMAGE = {
     "actions cut": lambda mp4, jsonl, rng: cut(jsonl, rng),
     "actions empty": lambda mp4, jsonl, rng: jsonl.write_bytes(b""),
     "actions missing": lambda mp4, jsonl, rng: jsonl.unlink(),
-    "a line less": lambda mp4, jsonl, rng: edit_line(jsonl, rng, lambda line: ""),
+    "two lines less": lambda mp4, jsonl, rng: [edit_line(jsonl, rng, lambda line: "") for _ in range(2)],
     "a line twice": lambda mp4, jsonl, rng: edit_line(jsonl, rng, lambda line: line * 2),
     "bad json": lambda mp4, jsonl, rng: edit_line(jsonl, rng, lambda line: line.replace("}", "]", 1)),
     "no mouse": lambda mp4, jsonl, rng: edit_line(jsonl, rng, lambda line: line.replace("mouse", "house")),

@@ -131,7 +131,8 @@ def _require_split(dataset_dir: Path, split: str) -> Path:
         splits = ", ".join(sorted(folder.name for folder in index.iterdir()))
         raise DatasetMissingError(
             f"the dataset at {dataset_dir} has no split {split!r}, only: {splits}. A split is a folder of recordings, "
-            f"RECORDINGS/{split}, of which at least one is intact (see {index.parent / 'report.json'}):\n"
+            f"RECORDINGS/{split}, of which at least one is intact (see {index.parent / 'report.json'}), or is held "
+            "out of contractors' recordings by --config.valid.fraction:\n"
             f"  python launch/prepare.py --config.recordings=RECORDINGS --config.out=ANOTHER_DIR"
         )
     return index / split

@@ -22,9 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from vpt_jax.data import beam, dataset, manifest
+from vpt_jax.contractor_names import recorder_version
+from vpt_jax.data import beam, dataset, manifest, sessions, splits
 from vpt_jax.data.codecs import encode_chunk
-from vpt_jax.recording import BrokenRecording, Steps, find_recordings, read_frames, read_steps
+from vpt_jax.data.recorded_stats import RecordedStats, RecordObserver
+from vpt_jax.recording import GUI_MOUSE_SCALE, BrokenRecording, Steps, find_recordings, read_frames, read_steps
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import Run, in_processes, locked, progress_bar, unique_name
 
@@ -74,31 +76,40 @@ class Recording(NamedTuple):
         with np.load(self.file(".npz")) as stored:
             return dict(stored)
 
+    def recorded(self) -> dict[str, Any]:
+        """Its `stats` (recorded_stats.py), `first_tick` and `last_tick`; empty if an older version encoded it."""
+        file = self.file(".json")
+        return json.loads(file.read_bytes()) if file.exists() else {}
+
 
 def prepare(config: ConfigDict) -> Path:
     """Makes the dataset `config.out` of the recordings in `config.recordings` (fields: configs/prepare.py).
 
     Recordings lie in the subfolders train, valid and test, each a split, or all in the folder itself: then all are
-    `train`. Or they are the segments of a manifest in such a folder (vpt_jax/data/manifest.py). Where the dataset is
-    there already, nothing happens. Returns its path. Raises `PrepareError`, and `FolderInUseError` while another run
-    makes it.
+    `train`. If none is `valid`, some contractors' recordings are held out of `train` (splits.py). Or they are the
+    segments of a manifest in such a folder (vpt_jax/data/manifest.py). Where the dataset is there already, nothing
+    happens. Returns its path. Raises `PrepareError`, and `FolderInUseError` while another run makes it.
     """
     if not (config.recordings and config.out):
         raise PrepareError("say where recordings are and where the dataset goes: --config.recordings=A --config.out=B")
     source, out = Path(config.recordings).resolve(), Path(config.out).resolve()
     settings = Settings(config.height, config.width, config.chunk_frames, config.quality)
-    _check(settings)
+    _check(settings, config.valid)
     partial = _add_suffix(out, ".partial")
-    recordings = _find(source, partial / "episodes", settings)
+    recordings = _hold_out(_find(source, partial / "episodes", settings), config.valid)
     results = [f"{recording.split}/{recording.result.name}" for recording in recordings]
+    results += ["joined"] if config.join_segments else []
     made_from = {"settings": asdict(settings), "recordings": _digest(results)}
     if _is_made(out, made_from):
         print("nothing to do: this dataset is made already")
     else:
         with locked(partial), _workers(config) as run:
             _encode_all(run, recordings, settings)
-            report = made_from | _describe(source, recordings)
-            _assemble(run, partial / "dataset", recordings, settings, report)
+            episodes = {recording: [recording] for recording in recordings}
+            if config.join_segments:
+                episodes = _join(run, recordings, settings.chunk_frames)
+            report = made_from | _describe(source, list(episodes)) | _describe_recorded(episodes)
+            _assemble(run, partial / "dataset", list(episodes), settings, report)
             (partial / "dataset").rename(out)
     shutil.rmtree(partial, ignore_errors=True)
     print(_summary(out))
@@ -111,7 +122,7 @@ def _workers(config: ConfigDict) -> AbstractContextManager[Run]:
     return in_processes(config.workers)
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: Settings, valid: ConfigDict) -> None:
     for field in ("height", "width"):
         if (size := getattr(settings, field)) < 8 or size % 8:
             raise PrepareError(f"config.{field} is {size}, and must be divisible by 8, as the model's input is")
@@ -119,6 +130,10 @@ def _check(settings: Settings) -> None:
         raise PrepareError(f"config.chunk_frames is {settings.chunk_frames}, and must be 1 or more")
     if not 1 <= settings.quality <= 100:
         raise PrepareError(f"config.quality is {settings.quality}, and must be from 1 to 100")
+    if not 0 <= valid.fraction < 1:
+        raise PrepareError(f"config.valid.fraction is {valid.fraction}, and must be 0 (none) or more, and below 1")
+    if valid.by not in splits.UNITS:
+        raise PrepareError(f"config.valid.by is {valid.by!r}; choose one of {', '.join(splits.UNITS)}")
 
 
 def _find(source: Path, results: Path, settings: Settings) -> list[Recording]:
@@ -158,10 +173,31 @@ def _find_segments(source: Path, results: Path, settings: Settings) -> list[Reco
     return [recording for of_split in found.values() for recording in of_split]
 
 
+def _hold_out(recordings: Sequence[Recording], valid: ConfigDict) -> list[Recording]:
+    """The same recordings, some of `train` made `valid` where nothing was put there by hand."""
+    if any(recording.split == "valid" for recording in recordings):
+        return list(recordings)
+    names = [recording.name for recording in recordings if recording.split == "train"]
+    chosen = splits.held_out(names, valid.fraction, valid.by, valid.seed)
+    if chosen:
+        print(f"{len(chosen):,} of {len(names):,} recordings are held out as valid: see config.valid", flush=True)
+    return sorted(
+        (_as_valid(one) if one.split == "train" and one.name in chosen else one for one in recordings),
+        key=lambda recording: SPLITS.index(recording.split),
+    )
+
+
+def _as_valid(recording: Recording) -> Recording:
+    result = recording.result.parent.with_name("valid") / recording.result.name
+    return recording._replace(split="valid", result=result)
+
+
 def _recording(split: str, path: Path, results: Path, settings: Settings) -> Recording:
     halves = [half for suffix in (".mp4", ".jsonl") if (half := _add_suffix(path, suffix)).exists()]
     stats = [half.stat() for half in halves]
     state = [asdict(settings), [half.suffix for half in halves], [(stat.st_size, stat.st_mtime_ns) for stat in stats]]
+    if (version := recorder_version(path)) in GUI_MOUSE_SCALE:  # told by the folder, perhaps
+        state.append(version)
     name = path.name if len(os.fsencode(path.name)) < 150 else f"{path.name[:30]}-{_digest(path.name)}"
     result = results / split / f"{name}-{_digest(state)}"
     return Recording(split, path.name, path, result, sum(stat.st_size for stat in stats))
@@ -187,7 +223,10 @@ def _is_made(out: Path, made_from: dict[str, Any]) -> bool:
                   if there["settings"].get(key) != value]  # fmt: skip
         raise PrepareError(f"{out} was made with {'; '.join(differ)}: remove it, or choose another --config.out")
     if there["recordings"] != made_from["recordings"]:
-        raise PrepareError(f"recordings changed since {out} was made: remove it, or choose another --config.out")
+        raise PrepareError(
+            f"recordings changed since {out} was made, or config.valid or config.join_segments did: remove it, or "
+            "choose another --config.out"
+        )
     return True
 
 
@@ -231,8 +270,14 @@ def encode_episodes(parts: Sequence[Recording], settings: Settings) -> int:
     """
     mp4, jsonl = (_add_suffix(parts[0].source, suffix) for suffix in (".mp4", ".jsonl"))
     files = {part: unique_name(part.result) for part in parts}
+    observers = {part: RecordObserver(parts[0].source, slice(part.first, part.stop)) for part in parts}
+
+    def observe(number: int, record: Mapping[str, Any]) -> None:
+        for observer in observers.values():
+            observer.observe(number, record)
+
     try:
-        steps = read_steps(jsonl)
+        steps = read_steps(jsonl, observe)
         rows = {part: kept for part in parts if (kept := _rows(part, len(steps.buttons)))}
         frames = read_frames(mp4, steps, settings.height, settings.width)
         _write_parts(rows, files, frames, steps, settings)
@@ -243,6 +288,7 @@ def encode_episodes(parts: Sequence[Recording], settings: Settings) -> int:
         return 0
     for part in parts:
         if part in rows:
+            _keep_recorded(part, observers[part])
             _keep(part, files[part], steps.buttons[rows[part]], steps.camera[rows[part]])
         else:
             _note_broken(part, BrokenRecording(jsonl, "too short", f"there are no steps {part.first} to {part.stop}"))
@@ -278,6 +324,13 @@ def _note_broken(part: Recording, error: BrokenRecording) -> None:
     writing.rename(part.file(".broken"))
 
 
+def _keep_recorded(part: Recording, observer: RecordObserver) -> None:
+    writing = unique_name(part.result)
+    ticks = {"first_tick": observer.first_tick, "last_tick": observer.last_tick}
+    writing.write_text(json.dumps({"stats": observer.stats().as_dict()} | ticks))
+    writing.rename(part.file(".json"))
+
+
 def _keep(part: Recording, records: Path, buttons: np.ndarray, camera: np.ndarray) -> None:
     """Gives the records their name, and then the actions: with them a recording is done."""
     records.rename(part.file(".records"))
@@ -306,6 +359,35 @@ def _records(name: str, frames: Iterator[np.ndarray], steps: Steps, settings: Se
                 "num_frames": total,
             }
         )
+
+
+def _join(run: Run, recordings: Sequence[Recording], chunk_frames: int) -> dict[Recording, list[Recording]]:
+    """All recordings in their order, contiguous segments of a session as one; each with those that it is made of."""
+    groups: dict[Recording, list[Recording]] = {}
+    for split in SPLITS:
+        whole = [one for one in recordings if one.split == split and one.stop is None and one.file(".npz").exists()]
+        groups |= {group[0]: group for group in sessions.group_contiguous(whole, _span)}
+    later = {part for group in groups.values() for part in group[1:]}
+    made = {one: groups.get(one, [one]) for one in recordings if one not in later}
+    episodes = {_joined(parts) if len(parts) > 1 else one: parts for one, parts in made.items()}
+    tasks = [
+        (episode.result, [part.result for part in parts], episode.name, chunk_frames)
+        for episode, parts in episodes.items()
+        if len(parts) > 1
+    ]
+    for _ in run(sessions.join_episode, tasks):
+        pass
+    return episodes
+
+
+def _joined(parts: Sequence[Recording]) -> Recording:
+    result = parts[0].result.with_name(f"joined-{_digest([part.result.name for part in parts])}")
+    return parts[0]._replace(result=result, size=sum(part.size for part in parts))
+
+
+def _span(recording: Recording) -> sessions.Span:
+    recorded, frames = recording.recorded(), len(recording.actions()["buttons"])
+    return sessions.Span(recording.source, frames, recorded.get("first_tick"), recorded.get("last_tick"))
 
 
 def _assemble(
@@ -360,6 +442,17 @@ def _describe(source: Path, recordings: Sequence[Recording]) -> dict[str, Any]:
         splits[recording.split].update(broken=1)
         broken.append(note | {"file": str(recording.source.with_name(note["file"]).relative_to(folder))})
     return {"splits": splits, "broken": broken}
+
+
+def _describe_recorded(episodes: Mapping[Recording, Sequence[Recording]]) -> dict[str, Any]:
+    """What the recordings of each split tell beside frames and actions, and which were joined, for `report.json`."""
+    recorded = {episode.split: RecordedStats() for episode in episodes}
+    for episode, parts in episodes.items():
+        for part in parts:
+            recorded[episode.split].add(RecordedStats(**part.recorded().get("stats", {})))
+    stats = {split: of_split.summary() for split, of_split in recorded.items() if of_split.recordings}
+    joined = {f"{one.split}/{one.name}": [p.name for p in parts] for one, parts in episodes.items() if len(parts) > 1}
+    return {"recorded": stats} | ({"joined": joined} if joined else {})
 
 
 def _summary(out: Path) -> str:

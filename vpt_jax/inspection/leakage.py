@@ -5,18 +5,16 @@ What is compared between two splits:
 - **name**: episodes of one name; and episodes cut from one video, which segments of a manifest are (`VIDEO@0-100`).
 - **footage**: the same stored frames, or a common run of frames by their perceptual hashes (`duplicates.py`).
 - **session**: contractors' files are named `PLAYER-SESSION-DATE-TIME`, the session by twelve hexadecimal digits. Files
-  of one player and session continue each other, in one world. Of other names nothing is known.
+  of one player and session continue each other, in one world, or at least may: version 6 has one number for many
+  sessions. Of other names nothing is known.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from vpt_jax.contractor_names import parse_name, video_of
 from vpt_jax.inspection.episodes import Episode
-
-_SEGMENT = re.compile(r"@\d+-\d+$")
-_CONTRACTOR = re.compile(r"(?P<session>.+-[0-9a-f]{12})-\d{8}-\d{6}$")
 
 
 class Shared(NamedTuple):
@@ -27,15 +25,10 @@ class Shared(NamedTuple):
     episodes: tuple[Episode, ...]
 
 
-def video_of(name: str) -> str:
-    """The name of the video that an episode was cut from, or its own."""
-    return _SEGMENT.sub("", name)
-
-
 def session_of(name: str) -> str | None:
     """Player and session of an episode in a contractor's file; None if it is not named like one."""
-    match = _CONTRACTOR.match(video_of(name).rpartition("/")[2])
-    return match["session"] if match else None
+    parts = parse_name(name)
+    return f"{parts.player}-{parts.session}" if parts else None
 
 
 def find_shared(episodes: Sequence[Episode]) -> Iterator[Shared]:

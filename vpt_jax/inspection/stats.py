@@ -1,6 +1,5 @@
 """How much there is in a dataset, and what is done in it."""
 
-import json
 import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from jaxtyping import Float, UInt8
 
 from vpt_jax.actions import BUTTONS, CAMERA, is_null
 from vpt_jax.data.dataset import EpisodeIndex
+from vpt_jax.data.recorded_stats import RecordedStats, RecordObserver, total
 from vpt_jax.recording import BrokenRecording, read_steps
 from vpt_jax.video import FRAME_RATE
 
@@ -96,36 +96,23 @@ def _count(
 
 
 class Recorded(NamedTuple):
-    """What a recording says that a dataset does not."""
+    """Statistics that a recording tells and a dataset's index does not."""
 
-    version: str  # of the recorder
-    frames: int
-    gui: int  # frames in which a GUI is open
+    stats: RecordedStats
     broken: str  # why it cannot be read, or ""
 
 
 def read_recorded(recording: Path) -> Recorded:
     """Reads the .jsonl of a recording, a path without suffix."""
-    jsonl = recording.with_name(recording.name + ".jsonl")
+    observer = RecordObserver(recording)
     try:
-        steps = read_steps(jsonl)
+        read_steps(recording.with_name(recording.name + ".jsonl"), observer.observe)
     except BrokenRecording as error:
-        return Recorded("", 0, 0, error.reason)
-    with jsonl.open("rb") as file:
-        version = json.loads(file.readline()).get("version")
-    return Recorded(
-        "none given" if version is None else str(version), len(steps.gui_open), int(steps.gui_open.sum()), ""
-    )
+        return Recorded(RecordedStats(), error.reason)
+    return Recorded(observer.stats(), "")
 
 
 def recorded_stats(recordings: Sequence[Recorded]) -> dict[str, Any]:
-    """How many recordings there are of each recorder's version, in how many of their frames a GUI is open."""
-    intact = [one for one in recordings if not one.broken]
-    frames = sum(one.frames for one in intact)
-    return {
-        "recordings": len(intact),
-        "broken": dict(Counter(one.broken for one in recordings if one.broken)),
-        "hours": frames / FRAME_RATE / 3600,
-        "gui": sum(one.gui for one in intact) / frames if frames else 0.0,
-        "versions": dict(sorted(Counter(one.version for one in intact).items())),
-    }
+    """Recorder versions, share of frames with an open GUI and item statistics of some recordings."""
+    broken = Counter(one.broken for one in recordings if one.broken)
+    return total(one.stats for one in recordings).summary() | {"broken": dict(broken)}

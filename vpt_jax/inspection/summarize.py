@@ -1,5 +1,6 @@
 """The figures of a dataset, as tables, JSON and a page."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from vpt_jax.data.dataset import load_index
 from vpt_jax.inspection.episodes import InspectionError, splits_of
 from vpt_jax.inspection.outputs import out_folder, write_json, write_page
 from vpt_jax.inspection.stats import Stats, read_recorded, recorded_stats, split_stats
-from vpt_jax.inspection.tables import recorded_table, stats_tables
+from vpt_jax.inspection.tables import recorded_tables, stats_tables
 from vpt_jax.recording import find_recordings
 from vpt_jax.workers import in_processes, locked, progress_bar
 
@@ -17,16 +18,20 @@ from vpt_jax.workers import in_processes, locked, progress_bar
 def summarize(config: ConfigDict) -> dict[str, Any]:
     """Prints how much there is in `config.data`, and what is done in it; writes `stats.json` and `stats.html`.
 
-    With `config.recordings` also what only recordings tell. Raises `InspectionError` and `DatasetMissingError`.
+    Recorder versions, open GUIs and items come from the dataset's report, where `prepare` wrote them, or from the
+    recordings in `config.recordings`. Raises `InspectionError` and `DatasetMissingError`.
     """
     stats = dataset_stats(Path(config.data))
-    recorded = _read_recordings(Path(config.recordings), config.workers) if config.recordings else None
-    tables = stats_tables(stats) + ([recorded_table(recorded)] if recorded else [])
-    values = {"splits": {split: of.as_dict() for split, of in stats.items()}}
-    values |= {"recordings": recorded} if recorded else {}
+    values: dict[str, Any] = {"splits": {split: of.as_dict() for split, of in stats.items()}}
+    if config.recordings:
+        values["recordings"] = _read_recordings(Path(config.recordings).resolve(), config.workers)
+        recorded = {"recordings": values["recordings"]}
+    else:
+        recorded = values["recorded"] = _reported(Path(config.data))
+    tables = stats_tables(stats) + (recorded_tables(recorded) if recorded else [])
     with locked(out := out_folder(config)):
         write_json(out / "stats.json", values)
-        facts = {"dataset": str(config.data)} | ({"recordings": str(config.recordings)} if recorded else {})
+        facts = {"dataset": str(config.data)} | ({"recordings": str(config.recordings)} if config.recordings else {})
         write_page(out / "stats.html", f"What is in {Path(config.data).name}", facts, tables)
     print("\n\n".join(table.text() for table in tables))
     print(f"\nall of it: {out / 'stats.html'} and stats.json")
@@ -36,6 +41,17 @@ def summarize(config: ConfigDict) -> dict[str, Any]:
 def dataset_stats(dataset: Path) -> dict[str, Stats]:
     """The figures of all splits."""
     return {split: split_stats(load_index(dataset, split)) for split in splits_of(dataset)}
+
+
+def _reported(dataset: Path) -> dict[str, Any]:
+    """Statistics of the recordings by split, as the dataset's report has them; none of labelled or older datasets."""
+    report = dataset / "report.json"
+    if not report.is_file():
+        return {}
+    try:
+        return json.loads(report.read_bytes()).get("recorded", {})
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise InspectionError(f"{report} is damaged ({error}): prepare the dataset again") from error
 
 
 def _read_recordings(folder: Path, workers: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from vpt_jax.inspection.stats import Stats
 from vpt_jax.report import page
 from vpt_jax.video import FRAME_RATE
 
+SHOWN_ITEMS = 40
 Rows = list[list[str | float]]
 
 
@@ -80,13 +81,35 @@ def _amounts(stats: Mapping[str, Stats]) -> Rows:
     return [[name, *cells] for name, cells in rows.items()]
 
 
-def recorded_table(recorded: Mapping[str, Any]) -> Table:
-    """What recordings say that a dataset does not."""
+def recorded_tables(recorded: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """Statistics that only recordings tell, of some groups of them, side by side."""
+    columns = ["", *recorded]
+    versions = sorted({version for of in recorded.values() for version in of["versions"]})
+    reasons = sorted({reason for of in recorded.values() for reason in of.get("broken", {})})
     rows: Rows = [
-        ["recordings", f"{recorded['recordings']:,}"],
-        ["hours", f"{recorded['hours']:,.2f}"],
-        ["frames with an open GUI", recorded["gui"]],
+        ["recordings", *(f"{of['recordings']:,}" for of in recorded.values())],
+        ["hours", *(f"{of['hours']:,.2f}" for of in recorded.values())],
+        ["frames with an open GUI", *(of["gui"] for of in recorded.values())],
     ]
-    rows += [[f"recorder version {version}", f"{count:,}"] for version, count in recorded["versions"].items()]
-    rows += [[f"broken: {reason}", f"{count:,}"] for reason, count in recorded["broken"].items()]
-    return Table("Recordings", ["", ""], rows)
+    rows += [
+        [f"recorder version {name}", *(f"{of['versions'].get(name, 0):,}" for of in recorded.values())]
+        for name in versions
+    ]
+    rows += [
+        [f"broken: {name}", *(f"{of.get('broken', {}).get(name, 0):,}" for of in recorded.values())] for name in reasons
+    ]
+    items = [_items_table(name, of) for name, of in recorded.items() if "items" in of]
+    return [Table("Recordings", columns, rows), *items]
+
+
+def _items_table(name: str, recorded: Mapping[str, Any]) -> Table:
+    """The items that are held in the most recordings, or else used the most."""
+    kinds = recorded["items"]
+    totals = {item: tuple(counts.get(item, 0) for counts in kinds.values()) for of in kinds.values() for item in of}
+    shown = sorted(totals, key=lambda item: (tuple(-count for count in totals[item]), item))[:SHOWN_ITEMS]
+    rows: Rows = [[item, *(f"{count:,}" for count in totals[item])] for item in shown]
+    note = (
+        "Held: recordings in whose inventory the item is at some time. Others: how often, by the game's own counts. "
+        f"The {len(shown)} of {len(totals)} items that are held in the most recordings; stats.json has more."
+    )
+    return Table(f"Items in {name}", ["", *kinds], rows, note)

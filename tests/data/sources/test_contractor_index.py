@@ -1,10 +1,13 @@
 """Indexes of contractor recordings: what they list, what is refused, and that names never lead out of the folder."""
 
 import json
+import re
+from datetime import datetime
 from urllib.parse import quote
 
 import pytest
 
+from vpt_jax.contractor_names import parse_name
 from vpt_jax.data.sources.contractor import ContractorError, download
 from vpt_jax.data.sources.contractor_index import LONGEST_NAME, MAX_BYTES, BrokenIndexError, local_name, parse_index
 
@@ -26,6 +29,48 @@ def test_pairs_of_all_recorders(tmp_path, folder):
     assert [pair.name for pair in index.pairs] == [f"{folder}_squeaky-magenta-ocelot-{number}" for number in (2, 1)]
     assert index.pairs[0].url(".jsonl") == f"https://host/rl/data/{folder}/squeaky-magenta-ocelot-2.jsonl"
     assert not index.refused
+
+
+NAME = "cheeky-cornflower-setter-74ae6c2eae2e-20220315-122354"
+
+
+@pytest.mark.parametrize("basedir", ["https://host/rl", "https://host/rl/", "", "./", "https://host/snapshots"])
+@pytest.mark.parametrize("suffix", ["", ".mp4"])
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (f"data/8.0/{NAME}", f"8.0_{NAME}"),
+        (f"8.0/{NAME}", f"8.0_{NAME}"),
+        (f"10.0/{NAME}.take.2", f"10.0_{NAME}.take.2"),
+        (NAME, f"{NAME}-[0-9a-f]{{16}}"),
+        (f"a mirror/data/6.9/{NAME}", f"6.9_{NAME}-[0-9a-f]{{16}}"),
+        (f"x/find-cave/{NAME}", f"x_find-cave_{NAME}-[0-9a-f]{{16}}"),
+    ],
+)
+def test_paths_with_and_without_suffix_folder_and_slash(tmp_path, basedir, suffix, path, name):
+    """As OpenAI's README prints an index, and as the indexes are; the name does not tell which (fidelity D9)."""
+    (pair,) = parse(tmp_path, {"basedir": basedir, "relpaths": [path + suffix]}).pairs
+    assert re.fullmatch(name, pair.name)
+    assert pair.name == local_name(path)
+    folder = "https://host/rl/" if basedir.startswith("https://host/rl") else "https://host/snapshots/"
+    for half in (".mp4", ".jsonl"):
+        assert pair.url(half) == folder + quote(path) + half
+    assert parse_name(pair.name) == ("cheeky-cornflower-setter", "74ae6c2eae2e", datetime(2022, 3, 15, 12, 23, 54)) or (
+        "take" in path
+    )
+
+
+def test_a_path_and_the_same_with_a_suffix_are_one_recording(tmp_path):
+    index = parse(tmp_path, {"basedir": "", "relpaths": [f"8.0/{NAME}", f"8.0/{NAME}.mp4", f"data/8.0/{NAME}"]})
+    assert [pair.relpath for pair in index.pairs] == [f"8.0/{NAME}"]
+    assert index.refused_count == 2
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.zip", "x-options.json", ".mp4", ".jsonl", "x.MP4", "x.mp4.part"])
+def test_other_files_are_no_pairs(tmp_path, name):
+    index = parse(tmp_path, {"basedir": "", "relpaths": [f"data/8.0/{name}", name, "8.0/x"]})
+    assert [pair.name for pair in index.pairs] == ["8.0_x"]
+    assert [why for _, why in index.refused] == ["it is no .mp4"] * 2
 
 
 HOSTILE = [

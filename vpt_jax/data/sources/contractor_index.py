@@ -2,6 +2,7 @@
 
     {"basedir": "https://HOST/FOLDER/", "relpaths": ["data/8.0/NAME.mp4", ...]}
 
+Paths may come without `data/` and without `.mp4` (so OpenAI's README prints them), `basedir` without its last slash.
 Beside every .mp4 lies a .jsonl of the same name. The indexes of recorder versions 6.x to 10.x and those of BASALT are
 all of this kind. An index comes from elsewhere, so no path of it is trusted: what it lists never decides a folder.
 """
@@ -13,12 +14,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
+from vpt_jax.contractor_names import recorder_version
+
 MAX_BYTES = 64 * 2**20  # of an index; OpenAI's have one or two million
 MOST_PATHS = 10**6  # in an index; OpenAI's have some thousands
 MOST_REFUSED = 1000  # entries that are told one by one
 LONGEST_NAME = 120  # characters, of a recording
 LONGEST_PATH = 1000  # characters, in an index
 SUFFIXES = (".jsonl", ".mp4")  # of a pair's halves, the smaller first
+_OTHER_FILE = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")  # a suffix, unlike the rest of a name such as "take-8.0"
 
 
 class BrokenIndexError(ValueError):
@@ -28,7 +32,7 @@ class BrokenIndexError(ValueError):
 class Pair(NamedTuple):
     """A recording that an index lists."""
 
-    relpath: str  # of the .mp4, as listed
+    relpath: str  # of the .mp4, as listed: the suffix may be missing
     name: str  # of the recording here; follows from `relpath` alone
     base: str  # URL of the folder that `relpath` is in
 
@@ -101,21 +105,25 @@ def _problem(entry: Any) -> str:
         return "it has characters that no path should have"
     if entry.startswith("/") or any(part in ("", ".", "..") for part in entry.split("/")) or ":" in entry:
         return "it is no path in the index's folder"
-    if not entry.endswith(".mp4") or PurePosixPath(entry).name == ".mp4":
+    name = PurePosixPath(entry).name
+    if name == ".mp4" or (_OTHER_FILE.search(name) and not name.endswith(".mp4")):
         return "it is no .mp4"
     return ""
 
 
 def local_name(relpath: str) -> str:
-    """What a recording is called here: `8.0_NAME` for "data/8.0/NAME.mp4".
+    """What a recording is called here: `8.0_NAME` for "data/8.0/NAME.mp4", with or without "data/" and ".mp4".
 
     Others are never called the same: where the path is of another form, long, or has other characters than letters,
-    digits, ".", "-" and "_", a digest of it is added.
+    digits, ".", "-" and "_", a digest of it is added. A folder that is a recorder version stays in front, where
+    `contractor_names.recorder_version` looks for it.
     """
-    path = relpath.removesuffix(".mp4")
-    plain = re.fullmatch(r"data/([A-Za-z0-9.-]+)/([A-Za-z0-9][A-Za-z0-9._-]*)", path)
+    path = relpath.removesuffix(".mp4").removeprefix("data/")
+    plain = re.fullmatch(r"([A-Za-z0-9.-]+)/([A-Za-z0-9][A-Za-z0-9._-]*)", path)
     if plain and len(name := f"{plain[1]}_{plain[2]}") <= LONGEST_NAME and not name.startswith("."):
         return name
-    digest = hashlib.sha256(relpath.encode()).hexdigest()[:16]
-    safe = re.sub(r"[^A-Za-z0-9.-]+", "_", path.removeprefix("data/")).lstrip("._-")
+    digest = hashlib.sha256(f"{relpath.removesuffix('.mp4')}.mp4".encode()).hexdigest()[:16]
+    if version := recorder_version(PurePosixPath(path)):
+        path = f"{version}/{PurePosixPath(path).name.removeprefix(f'{version}_')}"
+    safe = re.sub(r"[^A-Za-z0-9.-]+", "_", path).lstrip("._-")
     return f"{safe[: LONGEST_NAME - 17]}-{digest}"
