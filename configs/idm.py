@@ -71,6 +71,13 @@ def get_config(variant: str = "paper") -> ConfigDict:
     # The same for every evaluation, which starts them anew.
     config.data.valid_workers = 8
 
+    config.initial = ConfigDict()
+    # The action heads' biases are the log-frequencies of the data's actions, as in configs/foundation.py (our choice).
+    config.initial.start_at_marginal = True
+    # Three in four temporal filters start as the change between two frames (our choice, for small models:
+    # `see_motion` in vpt_jax/models/idm.py); False: all are random, as in the released code.
+    config.initial.temporal_difference = False
+
     config.optimizer = _optimizer()
     # Parameters that stay as config.init_from has them, as in configs/foundation.py.
     config.frozen = ""
@@ -102,6 +109,8 @@ def _demo(config: ConfigDict) -> None:
     """Minutes on two cores instead of days on a cluster; what differs is set here."""
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
     config.model.remat = False
+    # From random filters it needs several times the frames until it tells left from right.
+    config.initial.temporal_difference = True
     # Many short windows: frames that follow one another teach almost the same.
     config.data.batch = config.data.valid_batch = 16
     config.data.length = 32
