@@ -66,6 +66,9 @@ def _data() -> ConfigDict:
     # Dataset folders made by launch/prepare.py; the split `train` of the first and `valid` of the second are read.
     data.train = "data/foundation"
     data.valid = "data/foundation"
+    # Dataset folder whose split `test` is evaluated as well, as `test/...`: figures to report, of play by which neither
+    # a checkpoint nor a setting is chosen. Empty: none.
+    data.test = ""
     # Streams trained in parallel, over all hosts (paper: 880).
     data.batch = 880
     # Parts that a step works through one after the other, for less memory: its gradient is the same.

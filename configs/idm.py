@@ -47,6 +47,9 @@ def get_config(variant: str = "paper") -> ConfigDict:
     # Dataset folders made by launch/prepare.py; the split `train` of the first and `valid` of the second are read.
     config.data.train = "data/contractor"
     config.data.valid = "data/contractor"
+    # Dataset folder whose split `test` is evaluated as well, as `test/...`: figures to report, of play by which neither
+    # a checkpoint nor a setting is chosen. Empty: none.
+    config.data.test = ""
     # Windows of a step, over all hosts (paper: 128).
     config.data.batch = 128
     # Parts that a step works through one after the other, for less memory. Each draws its own augmentation.
