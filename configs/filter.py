@@ -31,7 +31,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # Its weights. "idm": work directory of a run of configs/idm.py; "clip": a file NAME.safetensors of RN50x64.
     config.weights = ""
 
-    # Marks below: (paper), its text or a note that quotes it; (recalled), the paper's as we recall it, not checked.
+    # Marks as in docs/sources.md: (paper), its text or a note that quotes it; (recalled), as we recall it, not checked.
     # Of the support vector machine (paper: an SVM; recalled: RBF kernel, C = 20, gamma = "scale").
     config.C = 20.0
     # In how many parts labelled frames are split, by video, each of which is held out once; what that shows is the
