@@ -2,9 +2,10 @@
 
     python launch/train.py --config=configs/early_game.py --config.data.train=DATASET --config.data.valid=DATASET
 
-Its labels are an inverse dynamics model's. The paper took 16 A100 and about two days; play then has 2.5 times as many
-crafting tables as the foundation model's, and 6.1 times as many planks. Reinforcement learning goes on from here:
-configs/rl_diamond.py. Variants and fields: configs/fine_tuning.py.
+Its labels are an inverse dynamics model's. As we recall the paper, without having checked it: 16 A100 took about two
+days, and play then had 2.5 times as many crafting tables as the foundation model's and 6.1 times as many planks, both
+of the 0.5B model (`:500m`). The default is the 248M one, which reinforcement learning goes on from (paper):
+configs/rl_diamond.py. docs/collecting.md has a query for the videos. Variants and fields: configs/fine_tuning.py.
 """
 
 import runpy

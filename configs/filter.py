@@ -31,21 +31,23 @@ def get_config(variant: str = "") -> ConfigDict:
     # Its weights. "idm": work directory of a run of configs/idm.py; "clip": a file NAME.safetensors of RN50x64.
     config.weights = ""
 
-    # Of the support vector machine (paper: RBF kernel, C = 20, gamma = "scale").
+    # Marks as in docs/sources.md: (paper), its text or a note that quotes it; (recalled), as we recall it, not checked.
+    # Of the support vector machine (paper: an SVM; recalled: RBF kernel, C = 20, gamma = "scale").
     config.C = 20.0
     # In how many parts labelled frames are split, by video, each of which is held out once; what that shows is the
-    # report.
+    # report (our choice).
     config.folds = 10
     # A frame is clean if it is likelier so by this margin. None: the lowest at which `precision` is reached on held-out
-    # frames in training; the classifier keeps it.
+    # frames in training; the classifier keeps it. Our choice: as far as we know, the paper takes what the machine holds
+    # likeliest, which is 0 here. What is wrongly called clean is learnt from; what is wrongly dropped is only lost.
     config.threshold = config_dict.placeholder(float)
     config.precision = 0.97
 
-    # Frames looked at per second (paper: 3), and how many of them the median filter takes together (paper: 7).
+    # Frames looked at per second (recalled: 3), and how many of them the median filter takes together (recalled: 7).
     config.rate = 3.0
     config.kernel = 7
-    # Seconds in a row that have to be clean (paper: 5), and the share of a video's frames, or all of it is dropped
-    # (paper: 0.8).
+    # Seconds in a row that have to be clean (recalled: 5), and the share of a video's frames, or all of it is dropped
+    # (recalled: 0.8). The share is that of the labels as they are, before the median filter (recalled).
     config.min_seconds = 5.0
     config.min_share = 0.8
 

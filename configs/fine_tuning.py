@@ -5,9 +5,12 @@
 
 `init_from` is the work directory of a training run, or what launch/import_weights.py has made of a released model. On
 a small machine, add --config.data.embeddings=FOLDER: the image stacks then see every frame once, and stay as they are.
-configs/house.py and configs/early_game.py are the paper's two runs.
+configs/house.py and configs/early_game.py are the paper's two runs. A released 2x model needs
+--config.model.temperature=2 (configs/foundation.py); how values are marked is in docs/sources.md.
 
-Variants: `:500m`, `:248m` (default) and `:71m`, the paper's sizes, and `:demo`, that of the policies of `make demo`.
+Variants: `:500m`, `:248m` (default: the size whose fine-tuned weights are released, and that reinforcement learning
+takes; the paper's figures of fine-tuning are, as we recall it, of the 0.5B one) and `:71m`, the paper's sizes, and
+`:demo`, that of the policies of `make demo`.
 """
 
 import runpy
@@ -26,12 +29,12 @@ def get_config(variant: str = "248m", name: str = "fine-tuned") -> ConfigDict:
     config.init_from = f"runs/foundation-{foundation['PRESETS'][variant]}"
     config.data.train = config.data.valid = f"data/{name}"
 
-    # Passes over the data (OpenAI's demonstration script).
+    # Passes over the data (code: OpenAI's script for demonstration).
     config.steps = 0
     config.epochs = 2.0
-    # Streams trained in parallel (the paper's, as far as we know).
+    # Streams trained in parallel (recalled: 16).
     config.data.batch = config.data.valid_batch = 16
-    # All three are OpenAI's demonstration script's; it has no warm-up, and says nothing of a schedule.
+    # All three are of OpenAI's script for demonstration (code); it has no warm-up, and no schedule.
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 0.000181
     config.optimizer.weight_decay = 0.039428

@@ -2,12 +2,15 @@
 
     python launch/train.py --config=configs/idm.py:paper --config.data.train=DATASET --config.workdir=FOLDER
 
-The paper trained it for 20 epochs of 1,962 hours on 32 A100 GPUs in about 4 days; it reached a keypress accuracy of
-90.6% and a mouse R2 of 0.97. Numbers marked (paper) are the paper's; the others are our choice where it is silent.
+The paper trained it on 1,962 hours (for 20 epochs, as we recall it) on 32 A100 GPUs in about 4 days; it reached a
+keypress accuracy of 90.6% and a mouse R2 of 0.97. Values are marked with where they are from: (paper), (code),
+(replica), (recalled), as docs/sources.md explains; all others are our choice.
 
-Variants: `:paper` (default), the size that OpenAI released, 482,330,046 parameters, and `:demo`, a small one for two
-CPU cores, which configs/demo.py trains in minutes on recordings of the embedded game. With a machine's name after a
-comma, such as `:paper,v5p-128`, mesh and batch suit that machine (MACHINES below).
+Variants: `:paper` (default), the size that OpenAI released, 482,330,046 parameters: two transformer blocks, image
+stacks of 256, 512 and 512 channels. The paper's text has four blocks and 64, 128 and 128, some 0.84 billion, and says
+0.5: so the released one is taken. And `:demo`, a small one for two CPU cores, which configs/demo.py trains in minutes
+on recordings of the embedded game. With a machine's name after a comma, such as `:paper,v5p-128`, mesh and batch suit
+that machine (MACHINES below).
 """
 
 import runpy
@@ -16,7 +19,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 PRESETS = {"paper": "paper", "demo": "tiny"}
-# By kind and number of chips. All keep the paper's batch of 128 windows.
+# By kind and number of chips. All keep the batch of 128 windows.
 MACHINES = {
     "gpu": {"data.parts": 128, "data.valid_batch": 4},
     "gpu-8": {"mesh.data": 1, "mesh.fsdp": 8, "data.parts": 16},
@@ -34,7 +37,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
     config.model = ConfigDict()
     # Size of the model, from vpt_jax/models/presets.py.
     config.model.preset = PRESETS[size]
-    # Divides the logits; 4 for the released model.
+    # Divides the logits; 4 for the released model (code).
     config.model.temperature = 1.0
     # Use the last dense layer; the released weights were trained to be used without it (vpt_jax/models/idm.py).
     config.model.use_last = True
@@ -47,15 +50,18 @@ def get_config(variant: str = "paper") -> ConfigDict:
     # Dataset folders made by launch/prepare.py; the split `train` of the first and `valid` of the second are read.
     config.data.train = "data/contractor"
     config.data.valid = "data/contractor"
-    # Windows of a step, over all hosts (paper: 128).
+    # Dataset folder whose split `test` is evaluated as well, as `test/...`: figures to report, of play by which neither
+    # a checkpoint nor a setting is chosen. Empty: none.
+    config.data.test = ""
+    # Windows of a step, over all hosts (replica, recalled: 128).
     config.data.batch = 128
     # Parts that a step works through one after the other, for less memory. Each draws its own augmentation.
     config.data.parts = 1
     # Held-out windows evaluated at a time.
     config.data.valid_batch = 64
-    # Frames of a window (paper: 128), drawn at random places.
+    # Frames of a window (paper, code: 128), drawn at random places.
     config.data.length = 128
-    # Steps that do nothing are kept: a window shows all that happens.
+    # Steps that do nothing are kept: a window shows all that happens (recalled).
     config.data.nulls = "keep"
     # Manifest of the seconds of the training episodes to use, such as launch/filter.py writes: a Parquet table
     # (vpt_jax/data/manifest.py). Empty: all there is.
@@ -71,11 +77,18 @@ def get_config(variant: str = "paper") -> ConfigDict:
     # The same for every evaluation, which starts them anew.
     config.data.valid_workers = 8
 
+    config.initial = ConfigDict()
+    # The action heads' biases are the log-frequencies of the data's actions, as in configs/foundation.py (our choice).
+    config.initial.start_at_marginal = True
+    # Three in four temporal filters start as the change between two frames (our choice, for small models:
+    # `see_motion` in vpt_jax/models/idm.py); False: all are random, as in the released code.
+    config.initial.temporal_difference = False
+
     config.optimizer = _optimizer()
     # Parameters that stay as config.init_from has them, as in configs/foundation.py.
     config.frozen = ""
 
-    # Passes over the training data (paper: 20).
+    # Passes over the training data (replica, recalled: 20).
     config.epochs = 20.0
     if size == "demo":
         _demo(config)
@@ -85,13 +98,14 @@ def get_config(variant: str = "paper") -> ConfigDict:
 
 def _optimizer() -> ConfigDict:
     optimizer = ConfigDict()
-    # "adam" (paper), or "muon", with which small models learn in fewer steps.
+    # "adam" (replica), or "muon", with which small models learn in fewer steps.
     optimizer.name = "adam"
-    # Peak learning rate (paper), reached after the warm-up and falling to 0 at the end on a straight line.
+    # Peak learning rate (replica, recalled: 0.003), reached after the warm-up, and falling to 0 at the end on a
+    # straight line (the same).
     optimizer.learning_rate = 0.003
     # Steps of warm-up (the paper does not say).
     optimizer.warmup_steps = 1000
-    # Decoupled weight decay of kernels (paper: 0.01; see vpt_jax/training/optimizers.py).
+    # Decoupled weight decay of kernels (replica, recalled: 0.01; vpt_jax/training/optimizers.py says of what form).
     optimizer.weight_decay = 0.01
     # Largest global gradient norm (the paper does not say).
     optimizer.clip_norm = 5.0
@@ -102,6 +116,8 @@ def _demo(config: ConfigDict) -> None:
     """Minutes on two cores instead of days on a cluster; what differs is set here."""
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
     config.model.remat = False
+    # From random filters it needs several times the frames until it tells left from right.
+    config.initial.temporal_difference = True
     # Many short windows: frames that follow one another teach almost the same.
     config.data.batch = config.data.valid_batch = 16
     config.data.length = 32

@@ -24,12 +24,18 @@ def get_config(variant: str = "") -> ConfigDict:
     # Folder of the dataset, made by the run. OUT.partial beside it holds the work until it is whole.
     config.out = ""
 
-    # "shared" embeds every frame once; "exact" takes every window by itself, at nearly twice the work
-    # (vpt_jax/labelling/model.py says where they differ).
+    # "exact" takes every window by itself, with black beyond its ends, as in training: the plain windows of the paper
+    # (notes that quote it; MineStudio's code). "shared", our default, embeds every frame once for both windows that it
+    # is in, at little more than half the work, which is most of what labelling 70,000 hours costs. The outermost two
+    # frames on each side of a window then see their true neighbours in place of black; none of them is kept, but kept
+    # frames attend to them. In both, the last window hangs over a video's end, where frames are masked.
     config.mode = "shared"
-    # "argmax": the most probable label; "sample": drawn as probable as the model says, by the seed; "mean": the most
-    # probable keys, and the average of the camera's degrees, which has the least squared error.
-    config.choice = "argmax"
+    # "sample": drawn as probable as the model says (paper, equation 1: a_t ~ p_IDM): labels to train on, which are as
+    # frequent as true ones. Ours, to look at or to measure, not to train on: "argmax", the most probable label, which
+    # leaves out what the model is unsure of, that is rare keys; "mean", the most probable keys and the average of the
+    # camera's degrees, which has the least squared error.
+    config.choice = "sample"
+    # Of the draws: the same videos and seed give the same labels, however many hosts and devices there are.
     config.seed = 0
     # Ask about the mirror image of every window as well, and take both answers on average: better labels for twice the
     # work, by models that were trained with config.data.mirror.

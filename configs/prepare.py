@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # Folder of the dataset, made by the run. OUT.partial beside it holds the work until it is whole.
     config.out = ""
 
-    # Size of the stored frames in pixels: the model's input (paper: 128x128), divisible by 8.
+    # Size of the stored frames in pixels: the model's input (code: 128x128), divisible by 8.
     config.height = 128
     config.width = 128
     # Frames per record: short, so that a reader who wants a few frames of an episode reads little else.

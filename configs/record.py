@@ -29,7 +29,7 @@ def get_config(variant: str = "full") -> ConfigDict:
 
     # Folder of the recordings, with a subfolder for each split.
     config.out = ""
-    # Size of the frames in pixels, even numbers (paper: 360x640).
+    # Size of the frames in pixels, even numbers (code: the contractors' recordings are 360x640).
     config.height, config.width = 360, 640
     # Longest episode; it ends before if the player dies or leaves the level.
     config.seconds = 60.0

@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.search = "ytsearch{results}:{term}"
     # Further sources: addresses of playlists, channels (of a channel's /videos), feeds or videos.
     config.urls = ()
-    # At most so many videos of each term and source.
+    # At most so many videos of each term and source (our choice, as are all numbers in this file).
     config.results = 500
     # Search again for what was searched before: there may be new videos.
     config.search_again = False
@@ -38,11 +38,13 @@ def get_config(variant: str = "") -> ConfigDict:
     # Videos with any of these words or phrases in title, description or tags are left out (after the paper, by a public
     # crawler's list).
     config.reject_words = REJECT_WORDS
-    # So are shorter and longer ones, in seconds; those for ages over so many years; and live ones.
+    # So are shorter and longer ones, in seconds; those for ages over so many years; and live ones. These rules are our
+    # choice: the paper is not known to have any of them.
     config.min_seconds = 60
     config.max_seconds = 4 * 3600
     config.age_limit = 17
-    # The smallest format with at least so many lines is taken (paper: 360, of which the model sees 128).
+    # The smallest format with at least so many lines is taken: as many as the contractors' recordings have (code), of
+    # which the model sees 128.
     config.height = 360
     # A video may have so many bytes,
     config.max_bytes = 2 * 1024**3

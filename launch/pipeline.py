@@ -22,6 +22,7 @@ LABEL = "label the {} videos"
 # Of their first episodes; the labelled play's count up from 0.
 UNLABELLED_SEED = 500_000
 HELD_OUT_SEED = 3_000_000  # what the settings of the demo were chosen on had others
+CHOOSING_SEED = 3_500_000
 
 
 class ConfigError(ValueError):
@@ -43,6 +44,9 @@ def check(config: ConfigDict) -> None:
         raise ConfigError(f"config.at_once is {config.at_once}: at least one stage must run")
     if any(setting.startswith("choice=") for setting in config.label):
         raise ConfigError(f"config.label is {config.label}: each pile has its own choice, which the report relies on")
+    for field in ("choosing", "held_out"):
+        if config[field] < 1:
+            raise ConfigError(f"config.{field} is {config[field]}: at least one held-out episode must be there for it")
     for name, extra in (("idm", 0), ("policy", 1)):
         minutes, steps = config[name].minutes, config[name].steps
         if len(steps) != len(minutes) + extra or not steps:
@@ -68,12 +72,15 @@ def data_stages(config: ConfigDict, folder: Path, runs: Runs) -> Iterator[Stage]
     recorded = {
         "labelled": {
             "splits.train.episodes": config.labelled,
-            "splits.valid.episodes": config.held_out,
-            "splits.valid.seed": HELD_OUT_SEED,
+            "splits.valid.episodes": config.choosing,
+            "splits.valid.seed": CHOOSING_SEED,
+            "splits.test.episodes": config.held_out,
+            "splits.test.seed": HELD_OUT_SEED,
         },
         "unlabelled": {
             "splits.train.episodes": config.unlabelled,
             "splits.valid.episodes": 0,
+            "splits.test.episodes": 0,
             "splits.train.seed": UNLABELLED_SEED,
         },
     }
@@ -88,11 +95,16 @@ def data_stages(config: ConfigDict, folder: Path, runs: Runs) -> Iterator[Stage]
 def idm_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
     """Models of inverse dynamics on ever more of the labelled play; the last one labels."""
     for (minutes, workdir), steps in zip(runs.idms.items(), config.idm.steps, strict=True):
-        data = {"data.train": runs.held_out, "data.valid": runs.held_out, "data.minutes": minutes}
+        data = {"data.train": runs.held_out, "data.minutes": minutes} | held_out_data(runs)
         fields = data | {"workdir": workdir, "steps": steps, "report": minutes == config.idm.minutes[-1]}
         settings = arguments("idm:demo", config.train_idm, **fields)
         name = f"train an inverse dynamics model on {minutes:g} minutes"
         yield stage(name, "train.py", settings, [PREPARE.format("labelled")], checkpoint(workdir, steps))
+
+
+def held_out_data(runs: Runs) -> dict[str, Path]:
+    """What chooses a step (split `valid`), and what is reported of it (`test`)."""
+    return {"data.valid": runs.held_out, "data.test": runs.held_out}
 
 
 def label_stages(config: ConfigDict, runs: Runs, labelling: str) -> Iterator[Stage]:
@@ -120,7 +132,7 @@ def policy_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
     }
     for name, (workdir, dataset, minutes) in runs.policies.items():
         steps = fewer.get(name, steps_of_all)
-        data = {"data.train": dataset, "data.valid": runs.held_out, "data.minutes": minutes}
+        data = {"data.train": dataset, "data.minutes": minutes} | held_out_data(runs)
         fields = data | {"workdir": workdir, "steps": steps, "report": dataset == runs.labels}
         settings = arguments("foundation:demo", config.train_policy, **fields)
         after = dict.fromkeys([PREPARE.format("labelled"), made_by[dataset]])
@@ -146,7 +158,7 @@ def runs_of(config: ConfigDict, folder: Path) -> Runs:
         truth=truth,
         labels=folder / "data" / "predicted",
         recordings={
-            "held-out": folder / "recordings" / "labelled" / "valid",
+            "held-out": folder / "recordings" / "labelled" / "test",
             "unlabelled": folder / "recordings" / "unlabelled" / "train",
         },
     )

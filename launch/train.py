@@ -93,6 +93,9 @@ def train(config: ConfigDict, began: float) -> bool:
     encoder = make_encoder(config) if config.data.get("embeddings") else None
     train_data = open_stream(config, config.data.train, "train", config.data.batch, encoder)
     valid_data = open_stream(config, config.data.valid, "valid", config.data.valid_batch, encoder)
+    test_data = (
+        open_stream(config, config.data.test, "test", config.data.valid_batch, encoder) if config.data.test else None
+    )
     del encoder  # and its parameters
     baselines = stage.baselines(train_data, valid_data)
     steps = count_steps(config, train_data)
@@ -127,7 +130,7 @@ def train(config: ConfigDict, began: float) -> bool:
                 train_step=train_step,
                 batches=train_batches,
                 stop=stop,
-                evaluate=make_evaluator(config, setup.objective, valid_data, mesh, baselines),
+                evaluate=make_evaluator(config, setup.objective, valid_data, test_data, mesh, baselines),
                 episodes=train_data.episodes,
                 checkpoints=checkpoints,
                 log=MetricsLog(workdir, start, quiet),
@@ -238,15 +241,24 @@ def begin(config: ConfigDict, setup: Setup) -> TrainState:
 
 
 def make_evaluator(
-    config: ConfigDict, objective: Objective, data: Stream, mesh: Mesh, baselines: dict[str, dict[str, float]]
+    config: ConfigDict,
+    objective: Objective,
+    valid_data: Stream,
+    test_data: Stream | None,
+    mesh: Mesh,
+    baselines: dict[str, dict[str, float]],
 ) -> Callable[[Any], dict[str, float]]:
+    def batches(data: Stream) -> Callable[[], Generator[Batch]]:
+        return partial(placed_batches, data, mesh, 0, data.steps_per_epoch, config.data.valid_workers)
+
     return evaluator(
         objective.predict,
         partial(objective.initial_memory, config.data.valid_batch),
-        partial(placed_batches, data, mesh, 0, data.steps_per_epoch, config.data.valid_workers),
+        batches(valid_data),
         parallel.batch_sharding(mesh),
         baselines,
         STAGES[config.stage].views,
+        batches(test_data) if test_data else None,
     )
 
 

@@ -190,10 +190,12 @@ def evaluator(
     by_rows: NamedSharding,
     baselines: Mapping[str, Mapping[str, float]],
     views: Sequence[str] = ("valid",),
+    test_batches: Callable[[], Iterable[Batch]] | None = None,
 ) -> Callable[[Any], dict[str, float]]:
     """A function of the parameters that goes over all validation batches and returns `metrics`.
 
-    They are called `VIEW/NAME`; those of the baselines stand beside them as `BASELINE/NAME`.
+    They are called `VIEW/NAME`; those of the baselines stand beside them as `BASELINE/NAME`. Those of test batches are
+    called `test/NAME` in place of `valid/NAME`, and `test_VIEW/NAME` of other views.
 
     Args:
         predict: the model.
@@ -202,17 +204,25 @@ def evaluator(
         by_rows: how batches and memory lie on the mesh.
         baselines: their metrics.
         views: names from `VIEWS`.
+        test_batches: the same of play by which nothing is chosen, neither a checkpoint nor a setting; none: no such
+            figures.
     """
     replicated = NamedSharding(by_rows.mesh, PartitionSpec())
     step = jax.jit(partial(evaluation_step, predict, views), out_shardings=(by_rows, replicated), donate_argnums=1)
     begin = jax.jit(lambda: (initial_memory(), [_no_totals() for _ in views]), out_shardings=(by_rows, replicated))
 
-    def evaluate(params: Any) -> dict[str, float]:
+    def over(all_batches: Iterable[Batch], params: Any) -> list[dict[str, float]]:
         carry = begin()
-        for batch in batches():
+        for batch in all_batches:
             carry = step(params, carry, batch)
-        figures = (metrics(of_view) for of_view in jax.device_get(carry[1]))
-        by_predictor = {**dict(zip(views, figures, strict=True)), **baselines}
+        return [metrics(of_view) for of_view in jax.device_get(carry[1])]
+
+    def evaluate(params: Any) -> dict[str, float]:
+        by_predictor: dict[str, Mapping[str, float]] = dict(zip(views, over(batches(), params), strict=True))
+        if test_batches:
+            names = ["test" if view == "valid" else f"test_{view}" for view in views]
+            by_predictor |= zip(names, over(test_batches(), params), strict=True)
+        by_predictor |= baselines
         return {f"{who}/{name}": value for who, figures in by_predictor.items() for name, value in figures.items()}
 
     return evaluate

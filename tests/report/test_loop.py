@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from vpt_jax.actions import BUTTON_INDEX, CAMERA
+from vpt_jax.baselines import policy_baselines
 from vpt_jax.data.dataset import load_index, write_index
+from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation import add, confidence_intervals, label_totals, metrics
 from vpt_jax.report.loop import Runs, write_loop_report
 from vpt_jax.video import decode
@@ -28,13 +30,29 @@ def write_labels(folder, recorded, pitch=0.9):
     return folder
 
 
-def write_run(folder, losses, share, marginal_nll=3.0):
-    """The log of a run that was evaluated at these losses; all its other figures are equal, and its baselines' too."""
+def write_recorded(folder, recorded):
+    """A dataset whose split `test` has recorded episodes and no frames."""
+    lengths = dict(zip(recorded.names, recorded.lengths.tolist(), strict=True))
+    actions = [np.array(recorded.buttons)], [np.array(recorded.camera)]
+    ones = [np.ones(len(recorded.buttons), np.float32)]
+    write_index(folder / "index" / "test", lengths, *actions, ones, "recorded", recorded.chunk_frames)
+    (folder / "dataset_info.json").touch()
+    return folder
+
+
+def write_run(folder, losses, share):
+    """The log of a run that had these losses on the splits `valid` and `test`, step by step.
+
+    All its other figures of `test` are equal; those of `valid` are better than anything can be.
+    """
     folder.mkdir()
-    figures = {f"{view}/{name}": share for view in ("valid", "acting") for name in NAMES}
-    figures |= {f"{view}/{name}": 0.25 for view in ("marginal", "repeat") for name in NAMES}
-    figures |= {"marginal/nll": marginal_nll, "repeat/nll": 5.0}
-    of_model = ({"step": i, "valid/nll": nll, "acting/nll": nll} for i, nll in enumerate(losses, 1))
+    figures = {f"{view}/{name}": share for view in ("test", "test_acting") for name in NAMES}
+    figures |= {f"{view}/{name}": 1.0 for view in ("valid", "acting") for name in NAMES}
+    figures |= {"marginal/nll": 0.1, "repeat/nll": 0.1}  # of `valid`, too
+    of_model = (
+        {"step": i, "valid/nll": valid, "acting/nll": valid, "test/nll": test, "test_acting/nll": test}
+        for i, (valid, test) in enumerate(losses, 1)
+    )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line | figures) + "\n" for line in of_model))
     return folder
 
@@ -46,15 +64,18 @@ def runs(dataset_dir, tmp_path_factory):
         write_labels(folder / name, load_index(dataset_dir, split))
         for name, split in {"held_out": "valid", "labels": "train"}.items()
     )
+    held_out_play = write_recorded(folder / "play", load_index(dataset_dir, "valid"))
     policies = {
-        "predicted labels": (write_run(folder / "predicted", (3.0, 2.1, 2.4), 0.9), labels, 0.0),
-        "true labels": (write_run(folder / "true", (2.05,), 0.3, 4.0), dataset_dir, 0.0),
-        "the small labelled set": (write_run(folder / "small", (2.5,), 0.2), dataset_dir, 0.1),
+        # Best on `valid` at its second step; its last one is the best on `test`, and must not be the one that counts.
+        "predicted labels": (write_run(folder / "predicted", ((3.0, 3.1), (2.0, 2.1), (2.4, 2.04)), 0.9), labels, 0.0),
+        "true labels": (write_run(folder / "true", ((1.9, 2.05),), 0.3), dataset_dir, 0.0),
+        "the small labelled set": (write_run(folder / "small", ((2.6, 2.5),), 0.2), dataset_dir, 0.1),
     }
+    shares = {0.02: 0.24, 0.05: 0.31, 0.1: 0.4}
     return Runs(
-        idms={m: write_run(folder / f"{m}", (1.0,), share) for m, share in {0.02: 0.24, 0.05: 0.31, 0.1: 0.4}.items()},
+        idms={m: write_run(folder / f"{m}", ((1.0, 1.0), (2.0, 2.0)), share) for m, share in shares.items()},
         policies=policies,
-        held_out=dataset_dir,
+        held_out=held_out_play,
         held_out_labels=held_out,
         held_out_means=write_labels(folder / "means", load_index(dataset_dir, "valid"), pitch=0.95),
         truth=dataset_dir,
@@ -101,15 +122,32 @@ def test_verdicts_by_hand(made, runs, dataset_dir):
     [
         ({0.04: 0.2, 0.2: 0.3}, 0.3, "NO .*: 0.2 minutes against 0.333 for 0.300, 1.7 times fewer"),
         ({0.01: 0.29}, 0.3, r"NO .*: no model of inverse dynamics reaches the policy's 0.300 \(at 0.333 minutes\)"),
-        ({0.01: 0.9}, 0.25, "NO .*: no policy is above 0.250, the most frequent action"),
+        ({0.01: 0.9}, 0.01, r"NO .*: no policy is above 0\.\d\d\d, the most frequent action"),
     ],
 )
 def test_fewer_minutes_are_claimed_only_at_the_best_policys_accuracy(runs, tmp_path, by_minutes, of_policies, expected):
-    idms = {m: write_run(tmp_path / f"{m}", (1.0,), share) for m, share in by_minutes.items()}
-    true = write_run(tmp_path / "true", (2.05,), of_policies), *runs.policies["true labels"][1:]
+    idms = {m: write_run(tmp_path / f"{m}", ((1, 1),), share) for m, share in by_minutes.items()}
+    true = write_run(tmp_path / "true", ((2, 2),), of_policies), *runs.policies["true labels"][1:]
     policies = runs.policies | {"true labels": true}
     _, verdicts = write_loop_report(tmp_path, runs._replace(idms=idms, policies=policies), {})
     assert re.fullmatch(expected, verdicts[-1])
+
+
+def test_a_split_chooses_and_another_is_reported(made, runs):
+    """No figure is of the play that chose the step, nor the best of several on the play that is reported (S8)."""
+    _, page, verdicts = made
+    assert "2.100 against 2.050" in verdicts[3]  # of step 2; the best on `test` would be 2.040, of step 3
+    cells = [text for _, text in page.texts]
+    for name in ("IDM, 0.0 minutes", "IDM, 0.1 minutes"):
+        assert cells[cells.index(name) + 1] == "2"  # the end of the run, though step 1 was better: it is what labels
+    assert "0.100" not in cells  # the marginal distribution's loss is that of `test`, too
+    trivial = policy_baselines(
+        *(
+            Stream(StreamSettings(str(dataset), split, 1, 1))
+            for dataset, split in ((runs.truth, "train"), (runs.held_out, "test"))
+        )
+    )
+    assert cells[cells.index("Marginal distribution") + 1] == f"{trivial['marginal']['nll']:.3f}"
 
 
 def test_page_is_whole_and_says_how_long_it_took(made):

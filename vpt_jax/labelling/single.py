@@ -27,6 +27,8 @@ def label_video(
 ) -> Labels:
     """What was done in every frame of a video, at 20 frames per second: `[frames, ...]`, as the dataset would have it.
 
+    The default is the most probable label, to look at; what is to be trained on is drawn, as configs/label.py says.
+
     Args:
         idm: from `load_idm`.
         video: a file of any size and rate; its frames go through a temporary folder.

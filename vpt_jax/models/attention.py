@@ -16,7 +16,9 @@ from vpt_jax.models.memory import frames_back, remember, ring_frames_back
 
 NUM_BASIS = 10  # learned curves over the distance, mixed per head and frame
 MASKED = -1e9
-QUERY_SCALE, KEY_SCALE, RELATIVE_SCALE, BASIS_SCALE = 0.1, 0.2, 0.1, 0.2  # initial gains of the reference
+# Initial scales of the reference (`Q_SCALE`, `K_SCALE`, `R_SCALE`): norms of the weights into every output.
+QUERY_SCALE, KEY_SCALE, RELATIVE_SCALE = 0.1, 0.2, 0.1
+BASIS_SCALE = 0.2  # `B_SCALE`: standard deviation of every entry of the basis
 
 
 def spread_basis(basis: Float[Array, "n m"], back: Int[np.ndarray | Array, "t s"]) -> Float[Array, "n t s"]:
@@ -30,7 +32,7 @@ class RelativeAttention(nn.Module):
     """Multi-head attention with a learned distance term and a memory of unsplit keys and values.
 
     Logits are `q.k / d` (not its root) plus the distance term, in float32. Queries and the output have a bias, keys
-    and values have not. `scale` is the initial gain of the output.
+    and values have not. `scale` is the initial gain of the branch: values and output have its root each.
     """
 
     heads: int
@@ -47,9 +49,10 @@ class RelativeAttention(nn.Module):
     ) -> tuple[Float[Array, "b t f"], tuple[Float[Array, "b m f"], Float[Array, "b m f"]]]:
         """`memory`: keys and values, with `row` of a `Ring`. Returns the output, without residual, and the next."""
         (b, t, f), m = x.shape, memory[0].shape[1]
+        value_scale = out_scale = self.scale**0.5
         query = self._dense(f, QUERY_SCALE, "query")(x)
         key, keys = remember(memory[0], self._dense(f, KEY_SCALE, "key", bias=False)(x), row)
-        value, values = remember(memory[1], self._dense(f, 1.0, "value", bias=False)(x), row)
+        value, values = remember(memory[1], self._dense(f, value_scale, "value", bias=False)(x), row)
         distance_term = self._distance_term(x, m, row)
 
         q, k, v = (a.reshape(b, -1, self.heads, f // self.heads) for a in (query, key, value))
@@ -57,7 +60,7 @@ class RelativeAttention(nn.Module):
         logits = jnp.where(mask[:, None], logits + distance_term, MASKED)
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         attended = jnp.einsum("bhts,bshd->bthd", weights, v).reshape(b, t, f)
-        return self._dense(f, self.scale, "out")(attended), (keys, values)
+        return self._dense(f, out_scale, "out")(attended), (keys, values)
 
     def _distance_term(
         self, x: Float[Array, "b t f"], m: int, row: Int[Array, ""] | None
@@ -65,15 +68,11 @@ class RelativeAttention(nn.Module):
         mix = self._dense(self.heads * NUM_BASIS, RELATIVE_SCALE, "relative")(x)
         if not m:  # no distance has a curve; the layer's weights are kept, since the released models have them
             return jnp.zeros((), jnp.float32)
-        basis = self.param("basis", self._basis_init, (NUM_BASIS, m))
+        basis = self.param("basis", nn.initializers.normal(BASIS_SCALE), (NUM_BASIS, m))
         mix = mix.reshape(*x.shape[:2], self.heads, NUM_BASIS)
         back = frames_back(x.shape[1], m) if row is None else ring_frames_back(row, m)
         spread = spread_basis(basis, back).astype(self.dtype)
         return jnp.einsum("bthn,nts->bhts", mix, spread, preferred_element_type=jnp.float32)
-
-    @staticmethod
-    def _basis_init(key: jax.Array, shape: tuple[int, int]) -> Float[Array, "n m"]:
-        return fan_in_normalized(BASIS_SCALE)(key, shape[::-1]).T
 
     def _dense(self, features: int, scale: float, name: str, bias: bool = True) -> nn.Dense:
         init = fan_in_normalized(scale)

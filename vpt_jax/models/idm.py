@@ -33,7 +33,8 @@ class IDMOutput(NamedTuple):
 def see_motion(key: jax.Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Float[Array, "in features"]:
     """Initial temporal filters: three in four are the change from one frame to another, the rest the frame itself.
 
-    Our choice; the reference's are all random. A picture hardly differs from the one before, and among random filters
+    Our choice, where training is asked for it (`config.initial.temporal_difference`); the reference's, which a new
+    model has, are all random and of norm 1. A picture hardly differs from the one before, and among random filters
     that small difference drowns: a small model then needs several times the frames until it tells left from right.
     Every change comes with its negative, so that the ReLU loses nothing of it.
     """
@@ -61,7 +62,7 @@ class TemporalConv(nn.Module):
     def __call__(self, x: Float[Array, "b t+4 h w c"]) -> Float[Array, "b t h w features"]:
         frames = x.shape[1] - 2 * REACH
         neighbours = jnp.concatenate([x[:, i : i + frames] for i in range(2 * REACH + 1)], axis=-1)
-        conv = nn.Dense(self.features, dtype=self.dtype, kernel_init=see_motion, name="conv")
+        conv = nn.Dense(self.features, dtype=self.dtype, kernel_init=fan_in_normalized(), name="conv")
         return nn.relu(conv(neighbours))
 
 

@@ -15,7 +15,7 @@ DENSE_SCALE = 1.4  # the reference's initial scale of the layer after the convol
 
 
 class ResidualBlock(nn.Module):
-    """`x + conv(conv(x))`; `scale` is the initial gain of the residual branch."""
+    """`x + conv(conv(x))`; `scale` is the initial gain of the residual branch, the root of it in each convolution."""
 
     scale: float
     dtype: DTypeLike = jnp.float32
@@ -50,7 +50,7 @@ class DownStack(nn.Module):
     """Convolution, max-pool, norm, residual blocks."""
 
     features: int
-    scale: float  # initial gain of all residual blocks together
+    scale: float  # initial gain of the residual blocks, divided by the root of their number in each
     first_norm: bool = True
     dtype: DTypeLike = jnp.float32
 
@@ -88,7 +88,7 @@ class ImpalaEncoder(nn.Module):
         x = constrain(x, FRAMES)
         stack_class = nn.remat(DownStack) if self.remat else DownStack
         for i, width in enumerate(self.widths):
-            scale = len(self.widths) ** -0.5
+            scale = len(self.widths) ** 0.5  # the reference's `math.sqrt(len(chans))`; in IMPALA and PPG, its inverse
             x = stack_class(width, scale, first_norm=self.first_norm or i > 0, dtype=self.dtype, name=f"stack_{i}")(x)
         x = constrain(x.reshape(len(x), -1), FRAMES)
         x = NormDense(EMBEDDING, scale=DENSE_SCALE, dtype=self.dtype, name="dense")(x)

@@ -1,7 +1,8 @@
 """The two layers everything is built from: norm, then a linear map, then ReLU (reference `lib/util.py`).
 
 A layer that is preceded by a norm has no bias, since the norm shifts already. Parameters and norms are float32;
-`dtype` is what the linear map computes in.
+`dtype` is what the linear map computes in, and its gradient too, until it has been added up over devices
+(docs/scale.md, "Precision").
 """
 
 from collections.abc import Callable, Sequence

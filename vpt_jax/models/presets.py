@@ -1,4 +1,9 @@
-"""Named model sizes. The policies of the paper are 1x (71M parameters), 2x (248M) and 3x (0.5B); its IDM has 0.5B."""
+"""Named model sizes. The policies of the paper are 1x (71M parameters), 2x (248M) and 3x (0.5B); its IDM has 0.5B.
+
+1x, 2x and the IDM are as OpenAI's released files have them. Of 3x the image stacks are known from one, and the number
+of heads follows the others. The paper's text gives the IDM four blocks and 64, 128 and 128 channels, where the released
+one has two and 256, 512 and 512: `paper` is the released one.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -18,8 +18,11 @@ from vpt_jax.training.objective import Objective, start_at_marginal
 from vpt_jax.training.state import Metrics
 
 
-def cloning(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal) -> Objective:
-    """To say what the player does next, from the frames up to now; starts at the marginal distribution."""
+def cloning(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal | None) -> Objective:
+    """To say what the player does next, from the frames up to now.
+
+    Initial parameters are the reference's, but that the model starts at the marginal distribution if there is one.
+    """
     return Objective(
         partial(_init, policy, frame_shape, marginal),
         policy.initial_memory,
@@ -28,8 +31,9 @@ def cloning(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal) ->
     )
 
 
-def _init(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal, rng: jax.Array) -> Any:
-    return start_at_marginal(init_params(policy, frame_shape, rng), marginal._asdict(), policy.temperature)
+def _init(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal | None, rng: jax.Array) -> Any:
+    params = init_params(policy, frame_shape, rng)
+    return start_at_marginal(params, marginal._asdict(), policy.temperature) if marginal is not None else params
 
 
 def cloning_loss(

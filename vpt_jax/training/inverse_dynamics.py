@@ -13,7 +13,7 @@ from vpt_jax.data.augment import augment, mirror
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation import Prediction
 from vpt_jax.models.heads import factored_log_prob
-from vpt_jax.models.idm import InverseDynamicsModel
+from vpt_jax.models.idm import InverseDynamicsModel, see_motion
 from vpt_jax.training.objective import Objective, start_at_marginal
 from vpt_jax.training.state import Metrics
 
@@ -21,22 +21,37 @@ from vpt_jax.training.state import Metrics
 def inverse_dynamics(
     idm: InverseDynamicsModel,
     frame_shape: tuple[int, ...],
-    marginal: FactoredMarginal,
+    marginal: FactoredMarginal | None,
     augmented: bool,
     mirrored: bool,
+    temporal_difference: bool = False,
 ) -> Objective:
-    """To say what was done at every frame of a window; starts at the marginal distribution."""
+    """To say what was done at every frame of a window.
+
+    Initial parameters are the reference's, but that the model starts at the marginal distribution if there is one, and
+    its temporal filters as `see_motion` if `temporal_difference` says so.
+    """
     return Objective(
-        partial(_init, idm, frame_shape, marginal),
+        partial(_init, idm, frame_shape, marginal, temporal_difference),
         lambda rows: (),
         partial(inverse_dynamics_loss, idm, augmented, mirrored),
         partial(predict_window, idm),
     )
 
 
-def _init(idm: InverseDynamicsModel, frame_shape: tuple[int, ...], marginal: FactoredMarginal, rng: jax.Array) -> Any:
+def _init(
+    idm: InverseDynamicsModel,
+    frame_shape: tuple[int, ...],
+    marginal: FactoredMarginal | None,
+    temporal_difference: bool,
+    rng: jax.Array,
+) -> Any:
     params = idm.init(rng, jnp.zeros((1, 1, *frame_shape), jnp.uint8))["params"]
-    return start_at_marginal(params, marginal._asdict(), idm.temperature)
+    if temporal_difference:
+        conv = params["temporal"]["conv"]
+        filters = see_motion(jax.random.fold_in(rng, 1), conv["kernel"].shape)
+        params = params | {"temporal": {"conv": conv | {"kernel": filters}}}
+    return start_at_marginal(params, marginal._asdict(), idm.temperature) if marginal is not None else params
 
 
 def inverse_dynamics_loss(

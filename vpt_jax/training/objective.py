@@ -24,9 +24,10 @@ class Objective(NamedTuple):
 def start_at_marginal(params: Any, shares: Mapping[str, Float[Array, "..."]], temperature: float) -> Any:
     """The parameters, with the action heads' biases such that each class starts near its share of the actions.
 
-    Our choice; the paper is silent, and OpenAI's heads start with no bias. From there, a small model's first few
-    hundred steps go into learning the frequencies by way of its features, which at learning rates above 1e-4 end up the
-    same for every frame and stay so. From here, the first thing to learn is what the frames tell.
+    Our choice (`config.initial.start_at_marginal`); the paper is silent, and OpenAI's heads start with no bias. From
+    there, a small model's first few hundred steps go into learning the frequencies by way of its features, which at
+    learning rates above 1e-4 end up the same for every frame and stay so. From here, the first thing to learn is what
+    the frames tell.
     """
     heads = {
         name: head | {"bias": temperature * jnp.log(jnp.asarray(shares[name], jnp.float32)).reshape(-1)}

@@ -46,11 +46,18 @@ class Kind(NamedTuple):
 
 
 def _cloning(config: Any, frame_shape: FrameShape, marginal: Marginal) -> Objective:
-    return cloning(make_policy(config.model), frame_shape, marginal)
+    return cloning(make_policy(config.model), frame_shape, marginal if config.initial.start_at_marginal else None)
 
 
 def _inverse_dynamics(config: Any, frame_shape: FrameShape, marginal: FactoredMarginal) -> Objective:
-    return inverse_dynamics(make_idm(config.model), frame_shape, marginal, config.data.augment, config.data.mirror)
+    return inverse_dynamics(
+        make_idm(config.model),
+        frame_shape,
+        marginal if config.initial.start_at_marginal else None,
+        config.data.augment,
+        config.data.mirror,
+        config.initial.temporal_difference,
+    )
 
 
 def _policy_flops(config: Any, frame_shape: FrameShape) -> float:

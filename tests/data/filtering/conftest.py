@@ -3,7 +3,6 @@
 from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -13,6 +12,7 @@ from configs import idm
 from vpt_jax.checkpoints import Checkpoints, jsonable
 from vpt_jax.data.filtering import clean_filter, embedders
 from vpt_jax.models.presets import make_idm
+from vpt_jax.training.inverse_dynamics import inverse_dynamics
 from vpt_jax.training.state import initial_state
 
 from . import made_set
@@ -22,7 +22,11 @@ def new_idm(workdir, size):
     """A work directory of a model that has not learnt anything yet: its first weights, as training would begin."""
     config = idm.get_config("demo")
     module = make_idm(config.model)
-    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 1, size, size, 3), jnp.uint8))["params"]
+    frame_shape, differences = (size, size, 3), config.initial.temporal_difference
+    objective = inverse_dynamics(
+        module, frame_shape, None, augmented=False, mirrored=False, temporal_difference=differences
+    )
+    params = jax.jit(objective.init)(jax.random.key(0))
     stream = {"frame_shape": [size, size, 3], "length": 8}
     facts = {"stream": stream, "model": {}, "optimizer": {}, "config": jsonable(config)}
     checkpoints = Checkpoints(workdir / "checkpoints", keep_last=1, keep_every_hours=0.0, facts=facts)

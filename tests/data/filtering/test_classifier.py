@@ -8,7 +8,7 @@ from sklearn.svm import SVC
 
 from vpt_jax.data.filtering.classifier import Classifier, ClassifierError, Machine, load_classifier, margins
 from vpt_jax.data.filtering.novelty import distances, remember, summary
-from vpt_jax.data.filtering.training import choose_threshold, classify, fit
+from vpt_jax.data.filtering.training import HeldOut, choose_threshold, classify, cross_fit_thresholds, fit
 
 
 def three_clouds(rng, count=120, d=7):
@@ -71,6 +71,18 @@ def test_the_threshold_is_the_lowest_that_is_precise_enough():
     assert choose_threshold(margin, clean, 0.75) == 1
     assert choose_threshold(margin, clean, 0.9) == 3
     assert choose_threshold(margin, ~clean, 0.9) == 0  # 0.4 is the best there is
+
+
+def test_no_frame_is_judged_by_a_threshold_that_it_chose():
+    """Each fold has the threshold of the others (sibling of fidelity S8)."""
+    margin, clean = np.array([4.0, 3, 2, 1, 0, 5]), np.array([True, False, True, True, False, True])
+    folds = np.array([0, 0, 1, 1, 1, 2])
+    others = [choose_threshold(margin[folds != fold], clean[folds != fold], 0.9) for fold in range(3)]
+    assert others == [1, 4, 4]
+    assert cross_fit_thresholds(margin, clean, folds, 0.9).tolist() == [1, 1, 4, 4, 4, 4]
+    decisions = np.stack([margin, np.zeros(6), np.full(6, -1.0)], -1)
+    held_out = HeldOut(np.where(clean, 0, 1), decisions, np.array([1, 1, 4, 4, 4, 4.0]), 4.0)
+    assert held_out.predictions().tolist() == [0, 0, 1, 1, 1, 0]
 
 
 def test_what_is_no_classifier_is_refused(tmp_path):

@@ -76,3 +76,18 @@ def test_a_segment_says_how_many_of_its_frames_were_clean_before_smoothing():
 
 def test_nothing_to_see_is_not_clean():
     assert judge(np.zeros(0, bool), [0.0], Rules()).spans == []
+
+
+@pytest.mark.parametrize(("pattern", "share", "smooth", "kept"), [
+    ("###." * 30, 0.75, 1.0, False),  # the median filter would hide that a quarter is not clean
+    (("#" * 12 + "....") * 10, 0.75, 0.75, False),
+    (("#" * 14 + "...") * 6, 14 / 17, 1.0, True),
+    ("#" * 76 + "..#..#" * 4, 0.84, 0.76, True),  # and would hide here that four fifths are
+])  # fmt: skip
+def test_the_share_is_that_of_the_labels_before_the_median_filter(pattern, share, smooth, kept):
+    """A video is dropped by its labels as they are; only then are they smoothed (fidelity D7)."""
+    clean = labels(pattern)
+    verdict = judge(clean, times(len(clean)), Rules())
+    assert verdict.share == pytest.approx(share)
+    assert median_filter(clean, 7).mean() == pytest.approx(smooth, abs=0.04)
+    assert bool(verdict.spans) == kept

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from yt_dlp.utils import DownloadError
 
 from configs.web import get_config
-from vpt_jax.data.manifest import is_inside, read_segments
+from vpt_jax.data.manifest import is_inside, read_segments, write_table
 from vpt_jax.data.sources import isolated, ytdlp
 from vpt_jax.data.sources.isolated import Lost
 from vpt_jax.data.sources.journal import Journal
 from vpt_jax.data.sources.metadata import NAME, Rules, clean, read_entry, reject, safe_name
 from vpt_jax.data.sources.search_terms import REJECT_WORDS
-from vpt_jax.data.sources.web import CollectError, Record, collect
+from vpt_jax.data.sources.web import MANIFEST, CollectError, Record, collect
 from vpt_jax.data.sources.ytdlp import Manners, open_downloader, state_after
 from vpt_jax.labelling.videos import find_videos
 from vpt_jax.video import VideoError, probe
@@ -360,4 +360,28 @@ def test_the_queries_of_the_page_run(mixed_run, monkeypatch):
     for query in queries:
         answer = duckdb.sql(query)
         assert answer is None or answer.fetchall()
-    assert read_segments(mixed_run[-1] / "early.parquet") == read_segments(mixed_run[-1] / "videos.parquet")
+    assert read_segments(mixed_run[-1] / "early.parquet") == []  # no title says that a world begins
+
+
+TITLES = {  # whether a set like `earlygame_keyword` takes a video of this title
+    "I made a NEW WORLD in Minecraft": True, "Minecraft new survival world": True, "A Fresh Start!": True,
+    "Let's Play Minecraft Episode 1": True, "lets play ep. 01 - wood": True, "Survival part #1": True,
+    "100 days: Day 1": True, "My first night": True, "Episode 1": True,
+    "Let's Play Minecraft Episode 12": False, "Episode 10": False, "part 21": False, "I tour my old world": False,
+    "Redstone tutorial": False, "step 1": False, None: False,
+}  # fmt: skip
+
+
+def test_the_first_minutes_are_taken_of_videos_whose_title_says_so(tmp_path, monkeypatch):
+    """The documented query has title words and the cut of `earlygame_keyword` (fidelity S6)."""
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"title": title, "video": f"videos/{number}.mp4", "start": 0.0, "end": 200.0 + 20 * number, "fps": 60.0}
+        for number, title in enumerate(TITLES)
+    ]
+    write_table(tmp_path / "videos.parquet", rows, MANIFEST)
+    *_, query = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "collecting.md").read_text(), re.DOTALL)
+    duckdb.sql(query)
+    taken = {segment.video: (segment.start, segment.end) for segment in read_segments(tmp_path / "early.parquet")}
+    wanted = [row for row in rows if TITLES[row["title"]]]
+    assert taken == {row["video"]: (0.0, min(row["end"], 300.0)) for row in wanted}

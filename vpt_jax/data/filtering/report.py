@@ -16,8 +16,8 @@ from vpt_jax.workers import unique_name
 EXAMPLES = 4  # pictures of each kind of mistake
 _HEIGHT, _WIDTH = 180, 320  # of an example
 _ABOUT = (
-    "Every frame was judged by a machine that had not seen its video. Clean is what reaches the threshold, which was "
-    "chosen on these very frames, so expect slightly less of new ones."
+    "Every frame was judged by a machine that had not seen its video. Clean is what reaches the threshold that was "
+    "chosen on the other folds. The margin below is the one that new frames have to reach, chosen on all folds."
 )
 _CURVE = "Each point is a threshold: where more clean frames are found, more of what is found is not clean."
 

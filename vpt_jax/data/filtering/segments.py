@@ -14,7 +14,7 @@ class Rules:
 
     kernel: int = 7  # frames, odd
     min_seconds: float = 5.0
-    min_share: float = 0.8  # of a video's frames
+    min_share: float = 0.8  # of a video's frames, as they were labelled: before the median filter
 
 
 class Span(NamedTuple):
@@ -28,7 +28,7 @@ class Span(NamedTuple):
 class Verdict(NamedTuple):
     """What of a video counts, and why not more."""
 
-    share: float  # of its frames that are clean, after smoothing
+    share: float  # of its frames that were labelled clean by themselves, before smoothing
     spans: list[Span]  # none if it is dropped
     reason: str  # why it is dropped; empty if it is kept
 
@@ -36,15 +36,18 @@ class Verdict(NamedTuple):
 def judge(clean: Bool[np.ndarray, " n"], times: Sequence[float], rules: Rules) -> Verdict:
     """What counts of a video whose frames are clean or not.
 
+    The order is the paper's, as we recall it: videos are dropped by the share of clean labels, and the median filter
+    then smooths those of the rest.
+
     Args:
         clean: label of each frame that was looked at.
         times: when each is shown, in seconds, and last the end: a label holds until the next frame.
         rules: what counts.
     """
-    smooth = median_filter(clean, rules.kernel)
-    share = float(smooth.mean()) if len(smooth) else 0.0
+    share = float(clean.mean()) if len(clean) else 0.0
     if share < rules.min_share:
         return Verdict(share, [], f"{share:.0%} of its frames are clean, and {rules.min_share:.0%} are needed")
+    smooth = median_filter(clean, rules.kernel)
     spans = [
         Span(times[run.start], times[run.stop], float(clean[run].mean()))
         for run in runs(smooth)

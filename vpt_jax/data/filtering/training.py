@@ -31,14 +31,15 @@ class HeldOut(NamedTuple):
 
     labels: Labels
     decisions: Float[np.ndarray, "n 3"]
-    threshold: float  # of the margin, chosen on these very frames
+    thresholds: Float[np.ndarray, " n"]  # of the margin, for each frame chosen on the frames of the other folds
+    threshold: float  # chosen on all of them, for new frames
 
     def predictions(self) -> Labels:
-        """Clean where the margin reaches the threshold, else the likelier of the others."""
-        return classify(self.decisions, self.threshold)
+        """Clean where the margin reaches the threshold that other folds chose, else the likelier of the others."""
+        return classify(self.decisions, self.thresholds)
 
 
-def classify(decisions: Float[np.ndarray, "n 3"], threshold: float) -> Labels:
+def classify(decisions: Float[np.ndarray, "n 3"], threshold: float | Float[np.ndarray, " n"]) -> Labels:
     """Number of the class of every frame: clean is what reaches the threshold."""
     return np.where(margins(decisions) >= threshold, 0, 1 + decisions[:, 1:].argmax(-1))
 
@@ -107,10 +108,11 @@ def hold_out(maps: Sequence[CellMap], labels: Labels, groups: Groups, config: Co
             memories, machine = fit([cells[~out] for cells in maps], labels[~out], groups[~out], config.C)
             decisions[out] = machine.decide(describe([cells[out] for cells in maps], memories))
             bar.update()
-    threshold = config.threshold
-    if threshold is None:
-        threshold = choose_threshold(margins(decisions), labels == 0, config.precision)
-    return HeldOut(labels, decisions, threshold)
+    if config.threshold is not None:
+        return HeldOut(labels, decisions, np.full(len(labels), config.threshold), config.threshold)
+    margin, clean = margins(decisions), labels == 0
+    thresholds = cross_fit_thresholds(margin, clean, folds, config.precision)
+    return HeldOut(labels, decisions, thresholds, choose_threshold(margin, clean, config.precision))
 
 
 def _folds(labels: Labels, groups: Groups, folds: int) -> dict[str, int]:
@@ -139,6 +141,17 @@ def choose_threshold(margin: Float[np.ndarray, " n"], clean: Bool[np.ndarray, " 
     precisions = np.cumsum(clean[order]) / np.arange(1, len(order) + 1)
     good = np.flatnonzero(precisions >= min(precision, precisions.max()))
     return float(margin[order[good[-1]]])
+
+
+def cross_fit_thresholds(
+    margin: Float[np.ndarray, " n"], clean: Bool[np.ndarray, " n"], folds: Int[np.ndarray, " n"], precision: float
+) -> Float[np.ndarray, " n"]:
+    """For every frame the threshold that the other folds choose: so no frame is judged by one that it chose."""
+    thresholds = np.zeros(len(margin))
+    for fold in np.unique(folds):
+        out = folds == fold
+        thresholds[out] = choose_threshold(margin[~out], clean[~out], precision)
+    return thresholds
 
 
 def precision_and_recall(is_so: Bool[np.ndarray, " n"], said: Bool[np.ndarray, " n"]) -> tuple[float, float]:

@@ -1,0 +1,148 @@
+"""Every parameter's initial size against numbers written out from the released code (fidelity D5).
+
+Its kernels are brought to a norm per output (`FanInInitReLULayer`, `NormedLinear`, `fan_in_linear`), so the tables hold
+for any width; what they depend on is how many stacks and layers there are. `pytest -s` prints what was measured.
+"""
+
+import re
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from vpt_jax.baselines import FactoredMarginal, Marginal
+from vpt_jax.models.idm import CHANGE_SCALE, InverseDynamicsModel
+from vpt_jax.models.policy import Policy
+from vpt_jax.training.behavioural_cloning import cloning
+from vpt_jax.training.inverse_dynamics import inverse_dynamics
+
+FRAME = (8, 8, 3)
+TOLERANCE = 0.01
+KEY = jax.random.key(0, impl="rbg")  # whose generator is one operation, and not a program to compile for every shape
+ZERO, ONE, STD = "all 0", "all 1", "std"  # else: the norm of the weights into every output
+
+COMMON = {  # path: measure, value
+    r".*/(norm|final_norm)/scale": (ONE, 1.0),  # torch's own: scale 1, shift 0
+    r"(.*/)?(norm|final_norm)/bias": (ZERO, 0.0),
+    r"final_norm/scale": (ONE, 1.0),
+    r".*/bias|value/bias|aux_value/bias": (ZERO, 0.0),  # util.py: `self.layer.bias.data *= 0`
+    r"encoder/stack_\d/first_conv/conv/kernel": ("norm", 1.0),  # util.py: `init_scale: int = 1`
+    r"encoder/dense/dense/kernel": ("norm", 1.4),  # impala_cnn.py: `init_scale=1.4`
+    r"encoder/project/dense/kernel": ("norm", 1.0),
+    r"transformer/block_\d/attention/query/kernel": ("norm", 0.1),  # xf.py: Q_SCALE, K_SCALE, R_SCALE, B_SCALE
+    r"transformer/block_\d/attention/key/kernel": ("norm", 0.2),
+    r"transformer/block_\d/attention/relative/kernel": ("norm", 0.1),
+    r"transformer/block_\d/attention/basis": (STD, 0.2),
+    r"transformer/block_\d/mlp_in/dense/kernel": ("norm", 1.0),
+    r"last/dense/kernel": ("norm", 1.0),
+    r"actions/(buttons|camera)/kernel": ("norm", 0.01),  # action_head.py: `fan_in_linear(..., scale=0.01)`
+    r"value/kernel|aux_value/kernel": ("norm", 1.0),  # scaled_mse_head.py: `fan_in_linear(self.linear)`
+    r"temporal/conv/kernel": ("norm", 1.0),  # policy.py: the conv3d layer, a `FanInInitReLULayer` too
+}
+# impala_cnn.py: `init_scale=math.sqrt(len(chans))`, of which a block has 1 / sqrt(2), and each convolution the root.
+CONVOLUTIONS = {2: 1.0, 3: 1.1067}
+# util.py: `n_block ** -0.5 * 2 ** -0.5` into a block's mlp1; xf.py: its root into values and projection.
+BRANCHES = {1: (0.7071, 0.8409), 2: (0.5, 0.7071), 4: (0.35355, 0.59460)}
+
+POLICY = Policy((8, 8, 8), 32, 2, layers=4, memory_length=4096, aux_value=True)  # long: entries enough for their std
+IDM = InverseDynamicsModel(8, (8, 8, 8), 32, 2, layers=2)
+SMALL_IDM = InverseDynamicsModel(8, (8, 8), 32, 2, layers=1)  # as many stacks and layers as the demo's
+
+
+def expected(stacks, layers):
+    mlp, attention = BRANCHES[layers]
+    return COMMON | {
+        r"encoder/stack_\d/block_\d/conv_\d/conv/kernel": ("norm", CONVOLUTIONS[stacks]),
+        r"transformer/block_\d/attention/(value|out)/kernel": ("norm", attention),
+        r"transformer/block_\d/mlp_out/kernel": ("norm", mlp),
+    }
+
+
+@lru_cache
+def initial(model):
+    """Parameters by path. Nothing but the initialisers is computed, each as a small program of its own."""
+    inputs = [jax.ShapeDtypeStruct((1, 1, *FRAME), jnp.uint8)]
+    if isinstance(model, Policy):
+        inputs += [jax.ShapeDtypeStruct((1, 1), bool), jax.eval_shape(lambda: model.initial_memory(1))]
+    return by_path(model.lazy_init(KEY, *inputs)["params"])
+
+
+def by_path(params):
+    return {path: np.asarray(leaf, np.float64) for path, leaf in flatten_dict(params, sep="/").items()}
+
+
+def measured(measure, leaf):
+    """Every figure that must be as expected."""
+    if measure == STD:
+        return np.sqrt(np.mean(leaf**2, keepdims=True))  # the mean is 0
+    return leaf if measure in (ZERO, ONE) else np.linalg.norm(leaf.reshape(-1, leaf.shape[-1]), axis=0)
+
+
+class Given:
+    """A model whose initial parameters are these."""
+
+    temperature = 1.0
+
+    def __init__(self, params):
+        self.params = unflatten_dict(params, sep="/")
+
+    def init(self, *_):
+        return {"params": self.params}
+
+    def initial_memory(self, rows):
+        return rows
+
+
+@pytest.mark.parametrize("model", [POLICY, IDM, SMALL_IDM], ids=["policy", "idm", "small idm"])
+def test_every_parameter_starts_as_large_as_the_references(model):
+    """Policy and inverse dynamics model, each with no parameter left out (fidelity D5)."""
+    table = expected(len(model.widths), model.layers)
+    largest = 0.0
+    for path, leaf in initial(model).items():
+        rules = {rule for pattern, rule in table.items() if re.fullmatch(pattern, path)}
+        assert len(rules) == 1, f"{path}: {rules}"
+        ((measure, size),) = rules
+        off = np.abs(measured(measure, leaf) - size).max() / (size or 1)
+        largest = max(largest, off)
+        print(f"{path:55} {measure:5} reference {size:<8g} ours {measured(measure, leaf).mean():<8.5g} off {off:.2%}")
+        assert off < TOLERANCE, path
+    print(f"largest difference: {largest:.3%}")
+
+
+def test_the_distance_curves_are_drawn_from_a_normal_distribution():
+    """`th.randn`, entry by entry; and no two layers have the same (fidelity D5)."""
+    curves = {path: leaf for path, leaf in initial(POLICY).items() if path.endswith("basis")}
+    first, *others = curves.values()
+    assert all(np.abs(other - first).max() > 0.1 for other in others)
+    for curve in curves.values():
+        assert np.mean(curve**4) / np.mean(curve**2) ** 2 == pytest.approx(3.0, rel=0.1)
+
+
+def test_a_residual_branch_of_the_image_stacks_starts_with_the_references_gain():
+    """1.2247 with three stacks; 0.41 would be IMPALA's and PPG's (fidelity D5)."""
+    params = initial(POLICY)
+    norms = [params[f"encoder/stack_1/block_0/conv_{i}/conv/kernel"].reshape(-1, 8) for i in range(2)]
+    assert np.prod([np.linalg.norm(kernel, axis=0).mean() for kernel in norms]) == pytest.approx(1.2247, rel=TOLERANCE)
+
+
+def test_our_own_choices_are_options_and_change_nothing_else():
+    """`start_at_marginal` and `temporal_difference`: without them, the reference's; with them, only what they name."""
+    models = Given(initial(SMALL_IDM)), Given(initial(POLICY))
+    plain = inverse_dynamics(models[0], FRAME, None, False, False), cloning(models[1], FRAME, None)
+    marginals = FactoredMarginal.uniform(), Marginal.uniform()
+    ours = inverse_dynamics(models[0], FRAME, marginals[0], False, False, True), cloning(models[1], FRAME, marginals[1])
+    of_idm, of_policy = ([by_path(objective.init(KEY)) for objective in both] for both in zip(plain, ours, strict=True))
+
+    def differing(some, others):
+        return {path for path, leaf in some.items() if not np.array_equal(leaf, others[path])}
+
+    biases = {"actions/buttons/bias", "actions/camera/bias"}
+    assert differing(*of_idm) == biases | {"temporal/conv/kernel"}
+    assert all(not of_idm[0][path].any() for path in biases)
+    changes = np.linalg.norm(of_idm[1]["temporal/conv/kernel"], axis=0)[:6]  # two halves of 4 each
+    np.testing.assert_allclose(changes, CHANGE_SCALE * 2**0.5, rtol=1e-5)
+    assert differing(*of_policy) == biases
+    assert not any(of_policy[0][path].any() for path in biases)
