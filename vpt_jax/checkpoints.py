@@ -20,6 +20,7 @@ from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import make_idm, make_policy
+from vpt_jax.paths import local_path
 from vpt_jax.training.state import AnyState, State
 
 POLICY_STAGES, IDM_STAGE = ("policy", "ppg"), "idm"
@@ -64,7 +65,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         self._facts = facts
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(local_path(folder, "the work directory").absolute(), options=options)
 
     @property
     def latest(self) -> int | None:
@@ -181,7 +182,8 @@ class _Run(NamedTuple):
 
 def _open(workdir: str | Path, *stages: str) -> _Run:
     options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
-    manager = ocp.CheckpointManager(Path(workdir, "checkpoints").absolute(), options=options)
+    folder = local_path(workdir, "the work directory") / "checkpoints"
+    manager = ocp.CheckpointManager(folder.absolute(), options=options)
     if (step := manager.latest_step()) is None:
         raise FileNotFoundError(f"{workdir} holds no checkpoint: give the --config.workdir of a training run")
     facts = manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts

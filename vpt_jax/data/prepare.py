@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax.data import beam, dataset, manifest
 from vpt_jax.data.codecs import encode_chunk
+from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.recording import BrokenRecording, Steps, find_recordings, read_frames, read_steps
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import Run, in_processes, locked, progress_bar, unique_name
@@ -83,6 +84,7 @@ def prepare(config: ConfigDict) -> Path:
     there already, nothing happens. Returns its path. Raises `PrepareError`, and `FolderInUseError` while another run
     makes it.
     """
+    refuse_remote_paths(config)
     if not (config.recordings and config.out):
         raise PrepareError("say where recordings are and where the dataset goes: --config.recordings=A --config.out=B")
     source, out = Path(config.recordings).resolve(), Path(config.out).resolve()

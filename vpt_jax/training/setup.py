@@ -22,6 +22,7 @@ from vpt_jax.checkpoints import IDM_STAGE, WrongStageError, load_idm, load_polic
 from vpt_jax.data.batch import Batch
 from vpt_jax.models.flops import TRAINING, idm_flops, policy_flops
 from vpt_jax.models.presets import DTYPES, IDMS, POLICIES, make_idm, make_policy
+from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.training.behavioural_cloning import cloning
 from vpt_jax.training.freezing import PatternError, freeze, hold
 from vpt_jax.training.inverse_dynamics import inverse_dynamics
@@ -84,7 +85,9 @@ def check(config: Any, mesh: Mesh) -> None:
 
     Raises:
       ConfigError: names the field and the values that it can have.
+      RemotePathError: a field has a URL where it needs a path.
     """
+    refuse_remote_paths(config)
     if config.stage not in KINDS:
         raise ConfigError(f"config.stage is {config.stage!r}; choose one of {', '.join(KINDS)}")
     if frozen_pattern(config) and not config.init_from:

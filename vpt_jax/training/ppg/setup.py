@@ -18,6 +18,7 @@ from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import DTYPES, POLICIES, make_policy
+from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.training.optimizers import OPTIMIZERS
 from vpt_jax.training.ppg.learner import Learner, LearnerState, Recipe
 from vpt_jax.training.ppg.losses import Coefficients, Fragment
@@ -39,7 +40,9 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
 
     Raises:
       ConfigError: names the field and the values that it can have.
+      RemotePathError: a field has a URL where it needs a path.
     """
+    refuse_remote_paths(config)
     check_choices(config, {
         "model.preset": POLICIES, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS, "sharding": parallel.RULES,
         "game.name": GAMES, "rewards": REWARDS,
