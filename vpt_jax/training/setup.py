@@ -98,6 +98,7 @@ def check(config: Any, mesh: Mesh) -> None:
         "model.preset": KINDS[config.stage].presets, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS,
         "sharding": parallel.RULES,
     })  # fmt: skip
+    check_hang_minutes(config)
     for field in ("data.batch", "data.valid_batch", "data.length", "data.parts"):
         if attrgetter(field)(config) < 1:
             raise ConfigError(f"config.{field} must be 1 or more")
@@ -119,6 +120,12 @@ def check_choices(config: Any, choices: Mapping[str, Iterable[str]]) -> None:
     for field, table in choices.items():
         if (name := attrgetter(field)(config)) not in table:
             raise ConfigError(f"config.{field} is {name!r}; choose one of {', '.join(table)}")
+
+
+def check_hang_minutes(config: Any) -> None:
+    """Raise a `ConfigError` if the limit of a hanging step is none."""
+    if not 0 <= config.hang_minutes < float("inf"):
+        raise ConfigError(f"config.hang_minutes is {config.hang_minutes}: give minutes, or 0 for no limit")
 
 
 def make_mesh(config: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -22,7 +22,7 @@ from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.training.optimizers import OPTIMIZERS
 from vpt_jax.training.ppg.learner import Learner, LearnerState, Recipe
 from vpt_jax.training.ppg.losses import Coefficients, Fragment
-from vpt_jax.training.setup import ConfigError, check_choices, pretrained_params
+from vpt_jax.training.setup import ConfigError, check_choices, check_hang_minutes, pretrained_params
 
 
 class Setup(NamedTuple):
@@ -51,6 +51,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
         raise ConfigError("config.model.aux_value must be True: the sleep learns an auxiliary value")
     if config.game.python and not shutil.which(config.game.python):
         raise ConfigError(f"config.game.python is {config.game.python!r}, which is no program")
+    check_hang_minutes(config)
     for field in ("games", "fragments", "length", "steps", "log_every", "save_every"):
         if config[field] < 1:
             raise ConfigError(f"config.{field} must be 1 or more")
