@@ -8,7 +8,7 @@ from tests.test_checkpoints import FACTS, state_at
 from vpt_jax.checkpoints import Checkpoints
 
 RESUMED = """
-import os, signal, sys, time
+import os, shutil, signal, sys, time
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -27,12 +27,12 @@ from vpt_jax.training.goodput import Goodput
 from vpt_jax.training.metrics_log import MetricsLog, Progress, Work
 from vpt_jax.training.state import initial_state
 
-RESUMED, STEPS = 61_000, 65_000
+OLDER, RESUMED, STEPS = 60_000, 61_000, 65_000
 sharding = NamedSharding(parallel.make_mesh(), PartitionSpec())
 
-def begin():
+def begin(step):
     state = initial_state({"kernel": jnp.ones((2, 3))}, optax.adam(0.1), (), jax.random.PRNGKey(1))
-    return state._replace(step=jnp.int32(RESUMED))
+    return state._replace(step=jnp.int32(step))
 
 class Noticed(Checkpoints):
     def save(self, state, step):
@@ -44,16 +44,18 @@ class Noticed(Checkpoints):
 
 facts = {"stream": {}, "model": {}, "optimizer": {}}
 checkpoints = Checkpoints(workdir / "checkpoints", 2, 0.0, facts)
-checkpoints.save(jax.jit(begin, out_shardings=sharding)(), RESUMED)
+for step in (OLDER, RESUMED):
+    checkpoints.save(jax.jit(begin, static_argnums=0, out_shardings=sharding)(step), step)
 checkpoints.close()
 
-# One host's listing of the disk is behind: all believe the first one's.
-listed = workdir / ("checkpoints" if number == 0 else "behind")
-listed.mkdir(exist_ok=True)
+# The first host's listing of the disk is behind: both believe it, or they would restore different steps.
+listed = workdir / ("behind" if number == 0 else "checkpoints")
+if number == 0:
+    shutil.copytree(workdir / "checkpoints" / str(OLDER), listed / str(OLDER))
 print("latest", Checkpoints(listed, 2, 0.0, facts).latest, flush=True)
 
 checkpoints = Noticed(workdir / "checkpoints", 2, 0.0, facts)
-shapes = jax.eval_shape(begin)
+shapes = jax.eval_shape(lambda: begin(0))
 state = checkpoints.restore(shapes, jax.tree.map(lambda _: sharding, shapes))
 start, quiet = int(state.step), number > 0
 
@@ -76,13 +78,13 @@ print("ended at", int(state.step), stop.received, flush=True)
 @pytest.mark.slow
 def test_a_notice_after_a_resumed_runs_save_stops_both_processes(tmp_path):
     """(scale row 11; 1.3: the latest step is one host's word.)"""
-    outputs = run_together(RESUMED, tmp_path)
+    outputs = run_together(RESUMED, tmp_path, timeout=150)
     ended = [output.splitlines()[-1] for output in outputs]
     assert ended[0] == ended[1]
     step = int(ended[0].split()[2])
     assert ended[0] == f"ended at {step} True"
     assert 61_005 <= step < 65_000
-    assert all("latest 61000" in output.splitlines() for output in outputs)
+    assert all("latest 60000" in output.splitlines() for output in outputs)
     assert (tmp_path / "checkpoints" / str(step)).is_dir()
 
 
