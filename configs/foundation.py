@@ -137,6 +137,6 @@ def _demo(config: ConfigDict) -> None:
     config.optimizer.warmup_steps = 30
     config.steps = 800
     config.log_every = 5
-    config.evaluate_every = 50  # few data are soon known by heart: the best evaluation counts
+    config.evaluate_every = 100  # few data are soon known by heart: the best evaluation counts
     config.save_every = 100
     config.checkpoint.keep_every_hours = 0.0

@@ -27,6 +27,9 @@ import sys
 from absl import app, logging
 from benches.measuring import machine, print_table
 
+from vpt_jax.command_line import refuse_remote_flags
+from vpt_jax.paths import RemotePathError
+
 BENCHES = {  # and the file in launch/benches/ that has them: each needs libraries of its own
     "loader": "data", "decode": "data", "prepare": "data", "train_step": "policy", "forward": "policy",
     "gradient": "policy", "act": "policy", "ceiling": "policy", "precision": "policy", "label": "labelling",
@@ -38,10 +41,11 @@ def main(arguments: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     what = arguments[1]
     benches = sys.modules[f"benches.{BENCHES[what]}"]
-    print(machine())
     try:
+        refuse_remote_flags()
+        print(machine())
         print_table(getattr(benches, what)())
-    except benches.ERRORS as error:
+    except (RemotePathError, *benches.ERRORS) as error:
         sys.exit(f"error: {error}")
 
 

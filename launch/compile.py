@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from vpt_jax import command_line
 from vpt_jax.cost import CHIPS, GIB, Chip, Cost, by_kind, cost_of, device_bytes
 from vpt_jax.training.ppg import setup as ppg
-from vpt_jax.training.setup import KINDS, ConfigError, batch_shapes, check, held_by, make_mesh, make_setup
+from vpt_jax.training.setup import KINDS, ConfigError, Step, batch_shapes, check, held_by, make_mesh, make_setup
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "TPU type and its shape in chips.")
 _SIZE = flags.DEFINE_integer(
@@ -47,7 +47,7 @@ class CompileError(Exception):
 class Program(NamedTuple):
     """What is compiled."""
 
-    step: Wrapped
+    step: Wrapped | Step
     arguments: tuple[Any, ...]  # shapes, with their shardings
     held: dict[str, Any]  # the same by kind
     batch: int  # rows

@@ -4,14 +4,16 @@ Every stage is a process of its own, started by a command that you can run yours
 is skipped the next time, and one that was stopped goes on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from vpt_jax import command_line
+from vpt_jax.report.films import Moment
 from vpt_jax.report.loop import Runs, write_loop_report
+from vpt_jax.report.progress import ProgressPage, labelled_play, recorded_play
 from vpt_jax.stages import Stage, StageFailedError, Stages, checkpoint, environment, flags, program
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +35,12 @@ def run(config: ConfigDict) -> None:
     check(config)
     folder = Path(config.workdir).resolve()
     todo = list(stages(config, folder))
-    seconds = Stages(todo, folder / "stages", environment(folder, config.at_once), ROOT).run(config.at_once)
-    page, verdicts = write_loop_report(folder, runs_of(config, folder), seconds)
+    runs = runs_of(config, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    so_far = ProgressPage(folder / "report.html", [stage.name for stage in todo], films_of(runs))
+    running = Stages(todo, folder / "stages", environment(folder, config.at_once), ROOT)
+    seconds = running.run(config.at_once, so_far.write)
+    page, verdicts = write_loop_report(folder, runs, seconds)
     print("\n" + "\n".join(verdicts) + f"\nfigures and films: {page}", flush=True)
 
 
@@ -137,6 +143,17 @@ def policy_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
         settings = arguments("foundation:demo", config.train_policy, **fields)
         after = dict.fromkeys([PREPARE.format("labelled"), made_by[dataset]])
         yield stage(f"clone a policy from {name}", "train.py", settings, after, checkpoint(workdir, steps))
+
+
+def films_of(runs: Runs) -> dict[str, tuple[str, Callable[[], Iterator[Moment]]]]:
+    """What there is to see before the end: caption and play, by the stage that leaves it."""
+    recordings = runs.recordings
+    return {
+        RECORD.format("labelled"): ("Recorded play", partial(recorded_play, recordings["held-out"])),
+        LABEL.format("unlabelled"): (
+            "Labels of unlabelled play", partial(labelled_play, runs.labels, recordings["unlabelled"]),
+        ),
+    }  # fmt: skip
 
 
 def runs_of(config: ConfigDict, folder: Path) -> Runs:

@@ -136,6 +136,7 @@ def train(config: ConfigDict, began: float) -> bool:
                 log=MetricsLog(workdir, start, quiet),
                 progress=Progress(start, steps, work_of(config, train_data), quiet),
                 goodput=Goodput(workdir, start, began, quiet),
+                hang_minutes=config.hang_minutes,
             )
 
     # Look at it

@@ -1,14 +1,18 @@
 """Meshes, rules, and who reads which rows; eight fake devices (tests/conftest.py)."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from configs import foundation
 from vpt_jax import parallel
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
+from vpt_jax.training.setup import ConfigError, make_mesh
 
 
 @pytest.mark.parametrize(
@@ -25,6 +29,54 @@ def test_mesh(sizes, expected):
 def test_a_mesh_that_does_not_fit_says_why(sizes):
     with pytest.raises(ValueError, match="8 devices"):
         parallel.make_mesh(*sizes)
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A TPU chip of one of several slices of 4x4, as JAX describes it."""
+
+    id: int
+    slice_index: int
+    coords: tuple[int, int, int]
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+    core_on_chip: int = 0
+
+    @property
+    def process_index(self):
+        return self.id // 4
+
+
+def slices(number, **changes):
+    return [Chip(16 * i + j, i, (j % 4, j // 4, 0), **changes) for i in range(number) for j in range(16)]
+
+
+@pytest.mark.parametrize(
+    ("number", "sizes"), [(1, (4, 4, 1)), (2, (-1, 4, 1)), (2, (2, 16, 1)), (2, (8, 2, 2)), (4, (-1, 8, 2))]
+)
+def test_of_several_slices_only_data_goes_between_them(number, sizes):
+    """(scale row 9)."""
+    mesh = parallel.make_mesh(*sizes, devices=slices(number))
+    assert mesh.devices.size == 16 * number
+    part = len(mesh.devices) // number
+    for i in range(number):
+        assert {chip.slice_index for chip in mesh.devices[i * part : (i + 1) * part].flat} == {i}
+    assert len({chip.id for chip in mesh.devices.flat}) == 16 * number
+
+
+@pytest.mark.parametrize(("number", "sizes"), [(2, (1, 32, 1)), (2, (1, 16, 2)), (3, (4, 12, 1)), (2, (1, -1, 1))])
+def test_parameters_that_would_be_split_between_slices_are_refused(number, sizes):
+    """With what can be done, and not an AssertionError (scale row 9)."""
+    config = foundation.get_config()
+    config.mesh.update(dict(zip(parallel.AXES, sizes, strict=True)))
+    with pytest.raises(ConfigError, match=rf"config.mesh: .* {number} slices, .* must be a multiple of {number}"):
+        make_mesh(config, slices(number))
+
+
+def test_hosts_of_gpus_are_no_slices():
+    """JAX numbers them as if they were."""
+    mesh = parallel.make_mesh(1, 32, 1, slices(2, platform="gpu", device_kind="NVIDIA H100"))
+    assert [chip.id for chip in mesh.devices.flat] == list(range(32))
 
 
 def test_the_first_matching_rule_counts_and_the_rest_is_replicated():

@@ -100,6 +100,18 @@ def test_what_is_done_is_skipped_until_its_command_or_what_it_needs_changes(run)
     assert run({"1": ("A",), "2": ("b", "1"), "3": ("d",)}) == alone("A", "b")
 
 
+def test_what_is_done_is_told_at_first_and_after_each_stage(tmp_path):
+    def told(*names):
+        done = []
+        stages = [Stage(name, (sys.executable, "-c", "")) for name in names]
+        Stages(stages, tmp_path, os.environ, tmp_path).run(1, lambda seconds: done.append(list(seconds)))
+        return done
+
+    assert told("1", "2", "3") == [[], ["1"], ["1", "2"]]  # what comes after the last one takes it from there
+    assert told("1", "2", "3", "4") == [["1", "2", "3"]]
+    assert told("1", "2", "3", "4") == []
+
+
 def test_a_stage_waits_for_what_it_needs_and_for_nothing_else(run):
     noted = run({"1": ("nap",), "2": ("b", "1"), "3": ("c",), "4": ("d", "3", "2")}, at_once=2)
     assert noted.index("ended nap") < noted.index("began b")

@@ -22,6 +22,7 @@ from vpt_jax.labelling.single import label_video
 from vpt_jax.models.heads import ValueNormalizer, draw_joint, joint_log_prob, most_probable
 from vpt_jax.models.memory import Ring
 from vpt_jax.models.policy import Policy, look_once
+from vpt_jax.paths import local_path
 from vpt_jax.video import Frame, resize
 
 
@@ -125,7 +126,7 @@ class Agent:
         """
         if isinstance(self._model, TrainedPolicy):
             raise TypeError("a policy says what to do next, not what was done: load an inverse dynamics model")
-        return label_video(self._model, Path(video), **options)
+        return label_video(self._model, local_path(video, "the video"), **options)
 
     @property
     def _policy(self) -> TrainedPolicy:

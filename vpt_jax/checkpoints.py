@@ -20,6 +20,7 @@ from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import make_idm, make_policy
+from vpt_jax.paths import local_path
 from vpt_jax.training.state import AnyState, State
 
 POLICY_STAGES, IDM_STAGE = ("policy", "ppg"), "idm"
@@ -53,6 +54,19 @@ def note_settings(workdir: Path, config: Any, sharding_table: str) -> None:
         (workdir / "sharding.txt").write_text(sharding_table + "\n")
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which leaves preemption notices to `loop.StopSignal`.
+
+    JAX tells all hosts to stop at one number that each passes to `reached_preemption_sync_point`, the largest of all
+    hosts' plus one. Orbax would pass the step at every save, and `StopSignal` how often it was asked since this start:
+    after a resumed run's save, that number is never reached, and the notice lost.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """No."""
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one run: the newest `keep_last`, and besides one for every `keep_every_hours`."""
 
@@ -62,9 +76,10 @@ class Checkpoints:
             max_to_keep=keep_last,
             keep_time_interval=datetime.timedelta(hours=keep_every_hours) if keep_every_hours else None,
             cleanup_tmp_directories=True,
+            single_host_load_and_broadcast=True,  # hosts that list a network disk by themselves may see other steps
         )
         self._facts = facts
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._manager = _Manager(local_path(folder, "the work directory").absolute(), options=options)
 
     @property
     def latest(self) -> int | None:
@@ -181,7 +196,8 @@ class _Run(NamedTuple):
 
 def _open(workdir: str | Path, *stages: str) -> _Run:
     options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
-    manager = ocp.CheckpointManager(Path(workdir, "checkpoints").absolute(), options=options)
+    folder = local_path(workdir, "the work directory") / "checkpoints"
+    manager = ocp.CheckpointManager(folder.absolute(), options=options)
     if (step := manager.latest_step()) is None:
         raise FileNotFoundError(f"{workdir} holds no checkpoint: give the --config.workdir of a training run")
     facts = manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts

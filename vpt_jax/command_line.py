@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from vpt_jax.paths import RemotePathError, local_path, refuse_remote_paths, refuse_remote_settings
 from vpt_jax.workers import FolderInUseError
 
 
@@ -19,21 +20,28 @@ def run(main: Callable[[ConfigDict], object], config_file: str, mistakes: tuple[
         config_file: the config if none is given.
         mistakes: errors whose message says what to do; they end the program without a traceback.
 
-    SIGTERM stops the program as Ctrl-C does.
+    SIGTERM stops the program as Ctrl-C does. A URL where a path is needed ends the program before `main`.
     """
     with _one_line_errors():
         flag = config_flags.DEFINE_config_file("config", config_file, "What to do: a file of configs/ and its variant.")
-    run_plain(lambda: main(_read(flag)), mistakes)
+
+    def checked_main() -> None:
+        config = _read(flag)
+        refuse_remote_paths(config)
+        main(config)
+
+    run_plain(checked_main, mistakes)
 
 
 def run_plain(main: Callable[[], object], mistakes: tuple[type[Exception], ...]) -> None:
     """The same for a program that needs no config, only flags."""
-    explained: tuple[type[Exception], ...] = (*mistakes, FolderInUseError)
+    explained: tuple[type[Exception], ...] = (*mistakes, FolderInUseError, RemotePathError)
 
     def guarded_main(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every detail of every save
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
+            refuse_remote_flags()
             main()
         except explained as error:
             sys.exit(f"error: {error}")
@@ -44,6 +52,14 @@ def run_plain(main: Callable[[], object], mistakes: tuple[type[Exception], ...])
     app.run(guarded_main, flags_parser=_parse)
 
 
+def refuse_remote_flags() -> None:
+    """Raises `RemotePathError` if a flag, other than the config and its fields, was given a URL in place of a path."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if flag.present and isinstance(flag.value, str) and name.partition(".")[0] != "config":
+            local_path(flag.value, f"--{name}")
+
+
 def _read(flag: flags.FlagHolder) -> ConfigDict:
     with _one_line_errors():  # the flag reports a missing file when it is first looked at
         return flag.value.copy_and_resolve_references()
@@ -51,6 +67,10 @@ def _read(flag: flags.FlagHolder) -> ConfigDict:
 
 def _parse(arguments: list[str]) -> list[str]:
     with _one_line_errors():
+        try:
+            refuse_remote_settings(argument for argument in arguments if argument.startswith(("--config=", "-config=")))
+        except RemotePathError as error:
+            sys.exit(f"error: {error}")
         return flags.FLAGS(arguments)
 
 

@@ -21,6 +21,7 @@ from vpt_jax.openai_weights import (
     policy_to_openai,
     value_normalizer_from_openai,
 )
+from vpt_jax.paths import local_path
 from vpt_jax.workers import progress_bar
 
 SUFFIXES = (".weights", ".safetensors")
@@ -59,6 +60,8 @@ def import_weights(model: str | Path, weights: str | Path, workdir: str | Path) 
         WeightsFileError: one is damaged, or holds more than data.
         ExchangeError: the tensors do not fit the settings, the size is none of ours, or `workdir` is in use.
     """
+    for path in (model, weights, workdir):
+        local_path(path)
     settings, workdir = read_model(model), Path(workdir)
     if any(path.name.isdigit() for path in workdir.glob("checkpoints/*")):
         raise ExchangeError(f"{workdir} holds a checkpoint already: choose another folder")
@@ -147,7 +150,7 @@ def export_weights(workdir: str | Path, out: str | Path) -> None:
         ExchangeError: the file's name says nothing of its format, safetensors is not installed, or OpenAI's code has no
             such model.
     """
-    out = Path(out)
+    out = local_path(out)
     if out.suffix not in SUFFIXES:
         raise ExchangeError(f"{out} must end in one of {', '.join(SUFFIXES)}, which says in what format it is to be")
     settings, tensors = _to_openai(load_model(workdir))

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.experimental.mesh_utils import create_device_mesh
+from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
@@ -56,7 +56,10 @@ def start_processes(coordinator: str, num_processes: int, process_id: int) -> No
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over devices (default: all of all hosts); one size may be -1, which takes what the others leave."""
+    """A mesh over devices (default: all of all hosts); one size may be -1, which takes what the others leave.
+
+    Of several TPU slices, each holds a part of `data`, and all of `fsdp` and `tensor`.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = [data, fsdp, tensor]
     if -1 in sizes:
@@ -67,10 +70,25 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
         raise ValueError(
             f"a mesh of {asked} does not fit {len(devices)} devices: the product of the sizes must be {len(devices)}"
         )
+    slices = _count_slices(devices)
+    if sizes[0] % slices:
+        raise ValueError(
+            f"the devices are {slices} slices, and only `data` is split between slices, whose network is slow: with "
+            f"fsdp={sizes[1]} and tensor={sizes[2]}, data={sizes[0]} must be a multiple of {slices}"
+        )
     # GSPMD decides where activations lie; with JAX's default, Explicit, every operation would have to say so.
     # Chips may be wired as 16x16 where 8x16x2 is asked for.
-    placed = create_device_mesh(tuple(sizes), devices, allow_split_physical_axes=True)
+    if slices > 1:
+        in_slice, between = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1)
+        placed = create_hybrid_device_mesh(in_slice, between, devices, allow_split_physical_axes=True)
+    else:
+        placed = create_device_mesh(tuple(sizes), devices, allow_split_physical_axes=True)
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _count_slices(devices: Sequence[jax.Device]) -> int:
+    """The number of TPU slices. JAX calls every host of GPUs a slice as well: those are not counted."""
+    return len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
 
 
 def tree_shardings(shapes: Any, mesh: Mesh, rules: Rules) -> Any:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -93,8 +93,12 @@ class Stages:
             command = list(stage.command[1:])  # whichever Python runs it
             self._wanted[stage.name] = [command, [self._wanted[name] for name in stage.after]]
 
-    def run(self, at_once: int) -> dict[str, float]:
+    def run(self, at_once: int, on_done: Callable[[Mapping[str, float]], None] | None = None) -> dict[str, float]:
         """Runs what is not done. Stopped by a signal, it stops the stages and waits until they have saved.
+
+        Args:
+          at_once: stages side by side.
+          on_done: called with the seconds of all stages that are done, at first and after each, while others are left.
 
         Returns:
           The seconds that each stage took, by name.
@@ -107,9 +111,13 @@ class Stages:
         with locked(self._folder) as lock, _signals() as stopped:
             try:
                 self._find_done()
+                shown = -1
                 while len(self._seconds) < len(self._stages) and not stopped:
                     for number in self._ready()[: at_once - len(self._running)]:
                         self._start(number, lock)
+                    if on_done and len(self._seconds) > shown:  # after the next ones were started
+                        shown = len(self._seconds)
+                        on_done(self._seconds)
                     time.sleep(_POLL)
                     for number in [*self._running]:
                         self._look_at(number)

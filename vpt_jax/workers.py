@@ -16,6 +16,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vpt_jax.paths import local_path
+
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
@@ -80,7 +82,9 @@ def locked(folder: Path, wait: bool = False) -> Iterator[int]:
 
     Raises:
         FolderInUseError: another process holds the folder, and this one is not to wait for it.
+        RemotePathError: it is an address, not a folder.
     """
+    local_path(folder, "the folder")
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
+from vpt_jax.paths import RemotePathError, refuse_remote_settings
+
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "TPU type and its shape in chips, as in launch/compile.py.")
 _IMAGE = flags.DEFINE_string("image", "", "The container.")
 _CLAIM = flags.DEFINE_string("claim", "", "PersistentVolumeClaim of data and runs, mounted at /data.")
@@ -57,6 +59,10 @@ def main(arguments: list[str]) -> None:
         sys.exit(
             "error: " + ("--xpk needs --cluster" if _XPK.value else "--claim is needed: pods lose their own disks")
         )
+    try:  # here, or the job would fail on the cluster, again and again
+        refuse_remote_settings(arguments[1:])
+    except RemotePathError as error:
+        sys.exit(f"error: {error}")
     ours = ["--config.distributed.coordinator=auto", f"--config.stopped_status={_STOPPED}"]
     program = ["python", *arguments[1:], *ours]
     chips = prod(map(int, shape.split("x")))

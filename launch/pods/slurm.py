@@ -13,6 +13,8 @@ import sys
 
 from absl import app, flags
 
+from vpt_jax.paths import RemotePathError, refuse_remote_settings
+
 _NODES = flags.DEFINE_integer("nodes", 1, "Machines.", lower_bound=1)
 _GPUS = flags.DEFINE_integer("gpus", 8, "GPUs of a machine.", lower_bound=1)
 _CORES = flags.DEFINE_integer("cores", 12, "Processor cores for each GPU: for the workers that read and decode.")
@@ -27,6 +29,10 @@ _STOPPED = 75  # exit status of training that saved before its end
 def main(arguments: list[str]) -> None:
     if len(arguments) < 2:
         sys.exit("error: say what to start: python launch/pods/slurm.py --nodes=4 -- launch/train.py --config=...")
+    try:  # here, or the job would fail on the cluster, again and again
+        refuse_remote_settings(arguments[1:])
+    except RemotePathError as error:
+        sys.exit(f"error: {error}")
     text = script(arguments[1:])
     if _DRY_RUN.value:
         print(text, end="")

@@ -25,6 +25,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from jaxtyping import Float32, Int64, UInt8
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
+from vpt_jax.paths import local_path
 from vpt_jax.workers import unique_name
 
 NAME = "vpt"
@@ -121,7 +122,7 @@ def open_records(dataset_dir: Path, split: str) -> Any:
 
 
 def _require_split(dataset_dir: Path, split: str) -> Path:
-    index = Path(dataset_dir) / "index"
+    index = local_path(dataset_dir, "the dataset") / "index"
     if not (index.parent / "dataset_info.json").is_file():
         raise DatasetMissingError(
             f"there is no dataset at {dataset_dir}. Make it from a folder of recordings (NAME.mp4 + NAME.jsonl):\n"

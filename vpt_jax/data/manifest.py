@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vpt_jax.paths import local_path
 from vpt_jax.video import FRAME_RATE
 
 SUFFIX = ".parquet"
@@ -45,6 +46,7 @@ def read_segments(manifest: Path) -> list[Segment]:
     Raises:
         ManifestError: the file is no such table, a path leads out of its folder, a segment is empty, or two overlap.
     """
+    local_path(manifest, "the manifest")
     try:
         table = pq.read_table(manifest, columns=list(Segment._fields))
         rows = zip(*(table.column(name).to_pylist() for name in Segment._fields), strict=True)

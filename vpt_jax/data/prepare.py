@@ -26,6 +26,7 @@ from vpt_jax.contractor_names import recorder_version
 from vpt_jax.data import beam, dataset, manifest, sessions, splits
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.recorded_stats import RecordedStats, RecordObserver
+from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.recording import GUI_MOUSE_SCALE, BrokenRecording, Steps, find_recordings, read_frames, read_steps
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import Run, in_processes, locked, progress_bar, unique_name
@@ -90,6 +91,7 @@ def prepare(config: ConfigDict) -> Path:
     segments of a manifest in such a folder (vpt_jax/data/manifest.py). Where the dataset is there already, nothing
     happens. Returns its path. Raises `PrepareError`, and `FolderInUseError` while another run makes it.
     """
+    refuse_remote_paths(config)
     if not (config.recordings and config.out):
         raise PrepareError("say where recordings are and where the dataset goes: --config.recordings=A --config.out=B")
     source, out = Path(config.recordings).resolve(), Path(config.out).resolve()

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax.envs import RecordError
 from vpt_jax.envs.players import HumanStreamPlayer, Player
+from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.recording import RecordingWriter
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import locked, progress_bar, worker_pool
@@ -62,6 +63,7 @@ def record(config: ConfigDict) -> Path:
 
     Splits are its subfolders. Raises `RecordError`, and `FolderInUseError` while another run records there.
     """
+    refuse_remote_paths(config)
     if not config.out:
         raise RecordError("say where recordings go: --config.out=FOLDER")
     out, settings = Path(config.out), Settings(config.height, config.width, config.seconds, config.skill)

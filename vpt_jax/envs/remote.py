@@ -5,6 +5,7 @@ rows as soon as Ray has one. Needs the extra `ray`, and vpt_jax on all machines.
 """
 
 import itertools
+import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
@@ -15,12 +16,26 @@ from jaxtyping import Float, UInt8
 
 from vpt_jax.envs.game_client import Game, GameLostError
 from vpt_jax.envs.pool import Episode, Pool, Turn
+from vpt_jax.signals import keep_signal_handlers
 
 _NETWORK = 60.0  # seconds that a machine may take longer than its games
 _TRIES = 3
 _FRESH_SEEDS = 1_000_000  # between those of a machine and of the one that takes its place
 
 Seeds = tuple[int, int]  # of a row's episodes: the first, and how far apart they are
+
+
+def join_cluster(address: str) -> None:
+    """Join Ray's cluster at an address: "auto" for the one that this machine is part of, "local" for a new one here.
+
+    Ray's own SIGTERM handler ends the process at once, with status 15 and nothing saved: the handlers that there were
+    are kept.
+
+    Raises:
+        ConnectionError: there is no cluster.
+    """
+    with keep_signal_handlers(signal.SIGTERM, signal.SIGINT):
+        ray.init(address, ignore_reinit_error=True)
 
 
 class Report(NamedTuple):
@@ -141,7 +156,7 @@ class _Part:
 
 
 class RemotePool:
-    """`machines` pools of Ray's cluster, which `ray.init` has joined; to be used as a `Pool`.
+    """`machines` pools of Ray's cluster, which `join_cluster` has joined; to be used as a `Pool`.
 
     Args:
         machines: how many, each with as many of the rows.

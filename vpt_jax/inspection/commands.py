@@ -10,6 +10,7 @@ from vpt_jax.inspection.episodes import InspectionError
 from vpt_jax.inspection.show import show
 from vpt_jax.inspection.summarize import summarize
 from vpt_jax.inspection.validate import validate
+from vpt_jax.paths import refuse_remote_paths
 
 
 def _validate(config: ConfigDict) -> None:
@@ -20,6 +21,7 @@ def _validate(config: ConfigDict) -> None:
 
 def _of_dataset(command: Callable[[ConfigDict], object]) -> Callable[[ConfigDict], None]:
     def checked(config: ConfigDict) -> None:
+        refuse_remote_paths(config)
         if not config.data:
             raise InspectionError("say which dataset: --config.data=DATASET")
         if config.workers < 0:

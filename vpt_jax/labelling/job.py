@@ -34,6 +34,7 @@ from vpt_jax.data.streams import batches
 from vpt_jax.labelling.model import CHOICES, MODES, label_spans
 from vpt_jax.labelling.plan import Labels, Plan, Video
 from vpt_jax.labelling.videos import Clip, FrameSettings, draw_film, encode_video, find_videos
+from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.workers import locked, progress_bar, worker_pool
 
 SPLIT = "train"
@@ -63,6 +64,7 @@ def label(config: ConfigDict) -> Path:
     Where the dataset is there already, nothing happens. Returns its path. Raises `LabelError`, and `FolderInUseError`
     while another run labels the same part.
     """
+    refuse_remote_paths(config)
     _check(config)
     out = Path(config.out).resolve()
     work = out.with_name(f"{out.name}.partial")
@@ -239,7 +241,7 @@ def _label_steps(plan: Plan, folder: Path, config: ConfigDict, idm: TrainedIDM) 
     folder.mkdir(exist_ok=True)
     begin = next(step for step in range(plan.steps + 1) if not _step_file(folder, step).exists())
     done = sum(len(_load(_step_file(folder, step)).buttons) for step in range(begin))
-    mesh = parallel.make_mesh()
+    mesh = parallel.make_mesh(devices=jax.local_devices())  # parts of a job share no program
     by_rows, on_all = parallel.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
     params, rng = jax.device_put((idm.params, jax.random.key(config.seed)), on_all)
     run = jax.jit(partial(label_spans, idm.module, idm.window, config.mode, config.choice, mirror=config.mirror))

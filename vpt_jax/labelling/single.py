@@ -9,6 +9,7 @@ from vpt_jax.checkpoints import TrainedIDM
 from vpt_jax.labelling.model import label_spans
 from vpt_jax.labelling.plan import Labels, Plan, Video
 from vpt_jax.labelling.videos import Clip, FrameSettings, encode_video
+from vpt_jax.paths import local_path
 from vpt_jax.video import VideoError
 
 _CHUNK_FRAMES, _QUALITY = 32, 90  # as configs/label.py has them: the same frames, the same labels
@@ -39,6 +40,7 @@ def label_video(
         VideoError: it cannot be decoded to its end.
         ValueError: there is no such mode or choice, or the model's windows cannot be cut into quarters.
     """
+    local_path(video, "the video")
     height, width, _ = idm.frame_shape
     settings = FrameSettings(height, width, aspect, _CHUNK_FRAMES, _QUALITY)
     with TemporaryDirectory() as folder:

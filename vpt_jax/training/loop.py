@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 
 from vpt_jax.checkpoints import Checkpoints
 from vpt_jax.training.goodput import Goodput
+from vpt_jax.training.hang import hang_limit
 from vpt_jax.training.metrics_log import MetricsLog, Progress
 from vpt_jax.training.state import Metrics, State
 
@@ -82,13 +83,16 @@ def run(
     log: MetricsLog,
     progress: Progress,
     goodput: Goodput,
+    hang_minutes: float = 0.0,
 ) -> State:
     """Trains from `state.step` to the end of the schedule, or until told to stop.
 
     The order matters: figures of a step are written before its checkpoint, and the checkpoint before the next batch is
     drawn, so that wherever a run is killed, resuming repeats what is not in the checkpoint and nothing else. A step's
     loss is looked at while the next one runs, so that the device never waits; only saving and evaluating wait for it.
-    Batches may end before the schedule does: those that take long, when asked to `stop`.
+    Batches may end before the schedule does: those that take long, when asked to `stop`. A step, an evaluation or a
+    save that takes more than `hang_minutes` (0: no limit) ends the process with status 1; compiling the step may take
+    longer.
     """
     latest = _Latest(schedule, episodes, log, progress, goodput)
     saved = done = int(state.step)
@@ -113,7 +117,7 @@ def run(
             checkpoints.save(state, done)
         saved = done
 
-    with closing(checkpoints), closing(progress), closing(log):
+    with closing(checkpoints), closing(progress), closing(log), hang_limit(hang_minutes) as is_alive:
         while done < schedule.steps and not stop.received:
             batch = _draw(batches, latest.is_running, progress, goodput)
             if batch is None:
@@ -122,12 +126,15 @@ def run(
                 state, metrics = train_step(state, batch)
                 latest.settle()
             done += 1
+            is_alive()
             latest.take(done, metrics)
             stop()
             if schedule.is_due(schedule.evaluate_every, done):
                 look()
+                is_alive()
             if schedule.is_due(schedule.save_every, done):
                 save()
+                is_alive()
         if stop.received:
             progress.say(f"asked to stop after step {done}; the same command goes on from there")
             if saved < done:

@@ -13,18 +13,27 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from vpt_jax.parallel import path_name
 
 
-def linear_schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
-    """Up from 0 to `peak` over the warm-up, then down to 0 at `total_steps`, on straight lines."""
-    up = optax.linear_schedule(0, peak, warmup_steps)
-    down = optax.linear_schedule(peak, 0, total_steps - warmup_steps)
-    return optax.join_schedules([up, down], [warmup_steps])
+def linear_schedule(peak: float, warmup_steps: int, total_steps: int | Int[Array, ""]) -> optax.Schedule:
+    """Up from 0 to `peak` over the warm-up, then down to 0 at `total_steps`, on straight lines.
+
+    `total_steps` may be traced, which `optax.linear_schedule` does not take: runs of different lengths are then one
+    program, and compiled once.
+    """
+
+    def learning_rate(step: Any) -> Any:
+        up = peak * step / max(warmup_steps, 1)
+        down = peak * jnp.clip(total_steps - step, 0) / (total_steps - warmup_steps)
+        return jnp.where(step < warmup_steps, up, down)
+
+    return learning_rate
 
 
 def adam(schedule: optax.Schedule, weight_decay: float, clip_norm: float) -> optax.GradientTransformation:

@@ -5,6 +5,7 @@ same step. Needs no data: what a step depends on of a dataset is the shape of it
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jax.stages import Wrapped
+from jax.stages import Lowered, Wrapped
 
 from vpt_jax import parallel
 from vpt_jax.actions import BUTTONS
@@ -22,12 +23,13 @@ from vpt_jax.checkpoints import IDM_STAGE, WrongStageError, load_idm, load_polic
 from vpt_jax.data.batch import Batch
 from vpt_jax.models.flops import TRAINING, idm_flops, policy_flops
 from vpt_jax.models.presets import DTYPES, IDMS, POLICIES, make_idm, make_policy
+from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.training.behavioural_cloning import cloning
 from vpt_jax.training.freezing import PatternError, freeze, hold
 from vpt_jax.training.inverse_dynamics import inverse_dynamics
 from vpt_jax.training.objective import Objective
 from vpt_jax.training.optimizers import OPTIMIZERS, linear_schedule
-from vpt_jax.training.state import Loss, TrainState, initial_state, train_step
+from vpt_jax.training.state import Loss, Metrics, TrainState, initial_state, train_step
 
 FrameShape = tuple[int, ...]
 
@@ -76,6 +78,22 @@ KINDS = {
 }
 
 
+@dataclass(frozen=True)
+class Step:
+    """The step of a run; its length is an argument of the program, so that runs of other lengths compile no other."""
+
+    program: Wrapped  # of a state, whose memory it takes over, a batch and `total_steps`
+    total_steps: np.int32
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """The next state, and metrics."""
+        return self.program(state, batch, self.total_steps)
+
+    def lower(self, state: TrainState, batch: Batch) -> Lowered:
+        """The program for these shapes, to be compiled."""
+        return self.program.lower(state, batch, self.total_steps)
+
+
 class Setup(NamedTuple):
     """Everything about a training run but its data."""
 
@@ -83,7 +101,7 @@ class Setup(NamedTuple):
     init: Callable[..., TrainState]  # makes every tensor where it is to lie; takes first parameters, if not random ones
     shapes: TrainState  # with their shardings
     shardings: TrainState
-    step: Wrapped  # a state, whose memory it takes over, and a batch to the next state and metrics
+    step: Step
 
 
 def check(config: Any, mesh: Mesh) -> None:
@@ -91,7 +109,9 @@ def check(config: Any, mesh: Mesh) -> None:
 
     Raises:
       ConfigError: names the field and the values that it can have.
+      RemotePathError: a field has a URL where it needs a path.
     """
+    refuse_remote_paths(config)
     if config.stage not in KINDS:
         raise ConfigError(f"config.stage is {config.stage!r}; choose one of {', '.join(KINDS)}")
     if frozen_pattern(config) and not config.init_from:
@@ -102,6 +122,7 @@ def check(config: Any, mesh: Mesh) -> None:
         "model.preset": KINDS[config.stage].presets, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS,
         "sharding": parallel.RULES,
     })  # fmt: skip
+    check_hang_minutes(config)
     for field in ("data.batch", "data.valid_batch", "data.length", "data.parts"):
         if attrgetter(field)(config) < 1:
             raise ConfigError(f"config.{field} must be 1 or more")
@@ -123,6 +144,12 @@ def check_choices(config: Any, choices: Mapping[str, Iterable[str]]) -> None:
     for field, table in choices.items():
         if (name := attrgetter(field)(config)) not in table:
             raise ConfigError(f"config.{field} is {name!r}; choose one of {', '.join(table)}")
+
+
+def check_hang_minutes(config: Any) -> None:
+    """Raise a `ConfigError` if the limit of a hanging step is none."""
+    if not 0 <= config.hang_minutes < float("inf"):
+        raise ConfigError(f"config.hang_minutes is {config.hang_minutes}: give minutes, or 0 for no limit")
 
 
 def make_mesh(config: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -171,11 +198,22 @@ def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, 
       ConfigError: `config.frozen` names no parameters, or all.
     """
     objective = KINDS[config.stage].objective(config, frame_shape, marginal)
-    optimizer = make_optimizer(config, steps)
-    loss = objective.loss
-    if pattern := frozen_pattern(config):
-        optimizer, loss = freeze(optimizer, pattern), _held(loss, pattern)
-    init = partial(_make_state, objective, optimizer, config.data.batch, config.seed)
+    pattern = frozen_pattern(config)
+    loss = _held(objective.loss, pattern) if pattern else objective.loss
+
+    def optimizer_of(steps: Any) -> optax.GradientTransformation:
+        optimizer = make_optimizer(config, steps)
+        return freeze(optimizer, pattern) if pattern else optimizer
+
+    # What differs between the runs of an experiment is passed to the programs, not built in: so they are compiled once.
+    def init_of(marginal: Any, params: Any = None) -> TrainState:
+        of_marginal = KINDS[config.stage].objective(config, frame_shape, marginal)
+        return _make_state(of_marginal, optimizer_of(steps), config.data.batch, config.seed, params)
+
+    def update(state: TrainState, batch: Batch, steps: Any) -> tuple[TrainState, Metrics]:
+        return train_step(loss, optimizer_of(steps), state, batch, parts=config.data.parts)
+
+    init = partial(init_of, marginal)
     try:
         shapes = jax.eval_shape(init)
     except PatternError as error:
@@ -184,9 +222,9 @@ def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, 
     shapes = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
     )
-    update = partial(train_step, loss, optimizer, parts=config.data.parts)
-    step = jax.jit(update, out_shardings=(shardings, None), donate_argnums=0)
-    return Setup(objective, jax.jit(init, out_shardings=shardings), shapes, shardings, step)
+    step = Step(jax.jit(update, out_shardings=(shardings, None), donate_argnums=0), np.int32(steps))
+    init = partial(jax.jit(init_of, out_shardings=shardings), marginal)
+    return Setup(objective, init, shapes, shardings, step)
 
 
 def _held(loss: Loss, pattern: str) -> Loss:
@@ -241,8 +279,8 @@ def training_flops(config: Any, frame_shape: FrameShape) -> float:
     return TRAINING * KINDS[config.stage].flops(config, frame_shape)
 
 
-def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
-    """The optimizer of `config.optimizer`, for a run of so many steps."""
+def make_optimizer(config: Any, steps: Any) -> optax.GradientTransformation:
+    """The optimizer of `config.optimizer`, for a run of so many steps (an integer, or traced)."""
     schedule = linear_schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, steps)
     return OPTIMIZERS[config.optimizer.name](schedule, config.optimizer.weight_decay, config.optimizer.clip_norm)
 

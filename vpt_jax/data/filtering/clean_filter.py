@@ -11,6 +11,7 @@ from vpt_jax.data.filtering.embedders import Embedder, EmbedderError, make_embed
 from vpt_jax.data.filtering.job import FilterError
 from vpt_jax.data.filtering.labelled_set import LabelledSetError
 from vpt_jax.data.filtering.report import figures, write_report
+from vpt_jax.paths import refuse_remote_paths
 
 MISTAKES = (FilterError, ClassifierError, EmbedderError, LabelledSetError)
 
@@ -20,6 +21,7 @@ def clean_filter(config: ConfigDict) -> None:
 
     Raises one of `MISTAKES`, and `FolderInUseError` while another run filters to the same folder.
     """
+    refuse_remote_paths(config)
     if not config.classifier or not (config.labelled or config.videos):
         raise FilterError(
             "say where the classifier is to be, and give labelled frames to train it, or videos to filter, or both: "

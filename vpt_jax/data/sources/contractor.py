@@ -27,6 +27,7 @@ from vpt_jax.data.sources.contractor_survey import survey
 from vpt_jax.data.sources.disk import explained
 from vpt_jax.data.sources.transfer import Bandwidth, Outcome, Transfer, discard
 from vpt_jax.data.sources.whole import jsonl_problem, mp4_problem
+from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.recording import find_recordings
 from vpt_jax.workers import locked, progress_bar
 
@@ -48,6 +49,7 @@ def download(config: ConfigDict) -> Path:
         ContractorError: settings or index are wrong; or pairs failed, in which case all others are here.
         FolderInUseError: another run fetches into that folder.
     """
+    refuse_remote_paths(config)
     wanted, recordings = config.contractor, Path(config.recordings).resolve()
     _check(config)
     stop = threading.Event()

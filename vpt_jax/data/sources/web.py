@@ -28,6 +28,7 @@ from vpt_jax.data.sources import isolated, ytdlp
 from vpt_jax.data.sources.disk import explained
 from vpt_jax.data.sources.journal import Journal, JournalError
 from vpt_jax.data.sources.metadata import ADDRESS, NAME, Entry, Rules, clean, reject
+from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.workers import locked, progress_bar
 
 SEARCH_SECONDS = 3600  # that one search may take
@@ -73,6 +74,7 @@ def collect(config: ConfigDict) -> Path:
     Raises `CollectError`, also where sites fail many times in a row, and `FolderInUseError` while another run works
     there. What is done by then is kept.
     """
+    refuse_remote_paths(config)
     _check(config)
     out, rules = Path(config.out).resolve(), _rules(config)
     with explained(out, CollectError), locked(out):

@@ -18,10 +18,11 @@ from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import DTYPES, POLICIES, make_policy
+from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.training.optimizers import OPTIMIZERS
 from vpt_jax.training.ppg.learner import Learner, LearnerState, Recipe
 from vpt_jax.training.ppg.losses import Coefficients, Fragment
-from vpt_jax.training.setup import ConfigError, check_choices, pretrained_params
+from vpt_jax.training.setup import ConfigError, check_choices, check_hang_minutes, pretrained_params
 
 
 class Setup(NamedTuple):
@@ -39,7 +40,9 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
 
     Raises:
       ConfigError: names the field and the values that it can have.
+      RemotePathError: a field has a URL where it needs a path.
     """
+    refuse_remote_paths(config)
     check_choices(config, {
         "model.preset": POLICIES, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS, "sharding": parallel.RULES,
         "game.name": GAMES, "rewards": REWARDS,
@@ -48,6 +51,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
         raise ConfigError("config.model.aux_value must be True: the sleep learns an auxiliary value")
     if config.game.python and not shutil.which(config.game.python):
         raise ConfigError(f"config.game.python is {config.game.python!r}, which is no program")
+    check_hang_minutes(config)
     for field in ("games", "fragments", "length", "steps", "log_every", "save_every"):
         if config[field] < 1:
             raise ConfigError(f"config.{field} must be 1 or more")

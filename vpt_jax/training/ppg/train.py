@@ -68,6 +68,7 @@ def train(config: ConfigDict, began: float) -> bool:
                 log=MetricsLog(workdir, start, quiet),
                 progress=Progress(start, config.steps, Work(config.games * turns(config)), quiet, headline="return"),
                 goodput=Goodput(workdir, start, began, quiet),
+                hang_minutes=config.hang_minutes,
             )
     return int(state.step) == config.steps
 
@@ -124,15 +125,13 @@ def make_pool(config: ConfigDict, mesh: Mesh, start: int) -> "Pool | RemotePool"
     if not config.game.machines:
         return Pool(seeds=[itertools.count(*of_row) for of_row in seeds], **arguments)
     try:
-        import ray
-
-        from vpt_jax.envs.remote import RemotePool
+        from vpt_jax.envs.remote import RemotePool, join_cluster
     except ImportError as error:
         raise ConfigError(
             f'config.game.machines needs Ray: pip install -c constraints.txt -e ".[ray]" ({error})'
         ) from error
     try:
-        ray.init(config.game.cluster, ignore_reinit_error=True)
+        join_cluster(config.game.cluster)
     except ConnectionError as error:
         raise ConfigError(f"config.game.cluster is {config.game.cluster!r}: {error}") from error
     return RemotePool(config.game.machines // jax.process_count(), config.game.cpus, seeds=seeds, **arguments)

@@ -1,0 +1,76 @@
+"""The page of a loop that is still running (clause 4: something to see within minutes)."""
+
+import numpy as np
+import pytest
+
+from configs.demo import get_config
+from launch import pipeline
+from tests.conftest import record_episode
+from vpt_jax.data.dataset import write_index
+from vpt_jax.recording import read_steps
+from vpt_jax.report.progress import ProgressPage, labelled_play, recorded_play
+from vpt_jax.video import decode
+
+from ..html_page import Page
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recordings")
+    for number, frames in enumerate((24, 30)):
+        record_episode(folder / f"play{number}", number, frames)
+    return folder
+
+
+def test_films_appear_with_the_stages_that_leave_them(recordings, tmp_path):
+    drawn = []
+
+    def play():
+        drawn.append("film")
+        return recorded_play(recordings)
+
+    path = tmp_path / "report.html"
+    so_far = ProgressPage(path, ["record", "prepare", "train"], {"record": ("Recorded <play>", play)})
+    so_far.write({})
+    page = Page(path.read_text())
+    assert page.text("dt") == ["record", "prepare", "train"]
+    assert page.text("dd") == ["not done yet"] * 3
+    assert page.tags.count("video") == 0
+
+    for seconds in ({"record": 61.4}, {"record": 61.4, "prepare": 3.0}):
+        so_far.write(seconds)
+        page = Page(path.read_text())
+        assert page.tags.count("video") == 1
+        assert page.text("figcaption") == ["Recorded <play>"]
+        assert page.text("dd")[0] == "61 s"
+    assert drawn == ["film"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["film-1.mp4", "report.html"]
+    assert len(list(decode(tmp_path / "film-1.mp4"))) == 24
+
+
+def test_recorded_play_has_its_own_actions(recordings):
+    steps = read_steps(recordings / "play0.jsonl")
+    moments = list(recorded_play(recordings))
+    assert len(moments) == len(steps.buttons)
+    for moment, buttons, camera in zip(moments, steps.buttons, steps.camera, strict=True):
+        np.testing.assert_array_equal(moment.action[0], buttons)
+        np.testing.assert_array_equal(moment.action[1], camera)
+
+
+def test_labelled_play_is_the_longest_video_with_its_labels(recordings, tmp_path):
+    buttons, camera = np.eye(54, 20, dtype=np.uint8), np.arange(108, dtype=np.float32).reshape(54, 2)
+    write_index(
+        tmp_path / "index" / "train", {"play0": 24, "play1": 30}, [buttons], [camera], [np.ones(54, np.float32)],
+        "predicted", 8,
+    )  # fmt: skip
+    (tmp_path / "dataset_info.json").touch()
+    actions = [moment.action for moment in labelled_play(tmp_path, recordings)]
+    np.testing.assert_array_equal([keys for keys, _ in actions], buttons[24:])
+    np.testing.assert_array_equal([degrees for _, degrees in actions], camera[24:])
+
+
+def test_the_demo_has_a_film_of_its_first_stage(tmp_path):
+    names = [stage.name for stage in pipeline.stages(get_config(), tmp_path)]
+    films = pipeline.films_of(pipeline.runs_of(get_config(), tmp_path))
+    assert names[0] in films
+    assert set(films) <= set(names)

@@ -1,0 +1,83 @@
+"""Games on a Ray cluster, as far as training starts and stops with them; Ray itself is a stub but for the slow test."""
+
+import importlib
+import os
+import signal
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from configs import rl_doom
+from tests.training.conftest import wait_until
+from vpt_jax.training import loop
+from vpt_jax.training.ppg import train
+from vpt_jax.training.setup import ConfigError, make_mesh
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    """A module that does to signals what Ray 2.60 does."""
+
+    def exit_at_once(number, frame):
+        sys.exit(number)
+
+    def init(address, **_):
+        signal.signal(signal.SIGTERM, exit_at_once)
+        if address == "nowhere":
+            raise ConnectionError("no cluster")
+
+    stub = ModuleType("ray")
+    stub.init = init
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    monkeypatch.delitem(sys.modules, "vpt_jax.envs.remote", raising=False)
+    remote = importlib.import_module("vpt_jax.envs.remote")
+    monkeypatch.setattr(remote, "RemotePool", lambda *_, **fields: SimpleNamespace(seeds=fields["seeds"]))
+    yield stub
+    sys.modules.pop("vpt_jax.envs.remote", None)
+
+
+def config_of(**game):
+    config = rl_doom.get_config()
+    config.game.update(machines=2, **game)
+    return config
+
+
+def test_sigterm_still_stops_a_run_whose_games_ray_plays(ray):
+    """Ray's own handler would end it at once, with status 15 and nothing saved (scale row 7)."""
+    config = config_of()
+    before = signal.getsignal(signal.SIGTERM)
+    with loop.StopSignal() as stop:
+        assert len(train.make_pool(config, make_mesh(config), 0).seeds) == config.games
+        assert not stop()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_sigterm_still_stops_a_run_that_finds_no_cluster(ray):
+    config = config_of(cluster="nowhere")
+    with loop.StopSignal() as stop:
+        with pytest.raises(ConfigError, match=r"config\.game\.cluster is 'nowhere': no cluster"):
+            train.make_pool(config, make_mesh(config), 0)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop()
+
+
+@pytest.mark.slow
+def test_sigterm_saves_with_rays_actors(launcher, tmp_path):
+    """It saves, and exits with the documented status (scale row 7)."""
+    pytest.importorskip("ray")
+    flags = [
+        "--config=configs/rl_doom.py", "--config.ppg.leash=0.0", "--config.height=16", "--config.width=16",
+        "--config.game.arguments.height=36", "--config.game.arguments.width=64", "--config.game.arguments.seconds=0.5",
+        "--config.games=2", "--config.length=4", "--config.fragments=4", "--config.steps=1000",
+        "--config.game.machines=1", "--config.game.cluster=local", "--config.game.cpus=0.1",
+        "--config.stopped_status=75",
+    ]  # fmt: skip
+    process = launcher.start(tmp_path, *flags, bare=True)
+    metrics = tmp_path / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.read_text(), process, seconds=600)
+    os.kill(process.pid, signal.SIGTERM)
+    assert "asked to stop after step" in launcher.finish(process, expected=75)
+    assert [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]

@@ -1,0 +1,101 @@
+"""A notice that the machines will be taken away: it stops all processes, whatever Orbax does at that moment."""
+
+import pytest
+from jax.experimental import multihost_utils
+
+from tests.cluster import run_together
+from tests.test_checkpoints import FACTS, state_at
+from vpt_jax.checkpoints import Checkpoints
+
+RESUMED = """
+import os, shutil, signal, sys, time
+from functools import partial
+from itertools import repeat
+from pathlib import Path
+
+import jax
+coordinator, number, workdir = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+jax.distributed.initialize(coordinator, 2, number)
+
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+from vpt_jax import parallel
+from vpt_jax.checkpoints import Checkpoints
+from vpt_jax.training import loop
+from vpt_jax.training.goodput import Goodput
+from vpt_jax.training.metrics_log import MetricsLog, Progress, Work
+from vpt_jax.training.state import initial_state
+
+OLDER, RESUMED, STEPS = 60_000, 61_000, 65_000
+sharding = NamedSharding(parallel.make_mesh(), PartitionSpec())
+
+def begin(step):
+    state = initial_state({"kernel": jnp.ones((2, 3))}, optax.adam(0.1), (), jax.random.PRNGKey(1))
+    return state._replace(step=jnp.int32(step))
+
+class Noticed(Checkpoints):
+    def save(self, state, step):
+        super().save(state, step)
+        if step > RESUMED:
+            if number == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(4)  # JAX looks once a second whether the signal has come
+
+facts = {"stream": {}, "model": {}, "optimizer": {}}
+checkpoints = Checkpoints(workdir / "checkpoints", 2, 0.0, facts)
+for step in (OLDER, RESUMED):
+    checkpoints.save(jax.jit(begin, static_argnums=0, out_shardings=sharding)(step), step)
+checkpoints.close()
+
+# The first host's listing of the disk is behind: both believe it, or they would restore different steps.
+listed = workdir / ("behind" if number == 0 else "checkpoints")
+if number == 0:
+    shutil.copytree(workdir / "checkpoints" / str(OLDER), listed / str(OLDER))
+print("latest", Checkpoints(listed, 2, 0.0, facts).latest, flush=True)
+
+checkpoints = Noticed(workdir / "checkpoints", 2, 0.0, facts)
+shapes = jax.eval_shape(lambda: begin(0))
+state = checkpoints.restore(shapes, jax.tree.map(lambda _: sharding, shapes))
+start, quiet = int(state.step), number > 0
+
+def step(state, batch):
+    time.sleep(0.01)
+    return state._replace(step=state.step + 1), {"loss": jnp.zeros(())}
+
+with loop.StopSignal() as stop:
+    state = loop.run(
+        state,
+        schedule=loop.Schedule(STEPS, 1000, STEPS, save_every=61_005),
+        train_step=step, batches=repeat(0), stop=stop, evaluate=None, episodes=lambda step: [],
+        checkpoints=checkpoints, log=MetricsLog(workdir, start, quiet),
+        progress=Progress(start, STEPS, Work(1), quiet), goodput=Goodput(workdir, start, time.monotonic(), quiet),
+    )
+print("ended at", int(state.step), stop.received, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_notice_after_a_resumed_runs_save_stops_both_processes(tmp_path):
+    """(scale row 11; 1.3: the latest step is one host's word.)"""
+    outputs = run_together(RESUMED, tmp_path, timeout=150)
+    ended = [output.splitlines()[-1] for output in outputs]
+    assert ended[0] == ended[1]
+    step = int(ended[0].split()[2])
+    assert ended[0] == f"ended at {step} True"
+    assert 61_005 <= step < 65_000
+    assert all("latest 60000" in output.splitlines() for output in outputs)
+    assert (tmp_path / "checkpoints" / str(step)).is_dir()
+
+
+def test_orbax_asks_for_no_notice(tmp_path, monkeypatch):
+    """It would ask by its own number, which `StopSignal` never reaches (scale row 11)."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, facts=FACTS)
+    for step in (61_000, 61_001):
+        checkpoints.save(state_at(step), step)
+    checkpoints.wait()
+    checkpoints.close()
+    assert asked == []
+    assert checkpoints.latest == 61_001
