@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax import command_line
 from vpt_jax.agent import Agent
-from vpt_jax.checkpoints import TrainedPolicy, WrongStageError, load_policy
+from vpt_jax.checkpoints import CheckpointError, TrainedPolicy, load_policy
 from vpt_jax.envs.game_client import GameLostError
 from vpt_jax.envs.games import GAMES, make_game
 from vpt_jax.envs.pool import Episode, Pool, Turn
@@ -133,5 +133,5 @@ class Window:
 
 
 if __name__ == "__main__":
-    mistakes = (ConfigError, GameLostError, FileNotFoundError, WrongStageError)
+    mistakes = (ConfigError, GameLostError, FileNotFoundError, CheckpointError)
     command_line.run(play, "configs/play.py", mistakes)
