@@ -18,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vpt_jax.printable import printable
 from vpt_jax.workers import end_with_parent
 
 MEMORY = 4 << 30  # bytes that a task may take
@@ -108,7 +109,7 @@ def _work(answer: Connection, function: Callable[..., Any], task: tuple, memory:
         _limit_memory(memory)
         message = {"result": function(*task)}
     except Exception as error:
-        message = {"lost": f"{type(error).__name__}: {error}"[:300]}
+        message = {"lost": printable(f"{type(error).__name__}: {error}", length=300)}
     answer.send_bytes(json.dumps(message).encode())
 
 
