@@ -3,7 +3,10 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -189,3 +192,45 @@ def test_a_pipe_in_a_checkpoint_is_not_waited_for(run, tmp_path, place):
         load_model(tmp_path / "run")
     with pytest.raises(CheckpointDamagedError, match=f"{place} is no file but a pipe"):
         Checkpoints(tmp_path / "run" / "checkpoints", 1, 0.0, FACTS)
+
+
+# Two processes with two devices each save a state whose leaves lie in several ways, and read it in the same and in
+# another way; process 0 then reads all of it alone, which load_policy would do.
+TWO_PROCESSES = """
+import sys
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from vpt_jax.digests import damaged, digest, undigested
+from vpt_jax.parallel import start_processes
+coordinator, processes, number = (argument.rpartition("=")[2] for argument in sys.argv[-3:])
+start_processes(coordinator, int(processes), int(number))
+mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("a", "b"))
+whole = {name: np.arange(32, dtype=np.float32).reshape(8, 4) + i for i, name in enumerate("opqr")} | {"s": np.int32(3)}
+specs = {"o": P("a", "b"), "p": P("b"), "q": P(), "r": P(None, ("a", "b")), "s": P()}
+def place(values, specs):
+    return {n: jax.make_array_from_callback(v.shape, NamedSharding(mesh, specs[n]), lambda i, v=v: v[i])
+            for n, v in values.items()}
+state = place(whole, specs)
+digests = digest(state)
+assert {n: len(parts) for n, parts in digests.items()} == {"o": 4, "p": 2, "q": 1, "r": 4, "s": 1}, digests
+assert damaged(state, digests) == undigested(state, digests) == []
+assert damaged(whole, digests) == [], "whoever has all of it can verify it"
+spoilt = {**whole, "o": whole["o"] * 2, "q": whole["q"] * 2, "s": np.int32(4)}
+assert damaged(spoilt, digests) == ["o", "q", "s"]
+assert damaged(place(spoilt, specs), digests) == ["o", "q", "s"]
+assert damaged(place(whole, dict(zip("opqrs", [P("b", "a"), P("a"), P(), P("a"), P()]))), digests) == []
+print("verified", number, flush=True)
+"""
+
+
+@pytest.mark.slow  # its quick sibling is test_digests_do_not_depend_on_where_a_leaf_lies
+def test_two_processes_digest_what_each_holds(tmp_path):
+    (tmp_path / "child.py").write_text(TWO_PROCESSES)
+    root = Path(__file__).parents[1]
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root),
+    }  # fmt: skip
+    command = [sys.executable, "launch/pods/local.py", "--processes=2", "--", str(tmp_path / "child.py")]
+    ended = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout[-3000:]
+    assert ended.stdout.count("verified") == 2
