@@ -98,6 +98,20 @@ def test_every_flipped_bit_is_found(tmp_path):
         np.testing.assert_array_equal(value, expected)
 
 
+def test_a_state_may_be_given_away_once_it_is_being_saved(tmp_path):
+    """The step donates it, while it is written in the background."""
+    state = state_at(1)
+    expected = jax.tree.map(np.array, state)
+    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, facts=FACTS)
+    step = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf * 0 + 7, state), donate_argnums=0)
+    checkpoints.save(state, 1)
+    after = jax.block_until_ready(step(state))
+    checkpoints.close()
+    for value, wanted in zip(jax.tree.leaves(restore(tmp_path)), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(value, wanted)
+    assert (np.asarray(after.params["kernel"]) == 7).all()
+
+
 def test_digests_name_the_leaf_that_has_changed():
     state = {"kernel": jnp.arange(6.0), "bias": np.int32(3), "name": (jnp.zeros((2, 3), jnp.bfloat16),)}
     digests = json.loads(json.dumps(digest(state)))
