@@ -1,11 +1,11 @@
 # `make demo` runs the whole loop on the embedded game, `make demo-rl` fine-tunes what comes of it by reinforcement
-# learning, `make test` checks the library.
+# learning, `make test` checks the library, `make audit` looks its packages up among known vulnerabilities.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo demo-rl test test-all lint install
+.PHONY: demo demo-rl test test-all lint audit install
 
 install: $(INSTALLED)
 
@@ -30,3 +30,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Status 0: none is known; 1: some are; 2: pip-audit (pip install pip-audit) or the network is missing.
+audit: $(INSTALLED)
+	$(BIN)/python .ci/audit.py

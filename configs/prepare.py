@@ -75,6 +75,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "retries": 5,  # further tries for a file, after pauses of half a second, one, two, ...
             "timeout": 30.0,  # seconds without an answer, or at less than a kilobyte a second, before a try is given up
             "largest_megabytes": 2000.0,  # of a file; what is larger is left out
+            "private": False,  # also fetch from this machine and private networks, as if the index came from there
             "retry_missing": False,  # ask again for pairs that were gone, broken or too large before
         }
     )

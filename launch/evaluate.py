@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vpt_jax import command_line
-from vpt_jax.checkpoints import TrainedPolicy, WrongStageError, jsonable, load_policy
+from vpt_jax.checkpoints import CheckpointError, TrainedPolicy, jsonable, load_policy
 from vpt_jax.envs.game_client import GameLostError
 from vpt_jax.envs.games import GAMES, make_game
 from vpt_jax.envs.pool import Pool
@@ -115,4 +115,4 @@ def make_pool(config: ConfigDict, size: tuple[int, ...], scripted: bool) -> Pool
 
 
 if __name__ == "__main__":
-    command_line.run(evaluate, "configs/evaluate.py", (ConfigError, WrongStageError, FileNotFoundError, GameLostError))
+    command_line.run(evaluate, "configs/evaluate.py", (ConfigError, CheckpointError, FileNotFoundError, GameLostError))

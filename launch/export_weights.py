@@ -9,6 +9,7 @@ The first writes NAME.model beside it.
 from absl import flags
 
 from vpt_jax import command_line
+from vpt_jax.checkpoints import CheckpointError
 from vpt_jax.exchange import ExchangeError, export_weights
 
 _RUN = flags.DEFINE_string("run", None, "Work directory of a training run, or of an imported model.", required=True)
@@ -21,4 +22,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run_plain(main, (ExchangeError, OSError))
+    command_line.run_plain(main, (ExchangeError, CheckpointError, OSError))

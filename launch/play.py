@@ -19,14 +19,16 @@ from ml_collections import ConfigDict
 
 from vpt_jax import command_line
 from vpt_jax.agent import Agent
-from vpt_jax.checkpoints import TrainedPolicy, WrongStageError, load_policy
+from vpt_jax.checkpoints import CheckpointError, TrainedPolicy, load_policy
 from vpt_jax.envs.game_client import GameLostError
 from vpt_jax.envs.games import GAMES, make_game
 from vpt_jax.envs.pool import Episode, Pool, Turn
 from vpt_jax.envs.rewards import REWARDS
+from vpt_jax.printable import printable
 from vpt_jax.report.films import Moment, draw_large, write_film
 from vpt_jax.training.setup import ConfigError, check_choices
 from vpt_jax.video import FRAME_RATE, Frame
+from vpt_jax.workers import unique_name
 
 Show = Callable[[Frame], bool]  # whether to go on
 
@@ -46,7 +48,9 @@ def play(config: ConfigDict) -> None:
             film.parent.mkdir(parents=True, exist_ok=True)
             agent = Agent(policy, seed=int(turn.seed[0]), temperature=config.temperature)
             watched = Watched(agent, pool, turn, show)
-            write_film(film, iter(watched))
+            writing = unique_name(film)  # another run may write to the same folder
+            write_film(writing, iter(watched))
+            writing.rename(film)
             turn = watched.turn
             print(f"{film}: {describe(watched.episode)}", flush=True)
 
@@ -99,7 +103,7 @@ class Watched:
 def describe(episode: Episode | None) -> str:
     if episode is None:
         return "left before its end"
-    ending = f"lost, {episode.reason}" if episode.reason else episode.ending
+    ending = f"lost, {printable(episode.reason)}" if episode.reason else episode.ending
     return f"{episode.steps} steps, reward {episode.reward:.2f}, {ending}"
 
 
@@ -133,5 +137,5 @@ class Window:
 
 
 if __name__ == "__main__":
-    mistakes = (ConfigError, GameLostError, FileNotFoundError, WrongStageError)
+    mistakes = (ConfigError, GameLostError, FileNotFoundError, CheckpointError)
     command_line.run(play, "configs/play.py", mistakes)

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax import command_line, parallel
 from vpt_jax.baselines import idm_baselines, policy_baselines
-from vpt_jax.checkpoints import Checkpoints, SettingsChangedError, facts_of, note_settings
+from vpt_jax.checkpoints import CheckpointError, Checkpoints, facts_of, note_settings
 from vpt_jax.cost import CHIPS
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.dataset import DatasetDamagedError, DatasetMissingError
@@ -304,7 +304,7 @@ def report(
 
 if __name__ == "__main__":
     mistakes = (
-        ConfigError, DatasetMissingError, DatasetDamagedError, SettingsChangedError,
+        ConfigError, DatasetMissingError, DatasetDamagedError, CheckpointError,
         GameLostError, loop.NonFiniteLossError,
     )  # fmt: skip
     command_line.run(main, "configs/foundation.py", mistakes)

@@ -4,6 +4,7 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +184,139 @@ def test_damage_is_noticed(tmp_path):
         WeightsFile(tmp_path / "old.weights")
     with pytest.raises(FileNotFoundError):
         WeightsFile(tmp_path / "none.weights")
+
+
+def text(word):
+    return pickle.SHORT_BINUNICODE + bytes([len(word)]) + word.encode()
+
+
+def dictionary(**values):
+    return b"}" + b"".join(text(name) + value + b"s" for name, value in values.items())
+
+
+STORAGE, KEY, SIZES = text("storage"), text("0"), dictionary(hidsize=b"K\x08")
+
+
+def reference(kind=STORAGE, name=b"ctorch\nFloatStorage\n", key=KEY, count=b"K\x02", more=b""):
+    """A pickle's instructions for a reference to the numbers of a tensor."""
+    return b"(" + kind + name + key + text("cpu") + count + more + b"tQ"
+
+
+def settings(net=SIZES, head=b"}"):
+    return dictionary(model=dictionary(args=dictionary(net=dictionary(args=net), pi_head_opts=head)))
+
+
+# Instructions for tuples that overflow C's stack when hashed, or take 2^60 steps to hash, compare or print.
+ODD = {
+    "nested": b")" + b"\x85" * 150_000,
+    "doubling": b")" + b"".join(b"\x94h" + bytes([i]) + b"\x86" for i in range(60)),
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda odd: odd,
+        lambda odd: odd + b"Q",
+        lambda odd: reference(kind=odd),
+        lambda odd: reference(name=odd),
+        lambda odd: reference(key=odd),
+        lambda odd: reference(count=odd),
+        lambda odd: reference(more=odd),
+        lambda odd: b"ccollections\nOrderedDict\n" + odd + b"R",
+        lambda odd: odd + odd + b"R",
+        lambda odd: b"ctorch._utils\n_rebuild_tensor_v2\n" + odd + b"R",
+        lambda odd: b"ctorch._utils\n_rebuild_tensor_v2\n(" + reference() + odd * 3 + b"tR",
+        lambda odd: b"}" + odd + b"K\x01s",
+    ],
+)
+def test_no_tuple_hangs_or_crashes_who_reads_weights(tmp_path, place, odd):
+    """(attack M4) What a pickle holds is neither hashed nor compared before its type is known."""
+    write_zip(tmp_path / "a.weights", b"\x80\x04" + place(odd) + b".")
+    with pytest.raises(WeightsFileError, match=r"a\.weights"):
+        WeightsFile(tmp_path / "a.weights")
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda odd: odd,
+        lambda odd: settings(net=odd),
+        lambda odd: settings(net=dictionary(hidsize=odd)),
+        lambda odd: settings(head=dictionary(temperature=odd)),
+        lambda odd: settings(net=b"](" + text("a") + odd + b"\x86e"),
+        lambda odd: settings(net=b"](" + odd + text("a") + b"\x86e"),
+    ],
+)
+def test_no_tuple_hangs_or_crashes_who_reads_settings(tmp_path, place, odd):
+    """(attack M4) Settings are dictionaries of a few small values."""
+    (tmp_path / "a.model").write_bytes(b"\x80\x04" + place(odd) + b".")
+    with pytest.raises(WeightsFileError, match=r"a\.model"):
+        read_model(tmp_path / "a.model")
+
+
+def test_settings_made_by_hand_are_read(tmp_path):
+    """The instructions of these tests are right apart from what is odd in them."""
+    (tmp_path / "a.model").write_bytes(b"\x80\x04" + settings() + b".")
+    assert read_model(tmp_path / "a.model") == ModelSettings({"hidsize": 8}, {})
+
+
+def shared(count, size, shape):
+    """The pickle of tensors that all share one storage."""
+    one = b"ctorch._utils\n_rebuild_tensor_v2\n(" + reference(count=_number(size)) + _number(0)
+    one += _tuple(map(_number, shape)) + _tuple(map(_number, [1])) + b"\x89}tR"
+    return b"\x80\x04" + dictionary(**{f"t{i}": one for i in range(count)}) + b"."
+
+
+def test_a_storage_that_tensors_share_is_read_once(tmp_path, monkeypatch):
+    """(attack M4) 200 tensors that shared 64 MB were 13 GB to read."""
+    read, count, size = [], [], 10_000
+    write_zip(tmp_path / "a.weights", shared(200, size, [2]), **{"archive/data/0": bytes(4 * size)})
+    with WeightsFile(tmp_path / "a.weights") as weights:
+        monkeypatch.setattr(
+            weights, "_read", lambda member, before=weights._read: read.append(member) or before(member)
+        )
+        weights.on_read = count.append
+        assert [weights[name].shape for name in weights] == [(2,)] * 200
+        assert sum(count) == weights.nbytes == 4 * size
+    assert read == ["archive/data/0"]
+
+
+def test_tensors_take_no_more_than_a_few_times_their_file(tmp_path):
+    size = 10_000
+    write_zip(tmp_path / "a.weights", shared(200, size, [size]), **{"archive/data/0": bytes(4 * size)})
+    with pytest.raises(WeightsFileError, match=r"a\.weights: its tensors share their numbers, .* 8,000,000 bytes"):
+        WeightsFile(tmp_path / "a.weights")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_damage_is_a_weights_file_error(tmp_path, seed):
+    """(attack L4) Other zip versions and methods, and names in no encoding, escaped as errors of zipfile."""
+    random, whole = np.random.default_rng(seed), BY_TORCH.read_bytes()
+    heads = [i for i in range(len(whole)) if whole[i : i + 2] == b"PK"]
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(random.integers(1, 4)):
+            place = random.choice(heads) + random.integers(46) if seed % 2 else random.integers(len(data))
+            data[min(place, len(data) - 1)] = random.integers(256)
+        (tmp_path / "a.weights").write_bytes(data)
+        with suppress(WeightsFileError), WeightsFile(tmp_path / "a.weights") as weights:
+            for name in weights:
+                _ = weights[name]
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for read in (read_model, WeightsFile):
+        for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+            with pytest.raises(WeightsFileError, match="is no file but"):
+                read(path)
+
+
+def test_a_name_in_a_pickle_is_shown_without_its_escapes(tmp_path):
+    """(attack M8)"""
+    (tmp_path / "a.model").write_bytes(b"\x80\x04c\x1b]0;pwned\x07\nx\n.")
+    with pytest.raises(WeightsFileError, match=r"asks for \\x1b\]0;pwned\\x07\.x, which"):
+        read_model(tmp_path / "a.model")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from vpt_jax.parallel import start_processes
+
 ROOT = Path(__file__).parents[1]
 FOUND_AND_RESTARTED = ["--config.distributed.coordinator=auto", "--config.stopped_status=75"]
 PROGRAM = ["--", "launch/train.py", "--config=configs/idm.py:paper", "--config.workdir=runs/a b"]
@@ -75,6 +77,41 @@ def test_a_signal_reaches_all_local_processes(child):
     assert process.returncode == 0
     assert sorted(rest.splitlines()) == ["[0] stopped", "[1] stopped"]
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells it, Linux")
+def test_if_the_starter_is_killed_its_processes_save_and_end(child):
+    """(attack L3) They went on."""
+    command = [sys.executable, "launch/pods/local.py", "--processes=2", "--", child, "wait"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline(), process.stdout.readline()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 30
+    while any(_is_alive(number) for number in children) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(_is_alive(number) for number in children)
+
+
+def _is_alive(number):
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "bound"),
+    [("127.0.0.1:1", True), ("localhost:1", True), ("[::1]:1", True), ("10.0.0.1:1", False), ("host:1", False)],
+)
+def test_a_job_of_one_machine_is_not_served_to_the_network(monkeypatch, coordinator, bound):
+    """(attack L3) JAX's coordinator has no authentication, and listened on all interfaces."""
+    calls = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda *given, **named: calls.append((given, named)))
+    start_processes(coordinator, 2, 0)
+    assert calls == [((coordinator, 2, 0), {"coordinator_bind_address": coordinator if bound else None})]
 
 
 def test_slurm_starts_one_process_for_each_gpu(tmp_path):

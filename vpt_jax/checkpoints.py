@@ -3,11 +3,19 @@
 A checkpoint is written in the background under a temporary name and renamed when it is whole, so a run may be killed at
 any moment: the newest whole checkpoint is found, unfinished ones are ignored and cleaned away. The position in the data
 is the state's step. Checkpoints can be read on any mesh and any number of hosts.
+
+Beside the state lie digests of all its leaves (`digests.py`), taken before it is written and verified by whoever loads
+it: bits that have changed on disk are an error that names the leaf. Taking them costs a copy of the state to the host
+and a pass over it, before the writing in the background begins: one to two seconds on eight cores for the paper's
+largest policy with its optimizer (6 GB), estimated from 1 GB/s and core.
 """
 
 import datetime
+import errno
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,22 +24,33 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from vpt_jax.digests import damaged, digest, undigested
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import make_idm, make_policy
+from vpt_jax.parallel import path_name, say
 from vpt_jax.paths import local_path
+from vpt_jax.printable import printable
 from vpt_jax.training.state import AnyState, State
 
 POLICY_STAGES, IDM_STAGE = ("policy", "ppg"), "idm"
 _FIXED = ("stream", "model", "optimizer")  # facts that must be the same when a run is resumed
 
 
-class SettingsChangedError(ValueError):
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the folder, and says why."""
+
+
+class CheckpointDamagedError(CheckpointError):
+    """A checkpoint that is damaged, or none of ours; the message says which file or parameter, and what to do."""
+
+
+class SettingsChangedError(CheckpointError):
     """A run is resumed with other settings than it was begun with; the message names them."""
 
 
-class WrongStageError(ValueError):
+class WrongStageError(CheckpointError):
     """A work directory holds another kind of model than asked for; the message names both."""
 
 
@@ -79,7 +98,9 @@ class Checkpoints:
             single_host_load_and_broadcast=True,  # hosts that list a network disk by themselves may see other steps
         )
         self._facts = facts
-        self._manager = _Manager(local_path(folder, "the work directory").absolute(), options=options)
+        folder = local_path(folder, "the work directory")
+        _demand_files(folder)
+        self._manager = _Manager(folder.absolute(), options=options)
 
     @property
     def latest(self) -> int | None:
@@ -88,23 +109,29 @@ class Checkpoints:
 
     def save(self, state: AnyState, step: int) -> None:
         """Starts writing; returns once the state may be changed."""
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(self._facts))
-        self._manager.save(step, args=items)
+        facts = ocp.args.JsonSave(self._facts | {"digests": digest(state)})
+        self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), facts=facts))
 
     def restore(self, shapes: State, shardings: State) -> State:
         """The newest state, laid out as `shardings` say.
 
         Raises:
             SettingsChangedError: it was trained on other data, or with another model or optimizer than `facts` say.
+            CheckpointDamagedError: it cannot be read, or differs from what was saved.
         """
         step = self.latest
-        facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
-        self._check(facts)
+        folder = Path(self._manager.directory, str(step))
+        with _explained(folder / "facts"):
+            facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
+            self._check(facts)
         target = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
         )
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        return self._manager.restore(step, args=items).state
+        with _explained(folder / "state"):
+            state = self._manager.restore(step, args=items).state
+            _verify(folder, state, facts)
+        return state
 
     def _check(self, stored: dict[str, Any]) -> None:
         changed = [
@@ -145,9 +172,11 @@ def load_policy(workdir: str | Path) -> TrainedPolicy:
     Raises:
         FileNotFoundError: the work directory holds no checkpoint.
         WrongStageError: it holds another kind of model.
+        CheckpointDamagedError: it cannot be read, or differs from what was saved.
     """
     run = _open(workdir, *POLICY_STAGES)
-    policy, shape = make_policy(run.facts["config"]["model"]), tuple(run.facts["stream"]["frame_shape"])
+    with _explained(run.folder / "facts"):
+        policy, shape = make_policy(run.facts["config"]["model"]), _frame_shape(run.facts)
     new = ValueNormalizer.create()
     state = run.restore(
         lambda: {"params": init_params(policy, shape, jax.random.key(0)), "normalizer": new, "aux_normalizer": new}
@@ -173,15 +202,18 @@ def load_idm(workdir: str | Path) -> TrainedIDM:
     Raises:
         FileNotFoundError: the work directory holds no checkpoint.
         WrongStageError: it holds another kind of model.
+        CheckpointDamagedError: it cannot be read, or differs from what was saved.
     """
     run = _open(workdir, IDM_STAGE)
-    idm, shape = make_idm(run.facts["config"]["model"]), tuple(run.facts["stream"]["frame_shape"])
+    with _explained(run.folder / "facts"):
+        idm, shape = make_idm(run.facts["config"]["model"]), _frame_shape(run.facts)
+        window = _size(run.facts["stream"]["length"])
     state = run.restore(partial(idm.init, jax.random.key(0), jnp.zeros((1, 1, *shape), jnp.uint8)))
-    return TrainedIDM(idm, state["params"], shape, run.facts["stream"]["length"], run.step)
+    return TrainedIDM(idm, state["params"], shape, window, run.step)
 
 
 def load_model(workdir: str | Path) -> TrainedPolicy | TrainedIDM:
-    """Whichever of the two the work directory holds. Raises `FileNotFoundError` if it holds no checkpoint."""
+    """Whichever of the two the work directory holds. Raises as `load_policy` and `load_idm`."""
     stage = _open(workdir, *POLICY_STAGES, IDM_STAGE).facts["config"]["stage"]
     return load_idm(workdir) if stage == IDM_STAGE else load_policy(workdir)
 
@@ -191,29 +223,109 @@ class _Run(NamedTuple):
 
     facts: dict[str, Any]
     step: int  # of the newest checkpoint
+    folder: Path  # of that
     restore: Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]  # of what a function makes, what is stored
 
 
 def _open(workdir: str | Path, *stages: str) -> _Run:
-    options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
-    folder = local_path(workdir, "the work directory") / "checkpoints"
-    manager = ocp.CheckpointManager(folder.absolute(), options=options)
-    if (step := manager.latest_step()) is None:
+    folder = (local_path(workdir, "the work directory") / "checkpoints").absolute()
+    step = None
+    if folder.is_dir():
+        with _explained(folder):
+            _demand_files(folder)
+            options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
+            manager = ocp.CheckpointManager(folder, options=options)
+            step = manager.latest_step()
+    if step is None:
         raise FileNotFoundError(f"{workdir} holds no checkpoint: give the --config.workdir of a training run")
-    facts = manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
-    if (there := facts["config"]["stage"]) not in stages:
+    folder = folder / str(step)
+    with _explained(folder / "facts"):
+        facts = manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
+        there, imported = str(facts["config"]["stage"]), "card" in facts  # a model that was imported has a card
+    if there not in stages:
         wanted = " or ".join(map(repr, stages))
         raise WrongStageError(f"{workdir} holds a training run of stage {there!r}, and this needs one of {wanted}")
 
-    valued = {"normalizer", "aux_normalizer"} if "card" in facts else {"normalizer"} if there == "ppg" else set()
-    stored = {"params"} | valued  # a model that was imported has a card
+    valued = {"normalizer", "aux_normalizer"} if imported else {"normalizer"} if there == "ppg" else set()
+    stored = {"params"} | valued
 
     def restore(init: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shapes = {name: tree for name, tree in jax.eval_shape(init).items() if name in stored}
+        with _explained(folder / "facts"):
+            shapes = {name: tree for name, tree in jax.eval_shape(init).items() if name in stored}
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
         where = ocp.checkpoint_utils.construct_restore_args(target)
         state = ocp.args.PyTreeRestore(target, restore_args=where, partial_restore=True)  # no optimiser, no memory
-        return manager.restore(step, args=ocp.args.Composite(state=state)).state
+        with _explained(folder / "state"):
+            restored = manager.restore(step, args=ocp.args.Composite(state=state)).state
+            _verify(folder, restored, facts)
+        return restored
 
-    return _Run(facts, step, restore)
+    return _Run(facts, step, folder, restore)
+
+
+@contextmanager
+def _explained(place: Path) -> Iterator[None]:
+    """Whatever goes wrong with what a file holds is a `CheckpointDamagedError` that names it.
+
+    Orbax and TensorStore raise nearly everything there is. What the machine lacks is no damage, and raised as it is.
+    """
+    try:
+        yield
+    except (CheckpointError, MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _LACKS:
+            raise
+        why = printable(f"{type(error).__name__}: {error}", length=500)
+        raise CheckpointDamagedError(
+            f"{place} cannot be read as part of a checkpoint ({why}). Is it damaged, or from another program? {_REMEDY}"
+        ) from error
+
+
+_LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
+_REMEDY = "Copy the folder anew, or remove it, so that the checkpoint before it counts"
+
+
+def _demand_files(folder: Path) -> None:
+    """Refuses pipes and devices in a folder, however deep: reading them would wait for ever."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _demand_files(Path(entry.path))
+            elif not (entry.is_file() or entry.is_dir()):
+                raise CheckpointDamagedError(f"{entry.path} is no file but a pipe or a device, or leads nowhere")
+
+
+def _verify(folder: Path, state: Any, facts: Mapping[str, Any]) -> None:
+    """Compares what has been read with its digests.
+
+    Raises:
+        CheckpointDamagedError: something differs; the message has its path.
+    """
+    digests = facts.get("digests")
+    leaves = jax.tree.leaves_with_path(state)
+    lacking = [path_name(path) for path, leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct)]
+    if lacking := lacking or (undigested(state, digests) if digests is not None else []):
+        raise CheckpointDamagedError(f"{folder}/state lacks {_listed(lacking)}: it is damaged, or of another model")
+    if digests is None:
+        say(f"{folder} has no digests, since it is of an older version: damage to its parameters would not be noticed")
+    elif changed := damaged(state, digests):
+        raise CheckpointDamagedError(
+            f"{folder}/state: not what was saved, in {_listed(changed)}: the files have changed on disk. {_REMEDY}"
+        )
+
+
+def _listed(paths: list[str]) -> str:
+    return ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if paths[5:] else "")
+
+
+def _frame_shape(facts: Mapping[str, Any]) -> tuple[int, ...]:
+    height, width, channels = map(_size, facts["stream"]["frame_shape"])
+    return height, width, channels
+
+
+def _size(number: Any) -> int:
+    if type(number) is not int or not 0 < number < 1 << 20:
+        raise ValueError(f"a size is {number!r}")
+    return number

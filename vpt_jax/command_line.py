@@ -9,6 +9,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from vpt_jax.paths import RemotePathError, local_path, refuse_remote_paths, refuse_remote_settings
+from vpt_jax.printable import escape_output
 from vpt_jax.workers import FolderInUseError
 
 
@@ -20,7 +21,8 @@ def run(main: Callable[[ConfigDict], object], config_file: str, mistakes: tuple[
         config_file: the config if none is given.
         mistakes: errors whose message says what to do; they end the program without a traceback.
 
-    SIGTERM stops the program as Ctrl-C does. A URL where a path is needed ends the program before `main`.
+    SIGTERM stops the program as Ctrl-C does. A URL where a path is needed ends the program before `main`. Control
+    characters in what is printed are escaped, whoever wrote it.
     """
     with _one_line_errors():
         flag = config_flags.DEFINE_config_file("config", config_file, "What to do: a file of configs/ and its variant.")
@@ -36,6 +38,7 @@ def run(main: Callable[[ConfigDict], object], config_file: str, mistakes: tuple[
 def run_plain(main: Callable[[], object], mistakes: tuple[type[Exception], ...]) -> None:
     """The same for a program that needs no config, only flags."""
     explained: tuple[type[Exception], ...] = (*mistakes, FolderInUseError, RemotePathError)
+    escape_output()
 
     def guarded_main(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every detail of every save

@@ -9,16 +9,23 @@ import io
 import math
 import pickle
 import re
+import stat
+import struct
 import zipfile
-from collections import OrderedDict
+import zlib
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from vpt_jax.printable import printable
+
 _LARGEST_PICKLE = 1 << 20  # bytes; OpenAI's have a twentieth of it
 _LARGEST_NUMBER = 1 << 40  # of what a file says of tensors
+_MOST_SHARED = 4  # times the file's size that its tensors may take; more than once where they share a storage
+_MOST_SETTINGS, _DEEPEST_SETTING = 10_000, 20  # OpenAI's are about 50, three deep
 _DTYPES = {
     "torch.FloatStorage": "float32", "torch.DoubleStorage": "float64", "torch.HalfStorage": "float16",
     "torch.LongStorage": "int64", "torch.IntStorage": "int32", "torch.BoolStorage": "bool",
@@ -41,6 +48,11 @@ class WeightsFileError(ValueError):
     """A file that is not what it should be, or asks for more than data; the message names both."""
 
 
+# What `zipfile` raises for damage: of other versions and methods, names in no encoding, impossible places and sizes.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError, OverflowError, LookupError,
+    TypeError, zlib.error, struct.error,
+)  # fmt: skip
 _PurePython: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
 
@@ -57,10 +69,12 @@ class _Unpickler(_PurePython):  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> str:
         """The name itself, if it is known."""
+        if type(module) is not str or type(name) is not str:
+            raise WeightsFileError(f"{self._path} asks for a name that is no text: nothing was loaded")
         if (whole := f"{module}.{name}") not in self._names:
             raise WeightsFileError(
-                f"{self._path} asks for {whole}, which is neither a container nor a tensor: nothing was loaded. Is the "
-                "file from OpenAI?"
+                f"{self._path} asks for {printable(whole, length=200)}, which is neither a container nor a tensor: "
+                "nothing was loaded. Is the file from OpenAI?"
             )
         return whole
 
@@ -70,9 +84,11 @@ class _Unpickler(_PurePython):  # type: ignore[misc]
 
     def _reduce(self) -> None:
         arguments, name = self.stack.pop(), self.stack.pop()
-        if name == _CONTAINER and arguments == ():
+        if type(name) is not str or type(arguments) is not tuple:  # comparing anything else may take for ever
+            raise WeightsFileError(f"{self._path} calls something with unusual arguments: nothing was loaded")
+        if name == _CONTAINER and not arguments:
             self.stack.append(OrderedDict())
-        elif name == _TENSOR and isinstance(arguments, tuple):
+        elif name == _TENSOR:
             self.stack.append(self._make.tensor(*arguments))
         else:
             raise WeightsFileError(f"{self._path} calls something with unusual arguments: nothing was loaded")
@@ -130,6 +146,7 @@ def read_model(path: str | Path) -> ModelSettings:
         WeightsFileError: it is damaged, names anything but plain containers, or holds something else.
     """
     path = Path(path)
+    _demand_file(path)
     if path.stat().st_size > _LARGEST_PICKLE:
         raise WeightsFileError(f"{path} has {path.stat().st_size:,} bytes, too many for settings: is it the .weights?")
 
@@ -137,12 +154,40 @@ def read_model(path: str | Path) -> ModelSettings:
         raise WeightsFileError(f"{path} holds tensors: is it the .weights?")
 
     whole = _unpickle(path.read_bytes(), path, (), _Make(refuse, refuse))
-    try:
-        arguments = whole["model"]["args"]
-        settings = ModelSettings(dict(arguments["net"]["args"]), dict(arguments["pi_head_opts"]))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise WeightsFileError(f"{path} has no model.args.net.args and pi_head_opts, as OpenAI's have") from error
-    return settings
+    net, head = (
+        _inner(whole, *names) for names in (("model", "args", "net", "args"), ("model", "args", "pi_head_opts"))
+    )
+    if net is None or head is None:
+        raise WeightsFileError(f"{path} has no model.args.net.args and pi_head_opts, as OpenAI's have")
+    if not _is_shallow(net) or not _is_shallow(head):
+        raise WeightsFileError(f"{path} has settings inside of settings that no model has: nothing was loaded")
+    return ModelSettings(dict(net), dict(head))
+
+
+def _inner(whole: Any, *names: str) -> dict[str, Any] | None:
+    """The dictionary in dictionaries by these names; None if there is none."""
+    for name in names:
+        whole = whole.get(name) if isinstance(whole, dict) else None
+    return whole if isinstance(whole, dict) else None
+
+
+def _is_shallow(settings: Any) -> bool:
+    """Whether something has a bounded depth and size, so that it can be compared, hashed, printed and freed safely.
+
+    A pickle may hold one object many times: 60 tuples that each hold the one before twice would be 2^60 items to visit.
+    """
+    left = _MOST_SETTINGS
+
+    def visit(item: Any, depth: int) -> bool:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > _DEEPEST_SETTING:
+            return False
+        if isinstance(item, dict):
+            return all(visit(value, depth + 1) for value in item.values())
+        return not isinstance(item, list | tuple) or all(visit(value, depth + 1) for value in item)
+
+    return visit(settings, 0)
 
 
 def write_model(path: str | Path, settings: ModelSettings) -> None:
@@ -175,18 +220,21 @@ class WeightsFile(Mapping[str, np.ndarray]):
 
     def __init__(self, path: str | Path):
         self._path, self._told = Path(path), set[str]()
-        self.on_read: Callable[[int], object] = lambda count: None  # is told how many bytes, of each tensor once
+        self._kept: dict[str, bytes] = {}  # storages that several tensors share, once they have been read
+        self.on_read: Callable[[int], object] = lambda count: None  # is told how many bytes, of each storage once
+        _demand_file(self._path)
         with self._path.open("rb") as file:
             if file.read(len(_OLD_PYTORCH)) == _OLD_PYTORCH:
                 raise WeightsFileError(f"{path} is of PyTorch before 1.6: load and save it once with a newer one")
         try:
             self._zip = zipfile.ZipFile(self._path)
-        except zipfile.BadZipFile as error:
-            raise WeightsFileError(f"{path} is cut short, or no file of PyTorch: {error}") from error
+        except _ZIP_ERRORS as error:
+            raise WeightsFileError(f"{path} is cut short, or no file of PyTorch: {printable(error)}") from error
         try:
             self._sizes = {member.filename: member.file_size for member in self._zip.infolist()}
             self._root = self._check_members()
             self._tensors = self._read_names()
+            self._check_size()
         except BaseException:
             self._zip.close()
             raise
@@ -199,11 +247,15 @@ class WeightsFile(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._tensors[name]
-        storage = np.frombuffer(self._read(tensor.storage.member), tensor.storage.dtype)
-        if storage.size != tensor.storage.size:
-            raise WeightsFileError(f"{self._path} is damaged at {tensor.storage.member}")
-        self.on_read(0 if name in self._told else storage.nbytes)
-        self._told.add(name)
+        member = tensor.storage.member
+        data = self._kept.get(member) or self._read(member)
+        if member in self._shared:
+            self._kept[member] = data
+        if len(data) != self._sizes[member]:
+            raise WeightsFileError(f"{self._path} is damaged at {printable(member)}")
+        storage = np.frombuffer(data, tensor.storage.dtype)
+        self.on_read(0 if member in self._told else storage.nbytes)
+        self._told.add(member)
         strides = [stride * storage.itemsize for stride in tensor.strides]
         return np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides, writeable=False)
 
@@ -218,8 +270,17 @@ class WeightsFile(Mapping[str, np.ndarray]):
 
     @property
     def nbytes(self) -> int:
-        """What reading each tensor once will have read."""
-        return sum(np.dtype(t.storage.dtype).itemsize * t.storage.size for t in self._tensors.values())
+        """What reading all tensors will have read: each storage once."""
+        return sum(self._sizes[member] for member in {tensor.storage.member for tensor in self._tensors.values()})
+
+    def _check_size(self) -> None:
+        """Refuses tensors, or members of the zip, that are many times as large as the file: they share its bytes."""
+        uses = Counter(tensor.storage.member for tensor in self._tensors.values())
+        self._shared = {member for member, count in uses.items() if count > 1}
+        limit = _MOST_SHARED * self._path.stat().st_size
+        size = sum(math.prod(t.shape) * np.dtype(t.storage.dtype).itemsize for t in self._tensors.values())
+        if max(size, sum(self._sizes.values())) > limit:
+            raise WeightsFileError(f"{self._path}: its tensors share their numbers, and would take {size:,} bytes")
 
     def _check_members(self) -> str:
         """The folder in the zip that everything is in."""
@@ -246,8 +307,8 @@ class WeightsFile(Mapping[str, np.ndarray]):
         return dict(tensors)
 
     def _storage(self, reference: Any) -> _Storage:
-        kind, name, key, _, count = reference
-        if kind != "storage" or name not in _DTYPES or type(key) is not str or not re.fullmatch(r"\w{1,40}", key):
+        kind, name, key, count = _parts_of(reference)
+        if kind != "storage" or name not in _DTYPES or not re.fullmatch(r"\w{1,40}", key):
             raise WeightsFileError(f"{self._path} refers to numbers in a way that PyTorch does not")
         member, dtype = f"{self._root}/data/{key}", _DTYPES[name]
         if self._sizes.get(member) is None or not _is_number(count):
@@ -270,8 +331,26 @@ class WeightsFile(Mapping[str, np.ndarray]):
     def _read(self, member: str) -> bytes:
         try:
             return self._zip.read(member)
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
-            raise WeightsFileError(f"{self._path} is damaged at {member}: {error}") from error
+        except _ZIP_ERRORS as error:
+            raise WeightsFileError(f"{self._path} is damaged at {printable(member)}: {printable(error)}") from error
+
+
+def _parts_of(reference: Any) -> tuple[str, str, str, Any]:
+    """Kind, type, key and count of a reference to numbers; texts are empty where they are none.
+
+    Nothing else is hashed or compared: that of a tuple nested a million deep ends the process, without an error.
+    """
+    if type(reference) is not tuple or len(reference) != 5:
+        return "", "", "", None
+    kind, name, key, _, count = reference
+    texts = [text if type(text) is str else "" for text in (kind, name, key)]
+    return texts[0], texts[1], texts[2], count
+
+
+def _demand_file(path: Path) -> None:
+    """A pipe would be waited for, and a device may have no end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise WeightsFileError(f"{path} is no file but a folder, a pipe or a device")
 
 
 def _is_number(number: Any) -> bool:

@@ -5,6 +5,7 @@ Where a tensor lies is said by rules: pairs of a regular expression on its path 
 counts.
 """
 
+import ipaddress
 import re
 from collections.abc import Sequence
 from math import prod
@@ -47,12 +48,23 @@ RULES: dict[str, Rules] = {
 def start_processes(coordinator: str, num_processes: int, process_id: int) -> None:
     """Joins the other processes of a job, if `coordinator` (`host:port` of process 0) is given.
 
-    With "auto" JAX finds them, and how many they are: on TPU pods, and under Slurm and Kubernetes.
+    With "auto" JAX finds them, and how many they are: on TPU pods, and under Slurm and Kubernetes. Process 0 serves the
+    others on all network interfaces, without authentication, unless the coordinator is this machine's loopback address:
+    then on that alone.
     """
     if coordinator == "auto":
         jax.distributed.initialize()
     elif coordinator:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        bound = coordinator if _is_loopback(coordinator) else None
+        jax.distributed.initialize(coordinator, num_processes, process_id, coordinator_bind_address=bound)
+
+
+def _is_loopback(coordinator: str) -> bool:
+    host = coordinator.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name
+        return False
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:

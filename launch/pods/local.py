@@ -4,10 +4,11 @@
 
 For CPUs, to try out what a cluster will do: of several GPUs in one machine, a single process drives all, so start
 launch/train.py by itself there. Every line is printed with its process's number. SIGTERM and Ctrl-C reach all
-processes; if one fails, all are stopped, by force where they do not stop by themselves. With --dry_run the commands are
-printed only.
+processes; if one fails, all are stopped, by force where they do not stop by themselves. If this program is killed, they
+get a SIGTERM from the kernel, on Linux, so they save and end. With --dry_run the commands are printed only.
 """
 
+import ctypes
 import os
 import shlex
 import signal
@@ -26,6 +27,7 @@ _PORT = flags.DEFINE_integer("port", 0, "Where process 0 waits for the others; 0
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands only.")
 _POLL = 0.1  # seconds
 _PATIENCE = 120.0  # seconds to save in; then processes are killed
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LAST_LINES = 5.0  # seconds to wait for them
 
 
@@ -83,8 +85,17 @@ def run(commands: list[list[str]]) -> int:
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
+    parent, libc = os.getpid(), ctypes.CDLL(None)
+
+    def end_with_parent() -> None:
+        if sys.platform == "linux":
+            libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+            if os.getppid() != parent:  # it was killed in between
+                os._exit(1)
+
     return subprocess.Popen(  # noqa: S603 - what the user asks for
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        preexec_fn=end_with_parent,  # no thread runs yet
         start_new_session=True,  # a Ctrl-C reaches this process alone, which passes it on once
     )  # fmt: skip
 

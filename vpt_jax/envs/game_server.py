@@ -2,8 +2,9 @@
 
     python game_server.py CHANNEL PICTURE
 
-Arguments are two inherited descriptors: a socket, and a file that both sides map, for the picture. A message is a line
-of JSON, and the picture is in the file before the answer is sent:
+Arguments are two inherited descriptors: a socket, and a file for the picture, which this side maps and the other reads.
+A message is a line of JSON, and the picture is in the file before the answer is sent. Every message has a "number" that
+its answer repeats, so no answer is taken for another's:
 
     {"make": "module:function", "arguments": {...}}            -> {"shape": [height, width, 3]}
     {"reset": seed}                                            -> {"info": {name: number}}
@@ -110,7 +111,7 @@ def serve(channel, server):
     """Answer until the client is gone."""
     try:
         for message in channel:
-            channel.send(server.answer(message))
+            channel.send({**server.answer(message), "number": message["number"]})
     except (BrokenPipeError, ConnectionResetError):
         pass
     except Exception:

@@ -2,13 +2,13 @@
 
 A row is one stream of episodes. When an episode is over, its row shows the last picture for one turn in which no action
 is asked for, as Gymnasium's `AutoresetMode.NEXT_STEP` has it; so the value of where an episode was cut can be had. A
-game that is lost (it hangs, dies or talks nonsense) is killed with all that it started, and another one takes its row:
-its episode is cut where it was, with no reward made up, and noted as lost.
+game that is lost (it hangs, dies or sends invalid messages) is killed with all that it started, and another one takes
+its row: its episode is cut where it was, with no reward made up, and noted as lost.
 """
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from multiprocessing.connection import wait
 from typing import NamedTuple, Protocol, Self
@@ -27,6 +27,8 @@ _PAUSES = (
     2.0,
     8.0,
 )  # seconds before a row tries again, whose games are lost one after the other, without a step
+
+_LARGEST_COUNT = 1e9  # of what is rewarded; squares of sums of such rewards are far within float32
 
 
 class Turn(NamedTuple):
@@ -152,6 +154,7 @@ class _Row:
         if self.state is _State.STARTING:
             self._reset(client)
             return
+        _check_counts(answer.info, self._pool.rewards)
         self.frame = self._look(client.picture())
         if self.state is _State.RESETTING:
             self._tally, self._steps, self._sum = Tally(self._pool.rewards, answer.info), 0, 0.0
@@ -162,7 +165,7 @@ class _Row:
     def _look(self, picture: Frame) -> Frame:
         """The picture at the size that is asked for."""
         rows, columns, _ = picture.shape
-        height, width = self._pool.size or (rows, columns)
+        height, width = self._pool.size = self._pool.size or (rows, columns)  # those of the first, for all
         if rows < height or columns < width:
             raise GameLostError(
                 f"the game shows {rows}x{columns} pixels, and {height}x{width} are to be seen: set its size by "
@@ -196,6 +199,13 @@ class _Row:
         else:
             self.state, self.resumes = _State.STARTING, time.monotonic() + _PAUSES[self._failures]
         self._failures += 1
+
+
+def _check_counts(info: Mapping[str, float], rewards: RewardTable) -> None:
+    """Refuse counts that no game has: rewards of them would make losses infinite, and so end the training."""
+    for item in rewards:
+        if not abs(count := info.get(item, 0.0)) <= _LARGEST_COUNT:
+            raise GameLostError(f"the game counts {count:g} of {item!r}, beyond {_LARGEST_COUNT:g}")
 
 
 class Pool:

@@ -1,7 +1,8 @@
-"""Ends whatever games have started, however deep and however detached, also after a `kill -9` of who plays them.
+"""Ends what games have started by a mark in its environment: the second line behind `supervisor.py`.
 
-Every process that a pool of games starts has a mark in its environment, which all that it starts inherits: no session,
-no process group and no orphan escapes it. Needs Linux's /proc; elsewhere only process groups are ended.
+Every process that a pool of games starts has the mark, and what that starts inherits it, whatever its session, process
+group or parent. A process that has cleaned or overwritten its environment, or belongs to another user, is not found:
+the first kind the supervisor ends, as long as it lives itself. Needs Linux's /proc; elsewhere nothing is found.
 
     python reaper.py MARK
 
@@ -14,10 +15,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 MARK = "VPT_GAME"  # name of the environment variable
 _GRACE = 2.0  # seconds for what cleans up after a game, such as watchdog.py
+_LONGEST = 10.0  # seconds of killing what starts anew all the time, or does not end
 
 
 def marked(mark: str) -> list[int]:
@@ -37,12 +40,11 @@ def end_marked(mark: str) -> None:
     until = time.monotonic() + _GRACE
     while (left := marked(mark)) and time.monotonic() < until:
         time.sleep(0.02)
-    while left:
+    until = time.monotonic() + _LONGEST
+    while left and time.monotonic() < until:
         for number in left:
-            try:
+            with suppress(OSError):  # it has ended, or is not ours to end
                 os.kill(number, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         time.sleep(0.02)
         left = marked(mark)
 

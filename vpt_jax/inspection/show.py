@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax.inspection.episodes import Episode, InspectionError, find_episodes, read_frames
 from vpt_jax.inspection.outputs import out_folder
+from vpt_jax.printable import printable
 from vpt_jax.report.films import Moment, draw_large, write_film
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import locked, unique_name
@@ -45,7 +46,7 @@ def show(config: ConfigDict) -> Path:
         sheet.rename(out / "show.png")
     print(
         f"{out / 'show.png'} and show.mp4:",
-        *(f"  {e.episode}, frames {e.start} to {e.stop}" for e in excerpts),
+        *(printable(f"  {e.episode}, frames {e.start} to {e.stop}") for e in excerpts),
         sep="\n",
     )
     return out

@@ -35,6 +35,7 @@ from vpt_jax.labelling.model import CHOICES, MODES, label_spans
 from vpt_jax.labelling.plan import Labels, Plan, Video
 from vpt_jax.labelling.videos import Clip, FrameSettings, draw_film, encode_video, find_videos
 from vpt_jax.paths import refuse_remote_paths
+from vpt_jax.printable import printable
 from vpt_jax.workers import locked, progress_bar, worker_pool
 
 SPLIT = "train"
@@ -397,7 +398,9 @@ def _summary(out: Path) -> str:
         f"  {counts['episodes']:,} videos of {counts['frames']:,} frames, labelled with a mean confidence of "
         f"{report['mean_confidence']:.2f}; {counts['broken']:,} broken",
     ]
-    lines += [f"  broken: {note['file']}: {note['reason']}: {note['detail']}" for note in report["broken"][:5]]
+    lines += [
+        printable(f"  broken: {note['file']}: {note['reason']}: {note['detail']}") for note in report["broken"][:5]
+    ]
     if len(report["broken"]) > 5:
         lines.append(f"  every one is listed in {out / 'report.json'}")
     return "\n".join(lines)

@@ -19,7 +19,7 @@ from jax.stages import Lowered, Wrapped
 from vpt_jax import parallel
 from vpt_jax.actions import BUTTONS
 from vpt_jax.baselines import FactoredMarginal, Marginal
-from vpt_jax.checkpoints import IDM_STAGE, WrongStageError, load_idm, load_policy
+from vpt_jax.checkpoints import IDM_STAGE, CheckpointError, load_idm, load_policy
 from vpt_jax.data.batch import Batch
 from vpt_jax.models.flops import TRAINING, idm_flops, policy_flops
 from vpt_jax.models.presets import DTYPES, IDMS, POLICIES, make_idm, make_policy
@@ -168,7 +168,7 @@ def pretrained_params(config: Any) -> Any:
     """
     try:
         pretrained = (load_idm if config.stage == IDM_STAGE else load_policy)(config.init_from)
-    except (FileNotFoundError, WrongStageError) as error:
+    except (FileNotFoundError, CheckpointError) as error:
         raise ConfigError(f"config.init_from: {error}") from error
     for field in ("temperature", "use_last"):
         if field in config.model and (there := getattr(pretrained.module, field)) != config.model[field]:

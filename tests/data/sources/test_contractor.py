@@ -3,13 +3,14 @@
 import errno
 import json
 import re
+import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from vpt_jax.data.sources import contractor_survey, transfer
+from vpt_jax.data.sources import bodies, contractor_survey, transfer
 from vpt_jax.data.sources.contractor import ContractorError, download
 from vpt_jax.data.sources.disk import explained
 from vpt_jax.workers import FolderInUseError, locked
@@ -351,3 +352,53 @@ def test_what_cannot_be_downloaded_is_refused(server, tmp_path):
     (tmp_path / "recordings/mine.mp4").unlink()
     with locked(tmp_path / "recordings"), pytest.raises(FolderInUseError):
         download(settings(f"{server.url}/index.json", tmp_path))
+
+
+def test_an_index_from_elsewhere_names_no_machine_of_ours(server, pairs, tmp_path):
+    """(attack L4) What trusts whoever is inside, such as a cloud's metadata, is not asked for a stranger."""
+    expected = server.add_pairs(pairs, 1)
+    index = tmp_path / "index.json"
+    index.write_bytes(server.files["/index.json"])
+    with pytest.raises(
+        ContractorError, match=r"1 of 1 pairs failed, .* at 127\.0\.0\.1, which is not on the public internet"
+    ):
+        download(settings(str(index), tmp_path, retries=0))
+    assert not server.log
+    download(settings(str(index), tmp_path, private=True))
+    assert files(tmp_path / "recordings/train") == expected
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "127.9.9.9", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.100.100.200", "0.0.0.0",  # noqa: S104
+     "224.0.0.1", "::1", "::", "fe80::1%eth0", "fd00:ec2::254", "::ffff:169.254.169.254", "::ffff:7f00:1",
+     "2002:7f00:1::", "ff02::1"],
+)  # fmt: skip
+def test_addresses_that_are_not_on_the_public_internet(address):
+    assert not bodies.is_public(address)
+
+
+@pytest.mark.parametrize("address", ["1.1.1.1", "20.60.1.1", "2606:4700:4700::1111", "::ffff:1.1.1.1"])
+def test_addresses_on_the_public_internet(address):
+    assert bodies.is_public(address)
+
+
+def test_a_redirect_to_this_machine_is_not_followed(server, monkeypatch):
+    """(attack L4) Wherever a name leads to is judged when it is connected to, so after every redirect."""
+    server.behaviour["/public"] = status(302, Location=server.url.replace("127.0.0.1", "localhost") + "/private")
+    server.files |= {"/public": b"", "/private": b"secret"}
+    asked = []
+    monkeypatch.setattr(bodies, "is_public", lambda address: asked.append(address) or len(asked) == 1)
+    with pytest.raises(bodies.FetchError, match=r"localhost is at .*, which is not on the public internet"):
+        bodies.Bodies(5, threading.Event()).read_part(server.url + "/public", 0, 10)
+    assert server.requests == {"/public": 1}
+
+
+def test_what_a_server_says_is_shown_without_its_escapes(server):
+    """(attack M8) A reason phrase may hold what terminals obey."""
+    server.files["/a"] = b""
+    server.behaviour["/a"] = lambda request, data: request.connection.send(
+        b"HTTP/1.1 403 \x1b]0;pwned\x07 \x1b[2J\r\nContent-Length: 0\r\n\r\n"
+    )
+    with pytest.raises(bodies.FetchError, match=r"^the server says 403 \\x1b\]0;pwned\\x07 \\x1b\[2J$"):
+        bodies.Bodies(5, threading.Event(), private=True).read_part(server.url + "/a", 0, 1)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -154,6 +155,25 @@ def test_it_stops_where_a_site_fails_again_and_again(site, films, tmp_path):
     config.update(out=str(tmp_path / "other"), max_failures=1)
     with pytest.raises(CollectError, match=r"the last: DownloadError.*refused"):
         collect(config)
+
+
+@pytest.mark.parametrize("lost", [{"a"}, {"a", "b"}])
+def test_a_run_of_which_no_search_is_answered_fails(tmp_path, monkeypatch, capsys, lost):
+    """(attack M8) It ended with status 0. What strangers wrote is shown without its escape sequences."""
+    entry = asdict(read_entry({"url": "http://a.b/c", "duration": 1}, "Web", "c"))
+
+    def run(function, tasks, *_):
+        for number, (query, *_) in enumerate(tasks):
+            yield number, Lost("HTTP Error 403: \x1b]0;pwned\x07") if query[-1] in lost else [entry]
+
+    monkeypatch.setattr(isolated, "run", run)
+    config = settings(None, tmp_path / "out", search="http://c.d/{results}/{term}")
+    config.terms = ("a", "b")
+    fails = pytest.raises(CollectError, match=r"none of 2 searches was answered, the last: .*\\x1b\]0;pwned\\x07")
+    with fails if len(lost) == 2 else nullcontext():
+        collect(config)
+    assert "no answer to 'http://c.d/500/a': HTTP Error 403: \\x1b]0;pwned\\x07" in capsys.readouterr().out
+    assert (tmp_path / "out" / "archive.parquet").exists()
 
 
 @pytest.mark.slow

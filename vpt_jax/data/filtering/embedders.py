@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from vpt_jax.checkpoints import WrongStageError, load_idm
+from vpt_jax.checkpoints import CheckpointError, load_idm
 from vpt_jax.models.idm import REACH, InverseDynamicsModel, TemporalConv
 from vpt_jax.models.impala import DownStack
 
@@ -48,7 +48,7 @@ def make_embedder(name: str, weights: str) -> Embedder:
 def _idm(workdir: Path) -> Embedder:
     try:
         idm = load_idm(workdir)
-    except (FileNotFoundError, WrongStageError) as error:
+    except (FileNotFoundError, CheckpointError) as error:
         raise EmbedderError(f"config.weights: {error}") from error
     height, width, _ = idm.frame_shape
     if height % (2 * FINE) or width % (2 * FINE):

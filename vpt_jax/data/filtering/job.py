@@ -28,6 +28,7 @@ from vpt_jax.data.filtering.segments import Rules, judge
 from vpt_jax.data.filtering.training import BATCH, classify, embed_batch
 from vpt_jax.data.manifest import SUFFIX, write_table
 from vpt_jax.labelling.videos import Clip, find_videos
+from vpt_jax.printable import printable
 from vpt_jax.video import FRAME_RATE, VideoError, resize
 from vpt_jax.workers import locked, progress_bar, unique_name, worker_pool
 
@@ -234,7 +235,7 @@ def _summary(out: Path, rows: list[dict[str, Any]]) -> str:
         f"of {kept} of {len(rows)} videos"
     ]
     dropped = [row for row in rows if not row["kept"]]
-    lines += [f"  dropped: {row['name']}: {row['reason']}" for row in dropped[:5]]
+    lines += [printable(f"  dropped: {row['name']}: {row['reason']}") for row in dropped[:5]]
     if len(dropped) > 5:
         lines.append(f"  every one is listed in {out / 'videos.parquet'}")
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """The bytes of a file at a URL, from any byte on: by HTTP, or from a folder of this machine (file://)."""
 
+import ipaddress
 import re
 import threading
 import time
@@ -8,7 +9,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from http.client import HTTPException
 from pathlib import Path
-from socket import SHUT_RDWR, socket
+from socket import SHUT_RDWR, SOCK_STREAM, getaddrinfo, socket
 from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 from urllib.request import url2pathname
@@ -18,6 +19,8 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
+
+from vpt_jax.printable import printable
 
 READ_BYTES = 2**16  # at most, at a time
 SLOWEST = 1024  # bytes a second, on average over the time-out; a server that sends less is left
@@ -63,10 +66,14 @@ class Bodies:
     Args:
         timeout: seconds for connecting, for waiting for a byte, and in which `SLOWEST` must hold.
         stop: once set, what is being read ends with a `FetchError`.
+        private: also ask addresses that are not on the public internet: of this machine, of private networks, and of
+            a cloud's metadata. Else what a stranger's index or redirect names could reach services that trust whoever
+            is inside. It is the address connected to that counts, whatever its name; behind a proxy, that of the proxy
+            is not judged, and the proxy must refuse them.
     """
 
-    def __init__(self, timeout: float, stop: threading.Event):
-        self._timeout, self._stop, self._local = timeout, stop, threading.local()
+    def __init__(self, timeout: float, stop: threading.Event, private: bool = False):
+        self._timeout, self._stop, self._local, self._private = timeout, stop, threading.local(), private
 
     @contextmanager
     def open(self, url: str, start: int = 0, stop: int | None = None, tag: str = "") -> Iterator[Body]:
@@ -84,7 +91,7 @@ class Bodies:
             return
         asked = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if start or stop else {}
         condition = {"If-Range": tag} if tag and start else {}
-        watch = _Watch(self._timeout, self._stop)
+        watch = _Watch(self._timeout, self._stop, self._private)
         try:
             response = self._respond(url, asked | condition, watch)
             try:
@@ -117,7 +124,7 @@ class Bodies:
             with watch.waiting():  # a location may be nonsense
                 url = urljoin(url, response.headers["location"])
             if not url.startswith(_SCHEMES):
-                raise FetchError(f"redirected to {url[:200]}, which is not on the web", again=False)
+                raise FetchError(f"redirected to {printable(url, length=200)}, which is not on the web", again=False)
         raise FetchError(f"redirected more than {MAX_REDIRECTS} times", again=False)
 
     @property
@@ -149,7 +156,7 @@ def _body(response: requests.Response, watch: "_Watch") -> Body:
 
 def _check_status(response: requests.Response) -> None:
     status = response.status_code
-    said = f"the server says {status} {response.reason or ''}".strip()[:200]
+    said = f"the server says {status} {printable(response.reason or '', length=150)}".strip()
     if status in (404, 410):
         raise GoneError(said)
     if status == 416:
@@ -189,8 +196,8 @@ class _Watch:
     A socket's own time-out does not: it begins anew at every byte. Only time spent waiting for the server counts.
     """
 
-    def __init__(self, seconds: float, stop: threading.Event):
-        self.received, self.over = 0, threading.Event()
+    def __init__(self, seconds: float, stop: threading.Event, private: bool):
+        self.received, self.over, self.private = 0, threading.Event(), private
         self.socket: socket | None = None
         self._seconds, self._stop, self._why = seconds, stop, ""
         self._waited, self._since = 0.0, 0.0  # seconds waited before; since when it waits now, 0 if it does not
@@ -203,7 +210,7 @@ class _Watch:
         try:
             yield
         except _NETWORK_ERRORS as error:
-            raise FetchError(self._why or f"{type(error).__name__}: {error}"[:300]) from error
+            raise FetchError(self._why or printable(f"{type(error).__name__}: {error}", length=300)) from error
         finally:
             self._waited, self._since = self._waited + time.monotonic() - self._since, 0.0
             _watching.reset(token)
@@ -232,13 +239,48 @@ class _Watch:
 _watching: ContextVar[_Watch] = ContextVar("watching")
 
 
+def is_public(address: str) -> bool:
+    """Whether an IP address is on the public internet."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    ip = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None) or ip
+    return ip.is_global and not ip.is_multicast
+
+
+def is_private_place(url: str) -> bool:
+    """Whether a URL of the web leads to a machine that is not on the public internet."""
+    try:
+        parts = urlsplit(url)
+        found = getaddrinfo(parts.hostname, parts.port, type=SOCK_STREAM) if url.startswith(_SCHEMES) else []
+        return any(not is_public(str(address[0])) for *_, address in found)
+    except (OSError, ValueError):  # no such host, or no URL: who asks it will see
+        return False
+
+
+def _judged(connection: Any, opened: socket) -> socket:
+    """A socket that has just been opened, if what it leads to may be asked."""
+    address = opened.getpeername()[0]
+    if not (_watching.get().private or getattr(connection, "proxy", None) or is_public(address)):
+        opened.close()
+        raise FetchError(
+            f"{printable(connection.host, length=200)} is at {address}, which is not on the public internet",
+            again=False,
+        )
+    return opened
+
+
 class _WatchedHTTP(HTTPConnection):
+    def _new_conn(self) -> socket:
+        return _judged(self, super()._new_conn())
+
     def getresponse(self) -> Any:
         _watching.get().socket = self.sock
         return super().getresponse()
 
 
 class _WatchedHTTPS(HTTPSConnection):
+    def _new_conn(self) -> socket:
+        return _judged(self, super()._new_conn())
+
     def getresponse(self) -> Any:
         _watching.get().socket = self.sock
         return super().getresponse()
@@ -291,4 +333,4 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FetchError(f"{error}") from error
+        raise FetchError(printable(error)) from error

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from vpt_jax.data.sources.bodies import Bodies, as_url
+from vpt_jax.data.sources.bodies import Bodies, as_url, is_private_place
 from vpt_jax.data.sources.contractor_index import MAX_BYTES, BrokenIndexError, Index, Pair, parse_index
 from vpt_jax.data.sources.contractor_report import SETTLED, Report
 from vpt_jax.data.sources.contractor_survey import survey
@@ -56,7 +56,8 @@ def download(config: ConfigDict) -> Path:
     counter = _Counter()
     bandwidth = Bandwidth(wanted.megabytes_per_second * MEGABYTE)
     largest = int(wanted.largest_megabytes * MEGABYTE)
-    transfer = Transfer(Bodies(wanted.timeout, stop), bandwidth, stop, wanted.retries, largest, counter.add)
+    private = wanted.private or is_private_place(wanted.index)  # an index of an intranet may name its machines
+    transfer = Transfer(Bodies(wanted.timeout, stop, private), bandwidth, stop, wanted.retries, largest, counter.add)
     index = _fetch_index(as_url(wanted.index), transfer)
     pairs = index.pairs[: wanted.pairs or None]
     print(f"{wanted.index}: {len(index.pairs):,} pairs, {index.refused_count:,} entries refused", flush=True)

@@ -18,6 +18,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vpt_jax.data.sources import landlock
+from vpt_jax.printable import printable
 from vpt_jax.workers import end_with_parent
 
 MEMORY = 4 << 30  # bytes that a task may take
@@ -108,7 +110,7 @@ def _work(answer: Connection, function: Callable[..., Any], task: tuple, memory:
         _limit_memory(memory)
         message = {"result": function(*task)}
     except Exception as error:
-        message = {"lost": f"{type(error).__name__}: {error}"[:300]}
+        message = {"lost": printable(f"{type(error).__name__}: {error}", length=300)}
     answer.send_bytes(json.dumps(message).encode())
 
 
@@ -125,41 +127,75 @@ def _limit_memory(more: int) -> None:
 # What Python announces before it does it (sys.addaudithook).
 _PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn"}
 _LINKS = {"os.link", "os.symlink"}
+_SIGNALS_AND_LIMITS = {"os.kill", "os.killpg", "signal.pthread_kill", "resource.setrlimit", "resource.prlimit"}
+_FORBIDDEN = _PROGRAMS | _LINKS | _SIGNALS_AND_LIMITS
 _CHANGES = {  # the numbers of arguments: paths, descriptors of the folders that these are seen from
     "os.mkdir": ((0,), (2,)), "os.remove": ((0,), (1,)), "os.rmdir": ((0,), (1,)), "os.truncate": ((0,), ()),
     "os.chmod": ((0,), (2,)), "os.chown": ((0,), (3,)), "os.utime": ((0,), (3,)),
     "os.rename": ((0, 1), (2, 3)),  # of `replace` too
+    "os.setxattr": ((0,), ()), "os.removexattr": ((0,), ()),
 }  # fmt: skip
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 
 
-def confine(folder: Path | None) -> None:
-    """From now on this process starts no program, and makes, changes and removes files in `folder` alone, or nowhere.
+def confine(folder: Path | None) -> int:
+    """From now on this thread starts no program, and makes, changes and removes files in `folder` alone, or nowhere.
 
-    For good. It holds for what Python code does, by mistake or because a page led it to, as far as Python announces
-    it: pipes and devices (`os.mkfifo`, `os.mknod`) it does not, nor what libraries in other languages do.
+    For good, and for the threads that it starts. There are two lines.
+
+    The kernel, where it has Landlock (`landlock.py`), refuses whoever asks, in whatever language: to run a program; to
+    write, truncate, make, link, move or remove a file elsewhere; from its version 6 on, to send signals to other
+    processes. A program is given no privileges that this process lacks. Attributes of files (mode, owner, times,
+    extended attributes) it does not protect.
+
+    Python's audit hooks refuse what Python code asks for as far as Python announces it: programs, files and their
+    attributes, links, SQLite, signals, limits of resources, and any use of ctypes. Without Landlock this line is alone:
+    it then refuses `os.open` of relative paths for writing as well, and the following is not stopped: `multiprocessing`
+    and `_posixsubprocess` start programs, `os.mkfifo` and `os.mknod` make pipes and devices, sockets of Unix get a
+    name, and libraries in other languages write files (the key log of `ssl`, the history of `readline`, OpenCV,
+    FFmpeg).
+
+    Neither stops reading, the network, threads that ran before, or a process that forks by means of other languages:
+    RLIMIT_NPROC would, but counts all processes and threads of the user, which FFmpeg needs.
+
+    Returns:
+        The version of Landlock; 0: there is none.
     """
     sys.dont_write_bytecode = True
     root = None if folder is None else os.path.realpath(folder) + os.sep
 
     def check(event: str, arguments: tuple) -> None:
-        if event in _PROGRAMS or event in _LINKS:
+        if event in _FORBIDDEN or event.startswith("ctypes."):
             raise PermissionError(f"{event} is not allowed here")
+        if event == "open" and not version and _may_be_elsewhere(*arguments):
+            raise PermissionError("os.open of a relative path for writing is not allowed here")
         for path in _written(event, arguments):
             if not (root and os.path.realpath(path).startswith(root)):
                 raise PermissionError(f"nothing may be written to {path!r}")
 
+    version = landlock.restrict(folder)
     sys.addaudithook(check)
+    return version
 
 
 def _written(event: str, arguments: tuple) -> list[str]:
     """The paths that an event would change, other than files that are open."""
     if event == "open" and arguments[2] & _WRITES and arguments[0] != os.devnull:
         return _named(arguments[:1])
-    paths, folders = _CHANGES.get(event, ((), ()))
+    if event == "sqlite3.connect":
+        paths = [path for path in _named(arguments[:1]) if path != ":memory:"]
+        if any(path.startswith("file:") for path in paths):
+            raise PermissionError("sqlite3.connect of an address is not allowed here")
+        return paths
+    places, folders = _CHANGES.get(event, ((), ()))
     if any(arguments[number] != -1 for number in folders):
         raise PermissionError(f"{event} from another folder is not allowed here")
-    return _named(arguments[number] for number in paths)
+    return _named(arguments[number] for number in places)
+
+
+def _may_be_elsewhere(path: Any, mode: str | None, flags: int) -> bool:
+    """Whether `os.open` writes to a relative path: it may be seen from another folder, which Python does not tell."""
+    return mode is None and bool(flags & _WRITES) and not all(map(os.path.isabs, _named([path])))
 
 
 def _named(paths: Iterable[Any]) -> list[str]:

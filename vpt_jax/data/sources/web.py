@@ -29,6 +29,7 @@ from vpt_jax.data.sources.disk import explained
 from vpt_jax.data.sources.journal import Journal, JournalError
 from vpt_jax.data.sources.metadata import ADDRESS, NAME, Entry, Rules, clean, reject
 from vpt_jax.paths import refuse_remote_paths
+from vpt_jax.printable import printable
 from vpt_jax.workers import locked, progress_bar
 
 SEARCH_SECONDS = 3600  # that one search may take
@@ -71,8 +72,8 @@ MANIFEST = pa.schema([*ARCHIVE, ("video", pa.string()), ("start", pa.float64()),
 def collect(config: ConfigDict) -> Path:
     """Searches, and downloads to `config.out` what it lacks; returns that folder (fields: configs/web.py).
 
-    Raises `CollectError`, also where sites fail many times in a row, and `FolderInUseError` while another run works
-    there. What is done by then is kept.
+    Raises `CollectError`, also where sites fail many times in a row or no search is answered, and `FolderInUseError`
+    while another run works there. What is done by then is kept.
     """
     refuse_remote_paths(config)
     _check(config)
@@ -84,11 +85,13 @@ def collect(config: ConfigDict) -> Path:
         except JournalError as error:
             raise CollectError(str(error)) from error
         _finish_moves(out, known.values())
-        found = _search(config, searches)
+        found, unanswered = _search(config, searches)
         new = [(term, entry) for term, entry in found if _is_to_do(known.get(entry.id), config.retry_failed)]
         judged = [(term, entry, reject(entry, rules)) for term, entry in new]
         if config.dry_run:
             print(_forecast(found, new, judged))
+            if unanswered:
+                raise CollectError(unanswered)
             return out
         archive.append(*(asdict(_record(t, e, state="rejected", reason=why)) for t, e, why in judged if why))
         try:
@@ -97,6 +100,8 @@ def collect(config: ConfigDict) -> Path:
             records = _read_archive(archive)
             _write_tables(out, records.values())
         print(_summary(out, records.values()))
+    if unanswered:
+        raise CollectError(unanswered)
     return out
 
 
@@ -177,8 +182,10 @@ def _move(out: Path, record: Record) -> None:
     shutil.rmtree(whole.parent, ignore_errors=True)
 
 
-def _search(config: ConfigDict, searches: Journal) -> list[tuple[str, Entry]]:
+def _search(config: ConfigDict, searches: Journal) -> tuple[list[tuple[str, Entry]], str]:
     """What every search found, and what is asked for the first time; a video that many find is the first one's.
+
+    With it comes a complaint if no search of this run was answered; else "".
 
     Raises:
         CollectError: so many searches failed in a row.
@@ -188,11 +195,12 @@ def _search(config: ConfigDict, searches: Journal) -> list[tuple[str, Entry]]:
     done = _read_searches(searches, config.results)
     todo = [query for query in queries if config.search_again or query not in done]
     tasks = [(query, config.results, config.height, _manners(config)) for query in todo]
-    failures = _Failures(config.max_failures)
+    failures, unanswered, reason = _Failures(config.max_failures), 0, ""
     with progress_bar(len(todo), desc="searching", unit="search", disable=not todo) as bar:
         for number, answer in isolated.run(ytdlp.search, tasks, 1, SEARCH_SECONDS, ytdlp.LIBRARIES):
             if isinstance(answer, isolated.Lost):
-                bar.write(f"no answer to {todo[number]!r}: {answer.reason}")
+                unanswered, reason = unanswered + 1, printable(answer.reason)
+                bar.write(f"no answer to {todo[number]!r}: {reason}")
                 failures.count(answer.reason)
                 continue
             failures.forget()
@@ -203,7 +211,9 @@ def _search(config: ConfigDict, searches: Journal) -> list[tuple[str, Entry]]:
     for query, term in queries.items():
         for entry in done.get(query, []):
             found.setdefault(entry.id, (term, entry))
-    return list(found.values())
+    if not todo or unanswered < len(todo):
+        return list(found.values()), ""
+    return list(found.values()), f"none of {len(todo)} searches was answered, the last: {reason}. Try again later"
 
 
 def _read_searches(searches: Journal, results: int) -> dict[str, list[Entry]]:
