@@ -1,6 +1,5 @@
 """How every program in launch/ starts: a config file with overrides in, one clear line out when something is wrong."""
 
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from vpt_jax import stopping
 from vpt_jax.workers import FolderInUseError
 
 
@@ -19,7 +19,7 @@ def run(main: Callable[[ConfigDict], object], config_file: str, mistakes: tuple[
         config_file: the config if none is given.
         mistakes: errors whose message says what to do; they end the program without a traceback.
 
-    SIGTERM stops the program as Ctrl-C does.
+    SIGTERM and SIGHUP stop the program as Ctrl-C does (`stopping.py`).
     """
     with _one_line_errors():
         flag = config_flags.DEFINE_config_file("config", config_file, "What to do: a file of configs/ and its variant.")
@@ -32,14 +32,14 @@ def run_plain(main: Callable[[], object], mistakes: tuple[type[Exception], ...])
 
     def guarded_main(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every detail of every save
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        stopping.install()
         try:
             main()
         except explained as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             print("\nstopped; the same command goes on with what is missing", file=sys.stderr)
-            sys.exit(130)
+            stopping.leave(stopping.STATUS)
 
     app.run(guarded_main, flags_parser=_parse)
 

@@ -30,6 +30,7 @@ from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.dataset import DatasetDamagedError, EpisodeIndex, load_index, open_records
 from vpt_jax.data.manifest import read_segments
 from vpt_jax.data.segments import select
+from vpt_jax.stopping import end_children
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import end_with_parent
 
@@ -337,6 +338,7 @@ def batches(reader: Reader, rows: Sequence[int], start: int, stop: int, workers:
         for element in iterator:
             yield reader.element(**element)
     finally:
+        end_children("grain-process-prefetch")
         iterator.close()
         del iterator
         gc.collect()  # Grain's iterator is in a cycle with shared memory, which Python would report as leaked at exit

@@ -70,9 +70,12 @@ def record(config: ConfigDict) -> Path:
     with locked(out):
         _keep_settings(out, settings)
         _refuse_strays(out, episodes)
-        for left_over in out.glob("*/*.partial"):
-            left_over.unlink()
-        _record_all(episodes, settings, config.workers)
+        _remove_unfinished(episodes)
+        try:
+            _record_all(episodes, settings, config.workers)
+        except BaseException:  # workers were killed amid their episodes
+            _remove_unfinished(episodes)
+            raise
     print(f"recordings {out}: {len(episodes)} episodes", flush=True)
     return out
 
@@ -154,6 +157,16 @@ def _refuse_strays(out: Path, episodes: Sequence[Episode]) -> None:
             f"{out} holds {len(strays)} recordings that these settings do not ask for, such as {strays[0]}: remove "
             "them, or choose another --config.out"
         )
+
+
+def _remove_unfinished(episodes: Sequence[Episode]) -> None:
+    """Files of episodes whose recording was cut off; `.jsonl` appears last."""
+    for folder in {episode.path.parent for episode in episodes}:
+        for left_over in folder.glob("*.partial"):
+            left_over.unlink(missing_ok=True)
+    for episode in episodes:
+        if not episode.path.with_name(f"{episode.path.name}.jsonl").exists():
+            episode.path.with_name(f"{episode.path.name}.mp4").unlink(missing_ok=True)
 
 
 def _record_all(episodes: Sequence[Episode], settings: Settings, workers: int) -> None:
