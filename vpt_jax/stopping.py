@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -40,6 +41,9 @@ class _State:
 
 def install() -> None:
     """From now on, signals stop this process as the module says. Signals that are ignored (nohup, `&`) stay so."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    resource_tracker.ensure_running()  # Python's own, which removes what others leave, must survive the terminal too
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     listener, notified = socket.socketpair()
     notified.setblocking(False)
     signal.set_wakeup_fd(notified.detach(), warn_on_full_buffer=False)  # open for as long as the process is there

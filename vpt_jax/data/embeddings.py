@@ -51,6 +51,10 @@ class EmbeddedStream(Stream):
         rows = self._embeddings[self.index.starts[window.episode] + window.frame]
         return np.where(window.real[:, None], rows, 0)
 
+    @property
+    def _bytes_of_frame(self) -> int:
+        return 4 * self._embeddings.shape[1]
+
     def fingerprint(self) -> dict[str, Any]:
         """As of the frames, and whose embeddings they are."""
         return super().fingerprint() | {"embeddings": self._encoder}
