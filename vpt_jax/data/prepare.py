@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax.data import beam, dataset, manifest
 from vpt_jax.data.codecs import encode_chunk
+from vpt_jax.publish import is_free, publish
 from vpt_jax.recording import BrokenRecording, Steps, find_recordings, read_frames, read_steps
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import Run, in_processes, locked, progress_bar, unique_name
@@ -99,7 +100,7 @@ def prepare(config: ConfigDict) -> Path:
             _encode_all(run, recordings, settings)
             report = made_from | _describe(source, recordings)
             _assemble(run, partial / "dataset", recordings, settings, report)
-            (partial / "dataset").rename(out)
+            publish(partial / "dataset", out)
     shutil.rmtree(partial, ignore_errors=True)
     print(_summary(out))
     return out
@@ -177,7 +178,9 @@ def _add_suffix(path: Path, suffix: str) -> Path:
 
 def _is_made(out: Path, made_from: dict[str, Any]) -> bool:
     """Whether `out` is this very dataset; raises where it is anything else but empty."""
-    if not out.exists() or not any(out.iterdir()):
+    if out.is_file():
+        raise PrepareError(f"{out} is a file, and config.out must be a folder: choose another --config.out")
+    if is_free(out):
         return False
     if not (out / "report.json").is_file():
         raise PrepareError(f"{out} is in use by something else: choose another --config.out")

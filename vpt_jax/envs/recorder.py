@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax.envs import RecordError
 from vpt_jax.envs.players import HumanStreamPlayer, Player
+from vpt_jax.publish import is_free
 from vpt_jax.recording import RecordingWriter
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import locked, progress_bar, worker_pool
@@ -141,7 +142,7 @@ def _check(settings: Settings, episodes: Sequence[Episode]) -> None:
 def _keep_settings(out: Path, settings: Settings) -> None:
     """Write the settings into an empty folder; raise if it holds anything but recordings made with these."""
     file, wanted = out / "settings.json", asdict(settings)
-    if not any(out.iterdir()):
+    if is_free(out):
         file.write_text(json.dumps(wanted, indent=2) + "\n")
     if not file.exists():
         raise RecordError(f"{out} is in use by something else: choose another --config.out")

@@ -34,6 +34,7 @@ from vpt_jax.data.streams import batches
 from vpt_jax.labelling.model import CHOICES, MODES, label_spans
 from vpt_jax.labelling.plan import Labels, Plan, Video
 from vpt_jax.labelling.videos import Clip, FrameSettings, draw_film, encode_video, find_videos
+from vpt_jax.publish import is_free, publish
 from vpt_jax.workers import locked, progress_bar, worker_pool
 
 SPLIT = "train"
@@ -77,7 +78,7 @@ def label(config: ConfigDict) -> Path:
         _keep_settings(job, config, idm)
         _label_part(job, config, idm)
     with locked(work, wait=True):  # for a host that looks whether this part is done
-        if (out / "report.json").is_file() or _merge(work, config.parts, out):  # or another host was faster
+        if not is_free(out) or _merge(work, config.parts, out):  # or another host was faster
             shutil.rmtree(work)
             print(_summary(out))
     return out
@@ -85,7 +86,9 @@ def label(config: ConfigDict) -> Path:
 
 def _is_made(out: Path, made_of: dict[str, Any]) -> bool:
     """Whether `out` is this very dataset; raises where it is anything else but empty."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if out.is_file():
+        raise LabelError(f"{out} is a file, and config.out must be a folder: choose another --config.out")
+    if is_free(out):
         return False
     report = out / "report.json"
     there = json.loads(report.read_text()).get("made_of") if report.is_file() else None
@@ -383,7 +386,7 @@ def _merge(folder: Path, parts: int, out: Path) -> bool:
     for part in there:
         if (part / "films").exists():
             shutil.copytree(part / "films", merged / "films", dirs_exist_ok=True)
-    merged.rename(out)
+    publish(merged, out)
     return True
 
 
