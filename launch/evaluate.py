@@ -17,6 +17,7 @@ from vpt_jax.envs.pool import Pool
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.episodes import Agent, IdleAgent, Played, PolicyAgent, RandomAgent, play, summarise
 from vpt_jax.report.playing import write_playing_report
+from vpt_jax.seeds import episode_seed
 from vpt_jax.training.setup import ConfigError, check_choices
 from vpt_jax.workers import locked
 
@@ -107,7 +108,7 @@ def rows_of(config: ConfigDict) -> int:
 
 def make_pool(config: ConfigDict, size: tuple[int, ...], scripted: bool) -> Pool:
     """Games that end with the last episode."""
-    seeds = itertools.islice(itertools.count(config.seed), config.episodes)
+    seeds = itertools.islice(itertools.count(episode_seed(config.seed)), config.episodes)
     game = make_game(config.game.name, config.game.arguments.to_dict(), config.game.python, scripted)
     height, width = size
     rewards = REWARDS[config.rewards]

@@ -8,6 +8,7 @@ The second shows what a policy would do in a video. Stopped amid a film, or when
 Fields: configs/play.py.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ from vpt_jax.envs.games import GAMES, make_game
 from vpt_jax.envs.pool import Episode, Pool, Turn
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.report.films import Moment, draw_large, write_film
+from vpt_jax.seeds import episode_seed
 from vpt_jax.training.setup import ConfigError, check_choices
 from vpt_jax.video import FRAME_RATE, Frame
 
@@ -35,7 +37,7 @@ def play(config: ConfigDict) -> None:
     """All episodes, one after the other."""
     policy = check(config)
     game = make_game(config.game.name, config.game.arguments.to_dict(), config.game.python)
-    seeds = iter(range(config.seed, config.seed + config.episodes))
+    seeds = itertools.islice(itertools.count(episode_seed(config.seed)), config.episodes)
     with ExitStack() as stack:
         show = stack.enter_context(Window()) if config.window else lambda frame: True
         pool = stack.enter_context(Pool(game, [seeds], None, REWARDS[config.rewards]))

@@ -181,7 +181,7 @@ class _Run(NamedTuple):
 
 def _open(workdir: str | Path, *stages: str) -> _Run:
     options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
-    manager = ocp.CheckpointManager(Path(workdir, "checkpoints").absolute(), options=options)
+    manager = ocp.CheckpointManager(Path(workdir, "checkpoints").expanduser().absolute(), options=options)
     if (step := manager.latest_step()) is None:
         raise FileNotFoundError(f"{workdir} holds no checkpoint: give the --config.workdir of a training run")
     facts = manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts

@@ -8,6 +8,9 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from vpt_jax import stopping
+from vpt_jax.home_folder import NoHomeError, expand_argument, expand_config
+from vpt_jax.output import prepare_output
+from vpt_jax.seeds import SeedError, check_seed
 from vpt_jax.workers import FolderInUseError
 
 
@@ -21,6 +24,7 @@ def run(main: Callable[[ConfigDict], object], config_file: str, mistakes: tuple[
 
     SIGTERM and SIGHUP stop the program as Ctrl-C does (`stopping.py`).
     """
+    prepare_output()
     with _one_line_errors():
         flag = config_flags.DEFINE_config_file("config", config_file, "What to do: a file of configs/ and its variant.")
     run_plain(lambda: main(_read(flag)), mistakes)
@@ -28,6 +32,7 @@ def run(main: Callable[[ConfigDict], object], config_file: str, mistakes: tuple[
 
 def run_plain(main: Callable[[], object], mistakes: tuple[type[Exception], ...]) -> None:
     """The same for a program that needs no config, only flags."""
+    prepare_output()
     explained: tuple[type[Exception], ...] = (*mistakes, FolderInUseError)
 
     def guarded_main(_: list[str]) -> None:
@@ -46,12 +51,23 @@ def run_plain(main: Callable[[], object], mistakes: tuple[type[Exception], ...])
 
 def _read(flag: flags.FlagHolder) -> ConfigDict:
     with _one_line_errors():  # the flag reports a missing file when it is first looked at
-        return flag.value.copy_and_resolve_references()
+        config = flag.value.copy_and_resolve_references()
+        expand_config(config)
+        _check_seeds(config)
+        return config
+
+
+def _check_seeds(config: ConfigDict, field: str = "config") -> None:
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            _check_seeds(value, f"{field}.{name}")
+        elif name == "seed":
+            check_seed(value, f"{field}.{name}")
 
 
 def _parse(arguments: list[str]) -> list[str]:
     with _one_line_errors():
-        return flags.FLAGS(arguments)
+        return flags.FLAGS([arguments[0], *map(expand_argument, arguments[1:])])
 
 
 @contextmanager
@@ -59,6 +75,8 @@ def _one_line_errors() -> Iterator[None]:
     """What is wrong with a flag ends in one line that says so, not in a traceback or a list of all flags."""
     try:
         yield
+    except (SeedError, NoHomeError) as error:
+        sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {_joined(error)}; start programs in the repository's folder")
     except (AttributeError, KeyError, TypeError) as error:

@@ -31,6 +31,7 @@ from vpt_jax.checkpoints import TrainedIDM, load_idm
 from vpt_jax.data import dataset
 from vpt_jax.data.manifest import SUFFIX
 from vpt_jax.data.streams import batches
+from vpt_jax.keys import seed_key
 from vpt_jax.labelling.model import CHOICES, MODES, label_spans
 from vpt_jax.labelling.plan import Labels, Plan, Video
 from vpt_jax.labelling.videos import Clip, FrameSettings, draw_film, encode_video, find_videos
@@ -244,7 +245,7 @@ def _label_steps(plan: Plan, folder: Path, config: ConfigDict, idm: TrainedIDM) 
     done = sum(len(_load(_step_file(folder, step)).buttons) for step in range(begin))
     mesh = parallel.make_mesh()
     by_rows, on_all = parallel.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-    params, rng = jax.device_put((idm.params, jax.random.key(config.seed)), on_all)
+    params, rng = jax.device_put((idm.params, jax.random.wrap_key_data(seed_key(config.seed))), on_all)
     run = jax.jit(partial(label_spans, idm.module, idm.window, config.mode, config.choice, mirror=config.mirror))
     before: tuple[int, Labels] | None = None
     total = sum(video.frames for video in plan.videos)
