@@ -1,5 +1,6 @@
 """How every program in launch/ starts: a config file with overrides in, one clear line out when something is wrong."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from vpt_jax import stopping
+from vpt_jax.disk_errors import explain_disk_error
 from vpt_jax.home_folder import NoHomeError, expand_argument, expand_config
 from vpt_jax.output import prepare_output
 from vpt_jax.seeds import SeedError, check_seed
@@ -45,8 +47,24 @@ def run_plain(main: Callable[[], object], mistakes: tuple[type[Exception], ...])
         except KeyboardInterrupt:
             print("\nstopped; the same command goes on with what is missing", file=sys.stderr)
             stopping.leave(stopping.STATUS)
+        except Exception as error:
+            if (line := explain_disk_error(error, _written())) is None:
+                raise
+            sys.exit(f"error: {line}")
 
     app.run(guarded_main, flags_parser=_parse)
+
+
+def _written() -> list[str]:
+    """The folders that the flags say results go to."""
+    folders = [flags.FLAGS["out"].value] if "out" in flags.FLAGS else []
+    if "config" in flags.FLAGS and (config := flags.FLAGS["config"].value) is not None:
+        folders += [config.get("out"), config.get("workdir"), config.get("classifier")]
+        if isinstance(data := config.get("data"), ConfigDict):
+            folders.append(data.get("embeddings"))
+        elif not config.get("out"):  # results lie beside the data
+            folders += [data, config.get("videos")]
+    return [os.path.expanduser(folder) for folder in folders if isinstance(folder, str) and folder]
 
 
 def _read(flag: flags.FlagHolder) -> ConfigDict:
