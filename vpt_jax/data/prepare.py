@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from vpt_jax.contents import file_digest
 from vpt_jax.data import beam, dataset, manifest
 from vpt_jax.data.codecs import encode_chunk
-from vpt_jax.publish import is_free, publish
+from vpt_jax.mount_points import is_free, place_folder
 from vpt_jax.recording import BrokenRecording, Steps, find_recordings, read_frames, read_steps
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import Run, in_processes, locked, progress_bar, unique_name
@@ -100,7 +101,7 @@ def prepare(config: ConfigDict) -> Path:
             _encode_all(run, recordings, settings)
             report = made_from | _describe(source, recordings)
             _assemble(run, partial / "dataset", recordings, settings, report)
-            publish(partial / "dataset", out)
+            place_folder(partial / "dataset", out)
     shutil.rmtree(partial, ignore_errors=True)
     print(_summary(out))
     return out
@@ -161,11 +162,11 @@ def _find_segments(source: Path, results: Path, settings: Settings) -> list[Reco
 
 def _recording(split: str, path: Path, results: Path, settings: Settings) -> Recording:
     halves = [half for suffix in (".mp4", ".jsonl") if (half := _add_suffix(path, suffix)).exists()]
-    stats = [half.stat() for half in halves]
-    state = [asdict(settings), [half.suffix for half in halves], [(stat.st_size, stat.st_mtime_ns) for stat in stats]]
+    contents = [file_digest(half, whole=half.suffix == ".jsonl") for half in halves]  # dates change with every copy
+    state = [asdict(settings), [half.suffix for half in halves], contents]
     name = path.name if len(os.fsencode(path.name)) < 150 else f"{path.name[:30]}-{_digest(path.name)}"
     result = results / split / f"{name}-{_digest(state)}"
-    return Recording(split, path.name, path, result, sum(stat.st_size for stat in stats))
+    return Recording(split, path.name, path, result, sum(half.stat().st_size for half in halves))
 
 
 def _digest(value: Any) -> str:

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax.envs import RecordError
 from vpt_jax.envs.players import HumanStreamPlayer, Player
-from vpt_jax.publish import is_free
+from vpt_jax.mount_points import is_free
 from vpt_jax.recording import RecordingWriter
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import locked, progress_bar, worker_pool

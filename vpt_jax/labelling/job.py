@@ -35,7 +35,7 @@ from vpt_jax.keys import seed_key
 from vpt_jax.labelling.model import CHOICES, MODES, label_spans
 from vpt_jax.labelling.plan import Labels, Plan, Video
 from vpt_jax.labelling.videos import Clip, FrameSettings, draw_film, encode_video, find_videos
-from vpt_jax.publish import is_free, publish
+from vpt_jax.mount_points import is_free, place_folder
 from vpt_jax.workers import locked, progress_bar, worker_pool
 
 SPLIT = "train"
@@ -387,7 +387,7 @@ def _merge(folder: Path, parts: int, out: Path) -> bool:
     for part in there:
         if (part / "films").exists():
             shutil.copytree(part / "films", merged / "films", dirs_exist_ok=True)
-    publish(merged, out)
+    place_folder(merged, out)
     return True
 
 

@@ -18,7 +18,7 @@ _NOT_BY_RENAMING = {errno.EBUSY, errno.EXDEV, errno.ENOTEMPTY, errno.EEXIST, err
 
 
 def is_free(folder: Path) -> bool:
-    """Whether results may go there: there is nothing, an empty folder, or what an unfinished `publish` left.
+    """Whether results may go there: there is nothing, an empty folder, or what an unfinished `place_folder` left.
 
     Raises:
         NotADirectoryError: it is a file.
@@ -29,7 +29,7 @@ def is_free(folder: Path) -> bool:
     return _MARKER in names or names <= _OF_THE_DISK
 
 
-def publish(source: Path, out: Path) -> None:
+def place_folder(source: Path, out: Path) -> None:
     """Makes the folder `source` the folder `out`, which `is_free`. At the end `source` is gone."""
     try:
         source.rename(out)

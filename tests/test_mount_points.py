@@ -7,9 +7,9 @@ import pytest
 
 from configs.prepare import get_config
 from tests.conftest import files
-from vpt_jax import publish as room
+from vpt_jax import mount_points as room
 from vpt_jax.data.prepare import PrepareError, prepare
-from vpt_jax.publish import is_free, publish
+from vpt_jax.mount_points import is_free, place_folder
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def mounted(tmp_path, monkeypatch):
 
 def test_elsewhere_it_is_renamed(source, tmp_path):
     wanted, inode = files(source), source.stat().st_ino
-    publish(source, tmp_path / "out")
+    place_folder(source, tmp_path / "out")
     assert (tmp_path / "out").stat().st_ino == inode
     assert files(tmp_path / "out") == wanted
 
@@ -48,7 +48,7 @@ def test_elsewhere_it_is_renamed(source, tmp_path):
 def test_contents_go_to_a_mount_point(source, mounted):
     wanted = files(source)
     assert is_free(mounted)
-    publish(source, mounted)
+    place_folder(source, mounted)
     assert files(mounted) == wanted
     assert not source.exists()
     assert not is_free(mounted)
@@ -66,12 +66,12 @@ def test_killed_amid_the_copy_it_is_copied_anew(source, mounted, monkeypatch, co
 
     monkeypatch.setattr(room, "_copy", killed)
     with pytest.raises(KeyboardInterrupt):
-        publish(source, mounted)
+        place_folder(source, mounted)
     assert is_free(mounted)
     assert not (mounted / "report.json").exists()
     assert files(source) == wanted
     monkeypatch.setattr(room, "_copy", copy)
-    publish(source, mounted)
+    place_folder(source, mounted)
     assert files(mounted) == wanted
 
 
@@ -79,7 +79,7 @@ def test_a_folder_in_use_is_not_free_and_other_errors_are_raised(source, tmp_pat
     (mounted / "mine").touch()
     assert not is_free(mounted)
     with pytest.raises(FileNotFoundError):
-        publish(source, tmp_path / "nowhere" / "out")
+        place_folder(source, tmp_path / "nowhere" / "out")
 
 
 def test_a_dataset_is_made_on_a_mounted_disk(dataset_dir, mounted, capsys):
