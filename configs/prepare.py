@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # JPEG quality, 1 to 100; docs/storage.md shows what it costs and what it loses.
     config.quality = 90
 
-    # Worker processes; 0: one per core. The dataset does not depend on it.
+    # Worker processes; 0: one per core that the program may use. The dataset does not depend on it.
     config.workers = 0
     # Or a runner of Apache Beam ("DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner", ...) and flags for it,
     # such as ("--direct_num_workers=4", "--direct_running_mode=multi_processing"); see vpt_jax/data/beam.py.
