@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data = ""
     # Folder for what is found; empty: DATASET.inspection, beside the dataset.
     config.out = ""
-    # Worker processes; 0: one per core.
+    # Worker processes; 0: one per core that the program may use.
     config.workers = 0
 
     # stats: recorder versions, the share of frames with an open GUI and item statistics are in report.json of a dataset

@@ -51,6 +51,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.min_seconds = 5.0
     config.min_share = 0.8
 
-    # Worker processes that decode; 0: one per core. The result does not depend on it.
+    # Worker processes that decode; 0: one per core that the program may use. The result does not depend on it.
     config.workers = 0
     return config

@@ -55,6 +55,6 @@ def get_config(variant: str = "") -> ConfigDict:
     # How many hosts share the videos, and which of them this is.
     config.parts = 1
     config.part = 0
-    # Worker processes that decode; 0: one per core. The dataset does not depend on it.
+    # Worker processes that decode; 0: one per core that the program may use. The dataset does not depend on it.
     config.workers = 0
     return config

@@ -53,7 +53,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # called as its first segment.
     config.join_segments = False
 
-    # Worker processes; 0: one per core. The dataset does not depend on it.
+    # Worker processes; 0: one per core that the program may use. The dataset does not depend on it.
     config.workers = 0
     # Or a runner of Apache Beam ("DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner", ...) and flags for it,
     # such as ("--direct_num_workers=4", "--direct_running_mode=multi_processing"); see vpt_jax/data/beam.py.

@@ -55,7 +55,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.splits.test.episodes = 16
     config.splits.test.seed = 2_000_000
 
-    # Worker processes; 0: one per core. The recordings do not depend on it.
+    # Worker processes; 0: one per core that the program may use. The recordings do not depend on it.
     config.workers = 0
     return config if variant == "full" else _small(config, variant)
 

@@ -1,5 +1,6 @@
 """How well policies play a game (fields: configs/evaluate.py)."""
 
+import hashlib
 import itertools
 import json
 import shutil
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from vpt_jax import command_line
@@ -17,6 +19,7 @@ from vpt_jax.envs.pool import Pool
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.episodes import Agent, IdleAgent, Played, PolicyAgent, RandomAgent, play, summarise
 from vpt_jax.report.playing import write_playing_report
+from vpt_jax.seeds import episode_seed
 from vpt_jax.training.setup import ConfigError, check_choices
 from vpt_jax.workers import locked
 
@@ -39,7 +42,7 @@ def evaluate(config: ConfigDict) -> Path:
             raise ConfigError(
                 f"the policies see frames of different sizes, {size} and {others[0]}: evaluate them apart"
             )
-        who = {name: [workdirs[name], policy.step, reference.step] for name, policy in policies.items()}
+        who = {name: [params_digest(policy), params_digest(reference)] for name, policy in policies.items()}
         played = {name: evaluate_agent(config, name, agent, size, who.get(name, [])) for name, agent in agents.items()}
         figures = {name: summarise(episodes) for name, episodes in played.items()}
         known = {name: {k: v for k, v in of_agent.items() if v == v} for name, of_agent in figures.items()}  # not NaN
@@ -49,6 +52,15 @@ def evaluate(config: ConfigDict) -> Path:
         print(f"{name:<24} return {of_agent['return']:7.2f} ± {of_agent['return_error']:.2f}", flush=True)
     print(f"figures and films: {page}", flush=True)
     return page
+
+
+def params_digest(policy: TrainedPolicy) -> str:
+    """The identity of a policy by its parameters, wherever its work directory lies."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(policy.params)):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(leaf.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def check(config: ConfigDict) -> dict[str, str]:
@@ -107,7 +119,7 @@ def rows_of(config: ConfigDict) -> int:
 
 def make_pool(config: ConfigDict, size: tuple[int, ...], scripted: bool) -> Pool:
     """Games that end with the last episode."""
-    seeds = itertools.islice(itertools.count(config.seed), config.episodes)
+    seeds = itertools.islice(itertools.count(episode_seed(config.seed)), config.episodes)
     game = make_game(config.game.name, config.game.arguments.to_dict(), config.game.python, scripted)
     height, width = size
     rewards = REWARDS[config.rewards]

@@ -4,20 +4,21 @@
     python launch/play.py --config=configs/play.py:video --config.policy=runs/foundation-2x --config.out=runs/films \
         --config.game.arguments.path=VIDEO
 
-The second shows what a policy would do in a video. Stopped, or when the window is closed, it ends the film it is at.
+The second shows what a policy would do in a video. Stopped amid a film, or when its window is closed, it ends it.
 Fields: configs/play.py.
 """
 
+import itertools
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from vpt_jax import command_line
+from vpt_jax import command_line, stopping
 from vpt_jax.agent import Agent
 from vpt_jax.checkpoints import CheckpointError, TrainedPolicy, load_policy
 from vpt_jax.envs.game_client import GameLostError
@@ -26,6 +27,7 @@ from vpt_jax.envs.pool import Episode, Pool, Turn
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.printable import printable
 from vpt_jax.report.films import Moment, draw_large, write_film
+from vpt_jax.seeds import episode_seed
 from vpt_jax.training.setup import ConfigError, check_choices
 from vpt_jax.video import FRAME_RATE, Frame
 from vpt_jax.workers import unique_name
@@ -37,7 +39,7 @@ def play(config: ConfigDict) -> None:
     """All episodes, one after the other."""
     policy = check(config)
     game = make_game(config.game.name, config.game.arguments.to_dict(), config.game.python)
-    seeds = iter(range(config.seed, config.seed + config.episodes))
+    seeds = itertools.islice(itertools.count(episode_seed(config.seed)), config.episodes)
     with ExitStack() as stack:
         show = stack.enter_context(Window()) if config.window else lambda frame: True
         pool = stack.enter_context(Pool(game, [seeds], None, REWARDS[config.rewards]))
@@ -47,12 +49,17 @@ def play(config: ConfigDict) -> None:
             film = Path(config.out, f"{config.game.name}-{turn.seed[0]}.mp4")
             film.parent.mkdir(parents=True, exist_ok=True)
             agent = Agent(policy, seed=int(turn.seed[0]), temperature=config.temperature)
-            watched = Watched(agent, pool, turn, show)
-            writing = unique_name(film)  # another run may write to the same folder
-            write_film(writing, iter(watched))
-            writing.rename(film)
-            turn = watched.turn
-            print(f"{film}: {describe(watched.episode)}", flush=True)
+            agent.decide([turn.frames[0]])  # compiled before there is a film to end
+            agent.reset()
+            with stopping.deferred() as asked:
+                watched = Watched(agent, pool, turn, show, asked)
+                writing = unique_name(film)  # another run may write to the same folder
+                write_film(writing, iter(watched))
+                writing.rename(film)
+                turn = watched.turn
+                print(f"{film}: {describe(watched.episode)}", flush=True)
+                if asked:
+                    return
 
 
 def check(config: ConfigDict) -> TrainedPolicy:
@@ -72,27 +79,26 @@ def check(config: ConfigDict) -> TrainedPolicy:
 class Watched:
     """An episode, played while it is looked at."""
 
-    def __init__(self, agent: Agent, pool: Pool, turn: Turn, show: Show):
-        """`turn` is the first one."""
+    def __init__(self, agent: Agent, pool: Pool, turn: Turn, show: Show, asked: Sequence[int] = ()):
+        """`turn` is the first one; the film ends once there are signals in `asked`."""
         self.turn = turn
         self.episode: Episode | None = None
-        self._agent, self._pool, self._show = agent, pool, show
+        self._agent, self._pool, self._show, self._asked = agent, pool, show, asked
         self._reward = 0.0
 
     def __iter__(self) -> Iterator[Moment]:
         """What is seen and done, until the next episode begins, or nobody wants to see more."""
-        with suppress(KeyboardInterrupt):
-            while self.episode is None:
-                decision = self._agent.decide([self.turn.frames[0]])
-                note = f"value {decision.value[0]:.2f}  reward {self._reward:.2f}"
-                moment = Moment(self.turn.frames[0], (decision.buttons[0], decision.camera[0]), note=note)
-                yield moment
-                if not self._show(draw_large(moment)):
-                    return
-                self._act(decision.buttons, decision.camera)
-                self._reward += float(self.turn.reward[0])
-            while not (self.turn.playing[0] or self._pool.done):
-                self._act(np.zeros((1, 20), np.uint8), np.zeros((1, 2), np.float32))
+        while self.episode is None:
+            decision = self._agent.decide([self.turn.frames[0]])
+            note = f"value {decision.value[0]:.2f}  reward {self._reward:.2f}"
+            moment = Moment(self.turn.frames[0], (decision.buttons[0], decision.camera[0]), note=note)
+            yield moment
+            if self._asked or not self._show(draw_large(moment)):
+                return
+            self._act(decision.buttons, decision.camera)
+            self._reward += float(self.turn.reward[0])
+        while not (self._asked or self.turn.playing[0] or self._pool.done):
+            self._act(np.zeros((1, 20), np.uint8), np.zeros((1, 2), np.float32))
 
     def _act(self, buttons: Any, camera: Any) -> None:
         self.turn = self._pool.act(buttons, camera)

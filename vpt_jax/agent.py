@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from vpt_jax.actions import env_from_raw, raw_from_joint
 from vpt_jax.checkpoints import TrainedIDM, TrainedPolicy, load_model
+from vpt_jax.keys import seed_keys
 from vpt_jax.labelling.plan import Labels
 from vpt_jax.labelling.single import label_video
 from vpt_jax.models.heads import ValueNormalizer, draw_joint, joint_log_prob, most_probable
@@ -41,7 +42,8 @@ class Agent:
     Args:
         model: from `load_policy` or `load_idm`.
         games: how many are played.
-        seed: game `i` draws its actions from `seed + i` alone: the same frames, the same actions, whatever the others.
+        seed: 0 to 2**64 - 1; game `i` draws its actions from `seed + i` alone: the same frames, the same actions,
+            whatever the others.
         temperature: 1: as probable as the policy says; lower: likelier actions are preferred; 0: always the likeliest.
     """
 
@@ -49,7 +51,7 @@ class Agent:
         self._model, self._games = model, games
         if isinstance(model, TrainedPolicy):
             self._temperature = temperature
-            self._keys = jax.vmap(jax.random.PRNGKey)(seed + jnp.arange(games))
+            self._keys = seed_keys(seed, games)
             self.reset()
 
     @classmethod
@@ -126,7 +128,7 @@ class Agent:
         """
         if isinstance(self._model, TrainedPolicy):
             raise TypeError("a policy says what to do next, not what was done: load an inverse dynamics model")
-        return label_video(self._model, local_path(video, "the video"), **options)
+        return label_video(self._model, local_path(video, "the video").expanduser(), **options)
 
     @property
     def _policy(self) -> TrainedPolicy:

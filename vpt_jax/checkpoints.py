@@ -228,7 +228,7 @@ class _Run(NamedTuple):
 
 
 def _open(workdir: str | Path, *stages: str) -> _Run:
-    folder = (local_path(workdir, "the work directory") / "checkpoints").absolute()
+    folder = (local_path(workdir, "the work directory").expanduser() / "checkpoints").absolute()
     step = None
     if folder.is_dir():
         with _explained(folder):

@@ -1,6 +1,6 @@
 """How every program in launch/ starts: a config file with overrides in, one clear line out when something is wrong."""
 
-import signal
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,8 +8,13 @@ from contextlib import contextmanager
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from vpt_jax import stopping
+from vpt_jax.disk_errors import explain_disk_error
+from vpt_jax.home_folder import NoHomeError, expand_argument, expand_config
+from vpt_jax.output import prepare_output
 from vpt_jax.paths import RemotePathError, local_path, refuse_remote_paths, refuse_remote_settings
 from vpt_jax.printable import escape_output
+from vpt_jax.seeds import SeedError, check_seed
 from vpt_jax.workers import FolderInUseError
 
 
@@ -21,9 +26,10 @@ def run(main: Callable[[ConfigDict], object], config_file: str, mistakes: tuple[
         config_file: the config if none is given.
         mistakes: errors whose message says what to do; they end the program without a traceback.
 
-    SIGTERM stops the program as Ctrl-C does. A URL where a path is needed ends the program before `main`. Control
-    characters in what is printed are escaped, whoever wrote it.
+    SIGTERM and SIGHUP stop the program as Ctrl-C does (`stopping.py`). A URL where a path is needed ends the program
+    before `main`. Control characters in what is printed are escaped, whoever wrote it.
     """
+    prepare_output()
     with _one_line_errors():
         flag = config_flags.DEFINE_config_file("config", config_file, "What to do: a file of configs/ and its variant.")
 
@@ -37,12 +43,13 @@ def run(main: Callable[[ConfigDict], object], config_file: str, mistakes: tuple[
 
 def run_plain(main: Callable[[], object], mistakes: tuple[type[Exception], ...]) -> None:
     """The same for a program that needs no config, only flags."""
-    explained: tuple[type[Exception], ...] = (*mistakes, FolderInUseError, RemotePathError)
+    prepare_output()
     escape_output()
+    explained: tuple[type[Exception], ...] = (*mistakes, FolderInUseError, RemotePathError)
 
     def guarded_main(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every detail of every save
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        stopping.install()
         try:
             refuse_remote_flags()
             main()
@@ -50,7 +57,11 @@ def run_plain(main: Callable[[], object], mistakes: tuple[type[Exception], ...])
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             print("\nstopped; the same command goes on with what is missing", file=sys.stderr)
-            sys.exit(130)
+            stopping.leave(stopping.STATUS)
+        except Exception as error:
+            if (line := explain_disk_error(error, _written())) is None:
+                raise
+            sys.exit(f"error: {line}")
 
     app.run(guarded_main, flags_parser=_parse)
 
@@ -63,9 +74,32 @@ def refuse_remote_flags() -> None:
             local_path(flag.value, f"--{name}")
 
 
+def _written() -> list[str]:
+    """The folders that the flags say results go to."""
+    folders = [flags.FLAGS["out"].value] if "out" in flags.FLAGS else []
+    if "config" in flags.FLAGS and (config := flags.FLAGS["config"].value) is not None:
+        folders += [config.get("out"), config.get("workdir"), config.get("classifier")]
+        if isinstance(data := config.get("data"), ConfigDict):
+            folders.append(data.get("embeddings"))
+        elif not config.get("out"):  # results lie beside the data
+            folders += [data, config.get("videos")]
+    return [os.path.expanduser(folder) for folder in folders if isinstance(folder, str) and folder]
+
+
 def _read(flag: flags.FlagHolder) -> ConfigDict:
     with _one_line_errors():  # the flag reports a missing file when it is first looked at
-        return flag.value.copy_and_resolve_references()
+        config = flag.value.copy_and_resolve_references()
+        expand_config(config)
+        _check_seeds(config)
+        return config
+
+
+def _check_seeds(config: ConfigDict, field: str = "config") -> None:
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            _check_seeds(value, f"{field}.{name}")
+        elif name == "seed":
+            check_seed(value, f"{field}.{name}")
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -74,7 +108,7 @@ def _parse(arguments: list[str]) -> list[str]:
             refuse_remote_settings(argument for argument in arguments if argument.startswith(("--config=", "-config=")))
         except RemotePathError as error:
             sys.exit(f"error: {error}")
-        return flags.FLAGS(arguments)
+        return flags.FLAGS([arguments[0], *map(expand_argument, arguments[1:])])
 
 
 @contextmanager
@@ -82,6 +116,8 @@ def _one_line_errors() -> Iterator[None]:
     """What is wrong with a flag ends in one line that says so, not in a traceback or a list of all flags."""
     try:
         yield
+    except (SeedError, NoHomeError) as error:
+        sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {_joined(error)}; start programs in the repository's folder")
     except (AttributeError, KeyError, TypeError) as error:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, UInt8
 
 from vpt_jax.actions import NUM_BUTTON_CLASSES, NUM_CAMERA_CLASSES, JointAction, env_from_raw, raw_from_joint
 from vpt_jax.envs.pool import Episode, Pool, Turn
+from vpt_jax.keys import seed_key
 from vpt_jax.models.heads import draw_joint, joint_kl
 from vpt_jax.models.policy import Policy, look_once
 from vpt_jax.recording import RecordingWriter
@@ -44,7 +45,7 @@ class PolicyAgent:
         modules, self._params = zip(policy, reference, strict=True)
         self._act = jax.jit(partial(_act, modules), donate_argnums=1)
         self._rings = tuple(module.initial_ring(rows) for module in modules)
-        self._rng, self._turns = jax.random.PRNGKey(seed), 0
+        self._rng, self._turns = seed_key(seed), 0
 
     def act(self, turn: Turn) -> Move:
         """The same seed and the same turns give the same actions."""

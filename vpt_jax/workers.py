@@ -11,23 +11,60 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from vpt_jax.cores import available_cores
 from vpt_jax.paths import local_path
+from vpt_jax.stopping import SIGNALS
 
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of freshly started processes, 0 meaning one per core; leaving the block drops what has not begun."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers or os.cpu_count(), context, initializer=end_with_parent)
+    """A pool of freshly started processes, 0 meaning one per core that this process may use (`cores.py`).
+
+    Leaving the block drops what has not begun. An exception (Ctrl-C, SIGTERM) kills the workers amid their tasks: a
+    task must leave its result whole or not at all.
+    """
+    context = _WorkerContext()
+    pool = ProcessPoolExecutor(workers or available_cores(), context, initializer=end_with_parent)
     try:
         yield pool
+    except BaseException:
+        context.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+class _Worker(SpawnProcess):
+    """Signals that its parent should deal with are held back until `end_with_parent`, so also while it imports."""
+
+    def start(self) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which the child inherits
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _WorkerContext(SpawnContext):
+    """Knows the processes that it has made."""
+
+    def __init__(self) -> None:
+        self._made: list[_Worker] = []
+
+    def Process(self, *args: Any, **options: Any) -> _Worker:  # type: ignore[override]  # noqa: N802
+        self._made.append(_Worker(*args, **options))
+        return self._made[-1]
+
+    def kill(self) -> None:
+        for process in self._made:
+            if process.pid is not None:
+                process.kill()
 
 
 # What runs `function(*task)` for every task, somewhere, and gives each task's number and result as they come.
@@ -60,8 +97,14 @@ def unique_name(path: Path) -> Path:
 
 
 def end_with_parent() -> None:
-    """Called in a worker: it ends when its parent does, and not by a Ctrl-C that the parent should deal with."""
+    """Called in a worker: it ends when its parent does, and not by a signal that the parent should deal with.
+
+    Terminals and schedulers send signals to all processes of a job.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # not ignored: what the worker starts would inherit that
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_wait_for_parents_end, daemon=True).start()
 
 

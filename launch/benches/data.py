@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import runpy
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from absl import flags
 from benches.measuring import BATCH, LENGTH, SIZE, Row, peak_memory, repeat, timed
 from ml_collections import ConfigDict
 
+from vpt_jax.cores import available_cores
 from vpt_jax.data.codecs import measure_codecs
 from vpt_jax.data.dataset import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.prepare import PrepareError
@@ -28,7 +28,7 @@ _DATA = flags.DEFINE_string("data", "", "Dataset folder made by launch/prepare.p
 _RECORDINGS = flags.DEFINE_string("recordings", "", "Folder of recordings whose frames are stored in several ways.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/bench", "Where a dataset is made if none is given.")
 _NULLS = flags.DEFINE_string("nulls", "drop", "What the loader does with steps that do nothing.")
-_WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes of the loader; 0: this one.")
+_WORKERS = flags.DEFINE_integer("workers", available_cores(), "Processes of the loader; 0: this one.")
 
 ERRORS = DatasetMissingError, DatasetDamagedError, BrokenRecording, RecordError, PrepareError
 CODEC_FRAMES = 1152  # 36 chunks
@@ -52,7 +52,7 @@ def loader() -> list[Row]:
 
 def prepare() -> list[Row]:
     """Recordings to dataset, from start to end: by one process, by one a core, and by as many of Beam's."""
-    folder, cores = _RECORDINGS.value or str(make_data()[0]), os.cpu_count() or 1
+    folder, cores = _RECORDINGS.value or str(make_data()[0]), available_cores()
     direct = ("--direct_running_mode=multi_processing", f"--direct_num_workers={cores}")
     runs: dict[str, tuple[int, str, tuple[str, ...]]] = {"1 process": (1, "", ())}
     runs[f"{cores} processes"] = (cores, "", ())

@@ -1,7 +1,6 @@
 """What all benchmarks share: how often something runs in a second, on which machine, in how much memory."""
 
 import importlib.metadata
-import os
 import platform
 import resource
 import time
@@ -11,6 +10,8 @@ from typing import Any
 
 import jax
 from absl import flags
+
+from vpt_jax.cores import available_cores
 
 SIZE = flags.DEFINE_integer("size", 128, "Height and width of frames.")
 BATCH = flags.DEFINE_integer("batch", 8, "Rows of a batch.")
@@ -57,7 +58,7 @@ def peak_memory() -> int:
 def machine() -> str:
     """What the figures were measured on."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "numpy"))
-    return (f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores ({platform.machine()}), "
+    return (f"{jax.device_count()} x {jax.devices()[0].device_kind}, {available_cores()} cores ({platform.machine()}), "
             f"Python {platform.python_version()}, {versions}")  # fmt: skip
 
 

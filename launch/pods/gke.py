@@ -30,6 +30,7 @@ _RESTARTS = flags.DEFINE_integer("restarts", 100, "How often a job that fails is
 _XPK = flags.DEFINE_bool("xpk", False, "Start it by xpk instead of kubectl.")
 _CLUSTER = flags.DEFINE_string("cluster", "", "Name of the cluster, for xpk.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print only.")
+_MOUNTS = {"data": "/data", "shm": "/dev/shm"}  # noqa: S108 - where Linux has shared memory
 _STOPPED = 75  # exit status of training that saved before its end: to Kubernetes a failure, so it is started again
 
 
@@ -87,7 +88,8 @@ def job_set(pod: PodType, shape: str, program: list[str]) -> dict[str, Any]:
         "image": _IMAGE.value,
         "command": program,
         "ports": [{"containerPort": 8471}, {"containerPort": 8080}],  # as Google's guide to TPUs on GKE has it
-        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+        # Reading processes hand batches over in shared memory, of which a pod has 64 MB by itself.
+        "volumeMounts": [{"name": name, "mountPath": place} for name, place in _MOUNTS.items()],
         "resources": {"limits": {"google.com/tpu": chips // hosts}},
     }
     pod_spec = {
@@ -98,7 +100,10 @@ def job_set(pod: PodType, shape: str, program: list[str]) -> dict[str, Any]:
             "cloud.google.com/gke-tpu-topology": shape,
         },
         "containers": [container],
-        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": _CLAIM.value}}],
+        "volumes": [
+            {"name": "data", "persistentVolumeClaim": {"claimName": _CLAIM.value}},
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        ],
     }
     job_spec = {"parallelism": hosts, "completions": hosts, "backoffLimit": 0, "template": {"spec": pod_spec}}
     return {

@@ -57,7 +57,7 @@ def free_port() -> int:
 def run(commands: list[list[str]]) -> int:
     """Runs all side by side; returns the exit status of the first that fails, or 0."""
     stopping: list[float] = []  # when it was first asked for
-    for received in (signal.SIGTERM, signal.SIGINT):  # training saves and ends on SIGTERM
+    for received in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # training saves and ends on SIGTERM
         signal.signal(received, lambda *_: stopping.append(time.monotonic()))
     processes = [start(command) for command in commands]
     readers = [

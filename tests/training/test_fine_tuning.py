@@ -1,6 +1,8 @@
 """Cloning that begins with trained parameters: some of them frozen, frames embedded once, mistakes named."""
 
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -89,6 +91,23 @@ def test_embedding_goes_on_where_it_was_killed(dataset_dir, tmp_path, monkeypatc
         np.testing.assert_array_equal(getattr(embedded, name), getattr(plain, name))
     with pytest.raises(OtherEmbeddingsError, match="other encoder: remove it, or choose another"):
         write_embeddings(settings, encoder(count)._replace(digest="new"), tmp_path)
+
+
+def test_embeddings_are_of_what_a_dataset_holds_wherever_it_lies(dataset_dir, tmp_path):
+    """A moved or touched dataset is the same one, a replaced one of the same size is not (clause 7)."""
+    moved, count = tmp_path / "moved", []
+    settings = StreamSettings(str(dataset_dir), "train", 2, 16)
+    write_embeddings(settings, encoder(count), tmp_path / "embeddings")
+    shutil.copytree(dataset_dir, moved)
+    settings, embedded = dataclasses.replace(settings, dataset=str(moved)), len(count)
+    write_embeddings(settings, encoder(count), tmp_path / "embeddings")
+    assert len(count) == embedded
+    (shard,) = moved.glob("*train.array_record*")
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(OtherEmbeddingsError, match="other records: remove it"):
+        write_embeddings(settings, encoder(count), tmp_path / "embeddings")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@
 With the encoder out of the step, the rest of a large policy can be trained on a small machine.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from vpt_jax.contents import file_digest
 from vpt_jax.data.streams import Stream, StreamSettings, Window
 from vpt_jax.workers import locked, progress_bar
 
@@ -51,6 +53,10 @@ class EmbeddedStream(Stream):
         rows = self._embeddings[self.index.starts[window.episode] + window.frame]
         return np.where(window.real[:, None], rows, 0)
 
+    @property
+    def _bytes_of_frame(self) -> int:
+        return 4 * self._embeddings.shape[1]
+
     def fingerprint(self) -> dict[str, Any]:
         """As of the frames, and whose embeddings they are."""
         return super().fingerprint() | {"embeddings": self._encoder}
@@ -69,8 +75,12 @@ def write_embeddings(settings: StreamSettings, encoder: Encoder, folder: Path) -
     """
     all_frames = replace(settings, nulls="keep", segments="", minutes=0.0, shuffle=False, seed=0)
     stream = Stream(replace(all_frames, batch=1, length=_BATCH))
-    stored = sum(file.stat().st_size for file in Path(settings.dataset).glob("*.array_record*"))
-    made_of = stream.fingerprint() | {"encoder": encoder.digest, "features": encoder.features, "bytes": stored}
+    records = hashlib.sha256()
+    for file in sorted(Path(settings.dataset).glob(f"*{settings.split}.array_record*")):
+        records.update(file_digest(file).encode())
+    made_of = stream.fingerprint() | {
+        "encoder": encoder.digest, "features": encoder.features, "records": records.hexdigest()[:16],
+    }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, wait=True):  # while another run fills it
         _fill(stream, encoder, folder / f"{settings.split}.npy", made_of)

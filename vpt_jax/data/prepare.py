@@ -22,10 +22,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from vpt_jax.contents import file_digest
 from vpt_jax.contractor_names import recorder_version
 from vpt_jax.data import beam, dataset, manifest, sessions, splits
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.recorded_stats import RecordedStats, RecordObserver
+from vpt_jax.mount_points import is_free, place_folder
 from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.recording import GUI_MOUSE_SCALE, BrokenRecording, Steps, find_recordings, read_frames, read_steps
 from vpt_jax.video import FRAME_RATE
@@ -112,7 +114,7 @@ def prepare(config: ConfigDict) -> Path:
                 episodes = _join(run, recordings, settings.chunk_frames)
             report = made_from | _describe(source, list(episodes)) | _describe_recorded(episodes)
             _assemble(run, partial / "dataset", list(episodes), settings, report)
-            (partial / "dataset").rename(out)
+            place_folder(partial / "dataset", out)
     shutil.rmtree(partial, ignore_errors=True)
     print(_summary(out))
     return out
@@ -196,13 +198,13 @@ def _as_valid(recording: Recording) -> Recording:
 
 def _recording(split: str, path: Path, results: Path, settings: Settings) -> Recording:
     halves = [half for suffix in (".mp4", ".jsonl") if (half := _add_suffix(path, suffix)).exists()]
-    stats = [half.stat() for half in halves]
-    state = [asdict(settings), [half.suffix for half in halves], [(stat.st_size, stat.st_mtime_ns) for stat in stats]]
+    contents = [file_digest(half, whole=half.suffix == ".jsonl") for half in halves]  # dates change with every copy
+    state = [asdict(settings), [half.suffix for half in halves], contents]
     if (version := recorder_version(path)) in GUI_MOUSE_SCALE:  # told by the folder, perhaps
         state.append(version)
     name = path.name if len(os.fsencode(path.name)) < 150 else f"{path.name[:30]}-{_digest(path.name)}"
     result = results / split / f"{name}-{_digest(state)}"
-    return Recording(split, path.name, path, result, sum(stat.st_size for stat in stats))
+    return Recording(split, path.name, path, result, sum(half.stat().st_size for half in halves))
 
 
 def _digest(value: Any) -> str:
@@ -215,7 +217,9 @@ def _add_suffix(path: Path, suffix: str) -> Path:
 
 def _is_made(out: Path, made_from: dict[str, Any]) -> bool:
     """Whether `out` is this very dataset; raises where it is anything else but empty."""
-    if not out.exists() or not any(out.iterdir()):
+    if out.is_file():
+        raise PrepareError(f"{out} is a file, and config.out must be a folder: choose another --config.out")
+    if is_free(out):
         return False
     if not (out / "report.json").is_file():
         raise PrepareError(f"{out} is in use by something else: choose another --config.out")

@@ -12,6 +12,7 @@ exact with any number of workers or hosts.
 
 import gc
 import hashlib
+import math
 import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,10 +31,13 @@ from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.dataset import DatasetDamagedError, EpisodeIndex, load_index, open_records
 from vpt_jax.data.manifest import read_segments
 from vpt_jax.data.segments import select
+from vpt_jax.data.shared_memory import Reading, fit_shared_memory
+from vpt_jax.stopping import end_children
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import end_with_parent
 
 NULL_RULES = ("drop", "mask", "keep")
+_BYTES_OF_ACTION = 30  # of a step, with `first` and `valid`
 _BLOCK = 2**16  # actions looked at together
 
 
@@ -179,6 +183,14 @@ class Stream:
         parts = [self._read_window(self.window(step, row)) for row in rows]
         return Batch(*(np.stack(field) for field in zip(*parts, strict=True)))
 
+    def bytes_read(self, rows: int) -> int:
+        """Bytes of what `read` gives for so many rows."""
+        return rows * self.settings.length * (self._bytes_of_frame + _BYTES_OF_ACTION)
+
+    @property
+    def _bytes_of_frame(self) -> int:
+        return math.prod(self.frame_shape)
+
     def read_episode(self, episode: int, start: int, length: int) -> Batch:
         """One row: the frames that the stream shows of an episode, from the `start`-th on, padded to `length`."""
         frame, place = self.kept(episode)[start : start + length], np.arange(length)
@@ -297,6 +309,10 @@ class Reader(Protocol):
         """Some rows of what a step needs."""
         ...
 
+    def bytes_read(self, rows: int) -> int:
+        """Bytes of what `read` gives for so many rows."""
+        ...
+
 
 class _Steps:
     """One element per step, as Grain's random access source: the rows of this host."""
@@ -319,10 +335,12 @@ def _start_worker(index: int, count: int) -> None:
 def batches(reader: Reader, rows: Sequence[int], start: int, stop: int, workers: int, ahead: int = 2) -> Generator[Any]:
     """What a stream (or another reader) gives from step `start` to `stop`, in order, read ahead by `workers` processes.
 
-    0 workers: this process reads.
+    0 workers: this process reads; so it is, or with fewer workers, where shared memory is short.
 
     The order and content do not depend on `workers`. An error in a worker is raised here.
     """
+    if workers:
+        workers, ahead = fit_shared_memory(Reading(workers, ahead), reader.bytes_read(len(rows)))
     dataset = grain.MapDataset.source(_Steps(reader, rows, start, stop))
     if not workers:
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
@@ -337,6 +355,7 @@ def batches(reader: Reader, rows: Sequence[int], start: int, stop: int, workers:
         for element in iterator:
             yield reader.element(**element)
     finally:
+        end_children("grain-process-prefetch")
         iterator.close()
         del iterator
         gc.collect()  # Grain's iterator is in a cycle with shared memory, which Python would report as leaked at exit

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax.envs import RecordError
 from vpt_jax.envs.players import HumanStreamPlayer, Player
+from vpt_jax.mount_points import is_free
 from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.recording import RecordingWriter
 from vpt_jax.video import FRAME_RATE
@@ -72,9 +73,12 @@ def record(config: ConfigDict) -> Path:
     with locked(out):
         _keep_settings(out, settings)
         _refuse_strays(out, episodes)
-        for left_over in out.glob("*/*.partial"):
-            left_over.unlink()
-        _record_all(episodes, settings, config.workers)
+        _remove_unfinished(episodes)
+        try:
+            _record_all(episodes, settings, config.workers)
+        except BaseException:  # workers were killed amid their episodes
+            _remove_unfinished(episodes)
+            raise
     print(f"recordings {out}: {len(episodes)} episodes", flush=True)
     return out
 
@@ -140,7 +144,7 @@ def _check(settings: Settings, episodes: Sequence[Episode]) -> None:
 def _keep_settings(out: Path, settings: Settings) -> None:
     """Write the settings into an empty folder; raise if it holds anything but recordings made with these."""
     file, wanted = out / "settings.json", asdict(settings)
-    if not any(out.iterdir()):
+    if is_free(out):
         file.write_text(json.dumps(wanted, indent=2) + "\n")
     if not file.exists():
         raise RecordError(f"{out} is in use by something else: choose another --config.out")
@@ -156,6 +160,16 @@ def _refuse_strays(out: Path, episodes: Sequence[Episode]) -> None:
             f"{out} holds {len(strays)} recordings that these settings do not ask for, such as {strays[0]}: remove "
             "them, or choose another --config.out"
         )
+
+
+def _remove_unfinished(episodes: Sequence[Episode]) -> None:
+    """Files of episodes whose recording was cut off; `.jsonl` appears last."""
+    for folder in {episode.path.parent for episode in episodes}:
+        for left_over in folder.glob("*.partial"):
+            left_over.unlink(missing_ok=True)
+    for episode in episodes:
+        if not episode.path.with_name(f"{episode.path.name}.jsonl").exists():
+            episode.path.with_name(f"{episode.path.name}.mp4").unlink(missing_ok=True)
 
 
 def _record_all(episodes: Sequence[Episode], settings: Settings, workers: int) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 _GRACE = 1.0  # seconds between asking programs to end and ending them
@@ -43,9 +44,18 @@ def marked(mark: str) -> Iterator[int]:
                 yield int(process.name)
 
 
+def instances_of(mark: str) -> Iterator[str]:
+    """The names that the marked engines have for ViZDoom: `+viz_instance_id NAME` on their command line."""
+    for process in marked(mark):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            yield from (name for flag, name in pairwise(words) if flag == "+viz_instance_id")
+
+
 def clean_up(mark: str, scratch: Path, instances: list[str]) -> None:
     """End the marked programs, gently at first, and remove what they leave."""
     deadline = time.monotonic() + _GRACE
+    instances = [*instances, *instances_of(mark)]  # who plays may be killed before it could tell
     _signal(mark, signal.SIGTERM)
     while any(marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -31,9 +31,11 @@ from vpt_jax.checkpoints import TrainedIDM, load_idm
 from vpt_jax.data import dataset
 from vpt_jax.data.manifest import SUFFIX
 from vpt_jax.data.streams import batches
+from vpt_jax.keys import seed_key
 from vpt_jax.labelling.model import CHOICES, MODES, label_spans
 from vpt_jax.labelling.plan import Labels, Plan, Video
 from vpt_jax.labelling.videos import Clip, FrameSettings, draw_film, encode_video, find_videos
+from vpt_jax.mount_points import is_free, place_folder
 from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.printable import printable
 from vpt_jax.workers import locked, progress_bar, worker_pool
@@ -80,7 +82,7 @@ def label(config: ConfigDict) -> Path:
         _keep_settings(job, config, idm)
         _label_part(job, config, idm)
     with locked(work, wait=True):  # for a host that looks whether this part is done
-        if (out / "report.json").is_file() or _merge(work, config.parts, out):  # or another host was faster
+        if not is_free(out) or _merge(work, config.parts, out):  # or another host was faster
             shutil.rmtree(work)
             print(_summary(out))
     return out
@@ -88,7 +90,9 @@ def label(config: ConfigDict) -> Path:
 
 def _is_made(out: Path, made_of: dict[str, Any]) -> bool:
     """Whether `out` is this very dataset; raises where it is anything else but empty."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if out.is_file():
+        raise LabelError(f"{out} is a file, and config.out must be a folder: choose another --config.out")
+    if is_free(out):
         return False
     report = out / "report.json"
     there = json.loads(report.read_text()).get("made_of") if report.is_file() else None
@@ -244,7 +248,7 @@ def _label_steps(plan: Plan, folder: Path, config: ConfigDict, idm: TrainedIDM) 
     done = sum(len(_load(_step_file(folder, step)).buttons) for step in range(begin))
     mesh = parallel.make_mesh(devices=jax.local_devices())  # parts of a job share no program
     by_rows, on_all = parallel.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-    params, rng = jax.device_put((idm.params, jax.random.key(config.seed)), on_all)
+    params, rng = jax.device_put((idm.params, jax.random.wrap_key_data(seed_key(config.seed))), on_all)
     run = jax.jit(partial(label_spans, idm.module, idm.window, config.mode, config.choice, mirror=config.mirror))
     before: tuple[int, Labels] | None = None
     total = sum(video.frames for video in plan.videos)
@@ -386,7 +390,7 @@ def _merge(folder: Path, parts: int, out: Path) -> bool:
     for part in there:
         if (part / "films").exists():
             shutil.copytree(part / "films", merged / "films", dirs_exist_ok=True)
-    merged.rename(out)
+    place_folder(merged, out)
     return True
 
 

@@ -7,6 +7,7 @@ A *span* is a fixed number of windows of one video that follow one another; a st
 whichever videos. So one compiled program serves all videos, and memory does not grow with their length.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -104,6 +105,11 @@ class Plan:
             pixels = self._read_frames(video, start - REACH, start + frames + REACH)
             parts.append((pixels, here < video.frames, (video.number, place * self.windows)))
         return Spans(*(np.stack(field) for field in zip(*parts, strict=True)))
+
+    def bytes_read(self, rows: int) -> int:
+        """Bytes of what `read` gives for so many rows."""
+        frames = (self.windows + 1) * self.window // 2
+        return rows * ((frames + 2 * REACH) * math.prod(self.frame_shape) + frames + 16)
 
     def _read_frames(self, video: Video, start: int, stop: int) -> UInt8[np.ndarray, "n h w 3"]:
         """Frames of a video, black where there are none."""

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 import jax
 
 from vpt_jax.checkpoints import TrainedIDM
+from vpt_jax.keys import seed_key
 from vpt_jax.labelling.model import label_spans
 from vpt_jax.labelling.plan import Labels, Plan, Video
 from vpt_jax.labelling.videos import Clip, FrameSettings, encode_video
@@ -49,6 +50,6 @@ def label_video(
             video.stat()  # a missing file is an error of its own
             raise VideoError(*Path(folder, "video.broken").read_text().split("\n", 1))
         plan = Plan((Video(Path(folder, "video.records"), frames, _CHUNK_FRAMES),), idm.window, _WINDOWS, rows=1)
-        rng, how = jax.random.key(seed), (idm.module, idm.window, mode, choice)
+        rng, how = jax.random.wrap_key_data(seed_key(seed)), (idm.module, idm.window, mode, choice)
         said = (_label_spans(*how, idm.params, rng, plan.read(i, [0]), mirror=mirror) for i in range(plan.steps))
         return next(plan.by_video(plan.keep(i, jax.device_get(labels)) for i, labels in enumerate(said)))

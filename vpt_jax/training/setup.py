@@ -21,6 +21,7 @@ from vpt_jax.actions import BUTTONS
 from vpt_jax.baselines import FactoredMarginal, Marginal
 from vpt_jax.checkpoints import IDM_STAGE, CheckpointError, load_idm, load_policy
 from vpt_jax.data.batch import Batch
+from vpt_jax.keys import seed_key
 from vpt_jax.models.flops import TRAINING, idm_flops, policy_flops
 from vpt_jax.models.presets import DTYPES, IDMS, POLICIES, make_idm, make_policy
 from vpt_jax.paths import refuse_remote_paths
@@ -288,6 +289,6 @@ def make_optimizer(config: Any, steps: Any) -> optax.GradientTransformation:
 def _make_state(
     objective: Objective, optimizer: optax.GradientTransformation, rows: int, seed: int, params: Any = None
 ) -> TrainState:
-    rng, init_rng = jax.random.split(jax.random.PRNGKey(seed))
+    rng, init_rng = jax.random.split(seed_key(seed))
     params = objective.init(init_rng) if params is None else params
     return initial_state(params, optimizer, objective.initial_memory(rows), rng)

@@ -22,6 +22,7 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
+from vpt_jax.cores import available_cores
 from vpt_jax.data.filtering.classifier import CLASSES, Classifier
 from vpt_jax.data.filtering.embedders import Embedder
 from vpt_jax.data.filtering.segments import Rules, judge
@@ -146,7 +147,7 @@ def _ahead(
     waiting: deque[tuple[Clip, Path, Future]] = deque()
     for clip, result in todo:
         waiting.append((clip, result, pool.submit(sample, clip, result, config.rate, embedder.size)))
-        if len(waiting) > 2 * (config.workers or 4):  # frames of a video ahead take disk
+        if len(waiting) > 2 * (config.workers or available_cores()):  # frames of a video ahead take disk
             yield waiting.popleft()
     yield from waiting
 

@@ -15,6 +15,7 @@ from vpt_jax import parallel
 from vpt_jax.actions import JointAction
 from vpt_jax.envs.games import GAMES
 from vpt_jax.envs.rewards import REWARDS
+from vpt_jax.keys import seed_key
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import DTYPES, POLICIES, make_policy
@@ -147,7 +148,7 @@ def first_params(config: ConfigDict, policy: Policy) -> Any:
     """
     if config.ppg.leash and not config.init_from:
         raise ConfigError("config.ppg.leash ties the policy to config.init_from, which is empty: set it, or leash=0")
-    init, rng = partial(init_params, policy, (*frame_size(config), 3)), jax.random.PRNGKey(config.seed)
+    init, rng = partial(init_params, policy, (*frame_size(config), 3)), seed_key(config.seed)
     shapes = jax.eval_shape(init, rng)
     there = pretrained_params(config) if config.init_from else {}
     new = shapes.keys() - there.keys() | {"value", "aux_value"}
@@ -162,6 +163,6 @@ def first_params(config: ConfigDict, policy: Policy) -> Any:
 def initial_state(optimizer: optax.GradientTransformation, seed: int, params: Any) -> LearnerState:
     """The state before the first iteration."""
     pretrained = jax.tree.map(jnp.copy, params)  # the state is donated, and no two of its leaves may share a buffer
-    rng = jax.random.PRNGKey(seed)
+    rng = seed_key(seed)
     step = jnp.zeros((), jnp.int32)
     return LearnerState(step, params, pretrained, optimizer.init(params), ValueNormalizer.create(), rng)

@@ -17,6 +17,7 @@ from vpt_jax.envs.games import GAMES, make_game
 from vpt_jax.envs.pool import Episode, Games, Pool
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.parallel import say
+from vpt_jax.seeds import episode_seed
 from vpt_jax.training import loop
 from vpt_jax.training.goodput import Goodput
 from vpt_jax.training.metrics_log import MetricsLog, Progress, Work
@@ -113,7 +114,8 @@ def turns(config: ConfigDict) -> int:
 
 def make_pool(config: ConfigDict, mesh: Mesh, start: int) -> "Pool | RemotePool":
     """The games of this host. A run that goes on after iteration `start` plays other episodes than it began with."""
-    first_seed = config.game.seed + start * config.games * turns(config)  # no iteration plays more episodes
+    played = start * config.games * turns(config)  # no iteration plays more episodes
+    first_seed = episode_seed(config.game.seed) + played
     seeds = [(first_seed + row, config.games) for row in parallel.local_rows(mesh, config.games)]
     arguments: dict[str, Any] = dict(
         game=make_game(config.game.name, config.game.arguments.to_dict(), config.game.python),

@@ -1,0 +1,160 @@
+"""The advice in a message can be followed (failing: label-advice-refused; clause 7).
+
+Every field of a config, flag, file and extra that a message names must be there. And in a table: what a message says is
+done, and then the program goes on.
+"""
+
+import ast
+import os
+import re
+import runpy
+import shutil
+import tomllib
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs.prepare import get_config
+from tests.conftest import record_episode
+from vpt_jax.data.prepare import PrepareError, prepare
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(path for folder in ("vpt_jax", "launch") for path in (ROOT / folder).rglob("*.py"))
+STYLES = "vpt_jax/report/page.py"  # its variables look like flags
+# Flags of programs that are not ours.
+FOREIGN = {"shm-size", "partition", "help"}
+
+
+@cache
+def messages() -> dict[str, set[str]]:
+    """All texts of the sources, but docstrings, with `{}` where a value is put in; and the files that have them."""
+    found: dict[str, set[str]] = {}
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        skipped = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
+                skipped |= {id(part) for part in node.values}
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
+                parts = [node.value]
+            else:
+                continue
+            found.setdefault("".join(map(str, parts)), set()).add(str(path.relative_to(ROOT)))
+    return found
+
+
+def fields(config: ConfigDict, before: str = "") -> set[str]:
+    names = set()
+    for name, value in config.items():
+        names.add(before + name)
+        if isinstance(value, ConfigDict):
+            names |= fields(value, f"{before}{name}.")
+    return names
+
+
+@pytest.fixture(scope="module")
+def known_fields():
+    paths = [path for path in (ROOT / "configs").glob("[!_]*.py") if path.stem not in ("base", "rl_base")]
+    made = [runpy.run_path(str(path))["get_config"]() for path in paths]
+    base = runpy.run_path(str(ROOT / "configs" / "base.py"))["get_config"]("policy", "x")
+    return set().union(*map(fields, [*made, base])) | {"game.arguments.path"}
+
+
+def test_fields_that_messages_name_are_there(known_fields):
+    named = {}
+    for text, files in messages().items():
+        if text.endswith(".json"):
+            continue
+        for field in re.findall(r"(?<![\w./])(?:--)?config\.([a-z]\w*(?:\.[a-z]\w*)*)", text, re.IGNORECASE):
+            named.setdefault(field, set()).update(files)
+    assert len(named) > 50  # messages are found
+    missing = {field: files for field, files in named.items() if field not in known_fields | {"FIELD"}}
+    assert not missing, missing
+
+
+def test_flags_programs_and_extras_that_messages_name_are_there():
+    sources = "\n".join(path.read_text() for path in SOURCES)
+    flags = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', sources)) | FOREIGN | {"config"}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text()).get("project", {}).get("optional-dependencies", {})
+    extras = extras or set(re.findall(r"^(\w+) =", (ROOT / "setup.cfg").read_text(), re.MULTILINE))
+    unknown = set()
+    for text, files in messages().items():
+        for flag in re.findall(r"(?<![\w-])--([a-z][\w-]*)", text) if " " in text and STYLES not in files else ():
+            unknown |= {(flag, *files)} if flag not in flags else set()
+        for file in re.findall(r"\b((?:launch|configs|docs|vpt_jax)/[\w/]+\.(?:py|md))\b", text):
+            assert (ROOT / file).exists(), (file, text, files)
+        for names in re.findall(r"\.\[([\w,]+)\]", text):
+            assert set(names.split(",")) <= set(extras), (names, text, files)
+    assert not unknown, unknown
+
+
+class Advice(NamedTuple):
+    """A mistake, what is said of it, and what somebody does who heeds it."""
+
+    make: Callable[[Path, ConfigDict], object]
+    said: str
+    heed: Callable[[Path, ConfigDict], object]
+
+
+def _twice(folder: Path, config: ConfigDict) -> None:
+    """A dataset of other settings lies there."""
+    with config.unlocked():
+        prepare(config)
+        config.quality = 50
+
+
+def _choose_another(folder: Path, config: ConfigDict) -> None:
+    config.out = str(folder / "another")
+
+
+ADVICE = {
+    "in use": Advice(
+        lambda folder, config: shutil.copytree(folder / "recordings", folder / "out"), "choose another --config.out",
+        _choose_another,
+    ),
+    "a file": Advice(lambda folder, config: (folder / "out").touch(), "choose another --config.out", _choose_another),
+    "other settings": Advice(_twice, "remove it", lambda folder, config: shutil.rmtree(folder / "out")),
+    "other settings, elsewhere": Advice(_twice, "or choose another --config.out", _choose_another),
+    "edited": Advice(
+        lambda folder, config: (prepare(config), (folder / "recordings" / "b.mp4").unlink()), "remove it",
+        lambda folder, config: shutil.rmtree(folder / "out"),
+    ),
+    "size": Advice(
+        lambda folder, config: config.update(height=20), "divisible by 8",
+        lambda folder, config: config.update(height=24),
+    ),
+    "loose": Advice(
+        lambda folder, config: (folder / "recordings" / "train").mkdir(), "move it into one of these folders",
+        lambda folder, config: [
+            os.rename(file, folder / "recordings" / "train" / file.name) for file in (folder / "recordings").glob("?.*")
+        ],
+    ),
+    "nothing": Advice(
+        lambda folder, config: config.update(out=""), "--config.recordings=A --config.out=B", _choose_another
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ADVICE)
+def test_who_heeds_the_advice_gets_a_dataset(tmp_path, name, monkeypatch):
+    def run(function, tasks):
+        return ((number, function(*task)) for number, task in enumerate(tasks))
+
+    monkeypatch.setattr("vpt_jax.data.prepare._workers", lambda config: nullcontext(run))
+    (tmp_path / "recordings").mkdir()
+    for number, episode in enumerate("ab"):
+        record_episode(tmp_path / "recordings" / episode, number, 3)
+    config = get_config()
+    config.update(recordings=str(tmp_path / "recordings"), out=str(tmp_path / "out"), height=16, width=16, workers=1)
+    advice = ADVICE[name]
+    advice.make(tmp_path, config)
+    with pytest.raises(PrepareError, match=re.escape(advice.said)):
+        prepare(config)
+    advice.heed(tmp_path, config)
+    assert (prepare(config) / "report.json").exists()
