@@ -19,7 +19,9 @@ MASKED = -1e9
 QUERY_SCALE, KEY_SCALE, RELATIVE_SCALE, BASIS_SCALE = 0.1, 0.2, 0.1, 0.2  # initial gains of the reference
 
 
-def spread_basis(basis: Float[Array, "n m"], back: Int[np.ndarray | Array, "t s"]) -> Float[Array, "n t s"]:
+def spread_basis(
+    basis: Float[Array | np.ndarray, "n m"], back: Int[np.ndarray | Array, "t s"]
+) -> Float[Array, "n t s"]:
     """The distance curves laid out over query and key, which lie `back` frames apart; 0 beyond the curves."""
     m = basis.shape[1]
     with_zero = jnp.pad(basis, ((0, 0), (0, 1)))

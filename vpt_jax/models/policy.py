@@ -1,10 +1,11 @@
 """The causal VPT policy (paper, appendix E; reference `lib/policy.py`)."""
 
-from typing import Any, Generic, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
@@ -16,7 +17,7 @@ from vpt_jax.models.transformer import Transformer
 from vpt_jax.parallel import BATCH, constrain
 
 
-class PolicyOutput(NamedTuple, Generic[AnyMemory]):
+class PolicyOutput(NamedTuple):
     """`logits` of `buttons` `[b, t, 8641]` and `camera` `[b, t, 121]`; `value` in normalised units; the new memory.
 
     `aux_value` is for PPG's sleep, of policies that have it: learning it shapes what they see in a frame.
@@ -24,7 +25,7 @@ class PolicyOutput(NamedTuple, Generic[AnyMemory]):
 
     logits: dict[str, Float[Array, "b t classes"]]
     value: Float[Array, "b t"]
-    memory: AnyMemory
+    memory: Any  # of the kind that came in, `Memory` or `Ring`
     aux_value: Float[Array, "b t"] | None = None
 
 
@@ -48,10 +49,10 @@ class Policy(nn.Module):
     @nn.compact
     def __call__(
         self,
-        frames: UInt8[Array, "b t h w 3"] | Float[Array, "b t f"],
-        first: Bool[Array, "b t"],
+        frames: UInt8[Array | np.ndarray, "b t h w 3"] | Float[Array | np.ndarray, "b t f"],
+        first: Bool[Array | np.ndarray, "b t"],
         memory: AnyMemory,
-    ) -> PolicyOutput[AnyMemory]:
+    ) -> PolicyOutput:
         """`first[b, t]` marks the first frame of an episode: nothing before it is remembered or attended to.
 
         A chunk of one frame may come with a `Ring` for a memory, which is faster: give it away (`donate_argnums`), and
