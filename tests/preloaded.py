@@ -1,7 +1,18 @@
-"""What the server of `tests/programs.py` imports: all that the programs need, and nothing that starts a thread."""
+"""What the server of `tests/programs.py` imports before it is forked: all that programs need, with checked shapes."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import launch.train, launch.label, launch.evaluate
+
+from jaxtyping import install_import_hook
+
+install_import_hook("vpt_jax", "beartype.beartype")
+
+import launch.evaluate
+import launch.filter
+import launch.label
+import launch.play
+import launch.prepare
+import launch.record
+import launch.train  # noqa: F401

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -29,13 +29,24 @@ def xla_flags(devices: int) -> str:
     return f"--xla_force_host_platform_device_count={devices}{level}"
 
 
+def run(name: str, *flags: str, status: int = 0, **environment: str) -> str:
+    """What `launch/NAME.py` prints, on either stream, until it ends with this status; `environment`: what is other."""
+    program = Program(name, list(flags), os.environ | environment)
+    try:
+        program.wait()
+    finally:
+        program.kill()
+    assert program.returncode == status, program.output()[-4000:]
+    return program.output()
+
+
 class Program:
     """A running program of `launch/`, with the part of `subprocess.Popen`'s interface that tests use."""
 
-    def __init__(self, name: str, flags: list[str], environment: dict[str, str]):
+    def __init__(self, name: str, flags: list[str], environment: Mapping[str, str]):
         with tempfile.NamedTemporaryFile(prefix="output-", delete=False) as file:
             self._output = Path(file.name)
-        arguments = (f"launch/{name}.py", flags, environment, str(self._output))
+        arguments = (f"launch/{name}.py", flags, dict(environment), str(self._output))
         self._process = _context.Process(target=_run, args=arguments)
         self._process.start()
         self.pid = self._process.pid
