@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 
+from tests import checked_types
 from tests.programs import xla_flags
 
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
@@ -19,9 +20,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", xla_flags(devices=8))
 
-from jaxtyping import install_import_hook
-
-install_import_hook("vpt_jax", "beartype.beartype")  # shapes and types of annotations hold in every call of a test
+checked_types.install()
 
 import numpy as np
 import pytest

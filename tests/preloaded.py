@@ -5,9 +5,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from jaxtyping import install_import_hook
+from tests import checked_types
 
-install_import_hook("vpt_jax", "beartype.beartype")
+checked_types.install()
 
 import launch.evaluate
 import launch.filter
@@ -15,4 +15,4 @@ import launch.label
 import launch.play
 import launch.prepare
 import launch.record
-import launch.train  # noqa: F401
+import launch.train

@@ -7,7 +7,7 @@ action = agent.act(observation)    # {"pov": frame} in, MineRL's key dict out
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, Self, overload
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ class Agent:
             self.reset()
 
     @classmethod
-    def load(cls, workdir: str | Path, dtype: DTypeLike | None = None, **options: Any) -> "Agent":
+    def load(cls, workdir: str | Path, dtype: DTypeLike | None = None, **options: Any) -> Self:
         """The agent of a training run, or of a model that launch/import_weights.py has imported.
 
         Args:

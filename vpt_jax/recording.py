@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -193,7 +193,7 @@ class RecordingWriter:
         self._lines.append(json.dumps(record) + "\n")
         self._buttons = buttons
 
-    def __enter__(self) -> "RecordingWriter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -12,7 +12,7 @@ from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import av
 import cv2
@@ -298,7 +298,7 @@ class VideoWriter:
         self._container.mux(self._stream.encode(self._reformatter.reformat(picture, format="yuv420p", threads=1)))
         self._frames += 1
 
-    def __enter__(self) -> "VideoWriter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -7,7 +7,6 @@ import pytest
 
 from vpt_jax.models.convolution import MAX_CHUNKS, MIN_IMAGES, conv3x3
 
-
 SINGLE, HALF = (jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)
 MOST = 2 * MIN_IMAGES * MAX_CHUNKS
 

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from multiprocessing.connection import wait
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
@@ -230,7 +230,7 @@ class Pool:
         self._reaper = start_reaper(self.mark)
         self._rows = [_Row(self, number, of_row) for number, of_row in enumerate(seeds)]
 
-    def __enter__(self) -> "Pool":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,7 +7,7 @@ rows as soon as Ray has one. Needs the extra `ray`, and vpt_jax on all machines.
 import itertools
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import ray
@@ -159,7 +159,7 @@ class RemotePool:
         self.waited, self.lost = 0.0, 0  # all games of a machine, when it is lost
         self._parts = [_Part(self, number) for number in range(machines)]
 
-    def __enter__(self) -> "RemotePool":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

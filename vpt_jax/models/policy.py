@@ -1,6 +1,6 @@
 """The causal VPT policy (paper, appendix E; reference `lib/policy.py`)."""
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ from vpt_jax.models.transformer import Transformer
 from vpt_jax.parallel import BATCH, constrain
 
 
-class PolicyOutput(NamedTuple):
+class PolicyOutput(NamedTuple, Generic[AnyMemory]):
     """`logits` of `buttons` `[b, t, 8641]` and `camera` `[b, t, 121]`; `value` in normalised units; the new memory.
 
     `aux_value` is for PPG's sleep, of policies that have it: learning it shapes what they see in a frame.
@@ -25,7 +25,7 @@ class PolicyOutput(NamedTuple):
 
     logits: dict[str, Float[Array, "b t classes"]]
     value: Float[Array, "b t"]
-    memory: Any  # of the kind that came in, `Memory` or `Ring`
+    memory: AnyMemory
     aux_value: Float[Array, "b t"] | None = None
 
 
@@ -52,7 +52,7 @@ class Policy(nn.Module):
         frames: UInt8[Array | np.ndarray, "b t h w 3"] | Float[Array | np.ndarray, "b t f"],
         first: Bool[Array | np.ndarray, "b t"],
         memory: AnyMemory,
-    ) -> PolicyOutput:
+    ) -> PolicyOutput[AnyMemory]:
         """`first[b, t]` marks the first frame of an episode: nothing before it is remembered or attended to.
 
         A chunk of one frame may come with a `Ring` for a memory, which is faster: give it away (`donate_argnums`), and

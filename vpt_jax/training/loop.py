@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -33,7 +33,7 @@ class StopSignal:
         self._asked = 0  # times
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "StopSignal":
+    def __enter__(self) -> Self:
         if jax.process_count() == 1:  # with several, JAX's own handler tells the other hosts
             numbers = (signal.SIGTERM, signal.SIGINT)
             self._before = {number: signal.signal(number, self._receive) for number in numbers}

@@ -13,7 +13,7 @@ from vpt_jax.data.filtering.clean_filter import MISTAKES
 from vpt_jax.data.manifest import read_segments, write_table
 
 from ...html_page import Page
-from ...programs import ROOT, Program, xla_flags
+from ...programs import Program, xla_flags
 from ...training.conftest import kill, wait_until
 from . import made_set
 from .conftest import settings
