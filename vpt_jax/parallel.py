@@ -111,7 +111,7 @@ def sharding_table(shapes: Any, shardings: Any) -> str:
     return "\n".join(rows)
 
 
-def constrain(x: Array | np.ndarray, spec: PartitionSpec) -> Array | np.ndarray:
+def constrain(x: Array, spec: PartitionSpec) -> Array:
     """Lays `x` over the mesh of `jax.set_mesh` as `spec` says, if it is one of `make_mesh`.
 
     Axes that do not divide a dimension are left out, the last first.

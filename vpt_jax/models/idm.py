@@ -58,7 +58,7 @@ class TemporalConv(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array | np.ndarray, "b s h w c"]) -> Float[Array, "b s-4 h w features"]:
+    def __call__(self, x: Float[Array, "b s h w c"]) -> Float[Array, "b s-4 h w features"]:
         frames = x.shape[1] - 2 * REACH
         neighbours = jnp.concatenate([x[:, i : i + frames] for i in range(2 * REACH + 1)], axis=-1)
         conv = nn.Dense(self.features, dtype=self.dtype, kernel_init=see_motion, name="conv")

@@ -65,11 +65,9 @@ class DownStack(nn.Module):
         return x
 
 
-def scale_frames(
-    frames: UInt8[Array | np.ndarray, "... h w 3"], dtype: DTypeLike
-) -> Float[Array | np.ndarray, "... h w 3"]:
+def scale_frames(frames: UInt8[Array | np.ndarray, "... h w 3"], dtype: DTypeLike) -> Float[Array, "... h w 3"]:
     """Pixels from 0 to 1; there is no other normalisation."""
-    return frames.astype(dtype) / 255
+    return jnp.asarray(frames).astype(dtype) / 255
 
 
 class ImpalaEncoder(nn.Module):
@@ -86,7 +84,7 @@ class ImpalaEncoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array | np.ndarray, "n h w c"]) -> Float[Array, "n features"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n features"]:
         self._check_size(*x.shape[-3:-1])
         x = constrain(x, FRAMES)
         stack_class = nn.remat(DownStack) if self.remat else DownStack
