@@ -1,10 +1,26 @@
-"""Eight fake devices for every test, set before JAX starts; and a small dataset made the way a user makes one."""
+"""Eight fake devices for every test, one compilation cache, checked shapes; and a small dataset made as a user does.
+
+All that has to be set before JAX starts is set here, and inherited by the processes that tests start and by the workers
+of pytest-xdist.
+"""
 
 import os
+import shutil
 import signal
+import tempfile
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+from tests import checked_types
+from tests.programs import xla_flags
+
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+_own_cache = None if _CACHE in os.environ else tempfile.mkdtemp(prefix="vpt_jax-compiled-")
+if _own_cache:
+    os.environ[_CACHE] = _own_cache  # programs that several tests or processes need are compiled once
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", xla_flags(devices=8))
+
+checked_types.install()
 
 import numpy as np
 import pytest
@@ -16,6 +32,13 @@ from vpt_jax.recording import RecordingWriter
 
 # Started in the background by a script, this process would ignore Ctrl-C, and so would the programs that tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure():
+    """Whoever made the compilation cache removes it: this process or, under pytest-xdist, the one that started it."""
+    if _own_cache:
+        shutil.rmtree(_own_cache, ignore_errors=True)
+
 
 FRAME_SIZE = 32
 

@@ -64,7 +64,7 @@ def test_float32_is_binned_alike_in_numpy_and_under_jit(quantizer):
 
 
 def test_factored_to_joint_and_back(golden, run):
-    joint = run(actions.joint_from_factored)(golden["factored/buttons"], golden["factored/camera"])
+    joint = run(actions.joint_from_factored)(golden["factored/buttons"].astype(np.uint8), golden["factored/camera"])
     np.testing.assert_array_equal(joint.buttons, golden["factored/joint_buttons"][:, 0])
     np.testing.assert_array_equal(joint.camera, golden["factored/joint_camera"][:, 0])
     buttons, camera = run(actions.factored_from_joint)(joint)

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests import programs
+from tests.programs import ROOT
+
 SMALL = ["--size=32", "--batch=2", "--length=4", "--seconds=0.2"]
 
 
@@ -29,20 +30,16 @@ def test_bench_prints_machine_and_table(dataset_dir, what, columns):
     recordings = dataset_dir.parent / "recordings" / "train"
     data = {"loader": [f"--data={dataset_dir}", "--workers=1"], "decode": [f"--recordings={recordings}"],
             "prepare": [f"--recordings={recordings}"]}  # fmt: skip
-    command = [sys.executable, "launch/bench.py", what, *SMALL, *data.get(what, [])]
-    machine, header, *rows = subprocess.run(
-        command, cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout.splitlines()
+    machine, header, *rows = programs.run("bench", what, *SMALL, *data.get(what, [])).splitlines()
     assert "jax" in machine
     assert all(column in header for column in columns)
     assert rows
 
 
 def test_bench_tells_what_it_can_measure():
-    run = subprocess.run([sys.executable, "launch/bench.py", "speed"], cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode
+    output = programs.run("bench", "speed", status=1)
     names = "loader,decode,prepare,train_step,forward,gradient,act,ceiling,precision,label,rollout"
-    assert f"{{{names}}}" in run.stdout + run.stderr
+    assert f"{{{names}}}" in output
 
 
 def test_the_policy_is_measured_without_the_data_libraries():
@@ -57,6 +54,5 @@ def test_the_policy_is_measured_without_the_data_libraries():
 @pytest.mark.parametrize("what", ["forward", "gradient", "act"])
 def test_pytorch_answers_the_same(what):
     pytest.importorskip("torch")
-    command = [sys.executable, "launch/bench.py", what, *SMALL, "--against=torch"]
-    *_, last = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    *_, last = programs.run("bench", what, *SMALL, "--against=torch").splitlines()
     assert last.split()[0] == "torch"

@@ -54,17 +54,26 @@ def test_agents_without_a_policy(tmp_path):
     np.testing.assert_allclose(np.mean(many, axis=(0, 1))[0], 0.5, atol=0.1)  # attack is in half of the classes
 
 
+def random_like(shapes, seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.normal(0, leaf.shape[0] ** -0.5, leaf.shape).astype(np.float32), shapes)
+
+
 def test_a_policy_drifts_from_its_reference_as_far_as_their_kl_says():
     policy = Policy(widths=(4, 4), features=16, heads=2, layers=1, memory_length=4)
     frames, first = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8), np.ones(3, bool)
     start = frames[:, None], first[:, None], policy.initial_memory(3)
-    one, other = (policy.init(jax.random.key(seed), *start)["params"] for seed in (0, 1))
+    shapes = jax.eval_shape(policy.init, jax.random.key(0), *start)["params"]
+    # Logits of about 1: a KL of a few 1e-4, as between initial parameters, is the difference of two numbers near 10
+    one, other = (random_like(shapes, seed) for seed in (0, 1))
     turn = Turn(frames, None, first, first, first, None, None)
     same = PolicyAgent((policy, one), (policy, one), 3, seed=0).act(turn)
     apart = PolicyAgent((policy, one), (policy, other), 3, seed=0).act(turn)
     again = PolicyAgent((policy, one), (policy, other), 3, seed=0).act(turn)
     np.testing.assert_allclose(same.drift, 0, atol=1e-6)
-    p, q = (policy.apply({"params": params}, *start).logits for params in (other, one))
+    logits = jax.jit(lambda params: policy.apply({"params": params}, *start).logits)
+    p, q = logits(other), logits(one)
+    assert joint_kl(p, q).min() > 0.1
     np.testing.assert_allclose(apart.drift, joint_kl(p, q)[:, 0], rtol=1e-4)
     np.testing.assert_array_equal(apart.camera, again.camera)
 

@@ -6,12 +6,13 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from tests.programs import ROOT
+from tests.programs import run as launch
 from tests.test_openai_weights import META, STATE_DICT
 from vpt_jax.checkpoints import load_idm, load_model
 from vpt_jax.exchange import ExchangeError, export_weights, import_weights
@@ -22,7 +23,6 @@ from vpt_jax.models.presets import IDMS, POLICIES
 from vpt_jax.openai_files import ModelSettings, WeightsFileError, write_model, write_weights
 from vpt_jax.openai_weights import idm_to_openai, policy_to_openai
 
-ROOT = Path(__file__).parents[1]
 FRAME = (128, 128, 3)
 RELEASED = {
     "1x": (70_998_651, 4, 1024, 8),
@@ -50,9 +50,9 @@ def policy_files(folder, preset, frame=FRAME, scale=1.0, **options):
     return tensors
 
 
-def launch(program, *flags, check=True):
+def launch_measured(program, *flags):
     """Output, and the most memory that the program held, in bytes."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = os.environ | {"XLA_FLAGS": ""}
     command = [sys.executable, f"launch/{program}.py", *flags]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -60,7 +60,7 @@ def launch(program, *flags, check=True):
         output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == (0 if check else 1), output
+    assert process.returncode == 0, output
     return output, usage.ru_maxrss * 1024
 
 
@@ -73,7 +73,7 @@ def test_a_released_size_comes_in_and_goes_out_to_the_last_bit(tmp_path, preset)
 
     size = (tmp_path / "a.weights").stat().st_size
     files = [f"--model={tmp_path}/a.model", f"--weights={tmp_path}/a.weights", f"--out={tmp_path}/run"]
-    output, most = launch("import_weights", *files)
+    output, most = launch_measured("import_weights", *files)
     assert "reading: 100%" in output
     print(f"memory while importing: {most / size:.2f} times the file")
     if preset == "2x":  # of smaller files, the libraries are the larger part
@@ -146,6 +146,6 @@ def test_mistakes_are_named(tmp_path):
         with pytest.raises((ExchangeError, WeightsFileError), match=complaint):
             function(*arguments)
     assert not new.exists()
-    output, _ = launch("import_weights", "--model=none.model", f"--weights={weights}", "--out=x", check=False)
+    output = launch("import_weights", "--model=none.model", f"--weights={weights}", "--out=x", status=1)
     assert "error: [Errno 2] No such file or directory: 'none.model'" in output
     assert "Traceback" not in output

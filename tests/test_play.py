@@ -3,19 +3,17 @@
 import os
 import re
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests import programs
+from tests.programs import ROOT
 from tests.test_exchange import policy_files
 from tests.training.conftest import wait_until
 from vpt_jax.exchange import import_weights
 from vpt_jax.video import decode, decode_timed, resample
 
-ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "tests" / "clips" / "combat_spider_7.mp4"
 
 
@@ -28,14 +26,8 @@ def policy(tmp_path_factory):
 
 
 def play(policy, out, *flags, config="play.py", check=True, **variables):
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("DISPLAY")}
-    command = [sys.executable, "launch/play.py", f"--config=configs/{config}", f"--config.policy={policy}",
-               f"--config.out={out}", *flags]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment | {"JAX_PLATFORMS": "cpu"} | variables, capture_output=True, text=True
-    )
-    assert done.returncode == (0 if check else 1), done.stdout + done.stderr
-    return done.stdout + done.stderr
+    flags = [f"--config=configs/{config}", f"--config.policy={policy}", f"--config.out={out}", *flags]
+    return programs.run("play", *flags, status=0 if check else 1, DISPLAY="", WAYLAND_DISPLAY="", **variables)
 
 
 def test_a_video_is_shown_with_what_the_policy_would_do(policy, tmp_path):
@@ -69,14 +61,11 @@ def test_a_game_is_filmed_in_a_window_too(policy, tmp_path):
 
 
 def test_a_film_that_is_stopped_ends_there(policy, tmp_path):
-    command = [sys.executable, "launch/play.py", f"--config.policy={policy}", f"--config.out={tmp_path}",
-               "--config.game.arguments.seconds=100000.0"]  # fmt: skip
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        partial = tmp_path / "doom-0.mp4.partial"
-        wait_until(lambda: partial.exists() and partial.stat().st_size > 100_000, process)
-        process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=60)[0]
+    flags = [f"--config.policy={policy}", f"--config.out={tmp_path}", "--config.game.arguments.seconds=100000.0"]
+    process, partial = programs.Program("play", flags, os.environ), tmp_path / "doom-0.mp4.partial"
+    wait_until(lambda: partial.exists() and partial.stat().st_size > 100_000, process)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
     assert process.returncode == 0
     assert "doom-0.mp4: left before its end" in output
     assert len(list(decode(tmp_path / "doom-0.mp4"))) > 20

@@ -72,12 +72,12 @@ class CameraQuantizer:
         return np.sign(level) * self.max_degrees * ((1 + self.mu) ** share - 1) / self.mu
 
     @cached_property
-    def thresholds(self) -> Float[np.ndarray, " bins-1"]:
+    def thresholds(self) -> Float[np.ndarray, " thresholds"]:
         """The smallest float64 that falls in bin 1, 2, ...; found by bisection, so exact to the last bit."""
         return np.array([_first_at_least(self._bin, k, *self.centres[k - 1 : k + 1]) for k in range(1, self.num_bins)])
 
     @cached_property
-    def _thresholds_float32(self) -> Float[np.ndarray, " bins-1"]:
+    def _thresholds_float32(self) -> Float[np.ndarray, " thresholds"]:
         """The smallest float32 in each bin: a plain cast could round down and move its neighbour to another bin."""
         rounded = self.thresholds.astype(np.float32)
         return np.where(rounded < self.thresholds, np.nextafter(rounded, np.float32(np.inf)), rounded)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Integer, UInt8
 
 from vpt_jax.actions import (
     BUTTONS,
@@ -92,7 +92,7 @@ class FactoredMarginal(NamedTuple):
         return np.concatenate([self.buttons[keys, buttons], self.camera[axes, camera]], axis=1)
 
 
-def _smoothed(classes: Int[np.ndarray, " n"], num_classes: int) -> Float[np.ndarray, " classes"]:
+def _smoothed(classes: Integer[np.ndarray, " n"], num_classes: int) -> Float[np.ndarray, " classes"]:
     """Frequencies; a share is spread over all classes, the share of the classes seen once.
 
     That is the Good-Turing estimate of how much of the distribution is still unseen: it keeps the loss on new classes

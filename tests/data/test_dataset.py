@@ -7,8 +7,6 @@ import pickle
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -21,12 +19,12 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from configs.prepare import get_config
+from tests import programs
 from tests.conftest import files
 from vpt_jax.data import codecs, dataset
 from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.recording import RecordingWriter, read_steps
 
-ROOT = Path(__file__).parents[2]
 SIZE, CHUNK = 64, 8
 
 
@@ -217,21 +215,19 @@ def test_killed_and_run_again_it_makes_the_same_bytes(made, tmp_path):
     out = tmp_path / "out"
     config = settings(made[0], out)
     flags = [f"--config.{name}={value}" for name, value in config.items() if not isinstance(value, ConfigDict)]
-    command = [sys.executable, "launch/prepare.py", *flags]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE) as process:
-        wait_for(lambda: done(out) >= 3)
-        process.kill()
-        process.communicate(timeout=30)  # returns once the workers, who share the pipe, have ended too
+    process = programs.Program("prepare", flags, os.environ)
+    wait_for(lambda: done(out) >= 3)
+    process.kill()
+    process.wait()
     assert not out.exists()
     (tmp_path / "out.partial" / "dataset").mkdir()
     (tmp_path / "out.partial" / "dataset" / "left over").touch()
-    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    kept = re.search(r"(\d+) of 40 recordings are done already", again.stdout)
+    again = programs.run("prepare", *flags)
+    kept = re.search(r"(\d+) of 40 recordings are done already", again)
     assert kept
     assert 3 <= int(kept[1]) < 40
-    assert "39 episodes" in again.stdout
-    assert "100%" in again.stderr
+    assert "39 episodes" in again
+    assert "100%" in again
     assert files(out) == files(made[1])
     assert os.listdir(tmp_path) == ["out"]
 

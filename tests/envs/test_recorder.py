@@ -4,8 +4,6 @@ import hashlib
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,13 +11,13 @@ import numpy as np
 import pytest
 
 from configs.record import get_config
+from tests.programs import Program
 from vpt_jax.actions import env_from_raw
 from vpt_jax.envs.doom import DoomEnv
 from vpt_jax.envs.doom_level import LEVELS
 from vpt_jax.envs.recorder import RecordError, plan_episodes, record
 from vpt_jax.recording import find_recordings, read_frames, read_steps
 
-ROOT = Path(__file__).parents[2]
 SMALL = {
     "height": 90, "width": 160, "seconds": 2.0, "workers": 2, "players": {"scripted": 0.5, "human": 0.5},
     "splits.train.levels": ("MAP01", "E1M1"), "splits.train.episodes": 4, "splits.valid.episodes": 1,
@@ -72,10 +70,9 @@ def test_a_frame_is_what_the_player_saw_before_its_action(recorded):
 
 def test_the_files_do_not_depend_on_the_workers_or_on_interruptions(recorded, tmp_path):
     assert digests(record(small_config(tmp_path / "one", workers=1))) == digests(recorded)
-    command = [sys.executable, "launch/record.py", f"--config.out={tmp_path / 'killed'}"]
-    command += [f"--config.{field}={value}" for field, value in SMALL.items() if field != "players"]
-    command += ["--config.players.scripted=0.5", "--config.players.human=0.5"]
-    run = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    flags = [f"--config.out={tmp_path / 'killed'}", "--config.players.scripted=0.5", "--config.players.human=0.5"]
+    flags += [f"--config.{field}={value}" for field, value in SMALL.items() if field != "players"]
+    run = Program("record", flags, os.environ)
     while len(list(tmp_path.glob("killed/*/*.jsonl"))) < 1 or not list(tmp_path.glob("killed/*/*.partial")):
         assert run.poll() is None, "the run ended before it could be killed"
         time.sleep(0.01)
@@ -88,11 +85,9 @@ def test_the_files_do_not_depend_on_the_workers_or_on_interruptions(recorded, tm
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_it_stops_cleanly(tmp_path, number):
-    command = [sys.executable, "launch/record.py", f"--config.out={tmp_path}", "--config.splits.train.episodes=500"]
-    command += ["--config.height=90", "--config.width=160", "--config.seconds=2.0", "--config.workers=2"]
-    run = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, start_new_session=True
-    )
+    flags = [f"--config.out={tmp_path}", "--config.splits.train.episodes=500", "--config.workers=1"]
+    flags += ["--config.height=90", "--config.width=160", "--config.seconds=2.0"]
+    run = Program("record", flags, os.environ)
     while not list(tmp_path.glob("*/*.jsonl")):
         assert run.poll() is None
         time.sleep(0.05)
@@ -100,9 +95,9 @@ def test_asked_to_stop_it_stops_cleanly(tmp_path, number):
         os.killpg(run.pid, number)  # as a terminal does: to the workers and the engines too
     else:
         run.send_signal(number)
-    _, message = run.communicate(timeout=30)
+    message, _ = run.communicate(timeout=30)
     assert run.returncode == 130
-    assert b"the same command goes on" in message
+    assert "the same command goes on" in message
     assert not list(tmp_path.rglob("*.partial"))
     assert not {path.stem for path in tmp_path.glob("*/*.mp4")} ^ {path.stem for path in tmp_path.glob("*/*.jsonl")}
 

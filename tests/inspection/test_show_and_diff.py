@@ -1,9 +1,6 @@
 """Pictures and films can be looked at; what changed between two datasets is told; commands are checked."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import pytest
@@ -14,10 +11,9 @@ from vpt_jax.inspection.episodes import InspectionError, find_episodes
 from vpt_jax.inspection.show import Excerpt, choose, show
 from vpt_jax.video import decode
 
+from .. import programs
 from ..html_page import Page
 from .conftest import copy, make_dataset, record
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_excerpts_are_shown_and_drawn_by_the_seed(clean, settings, tmp_path):
@@ -79,8 +75,6 @@ def test_bad_settings_are_named(clean, settings, command, changes, message):
 
 
 def test_a_command_that_is_not_known_is_named():
-    run = subprocess.run([sys.executable, "launch/data.py", "chek"], cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 1
-    assert run.stderr.splitlines()[-1] == (
+    assert programs.run("data", "chek", status=1).splitlines()[-1] == (
         "error: say what to do: python launch/data.py {stats,validate,show,diff} --config.data=DATASET"
     )

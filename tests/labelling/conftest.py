@@ -2,13 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import Future
 from contextlib import nullcontext
 from fractions import Fraction
 from functools import cache, partial
-from pathlib import Path
 
 import av
 import jax
@@ -26,9 +23,9 @@ from vpt_jax.labelling import job
 from vpt_jax.models.presets import make_idm, make_policy
 from vpt_jax.training.state import initial_state
 
+from ..programs import Program, xla_flags
 from ..training.conftest import Launcher
 
-ROOT = Path(__file__).parents[2]
 SIZE, WINDOW, CHUNK = 32, 8, 8
 
 
@@ -124,32 +121,23 @@ def settings(videos, idm_dir, out, /, **changes):
 
 
 class LabelLauncher(Launcher):
-    """Starts launch/label.py; runs share compiled programs to save time."""
+    """Starts launch/label.py."""
 
-    def __init__(self, cache):
-        self.cache = cache
+    def __init__(self):
+        pass
 
     def start(self, config):
         """Starts a job with the fields of this config."""
-        environment = os.environ | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(self.cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
         flags = [f"--config.{name}={value}" for name, value in config.items()]
-        return subprocess.Popen(
-            [sys.executable, "launch/label.py", *flags], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
+        return Program("label", flags, os.environ | {"XLA_FLAGS": xla_flags(devices=1)})
 
     def run(self, config, expected=0):
         return self.finish(self.start(config), expected)
 
 
 @pytest.fixture(scope="session")
-def launcher(tmp_path_factory):
-    return LabelLauncher(tmp_path_factory.mktemp("compiled"))
+def launcher():
+    return LabelLauncher()
 
 
 @pytest.fixture(scope="session")

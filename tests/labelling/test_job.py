@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from vpt_jax.labelling.job import LabelError, label
 from vpt_jax.models.presets import make_idm
 from vpt_jax.video import VideoWriter, decode, fit_aspect, resize
 
+from ..programs import ROOT
 from ..training.conftest import Launcher
 from .conftest import (
     BROKEN,
@@ -308,10 +311,11 @@ def test_memory_does_not_grow_with_the_length(launcher, idm_dir, tmp_path):
                 writer.write(np.full((SIZE, SIZE, 3), i % 256, np.uint8))
         config = settings(folder / "videos", idm_dir, folder / "out", films=0)
         config.update(span=15, batch=1)
-        process = launcher.start(config)
-        output = process.stdout.read()
+        flags = [f"--config.{name}={value}" for name, value in config.items()]
+        process = subprocess.Popen([sys.executable, "launch/label.py", *flags], cwd=ROOT)
         _, status, usage = os.wait4(process.pid, 0)  # the largest of the job's processes
-        assert os.waitstatus_to_exitcode(status) == 0, output
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
         assert dataset.load_index(folder / "out", "train").lengths == [frames]
         peaks[minutes] = usage.ru_maxrss / 2**10
     print(f"peak memory in MiB by minutes: {peaks}")
@@ -321,6 +325,6 @@ def test_memory_does_not_grow_with_the_length(launcher, idm_dir, tmp_path):
 @pytest.mark.slow
 def test_a_trained_model_labels(launcher, dataset_dir, videos, tmp_path):
     length = f"--config.data.length={WINDOW}"
-    Launcher("idm.py:demo", dataset_dir, launcher.cache).run(tmp_path / "idm", length)
+    Launcher("idm.py:demo", dataset_dir).run(tmp_path / "idm", length)
     launcher.run(settings(videos, tmp_path / "idm", tmp_path / "out"))
     assert {name: len(labels[0]) for name, labels in labels_by_name(tmp_path / "out").items()} == GOOD

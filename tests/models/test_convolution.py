@@ -7,9 +7,15 @@ import pytest
 
 from vpt_jax.models.convolution import MAX_CHUNKS, MIN_IMAGES, conv3x3
 
+SINGLE, HALF = (jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)
+MOST = 2 * MIN_IMAGES * MAX_CHUNKS
 
-@pytest.mark.parametrize("images", [1, MIN_IMAGES, 2 * MIN_IMAGES + 3, 2 * MIN_IMAGES * MAX_CHUNKS])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)])
+
+@pytest.mark.parametrize(
+    ("images", "dtype", "tolerance"),
+    [(2 * MIN_IMAGES + 3, *SINGLE), (2 * MIN_IMAGES + 3, *HALF)]
+    + [pytest.param(n, *kind, marks=pytest.mark.slow) for n in (1, MIN_IMAGES, MOST) for kind in (SINGLE, HALF)],
+)
 def test_gradients_are_those_that_jax_derives(images, dtype, tolerance):
     keys = jax.random.split(jax.random.key(images), 3)
     x, kernel = jax.random.normal(keys[0], (images, 48, 48, 2), dtype), jax.random.normal(keys[1], (3, 3, 2, 4), dtype)

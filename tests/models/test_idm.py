@@ -17,6 +17,7 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "idm_tiny.npz")
 META = json.loads(str(GOLDEN["meta"]))
 STATE_DICT = {name.removeprefix("param/"): GOLDEN[name] for name in GOLDEN.files if name.startswith("param/")}
 FRAMES = GOLDEN["img"]
+BUTTONS = GOLDEN["action/buttons"].astype(np.uint8)
 TOLERANCE = 2e-4
 
 
@@ -29,28 +30,32 @@ def reference():
     return convert(STATE_DICT)
 
 
+@pytest.fixture(scope="module")
+def apply(reference):
+    module, params = reference
+    return jax.jit(lambda *inputs: module.apply({"params": params}, *inputs).logits)
+
+
 def assert_close(actual, expected, name=""):
     np.testing.assert_allclose(actual, np.asarray(expected).reshape(actual.shape), atol=TOLERANCE, rtol=0, err_msg=name)
 
 
-def test_logits(reference):
-    module, params = reference
-    logits = module.apply({"params": params}, FRAMES).logits
+def test_logits(apply):
+    logits = apply(FRAMES)
     assert logits["buttons"].shape == (2, 16, 20, 2)
     assert logits["camera"].shape == (2, 16, 2, 11)
     for head, of_head in logits.items():
         assert_close(jax.nn.log_softmax(of_head), GOLDEN[f"logp/{head}"], head)
         np.testing.assert_array_equal(of_head.argmax(-1), GOLDEN[f"argmax/{head}"])
     total = sum(GOLDEN[f"action_logp/{head}"] for head in ("buttons", "camera"))
-    assert_close(factored_log_prob(logits, GOLDEN["action/buttons"], GOLDEN["action/camera"]), total)
+    assert_close(factored_log_prob(logits, BUTTONS, GOLDEN["action/camera"]), total)
 
 
-def test_a_shorter_window_and_one_padded_to_length_are_the_same(reference):
-    module, params = reference
+def test_a_shorter_window_and_one_padded_to_length_are_the_same(apply):
     length = META["short"]
     valid = np.broadcast_to(np.arange(16) < length, (2, 16))
-    padded = module.apply({"params": params}, FRAMES * valid[..., None, None, None], valid).logits
-    for head, logits in module.apply({"params": params}, FRAMES[:, :length]).logits.items():
+    padded = apply(FRAMES * valid[..., None, None, None], valid)
+    for head, logits in apply(FRAMES[:, :length]).items():
         assert_close(jax.nn.log_softmax(logits), GOLDEN[f"short/logp/{head}"], head)
         assert_close(jax.nn.log_softmax(padded[head][:, :length]), GOLDEN[f"short/logp/{head}"], head)
 
@@ -58,7 +63,7 @@ def test_a_shorter_window_and_one_padded_to_length_are_the_same(reference):
 def test_inner_values(reference):
     module, params = reference
     options = dict(capture_intermediates=True, mutable="intermediates")
-    inner = module.apply({"params": params}, FRAMES, **options)[1]["intermediates"]
+    inner = jax.jit(lambda frames: module.apply({"params": params}, frames, **options)[1])(FRAMES)["intermediates"]
     of_last = np.moveaxis(inner["temporal"]["__call__"][0][-1:, :, ::8, ::8], -1, 1)
     assert_close(of_last, GOLDEN["inner/conv3d_layer.last_batch_element_every_8th_pixel"])
     assert_close(inner["encoder"]["dense"]["__call__"][0], GOLDEN["inner/img_process.cnn"])
@@ -74,7 +79,7 @@ def test_gradients(reference):
 
     def loss(params):
         logits = module.apply({"params": params}, FRAMES).logits
-        return -factored_log_prob(logits, GOLDEN["action/buttons"], GOLDEN["action/camera"]).mean()
+        return -factored_log_prob(logits, BUTTONS, GOLDEN["action/camera"]).mean()
 
     value, gradients = jax.jit(jax.value_and_grad(loss))(params)
     np.testing.assert_allclose(value, GOLDEN["bc_loss"], atol=5e-6)
@@ -92,10 +97,10 @@ def assert_gradients_close(path, actual, expected, known):
     assert difference <= 1e-3 * np.linalg.norm(expected), f"{jax.tree_util.keystr(path)}: {difference}"
 
 
-def test_the_last_layer_counts_unless_switched_off(reference):
+def test_the_last_layer_counts_unless_switched_off(reference, apply):
     module, params = reference
-    without = module.apply({"params": params}, FRAMES).logits["camera"]
-    with_last = module.clone(use_last=True).apply({"params": params}, FRAMES).logits["camera"]
+    without = apply(FRAMES)["camera"]
+    with_last = jax.jit(module.clone(use_last=True).apply)({"params": params}, FRAMES).logits["camera"]
     assert np.abs(without - with_last).max() > 100 * TOLERANCE
     assert InverseDynamicsModel(**IDMS["tiny"]).use_last
 
@@ -104,7 +109,8 @@ def test_embeddings_depend_on_a_frame_and_two_neighbours_on_each_side(reference)
     module, params = reference
     changed = FRAMES.copy()
     changed[:, 8] = 255 - changed[:, 8]
-    before, after = (module.apply({"params": params}, frames, method="embed") for frames in (FRAMES, changed))
+    embed = jax.jit(lambda frames: module.apply({"params": params}, frames, method="embed"))
+    before, after = embed(FRAMES), embed(changed)
     differs = np.abs(before - after).max((0, 2)) > 0
     np.testing.assert_array_equal(np.flatnonzero(differs) + REACH, [6, 7, 8, 9, 10])
 

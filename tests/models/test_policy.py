@@ -19,6 +19,7 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "policy_tiny.npz")
 META = json.loads(str(GOLDEN["meta"]))
 STATE_DICT = {name.removeprefix("param/"): GOLDEN[name] for name in GOLDEN.files if name.startswith("param/")}
 TOLERANCE = 2e-4
+SLOW = pytest.mark.slow  # every boundary is two more chunk lengths to compile
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_a_ring_refuses_chunks():
     params, ring = random_params(SMALL, 32, 32), SMALL.initial_ring(1)
     frames, first = jnp.zeros((1, SMALL.memory_length, 32, 32, 3), jnp.uint8), jnp.zeros((1, SMALL.memory_length), bool)
     with pytest.raises(ValueError, match="one frame at a time"):
-        SMALL.apply({"params": params}, frames, first, ring)
+        jax.eval_shape(SMALL.apply, {"params": params}, frames, first, ring)
 
 
 def cloning_gradients(reference, number, memory):
@@ -151,10 +152,9 @@ def assert_gradients_close(path, actual, expected, known):
 
 def test_inner_values(reference):
     module, params = reference
-    _, state = module.apply(
-        {"params": params}, *chunk(1), module.initial_memory(2), capture_intermediates=True, mutable="intermediates"
-    )
-    inner = state["intermediates"]
+    options = dict(capture_intermediates=True, mutable="intermediates")
+    run = jax.jit(lambda *inputs: module.apply({"params": params}, *inputs, **options)[1])
+    inner = run(*chunk(1), module.initial_memory(2))["intermediates"]
     for i in range(3):
         stack = inner["encoder"][f"stack_{i}"]["__call__"][0][:1]
         assert_close(np.moveaxis(stack, -1, 1), GOLDEN[f"chunk1/inner/img_process.cnn.stacks.{i}"])
@@ -182,7 +182,7 @@ def test_camera_counts_only_where_the_buttons_say_so(apply, reference):
                  np.take_along_axis(log_probs["buttons"], buttons[..., None] + 1, -1)[..., 0])  # fmt: skip
 
 
-@pytest.mark.parametrize("boundary", [1, 3, 7])
+@pytest.mark.parametrize("boundary", [3, pytest.param(1, marks=SLOW), pytest.param(7, marks=SLOW)])
 def test_first_inside_a_chunk_hides_all_before_it(apply, reference, boundary):
     (past, past_first), (frames, _) = chunk(1), chunk(2)
     memory = apply(past, past_first, reference[0].initial_memory(2)).memory
@@ -229,14 +229,13 @@ SMALL = Policy(widths=(8, 8, 8), features=32, heads=2, layers=1, memory_length=4
 @pytest.mark.parametrize("size", [(8, 8), (40, 24), (64, 64)])
 def test_any_image_size_divisible_by_eight(size):
     frames, first, memory = jnp.zeros((1, 2, *size, 3), jnp.uint8), jnp.zeros((1, 2), bool), SMALL.initial_memory(1)
-    output = SMALL.apply({"params": random_params(SMALL, *size)}, frames, first, memory)
+    output = jax.eval_shape(SMALL.apply, {"params": random_params(SMALL, *size)}, frames, first, memory)
     assert output.logits["buttons"].shape == (1, 2, 8641)
 
 
 def test_other_image_sizes_are_refused_with_the_remedy():
-    frames = jnp.zeros((1, 1, 20, 16, 3), jnp.uint8)
     with pytest.raises(ValueError, match=r"20x16.*divisible by 8"):
-        SMALL.init(jax.random.key(0), frames, jnp.zeros((1, 1), bool), SMALL.initial_memory(1))
+        parameter_shapes(SMALL, 20, 16)
 
 
 def small_losses(**options):
@@ -252,14 +251,19 @@ def small_losses(**options):
     return value, gradients, output
 
 
-def test_rematerialisation_changes_nothing_but_memory():
-    plain, remat = small_losses(), small_losses(remat=True)
+@pytest.fixture(scope="module")
+def plain():
+    return small_losses()
+
+
+def test_rematerialisation_changes_nothing_but_memory(plain):
+    remat = small_losses(remat=True)
     np.testing.assert_allclose(plain[0], remat[0], rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), plain[1], remat[1])
 
 
-def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
-    plain, half = small_losses(), small_losses(dtype=jnp.bfloat16)
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(plain):
+    half = small_losses(dtype=jnp.bfloat16)
     assert half[2].memory.keys[0].dtype == jnp.bfloat16
     assert half[2].logits["buttons"].dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half[1]))

@@ -5,22 +5,20 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.programs import ROOT, Program, xla_flags
 
 
 class Launcher:
-    """Starts launch/train.py on a tiny model; runs share compiled programs to save time."""
+    """Starts launch/train.py on a tiny model."""
 
-    def __init__(self, config, dataset_dir, cache):
-        self.cache = cache
+    def __init__(self, config, dataset_dir):
         self.flags = [
             f"--config=configs/{config}", "--config.model.preset=tiny", "--config.model.dtype=float32",
             "--config.model.remat=False", f"--config.data.train={dataset_dir}", f"--config.data.valid={dataset_dir}",
-            "--config.data.batch=8", "--config.data.valid_batch=8", "--config.data.length=6", "--config.data.workers=1",
+            "--config.data.batch=8", "--config.data.valid_batch=8", "--config.data.length=6", "--config.data.workers=0",
             "--config.data.valid_workers=0",
             "--config.steps=10",
             "--config.optimizer.warmup_steps=2", "--config.optimizer.learning_rate=0.0002", "--config.log_every=1",
@@ -29,15 +27,11 @@ class Launcher:
 
     def start(self, workdir, *flags, devices=1, processes=1, bare=False):
         """Starts a run of so many processes, of so many devices each; `bare`: with no other flags than these."""
-        environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(self.cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+        environment = os.environ | {"XLA_FLAGS": xla_flags(devices)}
         flags = [*([] if bare else self.flags), *flags, f"--config.workdir={workdir}"]
-        starter = ["launch/pods/local.py", f"--processes={processes}", "--"] if processes > 1 else []
-        command = [sys.executable, *starter, "launch/train.py", *flags]
+        if processes == 1:
+            return Program("train", flags, environment)
+        command = [sys.executable, "launch/pods/local.py", f"--processes={processes}", "--", "launch/train.py", *flags]
         return subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True,
@@ -68,14 +62,14 @@ def kill(process):
 
 
 @pytest.fixture(scope="session")
-def launcher(dataset_dir, tmp_path_factory):
-    return Launcher("foundation.py:71m", dataset_dir, tmp_path_factory.mktemp("compiled"))
+def launcher(dataset_dir):
+    return Launcher("foundation.py:71m", dataset_dir)
 
 
 @pytest.fixture(scope="session")
-def idm_launcher(dataset_dir, launcher):
+def idm_launcher(dataset_dir):
     """Trains an inverse dynamics model, its windows augmented."""
-    return Launcher("idm.py:paper", dataset_dir, launcher.cache)
+    return Launcher("idm.py:paper", dataset_dir)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,9 @@ QUERY_SCALE, KEY_SCALE, RELATIVE_SCALE = 0.1, 0.2, 0.1
 BASIS_SCALE = 0.2  # `B_SCALE`: standard deviation of every entry of the basis
 
 
-def spread_basis(basis: Float[Array, "n m"], back: Int[np.ndarray | Array, "t s"]) -> Float[Array, "n t s"]:
+def spread_basis(
+    basis: Float[Array | np.ndarray, "n m"], back: Int[np.ndarray | Array, "t s"]
+) -> Float[Array, "n t s"]:
     """The distance curves laid out over query and key, which lie `back` frames apart; 0 beyond the curves."""
     m = basis.shape[1]
     with_zero = jnp.pad(basis, ((0, 0), (0, 1)))

@@ -59,7 +59,7 @@ class TemporalConv(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t+4 h w c"]) -> Float[Array, "b t h w features"]:
+    def __call__(self, x: Float[Array, "b s h w c"]) -> Float[Array, "b s-4 h w features"]:
         frames = x.shape[1] - 2 * REACH
         neighbours = jnp.concatenate([x[:, i : i + frames] for i in range(2 * REACH + 1)], axis=-1)
         conv = nn.Dense(self.features, dtype=self.dtype, kernel_init=fan_in_normalized(), name="conv")
@@ -95,18 +95,22 @@ class InverseDynamicsModel(nn.Module):
         self.final_norm = TokenNorm(dtype=self.dtype)
         self.actions = FactoredActionHead(self.temperature)
 
-    def __call__(self, frames: UInt8[Array, "b t h w 3"], valid: Bool[Array, "b t"] | None = None) -> IDMOutput:
+    def __call__(
+        self, frames: UInt8[Array | np.ndarray, "b t h w 3"], valid: Bool[Array | np.ndarray, "b t"] | None = None
+    ) -> IDMOutput:
         """Beyond the window all is black; `valid` (default: all) marks the frames that are to be looked at."""
         beyond = [(0, 0), (REACH, REACH), (0, 0), (0, 0), (0, 0)]
         return self.attend(self.embed(jnp.pad(frames, beyond)), valid)
 
-    def embed(self, frames: UInt8[Array, "b t+4 h w 3"]) -> Float[Array, "b t features"]:
+    def embed(self, frames: UInt8[Array | np.ndarray, "b s h w 3"]) -> Float[Array, "b s-4 features"]:
         """Embeddings of all frames but the outermost two on each side, which are context."""
         x = self.temporal(scale_frames(frames, self.dtype))
         b, t = x.shape[:2]
         return constrain(self.encoder(x.reshape(b * t, *x.shape[2:])).reshape(b, t, self.features), BATCH)
 
-    def attend(self, x: Float[Array, "b t features"], valid: Bool[Array, "b t"] | None = None) -> IDMOutput:
+    def attend(
+        self, x: Float[Array, "b t features"], valid: Bool[Array | np.ndarray, "b t"] | None = None
+    ) -> IDMOutput:
         """The logits of a window from its embeddings."""
         b, t = x.shape[:2]
         valid = jnp.ones((b, t), bool) if valid is None else valid

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
@@ -64,9 +65,9 @@ class DownStack(nn.Module):
         return x
 
 
-def scale_frames(frames: UInt8[Array, "... h w 3"], dtype: DTypeLike) -> Float[Array, "... h w 3"]:
+def scale_frames(frames: UInt8[Array | np.ndarray, "... h w 3"], dtype: DTypeLike) -> Float[Array, "... h w 3"]:
     """Pixels from 0 to 1; there is no other normalisation."""
-    return frames.astype(dtype) / 255
+    return jnp.asarray(frames).astype(dtype) / 255
 
 
 class ImpalaEncoder(nn.Module):

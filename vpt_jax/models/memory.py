@@ -60,7 +60,7 @@ def causal_band(queries: int, keys: int, length: int) -> Bool[np.ndarray, "queri
     return (0 <= back) & (back < length)
 
 
-def look(first: Bool[Array, "b t"], memory: AnyMemory) -> tuple[Bool[Array, "b t s"], AnyMemory]:
+def look(first: Bool[Array | np.ndarray, "b t"], memory: AnyMemory) -> tuple[Bool[Array, "b t s"], AnyMemory]:
     """Which keys every new frame may look at, and the memory with the mask that it will have after them.
 
     A frame sees itself and the `m - 1` frames before it, back to the newest `first` at or before it. The reference
@@ -80,7 +80,7 @@ def look(first: Bool[Array, "b t"], memory: AnyMemory) -> tuple[Bool[Array, "b t
     return visible, memory._replace(mask=(known & (key_episode == episode[:, -1:]))[:, t:])
 
 
-def frames_back(queries: int, m: int) -> Int[np.ndarray, "t m+t"]:
+def frames_back(queries: int, m: int) -> Int[np.ndarray, "t s"]:
     """How many frames every key lies before every query, if the last key is the newest query's own."""
     return m + np.arange(queries)[:, None] - np.arange(m + queries)
 

@@ -5,6 +5,7 @@ from typing import Any, Generic, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
@@ -48,8 +49,8 @@ class Policy(nn.Module):
     @nn.compact
     def __call__(
         self,
-        frames: UInt8[Array, "b t h w 3"] | Float[Array, "b t f"],
-        first: Bool[Array, "b t"],
+        frames: UInt8[Array | np.ndarray, "b t h w 3"] | Float[Array | np.ndarray, "b t f"],
+        first: Bool[Array | np.ndarray, "b t"],
         memory: AnyMemory,
     ) -> PolicyOutput[AnyMemory]:
         """`first[b, t]` marks the first frame of an episode: nothing before it is remembered or attended to.

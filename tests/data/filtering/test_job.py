@@ -2,9 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,11 +13,10 @@ from vpt_jax.data.filtering.clean_filter import MISTAKES
 from vpt_jax.data.manifest import read_segments, write_table
 
 from ...html_page import Page
+from ...programs import Program, xla_flags
 from ...training.conftest import kill, wait_until
 from . import made_set
 from .conftest import settings
-
-ROOT = Path(__file__).parents[3]
 
 
 def run(config):
@@ -99,10 +95,7 @@ def test_seconds_of_a_manifest_are_filtered_in_times_of_the_video(idm_dir, small
 
 def start(config):
     flags = [f"--config.{name}={config[name]}" for name in ("weights", "classifier", "videos", "workers")]
-    return subprocess.Popen(
-        [sys.executable, "launch/filter.py", *flags], cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    return Program("filter", flags, os.environ | {"XLA_FLAGS": xla_flags(devices=1)})
 
 
 @pytest.mark.slow

@@ -1,0 +1,18 @@
+"""What the server of `tests/programs.py` imports before it is forked: all that programs need, with checked shapes."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests import checked_types
+
+checked_types.install()
+
+import launch.evaluate
+import launch.filter
+import launch.label
+import launch.play
+import launch.prepare
+import launch.record
+import launch.train

@@ -1,0 +1,98 @@
+"""Programs of `launch/` as processes that start in a moment.
+
+A start from the shell spends six seconds importing JAX, Orbax, TFDS and Matplotlib. Here a server process (Python's
+`forkserver`) has imported them once and has started no JAX backend; every program is a fork of it, with a session, an
+environment, a standard output and an exit status of its own, so signals, kills and resuming are as real as otherwise.
+`tests/test_programs.py` and the tests of `launch/pods` start some by `python launch/...` as well.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["tests.preloaded"])
+
+
+def xla_flags(devices: int) -> str:
+    """XLA's flags for tests: so many fake devices, and code that LLVM has not optimised, since compiling is most of the
+    suite's time and half of that is LLVM. `make test-all` tests optimised code: it sets `VPT_TEST_OPTIMIZED`."""
+    level = "" if os.environ.get("VPT_TEST_OPTIMIZED") else " --xla_backend_optimization_level=0"
+    return f"--xla_force_host_platform_device_count={devices}{level}"
+
+
+def run(name: str, *flags: str, status: int = 0, **environment: str) -> str:
+    """What `launch/NAME.py` prints, on either stream, until it ends with this status; `environment`: what is other."""
+    program = Program(name, list(flags), os.environ | environment)
+    try:
+        program.wait()
+    finally:
+        program.kill()
+    assert program.returncode == status, program.output()[-4000:]
+    return program.output()
+
+
+class Program:
+    """A running program of `launch/`, with the part of `subprocess.Popen`'s interface that tests use."""
+
+    def __init__(self, name: str, flags: list[str], environment: Mapping[str, str]):
+        with tempfile.NamedTemporaryFile(prefix="output-", delete=False) as file:
+            self._output = Path(file.name)
+        arguments = (f"launch/{name}.py", flags, dict(environment), str(self._output))
+        self._process = _context.Process(target=_run, args=arguments)
+        self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float = 300) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self.pid, timeout, self.output())
+        return self.returncode
+
+    def output(self) -> str:
+        """All that it has printed so far, on either stream."""
+        return self._output.read_text(errors="replace")
+
+    def communicate(self, timeout: float = 300) -> tuple[str, None]:
+        self.wait(timeout)
+        return self.output(), None
+
+
+def _run(program: str, flags: list[str], environment: dict[str, str], output: str) -> None:
+    """The forked process from here on is the program."""
+    os.setsid()
+    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    sys.argv = [program, *flags]
+    sys.path.insert(0, str(ROOT / "launch"))
+    try:
+        runpy.run_path(program, run_name="__main__")
+    finally:
+        sys.stdout.flush()
+        atexit._run_exitfuncs()  # multiprocessing leaves by os._exit
