@@ -59,7 +59,7 @@ def test_a_policy_drifts_from_its_reference_as_far_as_their_kl_says():
     frames, first = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8), np.ones(3, bool)
     start = frames[:, None], first[:, None], policy.initial_memory(3)
     one, other = (policy.init(jax.random.key(seed), *start)["params"] for seed in (0, 1))
-    turn = Turn(frames, None, first, first, first, None, None)
+    turn = Turn(frames, None, first, first, first, None, None, None)
     same = PolicyAgent((policy, one), (policy, one), 3, seed=0).act(turn)
     apart = PolicyAgent((policy, one), (policy, other), 3, seed=0).act(turn)
     again = PolicyAgent((policy, one), (policy, other), 3, seed=0).act(turn)
