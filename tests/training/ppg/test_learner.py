@@ -211,10 +211,9 @@ def test_the_sleep_has_an_optimizer_state_of_its_own_or_the_wakes(steps):
 
 def test_without_a_pretrained_policy_there_is_no_kl_to_it():
     optimizer = optax.sgd(0.1)
-    wake = jax.jit(partial(wake_step, Constant, optimizer, Recipe(leash=0.0)))
-    _, metrics = wake(first_state(optimizer), NOTHING, fragment_of([1, 2]), None)
+    wake = partial(wake_step, Constant, optimizer, Recipe(leash=0.0))
+    _, metrics = jax.eval_shape(wake, first_state(optimizer), NOTHING, fragment_of([1, 2]), None)
     assert not {"kl_pretrained", "leash"} & metrics.keys()
-    assert np.isfinite(metrics["loss"])
 
 
 @pytest.mark.parametrize(("waking", "sleeping", "anchored"), [(1, 0, True), (2, 6, False), (1, 2, True)])
