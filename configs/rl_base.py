@@ -1,6 +1,9 @@
 """Reinforcement learning, whatever the game (paper, section 4.4 and table 6): configs/rl_*.py begin with it.
 
-Values are the paper's where it gives them, marked (paper).
+Values are the paper's where it gives them, marked (paper): table 6 and appendix G, as a research note restates them.
+Where it only says that the algorithm is PPG, the default is that of PPG's own code (PPG's code:
+github.com/openai/phasic-policy-gradient, read), which VPT's need not have been: nothing of VPT's reinforcement learning
+was released.
 """
 
 import runpy
@@ -48,6 +51,10 @@ def _game(name: str, arguments: Mapping[str, Any]) -> ConfigDict:
     game.python = ""
     # Seed of the first episode; the others count up from there.
     game.seed = 10_000_000
+    # Cut the first episode of each game to a share of its time, from 1/games to the whole, so that games are spread
+    # over the episode from then on. Otherwise games whose episodes are equally long stay at the same step for ever (our
+    # choice; the paper's games ran asynchronously).
+    game.stagger = True
     # After so many episodes a game's process is started anew.
     game.episodes_per_process = 100
     # Machines that play, by Ray (`pip install -c constraints.txt -e ".[ray]"`); 0: all games run here. How many
@@ -75,15 +82,33 @@ def _ppg() -> ConfigDict:
     # Discount and decay of the advantage estimates (paper).
     ppg.discount = 0.999
     ppg.gae_decay = 0.95
-    # Weight of KL(pretrained, policy), and its factor from iteration to iteration (paper).
+    # Weight of KL(pretrained, policy), and its factor from iteration to iteration (paper). With weight 0 the KL is
+    # still logged; without `init_from` there is no pretrained policy, and none is computed.
     ppg.leash = 0.2
     ppg.leash_decay = 0.9995
-    # Sleep cycles of an iteration (paper; 0: plain PPO).
+    # How often the wake uses every sample (paper: at most once, by a secondary source; PPG's code: n_epoch_pi=1).
+    ppg.wake_cycles = 1
+    # How often the sleep does: its cycles (paper: 2 an iteration, and no sample more than 6 times; PPG's code:
+    # n_aux_epochs=6, after every 32nd iteration; 0: plain PPO).
     ppg.sleep_cycles = 2
-    # Advantages to mean 0 and variance 1 over a rollout (not mentioned in the paper).
-    ppg.normalize_advantages = False
-    # PPO's clip, and weights of both values' errors and of the KL to the policy before the sleep (paper).
+    # Draw minibatches at random: of every game a segment, each at another time (PPG's code: make_minibatches, which
+    # draws games as well). False: segments in the order of time, all games at once.
+    ppg.shuffle_segments = True
+    # Whether the sleep has an optimizer state of its own (PPG's code: aux_state; the paper does not say). It takes the
+    # memory of twice the parameters. False: one state for both, whose moments go on from one to the other.
+    ppg.sleep_optimizer = True
+    # Advantages to mean 0 and variance 1 over a rollout (PPG's code: compute_advantage; MineStudio as well; not
+    # mentioned in the paper). It decides how the rewards weigh against the leash.
+    ppg.normalize_advantages = True
+    # Where the game's time limit cuts an episode: the value of the last picture stands for the rest (True), or it is an
+    # end as any other (False; PPG's code: notlast = 1 - first).
+    ppg.bootstrap_on_truncation = False
+    # PPO's clip (paper).
     ppg.clip = 0.2
+    # Weight of the value's error in the wake (PPG's code: vfcoef=0.5; the paper's 0.5 is named for the sleep).
+    ppg.wake_value = 0.5
+    # Weights in the sleep of both values' errors and of the KL to the policy before it (paper, by a secondary source;
+    # PPG's code has the same).
     ppg.value = 0.5
     ppg.aux_value = 0.5
     ppg.clone = 1.0

@@ -90,7 +90,7 @@ def step_of(config: ConfigDict, mesh: Mesh) -> Program:
 
 
 def wake_of(config: ConfigDict, mesh: Mesh) -> Program:
-    """Of reinforcement learning: the step that learns to act. Those of the sleep need as much, and a copy more."""
+    """Of reinforcement learning: the step that learns to act. Those of the sleep need as much."""
     ppg.check(config, mesh)
     setup = ppg.make_setup(config, mesh)
     arguments = ppg.wake_arguments(config, mesh, setup)

@@ -42,7 +42,10 @@ DIAMOND = {  # of all variants: the paper's table 6, and ten minutes of 20 steps
     "length": 128, "fragments": 48, "steps": 4000, "model.preset": "2x", "model.dtype": "bfloat16",
     "optimizer.weight_decay": 0.04, "optimizer.clip_norm": 5, "ppg.discount": 0.999, "ppg.gae_decay": 0.95,
     "ppg.clip": 0.2, "ppg.value": 0.5, "ppg.aux_value": 0.5, "ppg.clone": 1, "ppg.leash_decay": 0.9995,
-    "ppg.sleep_cycles": 2, "ppg.normalize_advantages": False,
+    "ppg.sleep_cycles": 2,
+    # PPG's code, where the paper does not say
+    "ppg.wake_cycles": 1, "ppg.wake_value": 0.5, "ppg.normalize_advantages": True, "ppg.shuffle_segments": True,
+    "ppg.sleep_optimizer": True, "ppg.bootstrap_on_truncation": False, "game.stagger": True,
 }  # fmt: skip
 RUNS = {  # pretrained or not, rho, entropy bonus, learning rate, rewards
     "main": (True, 0.2, 0, 2e-5, "diamond"),

@@ -66,7 +66,7 @@ def test_a_policy_drifts_from_its_reference_as_far_as_their_kl_says():
     shapes = jax.eval_shape(policy.init, jax.random.key(0), *start)["params"]
     # Logits of about 1: a KL of a few 1e-4, as between initial parameters, is the difference of two numbers near 10
     one, other = (random_like(shapes, seed) for seed in (0, 1))
-    turn = Turn(frames, None, first, first, first, None, None)
+    turn = Turn(frames, None, first, first, first, None, None, None)
     same = PolicyAgent((policy, one), (policy, one), 3, seed=0).act(turn)
     apart = PolicyAgent((policy, one), (policy, other), 3, seed=0).act(turn)
     again = PolicyAgent((policy, one), (policy, other), 3, seed=0).act(turn)

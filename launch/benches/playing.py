@@ -36,8 +36,8 @@ def _play(games: int) -> Row:
     policy, normalizer = Policy(**POLICIES["tiny"]), ValueNormalizer.create()
     params, seeds = jax.jit(partial(init_params, policy, (*FRAME, 3)))(jax.random.key(0)), [itertools.count()] * games
     with Pool(make_game("doom", ARGUMENTS), seeds, FRAME, REWARDS["explore"]) as pool:
-        player = Player(policy, pool, make_mesh(devices=jax.devices()[:1]), games, jax.random.PRNGKey(0))
-        player.play(params, normalizer, 8)  # compiles
+        player = Player(policy, pool, make_mesh(devices=jax.devices()[:1]), games, 32, jax.random.PRNGKey(0))
+        player.play(params, normalizer, 32)  # compiles
         pool.waited, frames, began = 0.0, 0, time.monotonic()
         while (taken := time.monotonic() - began) < SECONDS.value:
             rollout = player.play(params, normalizer, 32)

@@ -136,6 +136,12 @@ def test_items_have_the_names_that_are_rewarded():
     assert all(type(number) is float for number in info.values())
 
 
+def test_the_games_own_count_of_what_was_crafted_is_passed_on():
+    """Where MineRL observes it; so that rewards count what cannot be counted twice (fidelity D6)."""
+    crafted = {"oak_planks": np.array(4), "birch_planks": np.array(8), "torch": np.array(0)}
+    assert minerl_game.info_of({"inventory": {}, "craft_item": crafted}) == {"crafted.planks": 12}
+
+
 def play(game, seeds, *keys):
     """Hold keys until all seeds are played; the episodes, and each row's first pixel."""
     buttons = np.zeros((1, 20), np.uint8)

@@ -55,9 +55,30 @@ def test_rows_are_streams_of_episodes_with_a_last_picture_in_which_nobody_plays(
         "acted": [0, 1, 1, 0, 1],
         "reward": [0, 0.5, 0.5, 0, 0.5],
         "terminated": [0, 0, 0, 0, 0],
+        "truncated": [0, 0, 1, 0, 0],
         "seed": [0, 0, 0, 2, 2],
     }.items():
         assert [getattr(turn, field)[0] for turn in turns] == expected, field
+
+
+def test_first_episodes_of_unequal_lengths_leave_the_games_out_of_step():
+    """At every turn, games are spread over the episode (fidelity D3)."""
+    limits = [2, 4, None]
+    with make_pool(counting(steps=6), rows=3, first_limits=limits) as pool:
+        turns = [pool.begin(), *(attack(pool, 3) for _ in range(12))]
+        episodes = pool.episodes()
+    steps = np.array([[step for _, step in shown(turn)] for turn in turns])
+    assert (steps[:3] == steps[:3, :1]).all()  # together at the beginning
+    assert all(len(set(of_turn)) == 3 for of_turn in steps[7:])
+    first = sorted((one.row, one.steps, one.ending) for one in episodes)
+    assert first == [
+        (0, 2, "shortened"),
+        (0, 6, "truncated"),
+        (1, 4, "shortened"),
+        (1, 6, "truncated"),
+        (2, 6, "truncated"),
+    ]
+    assert [turn.truncated.tolist() for turn in turns[:5]] == [[False] * 3] * 5
 
 
 def test_episodes_are_counted_up_to_what_is_paid_for():

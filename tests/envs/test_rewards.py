@@ -58,6 +58,114 @@ def test_the_even_variant_pays_one_over_the_quantity():
 def test_what_is_there_at_the_beginning_used_up_or_not_in_the_table_pays_nothing():
     tally = Tally({"log": Reward(1, 3)}, {"log": 2})
     counts = [2, 3, 0, 1, 1, 4, 9]
-    assert [tally.pay({"log": n, "dirt": 5 * n}) for n in counts] == [0, 1, 0, 1, 0, 1, 0]
-    assert tally.obtained == {"log": 10}
+    assert [tally.pay({"log": n, "dirt": 5 * n}) for n in counts] == [0, 1, 0, 0, 0, 1, 1]
+    assert tally.obtained == {"log": 7}
     assert tally.pay({}) == 0  # a game may leave out what there is none of
+
+
+def paid(*infos, table=REWARDS["diamond"]):
+    """What is paid in all, and the tally; the episode begins with nothing."""
+    tally = Tally(table, {})
+    return sum(tally.pay(info) for info in infos), tally
+
+
+def test_what_is_put_down_and_taken_up_again_pays_once():
+    """Three diamonds ten times are worth 8, a log seven times 1/8 (fidelity D6)."""
+    reward, tally = paid(*[{"diamond": 3}, {}] * 10)
+    assert reward == pytest.approx(8)
+    assert tally.obtained["diamond"] == 3  # what evaluation reports
+    assert paid(*[{"log": 1}, {"dirt": 1}] * 7)[0] == pytest.approx(1 / 8)
+    one_by_one = [{"diamond": n} for n in (1, 2, 3, 2, 1, 0, 1, 2, 3, 0, 3)]
+    assert paid(*one_by_one)[0] == pytest.approx(8)
+
+
+@pytest.mark.parametrize("item", sorted(REWARDS["diamond"]))
+def test_no_item_pays_more_by_being_moved(item):
+    """In the hand, a chest, the crafting grid, on the ground after a death: the game's count falls and comes back."""
+    once, _ = paid({item: 2})
+    assert paid(*[{item: 2}, {item: 1}, {}, {item: 2}] * 5)[0] == pytest.approx(once)
+
+
+def test_what_was_used_up_in_crafting_and_collected_anew_pays():
+    """The ingredients leave for the grid some steps before the product is in the inventory (fidelity D6)."""
+    at_once = [{"log": 1}, {"planks": 4}, {"planks": 4, "log": 1}]
+    by_the_grid = [{"log": 1}, {}, {"planks": 4}, {"planks": 4, "log": 1}]
+    for infos in (at_once, by_the_grid):
+        reward, tally = paid(*infos)
+        assert reward == pytest.approx(2 / 8 + 4 / 20)
+        assert (tally.obtained["log"], tally.obtained["planks"]) == (2, 4)
+
+
+def test_crafting_uses_up_no_more_than_is_missing():
+    grid = [{"log": 10}, {}, {"planks": 4}, {"planks": 4, "log": 9}]  # nine logs come back from the grid
+    assert paid(*grid)[1].obtained["log"] == 10
+    assert paid(*grid, {"planks": 4, "log": 10})[1].obtained["log"] == 11
+    assert paid({"planks": 4}, {"planks": 4, "log": 1})[1].obtained["log"] == 1  # planks that were found
+    pickaxe = {"diamond_pickaxe": 1}
+    made = [{"diamond": 6, "stick": 2}, {"diamond": 3}, {"diamond": 3} | pickaxe]
+    farmed = [pickaxe, {"diamond": 3} | pickaxe, {"diamond": 3}, {"diamond": 3} | pickaxe] * 10
+    reward, tally = paid(*made, *farmed)
+    assert (tally.obtained["diamond"], tally.obtained["diamond_pickaxe"]) == (6, 1)
+    assert reward == pytest.approx(6 * 8 / 3 + 8 + 2 / 16)
+    assert paid(*made, *farmed, {"diamond": 4})[1].obtained["diamond"] == 7
+
+
+def test_the_whole_way_to_a_diamond_pickaxe_with_what_it_uses_up():
+    """Every item is collected or made in the number that the table pays for, and used on the way."""
+    held, infos = {}, []
+
+    def change(**numbers):
+        for item, number in numbers.items():
+            held[item] = held.get(item, 0) + number
+            assert held[item] >= 0, item
+        infos.append(dict(held))
+
+    for _ in range(8):
+        change(log=1)
+    for _ in range(5):
+        change(log=-1)
+        change(planks=4)
+    change(planks=-4)
+    change(crafting_table=1)
+    for _ in range(4):
+        change(planks=-2)
+        change(stick=4)
+    change(planks=-3, stick=-2)
+    change(wooden_pickaxe=1)
+    for need, product in (({"cobblestone": 3, "stick": 2}, "stone_pickaxe"), ({"cobblestone": 8}, "furnace")):
+        change(cobblestone=need["cobblestone"])
+        change(**{item: -number for item, number in need.items()})
+        change(**{product: 1})
+    change(coal=5)
+    for _ in range(4):
+        change(coal=-1, stick=-1)
+        change(torch=4)
+    for _ in range(3):
+        change(iron_ore=1)
+        change(iron_ore=-1)
+        change(iron_ingot=1)
+    change(iron_ingot=-3, stick=-2)
+    change(iron_pickaxe=1)
+    change(diamond=3)
+    change(diamond=-3, stick=-2)
+    change(diamond_pickaxe=1)
+    assert paid(*infos)[0] == pytest.approx(40)
+
+
+def test_what_the_game_counts_as_crafted_pays_after_it_was_placed():
+    """MineRL's statistics (fidelity D6): torches are placed, and as many crafted again."""
+    first = [{"coal": 1, "stick": 1}, {"torch": 4, "crafted.torch": 4}, {"crafted.torch": 4}]
+    again = [{"coal": 1, "stick": 1, "crafted.torch": 4}, {"torch": 4, "crafted.torch": 8}]
+    tally = paid(*first, *again)[1]
+    assert {item: tally.obtained[item] for item in ("torch", "coal", "stick")} == {"torch": 8, "coal": 2, "stick": 2}
+    blocks = [{"iron_ingot": 9, "crafted.iron_ingot": 9 * n} for n in range(1, 5)]  # to a block of iron and back
+    assert paid(*blocks)[1].obtained["iron_ingot"] == 9
+    later = Tally(REWARDS["diamond"], {"crafted.torch": 4})  # crafted before the episode
+    assert later.pay({"crafted.torch": 4}) == 0
+
+
+def test_health_is_paid_for_whenever_it_rises():
+    """It cannot be put down: what fell was lost to monsters."""
+    reward, tally = paid({"health": 50}, {"health": 25}, {"health": 50}, table=REWARDS["gather_health"])
+    assert reward == pytest.approx(3)
+    assert tally.obtained == {"health": 75}

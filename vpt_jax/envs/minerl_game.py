@@ -13,7 +13,8 @@ tested against a stub of it. What is said of MineRL here was read in its sources
 - **Worlds** are new in every episode. Equal seeds give equal worlds, not equal animals and monsters. (Scripts of
   others reset once before they seed, so that the first world heeds it; nothing in the sources says that it would not.)
 - **Items** count in the inventory and the hotbar; what lies in a crafting grid, at the cursor or in the off hand does
-  not. So moving an item there and back looks as if it had been obtained once more.
+  not. Rewards do not mind: what comes back is not obtained once more (`rewards.py`).
+- **Crafting** is counted by the game's statistics (`craft_item`), which are passed on where MineRL observes them.
 - **A display** is needed, with OpenGL: `xvfb-run -a` before the command gives one to a machine that has none.
 """
 
@@ -73,8 +74,9 @@ class MineRLGame:
     observation is `{"pov": uint8[360, 640, 3]}`.
 
     `info` has a count for every kind of item that is held, under MineRL's name (`cobblestone`, `wooden_pickaxe`); what
-    is missing is not held. All kinds of logs are `log`, all kinds of planks `planks`. Beside that, where MineRL tells:
-    health and food (20: full), breath (300: full), xp, and the position x, y, z (blocks). All are floats.
+    is missing is not held. All kinds of logs are `log`, all kinds of planks `planks`. `crafted.ITEM` is how many have
+    been crafted or smelted in this world, by the same names. Also, where MineRL tells: health and food (20: full),
+    breath (300: full), xp, and the position x, y, z (blocks). All are floats.
     """
 
     def __init__(self, env: Any, steps: int):
@@ -127,6 +129,10 @@ def info_of(observation: Mapping[str, Any]) -> dict[str, float]:
     for item, count in observation["inventory"].items():
         if count > 0:  # MineRL lists all items of the game
             kind = kind_of(item)
+            info[kind] = info.get(kind, 0.0) + float(count)
+    for item, count in observation.get("craft_item", {}).items():
+        if count > 0:
+            kind = f"crafted.{kind_of(item)}"
             info[kind] = info.get(kind, 0.0) + float(count)
     return info
 

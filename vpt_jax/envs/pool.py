@@ -41,6 +41,7 @@ class Turn(NamedTuple):
     acted: Bool[np.ndarray, " n"]  # the last action was carried out; what follows is of it
     reward: Float32[np.ndarray, " n"]
     terminated: Bool[np.ndarray, " n"]  # the game itself came to an end, and was not just cut
+    truncated: Bool[np.ndarray, " n"]  # the game's own time limit cut the episode
 
 
 class Episode(NamedTuple):
@@ -50,7 +51,7 @@ class Episode(NamedTuple):
     seed: int
     steps: int
     reward: float  # of all steps
-    ending: str  # "terminated", "truncated" or "lost"
+    ending: str  # "terminated", "truncated", "lost", or "shortened" by the pool (`first_limits`)
     info: dict[str, float]  # the last
     obtained: dict[str, float]  # of what is rewarded, how much
     reason: str = ""  # why it was lost
@@ -87,8 +88,10 @@ class _State(Enum):
 class _Row:
     """One stream of episodes, and the game that plays them."""
 
-    def __init__(self, pool: "Pool", number: int, seeds: Iterator[int]):
+    def __init__(self, pool: "Pool", number: int, seeds: Iterator[int], first_limit: int | None):
         self._pool, self._number, self._seeds = pool, number, seeds
+        self._next_limit = first_limit  # steps after which the next episode is cut
+        self._limit: int | None = None  # the same of this one
         self._starts, self._failures = 0, 0  # since the last step
         self.resumes = 0.0  # when, by `time.monotonic`, a game is started that is not there
         self.frame: Frame = np.zeros((*(pool.size or (0, 0)), 3), np.uint8)
@@ -100,7 +103,7 @@ class _Row:
 
     def begin_turn(self) -> None:
         """Nothing has come of the next action yet."""
-        self.first = self.acted = self.terminated = False
+        self.first = self.acted = self.terminated = self.truncated = False
         self.reward = 0.0
 
     def act(self, buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"]) -> None:
@@ -159,6 +162,7 @@ class _Row:
         if self.state is _State.RESETTING:
             self._tally, self._steps, self._sum = Tally(self._pool.rewards, answer.info), 0, 0.0
             self.state, self.first, self._info = _State.WAITING, True, answer.info
+            self._limit, self._next_limit = self._next_limit, None
         else:
             self._count_step(answer)
 
@@ -175,13 +179,20 @@ class _Row:
 
     def _count_step(self, answer: Answer) -> None:
         self.acted, self.terminated, self._info = True, answer.terminated, answer.info
+        self.truncated = answer.truncated and not answer.terminated
         self._failures = 0
         self.reward = self._tally.pay(answer.info)
         self._steps, self._sum = self._steps + 1, self._sum + self.reward
         self.state = _State.WAITING
-        if answer.terminated or answer.truncated:
+        if ending := self._ending():
             self.state, self._played = _State.OVER, self._played + 1
-            self._note("terminated" if answer.terminated else "truncated")
+            self._note(ending)
+
+    def _ending(self) -> str:
+        """How the episode has ended; empty: it goes on."""
+        if self.terminated or self.truncated:
+            return "terminated" if self.terminated else "truncated"
+        return "shortened" if self._steps == self._limit else ""
 
     def _note(self, ending: str, reason: str = "") -> None:
         figures = self.seed, self._steps, self._sum, ending, self._info, self._tally.obtained, reason
@@ -221,6 +232,8 @@ class Pool:
         rewards: what is paid for.
         episodes_per_process: after these a game is started anew, whatever it has leaked.
         wait_for_resets: whether a turn waits for episodes that begin; else their rows do not play meanwhile.
+        first_limits: steps after which each row's first episode is cut, so that rows are out of step from then on
+            (None: it is not). Such an episode is noted as "shortened".
     """
 
     def __init__(
@@ -231,6 +244,7 @@ class Pool:
         rewards: RewardTable,
         episodes_per_process: int = 100,
         wait_for_resets: bool = True,
+        first_limits: Sequence[int | None] | None = None,
     ):
         self.game, self.size, self.rewards = game, size, rewards
         self.episodes_per_process, self.lost = episodes_per_process, 0
@@ -238,7 +252,8 @@ class Pool:
         self._waits_for = {_State.STEPPING} | ({_State.STARTING, _State.RESETTING} if wait_for_resets else set())
         self.mark = f"{uuid.uuid4().hex}."
         self._reaper = start_reaper(self.mark)
-        self._rows = [_Row(self, number, of_row) for number, of_row in enumerate(seeds)]
+        limits = [None] * len(seeds) if first_limits is None else first_limits
+        self._rows = [_Row(self, number, *of_row) for number, of_row in enumerate(zip(seeds, limits, strict=True))]
 
     def __enter__(self) -> Self:
         return self
@@ -293,6 +308,7 @@ class Pool:
             acted=np.array([row.acted for row in self._rows]),
             reward=np.array([row.reward for row in self._rows], np.float32),
             terminated=np.array([row.terminated for row in self._rows]),
+            truncated=np.array([row.truncated for row in self._rows]),
         )
 
     def _collect(self, waits_for: set[_State]) -> None:

@@ -50,9 +50,10 @@ class Report(NamedTuple):
 class Machine:
     """Runs on another machine."""
 
-    def __init__(self, seeds: Sequence[Seeds], arguments: dict[str, Any]):
+    def __init__(self, seeds: Sequence[Seeds], first_limits: Sequence[int | None], arguments: dict[str, Any]):
         """`arguments`: the others of a `Pool`."""
-        self._pool = Pool(seeds=[itertools.count(*of_row) for of_row in seeds], **arguments)
+        streams = [itertools.count(*of_row) for of_row in seeds]
+        self._pool = Pool(seeds=streams, first_limits=first_limits, **arguments)
 
     def begin(self) -> Report:
         """As `Pool.begin`."""
@@ -84,7 +85,7 @@ class _Part:
         rows = pool.rows_each
         frames, nothing = np.zeros((rows, *pool.size, 3), np.uint8), np.zeros(rows, bool)
         seeds, reward = np.zeros(rows, int), np.zeros(rows, np.float32)
-        self._turn = Turn(frames, seeds, nothing, nothing, nothing, reward, nothing)
+        self._turn = Turn(frames, seeds, nothing, nothing, nothing, reward, nothing, nothing)
         self._steps, self._sums = np.zeros(rows, int), np.zeros(rows)
         self._start()
 
@@ -115,10 +116,10 @@ class _Part:
         ray.kill(self._machine)
 
     def _start(self) -> None:
-        rows = self._pool.seeds[self._first_row : self._first_row + self._pool.rows_each]
-        seeds = [(first + self._starts * _FRESH_SEEDS, apart) for first, apart in rows]
+        rows = slice(self._first_row, self._first_row + self._pool.rows_each)
+        seeds = [(first + self._starts * _FRESH_SEEDS, apart) for first, apart in self._pool.seeds[rows]]
         actor: Any = ray.remote(num_cpus=self._pool.cpus)(Machine)
-        self._machine = actor.remote(seeds, self._pool.arguments)
+        self._machine = actor.remote(seeds, self._pool.first_limits[rows], self._pool.arguments)
         self._asked, self.begun, self._starts = self._machine.begin.remote(), False, self._starts + 1
 
     def _replace(self, error: Exception) -> None:
@@ -142,8 +143,9 @@ class _Part:
     def _away(self) -> Turn:
         nobody = np.zeros(self._pool.rows_each, bool)
         return self._turn._replace(
-            first=nobody, playing=nobody, acted=nobody, reward=np.zeros(len(nobody), np.float32), terminated=nobody
-        )
+            first=nobody, playing=nobody, acted=nobody, reward=np.zeros(len(nobody), np.float32), terminated=nobody,
+            truncated=nobody,
+        )  # fmt: skip
 
     def _note(self, report: Report) -> Turn:
         turn, self.begun = report.turn, True
@@ -163,13 +165,16 @@ class RemotePool:
         cpus: processor cores that each takes of the cluster.
         game, size: as of a `Pool`; so are the `others`.
         seeds: for each row.
+        first_limits: for each row, as of a `Pool`.
     """
 
     def __init__(
-        self, machines: int, cpus: float, game: Game, seeds: Sequence[Seeds], size: tuple[int, int], **others: Any
-    ):
+        self, machines: int, cpus: float, game: Game, seeds: Sequence[Seeds], size: tuple[int, int],
+        first_limits: Sequence[int | None] | None = None, **others: Any,
+    ):  # fmt: skip
         self.machines, self.cpus, self.rows_each, self.size = machines, cpus, len(seeds) // machines, size
         self.seeds, self.arguments = seeds, {"game": game, "size": size, **others}
+        self.first_limits = [None] * len(seeds) if first_limits is None else first_limits
         self.patience = game.patience.start + game.patience.reset + game.patience.step + _NETWORK
         self.waited, self.lost = 0.0, 0  # all games of a machine, when it is lost
         self._parts = [_Part(self, number) for number in range(machines)]

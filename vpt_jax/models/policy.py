@@ -60,7 +60,7 @@ class Policy(nn.Module):
         """
         b, t = frames.shape[:2]
         if frames.ndim == 3:
-            x = frames.astype(self.dtype)
+            x = jnp.asarray(frames).astype(self.dtype)
         else:
             x = self.encoder()(scale_frames(frames.reshape(b * t, *frames.shape[2:]), self.dtype))
         x = constrain(x.reshape(b, t, self.features), BATCH)

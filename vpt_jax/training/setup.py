@@ -162,7 +162,12 @@ def make_mesh(config: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def pretrained_params(config: Any) -> Any:
-    """Those of `config.init_from`, in host memory.
+    """Those of `config.init_from`, in host memory; raises as `pretrained_model`."""
+    return pretrained_model(config).params
+
+
+def pretrained_model(config: Any) -> Any:
+    """The `TrainedPolicy` or `TrainedIDM` of `config.init_from`, its arrays in host memory.
 
     Raises:
       ConfigError: there are none, or they are of another kind of model, or of one with another temperature.
@@ -177,7 +182,8 @@ def pretrained_params(config: Any) -> Any:
                 f"config.model.{field} is {config.model[field]}, and the model in {config.init_from} was trained with "
                 f"{there}: set the same"
             )
-    return jax.device_get(pretrained.params)
+    arrays = {"params", "normalizer", "aux_normalizer"} & set(pretrained._fields)
+    return pretrained._replace(**jax.device_get({name: getattr(pretrained, name) for name in arrays}))
 
 
 def frozen_pattern(config: Any) -> str:

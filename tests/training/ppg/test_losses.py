@@ -1,7 +1,5 @@
 """The arithmetic of PPG in double precision, against what it comes to when written out."""
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,15 @@ import pytest
 from vpt_jax.actions import CLASS_HAS_CAMERA, JointAction
 from vpt_jax.models.heads import ValueNormalizer, draw_joint, joint_entropy, joint_kl, joint_log_prob
 from vpt_jax.models.policy import PolicyOutput
-from vpt_jax.training.ppg.losses import Coefficients, Fragment, advantages, clipped_loss, sleep_loss, wake_loss
+from vpt_jax.training.ppg.losses import (
+    Coefficients,
+    Fragment,
+    advantages,
+    clipped_loss,
+    explained_variance,
+    sleep_loss,
+    wake_loss,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +92,23 @@ def test_the_clipped_loss(ratio, advantage, loss):
     np.testing.assert_allclose(clipped_loss(jnp.log(ratio), advantage, 0.2), loss, rtol=1e-6)
 
 
+@pytest.mark.parametrize("log_ratio", [-1e4, -25.0, 25.0, 1e4])
+@pytest.mark.parametrize("advantage", [-3.0, 0.0, 3.0])
+def test_any_ratio_has_a_finite_loss_and_gradient(log_ratio, advantage):
+    """No infinity times 0 (fidelity S10); in float32, the gradient's square as well."""
+    with jax.enable_x64(False):
+        loss, gradient = jax.value_and_grad(clipped_loss)(jnp.float32(log_ratio), jnp.float32(advantage), 0.2)
+    assert np.isfinite([loss, gradient, np.float32(gradient) ** 2]).all()
+
+
+def test_explained_variance_is_of_valid_steps_alone():
+    value, target = np.array([[1.0, 2.0, 3.0, 99.0]]), np.array([[1.0, 3.0, 5.0, 0.0]])
+    valid = np.array([[True, True, True, False]])
+    np.testing.assert_allclose(explained_variance(value, target, valid), 1 - (2 / 3) / (8 / 3), rtol=1e-6)
+    np.testing.assert_allclose(explained_variance(target, target, valid), 1)
+    assert explained_variance(value, np.ones((1, 4)), valid) == 0  # nothing to explain
+
+
 def test_the_kl_is_that_of_the_whole_joint_action():
     """The three outcomes are: no camera, and the camera's two classes."""
     p, q = np.array([0.4, 0.6 * 0.9, 0.6 * 0.1]), np.array([0.7, 0.3 * 0.2, 0.3 * 0.8])
@@ -106,7 +129,7 @@ def test_drawn_actions_are_as_frequent_as_their_probability():
     np.testing.assert_allclose(np.exp(log_prob)[~moves], 0.4, rtol=1e-6)
 
 
-def wake(leash=0.3, entropy=0.0, valid=None, said=None, pretrained=None):
+def wake(leash=0.3, weights=Coefficients(), valid=None, said=None, pretrained=None):  # noqa: B008 - it does not change
     """The loss of two steps, the policy's parameters and everything it depends on."""
     said = random_logits(1, 1, 2) if said is None else said
     pretrained = random_logits(2, 1, 2) if pretrained is None else pretrained
@@ -115,18 +138,16 @@ def wake(leash=0.3, entropy=0.0, valid=None, said=None, pretrained=None):
     fragment = fragment_of(action, log_prob, [[2.0, -1.0]], [[3.0, 5.0]], valid)
     normalizer = ValueNormalizer(jnp.array([2.0]), jnp.array([8.0]), jnp.array(1.0))  # mean 2, variance 4
     params = {"logits": said, "value": jnp.array([[0.5, 1.0]])}
-    others = SimpleNamespace(logits=pretrained)
-    weights = Coefficients(entropy=entropy)
 
     def loss(params):
-        return wake_loss(FixedPolicy, weights, params, "memory", fragment, others, normalizer, jnp.asarray(leash))
+        return wake_loss(FixedPolicy, weights, params, "memory", fragment, pretrained, normalizer, jnp.asarray(leash))
 
     return loss, params, said, pretrained
 
 
 def test_the_wake_loss_written_out():
-    loss, params, said, pretrained = wake(entropy=0.01)
-    value, (metrics, memory) = loss(params)
+    loss, params, said, pretrained = wake(weights=Coefficients(entropy=0.01))
+    value, metrics = loss(params)
     policy_loss = np.mean([-2.2, 1.6])
     value_loss = np.mean([(0.5 - (3 - 2) / 2) ** 2, (1.0 - (5 - 2) / 2) ** 2])
     kl, entropy = np.mean(joint_kl(pretrained, said)), np.mean(joint_entropy(said))
@@ -134,12 +155,20 @@ def test_the_wake_loss_written_out():
     np.testing.assert_allclose(metrics["value_loss"], value_loss, rtol=1e-6)
     np.testing.assert_allclose(metrics["clipped"], 0.5)
     np.testing.assert_allclose(value, policy_loss + 0.5 * value_loss + 0.3 * kl - 0.01 * entropy, rtol=1e-6)
-    assert memory == "memory"
+
+
+def test_the_value_has_a_weight_of_its_own_in_the_wake():
+    """The paper's 0.5 is of the sleep (fidelity S12)."""
+    losses = []
+    for weight in (0.0, 1.0):
+        loss, params, *_ = wake(weights=Coefficients(wake_value=weight, value=9.0))
+        losses.append(loss(params))
+    np.testing.assert_allclose(losses[1][0] - losses[0][0], losses[0][1]["value_loss"], rtol=1e-6)
 
 
 def test_steps_that_are_not_valid_count_nowhere():
     loss, params, *_ = wake(valid=np.array([[True, False]]))
-    metrics = loss(params)[1][0]
+    metrics = loss(params)[1]
     np.testing.assert_allclose([metrics["policy_loss"], metrics["value_loss"]], [-2.2, 0], rtol=1e-6)
     gradient = jax.grad(lambda params: loss(params)[0])(params)
     assert not np.any(gradient["logits"]["buttons"][:, 1])
@@ -165,9 +194,8 @@ def test_the_sleep_loss_written_out():
     fragment = fragment_of(action, np.zeros((1, 2)), [[0.0, 0.0]], [[3.0, 5.0]])
     normalizer = ValueNormalizer(jnp.array([2.0]), jnp.array([8.0]), jnp.array(1.0))
     params = {"logits": said, "value": jnp.array([[0.5, 1.0]]), "aux_value": jnp.array([[0.0, 1.5]])}
-    others = SimpleNamespace(logits=before)
     weights = Coefficients(value=0.5, aux_value=0.25, clone=2.0)
-    value, _ = sleep_loss(FixedPolicy, weights, params, None, fragment, others, normalizer)
+    value, _ = sleep_loss(FixedPolicy, weights, params, None, fragment, before, normalizer)
     expected = 0.5 * (0.25 / 2) + 0.25 * (0.25 / 2) + 2 * np.mean(joint_kl(before, said))
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
@@ -200,7 +228,7 @@ def test_without_leash_and_sleep_it_is_plain_ppo(seed):
     fragment = fragment_of(action, log_prob, advantage, target, valid)
     normalizer = ValueNormalizer(jnp.zeros(1), jnp.ones(1), jnp.ones(()))
     params = {"logits": said, "value": jnp.asarray(value)}
-    others = SimpleNamespace(logits=random_logits(99, *shape))
+    others = random_logits(99, *shape)
     found, _ = wake_loss(FixedPolicy, Coefficients(), params, None, fragment, others, normalizer, jnp.zeros(()))
     expected = numpy_ppo(said, action, log_prob, advantage, value, target, valid)
     np.testing.assert_allclose(found, expected, rtol=1e-9)

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from vpt_jax import parallel
 from vpt_jax.actions import JointAction, raw_from_joint
 from vpt_jax.envs.pool import Games, Turn
 from vpt_jax.models.heads import ValueNormalizer, draw_joint, joint_log_prob
-from vpt_jax.models.memory import Ring, in_order
+from vpt_jax.models.memory import Memory, Ring, in_order
 from vpt_jax.models.policy import Policy, look_once
 from vpt_jax.training.ppg.learner import Rollout
 
@@ -47,27 +47,44 @@ def act(
     return Acted(action, buttons, camera, joint_log_prob(output.logits, action), value), output.memory
 
 
-class Player:
-    """Plays with a policy on a mesh, from rollout to rollout: `games` in all, those of the pool on this host."""
+def empty_memories(policy: Policy, rows: int, segments: int) -> Memory:
+    """Room for the memories of all games before each segment of a rollout: leaves `[rows, segments, ...]`."""
+    memory = policy.initial_memory(rows)
+    return jax.tree.map(lambda leaf: jnp.zeros((rows, segments, *leaf.shape[1:]), leaf.dtype), memory)
 
-    def __init__(self, policy: Policy, pool: Games, mesh: Mesh, games: int, rng: UInt32[Array, "2"]):
+
+def store_memory(memories: Memory, ring: Ring, segment: Int[Array, ""]) -> Memory:
+    """The same with that before a segment, in order."""
+    return jax.tree.map(lambda of_all, now: of_all.at[:, segment].set(now), memories, in_order(ring))
+
+
+class Player:
+    """Plays with a policy on a mesh, from rollout to rollout: `games` in all, those of the pool on this host.
+
+    `length` is that of a segment: before each, the policy's memory is stored in the rollout, for learning from it.
+    """
+
+    def __init__(self, policy: Policy, pool: Games, mesh: Mesh, games: int, length: int, rng: UInt32[Array, "2"]):
         by_rows: Any = parallel.batch_sharding(mesh)
         by_all: Any = NamedSharding(mesh, PartitionSpec())
         ring = Ring(by_rows, by_rows, by_rows, by_all)
         self._place = partial(parallel.global_batch, mesh=mesh, batch=games)
         self._act = jax.jit(partial(act, policy), donate_argnums=2, out_shardings=(by_rows, ring))
-        self._in_order = jax.jit(in_order, out_shardings=by_rows)
+        self._empty = jax.jit(partial(empty_memories, policy, games), static_argnums=0, out_shardings=by_rows)
+        self._store = jax.jit(store_memory, donate_argnums=0, out_shardings=by_rows)
         self._copy = jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=ring)
         self._ring = jax.jit(policy.initial_ring, static_argnums=0, out_shardings=ring)(games)
-        self._pool, self._rng, self._turns = pool, jax.device_get(rng), 0
+        self._pool, self._length, self._rng, self._turns = pool, length, jax.device_get(rng), 0
         self._turn = pool.begin()
 
     def play(
         self, params: Any, normalizer: ValueNormalizer, turns: int, stop: Callable[[], bool] = lambda: False
     ) -> Rollout | None:
-        """The next turns of all games; none, if it is to `stop` before they are whole."""
-        memory, steps = self._in_order(self._ring), []
-        for _ in range(turns):
+        """The next turns of all games, whole segments; none, if it is to `stop` before they are whole."""
+        memories, steps = self._empty(turns // self._length), []
+        for turn in range(turns):
+            if turn % self._length == 0:
+                memories = self._store(memories, self._ring, np.int32(turn // self._length))
             shown, acted = self._turn, self._step(params, normalizer)
             steps.append(_record(shown, acted, self._turn))
             if stop():
@@ -76,7 +93,7 @@ class Player:
         last, _ = self._ask(params, normalizer, ring)
         by_time = jax.tree.map(lambda *of_steps: np.stack(of_steps, axis=1), *steps)
         value = np.concatenate([by_time.pop("value"), last.value[:, None]], axis=1)
-        return Rollout(**self._place(by_time | {"value": value}), memory=memory)
+        return Rollout(**self._place(by_time | {"value": value}), memory=memories)
 
     def _step(self, params: Any, normalizer: ValueNormalizer) -> Any:
         """One turn of all games, and what was done in those of this host."""
@@ -95,4 +112,5 @@ def _record(shown: Turn, acted: Acted, after: Turn) -> dict[str, Any]:
     return dict(
         frames=shown.frames, first=shown.first, valid=shown.playing & after.acted, action=acted.action,
         log_prob=acted.log_prob, value=acted.value, reward=after.reward, terminated=after.terminated,
+        truncated=after.truncated,
     )  # fmt: skip
