@@ -4,22 +4,35 @@ Other annotations are mypy's: at run time a NumPy integer would not be an `int`,
 """
 
 from collections.abc import Callable
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from beartype import beartype
 from jaxtyping import AbstractArray, install_import_hook
 
 
 def check(function: Callable) -> Callable:
-    """The function with beartype's checks of those arguments and results that hold arrays."""
-    function.__annotations__ = {
-        name: hint if _holds_arrays(hint) else Any for name, hint in function.__annotations__.items()
-    }
+    """The function with beartype's checks of the arrays among its arguments and results."""
+    function.__annotations__ = {name: _arrays_only(hint) for name, hint in function.__annotations__.items()}
     return beartype(function)
 
 
+def _arrays_only(hint: Any) -> Any:
+    """The hint with everything that is no array, nor `None` in place of one, replaced by `Any`."""
+    if _is_array(hint) or hint in (NoneType, None, Ellipsis):
+        return hint
+    if not _holds_arrays(hint):
+        return Any
+    origin, parts = get_origin(hint), tuple(map(_arrays_only, get_args(hint)))
+    return Union[parts] if origin in (Union, UnionType) else origin[parts]
+
+
+def _is_array(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, AbstractArray)
+
+
 def _holds_arrays(hint: Any) -> bool:
-    return (isinstance(hint, type) and issubclass(hint, AbstractArray)) or any(map(_holds_arrays, get_args(hint)))
+    return _is_array(hint) or any(map(_holds_arrays, get_args(hint)))
 
 
 def install() -> None:

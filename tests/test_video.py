@@ -294,7 +294,7 @@ def test_an_action_is_drawn_on_a_copy():
         lit = (held[:40, :, 0] > 200) & (idle[:40, :, 0] < 200)
         assert lit.sum() > 200, name
         idle = held
-    right, left = (video.draw_action(frame, buttons, np.array([0, yaw])) for yaw in (5, -5))
+    right, left = (video.draw_action(frame, buttons, np.array([0.0, yaw])) for yaw in (5, -5))
     assert (right != left).any()
 
 

@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 
 from vpt_jax.actions import BUTTON_INDEX, CAMERA, HOTBARS, PITCH, YAW
 
-Frame = UInt8[np.ndarray, "h w 3"]
+Frame = UInt8[np.ndarray, "_h _w 3"]  # of any size: a function may take two
 
 FRAME_RATE = 20  # frames, and actions, per second
 CRF = 23  # x264's own default

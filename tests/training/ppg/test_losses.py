@@ -89,7 +89,7 @@ def test_a_lost_game_invents_nothing():
     [(1.0, 2.0, -2.0), (1.1, 2.0, -2.2), (1.5, 2.0, -2.4), (0.5, 2.0, -1.0), (1.5, -2.0, 3.0), (0.5, -2.0, 1.6)],
 )
 def test_the_clipped_loss(ratio, advantage, loss):
-    np.testing.assert_allclose(clipped_loss(jnp.log(ratio), advantage, 0.2), loss, rtol=1e-6)
+    np.testing.assert_allclose(clipped_loss(jnp.log(ratio), jnp.array(advantage), 0.2), loss, rtol=1e-6)
 
 
 @pytest.mark.parametrize("log_ratio", [-1e4, -25.0, 25.0, 1e4])
