@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vpt_jax.data.codecs import decode_frames
-from vpt_jax.data.dataset import DatasetDamagedError, EpisodeIndex, load_index, open_records
+from vpt_jax.data.dataset import EpisodeIndex, load_index, open_records
+from vpt_jax.data.errors import DatasetDamagedError
 
 
 class InspectionError(Exception):
