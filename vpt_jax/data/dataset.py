@@ -32,7 +32,6 @@ from vpt_jax.data.shards import RecordSource, open_reader
 from vpt_jax.state_files import publish
 from vpt_jax.workers import unique_name
 
-
 NAME = "vpt"
 VERSION = "2.0.0"  # of the layout; raise it when what is stored changes
 FEATURES = tfds.features.FeaturesDict(
@@ -185,7 +184,9 @@ def check_place(index: EpisodeIndex, number: int, values: Mapping[str, Any]) -> 
     place = index.names[episode].encode(), chunk, chunk * index.chunk_frames, int(index.lengths[episode])
     there = tuple(values[name] for name in ("episode", "chunk", "first_frame", "num_frames"))
     if there != place:
-        raise ValueError(f"it is chunk {there[1]} of episode {there[0]!r}, where the index has {place[1]} of {place[0]!r}")
+        raise ValueError(
+            f"it is chunk {there[1]} of episode {there[0]!r}, where the index has {place[1]} of {place[0]!r}"
+        )
 
 
 def _require_split(dataset_dir: Path, split: str) -> Path:
