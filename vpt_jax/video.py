@@ -21,6 +21,7 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 
 from vpt_jax.actions import BUTTON_INDEX, CAMERA, HOTBARS, PITCH, YAW
+from vpt_jax.state_files import publish
 
 Frame = UInt8[np.ndarray, "h w 3"]
 
@@ -317,7 +318,7 @@ class VideoWriter:
             raise ValueError(f"{self.path}: no frame was written")
         self._container.mux(self._stream.encode(None))
         self._container.close()
-        self._partial.replace(self.path)
+        publish(self._partial, self.path)
 
 
 def blend(frame: Frame, sprite: UInt8[np.ndarray, "sh sw 4"], x: int, y: int) -> None:

@@ -245,14 +245,14 @@ def count_records(path: Path) -> int:
     return open_reader(path).num_records()
 
 
-def read_episode(path: Path, frames: int, chunk_frames: int) -> Iterator[bytes]:
-    """The records of a file that holds one episode. Raises `DatasetDamagedError` if it is not of so many frames."""
-    check_episode(path, frames, chunk_frames)
+def read_episode(path: Path, frames: int, chunk_frames: int, name: str = "") -> Iterator[bytes]:
+    """The records of a file that holds one episode, after `check_episode`."""
+    check_episode(path, frames, chunk_frames, name)
     return read_records(path)
 
 
-def check_episode(path: Path, frames: int, chunk_frames: int) -> None:
-    """Raises `DatasetDamagedError` if a file does not hold the records of one episode of so many frames.
+def check_episode(path: Path, frames: int, chunk_frames: int, name: str = "") -> None:
+    """Raises `DatasetDamagedError` if a file does not hold the records of one episode of this name and length.
 
     Looks at the number of records and at the last one; ArrayRecord's checksums are looked at by whoever reads a record.
     """
@@ -262,19 +262,27 @@ def check_episode(path: Path, frames: int, chunk_frames: int) -> None:
     last = RecordSource([path], [there], FEATURES)[there - 1]
     if len(last["frame_ends"]) != (left := frames - (expected - 1) * chunk_frames):
         raise DatasetDamagedError(f"{path}: the last record holds {len(last['frame_ends'])} frames, not {left}")
+    if last["episode"].decode(errors="replace") != name:
+        raise DatasetDamagedError(f"{path} holds episode {last['episode']!r}, not {name!r}")
 
 
-def join_records(path: Path, sources: Sequence[Path], frames: Sequence[int], chunk_frames: int) -> None:
-    """Writes one ArrayRecord file, which appears whole, of the records of episodes of so many frames each.
+def join_records(path: Path, sources: Sequence[Path], lengths: Mapping[str, int], chunk_frames: int) -> None:
+    """Writes one ArrayRecord file, which appears whole, of the records of some episodes.
 
-    Sources that are damaged, or hold another number of records or frames, are removed; then there is no such file.
+    Sources that are damaged, or do not hold their episode, are removed; then there is no such file.
+
+    Args:
+        path: of the joined file.
+        sources: a file for each episode.
+        lengths: frames of the episodes, by name, in the same order.
+        chunk_frames: of a record.
     """
     damaged = []
 
     def records() -> Iterator[bytes]:
-        for source, count in zip(sources, frames, strict=True):
+        for source, (name, frames) in zip(sources, lengths.items(), strict=True):
             try:
-                yield from read_episode(source, count, chunk_frames)
+                yield from read_episode(source, frames, chunk_frames, name)
             except DatasetDamagedError:
                 damaged.append(source)
 

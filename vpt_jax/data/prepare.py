@@ -379,9 +379,9 @@ def _write_split(run: Run, folder: Path, split: str, episodes: Sequence[Recordin
     paths = [dataset.shard_path(folder, split, i, len(shards)) for i in range(len(shards))]
     joined = [folder.parent / "shards" / path.name for path in paths]  # apart: a lost worker leaves half a file
     joined[0].parent.mkdir(exist_ok=True)
-    frames = iter(lengths.values())
-    frames_of = [list(islice(frames, len(shard))) for shard in shards]
-    tasks = list(zip(joined, shards, frames_of, [chunk_frames] * len(shards), strict=True))
+    in_order = iter(lengths.items())
+    lengths_of = [dict(islice(in_order, len(shard))) for shard in shards]
+    tasks = list(zip(joined, shards, lengths_of, [chunk_frames] * len(shards), strict=True))
     for _ in run(dataset.join_records, tasks):
         pass
     if not all(episode.is_intact for episode in episodes):

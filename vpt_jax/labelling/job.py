@@ -34,7 +34,7 @@ from vpt_jax.data.manifest import SUFFIX
 from vpt_jax.data.streams import batches
 from vpt_jax.labelling.model import CHOICES, MODES, label_spans
 from vpt_jax.labelling.plan import Labels, Plan, Video
-from vpt_jax.labelling.videos import Clip, FrameSettings, draw_film, encode_video, find_videos, read_result
+from vpt_jax.labelling.videos import Clip, FrameSettings, draw_film, encode_video, find_videos, is_drawn, read_result
 from vpt_jax.state_files import atomic_write, publish, read_arrays, read_json, write_text
 from vpt_jax.workers import locked, progress_bar, worker_pool
 
@@ -211,6 +211,10 @@ def _is_assembled(folder: Path) -> bool:
             raise DatasetDamagedError(f"{folder / 'report.json'} is damaged")
         if (folder / "index").exists():  # not every video is broken
             dataset.check_dataset(folder)
+            index = dataset.load_index(folder, SPLIT)
+            for name, frames in zip(index.names, index.lengths.tolist(), strict=True):
+                if (film := folder / "films" / f"{name}.mp4").exists() and not is_drawn(film, frames):
+                    raise DatasetDamagedError(f"{film} is damaged")
     except (DatasetDamagedError, DatasetMissingError) as error:
         print(f"{folder} is made anew, since it is damaged: {error}", flush=True)
         shutil.rmtree(folder)
@@ -347,7 +351,7 @@ def _draw_films(pool: ProcessPoolExecutor, job: Job, names: Sequence[str], label
     films = {}
     for name, of_video in zip(names, labels(), strict=False):
         film = job.folder / "films" / f"{name}.mp4"
-        if not film.exists():
+        if not is_drawn(film, len(of_video.buttons)):
             films[pool.submit(draw_film, job.videos[name], film, of_video.buttons, of_video.camera)] = name
     with progress_bar(len(films), desc="drawing films", unit="film", disable=not films) as bar:
         for future in as_completed(films):

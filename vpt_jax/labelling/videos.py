@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -156,6 +157,15 @@ def draw_film(video: Clip, film: Path, buttons: UInt8[np.ndarray, "n 20"], camer
         writer.write(draw_action(first, buttons[0], camera[0]))
         for frame, keys, angles in zip(frames, buttons[1:], camera[1:], strict=True):
             writer.write(draw_action(resize(frame, *first.shape[:2]), keys, angles))  # a video may change its size
+
+
+def is_drawn(film: Path, frames: int) -> bool:
+    """Whether a film is there, with so many frames; nothing is decoded for that."""
+    try:
+        with av.open(str(film)) as container:
+            return sum(packet.size > 0 for packet in container.demux(video=0)) == frames
+    except (av.FFmpegError, OSError, ValueError, IndexError):  # IndexError: no video stream
+        return False
 
 
 def _film_frame(frame: Frame) -> Frame:

@@ -28,6 +28,7 @@ from vpt_jax.data.sources import isolated, ytdlp
 from vpt_jax.data.sources.disk import explained
 from vpt_jax.data.sources.journal import Journal, JournalError
 from vpt_jax.data.sources.metadata import ADDRESS, NAME, Entry, Rules, clean, reject
+from vpt_jax.state_files import publish
 from vpt_jax.workers import locked, progress_bar
 
 SEARCH_SECONDS = 3600  # that one search may take
@@ -171,7 +172,7 @@ def _move(out: Path, record: Record) -> None:
     if record.file and whole.exists():
         file = out / record.file
         file.parent.mkdir(exist_ok=True)
-        whole.rename(file)
+        publish(whole, file)
     shutil.rmtree(whole.parent, ignore_errors=True)
 
 
