@@ -22,7 +22,7 @@ from tensorflow_datasets.core.features import FeaturesDict
 
 from vpt_jax.data.errors import DatasetDamagedError, OpenFilesError
 
-_SHARE, _LEAST, _MOST = 4, 2, 4096  # a quarter of the allowed descriptors
+_SHARE, _LEAST, _MOST = 8, 2, 4096  # an eighth of the allowed descriptors: JAX and shared memory need 60 or more
 _LIMITS = (errno.EMFILE, errno.ENFILE)
 _UNREADABLE = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, DecodeError)
 
