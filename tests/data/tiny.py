@@ -10,15 +10,15 @@ from vpt_jax.data.codecs import encode_chunk
 CHUNK, SIZE = 4, 8
 
 
-def serialized(name, frames, chunk, first, total, actions, **changes):
+def serialized(name, pictures, chunk, first, total, actions, **changes):
     """A record of some frames of an episode, with some values changed."""
-    data, ends = encode_chunk(frames)
+    data, ends = encode_chunk(pictures)
     values = {
         "frames": data,
         "frame_ends": ends,
         "buttons": actions[0],
         "camera": actions[1],
-        "confidence": np.ones(len(frames), np.float32),
+        "confidence": np.ones(len(pictures), np.float32),
         "labels": "recorded",
         "episode": name,
         "chunk": chunk,

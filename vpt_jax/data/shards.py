@@ -8,6 +8,7 @@ import errno
 import itertools
 import os
 import resource
+import sys
 import threading
 import weakref
 from bisect import bisect_right
@@ -22,7 +23,8 @@ from tensorflow_datasets.core.features import FeaturesDict
 
 from vpt_jax.data.errors import DatasetDamagedError, OpenFilesError
 
-_SHARE, _LEAST, _MOST = 8, 2, 4096  # an eighth of the allowed descriptors: JAX and shared memory need 60 or more
+_RESERVED = 64  # descriptors that are left to JAX, Grain's shared memory (40 at times) and checkpoints
+_SHARE, _LEAST, _MOST = 4, 2, 4096  # a quarter of the others
 _LIMITS = (errno.EMFILE, errno.ENFILE)
 _UNREADABLE = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, DecodeError)
 
@@ -111,8 +113,13 @@ _readers, _tokens = _ReaderCache(), itertools.count()
 
 def max_open_shards() -> int:
     """How many shards a process keeps open at most."""
+    return min(max((allowed_files() - _RESERVED) // _SHARE, _LEAST), _MOST)
+
+
+def allowed_files() -> int:
+    """How many files the process may have open."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST if allowed == resource.RLIM_INFINITY else min(max(allowed // _SHARE, _LEAST), _MOST)
+    return sys.maxsize if allowed == resource.RLIM_INFINITY else allowed
 
 
 def open_reader(file: Path) -> ArrayRecordReader:
@@ -133,11 +140,10 @@ def open_reader(file: Path) -> ArrayRecordReader:
     except OSError as error:
         if error.errno not in _LIMITS:
             raise
-        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         raise OpenFilesError(
             error.errno,
-            f"too many open files: this process may open {allowed}. Raise the limit (ulimit -n 4096), then run the "
-            "same command again. Nothing is damaged. The file that could not be opened",
+            f"too many open files: this process may open {allowed_files()}. Raise the limit (ulimit -n 4096), then run "
+            "the same command again. Nothing is damaged. The file that could not be opened",
             str(file),
         ) from error
     return reader

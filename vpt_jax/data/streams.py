@@ -32,11 +32,13 @@ from vpt_jax.data.dataset import EpisodeIndex, check_place, load_index, open_rec
 from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.data.manifest import read_segments
 from vpt_jax.data.segments import SegmentIndex, select
+from vpt_jax.data.shards import allowed_files
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import end_with_parent
 
 NULL_RULES = ("drop", "mask", "keep")
 _BLOCK = 2**16  # actions looked at together
+_FEW_FILES = 512
 
 
 class Window(NamedTuple):
@@ -347,9 +349,11 @@ def batches(reader: Reader, rows: Sequence[int], start: int, stop: int, workers:
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         prefetch = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
         iterator = iter(dataset.to_iter_dataset(options).mp_prefetch(prefetch, worker_init_fn=_start_worker))
+    # Each array of a worker's is two open files for as long as it is used: where few are allowed, they are copied.
+    keep = np.array if workers and allowed_files() < _FEW_FILES else np.asarray
     try:
         for element in iterator:
-            yield reader.element(**element)
+            yield reader.element(**{name: keep(value) for name, value in element.items()})
     finally:
         iterator.close()
         del iterator

@@ -78,9 +78,11 @@ def find_episodes(dataset: Path, checked: bool = True) -> list[Episode]:
     """
     dataset = dataset.resolve()
     splits = splits_of(dataset)
-    for split in splits if checked else ():
-        load_index(dataset, split)
-        open_records(dataset, split)
+    for split in splits:
+        open_source(dataset, split)
+        if checked:
+            load_index(dataset, split)
+            open_records(dataset, split)
     sizes = {split: len(_open_index(dataset, split).names) for split in splits}
     return [Episode(dataset, split, number) for split, size in sizes.items() for number in range(size)]
 
