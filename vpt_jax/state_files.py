@@ -30,10 +30,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     writing = unique_name(path)
     try:
         yield writing
+        publish(writing, path)
     except BaseException:
         writing.unlink(missing_ok=True)
         raise
-    publish(writing, path)
 
 
 def write_text(path: Path, text: str) -> None:

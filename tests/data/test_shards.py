@@ -186,3 +186,13 @@ def test_a_flipped_bit_is_damage(small, tmp_path):
     stream = Stream(StreamSettings(str(data), "train", batch=1, length=4, nulls="keep", shuffle=False))
     with pytest.raises(DatasetDamagedError, match=r"record [23], of episode train1"):
         list(batches(stream, [0], 0, stream.steps_per_epoch, workers=0))
+
+
+def test_where_few_files_are_allowed_no_workers_are_started(many, monkeypatch):
+    """What comes from workers needs two open files an array (scale, row 4)."""
+    stream = Stream(StreamSettings(str(many), "train", batch=2, length=8, nulls="keep"))
+    monkeypatch.setattr("vpt_jax.data.streams.allowed_files", lambda: 80)
+    with pytest.warns(UserWarning, match=r"may open 80 files.*ulimit -n 4096"):
+        read = list(batches(stream, [0, 1], 0, 3, workers=2))
+    for step, batch in enumerate(read):
+        np.testing.assert_array_equal(batch.frames, stream.read(step, [0, 1]).frames)

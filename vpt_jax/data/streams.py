@@ -13,6 +13,7 @@ exact with any number of workers or hosts.
 import gc
 import hashlib
 import signal
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -38,7 +39,7 @@ from vpt_jax.workers import end_with_parent
 
 NULL_RULES = ("drop", "mask", "keep")
 _BLOCK = 2**16  # actions looked at together
-_FEW_FILES = 512
+_WORKERS_NEED = 128  # open files: every array on its way from a worker is two of them
 
 
 class Window(NamedTuple):
@@ -335,10 +336,17 @@ def _start_worker(index: int, count: int) -> None:
 def batches(reader: Reader, rows: Sequence[int], start: int, stop: int, workers: int, ahead: int = 2) -> Generator[Any]:
     """What a stream (or another reader) gives from step `start` to `stop`, in order, read ahead by `workers` processes.
 
-    0 workers: this process reads.
+    0 workers: this process reads; so it does where the limit of open files is too low for workers.
 
     The order and content do not depend on `workers`. An error in a worker is raised here.
     """
+    if workers and allowed_files() < _WORKERS_NEED:
+        warnings.warn(
+            f"this process may open {allowed_files()} files, too few for worker processes: it reads the data itself. "
+            "Raise the limit (ulimit -n 4096) for speed",
+            stacklevel=2,
+        )
+        workers = 0
     dataset = grain.MapDataset.source(_Steps(reader, rows, start, stop))
     if not workers:
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
@@ -349,11 +357,9 @@ def batches(reader: Reader, rows: Sequence[int], start: int, stop: int, workers:
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         prefetch = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
         iterator = iter(dataset.to_iter_dataset(options).mp_prefetch(prefetch, worker_init_fn=_start_worker))
-    # Each array of a worker's is two open files for as long as it is used: where few are allowed, they are copied.
-    keep = np.array if workers and allowed_files() < _FEW_FILES else np.asarray
     try:
         for element in iterator:
-            yield reader.element(**{name: keep(value) for name, value in element.items()})
+            yield reader.element(**element)
     finally:
         iterator.close()
         del iterator
