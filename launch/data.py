@@ -7,12 +7,12 @@ import sys
 
 from vpt_jax import command_line
 from vpt_jax.checkpoints import CheckpointError
-from vpt_jax.data.dataset import DatasetDamagedError
+from vpt_jax.data.errors import DatasetDamagedError, OpenFilesError
 from vpt_jax.inspection.commands import COMMANDS
 from vpt_jax.inspection.episodes import InspectionError
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [] or sys.argv[1] not in COMMANDS:
         sys.exit(f"error: say what to do: python launch/data.py {{{','.join(COMMANDS)}}} --config.data=DATASET")
-    mistakes = (InspectionError, CheckpointError, FileNotFoundError, DatasetDamagedError)
+    mistakes = (InspectionError, CheckpointError, FileNotFoundError, DatasetDamagedError, OpenFilesError)
     command_line.run(COMMANDS[sys.argv.pop(1)], "configs/data.py", mistakes)

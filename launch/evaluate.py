@@ -20,6 +20,7 @@ from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.episodes import Agent, IdleAgent, Played, PolicyAgent, RandomAgent, play, summarise
 from vpt_jax.report.playing import write_playing_report
 from vpt_jax.seeds import episode_seed
+from vpt_jax.state_files import read_json, write_text
 from vpt_jax.training.setup import ConfigError, check_choices
 from vpt_jax.workers import locked
 
@@ -99,16 +100,14 @@ def evaluate_agent(
     out = Path(config.out)
     file, recordings = out / "agents" / f"{name}.json", out / "recordings" / name
     settings = jsonable(config) | {"policies": who, "size": list(size)}
-    if file.exists() and (there := json.loads(file.read_text()))["settings"] == settings:
+    if (there := read_json(file) or {}).get("settings") == settings:
         return [Played(**one) for one in there["episodes"]]
     shutil.rmtree(recordings, ignore_errors=True)  # left by a run that was stopped
     for folder in (file.parent, recordings):
         folder.mkdir(parents=True, exist_ok=True)
     with make_pool(config, size, name == SCRIPTED) as pool:
         played = play(agent(), pool, recordings, config.episodes)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"settings": settings, "episodes": [one._asdict() for one in played]}) + "\n")
-    temporary.replace(file)
+    write_text(file, json.dumps({"settings": settings, "episodes": [one._asdict() for one in played]}) + "\n")
     return played
 
 

@@ -26,8 +26,8 @@ from vpt_jax.baselines import idm_baselines, policy_baselines
 from vpt_jax.checkpoints import CheckpointError, Checkpoints, facts_of, note_settings
 from vpt_jax.cost import CHIPS
 from vpt_jax.data.batch import Batch
-from vpt_jax.data.dataset import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
+from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError, OpenFilesError
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
 from vpt_jax.envs.game_client import GameLostError
 from vpt_jax.evaluation import evaluator
@@ -304,7 +304,7 @@ def report(
 
 if __name__ == "__main__":
     mistakes = (
-        ConfigError, DatasetMissingError, DatasetDamagedError, CheckpointError,
+        ConfigError, DatasetMissingError, DatasetDamagedError, OpenFilesError, CheckpointError,
         GameLostError, loop.NonFiniteLossError,
     )  # fmt: skip
     command_line.run(main, "configs/foundation.py", mistakes)

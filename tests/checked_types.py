@@ -24,7 +24,7 @@ def _arrays_only(hint: Any) -> Any:
     if not _holds_arrays(hint):
         return Any
     origin, parts = get_origin(hint), tuple(map(_arrays_only, get_args(hint)))
-    return Union[parts] if origin in (Union, UnionType) else origin[parts]
+    return Union[parts] if origin in (Union, UnionType) else origin[parts]  # noqa: UP007 - of a tuple
 
 
 def _is_array(hint: Any) -> bool:

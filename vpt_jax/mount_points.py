@@ -10,6 +10,8 @@ import os
 import shutil
 from pathlib import Path
 
+from vpt_jax.state_files import publish
+
 _MARKER = ".incomplete"
 _OF_THE_DISK = {"lost+found"}  # what a new disk holds
 _LAST = "report.json"  # by which a finished folder is known
@@ -32,7 +34,7 @@ def is_free(folder: Path) -> bool:
 def place_folder(source: Path, out: Path) -> None:
     """Makes the folder `source` the folder `out`, which `is_free`. At the end `source` is gone."""
     try:
-        source.rename(out)
+        publish(source, out)
     except OSError as error:
         if error.errno not in _NOT_BY_RENAMING or not out.is_dir():
             raise

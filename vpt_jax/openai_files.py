@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from vpt_jax.printable import printable
+from vpt_jax.state_files import publish
 
 _LARGEST_PICKLE = 1 << 20  # bytes; OpenAI's have a twentieth of it
 _LARGEST_NUMBER = 1 << 40  # of what a file says of tensors
@@ -375,7 +376,7 @@ def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
         for i, tensor in enumerate(tensors.values()):
             add(f"data/{i}", np.ascontiguousarray(tensor).astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes())
         add("version", b"3\n")
-    writing.replace(path)
+    publish(writing, path)
 
 
 def _pickle_tensors(tensors: Mapping[str, np.ndarray]) -> bytes:

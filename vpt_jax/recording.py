@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from vpt_jax import contractor_names
 from vpt_jax.actions import BUTTONS, ENV_KEYS, HOTBARS, PITCH, YAW
+from vpt_jax.state_files import publish
 from vpt_jax.video import FRAME_RATE, VideoError, VideoWriter, decode, draw_cursor, resize
 
 DEGREES_PER_COUNT = 360 / 2400  # of the recorder's mouse
@@ -224,7 +225,7 @@ class RecordingWriter:
         partial = self._jsonl.with_name(self._jsonl.name + ".partial")
         try:
             partial.write_text("".join(self._lines))
-            partial.replace(self._jsonl)
+            publish(partial, self._jsonl)
         finally:
             partial.unlink(missing_ok=True)
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from vpt_jax.state_files import read_json, write_text
 from vpt_jax.workers import locked
 
 _POLL = 0.05  # seconds
@@ -172,9 +173,7 @@ class Stages:
         if wanted in (before.get("begun"), before.get("wanted")):
             seconds += before["seconds"]
         note = self._folder / f"{number:02}.json"
-        temporary = note.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"wanted" if done else "begun": wanted, "seconds": seconds}) + "\n")
-        os.replace(temporary, note)
+        write_text(note, json.dumps({"wanted" if done else "begun": wanted, "seconds": seconds}) + "\n")
         return seconds
 
     def _stop(self) -> None:
@@ -186,8 +185,7 @@ class Stages:
             self._end(number, done=False)
 
     def _note(self, number: int) -> dict[str, Any]:
-        path = self._folder / f"{number:02}.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read_json(self._folder / f"{number:02}.json") or {}
 
 
 def _show(number: int, lines: IO[str]) -> None:

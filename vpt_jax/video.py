@@ -21,6 +21,7 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 
 from vpt_jax.actions import BUTTON_INDEX, CAMERA, HOTBARS, PITCH, YAW
+from vpt_jax.state_files import publish
 
 Frame = UInt8[np.ndarray, "_h _w 3"]  # of any size: a function may take two
 
@@ -290,8 +291,8 @@ class VideoWriter:
         self._stream.codec_context.thread_count = 1
         self._reformatter = VideoReformatter()
 
-    def write(self, frame: Frame) -> None:
-        """Append a frame; ValueError if its shape or type is not the film's."""
+    def write(self, frame: np.ndarray) -> None:
+        """Append a frame, uint8 [height, width, 3]; ValueError if its shape or type is not the film's."""
         if frame.shape != self._shape or frame.dtype != np.uint8:
             raise ValueError(f"{self.path}: takes frames uint8{self._shape}, not {frame.dtype}{frame.shape}")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
@@ -317,7 +318,7 @@ class VideoWriter:
             raise ValueError(f"{self.path}: no frame was written")
         self._container.mux(self._stream.encode(None))
         self._container.close()
-        self._partial.replace(self.path)
+        publish(self._partial, self.path)
 
 
 def blend(frame: Frame, sprite: UInt8[np.ndarray, "sh sw 4"], x: int, y: int) -> None:

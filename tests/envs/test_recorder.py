@@ -1,10 +1,13 @@
 """Recording: contractor files whose frames and actions belong together, whatever interrupts the making."""
 
+import errno
 import hashlib
+import json
 import os
 import re
 import signal
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 from configs.record import get_config
 from tests.programs import Program
 from vpt_jax.actions import env_from_raw
+from vpt_jax.envs import recorder
 from vpt_jax.envs.doom import DoomEnv
 from vpt_jax.envs.doom_level import LEVELS
 from vpt_jax.envs.recorder import RecordError, plan_episodes, record
@@ -142,3 +146,41 @@ def test_splits_share_no_seeds(variant, holds_out_levels, players):
     assert bool(levels["valid"] - levels["train"]) == holds_out_levels
     assert set.union(*levels.values()) <= set(LEVELS)
     assert {episode.player for episode in episodes} == players
+
+
+def test_settings_that_a_stopped_run_left_empty_are_written_anew(tmp_path):
+    """A full disk or a kill amid the writing of settings.json, before anything was recorded (attack M10)."""
+    wanted = recorder.Settings(90, 160, 2.0, 0)
+    file = tmp_path / "settings.json"
+    for content in (None, b"", b'{"height": 9', bytes(20)):
+        if content is not None:
+            file.write_bytes(content)
+        (tmp_path / "settings.json.0123456789ab.writing").write_bytes(b"{")
+        recorder._keep_settings(tmp_path, wanted)
+        assert json.loads(file.read_text()) == asdict(wanted)
+    recorder._keep_settings(tmp_path, wanted)
+    with pytest.raises(RecordError, match="was recorded with"):
+        recorder._keep_settings(tmp_path, replace(wanted, skill=3))
+    (tmp_path / "train").mkdir()
+    file.write_bytes(b"")
+    with pytest.raises(RecordError, match=r"settings\.json is damaged, and nothing else tells what .*train was"):
+        recorder._keep_settings(tmp_path, wanted)
+    file.unlink()
+    with pytest.raises(RecordError, match="in use by something else"):
+        recorder._keep_settings(tmp_path, wanted)
+
+
+def test_a_full_disk_leaves_no_empty_settings(tmp_path, monkeypatch):
+    """The next run starts as if nothing had been (attack M10)."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    wanted = recorder.Settings(90, 160, 2.0, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            recorder._keep_settings(tmp_path, wanted)
+    assert not (tmp_path / "settings.json").exists()
+    recorder._keep_settings(tmp_path, wanted)
+    assert (tmp_path / "settings.json").exists()

@@ -162,6 +162,11 @@ load_once, partial_once = cache(load_idm), cache(partial)  # equal programs are 
 @pytest.fixture
 def in_process(monkeypatch):
     """Jobs without processes of their own; each model is loaded and compiled once."""
+    run_in_process(monkeypatch)
+
+
+def run_in_process(monkeypatch):
+    """The same for fixtures that are made once."""
     monkeypatch.setattr(job, "worker_pool", lambda workers: nullcontext(ThisProcess()))
     monkeypatch.setattr(job, "batches", lambda *arguments: batches(*arguments[:-1], workers=0))
     monkeypatch.setattr(job, "load_idm", load_once)

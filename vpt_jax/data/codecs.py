@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
+from vpt_jax.data.jpeg import jpeg_shape
+
 cv2.setNumThreads(1)  # frames are coded in worker processes, one per core: OpenCV's own threads would only compete
 
 QUALITY = 90
@@ -40,22 +42,58 @@ def encode_chunk(frames: Iterable[Frame], quality: int = QUALITY, chroma: int = 
 
 
 def decode_frames(
-    data: bytes, ends: Int32[np.ndarray, " frames"], wanted: Sequence[int] | Int[np.ndarray, " n"]
+    data: bytes,
+    ends: Int32[np.ndarray, " frames"],
+    wanted: Sequence[int] | Int[np.ndarray, " n"],
+    shape: tuple[int, ...] | None = None,
 ) -> UInt8[np.ndarray, "n h w 3"]:
     """The frames of a chunk at the positions `wanted` (at least one, in any order), RGB.
 
+    Args:
+      data, ends: from `encode_chunk`; of unknown origin, they are checked before OpenCV sees them.
+      wanted: positions in the chunk.
+      shape: that every frame must have; None: that of the first one.
+
     Raises:
-      ValueError: a frame's bytes are not a JPEG.
+      ValueError: a frame is missing, is not a JPEG as `encode_chunk` writes it, has another shape, or is damaged.
     """
-    stored = np.frombuffer(data, np.uint8)
-    return np.stack([_decode_jpeg(stored[ends[i - 1] if i else 0 : ends[i]]) for i in wanted])
+    jpegs = [_cut(data, ends, int(i)) for i in wanted]
+    shape = shape or jpeg_shape(jpegs[0])
+    for jpeg in jpegs:
+        if (there := jpeg_shape(jpeg)) != shape:
+            raise ValueError(f"a stored frame is {_size(there)}, and the frames of this dataset are {_size(shape)}")
+    return np.stack([_decode_jpeg(jpeg, shape) for jpeg in jpegs])
 
 
-def _decode_jpeg(jpeg: UInt8[np.ndarray, " bytes"]) -> Frame:
-    frame = cv2.imdecode(jpeg, _READ_RGB)
-    if frame is None:
-        raise ValueError(f"a stored frame of {len(jpeg)} bytes is not a JPEG")
+def frame_shape(data: bytes, ends: Int32[np.ndarray, " frames"]) -> tuple[int, ...]:
+    """Height, width and channels of a chunk's first frame, by its header. Raises `ValueError` as `decode_frames`."""
+    return jpeg_shape(_cut(data, ends, 0))
+
+
+def _cut(data: bytes, ends: Int32[np.ndarray, " frames"], i: int) -> bytes:
+    """The bytes of a frame."""
+    if not isinstance(data, bytes):
+        raise ValueError(f"it holds {len(data)} times frames")
+    if not 0 <= i < len(ends):
+        raise ValueError(f"it holds {len(ends)} frames, and frame {i} is asked for")
+    start, end = int(ends[i - 1]) if i else 0, int(ends[i])
+    if not 0 <= start < end <= len(data):
+        raise ValueError(f"frame {i} goes from byte {start} to {end} of {len(data)}")
+    return data[start:end]
+
+
+def _decode_jpeg(jpeg: bytes, shape: tuple[int, ...]) -> Frame:
+    try:
+        frame = cv2.imdecode(np.frombuffer(jpeg, np.uint8), _READ_RGB)
+    except cv2.error as error:
+        raise ValueError(f"a stored frame of {len(jpeg)} bytes cannot be decoded: {error}") from error
+    if frame is None or frame.shape != shape:
+        raise ValueError(f"a stored frame of {len(jpeg)} bytes is not a JPEG that can be decoded")
     return frame
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 class CodecRow(NamedTuple):

@@ -21,11 +21,16 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Float32, Int64, UInt8
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
+from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
+from vpt_jax.data.index_arrays import REMEDY, check_actions, map_arrays
+from vpt_jax.data.metadata import SplitFiles, check_features, read_splits
+from vpt_jax.data.shards import RecordSource, open_reader
 from vpt_jax.paths import local_path
+from vpt_jax.state_files import publish
 from vpt_jax.workers import unique_name
 
 NAME = "vpt"
@@ -37,24 +42,15 @@ FEATURES = tfds.features.FeaturesDict(
         "buttons": tfds.features.Tensor(shape=(None, 20), dtype=np.uint8),
         "camera": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),  # pitch, yaw in degrees per step
         "confidence": tfds.features.Tensor(shape=(None,), dtype=np.float32),  # probability of the label; 1 if recorded
-        "labels": tfds.features.Text(),  # one of LABELS
+        "labels": tfds.features.Text(),  # one of LABELS in index_arrays.py
         "episode": tfds.features.Text(),
         "chunk": tfds.features.Scalar(np.int32),  # position of this record in its episode
         "first_frame": tfds.features.Scalar(np.int32),  # position in the episode of the record's first frame
         "num_frames": tfds.features.Scalar(np.int32),  # of the whole episode
     }
 )
-SHARD_BYTES = 2**30  # large, since a reader keeps every shard open that it has read from
-LABELS = ("recorded", "predicted")  # where the actions of a split come from
+SHARD_BYTES = 2**30  # large, since only so many shards are kept open (shards.py)
 _SERIALIZER = ExampleSerializer(FEATURES.get_serialized_info())
-
-
-class DatasetMissingError(FileNotFoundError):
-    """There is no dataset, or no such split, at a path; the message says how to make one."""
-
-
-class DatasetDamagedError(ValueError):
-    """A stored frame cannot be read; the message names dataset, record and episode, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ class EpisodeIndex:
     buttons: UInt8[np.ndarray, "frames 20"]
     camera: Float32[np.ndarray, "frames 2"]  # degrees
     confidence: Float32[np.ndarray, " frames"]  # the probability of each label; 1 if recorded
-    labels: str  # one of LABELS
+    labels: str  # one of LABELS in index_arrays.py
     chunk_frames: int  # frames per record; an episode's last record may hold fewer
 
     @cached_property
@@ -96,29 +92,102 @@ class EpisodeIndex:
 
 
 def load_index(dataset_dir: Path, split: str) -> EpisodeIndex:
-    """The index of a split. Raises `DatasetMissingError`."""
+    """The index of a split.
+
+    Raises:
+        DatasetMissingError: there is no such split.
+        DatasetDamagedError: an array is damaged, or holds what cannot be.
+    """
+    return _load_index(dataset_dir, split, checked=True)
+
+
+def load_damaged_index(dataset_dir: Path, split: str) -> EpisodeIndex:
+    """The same for who looks for damage: whether there is a credible action for every frame is not checked."""
+    return _load_index(dataset_dir, split, checked=False)
+
+
+def _load_index(dataset_dir: Path, split: str, checked: bool) -> EpisodeIndex:
     folder = _require_split(dataset_dir, split)
-    if not (folder / "labels.npy").is_file():
+    if not (folder / "labels.npy").exists():
         raise DatasetMissingError(f"{dataset_dir} was made by an older version of this library: make it again")
+    arrays = map_arrays(folder)
+    if checked:
+        check_actions(folder, arrays)
     return EpisodeIndex(
-        names=tuple(np.load(folder / "names.npy").tolist()),
-        lengths=np.load(folder / "lengths.npy"),
-        buttons=np.load(folder / "buttons.npy", mmap_mode="r"),
-        camera=np.load(folder / "camera.npy", mmap_mode="r"),
-        confidence=np.load(folder / "confidence.npy", mmap_mode="r"),
-        labels=str(np.load(folder / "labels.npy")),
-        chunk_frames=int(np.load(folder / "chunk_frames.npy")),
+        names=tuple(arrays["names"].tolist()),
+        lengths=np.array(arrays["lengths"]),
+        buttons=arrays["buttons"],
+        camera=arrays["camera"],
+        confidence=arrays["confidence"],
+        labels=str(arrays["labels"]),
+        chunk_frames=int(arrays["chunk_frames"]),
     )
 
 
-def open_records(dataset_dir: Path, split: str) -> Any:
+def open_records(dataset_dir: Path, split: str) -> RecordSource:
     """All records of a split as a random access source, for Grain or plain indexing: `source[i]["frames"]`.
 
     It pickles in a few kilobytes, and opens its files when first read from, in whichever process that is.
-    Raises `DatasetMissingError`.
+
+    Raises:
+        DatasetMissingError: there is no such split.
+        DatasetDamagedError: metadata, index and shards do not agree; `features.json` describes other features.
     """
-    _require_split(dataset_dir, split)
-    return tfds.builder_from_directory(dataset_dir).as_data_source(split)
+    source, files = _open_records(dataset_dir, split)
+    there = f"{dataset_dir}, split {split!r}: there are"
+    index = load_damaged_index(dataset_dir, split)
+    if len(source) != (expected := int((-(-index.lengths // index.chunk_frames)).sum())):
+        raise DatasetDamagedError(f"{there} {len(source)} records, and the index speaks of {expected}. {REMEDY}")
+    if (stored := sum(map(_size, source.shards))) != files.num_bytes:
+        raise DatasetDamagedError(f"{there} {stored} bytes in shards, and {files.num_bytes} were written. {REMEDY}")
+    return source
+
+
+def open_damaged_records(dataset_dir: Path, split: str) -> RecordSource:
+    """The same for who looks for damage: that index and shards agree is not checked."""
+    return _open_records(dataset_dir, split)[0]
+
+
+def _open_records(dataset_dir: Path, split: str) -> tuple[RecordSource, SplitFiles]:
+    dataset_dir = _require_split(dataset_dir, split).parents[1]
+    check_features(dataset_dir, FEATURES)
+    splits = read_splits(dataset_dir, NAME, VERSION)
+    if split not in splits:
+        raise DatasetDamagedError(f"{dataset_dir / 'dataset_info.json'} knows no split {split!r}. {REMEDY}")
+    lengths = splits[split].shard_lengths
+    shards = [shard_path(dataset_dir, split, i, len(lengths)) for i in range(len(lengths))]
+    return RecordSource(shards, lengths, FEATURES), splits[split]
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        raise DatasetDamagedError(f"{file} is missing. {REMEDY}") from None
+
+
+def check_dataset(dataset_dir: Path) -> None:
+    """Checks that all splits can be read: metadata, index, and as many records as there should be in every shard.
+
+    Raises:
+        DatasetMissingError, DatasetDamagedError, OpenFilesError: of what is wrong.
+    """
+    folder = Path(dataset_dir) / "index"
+    for split in sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ["train"]:
+        load_index(dataset_dir, split)
+        open_records(dataset_dir, split).check_shards()
+
+
+def check_place(index: EpisodeIndex, number: int, values: Mapping[str, Any]) -> None:
+    """Raises `ValueError` if a record is not the one that the index has at this number, but another episode's."""
+    episode = int(np.searchsorted(index.first_record, number, side="right")) - 1
+    chunk = number - int(index.first_record[episode])
+    place = index.names[episode].encode(), chunk, chunk * index.chunk_frames, int(index.lengths[episode])
+    there = tuple(values[name] for name in ("episode", "chunk", "first_frame", "num_frames"))
+    if there != place:
+        raise ValueError(
+            f"it is chunk {there[1]} of episode {there[0]!r}, where the index has {place[1]} of {place[0]!r}"
+        )
 
 
 def _require_split(dataset_dir: Path, split: str) -> Path:
@@ -164,30 +233,75 @@ def write_records(path: Path, records: Iterable[bytes]) -> int:
 
 
 def read_records(path: Path) -> Iterator[bytes]:
-    """All records of an ArrayRecord file, in order."""
-    reader = ArrayRecordReader(str(path))
-    for _ in range(reader.num_records()):
-        yield reader.read()
+    """All records of an ArrayRecord file, in order. Raises `DatasetDamagedError` where one cannot be read."""
+    reader = open_reader(path)
+    for number in range(reader.num_records()):
+        try:
+            yield reader.read([number])[0]
+        except (RuntimeError, IndexError) as error:
+            raise DatasetDamagedError(f"{path}, record {number}: {error}") from error
 
 
 def count_records(path: Path) -> int:
-    """How many records an ArrayRecord file holds."""
-    return ArrayRecordReader(str(path)).num_records()
+    """How many records an ArrayRecord file holds. Raises `DatasetDamagedError` if it is no such file."""
+    return open_reader(path).num_records()
 
 
-def join_records(path: Path, sources: Sequence[Path]) -> None:
-    """Writes one ArrayRecord file, which appears whole, that holds the records of several."""
+def read_episode(path: Path, frames: int, chunk_frames: int, name: str = "") -> Iterator[bytes]:
+    """The records of a file that holds one episode, after `check_episode`."""
+    check_episode(path, frames, chunk_frames, name)
+    return read_records(path)
+
+
+def check_episode(path: Path, frames: int, chunk_frames: int, name: str = "") -> None:
+    """Raises `DatasetDamagedError` if a file does not hold the records of one episode of this name and length.
+
+    Looks at the number of records and at the last one; ArrayRecord's checksums are looked at by whoever reads a record.
+    """
+    reader, expected = open_reader(path), -(-frames // chunk_frames)
+    if (there := reader.num_records()) != expected:
+        raise DatasetDamagedError(f"{path} holds {there} records, and {frames} frames have {expected}")
+    last = RecordSource([path], [there], FEATURES)[there - 1]
+    if len(last["frame_ends"]) != (left := frames - (expected - 1) * chunk_frames):
+        raise DatasetDamagedError(f"{path}: the last record holds {len(last['frame_ends'])} frames, not {left}")
+    if last["episode"].decode(errors="replace") != name:
+        raise DatasetDamagedError(f"{path} holds episode {last['episode']!r}, not {name!r}")
+
+
+def join_records(path: Path, sources: Sequence[Path], lengths: Mapping[str, int], chunk_frames: int) -> None:
+    """Writes one ArrayRecord file, which appears whole, of the records of some episodes.
+
+    Sources that are damaged, or do not hold their episode, are removed; then there is no such file.
+
+    Args:
+        path: of the joined file.
+        sources: a file for each episode.
+        lengths: frames of the episodes, by name, in the same order.
+        chunk_frames: of a record.
+    """
+    damaged = []
+
+    def records() -> Iterator[bytes]:
+        for source, (name, frames) in zip(sources, lengths.items(), strict=True):
+            try:
+                yield from read_episode(source, frames, chunk_frames, name)
+            except DatasetDamagedError:
+                damaged.append(source)
+
     writing = unique_name(path)
-    write_records(writing, chain.from_iterable(map(read_records, sources)))
-    writing.rename(path)
+    write_records(writing, records())
+    for file in (writing, path, *damaged) if damaged else ():
+        file.unlink(missing_ok=True)
+    if not damaged:
+        publish(writing, path)
 
 
 def join_datasets(dataset_dir: Path, sources: Sequence[Path], split: str) -> None:
-    """Makes one dataset of a split of several, which have labels of one kind; their shards are moved, not copied."""
+    """Makes one dataset of a split of several, which have labels of one kind; their shards are copied."""
     dataset_dir.mkdir()
     indexes = [load_index(source, split) for source in sources]
-    lengths = [tfds.builder_from_directory(source).info.splits[split].shard_lengths for source in sources]
-    shards = [shard_path(s, split, i, len(of)) for s, of in zip(sources, lengths, strict=True) for i in range(len(of))]
+    opened = [open_records(source, split) for source in sources]
+    shards = [shard for source in opened for shard in source.shards]
     for i, shard in enumerate(shards):
         shutil.copy2(shard, shard_path(dataset_dir, split, i, len(shards)))
     write_index(
@@ -199,7 +313,7 @@ def join_datasets(dataset_dir: Path, sources: Sequence[Path], split: str) -> Non
         indexes[0].labels,
         indexes[0].chunk_frames,
     )
-    write_metadata(dataset_dir, {split: [n for of_source in lengths for n in of_source]})
+    write_metadata(dataset_dir, {split: [n for source in opened for n in source.lengths]})
 
 
 def group_by_size(files: Sequence[Path], limit: int) -> Iterator[list[Path]]:

@@ -8,6 +8,7 @@ With the encoder out of the step, the rest of a large policy can be trained on a
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,9 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from vpt_jax.contents import file_digest
+from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.data.streams import Stream, StreamSettings, Window
+from vpt_jax.state_files import read_json, write_text
 from vpt_jax.workers import locked, progress_bar
 
 
@@ -44,7 +47,11 @@ class EmbeddedStream(Stream):
         """`folder`: from `write_embeddings`; `encoder`: says whose they are."""
         super().__init__(settings)
         self._folder, self._encoder = folder, encoder
-        self._embeddings: Float32[np.ndarray, "frames f"] = np.load(folder / f"{settings.split}.npy", mmap_mode="r")
+        file, frames = folder / f"{settings.split}.npy", len(self.index.buttons)
+        rows = _map(file)
+        if rows is None or len(rows) != frames:
+            raise DatasetDamagedError(f"{file} is damaged, or not of the {frames} frames of the split: remove {folder}")
+        self._embeddings: Float32[np.ndarray, "frames f"] = rows
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), (self.settings, self._folder, self._encoder)
@@ -88,10 +95,10 @@ def write_embeddings(settings: StreamSettings, encoder: Encoder, folder: Path) -
 
 def _fill(stream: Stream, encoder: Encoder, file: Path, made_of: dict[str, Any]) -> None:
     facts = file.with_suffix(".json")
-    done = _count_done(file, facts, made_of)
+    shape = stream.num_frames, encoder.features
+    done = _count_done(file, facts, made_of, shape)
     if done == stream.num_frames:
         return
-    shape = stream.num_frames, encoder.features
     rows = np.lib.format.open_memmap(file, "r+" if done else "w+", np.float32, None if done else shape)
     with progress_bar(stream.num_frames, desc=f"embedding {file.stem}", unit=" frames", initial=done) as bar:
         for step in range(done // _BATCH, stream.steps_per_epoch):
@@ -101,22 +108,27 @@ def _fill(stream: Stream, encoder: Encoder, file: Path, made_of: dict[str, Any])
             bar.update(count)
             if step % _SAVE_EVERY == 0 or step == stream.steps_per_epoch - 1:
                 rows.flush()
-                _note(facts, made_of, step * _BATCH + count)
+                with file.open("rb") as written:  # of the mapping, `flush` does not tell the file's length to the disk
+                    os.fsync(written.fileno())
+                write_text(facts, json.dumps(made_of | {"done": step * _BATCH + count}, indent=1) + "\n")
 
 
-def _count_done(file: Path, facts: Path, made_of: dict[str, Any]) -> int:
-    if not (facts.exists() and file.exists()):
-        return 0
-    there = json.loads(facts.read_text())
-    done = int(there.pop("done"))
+def _count_done(file: Path, facts: Path, made_of: dict[str, Any], shape: tuple[int, int]) -> int:
+    there, rows = read_json(facts), _map(file)
+    done = there.pop("done", None) if isinstance(there, dict) else None
+    if rows is None or type(done) is not int:
+        return 0  # nothing is there yet, or it is damaged
     if changed := [name for name in made_of if there.get(name) != made_of[name]]:
         raise OtherEmbeddingsError(
             f"{file} was made with other {', '.join(changed)}: remove it, or choose another folder for embeddings"
         )
-    return done
+    return done if rows.shape == shape and 0 <= done <= len(rows) else 0
 
 
-def _note(facts: Path, made_of: dict[str, Any], done: int) -> None:
-    writing = facts.with_suffix(".writing")
-    writing.write_text(json.dumps(made_of | {"done": done}, indent=1) + "\n")
-    writing.replace(facts)
+def _map(file: Path) -> Float32[np.ndarray, "frames f"] | None:
+    """The embeddings in a file; None if it is not there, or damaged."""
+    try:
+        rows = np.lib.format.open_memmap(file, mode="r") if file.is_file() else None
+    except (ValueError, EOFError, OverflowError):
+        return None
+    return rows if rows is not None and rows.ndim == 2 and rows.dtype == np.float32 else None

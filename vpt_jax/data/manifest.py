@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from vpt_jax.paths import local_path
 from vpt_jax.printable import printable
+from vpt_jax.state_files import atomic_write
 from vpt_jax.video import FRAME_RATE
 
 SUFFIX = ".parquet"
@@ -151,6 +152,5 @@ def is_inside(path: str) -> bool:
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
     """Writes a Parquet table that exists under its name only once it is whole."""
-    writing = path.with_name(path.name + ".writing")
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema), writing)
-    writing.replace(path)
+    with atomic_write(path) as writing:
+        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema), writing)

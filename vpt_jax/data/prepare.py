@@ -26,14 +26,17 @@ from vpt_jax.contents import file_digest
 from vpt_jax.contractor_names import recorder_version
 from vpt_jax.data import beam, dataset, manifest, sessions, splits
 from vpt_jax.data.codecs import encode_chunk
+from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.recorded_stats import RecordedStats, RecordObserver
 from vpt_jax.mount_points import is_free, place_folder
 from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.recording import GUI_MOUSE_SCALE, BrokenRecording, Steps, find_recordings, read_frames, read_steps
+from vpt_jax.state_files import atomic_write, publish, read_arrays, read_json, write_text
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import Run, in_processes, locked, progress_bar, unique_name
 
 SPLITS = ("train", "valid", "test")
+_ATTEMPTS = 3  # to join what was encoded; each encodes anew what turns out to be damaged
 
 
 class PrepareError(Exception):
@@ -68,7 +71,12 @@ class Recording(NamedTuple):
     @property
     def is_done(self) -> bool:
         """Whether this run, or one before, has dealt with it."""
-        return self.file(".npz").exists() or self.file(".broken").exists()
+        return self.is_intact or self.file(".broken").exists()
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether it has been encoded."""
+        return self.file(".npz").exists() and self.file(".records").exists()
 
     def file(self, suffix: str) -> Path:
         """A file of the result."""
@@ -76,13 +84,24 @@ class Recording(NamedTuple):
 
     def actions(self) -> dict[str, np.ndarray]:
         """The stored actions: `buttons` uint8 [n, 20] and `camera` float32 [n, 2]."""
-        with np.load(self.file(".npz")) as stored:
-            return dict(stored)
+        return read_arrays(self.file(".npz")) or {}
+
+    def forget_damage(self) -> bool:
+        """Removes the result if something of it cannot be read; the records are checked when joined."""
+        note = read_json(self.file(".broken"))
+        is_note = isinstance(note, dict) and all(isinstance(note.get(key), str) for key in ("file", "reason", "detail"))
+        stats = "stats" in self.recorded() or not self.file(".json").exists()  # older versions wrote none
+        if not self.is_done or (
+            self.actions().keys() == {"buttons", "camera"} and stats if self.is_intact else is_note
+        ):
+            return False
+        for suffix in (".npz", ".broken"):
+            self.file(suffix).unlink(missing_ok=True)
+        return True
 
     def recorded(self) -> dict[str, Any]:
         """Its `stats` (recorded_stats.py), `first_tick` and `last_tick`; empty if an older version encoded it."""
-        file = self.file(".json")
-        return json.loads(file.read_bytes()) if file.exists() else {}
+        return read_json(self.file(".json")) or {}
 
 
 def prepare(config: ConfigDict) -> Path:
@@ -108,12 +127,19 @@ def prepare(config: ConfigDict) -> Path:
         print("nothing to do: this dataset is made already")
     else:
         with locked(partial), _workers(config) as run:
-            _encode_all(run, recordings, settings)
-            episodes = {recording: [recording] for recording in recordings}
-            if config.join_segments:
-                episodes = _join(run, recordings, settings.chunk_frames)
-            report = made_from | _describe(source, list(episodes)) | _describe_recorded(episodes)
-            _assemble(run, partial / "dataset", list(episodes), settings, report)
+            for _ in range(_ATTEMPTS):
+                _encode_all(run, recordings, settings)
+                episodes = {recording: [recording] for recording in recordings}
+                if config.join_segments:
+                    episodes = _join(run, recordings, settings.chunk_frames)
+                    if damaged := [one for one in recordings if not one.is_done]:
+                        _tell_damaged(damaged)
+                        continue
+                report = made_from | _describe(source, list(episodes)) | _describe_recorded(episodes)
+                if _assemble(run, partial / "dataset", list(episodes), settings, report):
+                    break
+            else:
+                raise PrepareError(f"{partial} does not keep what is written there: check the disk, then run it again")
             place_folder(partial / "dataset", out)
     shutil.rmtree(partial, ignore_errors=True)
     print(_summary(out))
@@ -223,16 +249,22 @@ def _is_made(out: Path, made_from: dict[str, Any]) -> bool:
         return False
     if not (out / "report.json").is_file():
         raise PrepareError(f"{out} is in use by something else: choose another --config.out")
-    there = json.loads((out / "report.json").read_text())
+    there = read_json(out / "report.json")
+    if not (isinstance(there, dict) and isinstance(there.get("settings"), dict)):
+        raise PrepareError(f"{out / 'report.json'} is damaged: remove {out}, or choose another --config.out")
     if there["settings"] != made_from["settings"]:
         differ = [f"{key} {there['settings'].get(key)}, not {value}" for key, value in made_from["settings"].items()
                   if there["settings"].get(key) != value]  # fmt: skip
         raise PrepareError(f"{out} was made with {'; '.join(differ)}: remove it, or choose another --config.out")
-    if there["recordings"] != made_from["recordings"]:
+    if there.get("recordings") != made_from["recordings"]:
         raise PrepareError(
             f"recordings changed since {out} was made, or config.valid or config.join_segments did: remove it, or "
             "choose another --config.out"
         )
+    try:
+        dataset.check_dataset(out)
+    except (DatasetDamagedError, DatasetMissingError) as error:
+        raise PrepareError(f"{out} is damaged: remove it, or choose another --config.out. {error}") from error
     return True
 
 
@@ -242,6 +274,8 @@ def _encode_all(run: Run, recordings: Sequence[Recording], settings: Settings) -
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.glob("*.writing"):
             left_over.unlink()
+    if damaged := [recording for recording in recordings if recording.forget_damage()]:
+        _tell_damaged(damaged)
     left = [recording for recording in recordings if not recording.is_done]
     if len(left) < len(recordings):
         print(f"{len(recordings) - len(left)} of {len(recordings)} recordings are done already", flush=True)
@@ -259,6 +293,11 @@ def _encode_all(run: Run, recordings: Sequence[Recording], settings: Settings) -
                 f"a worker process died, short of memory or by one of these recordings: {_at_work(left)}. What is done "
                 "is kept: run the same command again, with a smaller --config.workers or without that recording"
             ) from None
+
+
+def _tell_damaged(recordings: Sequence[Recording]) -> None:
+    named = ", ".join(map(str, recordings[:3])) + (", ..." if len(recordings) > 3 else "")
+    print(f"{len(recordings)} recordings are encoded anew, since what was kept of them is damaged: {named}", flush=True)
 
 
 def _at_work(recordings: Sequence[Recording]) -> str:
@@ -325,24 +364,20 @@ def _write_parts(
 
 
 def _note_broken(part: Recording, error: BrokenRecording) -> None:
-    writing = unique_name(part.result)
-    writing.write_text(json.dumps({"file": error.path.name, "reason": error.reason, "detail": error.detail}))
-    writing.rename(part.file(".broken"))
+    note = {"file": error.path.name, "reason": error.reason, "detail": error.detail}
+    write_text(part.file(".broken"), json.dumps(note))
 
 
 def _keep_recorded(part: Recording, observer: RecordObserver) -> None:
-    writing = unique_name(part.result)
     ticks = {"first_tick": observer.first_tick, "last_tick": observer.last_tick}
-    writing.write_text(json.dumps({"stats": observer.stats().as_dict()} | ticks))
-    writing.rename(part.file(".json"))
+    write_text(part.file(".json"), json.dumps({"stats": observer.stats().as_dict()} | ticks))
 
 
 def _keep(part: Recording, records: Path, buttons: np.ndarray, camera: np.ndarray) -> None:
     """Gives the records their name, and then the actions: with them a recording is done."""
-    records.rename(part.file(".records"))
-    with records.open("wb") as file:
+    publish(records, part.file(".records"))
+    with atomic_write(part.file(".npz")) as writing, writing.open("wb") as file:
         np.savez(file, buttons=buttons, camera=camera)
-    records.rename(part.file(".npz"))
 
 
 def _records(name: str, frames: Iterator[np.ndarray], steps: Steps, settings: Settings) -> Iterator[bytes]:
@@ -368,7 +403,10 @@ def _records(name: str, frames: Iterator[np.ndarray], steps: Steps, settings: Se
 
 
 def _join(run: Run, recordings: Sequence[Recording], chunk_frames: int) -> dict[Recording, list[Recording]]:
-    """All recordings in their order, contiguous segments of a session as one; each with those that it is made of."""
+    """All recordings in their order, contiguous segments of a session as one; each with those that it is made of.
+
+    Where segments were damaged, they are no more intact.
+    """
     groups: dict[Recording, list[Recording]] = {}
     for split in SPLITS:
         whole = [one for one in recordings if one.split == split and one.stop is None and one.file(".npz").exists()]
@@ -377,7 +415,7 @@ def _join(run: Run, recordings: Sequence[Recording], chunk_frames: int) -> dict[
     made = {one: groups.get(one, [one]) for one in recordings if one not in later}
     episodes = {_joined(parts) if len(parts) > 1 else one: parts for one, parts in made.items()}
     tasks = [
-        (episode.result, [part.result for part in parts], episode.name, chunk_frames)
+        (episode.result, [(part.result, part.name) for part in parts], episode.name, chunk_frames)
         for episode, parts in episodes.items()
         if len(parts) > 1
     ]
@@ -398,26 +436,33 @@ def _span(recording: Recording) -> sessions.Span:
 
 def _assemble(
     run: Run, folder: Path, recordings: Sequence[Recording], settings: Settings, report: dict[str, Any]
-) -> None:
-    """Writes the dataset of all intact episodes to `folder`, anew."""
+) -> bool:
+    """Writes the dataset of all intact episodes to `folder`, anew; or returns False if some of them were damaged."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    shard_lengths = {}
-    for split, counts in report["splits"].items():
-        if counts["episodes"]:
-            episodes = [r for r in recordings if r.split == split and r.file(".npz").exists()]
-            shard_lengths[split] = _write_split(run, folder, split, episodes, settings.chunk_frames)
-    if not shard_lengths:
+    splits = {split: [r for r in recordings if r.split == split and r.is_intact] for split in report["splits"]}
+    splits = {split: episodes for split, episodes in splits.items() if episodes}
+    if not splits:
         raise PrepareError(f"all {len(recordings)} recordings are broken; {folder / 'report.json'} says why")
-    dataset.write_metadata(folder, shard_lengths)
+    counts = {split: _write_split(run, folder, split, of, settings.chunk_frames) for split, of in splits.items()}
+    if damaged := [episode for episodes in splits.values() for episode in episodes if not episode.is_intact]:
+        _tell_damaged(damaged)
+        return False
+    dataset.write_metadata(folder, counts)
+    dataset.check_dataset(folder)
+    return True
 
 
 def _write_split(run: Run, folder: Path, split: str, episodes: Sequence[Recording], chunk_frames: int) -> list[int]:
-    """Writes a split's shards and index; returns the number of records in each shard."""
+    """Writes a split's index and shards; returns the number of records in each shard.
+
+    Episodes whose records are damaged, or are not those of as many frames as the index has, are then no more intact.
+    """
+    lengths = {episode.name: len(episode.actions()["buttons"]) for episode in episodes}
     dataset.write_index(
         folder / "index" / split,
-        {episode.name: len(episode.actions()["buttons"]) for episode in episodes},
+        lengths,
         (episode.actions()["buttons"] for episode in episodes),
         (episode.actions()["camera"] for episode in episodes),
         (np.ones(len(episode.actions()["camera"]), np.float32) for episode in episodes),
@@ -428,8 +473,13 @@ def _write_split(run: Run, folder: Path, split: str, episodes: Sequence[Recordin
     paths = [dataset.shard_path(folder, split, i, len(shards)) for i in range(len(shards))]
     joined = [folder.parent / "shards" / path.name for path in paths]  # apart: a lost worker leaves half a file
     joined[0].parent.mkdir(exist_ok=True)
-    for _ in run(dataset.join_records, list(zip(joined, shards, strict=True))):
+    in_order = iter(lengths.items())
+    lengths_of = [dict(islice(in_order, len(shard))) for shard in shards]
+    tasks = list(zip(joined, shards, lengths_of, [chunk_frames] * len(shards), strict=True))
+    for _ in run(dataset.join_records, tasks):
         pass
+    if not all(episode.is_intact for episode in episodes):
+        return []
     for file, path in zip(joined, paths, strict=True):
         file.rename(path)
     return list(map(dataset.count_records, paths))
@@ -441,7 +491,7 @@ def _describe(source: Path, recordings: Sequence[Recording]) -> dict[str, Any]:
     splits = {recording.split: Counter(episodes=0, frames=0, broken=0) for recording in recordings}
     broken = []
     for recording in recordings:
-        if recording.file(".npz").exists():
+        if recording.is_intact:
             splits[recording.split].update(episodes=1, frames=len(recording.actions()["buttons"]))
             continue
         note = json.loads(recording.file(".broken").read_text())

@@ -27,8 +27,9 @@ import numpy as np
 
 from vpt_jax.contractor_names import parse_name, recorder_version
 from vpt_jax.data import dataset
+from vpt_jax.data.errors import DatasetDamagedError
+from vpt_jax.state_files import atomic_write, read_arrays
 from vpt_jax.video import FRAME_RATE
-from vpt_jax.workers import unique_name
 
 LATE_SHARE = 0.2
 CLOCK_SECONDS = 2.0  # names are in whole seconds
@@ -111,29 +112,39 @@ def _start(span: Span) -> datetime:
     return parse_name(span.recording.name).start  # type: ignore[union-attr, return-value]
 
 
-def join_episode(result: Path, segments: Sequence[Path], name: str, chunk_frames: int) -> None:
+def join_episode(result: Path, segments: Sequence[tuple[Path, str]], name: str, chunk_frames: int) -> None:
     """Writes the records and the actions of one episode from those of its segments, as if it were a recording.
+
+    A segment whose records do not belong to its actions loses them, so that it is encoded anew; nothing is then written.
 
     Args:
         result: of the episode, without suffix: `.records` and then `.npz` are written, and appear whole.
-        segments: the same of each segment, in the order of time.
+        segments: the same of each segment, and its name, in the order of time.
         name: of the episode.
         chunk_frames: frames of a record; the last may hold fewer.
     """
-    actions = [_load_actions(segment) for segment in segments]
+    actions = [read_arrays(_file(segment, ".npz")) or {} for segment, _ in segments]
+    damaged = []
+    for (segment, segment_name), of_segment in zip(segments, actions, strict=True):
+        try:
+            frames = len(of_segment["buttons"])
+            dataset.check_episode(_file(segment, ".records"), frames, chunk_frames, segment_name)
+        except (DatasetDamagedError, KeyError):
+            damaged.append(segment)
+    for segment in damaged:
+        _file(segment, ".records").unlink(missing_ok=True)
+    if damaged:
+        return
     buttons, camera = (np.concatenate([of_segment[field] for of_segment in actions]) for field in ("buttons", "camera"))
-    records, writing = result.with_name(f"{result.name}.records"), unique_name(result)
-    sources = [segment.with_name(f"{segment.name}.records") for segment in segments]
-    dataset.write_records(writing, _join(sources, name, len(buttons), chunk_frames))
-    writing.rename(records)
-    with writing.open("wb") as file:
+    sources = [_file(segment, ".records") for segment, _ in segments]
+    with atomic_write(_file(result, ".records")) as writing:
+        dataset.write_records(writing, _join(sources, name, len(buttons), chunk_frames))
+    with atomic_write(_file(result, ".npz")) as writing, writing.open("wb") as file:
         np.savez(file, buttons=buttons, camera=camera)
-    writing.rename(result.with_name(f"{result.name}.npz"))
 
 
-def _load_actions(segment: Path) -> dict[str, np.ndarray]:
-    with np.load(segment.with_name(f"{segment.name}.npz")) as stored:
-        return dict(stored)
+def _file(result: Path, suffix: str) -> Path:
+    return result.with_name(result.name + suffix)
 
 
 def _join(sources: Sequence[Path], name: str, frames: int, chunk_frames: int) -> Iterator[bytes]:

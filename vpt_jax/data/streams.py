@@ -14,7 +14,9 @@ import gc
 import hashlib
 import math
 import signal
-from collections.abc import Callable, Generator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -27,10 +29,12 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from vpt_jax.actions import is_null
 from vpt_jax.data.batch import Batch
-from vpt_jax.data.codecs import decode_frames
-from vpt_jax.data.dataset import DatasetDamagedError, EpisodeIndex, load_index, open_records
+from vpt_jax.data.codecs import decode_frames, frame_shape
+from vpt_jax.data.dataset import EpisodeIndex, check_place, load_index, open_records
+from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.data.manifest import read_segments
-from vpt_jax.data.segments import select
+from vpt_jax.data.segments import SegmentIndex, select
+from vpt_jax.data.shards import allowed_files
 from vpt_jax.data.shared_memory import Reading, fit_shared_memory
 from vpt_jax.stopping import end_children
 from vpt_jax.video import FRAME_RATE
@@ -39,6 +43,7 @@ from vpt_jax.workers import end_with_parent
 NULL_RULES = ("drop", "mask", "keep")
 _BYTES_OF_ACTION = 30  # of a step, with `first` and `valid`
 _BLOCK = 2**16  # actions looked at together
+_WORKERS_NEED = 128  # open files: every array on its way from a worker is two of them
 
 
 class Window(NamedTuple):
@@ -89,6 +94,7 @@ class Stream:
             raise ValueError(
                 f"{settings.dataset}, split {settings.split!r}: no frames are left with nulls={settings.nulls!r}"
             )
+        self._records = open_records(Path(settings.dataset), settings.split)  # at once: it refuses a damaged dataset
 
     def __reduce__(self) -> tuple[type, tuple[StreamSettings]]:
         return type(self), (self.settings,)
@@ -221,24 +227,35 @@ class Stream:
         return frames
 
     def _read_record(self, number: int, positions: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n h w 3"]:
-        try:
+        shape = self.frame_shape
+        with self._naming(number):
             values = self._records[number]
-            return decode_frames(values["frames"], values["frame_ends"], positions)
-        except (RuntimeError, ValueError) as error:  # ArrayRecord's checksum is wrong, or a picture is none
-            episode = self.index.names[np.searchsorted(self.index.first_record, number, side="right") - 1]
+            check_place(self._whole, number, values)
+            return decode_frames(values["frames"], values["frame_ends"], positions, shape)
+
+    @contextmanager
+    def _naming(self, number: int) -> Iterator[None]:
+        """Errors of a record name it: its checksum is wrong, it is another one, or a picture is none."""
+        try:
+            yield
+        except (ValueError, IndexError) as error:
+            episode = self._whole.names[np.searchsorted(self._whole.first_record, number, side="right") - 1]
             raise DatasetDamagedError(
                 f"{self.settings.dataset}, split {self.settings.split!r}: record {number}, of episode {episode}, "
                 f"cannot be read. Remove the dataset and prepare it again. The reason: {error}"
             ) from error
 
     @cached_property
-    def _records(self) -> Any:
-        return open_records(Path(self.settings.dataset), self.settings.split)
+    def _whole(self) -> EpisodeIndex:
+        """The index of the split's episodes, of which `index` may have segments."""
+        return self.index.whole if isinstance(self.index, SegmentIndex) else self.index
 
     @cached_property
     def frame_shape(self) -> tuple[int, ...]:
-        """Height, width and channels of a frame."""
-        return self._read_record(0, np.zeros(1, int)).shape[1:]
+        """Height, width and channels of a frame: all have those of the first one."""
+        with self._naming(0):
+            values = self._records[0]
+            return frame_shape(values["frames"], values["frame_ends"])
 
     def fingerprint(self) -> dict[str, Any]:
         """What must not change when training resumes, or the position would mean other frames."""
@@ -335,10 +352,18 @@ def _start_worker(index: int, count: int) -> None:
 def batches(reader: Reader, rows: Sequence[int], start: int, stop: int, workers: int, ahead: int = 2) -> Generator[Any]:
     """What a stream (or another reader) gives from step `start` to `stop`, in order, read ahead by `workers` processes.
 
-    0 workers: this process reads; so it is, or with fewer workers, where shared memory is short.
+    0 workers: this process reads; so it is, or with fewer workers, where shared memory is short, and where the limit of
+    open files is too low for workers.
 
     The order and content do not depend on `workers`. An error in a worker is raised here.
     """
+    if workers and allowed_files() < _WORKERS_NEED:
+        warnings.warn(
+            f"this process may open {allowed_files()} files, too few for worker processes: it reads the data itself. "
+            "Raise the limit (ulimit -n 4096) for speed",
+            stacklevel=2,
+        )
+        workers = 0
     if workers:
         workers, ahead = fit_shared_memory(Reading(workers, ahead), reader.bytes_read(len(rows)))
     dataset = grain.MapDataset.source(_Steps(reader, rows, start, stop))

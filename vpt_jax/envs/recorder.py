@@ -23,6 +23,7 @@ from vpt_jax.envs.players import HumanStreamPlayer, Player
 from vpt_jax.mount_points import is_free
 from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.recording import RecordingWriter
+from vpt_jax.state_files import read_json, write_text
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.workers import locked, progress_bar, worker_pool
 
@@ -144,11 +145,19 @@ def _check(settings: Settings, episodes: Sequence[Episode]) -> None:
 def _keep_settings(out: Path, settings: Settings) -> None:
     """Write the settings into an empty folder; raise if it holds anything but recordings made with these."""
     file, wanted = out / "settings.json", asdict(settings)
-    if is_free(out):
-        file.write_text(json.dumps(wanted, indent=2) + "\n")
+    others = [path for path in out.iterdir() if path != file and not path.name.startswith(f"{file.name}.")]
+    there = read_json(file)
+    if there is None and (not others or is_free(out)):  # nothing is recorded yet; a run may have been stopped amid this
+        write_text(file, json.dumps(wanted, indent=2) + "\n")
+        there = wanted
     if not file.exists():
         raise RecordError(f"{out} is in use by something else: choose another --config.out")
-    if (there := json.loads(file.read_text())) != wanted:
+    if there is None:
+        raise RecordError(
+            f"{file} is damaged, and nothing else tells what {others[0]} was recorded with: remove {out}, or choose "
+            "another --config.out"
+        )
+    if there != wanted:
         raise RecordError(f"{out} was recorded with {there}, not {wanted}: remove it, or choose another --config.out")
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax.inspection.tables import Table
 from vpt_jax.report import page
-from vpt_jax.workers import unique_name
+from vpt_jax.state_files import write_text
 
 
 def out_folder(config: ConfigDict) -> Path:
@@ -20,16 +20,10 @@ def out_folder(config: ConfigDict) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a value that JSON knows."""
-    _write(path, json.dumps(value, indent=1) + "\n")
+    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_page(path: Path, title: str, facts: Mapping[str, str], tables: Sequence[Table]) -> None:
     """Writes a page of facts and tables."""
     sections = [page.section("What was looked at", page.facts_list(facts)), *(table.html() for table in tables)]
-    _write(path, page.page(title, sections))
-
-
-def _write(path: Path, text: str) -> None:
-    writing = unique_name(path)
-    writing.write_text(text)
-    writing.rename(path)
+    write_text(path, page.page(title, sections))

@@ -9,11 +9,19 @@ from jaxtyping import Float, UInt8, UInt64
 
 from vpt_jax.actions import BUTTONS
 from vpt_jax.data.codecs import decode_frames
+from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.inspection.duplicates import hash_frame, longest
-from vpt_jax.inspection.episodes import Episode, digest_actions, digest_frames, open_source, read_records
+from vpt_jax.inspection.episodes import (
+    Episode,
+    digest_actions,
+    digest_frames,
+    open_source,
+    read_records,
+    shape_of_frames,
+)
 from vpt_jax.recording import MAX_DEGREES
+from vpt_jax.state_files import atomic_write, read_arrays
 from vpt_jax.video import FRAME_RATE
-from vpt_jax.workers import unique_name
 
 
 class Scan(NamedTuple):
@@ -34,23 +42,23 @@ def scan_episode(episode: Episode, stuck_seconds: float, result: Path) -> None:
     for problem, frames in _check_records(episode):
         problems += [problem] if problem else []
         hashes += [hash_frame(frame) for frame in frames]
-    writing = unique_name(result)
-    with writing.open("wb") as file:
+    with atomic_write(result) as writing, writing.open("wb") as file:
         np.savez(
             file,
             hashes=np.array(hashes, np.uint64),
-            frames_digest=np.array(digest_frames(episode)),
+            frames_digest=np.array(digest_frames(episode, checked=False)),
             actions_digest=np.array(digest_actions(episode)),
             problems=np.array(problems, np.str_),
         )
-    writing.rename(result)
 
 
-def load_scan(result: Path) -> Scan:
-    """What `scan_episode` kept."""
-    with np.load(result) as stored:
-        digests = str(stored["frames_digest"]), str(stored["actions_digest"])
-        return Scan(stored["hashes"], *digests, tuple(stored["problems"].tolist()))
+def load_scan(result: Path) -> Scan | None:
+    """What `scan_episode` kept; None if it is not there, or damaged."""
+    stored = read_arrays(result)
+    if stored is None or stored.keys() != set(Scan._fields):
+        return None
+    digests = str(stored["frames_digest"]), str(stored["actions_digest"])
+    return Scan(stored["hashes"], *digests, tuple(stored["problems"].tolist()))
 
 
 def check_actions(
@@ -79,6 +87,10 @@ def _check_records(episode: Episode) -> Iterator[tuple[str, UInt8[np.ndarray, "n
     nothing = np.zeros((0, 8, 8, 3), np.uint8)
     for number, record in enumerate(read_records(episode)):
         count += 1
+        if isinstance(record, DatasetDamagedError):
+            first += chunk
+            yield f"record {number} cannot be read: {record}", nothing
+            continue
         expected = _expected(episode, number, slice(first, min(first + chunk, episode.frames)))
         differ = [name for name, value in expected.items() if not _same(record[name], value)]
         differ += ["frame_ends"] if len(record["frame_ends"]) != len(expected["buttons"]) else []
@@ -87,7 +99,8 @@ def _check_records(episode: Episode) -> Iterator[tuple[str, UInt8[np.ndarray, "n
             yield f"record {number} and the index differ in {', '.join(differ)}", nothing
             continue
         try:
-            yield "", decode_frames(record["frames"], record["frame_ends"], range(len(record["frame_ends"])))
+            wanted = range(len(record["frame_ends"]))
+            yield "", decode_frames(record["frames"], record["frame_ends"], wanted, shape_of_frames(episode))
         except ValueError as error:
             yield f"record {number}: {error}", nothing
     if count < (records := -(-episode.frames // chunk)):

@@ -13,8 +13,9 @@ from vpt_jax.inspection.episodes import Episode, InspectionError, find_episodes,
 from vpt_jax.inspection.outputs import out_folder
 from vpt_jax.printable import printable
 from vpt_jax.report.films import Moment, draw_large, write_film
+from vpt_jax.state_files import atomic_write
 from vpt_jax.video import FRAME_RATE
-from vpt_jax.workers import locked, unique_name
+from vpt_jax.workers import locked
 
 COLUMNS, ROWS = 4, 6  # of a contact sheet
 TILE_WIDTH = 320  # pixels
@@ -37,13 +38,11 @@ def show(config: ConfigDict) -> Path:
         raise InspectionError("config.excerpts and config.seconds must be more than 0: there is nothing to show")
     excerpts = choose(find_episodes(Path(config.data)), config)
     with locked(out := out_folder(config)):
-        film = unique_name(out / "show.mp4")
-        write_film(film, (moment for excerpt in excerpts for moment in _moments(excerpt)))
-        film.rename(out / "show.mp4")
+        with atomic_write(out / "show.mp4") as film:
+            write_film(film, (moment for excerpt in excerpts for moment in _moments(excerpt)))
         picture = cv2.cvtColor(contact_sheet(excerpts), cv2.COLOR_RGB2BGR)
-        sheet = unique_name(out / "show.png")
-        sheet.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-        sheet.rename(out / "show.png")
+        with atomic_write(out / "show.png") as sheet:
+            sheet.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
     print(
         f"{out / 'show.png'} and show.mp4:",
         *(printable(f"  {e.episode}, frames {e.start} to {e.stop}") for e in excerpts),

@@ -16,15 +16,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vpt_jax.checkpoints import TrainedIDM, load_idm
-from vpt_jax.data.codecs import decode_frames
-from vpt_jax.data.dataset import open_records
+from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.inspection import verdict
-from vpt_jax.inspection.episodes import Episode, InspectionError, find_episodes
+from vpt_jax.inspection.episodes import Episode, InspectionError, find_episodes, shape_of_frames
 from vpt_jax.inspection.fit import LEAST, Fit, Reader, fit_actions
 from vpt_jax.inspection.outputs import out_folder, write_json, write_page
 from vpt_jax.inspection.records import Scan, load_scan, scan_episode
 from vpt_jax.inspection.tables import Table
 from vpt_jax.labelling.model import MODES
+from vpt_jax.state_files import read_json
 from vpt_jax.workers import in_processes, locked, progress_bar
 
 
@@ -40,7 +40,7 @@ def validate(config: ConfigDict) -> list[verdict.Finding]:
 
     Raises `InspectionError` and `DatasetMissingError`, and `FolderInUseError` while another run writes there.
     """
-    episodes = find_episodes(Path(config.data))
+    episodes = find_episodes(Path(config.data), checked=False)
     idm = _load_idm(config, episodes) if config.idm else None
     with locked(out_folder(config)):
         work = _work_folder(config, episodes, idm)
@@ -57,8 +57,9 @@ def _load_idm(config: ConfigDict, episodes: Sequence[Episode]) -> TrainedIDM:
     idm = load_idm(config.idm)
     if idm.window % 4:
         raise InspectionError(f"{config.idm} was trained on windows of {idm.window} frames: a multiple of 4 is needed")
-    record = open_records(episodes[0].dataset, episodes[0].split)[0]
-    if (shape := decode_frames(record["frames"], record["frame_ends"], [0]).shape[1:]) != idm.frame_shape:
+    if (shape := shape_of_frames(episodes[0])) is None:
+        raise DatasetDamagedError(f"no frame of {config.data}, split {episodes[0].split!r}, can be read")
+    if shape != tuple(idm.frame_shape):
         sizes = [f"{height}x{width}" for height, width, _ in (shape, idm.frame_shape)]
         raise InspectionError(
             f"the frames of {config.data} are {sizes[0]}, and {config.idm} was trained on {sizes[1]}: give an inverse "
@@ -89,14 +90,21 @@ def _result(work: Path, episode: Episode, suffix: str) -> Path:
 
 
 def _scan_all(config: ConfigDict, episodes: Sequence[Episode], work: Path) -> dict[Episode, Scan]:
-    todo = [episode for episode in episodes if not _result(work, episode, ".npz").exists()]
+    todo = [episode for episode in episodes if load_scan(_result(work, episode, ".npz")) is None]
     bar = progress_bar(sum(map(_frames, episodes)), desc="looking", unit=" frames")
     with bar, in_processes(config.workers) as run:
         bar.update(bar.total - sum(map(_frames, todo)))
         tasks = [(episode, config.stuck_seconds, _result(work, episode, ".npz")) for episode in todo]
         for number, _ in run(scan_episode, tasks):
             bar.update(todo[number].frames)
-    return {episode: load_scan(_result(work, episode, ".npz")) for episode in episodes}
+    return {episode: _scan(work, episode) for episode in episodes}
+
+
+def _scan(work: Path, episode: Episode) -> Scan:
+    scan = load_scan(file := _result(work, episode, ".npz"))
+    if scan is None:
+        raise InspectionError(f"{file} does not keep what is written there: check the disk, then run it again")
+    return scan
 
 
 def _frames(episode: Episode) -> int:
@@ -110,10 +118,10 @@ def _fit_all(config: ConfigDict, episodes: Sequence[Episode], idm: TrainedIDM, w
     with progress_bar(sum(map(_frames, episodes)), desc="fitting actions to frames", unit=" frames") as bar:
         for episode in episodes:
             file = _result(work, episode, ".json")
-            if not file.exists():
-                write_json(file, _fit(reader, episode, load_scan(_result(work, episode, ".npz"))))
-            if (stored := json.loads(file.read_text())) is not None:
-                fits[episode] = Fit(**stored)
+            if not isinstance(stored := read_json(file), dict):
+                write_json(file, stored := {"fit": _fit(reader, episode, _scan(work, episode))})
+            if stored["fit"] is not None:
+                fits[episode] = Fit(**stored["fit"])
             bar.update(episode.frames)
     return fits
 

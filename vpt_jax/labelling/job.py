@@ -29,15 +29,17 @@ from ml_collections import ConfigDict
 from vpt_jax import parallel
 from vpt_jax.checkpoints import TrainedIDM, load_idm
 from vpt_jax.data import dataset
+from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.manifest import SUFFIX
 from vpt_jax.data.streams import batches
 from vpt_jax.keys import seed_key
 from vpt_jax.labelling.model import CHOICES, MODES, label_spans
 from vpt_jax.labelling.plan import Labels, Plan, Video
-from vpt_jax.labelling.videos import Clip, FrameSettings, draw_film, encode_video, find_videos
+from vpt_jax.labelling.videos import Clip, FrameSettings, draw_film, encode_video, find_videos, is_drawn, read_result
 from vpt_jax.mount_points import is_free, place_folder
 from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.printable import printable
+from vpt_jax.state_files import atomic_write, publish, read_arrays, read_json, write_text
 from vpt_jax.workers import locked, progress_bar, worker_pool
 
 SPLIT = "train"
@@ -94,12 +96,18 @@ def _is_made(out: Path, made_of: dict[str, Any]) -> bool:
         raise LabelError(f"{out} is a file, and config.out must be a folder: choose another --config.out")
     if is_free(out):
         return False
-    report = out / "report.json"
-    there = json.loads(report.read_text()).get("made_of") if report.is_file() else None
-    if there is None:
+    if not (out / "report.json").is_file():
         raise LabelError(f"{out} is in use by something else: choose another --config.out")
+    report = read_json(out / "report.json")
+    there = report.get("made_of") if isinstance(report, dict) else None
+    if not isinstance(there, dict):
+        raise LabelError(f"{out / 'report.json'} is damaged: remove {out}, or choose another --config.out")
     if changed := [name for name in made_of if made_of[name] != there.get(name)]:
         raise LabelError(f"{out} was labelled with other {', '.join(changed)}: remove it, or choose another out")
+    try:
+        dataset.check_dataset(out)
+    except (DatasetDamagedError, DatasetMissingError) as error:
+        raise LabelError(f"{out} is damaged: remove it, or choose another out. {error}") from error
     return True
 
 
@@ -164,27 +172,71 @@ def _keep_settings(job: Job, config: ConfigDict, idm: TrainedIDM) -> None:
     file = job.folder / "settings.json"
     # A step has rows for each device.
     made_of = _made_of(config, idm) | {"videos": _sizes(job.videos), "devices": jax.local_device_count()}
-    if not file.exists():
-        writing = job.folder / "settings.writing"
-        writing.write_text(json.dumps(made_of, indent=1) + "\n")
-        writing.rename(file)
-    there = json.loads(file.read_text())
+    there = read_json(file)
+    if not isinstance(there, dict):
+        _start_anew(job.folder, file)
+        write_text(file, json.dumps(made_of, indent=1) + "\n")
+        there = made_of
     if changed := [name for name in made_of if made_of[name] != there.get(name)]:
         raise LabelError(f"{job.folder} was begun with other {', '.join(changed)}: remove it, or choose another out")
 
 
+def _start_anew(folder: Path, settings: Path) -> None:
+    """Removes what was made with settings that cannot be read."""
+    if settings.exists():
+        print(f"{settings} is damaged, so what was made with it is made anew", flush=True)
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
 def _label_part(job: Job, config: ConfigDict, idm: TrainedIDM) -> None:
-    if (job.folder / "dataset").exists():
+    if _is_assembled(job.folder / "dataset"):
         return
+    for damaged in _forget_damage(job):
+        print(f"{job.videos[damaged]} is decoded anew, since what was kept of it is damaged", flush=True)
     with worker_pool(config.workers) as pool:
         _encode_all(pool, job)
         names = [name for name in job.videos if _result(job, name, "frames").exists()]
         if names:
             plan = _make_plan(job, names, config, idm)
-            _label_steps(plan, job.folder / "labels", config, idm)
+            try:
+                _label_steps(plan, job.folder / "labels", config, idm)
+            except DatasetDamagedError as error:
+                raise LabelError(str(error)) from error
             labels = partial(_read_labels, plan, job.folder / "labels")
             _draw_films(pool, job, names[: config.films], labels)
         _assemble(job, names, labels if names else None)
+
+
+def _is_assembled(folder: Path) -> bool:
+    """Whether a part's dataset is there. One that is damaged is removed."""
+    if not folder.exists():
+        return False
+    report = read_json(folder / "report.json")
+    try:
+        if not (isinstance(report, dict) and {"broken", "made_of"} <= report.keys()):
+            raise DatasetDamagedError(f"{folder / 'report.json'} is damaged")
+        if (folder / "index").exists():  # not every video is broken
+            dataset.check_dataset(folder)
+            index = dataset.load_index(folder, SPLIT)
+            for name, frames in zip(index.names, index.lengths.tolist(), strict=True):
+                if (film := folder / "films" / f"{name}.mp4").exists() and not is_drawn(film, frames):
+                    raise DatasetDamagedError(f"{film} is damaged")
+    except (DatasetDamagedError, DatasetMissingError) as error:
+        print(f"{folder} is made anew, since it is damaged: {error}", flush=True)
+        shutil.rmtree(folder)
+        return False
+    return True
+
+
+def _forget_damage(job: Job) -> Iterator[str]:
+    """Removes what was kept of videos whose files are damaged or disagree, and gives their names."""
+    for name in job.videos:
+        files = [_result(job, name, suffix) for suffix in ("records", "frames", "broken")]
+        if any(file.exists() for file in files[1:]) and read_result(files[0].with_suffix(""), job.frames) is None:
+            for file in files:
+                file.unlink(missing_ok=True)
+            yield name
 
 
 def _result(job: Job, name: str, suffix: str) -> Path:
@@ -195,6 +247,8 @@ def _result(job: Job, name: str, suffix: str) -> Path:
 def _encode_all(pool: ProcessPoolExecutor, job: Job) -> None:
     """Decodes every video that is not done yet, and shows how it goes."""
     (job.folder / "frames").mkdir(exist_ok=True)
+    for left_over in (job.folder / "frames").glob("*.writing"):
+        left_over.unlink()
     sizes = _sizes(job.videos)
     done = {name for name in job.videos if any(_result(job, name, kind).exists() for kind in ("frames", "broken"))}
     frames, start = 0, time.monotonic()
@@ -244,8 +298,10 @@ def _make_plan(job: Job, names: Sequence[str], config: ConfigDict, idm: TrainedI
 def _label_steps(plan: Plan, folder: Path, config: ConfigDict, idm: TrainedIDM) -> None:
     """Labels what is not labelled yet, step by step; the device works while the step before is written."""
     folder.mkdir(exist_ok=True)
-    begin = next(step for step in range(plan.steps + 1) if not _step_file(folder, step).exists())
-    done = sum(len(_load(_step_file(folder, step)).buttons) for step in range(begin))
+    begin = next(step for step in range(plan.steps + 1) if step == plan.steps or _load(plan, folder, step) is None)
+    if _step_file(folder, begin).exists():
+        print(f"{_step_file(folder, begin)} is damaged: it and the labels after it are made anew", flush=True)
+    done = sum(map(plan.count_kept, range(begin)))
     mesh = parallel.make_mesh(devices=jax.local_devices())  # parts of a job share no program
     by_rows, on_all = parallel.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
     params, rng = jax.device_put((idm.params, jax.random.wrap_key_data(seed_key(config.seed))), on_all)
@@ -272,28 +328,37 @@ def _step_file(folder: Path, step: int) -> Path:
 def _save(plan: Plan, folder: Path, step: int, labels: Labels) -> int:
     """Writes the labels of a step that count, and returns how many."""
     kept = plan.keep(step, jax.device_get(labels))
-    writing = folder / "writing"
-    with writing.open("wb") as file:
+    with atomic_write(_step_file(folder, step)) as writing, writing.open("wb") as file:
         np.savez(file, **kept._asdict())
-    writing.rename(_step_file(folder, step))
     return len(kept.buttons)
 
 
-def _load(file: Path) -> Labels:
-    with np.load(file) as stored:
-        return Labels(**stored)
+def _load(plan: Plan, folder: Path, step: int) -> Labels | None:
+    """The labels of a step, or None if they are not there or damaged."""
+    stored = read_arrays(_step_file(folder, step))
+    if stored is None or stored.keys() != set(Labels._fields):
+        return None
+    labels = Labels(**stored)
+    return labels if {len(field) for field in labels} == {plan.count_kept(step)} else None
+
+
+def _load_whole(plan: Plan, folder: Path, step: int) -> Labels:
+    labels = _load(plan, folder, step)
+    if labels is None:
+        raise LabelError(f"{_step_file(folder, step)} is damaged: run the same command again, which makes it anew")
+    return labels
 
 
 def _read_labels(plan: Plan, folder: Path) -> Iterator[Labels]:
     """The labels of every video, in order."""
-    return plan.by_video(_load(_step_file(folder, step)) for step in range(plan.steps))
+    return plan.by_video(_load_whole(plan, folder, step) for step in range(plan.steps))
 
 
 def _draw_films(pool: ProcessPoolExecutor, job: Job, names: Sequence[str], labels: Any) -> None:
     films = {}
     for name, of_video in zip(names, labels(), strict=False):
         film = job.folder / "films" / f"{name}.mp4"
-        if not film.exists():
+        if not is_drawn(film, len(of_video.buttons)):
             films[pool.submit(draw_film, job.videos[name], film, of_video.buttons, of_video.camera)] = name
     with progress_bar(len(films), desc="drawing films", unit="film", disable=not films) as bar:
         for future in as_completed(films):
@@ -307,18 +372,19 @@ def _assemble(job: Job, names: Sequence[str], labels: Any) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     notes = [
-        dict(zip(("file", "reason", "detail"), (str(clip), *note.read_text().split("\n", 1)), strict=True))
+        dict(zip(("file", "reason", "detail"), (str(clip), *read_json(note)), strict=True))
         for name, clip in job.videos.items()
         if (note := _result(job, name, "broken")).exists()
     ]
     if names:
         groups = list(dataset.group_by_size([_result(job, name, "records") for name in names], dataset.SHARD_BYTES))
         of_videos = zip(names, (_result(job, name, "records") for name in names), labels(), strict=True)
+        chunk = job.frames.chunk_frames
         with progress_bar(len(names), desc="writing", unit="video") as bar:
             shards = []
             for i, group in enumerate(groups):
                 path = dataset.shard_path(folder, SPLIT, i, len(groups))
-                shards.append(dataset.write_records(path, _labelled_records(of_videos, len(group), bar)))
+                shards.append(dataset.write_records(path, _labelled_records(of_videos, len(group), chunk, bar)))
         lengths = {name: len(of_video.buttons) for name, of_video in zip(names, labels(), strict=True)}
         dataset.write_index(
             folder / "index" / SPLIT,
@@ -335,15 +401,26 @@ def _assemble(job: Job, names: Sequence[str], labels: Any) -> None:
     made_of = json.loads((job.folder / "settings.json").read_text())
     del made_of["devices"]
     (folder / "report.json").write_text(json.dumps({"broken": notes, "made_of": made_of}, indent=1) + "\n")
-    folder.rename(job.folder / "dataset")
+    publish(folder, job.folder / "dataset")
 
 
-def _labelled_records(of_videos: Iterator[tuple[str, Path, Labels]], count: int, bar: Any) -> Iterator[bytes]:
+def _whole_records(records: Path, frames: int, chunk_frames: int) -> Iterator[bytes]:
+    """The records of a video. Where one is damaged, all are removed: the next run decodes the video anew."""
+    try:
+        yield from dataset.read_episode(records, frames, chunk_frames)
+    except DatasetDamagedError as error:
+        records.unlink(missing_ok=True)
+        raise LabelError(f"{error}. Run the same command again, which decodes that video anew") from error
+
+
+def _labelled_records(
+    of_videos: Iterator[tuple[str, Path, Labels]], count: int, chunk_frames: int, bar: Any
+) -> Iterator[bytes]:
     """The records of the next `count` videos, with their labels in."""
     for _ in range(count):
         name, records, labels = next(of_videos)
         first = 0
-        for chunk, record in enumerate(dataset.read_records(records)):
+        for chunk, record in enumerate(_whole_records(records, len(labels.buttons), chunk_frames)):
             values = dataset.parse_chunk(record)
             rows = slice(first, first + len(values["frame_ends"]))
             yield dataset.serialize_chunk(
@@ -371,7 +448,7 @@ def _merge(folder: Path, parts: int, out: Path) -> bool:
         return False
     merged = folder / "merged"
     shutil.rmtree(merged, ignore_errors=True)
-    reports = [json.loads((part / "report.json").read_text()) for part in there]
+    reports = [_read_report(part) for part in there]
     videos: dict[str, int] = {}
     for part, report in zip(there, reports, strict=True):
         videos |= report["made_of"].pop("videos")
@@ -390,8 +467,16 @@ def _merge(folder: Path, parts: int, out: Path) -> bool:
     for part in there:
         if (part / "films").exists():
             shutil.copytree(part / "films", merged / "films", dirs_exist_ok=True)
+    dataset.check_dataset(merged)
     place_folder(merged, out)
     return True
+
+
+def _read_report(part: Path) -> dict[str, Any]:
+    report = read_json(part / "report.json")
+    if not (isinstance(report, dict) and {"broken", "made_of"} <= report.keys()):
+        raise LabelError(f"{part / 'report.json'} is damaged: label this part again, which makes it anew")
+    return report
 
 
 def _summary(out: Path) -> str:

@@ -9,18 +9,20 @@ whichever videos. So one compiled program serves all videos, and memory does not
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader
 from jaxtyping import Bool, Float32, Int, UInt8
 
 from vpt_jax.actions import BUTTONS, Array
-from vpt_jax.data.codecs import decode_frames
-from vpt_jax.data.dataset import parse_chunk
+from vpt_jax.data.codecs import decode_frames, frame_shape
+from vpt_jax.data.dataset import FEATURES
+from vpt_jax.data.errors import DatasetDamagedError
+from vpt_jax.data.shards import RecordSource
 from vpt_jax.models.idm import REACH
 
 Tuples = TypeVar("Tuples", bound=tuple)
@@ -50,6 +52,19 @@ class Video:
     frames: int
     chunk_frames: int
     number: int = 0  # among all videos, of other hosts too
+
+
+def _open(video: Video) -> RecordSource:
+    return RecordSource([video.records], [-(-video.frames // video.chunk_frames)], FEATURES)
+
+
+@contextmanager
+def _naming(video: Video) -> Iterator[None]:
+    """An error of a record names its file, and how to go on."""
+    try:
+        yield
+    except ValueError as error:
+        raise DatasetDamagedError(f"{video.records} is damaged: remove it, then run again. {error}") from error
 
 
 @dataclass(frozen=True)
@@ -114,21 +129,23 @@ class Plan:
     def _read_frames(self, video: Video, start: int, stop: int) -> UInt8[np.ndarray, "n h w 3"]:
         """Frames of a video, black where there are none."""
         wanted = np.zeros((stop - start, *self.frame_shape), np.uint8)
-        reader = ArrayRecordReader(str(video.records))
         low, high = max(start, 0), min(stop, video.frames)
+        source = _open(video)
         for number in range(low // video.chunk_frames, -(-high // video.chunk_frames)):
             first = number * video.chunk_frames
             positions = np.arange(max(low, first), min(high, first + video.chunk_frames))
-            record = parse_chunk(reader.read([number])[0])
-            wanted[positions - start] = decode_frames(record["frames"], record["frame_ends"], positions - first)
-        reader.close()
+            with _naming(video):
+                record = source[number]
+                frames = decode_frames(record["frames"], record["frame_ends"], positions - first, self.frame_shape)
+            wanted[positions - start] = frames
         return wanted
 
     @cached_property
     def frame_shape(self) -> tuple[int, ...]:
         """Height, width and channels of a frame."""
-        record = parse_chunk(ArrayRecordReader(str(self.videos[0].records)).read([0])[0])
-        return decode_frames(record["frames"], record["frame_ends"], [0]).shape[1:]
+        with _naming(self.videos[0]):
+            record = _open(self.videos[0])[0]
+            return frame_shape(record["frames"], record["frame_ends"])
 
     def keep(self, step: int, labels: Tuples) -> Tuples:
         """Of all windows' labels at a step, those that count: `[frames, ...]`, video by video, in order.
@@ -142,6 +159,13 @@ class Plan:
                 kept = self._kept(self.videos[index], place * self.windows + window)
                 parts.append([np.asarray(field[row, window])[kept] for field in labels])
         return type(labels)(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+
+    def count_kept(self, step: int) -> int:
+        """How many frames' labels `keep` keeps of a step."""
+        spans = self._spans[step * self.rows : (step + 1) * self.rows]
+        places = ((self.videos[index], first * self.windows + i) for index, first in spans for i in range(self.windows))
+        kept = (self._kept(video, window) for video, window in places)
+        return sum(max(0, part.stop - part.start) for part in kept)
 
     def _kept(self, video: Video, window: int) -> slice:
         """The frames that a window gives, counted from its first one."""

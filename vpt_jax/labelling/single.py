@@ -9,7 +9,7 @@ from vpt_jax.checkpoints import TrainedIDM
 from vpt_jax.keys import seed_key
 from vpt_jax.labelling.model import label_spans
 from vpt_jax.labelling.plan import Labels, Plan, Video
-from vpt_jax.labelling.videos import Clip, FrameSettings, encode_video
+from vpt_jax.labelling.videos import Clip, FrameSettings, encode_video, read_result
 from vpt_jax.paths import local_path
 from vpt_jax.video import VideoError
 
@@ -45,10 +45,11 @@ def label_video(
     height, width, _ = idm.frame_shape
     settings = FrameSettings(height, width, aspect, _CHUNK_FRAMES, _QUALITY)
     with TemporaryDirectory() as folder:
-        frames = encode_video(Clip(video), Path(folder, "video"), settings)
-        if not frames:
+        encode_video(Clip(video), Path(folder, "video"), settings)
+        frames = read_result(Path(folder, "video"), settings)
+        if not isinstance(frames, int):
             video.stat()  # a missing file is an error of its own
-            raise VideoError(*Path(folder, "video.broken").read_text().split("\n", 1))
+            raise frames or VideoError("unreadable frames", f"{folder} does not keep what is written there")
         plan = Plan((Video(Path(folder, "video.records"), frames, _CHUNK_FRAMES),), idm.window, _WINDOWS, rows=1)
         rng, how = jax.random.wrap_key_data(seed_key(seed)), (idm.module, idm.window, mode, choice)
         said = (_label_spans(*how, idm.params, rng, plan.read(i, [0]), mirror=mirror) for i in range(plan.steps))

@@ -1,19 +1,24 @@
 """What worker processes do: videos of any size and rate to frames as the model takes them; films of the labels."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from vpt_jax.actions import BUTTONS
 from vpt_jax.data import dataset
 from vpt_jax.data.codecs import encode_chunk
+from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.data.manifest import SUFFIX, read_segments
+from vpt_jax.state_files import publish, read_json, write_text
 from vpt_jax.video import FRAME_RATE, Frame, VideoError, VideoWriter, draw_action, fit_aspect, resize, steady_frames
+from vpt_jax.workers import unique_name
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 FILM_WIDTH = 640  # pixels, at least: smaller frames are enlarged, for the letters
@@ -86,20 +91,35 @@ def encode_video(video: Clip, result: Path, settings: FrameSettings) -> int:
     The result exists when it is whole: RESULT.records, and last RESULT.frames, which holds their number; or
     RESULT.broken, which says what is wrong with the video.
     """
-    writing = Path(f"{result}.writing")
+    writing = unique_name(result)
     count = np.zeros(1, int)
     try:
         dataset.write_records(writing, _records(_model_frames(video, settings, count), settings))
         if not count[0]:
             raise VideoError("unreadable video", "it has no frames")
     except (VideoError, FileNotFoundError) as error:  # a manifest may name what is not there
-        writing.write_text("\n".join(error.args) if isinstance(error, VideoError) else "missing video\nno such file")
-        writing.rename(f"{result}.broken")
+        writing.unlink(missing_ok=True)
+        reason, *detail = error.args if isinstance(error, VideoError) else ("missing video", "no such file")
+        write_text(Path(f"{result}.broken"), json.dumps([reason, "\n".join(map(str, detail))]))
         return 0
-    writing.rename(f"{result}.records")
-    writing.write_text(str(count[0]))
-    writing.rename(f"{result}.frames")
+    publish(writing, Path(f"{result}.records"))
+    write_text(Path(f"{result}.frames"), str(count[0]))
     return int(count[0])
+
+
+def read_result(result: Path, settings: FrameSettings) -> int | VideoError | None:
+    """The number of frames that `encode_video` stored, or the error that it noted; None if its files are damaged."""
+    found = read_json(Path(f"{result}.frames"))
+    if isinstance(found, int) and found > 0:
+        try:
+            dataset.check_episode(Path(f"{result}.records"), found, settings.chunk_frames)
+        except DatasetDamagedError:
+            return None
+        return found
+    note = read_json(Path(f"{result}.broken"))
+    if isinstance(note, list) and len(note) == 2 and all(isinstance(part, str) for part in note):
+        return VideoError(*note)
+    return None
 
 
 def _model_frames(video: Clip, settings: FrameSettings, count: np.ndarray) -> Iterator[Frame]:
@@ -137,6 +157,15 @@ def draw_film(video: Clip, film: Path, buttons: UInt8[np.ndarray, "n 20"], camer
         writer.write(draw_action(first, buttons[0], camera[0]))
         for frame, keys, angles in zip(frames, buttons[1:], camera[1:], strict=True):
             writer.write(draw_action(resize(frame, *first.shape[:2]), keys, angles))  # a video may change its size
+
+
+def is_drawn(film: Path, frames: int) -> bool:
+    """Whether a film is there, with so many frames; nothing is decoded for that."""
+    try:
+        with av.open(str(film)) as container:
+            return sum(packet.size > 0 for packet in container.demux(video=0)) == frames
+    except (av.FFmpegError, OSError, ValueError, IndexError):  # IndexError: no video stream
+        return False
 
 
 def _film_frame(frame: Frame) -> Frame:

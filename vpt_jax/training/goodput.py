@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+from vpt_jax.state_files import read_json
+
 KINDS = {
     "start": "before the first step: opening the data, restoring",
     "compile": "the first step of every start, most of it compiling",
@@ -29,7 +31,7 @@ class Goodput:
     def __init__(self, workdir: Path, step: int, began: float, quiet: bool) -> None:
         """Goes on after `step`; it was started at `began` (`time.monotonic`). If `quiet`, nothing is written."""
         self._file, self._quiet, self._compiled = workdir / "goodput.json", quiet, False
-        noted = json.loads(self._file.read_text()) if self._file.exists() else {}
+        noted = read_json(self._file) or {}  # figures, not worth an fsync: they begin anew if they are damaged
         self._starts = noted.get("starts", 0) + 1
         self._seconds = dict.fromkeys(KINDS, 0.0) | noted.get("seconds", {})
         if undone := max(noted.get("step", 0) - step, 0):

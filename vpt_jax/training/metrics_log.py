@@ -13,6 +13,8 @@ from typing import NamedTuple, TextIO
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from vpt_jax.state_files import write_text
+
 
 class MetricsLog:
     """Writes `metrics.jsonl` and TensorBoard files.
@@ -54,9 +56,7 @@ def _truncate_after(path: Path, step: int) -> None:
         if not line.endswith("\n") or json.loads(line)["step"] > step:
             break  # a line cut off by a kill, or one from after the checkpoint
         kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
+    write_text(path, "".join(kept))
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from vpt_jax.data.filtering.novelty import CellMap, Memory, distances, summary
-from vpt_jax.workers import unique_name
+from vpt_jax.state_files import atomic_write
 
 CLASSES = ("clean", "artifacts", "other")  # play without and with something laid over it; anything else
 _BLOCK = 1024  # frames decided at a time
@@ -64,11 +64,9 @@ class Classifier:
     def save(self, path: Path) -> None:
         """Writes a `.npz` file that exists under its name only once it is whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        writing = unique_name(path)
         facts = {"threshold": self.threshold, "made_of": self.made_of, "maps": len(self.memories)}
-        with writing.open("wb") as file:
+        with atomic_write(path) as writing, writing.open("wb") as file:
             np.savez(file, **{"facts": np.array(json.dumps(facts))} | self._arrays())
-        writing.rename(path)
 
     def _arrays(self) -> dict[str, Any]:
         arrays = {f"machine/{name}": array for name, array in self.machine._asdict().items()}

@@ -30,8 +30,9 @@ from vpt_jax.data.filtering.training import BATCH, classify, embed_batch
 from vpt_jax.data.manifest import SUFFIX, write_table
 from vpt_jax.labelling.videos import Clip, find_videos
 from vpt_jax.printable import printable
+from vpt_jax.state_files import atomic_write, read_arrays, read_json, write_text
 from vpt_jax.video import FRAME_RATE, VideoError, resize
-from vpt_jax.workers import locked, progress_bar, unique_name, worker_pool
+from vpt_jax.workers import locked, progress_bar, worker_pool
 
 SEGMENTS = pa.schema([("video", pa.string()), ("start", pa.float64()), ("end", pa.float64()), ("clean", pa.float64())])
 VIDEOS = pa.schema(
@@ -66,7 +67,7 @@ def filter_videos(config: ConfigDict, machine: Classifier, embedder: Embedder) -
     with locked(folder):
         _keep_settings(folder, machine, config.rate)
         _look_at_all(clips, folder, config, machine, embedder)
-        answers = {name: _load(_result(folder, name, clip)) for name, clip in clips.items()}
+        answers = {name: _load_kept(_result(folder, name, clip)) for name, clip in clips.items()}
     rules = Rules(config.kernel, config.min_seconds, config.min_share)
     threshold = machine.threshold if config.threshold is None else config.threshold
     tables = [_rows(out, name, clips[name], answer, threshold, rules) for name, answer in answers.items()]
@@ -107,13 +108,11 @@ def _find(source: Path, out: Path) -> dict[str, Clip]:
 def _keep_settings(folder: Path, machine: Classifier, rate: float) -> None:
     """Empties the folder if other settings made what is there: it is quicker to start anew than to ask."""
     file, made_of = folder / "settings.json", {"machine": machine.digest(), "rate": rate}
-    if file.exists() and json.loads(file.read_text()) == made_of:
+    if read_json(file) == made_of:
         return
     for old in [file, *folder.glob("*.npz")]:
         old.unlink(missing_ok=True)
-    writing = unique_name(file)
-    writing.write_text(json.dumps(made_of) + "\n")
-    writing.rename(file)
+    write_text(file, json.dumps(made_of) + "\n")
 
 
 def _result(folder: Path, name: str, clip: Clip) -> Path:
@@ -129,7 +128,7 @@ def _look_at_all(
     """Looks at every video that has no answers yet. Workers decode a few videos ahead."""
     for left_over in (*folder.glob("*.npy"), *folder.glob("*.writing")):
         left_over.unlink()
-    todo = [(clip, result) for name, clip in clips.items() if not (result := _result(folder, name, clip)).exists()]
+    todo = [(clip, result) for name, clip in clips.items() if _load(result := _result(folder, name, clip)) is None]
     if len(todo) < len(clips):
         print(f"{len(clips) - len(todo)} of {len(clips)} videos are looked at already", flush=True)
     if not todo:
@@ -202,16 +201,23 @@ def _look(sampled: tuple[list[int], int, str], result: Path, machine: Classifier
 
 
 def _save(result: Path, answers: Answers) -> None:
-    writing = unique_name(result)
-    with writing.open("wb") as file:
+    with atomic_write(result) as writing, writing.open("wb") as file:
         np.savez(file, **answers._asdict())
-    writing.rename(result)
 
 
-def _load(result: Path) -> Answers:
-    with np.load(result) as stored:
-        fields = dict(stored)
+def _load(result: Path) -> Answers | None:
+    """The answers for a clip; None if they are not there, or damaged."""
+    fields = read_arrays(result)
+    if fields is None or fields.keys() != set(Answers._fields):
+        return None
     return Answers(fields["ticks"], fields["decisions"], int(fields["frames"]), str(fields["broken"]))
+
+
+def _load_kept(result: Path) -> Answers:
+    answers = _load(result)
+    if answers is None:
+        raise FilterError(f"{result} does not keep what is written there: check the disk, then run it again")
+    return answers
 
 
 def _rows(

@@ -10,8 +10,8 @@ from vpt_jax.data.filtering.classifier import CLASSES, margins
 from vpt_jax.data.filtering.labelled_set import LabelledFrame, read_picture
 from vpt_jax.data.filtering.training import HeldOut, precision_and_recall
 from vpt_jax.report.page import Line, curve, facts_list, grid, heatmap, page, paragraph, picture, section, table
+from vpt_jax.state_files import write_text
 from vpt_jax.video import resize
-from vpt_jax.workers import unique_name
 
 EXAMPLES = 4  # pictures of each kind of mistake
 _HEIGHT, _WIDTH = 180, 320  # of an example
@@ -48,9 +48,7 @@ def write_report(path: Path, frames: Sequence[LabelledFrame], held_out: HeldOut)
         section("Other thresholds", paragraph(_CURVE), _trade(held_out)),
         *_mistakes(frames, held_out),
     ]
-    writing = unique_name(path)
-    writing.write_text(page("Clean filter", sections), encoding="utf-8")
-    writing.rename(path)
+    write_text(path, page("Clean filter", sections))
 
 
 def _classes(held_out: HeldOut) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vpt_jax.data.sources.contractor_index import SUFFIXES, Index, Pair
 from vpt_jax.data.sources.transfer import Outcome
-from vpt_jax.workers import unique_name
+from vpt_jax.state_files import write_text
 
 SETTLED = ("gone", "broken", "too large")  # states that asking again would hardly change
 
@@ -52,9 +52,7 @@ class Report:
             "refused_count": index.refused_count,
             "refused": [{"path": entry, "why": why} for entry, why in index.refused],
         }
-        writing = unique_name(self._path)
-        writing.write_text(json.dumps(report, indent=2) + "\n")
-        writing.rename(self._path)
+        write_text(self._path, json.dumps(report, indent=2) + "\n")
         self._log.unlink(missing_ok=True)
 
 

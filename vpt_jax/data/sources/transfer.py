@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from vpt_jax.data.sources.bodies import Bodies, Body, FetchError, GoneError, PastEndError
+from vpt_jax.state_files import publish
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before the second try, doubled before each further one
 
@@ -76,7 +77,7 @@ class Transfer:
         except GoneError as error:
             return Outcome("gone", str(error))
         if outcome.state == "got":
-            partial.data.rename(path)
+            publish(partial.data, path)
         return outcome
 
     def retried(self, attempt: Callable[[], Result]) -> Result:

@@ -30,6 +30,7 @@ from vpt_jax.data.sources.journal import Journal, JournalError
 from vpt_jax.data.sources.metadata import ADDRESS, NAME, Entry, Rules, clean, reject
 from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.printable import printable
+from vpt_jax.state_files import publish
 from vpt_jax.workers import locked, progress_bar
 
 SEARCH_SECONDS = 3600  # that one search may take
@@ -178,7 +179,7 @@ def _move(out: Path, record: Record) -> None:
     if record.file and whole.exists():
         file = out / record.file
         file.parent.mkdir(exist_ok=True)
-        whole.rename(file)
+        publish(whole, file)
     shutil.rmtree(whole.parent, ignore_errors=True)
 
 

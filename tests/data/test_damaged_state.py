@@ -1,0 +1,136 @@
+"""What an interrupted preparation left is damaged by a power cut or a disk: the dataset is the same, or refused."""
+
+import shutil
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+
+from configs.prepare import get_config
+from tests.conftest import files
+from vpt_jax.data import prepare as module
+from vpt_jax.data.prepare import PrepareError, prepare
+from vpt_jax.recording import RecordingWriter
+
+SIZE, CHUNK = 16, 4
+LENGTHS = {"a": 9, "b": 9, "c": 3}  # frames; the first two have as many
+
+
+class PowerCutError(BaseException):
+    pass
+
+
+def in_order(function, tasks):
+    """Runs tasks in this process."""
+    for number, task in enumerate(tasks):
+        yield number, function(*task)
+
+
+def settings(folder, out):
+    config = get_config()
+    config.update(recordings=str(folder), out=str(out), height=SIZE, width=SIZE, chunk_frames=CHUNK)
+    return config
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recordings")
+    rng = np.random.default_rng(0)
+    for name, frames in LENGTHS.items():
+        with RecordingWriter(folder / name, SIZE, SIZE) as recording:
+            for _ in range(frames):
+                frame = rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
+                recording.write(frame, {"forward": int(rng.integers(2)), "camera": rng.normal(0, 3, 2)})
+    (folder / "broken.mp4").write_bytes(b"no film")
+    shutil.copy(folder / "a.jsonl", folder / "broken.jsonl")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch):
+    monkeypatch.setattr(module, "_workers", lambda config: nullcontext(in_order))
+    monkeypatch.setattr("vpt_jax.data.dataset.SHARD_BYTES", 100_000)  # a file of one episode has 65 kB at least
+
+
+@pytest.fixture
+def interrupted(recordings, tmp_path, monkeypatch):
+    """The folder of a preparation that was stopped just before its dataset got its name."""
+
+    def cut_off(written, path):
+        if path.name == "out":
+            raise PowerCutError
+        return publish(written, path)
+
+    publish = module.publish
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "publish", cut_off)
+        with pytest.raises(PowerCutError):
+            prepare(settings(recordings, tmp_path / "out"))
+    return tmp_path / "out.partial"
+
+
+DAMAGE = {
+    "empty": lambda file: file.write_bytes(b""),
+    "half": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "zeros at the end": lambda file: file.write_bytes(
+        file.read_bytes()[: file.stat().st_size // 2].ljust(file.stat().st_size, b"\0")
+    ),
+    "gone": lambda file: file.unlink(),
+}
+
+
+@pytest.fixture
+def undisturbed(recordings, tmp_path):
+    return files(prepare(settings(recordings, tmp_path / "undisturbed")))
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_every_state_file_may_be_damaged(interrupted, recordings, tmp_path, undisturbed, damage):
+    """Never a dataset whose frames belong to other actions (attack H2)."""
+    saved = shutil.copytree(interrupted, tmp_path / "saved")
+    names = [path.relative_to(saved) for path in sorted(saved.rglob("*")) if path.is_file()]
+    assert {name.suffix for name in names} > {".records", ".npz", ".broken", ".json"}
+    for name in names if damage == "half" else (name for name in names if name.parts[0] == "episodes"):
+        shutil.copytree(saved, interrupted, dirs_exist_ok=True)
+        DAMAGE[damage](interrupted / name)
+        assert files(prepare(settings(recordings, tmp_path / "out"))) == undisturbed, name
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_a_flipped_byte_is_found_by_checksums(interrupted, recordings, tmp_path, undisturbed, capsys):
+    """The records of an episode are read when joined, and encoded anew if one is damaged (attack H2)."""
+    for suffix in (".records", ".npz"):
+        (file,) = interrupted.glob(f"episodes/train/a-*{suffix}")
+        data = bytearray(file.read_bytes())
+        data[300] ^= 1
+        file.write_bytes(data)
+    assert files(prepare(settings(recordings, tmp_path / "out"))) == undisturbed
+    assert capsys.readouterr().out.count("1 recordings are encoded anew, since what was kept of them is damaged") == 1
+
+
+def test_records_of_another_episode_are_not_joined(interrupted, recordings, tmp_path, undisturbed, capsys):
+    """As many records of as many frames, but those of another episode (attack H2)."""
+    a, b = (next(interrupted.glob(f"episodes/train/{name}-*.records")) for name in "ab")
+    shutil.copy(a, b)
+    assert files(prepare(settings(recordings, tmp_path / "out"))) == undisturbed
+    assert f"encoded anew, since what was kept of them is damaged: {recordings / 'b'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "gone"])
+def test_a_damaged_dataset_is_not_called_made(recordings, tmp_path, undisturbed, damage):
+    """Where the dataset itself is damaged, the same command says which file and what to do (attack H2)."""
+    for name in undisturbed:
+        out = shutil.copytree(tmp_path / "undisturbed", tmp_path / "out")
+        DAMAGE[damage](out / name)
+        with pytest.raises(PrepareError, match=r"remove it|remove .*out|in use by something else"):
+            prepare(settings(recordings, out))
+        shutil.rmtree(out)
+
+
+def test_a_disk_that_keeps_nothing_ends_the_run(recordings, tmp_path, monkeypatch):
+    """Encoded again and again, it gives up instead of going on for ever (attack H2)."""
+    monkeypatch.setattr("vpt_jax.data.dataset.check_episode", lambda *_: (_ for _ in ()).throw(damaged))
+    damaged = module.DatasetDamagedError("half a file")
+    with pytest.raises(PrepareError, match="check the disk"):
+        prepare(settings(recordings, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

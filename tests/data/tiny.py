@@ -1,0 +1,71 @@
+"""Datasets of a few tiny frames, written without recordings; and ways to damage them."""
+
+import json
+
+import numpy as np
+
+from vpt_jax.data import dataset
+from vpt_jax.data.codecs import encode_chunk
+
+CHUNK, SIZE = 4, 8
+
+
+def serialized(name, pictures, chunk, first, total, actions, **changes):
+    """A record of some frames of an episode, with some values changed."""
+    data, ends = encode_chunk(pictures)
+    values = {
+        "frames": data,
+        "frame_ends": ends,
+        "buttons": actions[0],
+        "camera": actions[1],
+        "confidence": np.ones(len(pictures), np.float32),
+        "labels": "recorded",
+        "episode": name,
+        "chunk": chunk,
+        "first_frame": first,
+        "num_frames": total,
+    }
+    return dataset.serialize_chunk(values | changes)
+
+
+def write_dataset(folder, lengths, shards=1, splits=("train",), record=serialized):
+    """A dataset of random frames and actions; `lengths`: frames of each episode, in each split.
+
+    `record`: makes the bytes of a record, as `serialized` does.
+    """
+    folder.mkdir(parents=True)
+    counts = {}
+    for split in splits:
+        rng = np.random.default_rng(len(split))
+        records, buttons, cameras = [], [], []
+        for number, length in enumerate(lengths):
+            buttons.append(rng.integers(0, 2, (length, 20)).astype(np.uint8))
+            cameras.append(rng.normal(0, 3, (length, 2)).astype(np.float32))
+            for chunk, first in enumerate(range(0, length, CHUNK)):
+                rows = slice(first, first + CHUNK)
+                actions = buttons[-1][rows], cameras[-1][rows]
+                frames = rng.integers(0, 256, (len(actions[0]), SIZE, SIZE, 3)).astype(np.uint8)
+                records.append(record(f"{split}{number}", frames, chunk, first, length, actions))
+        parts = np.array_split(np.arange(len(records)), shards)
+        for i, part in enumerate(parts):
+            dataset.write_records(dataset.shard_path(folder, split, i, shards), [records[n] for n in part])
+        names = {f"{split}{number}": length for number, length in enumerate(lengths)}
+        ones = [np.ones(length, np.float32) for length in lengths]
+        dataset.write_index(folder / "index" / split, names, buttons, cameras, ones, "recorded", CHUNK)
+        counts[split] = [len(part) for part in parts]
+    dataset.write_metadata(folder, counts)
+    return folder
+
+
+def edit_json(file, edit):
+    """Changes the value of a JSON file by a function."""
+    value = json.loads(file.read_text())
+    edit(value)
+    file.write_text(json.dumps(value))
+
+
+def flip(file, place):
+    """Flips a bit."""
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1
+    file.write_bytes(data)
