@@ -57,13 +57,10 @@ def interrupted(recordings, tmp_path, monkeypatch):
     """The folder of a preparation that was stopped just before its dataset got its name."""
 
     def cut_off(written, path):
-        if path.name == "out":
-            raise PowerCutError
-        return publish(written, path)
+        raise PowerCutError
 
-    publish = module.publish
     with monkeypatch.context() as patch:
-        patch.setattr(module, "publish", cut_off)
+        patch.setattr(module, "place_folder", cut_off)
         with pytest.raises(PowerCutError):
             prepare(settings(recordings, tmp_path / "out"))
     return tmp_path / "out.partial"

@@ -39,7 +39,7 @@ State = TypeVar("State", bound=AnyState)
 
 
 def initial_state(
-    params: Any, optimizer: optax.GradientTransformation, memory: Any, rng: UInt32[Array, "2"]
+    params: Any, optimizer: optax.GradientTransformation, memory: Any, rng: UInt32[Array | np.ndarray, "2"]
 ) -> TrainState:
     """The state before the first step."""
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), memory, rng)
