@@ -177,8 +177,10 @@ def _check_end(stream: Any, extent: _Extent) -> None:
     if parts := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):  # Matroska
         hours, minutes, seconds = map(Fraction, parts.groups())
         stated = 3600 * hours + 60 * minutes + seconds
-    elif stream.duration and _is(stream.container, "mov", "avi"):  # others state that of the sound, or guess
-        stated = extent.first + stream.duration * stream.time_base
+    elif _is(stream.container, "mov") and len(stream.index_entries):  # its length may be that of a picture that stays
+        stated = stream.index_entries[-1].timestamp * stream.time_base
+    elif _is(stream.container, "avi", "mxf") and stream.duration:  # others state that of the sound, or guess
+        stated = stream.duration * stream.time_base
     if stated is not None and stated - end > MAX_MISSING:
         raise VideoError(
             "damaged video", f"it states a length of {float(stated):.2f} s, and ends at {float(end):.2f} s"
@@ -202,13 +204,14 @@ def probe(path: str | Path) -> Facts:
     """
     with _open(path) as container:
         stream, size, packets, corrupt = container.streams.video[0], None, [], False
+        jumps = _may_jump(container)  # where streams were joined, their packets count as damaged
         try:
             for packet in container.demux(stream):
                 frames = packet.decode() if size is None else []
                 size = _shown_size(frames[0], stream) if frames else size
                 if packet.pts is not None:
                     packets.append((packet.pts, packet.dts, packet.duration))
-                    corrupt |= packet.is_corrupt
+                    corrupt = packet.is_corrupt or (corrupt and not jumps)
         except av.FFmpegError as error:
             raise VideoError("damaged video", str(error)) from error
         if corrupt:
