@@ -1,12 +1,15 @@
 """Labelling as a job: a folder of videos in, a dataset with predicted labels out; any number of hosts share the videos.
 
+    OUT.partial/videos.json                           the videos by content, with their numbers
     OUT.partial/part-00000-of-00004/settings.json     what this part is made of; other settings are refused
                                     frames/           every video's frames at the model's size, or why it is broken
                                     labels/           the labels of every step
+                                    labelled/         labels of whole videos, from before videos changed
                                     dataset/          the part's labelled dataset, once it is whole
     OUT/                                              the dataset of all parts, moved together by whoever ends last
 
-Every file appears under its name only when it is whole, so a job that was killed goes on with what is missing.
+Every file appears under its name only when it is whole, so a job that was killed goes on with what is missing. Videos
+may be added, removed, renamed and replaced in between: what was done for the others counts (`resume.py`).
 """
 
 import json
@@ -17,7 +20,8 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +35,14 @@ from vpt_jax.checkpoints import TrainedIDM, load_idm
 from vpt_jax.data import dataset
 from vpt_jax.data.manifest import SUFFIX
 from vpt_jax.data.streams import batches
-from vpt_jax.labelling.model import CHOICES, MODES, label_spans
+from vpt_jax.labelling import resume
+from vpt_jax.labelling.model import CHOICES, MODES, label_spans, model_digest
 from vpt_jax.labelling.plan import Labels, Plan, Video
-from vpt_jax.labelling.videos import Clip, FrameSettings, draw_film, encode_video, find_videos
+from vpt_jax.labelling.videos import Clip, FrameSettings, draw_film, draw_number, encode_video, find_videos, identify
 from vpt_jax.workers import locked, progress_bar, worker_pool
 
 SPLIT = "train"
+VERSION = 2  # of the files in OUT.partial
 
 
 class LabelError(Exception):
@@ -48,13 +54,10 @@ class Job:
     """One part of the work."""
 
     videos: dict[str, Clip]  # by name
+    keys: dict[str, str]  # their identity by content
+    numbers: dict[str, int]  # the same for the same content, whatever became of other videos
     folder: Path
     frames: FrameSettings
-
-    @cached_property
-    def numbers(self) -> dict[str, int]:
-        """Of the videos, in order."""
-        return {name: number for number, name in enumerate(self.videos)}
 
 
 def label(config: ConfigDict) -> Path:
@@ -68,16 +71,20 @@ def label(config: ConfigDict) -> Path:
     work = out.with_name(f"{out.name}.partial")
     idm = load_idm(config.idm)
     videos = _find(config)
-    if _is_made(out, _made_of(config, idm) | {"videos": _sizes(videos)}):
+    keys, made_of = identify(videos), _made_of(config, idm)
+    if _is_made(out, made_of | {"videos": keys}):
         shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed at its very end
         print(f"nothing to do: {out} is labelled already")
         return out
-    job = _make_job(config, idm, videos, work)
+    _check_window(config, idm)
+    with locked(work, wait=True):
+        jobs = _share(config, idm, videos, keys, work)
+    job = jobs[config.part]
     with locked(job.folder):
-        _keep_settings(job, config, idm)
+        _keep_settings(job, made_of)
         _label_part(job, config, idm)
     with locked(work, wait=True):  # for a host that looks whether this part is done
-        if (out / "report.json").is_file() or _merge(work, config.parts, out):  # or another host was faster
+        if (out / "report.json").is_file() or _merge(work, jobs, out):  # or another host was faster
             shutil.rmtree(work)
             print(_summary(out))
     return out
@@ -92,7 +99,11 @@ def _is_made(out: Path, made_of: dict[str, Any]) -> bool:
     if there is None:
         raise LabelError(f"{out} is in use by something else: choose another --config.out")
     if changed := [name for name in made_of if made_of[name] != there.get(name)]:
-        raise LabelError(f"{out} was labelled with other {', '.join(changed)}: remove it, or choose another out")
+        videos = resume.describe_other_videos(there.get("videos", {}), made_of["videos"])
+        raise LabelError(
+            f"{out} was labelled with other {', '.join(changed)}: remove it, or choose another out"
+            + (f" (videos {videos})" if videos else "")
+        )
     return True
 
 
@@ -123,7 +134,7 @@ def _check(config: ConfigDict) -> None:
 
 def _find(config: ConfigDict) -> dict[str, Clip]:
     try:
-        videos = find_videos(Path(config.videos).resolve())
+        videos = find_videos(Path(config.videos).resolve(), Path(config.out).resolve())
     except ValueError as error:
         raise LabelError(str(error)) from error
     if not videos:
@@ -135,28 +146,38 @@ def _sizes(videos: dict[str, Clip]) -> dict[str, int]:
     return {name: clip.size for name, clip in videos.items()}
 
 
-def _make_job(config: ConfigDict, idm: TrainedIDM, videos: dict[str, Clip], work: Path) -> Job:
+def _check_window(config: ConfigDict, idm: TrainedIDM) -> None:
     if idm.window % 4:
         raise LabelError(f"{config.idm} was trained on windows of {idm.window} frames: labelling needs a multiple of 4")
-    mine = dict(list(videos.items())[config.part :: config.parts])
-    folder = work / f"part-{config.part:05}-of-{config.parts:05}"
+
+
+def _share(
+    config: ConfigDict, idm: TrainedIDM, videos: dict[str, Clip], keys: dict[str, str], work: Path
+) -> list[Job]:  # fmt: skip
+    """All parts: a video's number tells which one it belongs to."""
     height, width, _ = idm.frame_shape
     frames = FrameSettings(height, width, tuple(config.aspect), config.chunk_frames, config.quality)
-    return Job(mine, folder, frames)
+    numbers, jobs = resume.number_videos(work, keys), []
+    for part in range(config.parts):
+        mine = {name: clip for name, clip in videos.items() if numbers[name] % config.parts == part}
+        keys_of_part, numbers_of_part = {name: keys[name] for name in mine}, {name: numbers[name] for name in mine}
+        folder = work / f"part-{part:05}-of-{config.parts:05}"
+        jobs.append(Job(mine, keys_of_part, numbers_of_part, folder, frames))
+    return jobs
 
 
 def _made_of(config: ConfigDict, idm: TrainedIDM) -> dict[str, Any]:
     """What decides the labels, besides the videos."""
     fields = ("mode", "choice", "mirror", "seed", "batch", "span", "aspect", "chunk_frames", "quality")
-    made_of = {name: config[name] for name in fields} | {"idm": f"{Path(config.idm).resolve()}, step {idm.step}"}
+    made_of = {name: config[name] for name in fields} | {"idm": f"step {idm.step}, parameters {model_digest(idm)}"}
     return json.loads(json.dumps(made_of))
 
 
-def _keep_settings(job: Job, config: ConfigDict, idm: TrainedIDM) -> None:
+def _keep_settings(job: Job, made_of: dict[str, Any]) -> None:
     """Notes what the part is made of, or raises if what is there was made of something else."""
     file = job.folder / "settings.json"
     # A step has rows for each device.
-    made_of = _made_of(config, idm) | {"videos": _sizes(job.videos), "devices": jax.local_device_count()}
+    made_of = made_of | {"devices": jax.local_device_count(), "version": VERSION}
     if not file.exists():
         writing = job.folder / "settings.writing"
         writing.write_text(json.dumps(made_of, indent=1) + "\n")
@@ -167,22 +188,40 @@ def _keep_settings(job: Job, config: ConfigDict, idm: TrainedIDM) -> None:
 
 
 def _label_part(job: Job, config: ConfigDict, idm: TrainedIDM) -> None:
-    if (job.folder / "dataset").exists():
+    if _is_done(job):
         return
+    shutil.rmtree(job.folder / "dataset", ignore_errors=True)  # of other videos
     with worker_pool(config.workers) as pool:
         _encode_all(pool, job)
         names = [name for name in job.videos if _result(job, name, "frames").exists()]
         if names:
-            plan = _make_plan(job, names, config, idm)
-            _label_steps(plan, job.folder / "labels", config, idm)
-            labels = partial(_read_labels, plan, job.folder / "labels")
+            plan, kept = _begin_plan(job, names, config, idm)
+            if plan.videos:
+                _label_steps(plan, job.folder / "labels", config, idm)
+            if names != sorted(names, key=job.numbers.__getitem__):  # some came later; plans are in order of numbers
+                kept = resume.keep_all(job.folder, plan, partial(_read_steps, job.folder / "labels"))
+            labels = partial(_read_labels, tuple(names), tuple(kept.items()), plan, job.folder / "labels")
             _draw_films(pool, job, names[: config.films], labels)
         _assemble(job, names, labels if names else None)
 
 
+def _is_done(job: Job) -> bool:
+    """True if the part's dataset is there, and is of these videos."""
+    report = job.folder / "dataset" / "report.json"
+    return report.is_file() and json.loads(report.read_text())["made_of"]["videos"] == job.keys
+
+
+def _begin_plan(job: Job, names: Sequence[str], config: ConfigDict, idm: TrainedIDM) -> tuple[Plan, dict[str, Path]]:
+    """The plan of what is to be labelled, and files of labels that are kept from earlier plans, by name."""
+    frames = {name: int(_result(job, name, "frames").read_text()) for name in names}
+    videos = [resume.Decoded(job.numbers[name], frames[name], job.keys[name], name) for name in names]
+    make_plan = lambda some: _make_plan(job, some, config, idm)  # noqa: E731
+    return resume.settle_plan(job.folder, videos, make_plan, partial(_read_steps, job.folder / "labels"), _step_file)
+
+
 def _result(job: Job, name: str, suffix: str) -> Path:
     """A file of a video's encoded frames."""
-    return job.folder / "frames" / f"{job.numbers[name]:07}.{suffix}"
+    return resume.result_file(job.folder / "frames", job.numbers[name], suffix)
 
 
 def _encode_all(pool: ProcessPoolExecutor, job: Job) -> None:
@@ -217,20 +256,16 @@ def _finished(future: Future, video: Path) -> Any:
         raise
 
 
-def _make_plan(job: Job, names: Sequence[str], config: ConfigDict, idm: TrainedIDM) -> Plan:
+def _make_plan(job: Job, decoded: Sequence[resume.Decoded], config: ConfigDict, idm: TrainedIDM) -> Plan:
     """Rows of a step are no more than there are spans, and always as many on every device."""
     chunk = job.frames.chunk_frames
     videos = tuple(
-        Video(
-            _result(job, name, "records"),
-            int(_result(job, name, "frames").read_text()),
-            chunk,
-            number=config.part + config.parts * job.numbers[name],
-        )
-        for name in names
-    )
+        Video(resume.result_file(job.folder / "frames", video.number, "records"), video.frames, chunk,
+              number=draw_number(video.key))
+        for video in decoded
+    )  # fmt: skip
     plan, devices = Plan(videos, idm.window, config.span, 1), jax.local_device_count()
-    rows = min(config.batch, plan.num_spans)
+    rows = max(1, min(config.batch, plan.num_spans))
     return Plan(videos, idm.window, config.span, -(-rows // devices) * devices)
 
 
@@ -277,9 +312,17 @@ def _load(file: Path) -> Labels:
         return Labels(**stored)
 
 
-def _read_labels(plan: Plan, folder: Path) -> Iterator[Labels]:
+def _read_steps(folder: Path, plan: Plan) -> Iterator[Labels]:
+    """The labels of every step, up to the first one that is missing."""
+    return map(_load, takewhile(Path.exists, (_step_file(folder, step) for step in range(plan.steps))))
+
+
+def _read_labels(
+    names: Sequence[str], kept: Sequence[tuple[str, Path]], plan: Plan, folder: Path
+) -> Iterator[Labels]:  # fmt: skip
     """The labels of every video, in order."""
-    return plan.by_video(_load(_step_file(folder, step)) for step in range(plan.steps))
+    planned, files = plan.by_video(_read_steps(folder, plan)), dict(kept)
+    return (_load(files[name]) if name in files else next(planned) for name in names)
 
 
 def _draw_films(pool: ProcessPoolExecutor, job: Job, names: Sequence[str], labels: Any) -> None:
@@ -326,7 +369,8 @@ def _assemble(job: Job, names: Sequence[str], labels: Any) -> None:
     if (job.folder / "films").exists():
         (job.folder / "films").rename(folder / "films")
     made_of = json.loads((job.folder / "settings.json").read_text())
-    del made_of["devices"]
+    made_of = {name: value for name, value in made_of.items() if name not in ("devices", "version")}
+    made_of["videos"] = job.keys
     (folder / "report.json").write_text(json.dumps({"broken": notes, "made_of": made_of}, indent=1) + "\n")
     folder.rename(job.folder / "dataset")
 
@@ -356,10 +400,10 @@ def _labelled_records(of_videos: Iterator[tuple[str, Path, Labels]], count: int,
         bar.update()
 
 
-def _merge(folder: Path, parts: int, out: Path) -> bool:
+def _merge(folder: Path, jobs: Sequence[Job], out: Path) -> bool:
     """Makes one dataset of all parts, if all are done; says whether it did."""
-    there = [folder / f"part-{part:05}-of-{parts:05}" / "dataset" for part in range(parts)]
-    if missing := [part.parent.name for part in there if not part.exists()]:
+    there = [job.folder / "dataset" for job in jobs]
+    if missing := [job.folder.name for job in jobs if not _is_done(job)]:
         print(f"this part is done; the dataset will be made when these are too: {', '.join(missing)}")
         return False
     merged = folder / "merged"

@@ -1,6 +1,8 @@
 """What worker processes do: videos of any size and rate to frames as the model takes them; films of the labels."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,8 +16,8 @@ from vpt_jax.data import dataset
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.manifest import SUFFIX, read_segments
 from vpt_jax.video import FRAME_RATE, Frame, VideoError, VideoWriter, draw_action, fit_aspect, resize, steady_frames
+from vpt_jax.video_files import content_digest, list_videos, name_problem, printable_path
 
-VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 FILM_WIDTH = 640  # pixels, at least: smaller frames are enlarged, for the letters
 
 
@@ -38,7 +40,8 @@ class Clip(NamedTuple):
     stop: int | None = None  # None: to the end
 
     def __str__(self) -> str:
-        return f"{self.video}" if self.stop is None else f"{self.video}, frames {self.first} to {self.stop}"
+        name = printable_path(self.video)
+        return name if self.stop is None else f"{name}, frames {self.first} to {self.stop}"
 
     @property
     def size(self) -> int:
@@ -55,29 +58,65 @@ class Clip(NamedTuple):
             raise VideoError("too short", f"it has no frames {self.first + count} to {self.stop} (20 per second)")
 
 
-def find_videos(source: Path) -> dict[str, Clip]:
-    """What is to be labelled, by name, in order: videos of a folder and its subfolders, or segments of a manifest.
+def find_videos(
+    source: Path, outside: Path | None = None, log: Callable[[str], None] = lambda line: print(line, flush=True)
+) -> dict[str, Clip]:
+    """The videos to be labelled, by name, in order: those of a folder and its subfolders, or segments of a manifest.
 
-    A video's name is its path in the folder without suffix; a segment's has its frames added.
+    A video's name is its path in the folder without suffix; a segment's has its frames added. Videos that cannot be
+    named in a dataset are listed too: reading one is a `VideoError`.
+
+    Args:
+      source: the folder, in which links are followed (`video_files.list_videos`), or the manifest.
+      outside: a path of results, which must not lie in any folder that is searched.
+      log: called with a line on each video that cannot be used, and on the files that are passed over.
 
     Raises:
-      ValueError: two have the same name, or the manifest is none (`ManifestError`).
+      ValueError: two have the same name, the manifest is none (`ManifestError`), or `outside` is not.
     """
-    if source.suffix == SUFFIX:
+    if source.suffix == SUFFIX and not source.is_dir():
         found = [
             (segment.name, Clip(source.parent / segment.video, segment.frames.start, segment.frames.stop))
             for segment in read_segments(source)
         ]
     else:
-        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in VIDEOS and path.is_file())
-        found = [(path.relative_to(source).with_suffix("").as_posix(), Clip(path)) for path in paths]
+        listing = list_videos(source)
+        if outside and (inside := listing.folders.intersection(outside.parents)):
+            raise ValueError(f"{outside} lies in {min(inside)}, which {source} links to: choose another place for it")
+        found = [(printable_path(path.relative_to(source).with_suffix("").as_posix()), Clip(path))
+                 for path in listing.videos]  # fmt: skip
+        if line := listing.describe():
+            log(line)
     videos: dict[str, Clip] = {}
     for name, clip in found:
         if name in videos:
-            other = videos[name].video
-            raise ValueError(f"{other} and {clip.video} would have the same name in the dataset: rename one")
+            raise ValueError(f"{videos[name]} and {clip} would have the same name in the dataset: rename one")
+        if problem := name_problem(clip.video):
+            log(f"broken: {clip}: {problem}")
         videos[name] = clip
     return videos
+
+
+def identify(videos: Mapping[str, Clip]) -> dict[str, str]:
+    """The identity of every video or segment by content, whatever it is called (`content_digest`).
+
+    A second copy of the same content has "#2" added, and so on.
+    """
+    files = list(dict.fromkeys(clip.video for clip in videos.values()))
+    with ThreadPoolExecutor(16) as pool:
+        digests = dict(zip(files, pool.map(content_digest, files), strict=True))
+    keys, copies = {}, Counter[str]()
+    for name, clip in videos.items():
+        key = digests[clip.video] if clip.stop is None else f"{digests[clip.video]}@{clip.first}-{clip.stop}"
+        key = f"{key} unnamed" if name_problem(clip.video) else key  # renamed, it is another
+        copies[key] += 1
+        keys[name] = key if copies[key] == 1 else f"{key}#{copies[key]}"
+    return keys
+
+
+def draw_number(key: str) -> int:
+    """A number by which labels of a video are drawn (`plan.Video.number`), from its identity by content."""
+    return int(key[:7], 16)
 
 
 def encode_video(video: Clip, result: Path, settings: FrameSettings) -> int:
