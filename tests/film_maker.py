@@ -5,7 +5,6 @@ from fractions import Fraction
 import av
 import numpy as np
 
-OPTIONS = {"mpegts": {"g": "5"}}
 RATES = {"mpeg1video": 25, "mpeg2video": 25, "dvvideo": 25}  # these know few others
 
 
@@ -18,6 +17,14 @@ def number_of(frame):
     return round((float(frame[..., 1].mean()) - 30) / 5)
 
 
+def corners(height=36, width=64):
+    """A picture that is no mirror image of itself."""
+    picture = np.full((height, width, 3), 60, np.uint8)
+    picture[: height // 2, : width // 4] = 220, 40, 40
+    picture[-height // 4 :, : width // 2] = 40, 220, 40
+    return picture
+
+
 def write_film(path, frames, codec="libx264", *, times=None, rate=None, last=None, aspect=None, rotate=None, **options):
     """A film of these frames, with times and the duration of the last one in milliseconds if they are given.
 
@@ -27,7 +34,7 @@ def write_film(path, frames, codec="libx264", *, times=None, rate=None, last=Non
     container_format = options.pop("format", None)
     with av.open(str(path), "w", format=container_format) as container:
         stream = container.add_stream(codec, rate=rate or RATES.get(codec, 20), options=options)
-        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "bgr0" if codec == "ffv1" else "yuv420p"
         if times:
             stream.codec_context.time_base = Fraction(1, 1000)
         if aspect:

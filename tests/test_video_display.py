@@ -7,19 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.film_maker import numbered, write_film
+from tests.film_maker import corners, numbered, write_film
 from vpt_jax.video import VideoError, decode, fit_aspect, probe, steady_frames
 from vpt_jax.video_display import UPRIGHT, read_orientation, square_width
 
 UNIT = 2**16
-
-
-def corners(height=36, width=64):
-    """A picture that is no mirror image of itself."""
-    picture = np.full((height, width, 3), 60, np.uint8)
-    picture[: height // 2, : width // 4] = 220, 40, 40
-    picture[-height // 4 :, : width // 2] = 40, 220, 40
-    return picture
 
 
 def shown_by_the_matrix(picture, a, b, c, d):

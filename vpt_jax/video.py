@@ -427,7 +427,7 @@ def draw_action(
     if predicted is not None:
         rows = np.concatenate([_action_row(buttons, camera, "recorded"), _action_row(*predicted, "predicted")])
     width = frame.shape[1]
-    height = min(round(len(rows) * width / _ROW_WIDTH), len(frame))
+    height = min(max(1, round(len(rows) * width / _ROW_WIDTH)), len(frame))
     drawn = frame.copy()
     strip = drawn[:height]
     np.maximum(strip // 4, cv2.resize(rows, (width, height), interpolation=cv2.INTER_AREA), out=strip)

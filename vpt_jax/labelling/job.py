@@ -333,7 +333,8 @@ def _draw_films(pool: ProcessPoolExecutor, job: Job, names: Sequence[str], label
             films[pool.submit(draw_film, job.videos[name], film, of_video.buttons, of_video.camera)] = name
     with progress_bar(len(films), desc="drawing films", unit="film", disable=not films) as bar:
         for future in as_completed(films):
-            _finished(future, job.videos[films[future]].video)
+            if problem := _finished(future, job.videos[films[future]].video):
+                bar.write(f"no film of {films[future]}: {problem}")
             bar.update()
 
 

@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
+import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -15,10 +16,9 @@ from vpt_jax.actions import BUTTONS
 from vpt_jax.data import dataset
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.manifest import SUFFIX, read_segments
+from vpt_jax.film_size import film_size, fit_inside
 from vpt_jax.video import FRAME_RATE, Frame, VideoError, VideoWriter, draw_action, fit_aspect, resize, steady_frames
 from vpt_jax.video_files import content_digest, list_videos, name_problem, printable_path
-
-FILM_WIDTH = 640  # pixels, at least: smaller frames are enlarged, for the letters
 
 
 @dataclass(frozen=True)
@@ -167,19 +167,23 @@ def _records(frames: Iterator[Frame], settings: FrameSettings) -> Iterator[bytes
         )
 
 
-def draw_film(video: Clip, film: Path, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> None:
-    """Writes the video at 20 frames per second with its labels drawn on it."""
+def draw_film(
+    video: Clip, film: Path, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]
+) -> str:  # fmt: skip
+    """Writes the video at 20 frames per second with its labels drawn on it, at a size that encoders take.
+
+    Returns why there is no film of it, or "": a film is there to be looked at, and the labels do not need it.
+    """
     film.parent.mkdir(parents=True, exist_ok=True)
-    frames = (_film_frame(frame) for frame in video.frames())
+    frames = video.frames()
     first = next(frames)
-    with VideoWriter(film, *first.shape[:2]) as writer:
-        writer.write(draw_action(first, buttons[0], camera[0]))
-        for frame, keys, angles in zip(frames, buttons[1:], camera[1:], strict=True):
-            writer.write(draw_action(resize(frame, *first.shape[:2]), keys, angles))  # a video may change its size
-
-
-def _film_frame(frame: Frame) -> Frame:
-    """Wide enough to read the letters; even in size."""
-    factor = -(-FILM_WIDTH // frame.shape[1])
-    height, width = (factor * size // 2 * 2 for size in frame.shape[:2])
-    return resize(frame, height, width) if factor > 1 else frame[:height, :width]
+    size = film_size(*first.shape[:2])
+    try:
+        with VideoWriter(film, *size) as writer:
+            for frame, keys, angles in zip(chain([first], frames), buttons, camera, strict=True):
+                writer.write(draw_action(fit_inside(frame, *size), keys, angles))  # a video may change its size
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):  # the disk is full, or the like: not the film's fault
+            raise
+        return str(error)
+    return ""
