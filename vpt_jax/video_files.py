@@ -150,10 +150,16 @@ def content_digest(path: Path) -> str:
     return digest.hexdigest()[:32]
 
 
+def utf8_path(path: str | Path) -> str:
+    r"""A path as text that any file takes: the same, but for bytes that are not UTF-8, which become `\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def printable_path(path: str | Path) -> str:
-    r"""A path as text that any file and terminal takes: bytes that are not UTF-8, and control characters, as `\xNN`."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    r"""A path as text for a terminal: bytes that are not UTF-8, and control characters, become `\xNN`."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in utf8_path(path)
+    )
 
 
 def name_problem(path: str | Path) -> str:

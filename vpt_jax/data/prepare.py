@@ -24,8 +24,9 @@ from ml_collections import ConfigDict
 
 from vpt_jax.data import beam, dataset, manifest
 from vpt_jax.data.codecs import encode_chunk
-from vpt_jax.recording import BrokenRecording, Steps, find_recordings, read_frames, read_steps
+from vpt_jax.recording import BrokenRecording, Steps, find_recordings, read_frames, read_steps, recording_file
 from vpt_jax.video import FRAME_RATE
+from vpt_jax.video_files import name_problem, printable_path, utf8_path
 from vpt_jax.workers import Run, in_processes, locked, progress_bar, unique_name
 
 SPLITS = ("train", "valid", "test")
@@ -90,6 +91,9 @@ def prepare(config: ConfigDict) -> Path:
     _check(settings)
     partial = _add_suffix(out, ".partial")
     recordings = _find(source, partial / "episodes", settings)
+    for recording in recordings:
+        if problem := name_problem(recording.source):
+            print(f"broken: {printable_path(recording.source)}: {problem}", flush=True)
     results = [f"{recording.split}/{recording.result.name}" for recording in recordings]
     made_from = {"settings": asdict(settings), "recordings": _digest(results)}
     if _is_made(out, made_from):
@@ -159,12 +163,13 @@ def _find_segments(source: Path, results: Path, settings: Settings) -> list[Reco
 
 
 def _recording(split: str, path: Path, results: Path, settings: Settings) -> Recording:
-    halves = [half for suffix in (".mp4", ".jsonl") if (half := _add_suffix(path, suffix)).exists()]
+    halves = [half for suffix in (".mp4", ".jsonl") if (half := recording_file(path, suffix)).exists()]
     stats = [half.stat() for half in halves]
     state = [asdict(settings), [half.suffix for half in halves], [(stat.st_size, stat.st_mtime_ns) for stat in stats]]
-    name = path.name if len(os.fsencode(path.name)) < 150 else f"{path.name[:30]}-{_digest(path.name)}"
+    plain = len(os.fsencode(path.name)) < 150 and not name_problem(path.name)
+    name = path.name if plain else f"{utf8_path(path.name)[:30]}-{_digest(path.name)}"
     result = results / split / f"{name}-{_digest(state)}"
-    return Recording(split, path.name, path, result, sum(stat.st_size for stat in stats))
+    return Recording(split, utf8_path(path.name), path, result, sum(stat.st_size for stat in stats))
 
 
 def _digest(value: Any) -> str:
@@ -229,9 +234,11 @@ def encode_episodes(parts: Sequence[Recording], settings: Settings) -> int:
     Args:
         parts: of one recording, in the order of time.
     """
-    mp4, jsonl = (_add_suffix(parts[0].source, suffix) for suffix in (".mp4", ".jsonl"))
+    mp4, jsonl = (recording_file(parts[0].source, suffix) for suffix in (".mp4", ".jsonl"))
     files = {part: unique_name(part.result) for part in parts}
     try:
+        if problem := name_problem(jsonl):
+            raise BrokenRecording(jsonl, "unreadable name", problem)
         steps = read_steps(jsonl)
         rows = {part: kept for part in parts if (kept := _rows(part, len(steps.buttons)))}
         frames = read_frames(mp4, steps, settings.height, settings.width)
@@ -274,7 +281,7 @@ def _write_parts(
 
 def _note_broken(part: Recording, error: BrokenRecording) -> None:
     writing = unique_name(part.result)
-    writing.write_text(json.dumps({"file": error.path.name, "reason": error.reason, "detail": error.detail}))
+    writing.write_text(json.dumps({"file": utf8_path(error.path.name), "reason": error.reason, "detail": error.detail}))
     writing.rename(part.file(".broken"))
 
 

@@ -18,7 +18,7 @@ from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.manifest import SUFFIX, read_segments
 from vpt_jax.film_size import film_size, fit_inside
 from vpt_jax.video import FRAME_RATE, Frame, VideoError, VideoWriter, draw_action, fit_aspect, resize, steady_frames
-from vpt_jax.video_files import content_digest, list_videos, name_problem, printable_path
+from vpt_jax.video_files import content_digest, list_videos, name_problem, printable_path, utf8_path
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Clip(NamedTuple):
     stop: int | None = None  # None: to the end
 
     def __str__(self) -> str:
-        name = printable_path(self.video)
+        name = utf8_path(self.video)
         return name if self.stop is None else f"{name}, frames {self.first} to {self.stop}"
 
     @property
@@ -83,7 +83,7 @@ def find_videos(
         listing = list_videos(source)
         if outside and (inside := listing.folders.intersection(outside.parents)):
             raise ValueError(f"{outside} lies in {min(inside)}, which {source} links to: choose another place for it")
-        found = [(printable_path(path.relative_to(source).with_suffix("").as_posix()), Clip(path))
+        found = [(utf8_path(path.relative_to(source).with_suffix("").as_posix()), Clip(path))
                  for path in listing.videos]  # fmt: skip
         if line := listing.describe():
             log(line)
@@ -92,7 +92,7 @@ def find_videos(
         if name in videos:
             raise ValueError(f"{videos[name]} and {clip} would have the same name in the dataset: rename one")
         if problem := name_problem(clip.video):
-            log(f"broken: {clip}: {problem}")
+            log(f"broken: {printable_path(clip.video)}: {problem}")
         videos[name] = clip
     return videos
 
