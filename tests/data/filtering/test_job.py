@@ -15,7 +15,6 @@ from vpt_jax.data.filtering.classifier import ClassifierError
 from vpt_jax.data.filtering.clean_filter import MISTAKES
 from vpt_jax.data.manifest import read_segments, write_table
 
-from ...film_maker import corners, write_film
 from ...html_page import Page
 from ...training.conftest import kill, wait_until
 from . import made_set
@@ -83,29 +82,6 @@ def test_other_rules_decode_nothing_anew(idm_dir, small_filter, videos, tmp_path
     assert [(segment.start, segment.end) for segment in segments] == 6 * [(0, 8)]
     with pytest.raises(job.FilterError, match=r"segments.parquet would be overwritten"):
         run(settings(idm_dir, small_filter, videos=tmp_path / "segments.parquet"))
-
-
-def test_videos_are_known_by_their_content(idm_dir, small_filter, videos, tmp_path, monkeypatch):
-    """Touched and renamed, nothing is decoded; replaced by as many bytes, it is (failing: same-size-replaced)."""
-    write_film(tmp_path / "a.mp4", [corners(64, 64)] * 3)
-    shutil.copy(videos / "noise.mp4", tmp_path / os.fsdecode(b"lat\xefin.mp4"))
-    run(settings(idm_dir, small_filter, videos=tmp_path))
-    (tmp_path / "a.mp4").rename(tmp_path / "b.mp4")
-    os.utime(tmp_path / "b.mp4", (1, 1))
-    sampled = []
-    monkeypatch.setattr(job, "_ahead", lambda pool, todo, *_: sampled.extend(clip for clip, _ in todo) or iter(()))
-    run(settings(idm_dir, small_filter, videos=tmp_path))
-    assert sampled == []
-    reasons = pq.read_table(tmp_path / "videos.parquet").to_pylist()
-    assert [row["video"] for row in reasons] == ["b.mp4", "lat\\xefin.mp4"]
-    assert reasons[1]["reason"] == "unreadable name: its name is not UTF-8: rename it"
-    data = bytearray((tmp_path / "b.mp4").read_bytes())
-    data[len(data) // 2] ^= 1
-    (tmp_path / "b.mp4").write_bytes(data)
-    os.utime(tmp_path / "b.mp4", (1, 1))
-    with pytest.raises(FileNotFoundError):  # its answers are not there
-        run(settings(idm_dir, small_filter, videos=tmp_path))
-    assert [clip.video.name for clip in sampled] == ["b.mp4"]
 
 
 def test_seconds_of_a_manifest_are_filtered_in_times_of_the_video(idm_dir, small_filter, videos, tmp_path):
