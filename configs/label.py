@@ -3,9 +3,10 @@
     python launch/label.py --config.videos=VIDEOS --config.idm=RUN --config.out=DATASET
 
 RUN is the work directory of `launch/train.py --config=configs/idm.py`. Videos may have any size, aspect, frame rate and
-length. Killed or stopped, the same command goes on where it was. Broken videos are left out and listed in
-OUT/report.json. On several hosts that share a disk, start it on each with --config.parts=N and its own --config.part;
-whoever ends last makes the dataset of all. While it runs, it needs up to three times the dataset's size on disk.
+length. Killed or stopped, the same command goes on where it was; videos may be added, removed, renamed or replaced in
+between. Broken videos are left out and listed in OUT/report.json; files that resemble videos are named. On several
+hosts that share a disk, start it on each with --config.parts=N and its own --config.part; whoever ends last makes the
+dataset of all. While it runs, it needs up to three times the dataset's size on disk.
 """
 
 from ml_collections import ConfigDict

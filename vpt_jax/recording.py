@@ -54,7 +54,8 @@ class BrokenRecording(Exception):  # noqa: N818 - it names what is broken
     """A recording that cannot be used. `path` is the file at fault, `detail` says where in it and what.
 
     `reason` is one of "missing actions", "unreadable actions", "missing video", "no records", "empty line", "bad json",
-    "missing field", "bad value", "absurd mouse", "absurd size", "unreadable video", "damaged video", "frame count".
+    "missing field", "bad value", "absurd mouse", "absurd size", "unreadable video", "unreadable name",
+    "damaged video", "frame count".
     """
 
     def __init__(self, path: Path, reason: str, detail: str):
@@ -76,7 +77,13 @@ class Steps(NamedTuple):
 
 def find_recordings(folder: Path) -> list[Path]:
     """The recordings of a folder as sorted paths without suffix, with those of which the .mp4 or .jsonl is missing."""
-    return sorted({path.with_suffix("") for path in folder.iterdir() if path.suffix in (".mp4", ".jsonl")})
+    return sorted({path.with_suffix("") for path in folder.iterdir() if path.suffix.lower() in (".mp4", ".jsonl")})
+
+
+def recording_file(recording: Path, suffix: str) -> Path:
+    """The file of a recording, a path without suffix, that has this suffix in lower or upper case."""
+    lower, upper = (recording.with_name(recording.name + case) for case in (suffix, suffix.upper()))
+    return upper if upper.exists() and not lower.exists() else lower
 
 
 def read_steps(jsonl: Path, observe: Callable[[int, dict[str, Any]], object] | None = None) -> Steps:

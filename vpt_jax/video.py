@@ -1,5 +1,8 @@
 """Frames in and out of video files: decode, resample, resize, encode; and what is drawn on them: cursor, keys, mouse.
 
+All programs read videos by these functions, so they agree about every file: `video_files` says what a video is,
+`video_clock` when a frame is shown, `video_display` how it is turned and stretched.
+
 A frame is RGB, uint8 `[height, width, 3]`. Decoder, encoder and colour conversion use one thread each: workers run one
 per core, and an encoded file depends on its frames alone.
 """
@@ -7,7 +10,7 @@ per core, and an encoded file depends on its frames alone.
 import contextlib
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -22,67 +25,113 @@ from jaxtyping import Float, UInt8
 
 from vpt_jax.actions import BUTTON_INDEX, CAMERA, HOTBARS, PITCH, YAW
 from vpt_jax.state_files import publish
+from vpt_jax.video_clock import FRAME_RATE, MAX_GAP, MAX_JUMP, in_order, measure, monotone, resample, sort_times
+from vpt_jax.video_display import frame_orientation, square_width
+from vpt_jax.video_files import CONTAINERS, VideoError, name_problem
 
 Frame = UInt8[np.ndarray, "_h _w 3"]  # of any size: a function may take two
 
-FRAME_RATE = 20  # frames, and actions, per second
 CRF = 23  # x264's own default
 MAX_PIXELS = 8192 * 4320  # of a frame; a few bytes may claim any size
-MAX_SECONDS = 24 * 3600  # of a video
-MAX_GAP = 60  # seconds from one frame of a video to the next; more is taken for damage
 MAX_MISSING = 2  # seconds that a video may end before it says so, for a last frame that stays
-# What a container may be. Others are text files that make FFmpeg open further files (playlists, lists to join).
-CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi", "mpegts", "flv", "ogg")
 PRESET = "superfast"  # nearly twice as fast as "veryfast", for a quarter more bytes at the same error
 
 
-class VideoError(Exception):
-    """A video that cannot be decoded to its end; `reason`: "unreadable video", "damaged video", "absurd size"."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
-
-
 def decode(path: str | Path) -> Iterator[Frame]:
-    """Every frame of a video file, in the order shown. Holds one frame at a time.
+    """Every frame of a video file as players show it, in the order shown. Holds a few frames at a time.
 
-    A frame in which the decoder painted over damage is an error. Not all damage is noticed: H.264 carries no checksum,
-    and a few changed bytes may decode to a wrong picture. Colours are those OpenCV's reader gives.
+    Pictures are turned as the file's display matrix says, and stretched to square pixels. A frame in which the decoder
+    painted over damage is an error. Not all damage is noticed: H.264 carries no checksum, and a few changed bytes may
+    decode to a wrong picture. Colours are those OpenCV's reader gives.
 
     Raises:
       FileNotFoundError: there is no such file.
       VideoError: "unreadable video" when the container does not open (an mp4 cut short has lost its index, which is
-        written last), "damaged video" at the first frame that cannot be decoded as it was encoded, and where a
-        Matroska or WebM file ends more than `MAX_MISSING` seconds before the end that it states.
+        written last), or the display matrix asks for more than quarter turns; "unreadable name" when the name is not
+        UTF-8; "damaged video" at the first frame that cannot be decoded as it was encoded, and where a file ends more
+        than `MAX_MISSING` seconds before the end that it states.
     """
     return (frame for _, frame in decode_timed(path))
 
 
-def decode_timed(path: str | Path, since: float = 0) -> Iterator[tuple[Fraction | None, Frame]]:
-    """As `decode`, with each frame's time stamp in seconds; None where it has none.
+class _Extent:
+    """The time that a stream's frames fill by their own time stamps, as far as it is read."""
 
-    What is shown before the time `since`, in seconds from the first frame, may be left out, but not the first frame. So
-    what comes late in a long video is there soon.
+    first: Fraction | None = None
+    last: Fraction  # time of the last frame
+    stays: Fraction | None = None  # how long the file says that the last frame is shown
+    end = Fraction(0)
+
+    def note(self, time: Fraction | None, stays: Fraction | None) -> None:
+        if time is not None:
+            self.first = time if self.first is None else min(self.first, time)
+            self.last, self.stays = time, stays
+            self.end = max(self.end, time + (stays or 0))
+
+
+def decode_timed(
+    path: str | Path, since: float = 0, extent: _Extent | None = None
+) -> Iterator[tuple[Fraction | None, Frame]]:
+    """As `decode`, with each frame's time stamp in seconds, each later than the one before (`video_clock.monotone`).
+
+    None where no frame has one. What is shown before the time `since`, in seconds from the first frame, may be left
+    out, but not the first frame. So what comes late in a long video is there soon.
     """
+    extent = extent or _Extent()
     with _open(path) as container:
         stream = container.streams.video[0]
         reformatter = VideoReformatter()  # one for all frames: VideoFrame.to_ndarray would build a scaler for each
-        time = None
         try:
-            for frame, time in _timed(path, container, since):
+            frames = _noted(_timed(path, container, since), stream, extent)
+            for frame, time in monotone(frames, _may_jump(container), _nominal_gap(stream)):
                 if frame.is_corrupt:
                     raise VideoError("damaged video", f"the frame at {frame.time} s is corrupt")
-                yield time, reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-            _check_end(stream, time)
+                yield time, _show(frame, stream, reformatter)
+            _check_end(stream, extent)
         except av.FFmpegError as error:
             raise VideoError("damaged video", str(error)) from error
 
 
 _TimedFrames = Iterator[tuple[Any, Fraction | None]]
+
+
+def _show(frame: Any, stream: Any, reformatter: VideoReformatter) -> Frame:
+    """A decoded picture as players show it."""
+    orientation, width = frame_orientation(frame), _square_width(frame, stream)
+    shown = reformatter.reformat(frame, width=width, format="rgb24", threads=1).to_ndarray()
+    return orientation.apply(shown)
+
+
+def _square_width(frame: Any, stream: Any) -> int:
+    """Width of a frame in square pixels. Where the container does not say their aspect, the coded picture does."""
+    aspects = [stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio]
+    if _may_jump(stream.container):  # a stream that changes on its way; PyAV tells the container's as it began
+        aspects.reverse()
+    width = square_width(frame.width, aspects[0] or aspects[1])
+    if not 0 < width * frame.height <= MAX_PIXELS:
+        raise VideoError("absurd size", f"its frames are shown at {width}x{frame.height} pixels")
+    return width
+
+
+def _may_jump(container: Any) -> bool:
+    """True for containers, such as transport streams, that FFmpeg says may hold several clocks."""
+    return bool(container.format.flags & av.format.Flags.ts_discont.value)
+
+
+def _is(container: Any, *names: str) -> bool:
+    return not set(names).isdisjoint(container.format.name.split(","))
+
+
+def _nominal_gap(stream: Any) -> Fraction:
+    rate = stream.average_rate
+    return 1 / Fraction(rate.numerator, rate.denominator) if rate else Fraction(1, FRAME_RATE)
+
+
+def _noted(frames: _TimedFrames, stream: Any, extent: _Extent) -> _TimedFrames:
+    states_durations = _is(stream.container, "mov", "matroska")  # others guess one by the frame rate
+    for frame, time in frames:
+        extent.note(time, frame.duration * frame.time_base if states_durations and frame.duration else None)
+        yield frame, time
 
 
 def _timed(path: str | Path, container: Any, since: float) -> _TimedFrames:
@@ -93,7 +142,8 @@ def _timed(path: str | Path, container: Any, since: float) -> _TimedFrames:
         return
     yield first
     start = first[1]
-    if start is None or since <= MAX_GAP:  # what is left out must not look like a frame that lasts
+    # What is left out must not look like a frame that lasts, and of several clocks each would have to be found.
+    if start is None or since <= MAX_GAP or _may_jump(container):
         yield from frames
     elif (frames_from_key := _seek(container, start + MAX_GAP, start + Fraction(since))) is not None:
         yield from frames_from_key
@@ -114,58 +164,88 @@ def _seek(container: Any, earliest: Fraction, latest: Fraction) -> _TimedFrames 
 
 
 def _all_frames(container: Any) -> _TimedFrames:
-    frames = container.decode(container.streams.video[0])
-    return ((frame, None if frame.pts is None else frame.pts * frame.time_base) for frame in frames)
+    stream = container.streams.video[0]
+    frames = container.decode(stream)
+    timed = ((frame, None if frame.pts is None else frame.pts * frame.time_base) for frame in frames)
+    return sort_times(timed) if _is(container, "avi", "asf") and stream.codec_context.has_b_frames else timed
 
 
-def _check_end(stream: Any, last: Fraction | None) -> None:
-    """Raise if a stream states that it goes on after its `last` frame: a file cut short, which no decoder notices."""
-    parts = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    if last is None or parts is None:
+def _check_end(stream: Any, extent: _Extent) -> None:
+    """Raise if a stream states that it goes on after its last frame: a file cut short, which no decoder notices."""
+    if extent.first is None:
         return
-    hours, minutes, seconds = map(float, parts.groups())
-    if (stated := 3600 * hours + 60 * minutes + seconds) - last > MAX_MISSING:
-        raise VideoError("damaged video", f"it states a length of {stated:.2f} s, and ends at {float(last):.2f} s")
+    stated, end = None, extent.end
+    if parts := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):  # Matroska
+        hours, minutes, seconds = map(Fraction, parts.groups())
+        stated = 3600 * hours + 60 * minutes + seconds
+    elif _is(stream.container, "mov") and len(stream.index_entries):  # its length may be that of a picture that stays
+        stated = stream.index_entries[-1].timestamp * stream.time_base
+    elif _is(stream.container, "avi", "mxf") and stream.duration:  # others state that of the sound, or guess
+        stated = stream.duration * stream.time_base
+    if stated is not None and stated - end > MAX_MISSING:
+        raise VideoError(
+            "damaged video", f"it states a length of {float(stated):.2f} s, and ends at {float(end):.2f} s"
+        )
 
 
 class Facts(NamedTuple):
     """What a video file is."""
 
-    width: int  # pixels
+    width: int  # pixels, as it is shown
     height: int
     fps: float  # frames per second, on average
     seconds: float  # from the first frame to the end of the last
 
 
 def probe(path: str | Path) -> Facts:
-    """Reads a video file to its end without decoding it.
+    """Reads a video file to its end, and decodes no more than its first frame.
 
     Raises:
-      FileNotFoundError, VideoError: as `decode`, as far as the packets tell; "damaged video" also where the container
-        states more than `MAX_MISSING` seconds that are not there.
+      FileNotFoundError, VideoError: as `steady_frames`, as far as the packets tell.
     """
     with _open(path) as container:
-        stream = container.streams.video[0]
+        stream, size, packets, corrupt = container.streams.video[0], None, [], False
+        jumps = _may_jump(container)  # where streams were joined, their packets count as damaged
         try:
-            packets = [(packet.pts, packet.is_corrupt) for packet in container.demux(stream) if packet.pts is not None]
+            for packet in container.demux(stream):
+                frames = packet.decode() if size is None else []
+                size = _shown_size(frames[0], stream) if frames else size
+                if packet.pts is not None:
+                    packets.append((packet.pts, packet.dts, packet.duration))
+                    corrupt = packet.is_corrupt or (corrupt and not jumps)
         except av.FFmpegError as error:
             raise VideoError("damaged video", str(error)) from error
-        if not packets or stream.time_base is None:
-            raise VideoError("unreadable video", "it has no frames")
-        if any(corrupt for _, corrupt in packets):
+        if corrupt:
             raise VideoError("damaged video", "it is cut short")
-        times = [time for time, _ in packets]
-        last, length = max(times), float((max(times) - min(times)) * stream.time_base)
-        _check_end(stream, last * stream.time_base)
-        if stream.duration and (missing := stream.duration * stream.time_base - length) > MAX_MISSING:
-            raise VideoError("damaged video", f"its last {float(missing):.2f} s are missing")
-        mean_gap = length / (len(times) - 1) if len(times) > 1 else 1 / FRAME_RATE
-        size = stream.codec_context.width, stream.codec_context.height
-        return Facts(*size, 1 / mean_gap if mean_gap else 0.0, length + mean_gap)
+        if not packets or size is None or stream.time_base is None:
+            raise VideoError("unreadable video", "it has no frames")
+        return Facts(*size, *_length(container, packets))
+
+
+def _shown_size(frame: Any, stream: Any) -> tuple[int, int]:
+    """Width and height of a frame as it is shown."""
+    height, width = frame_orientation(frame).size(frame.height, _square_width(frame, stream))
+    return width, height
+
+
+def _length(container: Any, packets: list[tuple[int, int | None, int | None]]) -> tuple[float, float]:
+    """Frames per second, and seconds, of a stream with these packets: pts, dts, duration."""
+    stream, extent, jumps = container.streams.video[0], _Extent(), _may_jump(container)
+    base = Fraction(stream.time_base.numerator, stream.time_base.denominator)
+    states_durations = _is(container, "mov", "matroska")
+    for pts, _, duration in sorted(packets, key=lambda packet: packet[0]):
+        extent.note(pts * base, duration * base if states_durations and duration else None)
+    _check_end(stream, extent)
+    ordered = in_order(((pts, dts) for pts, dts, _ in packets), int(MAX_JUMP / base) if jumps else None)
+    timed = monotone(((None, time * base) for _, time in ordered), jumps, _nominal_gap(stream))
+    seconds, mean = measure((time for _, time in timed), extent.stays)
+    return float(1 / mean), float(seconds)
 
 
 def _open(path: str | Path) -> Any:
     only_this_file = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
+    if problem := name_problem(path):
+        raise VideoError("unreadable name", problem)
     if not Path(path).is_file() and Path(path).exists():
         raise VideoError("unreadable video", "it is no file")  # a pipe would be waited for
     try:
@@ -200,48 +280,10 @@ def steady_frames(path: str | Path, first: int = 0, stop: int | None = None) -> 
     Raises:
       FileNotFoundError, VideoError: as `decode` and `resample`.
     """
-    frames = resample(decode_timed(path, first / FRAME_RATE), first=first)
+    extent = _Extent()
+    timed = decode_timed(path, first / FRAME_RATE, extent)
+    frames = resample(timed, first=first, stays=lambda: extent.stays)
     return frames if stop is None else islice(frames, stop - first)
-
-
-def resample(timed: Iterable[tuple[Fraction | None, Frame]], rate: int = FRAME_RATE, first: int = 0) -> Iterator[Frame]:
-    """Frames at a steady rate, whatever the rate of the video is and however uneven.
-
-    At every tick from the first frame's time on, the frame nearest in time is given; of two equally near, the earlier.
-    The first tick is number 0; `first` is the number of the first one that is asked for.
-    So frames are left out or repeated, and a video of that rate comes out as it is. The last frame is taken to last as
-    long as the average one. A frame that is not later than the one before it is left out.
-
-    Raises:
-      VideoError: "damaged video" where a frame has no time stamp, or lasts longer than `MAX_GAP`; "absurd size" where
-        the video is longer than `MAX_SECONDS`.
-    """
-    start = shown = None
-    last, due = Fraction(0), Fraction(first, rate)
-    gaps, frames = Fraction(0), 0  # the time between the frames, but for what was left out
-    for time, frame in timed:
-        if time is None:
-            raise VideoError("damaged video", "a frame has no time stamp")
-        start = time if start is None else start
-        now = time - start
-        if frames and now <= last:
-            continue
-        if now > MAX_SECONDS:
-            raise VideoError("absurd size", f"the video is longer than {MAX_SECONDS / 3600:.0f} hours")
-        if now - last > MAX_GAP and now > due:
-            raise VideoError(
-                "damaged video", f"nothing is shown from {float(start + last):.2f} s to {float(time):.2f} s"
-            )
-        while shown is not None and due <= (last + now) / 2:
-            yield shown
-            due += Fraction(1, rate)
-        if frames and now - last <= MAX_GAP:
-            gaps, frames = gaps + now - last, frames + 1
-        shown, last, frames = frame, now, max(frames, 1)
-    end = last + (gaps / (frames - 1) if frames > 1 else Fraction(1, rate))
-    while shown is not None and due < end:
-        yield shown
-        due += Fraction(1, rate)
 
 
 def fit_aspect(frame: Frame, width: int, height: int) -> Frame:
@@ -386,7 +428,7 @@ def draw_action(
     if predicted is not None:
         rows = np.concatenate([_action_row(buttons, camera, "recorded"), _action_row(*predicted, "predicted")])
     width = frame.shape[1]
-    height = min(round(len(rows) * width / _ROW_WIDTH), len(frame))
+    height = min(max(1, round(len(rows) * width / _ROW_WIDTH)), len(frame))
     drawn = frame.copy()
     strip = drawn[:height]
     np.maximum(strip // 4, cv2.resize(rows, (width, height), interpolation=cv2.INTER_AREA), out=strip)

@@ -9,7 +9,8 @@ from configs.prepare import get_config
 from tests.conftest import FRAME_SIZE, files, record_episode
 from vpt_jax.data import dataset
 from vpt_jax.data.beam import BeamMissingError
-from vpt_jax.data.prepare import Settings, _find, encode_episodes, prepare
+from vpt_jax.data.encode import Settings, encode_episodes
+from vpt_jax.data.prepare import _find, prepare
 from vpt_jax.workers import unique_name
 
 

@@ -125,7 +125,7 @@ def test_segments_are_prepared_as_if_they_had_been_cut_out(recordings, tmp_path)
 
 def test_a_recording_is_read_once_for_all_its_segments(recordings, tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr("vpt_jax.data.prepare.read_frames", lambda *given: read.append(given[0]) or read_frames(*given))
+    monkeypatch.setattr("vpt_jax.data.encode.read_frames", lambda *given: read.append(given[0]) or read_frames(*given))
     monkeypatch.setattr("vpt_jax.data.prepare._workers", lambda _: nullcontext(in_this_process))
     manifest = write(recordings / "m.parquet", *(("long.mp4", i, i + 1) for i in range(4)), ("short.mp4", 0, 1))
     assert len(dataset.load_index(prepare(settings(manifest, tmp_path / "out")), "train").names) == 5

@@ -115,7 +115,7 @@ def _start(span: Span) -> datetime:
 def join_episode(result: Path, segments: Sequence[tuple[Path, str]], name: str, chunk_frames: int) -> None:
     """Writes the records and the actions of one episode from those of its segments, as if it were a recording.
 
-    A segment whose records do not belong to its actions loses them, so that it is encoded anew; nothing is then written.
+    A segment whose records do not belong to its actions loses them, so it is encoded anew; nothing is then written.
 
     Args:
         result: of the episode, without suffix: `.records` and then `.npz` are written, and appear whole.

@@ -1,12 +1,15 @@
 """Labelling as a job: a folder of videos in, a dataset with predicted labels out; any number of hosts share the videos.
 
+    OUT.partial/videos.json                           the videos by content, with their numbers
     OUT.partial/part-00000-of-00004/settings.json     what this part is made of; other settings are refused
                                     frames/           every video's frames at the model's size, or why it is broken
                                     labels/           the labels of every step
+                                    labelled/         labels of whole videos, from before videos changed
                                     dataset/          the part's labelled dataset, once it is whole
     OUT/                                              the dataset of all parts, moved together by whoever ends last
 
-Every file appears under its name only when it is whole, so a job that was killed goes on with what is missing.
+Every file appears under its name only when it is whole, so a job that was killed goes on with what is missing. Videos
+may be added, removed, renamed and replaced in between: what was done for the others counts (`resume.py`).
 """
 
 import json
@@ -15,52 +18,40 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from vpt_jax import parallel
 from vpt_jax.checkpoints import TrainedIDM, load_idm
 from vpt_jax.data import dataset
 from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.manifest import SUFFIX
-from vpt_jax.data.streams import batches
-from vpt_jax.keys import seed_key
-from vpt_jax.labelling.model import CHOICES, MODES, label_spans
-from vpt_jax.labelling.plan import Labels, Plan, Video
-from vpt_jax.labelling.videos import Clip, FrameSettings, draw_film, encode_video, find_videos, is_drawn, read_result
-from vpt_jax.mount_points import is_free, place_folder
+from vpt_jax.labelling import LabelError, resume
+from vpt_jax.labelling.model import CHOICES, MODES, model_digest
+from vpt_jax.labelling.parts import SPLIT, Job, assemble, is_done, merge
+from vpt_jax.labelling.plan import Plan, Video
+from vpt_jax.labelling.steps import label_steps, read_steps, read_videos, step_file
+from vpt_jax.labelling.videos import (
+    Clip,
+    FrameSettings,
+    draw_film,
+    draw_number,
+    encode_video,
+    find_videos,
+    identify,
+    is_drawn,
+    read_result,
+)
+from vpt_jax.mount_points import is_free
 from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.printable import printable
-from vpt_jax.state_files import atomic_write, publish, read_arrays, read_json, write_text
+from vpt_jax.state_files import read_json, write_text
 from vpt_jax.workers import locked, progress_bar, worker_pool
 
-SPLIT = "train"
-
-
-class LabelError(Exception):
-    """Labels that cannot be made as asked; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One part of the work."""
-
-    videos: dict[str, Clip]  # by name
-    folder: Path
-    frames: FrameSettings
-
-    @cached_property
-    def numbers(self) -> dict[str, int]:
-        """Of the videos, in order."""
-        return {name: number for number, name in enumerate(self.videos)}
+VERSION = 2  # of the files in OUT.partial
 
 
 def label(config: ConfigDict) -> Path:
@@ -75,16 +66,20 @@ def label(config: ConfigDict) -> Path:
     work = out.with_name(f"{out.name}.partial")
     idm = load_idm(config.idm)
     videos = _find(config)
-    if _is_made(out, _made_of(config, idm) | {"videos": _sizes(videos)}):
+    keys, made_of = identify(videos), _made_of(config, idm)
+    if _is_made(out, made_of | {"videos": keys}):
         shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed at its very end
         print(f"nothing to do: {out} is labelled already")
         return out
-    job = _make_job(config, idm, videos, work)
+    _check_window(config, idm)
+    with locked(work, wait=True):
+        jobs = _share(config, idm, videos, keys, work)
+    job = jobs[config.part]
     with locked(job.folder):
-        _keep_settings(job, config, idm)
+        _keep_settings(job, made_of)
         _label_part(job, config, idm)
     with locked(work, wait=True):  # for a host that looks whether this part is done
-        if not is_free(out) or _merge(work, config.parts, out):  # or another host was faster
+        if not is_free(out) or merge(work, jobs, out):  # or another host was faster
             shutil.rmtree(work)
             print(_summary(out))
     return out
@@ -103,7 +98,11 @@ def _is_made(out: Path, made_of: dict[str, Any]) -> bool:
     if not isinstance(there, dict):
         raise LabelError(f"{out / 'report.json'} is damaged: remove {out}, or choose another --config.out")
     if changed := [name for name in made_of if made_of[name] != there.get(name)]:
-        raise LabelError(f"{out} was labelled with other {', '.join(changed)}: remove it, or choose another out")
+        videos = resume.describe_other_videos(there.get("videos", {}), made_of["videos"])
+        raise LabelError(
+            f"{out} was labelled with other {', '.join(changed)}: remove it, or choose another out"
+            + (f" (videos {videos})" if videos else "")
+        )
     try:
         dataset.check_dataset(out)
     except (DatasetDamagedError, DatasetMissingError) as error:
@@ -138,7 +137,7 @@ def _check(config: ConfigDict) -> None:
 
 def _find(config: ConfigDict) -> dict[str, Clip]:
     try:
-        videos = find_videos(Path(config.videos).resolve())
+        videos = find_videos(Path(config.videos).resolve(), Path(config.out).resolve())
     except ValueError as error:
         raise LabelError(str(error)) from error
     if not videos:
@@ -150,28 +149,38 @@ def _sizes(videos: dict[str, Clip]) -> dict[str, int]:
     return {name: clip.size for name, clip in videos.items()}
 
 
-def _make_job(config: ConfigDict, idm: TrainedIDM, videos: dict[str, Clip], work: Path) -> Job:
+def _check_window(config: ConfigDict, idm: TrainedIDM) -> None:
     if idm.window % 4:
         raise LabelError(f"{config.idm} was trained on windows of {idm.window} frames: labelling needs a multiple of 4")
-    mine = dict(list(videos.items())[config.part :: config.parts])
-    folder = work / f"part-{config.part:05}-of-{config.parts:05}"
+
+
+def _share(
+    config: ConfigDict, idm: TrainedIDM, videos: dict[str, Clip], keys: dict[str, str], work: Path
+) -> list[Job]:  # fmt: skip
+    """All parts: a video's number tells which one it belongs to."""
     height, width, _ = idm.frame_shape
     frames = FrameSettings(height, width, tuple(config.aspect), config.chunk_frames, config.quality)
-    return Job(mine, folder, frames)
+    numbers, jobs = resume.number_videos(work, keys), []
+    for part in range(config.parts):
+        mine = {name: clip for name, clip in videos.items() if numbers[name] % config.parts == part}
+        keys_of_part, numbers_of_part = {name: keys[name] for name in mine}, {name: numbers[name] for name in mine}
+        folder = work / f"part-{part:05}-of-{config.parts:05}"
+        jobs.append(Job(mine, keys_of_part, numbers_of_part, folder, frames))
+    return jobs
 
 
 def _made_of(config: ConfigDict, idm: TrainedIDM) -> dict[str, Any]:
     """What decides the labels, besides the videos."""
     fields = ("mode", "choice", "mirror", "seed", "batch", "span", "aspect", "chunk_frames", "quality")
-    made_of = {name: config[name] for name in fields} | {"idm": f"{Path(config.idm).resolve()}, step {idm.step}"}
+    made_of = {name: config[name] for name in fields} | {"idm": f"step {idm.step}, parameters {model_digest(idm)}"}
     return json.loads(json.dumps(made_of))
 
 
-def _keep_settings(job: Job, config: ConfigDict, idm: TrainedIDM) -> None:
+def _keep_settings(job: Job, made_of: dict[str, Any]) -> None:
     """Notes what the part is made of, or raises if what is there was made of something else."""
     file = job.folder / "settings.json"
     # A step has rows for each device.
-    made_of = _made_of(config, idm) | {"videos": _sizes(job.videos), "devices": jax.local_device_count()}
+    made_of = made_of | {"devices": jax.local_device_count(), "version": VERSION}
     there = read_json(file)
     if not isinstance(there, dict):
         _start_anew(job.folder, file)
@@ -190,58 +199,46 @@ def _start_anew(folder: Path, settings: Path) -> None:
 
 
 def _label_part(job: Job, config: ConfigDict, idm: TrainedIDM) -> None:
-    if _is_assembled(job.folder / "dataset"):
+    if is_done(job):
         return
+    shutil.rmtree(job.folder / "dataset", ignore_errors=True)  # of other videos
     for damaged in _forget_damage(job):
         print(f"{job.videos[damaged]} is decoded anew, since what was kept of it is damaged", flush=True)
     with worker_pool(config.workers) as pool:
         _encode_all(pool, job)
-        names = [name for name in job.videos if _result(job, name, "frames").exists()]
+        names = [name for name in job.videos if job.result(name, "frames").exists()]
+        labels = None
         if names:
-            plan = _make_plan(job, names, config, idm)
+            folder = job.folder / "labels"
+            plan, kept = _begin_plan(job, names, config, idm)
             try:
-                _label_steps(plan, job.folder / "labels", config, idm)
+                if plan.videos:
+                    label_steps(plan, folder, config, idm)
             except DatasetDamagedError as error:
                 raise LabelError(str(error)) from error
-            labels = partial(_read_labels, plan, job.folder / "labels")
+            if names != sorted(names, key=job.numbers.__getitem__):  # some came later; plans are in order of numbers
+                kept = resume.keep_all(job.folder, plan, partial(read_steps, folder))
+            labels = partial(read_videos, plan, folder, names, kept)
             _draw_films(pool, job, names[: config.films], labels)
-        _assemble(job, names, labels if names else None)
-
-
-def _is_assembled(folder: Path) -> bool:
-    """Whether a part's dataset is there. One that is damaged is removed."""
-    if not folder.exists():
-        return False
-    report = read_json(folder / "report.json")
-    try:
-        if not (isinstance(report, dict) and {"broken", "made_of"} <= report.keys()):
-            raise DatasetDamagedError(f"{folder / 'report.json'} is damaged")
-        if (folder / "index").exists():  # not every video is broken
-            dataset.check_dataset(folder)
-            index = dataset.load_index(folder, SPLIT)
-            for name, frames in zip(index.names, index.lengths.tolist(), strict=True):
-                if (film := folder / "films" / f"{name}.mp4").exists() and not is_drawn(film, frames):
-                    raise DatasetDamagedError(f"{film} is damaged")
-    except (DatasetDamagedError, DatasetMissingError) as error:
-        print(f"{folder} is made anew, since it is damaged: {error}", flush=True)
-        shutil.rmtree(folder)
-        return False
-    return True
+        assemble(job, names, labels)
 
 
 def _forget_damage(job: Job) -> Iterator[str]:
     """Removes what was kept of videos whose files are damaged or disagree, and gives their names."""
     for name in job.videos:
-        files = [_result(job, name, suffix) for suffix in ("records", "frames", "broken")]
+        files = [job.result(name, suffix) for suffix in ("records", "frames", "broken")]
         if any(file.exists() for file in files[1:]) and read_result(files[0].with_suffix(""), job.frames) is None:
             for file in files:
                 file.unlink(missing_ok=True)
             yield name
 
 
-def _result(job: Job, name: str, suffix: str) -> Path:
-    """A file of a video's encoded frames."""
-    return job.folder / "frames" / f"{job.numbers[name]:07}.{suffix}"
+def _begin_plan(job: Job, names: Sequence[str], config: ConfigDict, idm: TrainedIDM) -> tuple[Plan, dict[str, Path]]:
+    """The plan of what is to be labelled, and files of labels that are kept from earlier plans, by name."""
+    frames = {name: int(job.result(name, "frames").read_text()) for name in names}
+    videos = [resume.Decoded(job.numbers[name], frames[name], job.keys[name], name) for name in names]
+    make_plan = lambda some: _make_plan(job, some, config, idm)  # noqa: E731
+    return resume.settle_plan(job.folder, videos, make_plan, partial(read_steps, job.folder / "labels"), step_file)
 
 
 def _encode_all(pool: ProcessPoolExecutor, job: Job) -> None:
@@ -250,12 +247,12 @@ def _encode_all(pool: ProcessPoolExecutor, job: Job) -> None:
     for left_over in (job.folder / "frames").glob("*.writing"):
         left_over.unlink()
     sizes = _sizes(job.videos)
-    done = {name for name in job.videos if any(_result(job, name, kind).exists() for kind in ("frames", "broken"))}
+    done = {name for name in job.videos if any(job.result(name, kind).exists() for kind in ("frames", "broken"))}
     frames, start = 0, time.monotonic()
     with progress_bar(sum(sizes.values()), desc="decoding", unit="B", unit_scale=True) as bar:
         bar.update(sum(sizes[name] for name in done))
         futures = {
-            pool.submit(encode_video, clip, _result(job, name, "records").with_suffix(""), job.frames): name
+            pool.submit(encode_video, clip, job.result(name, "records").with_suffix(""), job.frames): name
             for name, clip in job.videos.items()
             if name not in done
         }
@@ -278,80 +275,17 @@ def _finished(future: Future, video: Path) -> Any:
         raise
 
 
-def _make_plan(job: Job, names: Sequence[str], config: ConfigDict, idm: TrainedIDM) -> Plan:
+def _make_plan(job: Job, decoded: Sequence[resume.Decoded], config: ConfigDict, idm: TrainedIDM) -> Plan:
     """Rows of a step are no more than there are spans, and always as many on every device."""
     chunk = job.frames.chunk_frames
     videos = tuple(
-        Video(
-            _result(job, name, "records"),
-            int(_result(job, name, "frames").read_text()),
-            chunk,
-            number=config.part + config.parts * job.numbers[name],
-        )
-        for name in names
-    )
+        Video(resume.result_file(job.folder / "frames", video.number, "records"), video.frames, chunk,
+              number=draw_number(video.key))
+        for video in decoded
+    )  # fmt: skip
     plan, devices = Plan(videos, idm.window, config.span, 1), jax.local_device_count()
-    rows = min(config.batch, plan.num_spans)
+    rows = max(1, min(config.batch, plan.num_spans))
     return Plan(videos, idm.window, config.span, -(-rows // devices) * devices)
-
-
-def _label_steps(plan: Plan, folder: Path, config: ConfigDict, idm: TrainedIDM) -> None:
-    """Labels what is not labelled yet, step by step; the device works while the step before is written."""
-    folder.mkdir(exist_ok=True)
-    begin = next(step for step in range(plan.steps + 1) if step == plan.steps or _load(plan, folder, step) is None)
-    if _step_file(folder, begin).exists():
-        print(f"{_step_file(folder, begin)} is damaged: it and the labels after it are made anew", flush=True)
-    done = sum(map(plan.count_kept, range(begin)))
-    mesh = parallel.make_mesh(devices=jax.local_devices())  # parts of a job share no program
-    by_rows, on_all = parallel.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-    params, rng = jax.device_put((idm.params, jax.random.wrap_key_data(seed_key(config.seed))), on_all)
-    run = jax.jit(partial(label_spans, idm.module, idm.window, config.mode, config.choice, mirror=config.mirror))
-    before: tuple[int, Labels] | None = None
-    total = sum(video.frames for video in plan.videos)
-    with (
-        progress_bar(total, desc="labelling", unit=" frames", initial=done) as bar,
-        closing(batches(plan, range(plan.rows), begin, plan.steps, config.workers or 1)) as spans_of_steps,
-    ):
-        for step, spans in enumerate(spans_of_steps, begin):
-            labels = run(params, rng, jax.device_put(spans, by_rows))
-            if before is not None:
-                bar.update(_save(plan, folder, *before))
-            before = step, labels
-        if before is not None:
-            bar.update(_save(plan, folder, *before))
-
-
-def _step_file(folder: Path, step: int) -> Path:
-    return folder / f"{step:08}.npz"
-
-
-def _save(plan: Plan, folder: Path, step: int, labels: Labels) -> int:
-    """Writes the labels of a step that count, and returns how many."""
-    kept = plan.keep(step, jax.device_get(labels))
-    with atomic_write(_step_file(folder, step)) as writing, writing.open("wb") as file:
-        np.savez(file, **kept._asdict())
-    return len(kept.buttons)
-
-
-def _load(plan: Plan, folder: Path, step: int) -> Labels | None:
-    """The labels of a step, or None if they are not there or damaged."""
-    stored = read_arrays(_step_file(folder, step))
-    if stored is None or stored.keys() != set(Labels._fields):
-        return None
-    labels = Labels(**stored)
-    return labels if {len(field) for field in labels} == {plan.count_kept(step)} else None
-
-
-def _load_whole(plan: Plan, folder: Path, step: int) -> Labels:
-    labels = _load(plan, folder, step)
-    if labels is None:
-        raise LabelError(f"{_step_file(folder, step)} is damaged: run the same command again, which makes it anew")
-    return labels
-
-
-def _read_labels(plan: Plan, folder: Path) -> Iterator[Labels]:
-    """The labels of every video, in order."""
-    return plan.by_video(_load_whole(plan, folder, step) for step in range(plan.steps))
 
 
 def _draw_films(pool: ProcessPoolExecutor, job: Job, names: Sequence[str], labels: Any) -> None:
@@ -362,121 +296,9 @@ def _draw_films(pool: ProcessPoolExecutor, job: Job, names: Sequence[str], label
             films[pool.submit(draw_film, job.videos[name], film, of_video.buttons, of_video.camera)] = name
     with progress_bar(len(films), desc="drawing films", unit="film", disable=not films) as bar:
         for future in as_completed(films):
-            _finished(future, job.videos[films[future]].video)
+            if problem := _finished(future, job.videos[films[future]].video):
+                bar.write(f"no film of {films[future]}: {problem}")
             bar.update()
-
-
-def _assemble(job: Job, names: Sequence[str], labels: Any) -> None:
-    """Writes the part's dataset, anew."""
-    folder = job.folder / "dataset.writing"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    notes = [
-        dict(zip(("file", "reason", "detail"), (str(clip), *read_json(note)), strict=True))
-        for name, clip in job.videos.items()
-        if (note := _result(job, name, "broken")).exists()
-    ]
-    if names:
-        groups = list(dataset.group_by_size([_result(job, name, "records") for name in names], dataset.SHARD_BYTES))
-        of_videos = zip(names, (_result(job, name, "records") for name in names), labels(), strict=True)
-        chunk = job.frames.chunk_frames
-        with progress_bar(len(names), desc="writing", unit="video") as bar:
-            shards = []
-            for i, group in enumerate(groups):
-                path = dataset.shard_path(folder, SPLIT, i, len(groups))
-                shards.append(dataset.write_records(path, _labelled_records(of_videos, len(group), chunk, bar)))
-        lengths = {name: len(of_video.buttons) for name, of_video in zip(names, labels(), strict=True)}
-        dataset.write_index(
-            folder / "index" / SPLIT,
-            lengths,
-            (of_video.buttons for of_video in labels()),
-            (of_video.camera for of_video in labels()),
-            (of_video.confidence for of_video in labels()),
-            "predicted",
-            job.frames.chunk_frames,
-        )
-        dataset.write_metadata(folder, {SPLIT: shards})
-    if (job.folder / "films").exists():
-        (job.folder / "films").rename(folder / "films")
-    made_of = json.loads((job.folder / "settings.json").read_text())
-    del made_of["devices"]
-    (folder / "report.json").write_text(json.dumps({"broken": notes, "made_of": made_of}, indent=1) + "\n")
-    publish(folder, job.folder / "dataset")
-
-
-def _whole_records(records: Path, frames: int, chunk_frames: int) -> Iterator[bytes]:
-    """The records of a video. Where one is damaged, all are removed: the next run decodes the video anew."""
-    try:
-        yield from dataset.read_episode(records, frames, chunk_frames)
-    except DatasetDamagedError as error:
-        records.unlink(missing_ok=True)
-        raise LabelError(f"{error}. Run the same command again, which decodes that video anew") from error
-
-
-def _labelled_records(
-    of_videos: Iterator[tuple[str, Path, Labels]], count: int, chunk_frames: int, bar: Any
-) -> Iterator[bytes]:
-    """The records of the next `count` videos, with their labels in."""
-    for _ in range(count):
-        name, records, labels = next(of_videos)
-        first = 0
-        for chunk, record in enumerate(_whole_records(records, len(labels.buttons), chunk_frames)):
-            values = dataset.parse_chunk(record)
-            rows = slice(first, first + len(values["frame_ends"]))
-            yield dataset.serialize_chunk(
-                values
-                | {
-                    "buttons": labels.buttons[rows],
-                    "camera": labels.camera[rows],
-                    "confidence": labels.confidence[rows],
-                    "labels": "predicted",
-                    "episode": name,
-                    "chunk": chunk,
-                    "first_frame": first,
-                    "num_frames": len(labels.camera),
-                }
-            )
-            first = rows.stop
-        bar.update()
-
-
-def _merge(folder: Path, parts: int, out: Path) -> bool:
-    """Makes one dataset of all parts, if all are done; says whether it did."""
-    there = [folder / f"part-{part:05}-of-{parts:05}" / "dataset" for part in range(parts)]
-    if missing := [part.parent.name for part in there if not part.exists()]:
-        print(f"this part is done; the dataset will be made when these are too: {', '.join(missing)}")
-        return False
-    merged = folder / "merged"
-    shutil.rmtree(merged, ignore_errors=True)
-    reports = [_read_report(part) for part in there]
-    videos: dict[str, int] = {}
-    for part, report in zip(there, reports, strict=True):
-        videos |= report["made_of"].pop("videos")
-        if report["made_of"] != reports[0]["made_of"]:
-            raise LabelError(f"{part.parent} was labelled with other settings than {there[0].parent}: remove one")
-    broken = [note for report in reports for note in report["broken"]]
-    labelled = [part for part in there if (part / "index").exists()]
-    if not labelled:
-        raise LabelError(f"all {len(broken)} videos are broken, the first: {broken[0]}")
-    dataset.join_datasets(merged, labelled, SPLIT)
-    index = dataset.load_index(merged, SPLIT)
-    counts = {"episodes": len(index.names), "frames": len(index.buttons), "broken": len(broken)}
-    report = {"splits": {SPLIT: counts}, "mean_confidence": float(np.mean(index.confidence)), "broken": broken}
-    made_of = reports[0]["made_of"] | {"videos": dict(sorted(videos.items()))}
-    (merged / "report.json").write_text(json.dumps(report | {"made_of": made_of}, indent=1) + "\n")
-    for part in there:
-        if (part / "films").exists():
-            shutil.copytree(part / "films", merged / "films", dirs_exist_ok=True)
-    dataset.check_dataset(merged)
-    place_folder(merged, out)
-    return True
-
-
-def _read_report(part: Path) -> dict[str, Any]:
-    report = read_json(part / "report.json")
-    if not (isinstance(report, dict) and {"broken", "made_of"} <= report.keys()):
-        raise LabelError(f"{part / 'report.json'} is damaged: label this part again, which makes it anew")
-    return report
 
 
 def _summary(out: Path) -> str:

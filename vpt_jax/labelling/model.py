@@ -1,5 +1,6 @@
 """Labels for the windows of some spans by the inverse dynamics model, with embeddings shared by windows or without."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vpt_jax.actions import CAMERA, YAW, Array
+from vpt_jax.checkpoints import TrainedIDM
 from vpt_jax.data.augment import MIRRORED_KEYS
 from vpt_jax.labelling.plan import Labels, Spans
 from vpt_jax.models.heads import factored_log_prob
@@ -18,6 +20,16 @@ Logits = dict[str, Float[Array, "b t choices classes"]]
 
 MODES = ("shared", "exact")
 CHOICES = ("argmax", "sample", "mean")
+
+
+def model_digest(idm: TrainedIDM) -> str:
+    """The identity of a model by its parameters, window and frame size, wherever its files lie."""
+    digest = hashlib.sha256(repr((tuple(idm.frame_shape), idm.window)).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(idm.params):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def label_spans(

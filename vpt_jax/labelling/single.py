@@ -9,9 +9,10 @@ from vpt_jax.checkpoints import TrainedIDM
 from vpt_jax.keys import seed_key
 from vpt_jax.labelling.model import label_spans
 from vpt_jax.labelling.plan import Labels, Plan, Video
-from vpt_jax.labelling.videos import Clip, FrameSettings, encode_video, read_result
+from vpt_jax.labelling.videos import Clip, FrameSettings, draw_number, encode_video, read_result
 from vpt_jax.paths import local_path
 from vpt_jax.video import VideoError
+from vpt_jax.video_files import content_digest
 
 _CHUNK_FRAMES, _QUALITY = 32, 90  # as configs/label.py has them: the same frames, the same labels
 _WINDOWS = 15  # labelled at a time
@@ -50,7 +51,9 @@ def label_video(
         if not isinstance(frames, int):
             video.stat()  # a missing file is an error of its own
             raise frames or VideoError("unreadable frames", f"{folder} does not keep what is written there")
-        plan = Plan((Video(Path(folder, "video.records"), frames, _CHUNK_FRAMES),), idm.window, _WINDOWS, rows=1)
+        number = draw_number(content_digest(video))  # as a job has it, so that sampled labels are the same too
+        whole = Video(Path(folder, "video.records"), frames, _CHUNK_FRAMES, number)
+        plan = Plan((whole,), idm.window, _WINDOWS, rows=1)
         rng, how = jax.random.wrap_key_data(seed_key(seed)), (idm.module, idm.window, mode, choice)
         said = (_label_spans(*how, idm.params, rng, plan.read(i, [0]), mirror=mirror) for i in range(plan.steps))
         return next(plan.by_video(plan.keep(i, jax.device_get(labels)) for i, labels in enumerate(said)))

@@ -1,9 +1,11 @@
 """What worker processes do: videos of any size and rate to frames as the model takes them; films of the labels."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +18,11 @@ from vpt_jax.data import dataset
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.data.manifest import SUFFIX, read_segments
+from vpt_jax.film_size import film_size, fit_inside
 from vpt_jax.state_files import publish, read_json, write_text
 from vpt_jax.video import FRAME_RATE, Frame, VideoError, VideoWriter, draw_action, fit_aspect, resize, steady_frames
+from vpt_jax.video_files import content_digest, list_videos, name_problem, printable_path, utf8_path
 from vpt_jax.workers import unique_name
-
-VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
-FILM_WIDTH = 640  # pixels, at least: smaller frames are enlarged, for the letters
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Clip(NamedTuple):
     stop: int | None = None  # None: to the end
 
     def __str__(self) -> str:
-        return f"{self.video}" if self.stop is None else f"{self.video}, frames {self.first} to {self.stop}"
+        name = utf8_path(self.video)
+        return name if self.stop is None else f"{name}, frames {self.first} to {self.stop}"
 
     @property
     def size(self) -> int:
@@ -60,29 +62,65 @@ class Clip(NamedTuple):
             raise VideoError("too short", f"it has no frames {self.first + count} to {self.stop} (20 per second)")
 
 
-def find_videos(source: Path) -> dict[str, Clip]:
-    """What is to be labelled, by name, in order: videos of a folder and its subfolders, or segments of a manifest.
+def find_videos(
+    source: Path, outside: Path | None = None, log: Callable[[str], None] = lambda line: print(line, flush=True)
+) -> dict[str, Clip]:
+    """The videos to be labelled, by name, in order: those of a folder and its subfolders, or segments of a manifest.
 
-    A video's name is its path in the folder without suffix; a segment's has its frames added.
+    A video's name is its path in the folder without suffix; a segment's has its frames added. Videos that cannot be
+    named in a dataset are listed too: reading one is a `VideoError`.
+
+    Args:
+      source: the folder, in which links are followed (`video_files.list_videos`), or the manifest.
+      outside: a path of results, which must not lie in any folder that is searched.
+      log: called with a line on each video that cannot be used, and on the files that are passed over.
 
     Raises:
-      ValueError: two have the same name, or the manifest is none (`ManifestError`).
+      ValueError: two have the same name, the manifest is none (`ManifestError`), or `outside` is not.
     """
-    if source.suffix == SUFFIX:
+    if source.suffix == SUFFIX and not source.is_dir():
         found = [
             (segment.name, Clip(source.parent / segment.video, segment.frames.start, segment.frames.stop))
             for segment in read_segments(source)
         ]
     else:
-        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in VIDEOS and path.is_file())
-        found = [(path.relative_to(source).with_suffix("").as_posix(), Clip(path)) for path in paths]
+        listing = list_videos(source)
+        if outside and (inside := listing.folders.intersection(outside.parents)):
+            raise ValueError(f"{outside} lies in {min(inside)}, which {source} links to: choose another place for it")
+        found = [(utf8_path(path.relative_to(source).with_suffix("").as_posix()), Clip(path))
+                 for path in listing.videos]  # fmt: skip
+        if line := listing.describe():
+            log(line)
     videos: dict[str, Clip] = {}
     for name, clip in found:
         if name in videos:
-            other = videos[name].video
-            raise ValueError(f"{other} and {clip.video} would have the same name in the dataset: rename one")
+            raise ValueError(f"{videos[name]} and {clip} would have the same name in the dataset: rename one")
+        if problem := name_problem(clip.video):
+            log(f"broken: {printable_path(clip.video)}: {problem}")
         videos[name] = clip
     return videos
+
+
+def identify(videos: Mapping[str, Clip]) -> dict[str, str]:
+    """The identity of every video or segment by content, whatever it is called (`content_digest`).
+
+    A second copy of the same content has "#2" added, and so on.
+    """
+    files = list(dict.fromkeys(clip.video for clip in videos.values()))
+    with ThreadPoolExecutor(16) as pool:
+        digests = dict(zip(files, pool.map(content_digest, files), strict=True))
+    keys, copies = {}, Counter[str]()
+    for name, clip in videos.items():
+        key = digests[clip.video] if clip.stop is None else f"{digests[clip.video]}@{clip.first}-{clip.stop}"
+        key = f"{key} unnamed" if name_problem(clip.video) else key  # renamed, it is another
+        copies[key] += 1
+        keys[name] = key if copies[key] == 1 else f"{key}#{copies[key]}"
+    return keys
+
+
+def draw_number(key: str) -> int:
+    """A number by which labels of a video are drawn (`plan.Video.number`), from its identity by content."""
+    return int(key[:7], 16)
 
 
 def encode_video(video: Clip, result: Path, settings: FrameSettings) -> int:
@@ -148,15 +186,26 @@ def _records(frames: Iterator[Frame], settings: FrameSettings) -> Iterator[bytes
         )
 
 
-def draw_film(video: Clip, film: Path, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> None:
-    """Writes the video at 20 frames per second with its labels drawn on it."""
+def draw_film(
+    video: Clip, film: Path, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]
+) -> str:  # fmt: skip
+    """Writes the video at 20 frames per second with its labels drawn on it, at a size that encoders take.
+
+    Returns why there is no film of it, or "": a film is there to be looked at, and the labels do not need it.
+    """
     film.parent.mkdir(parents=True, exist_ok=True)
-    frames = (_film_frame(frame) for frame in video.frames())
+    frames = video.frames()
     first = next(frames)
-    with VideoWriter(film, *first.shape[:2]) as writer:
-        writer.write(draw_action(first, buttons[0], camera[0]))
-        for frame, keys, angles in zip(frames, buttons[1:], camera[1:], strict=True):
-            writer.write(draw_action(resize(frame, *first.shape[:2]), keys, angles))  # a video may change its size
+    size = film_size(*first.shape[:2])
+    try:
+        with VideoWriter(film, *size) as writer:
+            for frame, keys, angles in zip(chain([first], frames), buttons, camera, strict=True):
+                writer.write(draw_action(fit_inside(frame, *size), keys, angles))  # a video may change its size
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):  # the disk is full, or the like: not the film's fault
+            raise
+        return str(error)
+    return ""
 
 
 def is_drawn(film: Path, frames: int) -> bool:
@@ -166,10 +215,3 @@ def is_drawn(film: Path, frames: int) -> bool:
             return sum(packet.size > 0 for packet in container.demux(video=0)) == frames
     except (av.FFmpegError, OSError, ValueError, IndexError):  # IndexError: no video stream
         return False
-
-
-def _film_frame(frame: Frame) -> Frame:
-    """Wide enough to read the letters; even in size."""
-    factor = -(-FILM_WIDTH // frame.shape[1])
-    height, width = (factor * size // 2 * 2 for size in frame.shape[:2])
-    return resize(frame, height, width) if factor > 1 else frame[:height, :width]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from vpt_jax.film_size import MAX_HEIGHT, MAX_WIDTH, film_size, fit_inside
 from vpt_jax.video import Frame, VideoWriter, draw_action, draw_note
 
 FILM_CRF = 28  # about 100 kB a second, for films are part of pages
@@ -26,15 +27,28 @@ class Moment(NamedTuple):
 
 
 def draw_large(moment: Moment) -> Frame:
-    """The frame enlarged, and above it the action's keys and, if given, those of the predicted one; even in size."""
-    factor = max(1, round(PICTURE_WIDTH / moment.frame.shape[1]))
-    large = moment.frame.repeat(factor, 0).repeat(factor, 1)
+    """The frame enlarged, and above it the action's keys and, if given, those of the predicted one; even in size.
+
+    A frame that is too large for a film is made smaller, and a narrow one has black sides.
+    """
+    large = _enlarge(moment.frame)
     if moment.note:
         draw_note(large, moment.note)
     rows = 1 if moment.predicted is None else 2
     panel = np.zeros((2 * math.ceil(rows * large.shape[1] / 40), large.shape[1], 3), np.uint8)
     drawn = np.concatenate([draw_action(panel, *moment.action, predicted=moment.predicted), large])
     return drawn[: len(drawn) // 2 * 2, : drawn.shape[1] // 2 * 2]
+
+
+def _enlarge(frame: Frame) -> Frame:
+    """By a whole number, or to the largest size of a film."""
+    height, width = frame.shape[:2]
+    factor = min(round(PICTURE_WIDTH / width), MAX_HEIGHT // height, MAX_WIDTH // width)
+    if factor < 1:
+        return fit_inside(frame, *film_size(height, width))
+    large = frame.repeat(factor, 0).repeat(factor, 1)
+    sides = max(0, PICTURE_WIDTH // 2 - large.shape[1])
+    return np.pad(large, ((0, 0), (sides // 2, sides - sides // 2), (0, 0)))
 
 
 def write_film(path: Path, play: Iterator[Moment]) -> None:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int, UInt32
 
@@ -42,7 +43,7 @@ def initial_state(
     params: Any, optimizer: optax.GradientTransformation, memory: Any, rng: UInt32[Array | np.ndarray, "2"]
 ) -> TrainState:
     """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), memory, rng)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), memory, jnp.asarray(rng))
 
 
 def train_step(

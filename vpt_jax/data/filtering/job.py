@@ -28,10 +28,11 @@ from vpt_jax.data.filtering.embedders import Embedder
 from vpt_jax.data.filtering.segments import Rules, judge
 from vpt_jax.data.filtering.training import BATCH, classify, embed_batch
 from vpt_jax.data.manifest import SUFFIX, write_table
-from vpt_jax.labelling.videos import Clip, find_videos
+from vpt_jax.labelling.videos import Clip, find_videos, identify
 from vpt_jax.printable import printable
 from vpt_jax.state_files import atomic_write, read_arrays, read_json, write_text
 from vpt_jax.video import FRAME_RATE, VideoError, resize
+from vpt_jax.video_files import utf8_path
 from vpt_jax.workers import locked, progress_bar, worker_pool
 
 SEGMENTS = pa.schema([("video", pa.string()), ("start", pa.float64()), ("end", pa.float64()), ("clean", pa.float64())])
@@ -66,8 +67,9 @@ def filter_videos(config: ConfigDict, machine: Classifier, embedder: Embedder) -
     folder = out / "filter.answers"
     with locked(folder):
         _keep_settings(folder, machine, config.rate)
-        _look_at_all(clips, folder, config, machine, embedder)
-        answers = {name: _load_kept(_result(folder, name, clip)) for name, clip in clips.items()}
+        results = {name: _result(folder, key) for name, key in identify(clips).items()}
+        _look_at_all(clips, results, config, machine, embedder)
+        answers = {name: _load_kept(result) for name, result in results.items()}
     rules = Rules(config.kernel, config.min_seconds, config.min_share)
     threshold = machine.threshold if config.threshold is None else config.threshold
     tables = [_rows(out, name, clips[name], answer, threshold, rules) for name, answer in answers.items()]
@@ -115,20 +117,19 @@ def _keep_settings(folder: Path, machine: Classifier, rate: float) -> None:
     write_text(file, json.dumps(made_of) + "\n")
 
 
-def _result(folder: Path, name: str, clip: Clip) -> Path:
-    """Where the answers for a clip lie; the name changes with the video's file."""
-    state = clip.video.stat() if clip.video.is_file() else None
-    facts = [name, clip.first, clip.stop, state and state.st_size, state and state.st_mtime_ns]
-    return folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}.npz"
+def _result(folder: Path, key: str) -> Path:
+    """Where the answers for a clip lie, by its identity: the same for the same content, whatever it is called."""
+    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
 
 
 def _look_at_all(
-    clips: dict[str, Clip], folder: Path, config: ConfigDict, machine: Classifier, embedder: Embedder
+    clips: dict[str, Clip], results: dict[str, Path], config: ConfigDict, machine: Classifier, embedder: Embedder
 ) -> None:  # fmt: skip
     """Looks at every video that has no answers yet. Workers decode a few videos ahead."""
-    for left_over in (*folder.glob("*.npy"), *folder.glob("*.writing")):
-        left_over.unlink()
-    todo = [(clip, result) for name, clip in clips.items() if _load(result := _result(folder, name, clip)) is None]
+    for folder in {result.parent for result in results.values()}:
+        for left_over in (*folder.glob("*.npy"), *folder.glob("*.writing")):
+            left_over.unlink()
+    todo = [(clip, results[name]) for name, clip in clips.items() if _load(results[name]) is None]
     if len(todo) < len(clips):
         print(f"{len(clips) - len(todo)} of {len(clips)} videos are looked at already", flush=True)
     if not todo:
@@ -224,7 +225,7 @@ def _rows(
     out: Path, name: str, clip: Clip, answers: Answers, threshold: float, rules: Rules
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
     """A clip's row in the table of videos, and the rows of its segments."""
-    video = clip.video.relative_to(out).as_posix()
+    video = utf8_path(clip.video.relative_to(out).as_posix())
     labels = classify(answers.decisions, threshold)
     times = [(clip.first + frame) / FRAME_RATE for frame in (*answers.ticks.tolist(), answers.frames)]
     verdict = judge(labels == 0, times, rules)

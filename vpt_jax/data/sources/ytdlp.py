@@ -18,10 +18,10 @@ from typing import Any
 from vpt_jax.data.sources.isolated import confine
 from vpt_jax.data.sources.metadata import Entry, Rules, clean, read_entry, reject
 from vpt_jax.video import VideoError, probe
+from vpt_jax.video_files import is_video
 
 LIBRARIES = ("yt_dlp", "yt_dlp.extractor")  # what each process would import
 WHOLE = "whole"  # name of a download that is complete
-SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 LONGEST_PAUSE = 600  # seconds between two attempts
 # Words by which sites say that a video is not there for us, and those by which they say that it may be later.
 GONE = (
@@ -112,7 +112,7 @@ def _describe(video: Path, told: Entry, wanted: Wanted) -> dict[str, Any]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
     video.rename(WHOLE)
-    suffix = video.suffix if video.suffix in SUFFIXES else ".video"
+    suffix = video.suffix if is_video(video) else ".video"
     told_facts = {"title": told.title, "duration": told.duration, "bytes": os.path.getsize(WHOLE), "sha256": digest}
     return {"state": "taken", "suffix": suffix, **told_facts, **facts._asdict()}
 
