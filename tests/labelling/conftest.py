@@ -19,7 +19,7 @@ from configs.label import get_config
 from vpt_jax.checkpoints import Checkpoints, load_idm
 from vpt_jax.data import dataset
 from vpt_jax.data.streams import batches
-from vpt_jax.labelling import job
+from vpt_jax.labelling import job, steps
 from vpt_jax.models.presets import make_idm, make_policy
 from vpt_jax.training.state import initial_state
 
@@ -168,9 +168,9 @@ def in_process(monkeypatch):
 def run_in_process(monkeypatch):
     """The same for fixtures that are made once."""
     monkeypatch.setattr(job, "worker_pool", lambda workers: nullcontext(ThisProcess()))
-    monkeypatch.setattr(job, "batches", lambda *arguments: batches(*arguments[:-1], workers=0))
+    monkeypatch.setattr(steps, "batches", lambda *arguments: batches(*arguments[:-1], workers=0))
     monkeypatch.setattr(job, "load_idm", load_once)
-    monkeypatch.setattr(job, "partial", partial_once)
+    monkeypatch.setattr(steps, "partial", partial_once)
 
 
 def files(folder):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster import run_together
 from vpt_jax import parallel
-from vpt_jax.labelling import job
+from vpt_jax.labelling import job, steps
 
 from .conftest import labels_by_name, settings
 
@@ -42,11 +42,11 @@ def test_a_part_is_labelled_on_the_devices_of_its_own_host(monkeypatch, tmp_path
 
     monkeypatch.setattr(jax, "local_devices", lambda: own)
     monkeypatch.setattr(parallel, "make_mesh", noted_mesh)
-    monkeypatch.setattr(job, "batches", lambda *_: (step for step in ()))
+    monkeypatch.setattr(steps, "batches", lambda *_: (step for step in ()))
     plan = SimpleNamespace(steps=0, videos=(), rows=2)
     config = SimpleNamespace(seed=0, mode="shared", choice="argmax", mirror=False, workers=1)
     idm = SimpleNamespace(params={"kernel": np.zeros((2, 2), np.float32)}, module=None, window=8)
-    job._label_steps(plan, tmp_path / "labels", config, idm)
+    steps.label_steps(plan, tmp_path / "labels", config, idm)
     assert [list(mesh.devices.flat) for mesh in meshes] == [own]
 
 

@@ -360,9 +360,9 @@ def _split_info(dataset_dir: Path, split: str, lengths: Sequence[int]) -> tfds.c
 def write_index(
     folder: Path,
     lengths: Mapping[str, int],
-    buttons: Iterable[UInt8[np.ndarray, "n 20"]],
-    camera: Iterable[Float32[np.ndarray, "n 2"]],
-    confidence: Iterable[Float32[np.ndarray, " n"]],
+    buttons: Iterable[UInt8[np.ndarray, "_n 20"]],
+    camera: Iterable[Float32[np.ndarray, "_n 2"]],
+    confidence: Iterable[Float32[np.ndarray, " _n"]],
     labels: str,
     chunk_frames: int,
 ) -> None:

@@ -70,17 +70,15 @@ class Recording(NamedTuple):
         """Removes the result if something of it cannot be read; the records are checked when joined."""
         note = read_json(self.file(".broken"))
         is_note = isinstance(note, dict) and all(isinstance(note.get(key), str) for key in ("file", "reason", "detail"))
-        stats = "stats" in self.recorded() or not self.file(".json").exists()  # older versions wrote none
-        if not self.is_done or (
-            self.actions().keys() == {"buttons", "camera"} and stats if self.is_intact else is_note
-        ):
+        is_whole = self.actions().keys() == {"buttons", "camera"} and "stats" in self.recorded()
+        if not self.is_done or (is_whole if self.is_intact else is_note):
             return False
         for suffix in (".npz", ".broken"):
             self.file(suffix).unlink(missing_ok=True)
         return True
 
     def recorded(self) -> dict[str, Any]:
-        """Its `stats` (recorded_stats.py), `first_tick` and `last_tick`; empty if an older version encoded it."""
+        """Its `stats` (recorded_stats.py), `first_tick` and `last_tick`; empty if they cannot be read."""
         return read_json(self.file(".json")) or {}
 
 

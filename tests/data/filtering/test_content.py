@@ -33,7 +33,7 @@ def rows_of(folder):
     """Filters the videos of a folder, by a model that finds everything clean; returns the table of videos."""
     config = get_config()
     config.update(videos=str(folder), min_seconds=0.0)
-    embedder = Embedder((8, 8), lambda frames: [frames.mean((1, 2))[:, None, None]], "embedder")
+    embedder = Embedder((8, 8), lambda frames: [frames.mean((1, 2), np.float32)[:, None, None]], "embedder")
     machine = SimpleNamespace(
         digest=lambda: "machine", threshold=0.0, decide=lambda maps: np.tile([1.0, 0.0, 0.0], (len(maps[0]), 1))
     )

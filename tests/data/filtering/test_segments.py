@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -12,7 +12,7 @@ RATE = 3
 
 
 def labels(text):
-    return np.array([letter == "#" for letter in text])
+    return np.array([letter == "#" for letter in text], bool)
 
 
 def times(frames):
@@ -36,6 +36,7 @@ def test_the_label_is_that_of_most_of_seven_frames(before, after):
     assert text(median_filter(labels(before), 7)) == after
 
 
+@settings(deadline=None)  # the first call imports SciPy
 @given(hnp.arrays(bool, st.integers(0, 60)), st.sampled_from([1, 3, 7]))
 def test_median_is_that_of_scipy_with_the_ends_repeated(of, kernel):
     from scipy.ndimage import median_filter as expected

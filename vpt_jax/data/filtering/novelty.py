@@ -19,7 +19,7 @@ REACH = 1  # cells to each side that count as the same place
 LARGEST = 32  # distances that are given by size too, wherever they are
 GRID = 8  # cells per side, at most, whose distances are given by place
 
-CellMap = Float32[np.ndarray, "n g g c"]  # descriptions of the g*g cells of a picture
+CellMap = Float32[np.ndarray, "_n _g _g _c"]  # descriptions of the g*g cells of a picture
 
 
 class Memory(NamedTuple):
