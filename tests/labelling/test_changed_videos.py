@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpt_jax.labelling import job, videos
+from vpt_jax.labelling import job, steps, videos
 from vpt_jax.labelling.job import LabelError, label
 from vpt_jax.labelling.plan import Labels
 from vpt_jax.labelling.videos import Clip, identify
@@ -30,18 +30,18 @@ def labels_by_brightness(module, window, mode, choice, params, rng, spans, mirro
     grey = spans.frames.mean((2, 3, 4))[:, 2 + starts[:, None] + jnp.arange(window)]
     number = jnp.broadcast_to(spans.origin[:, :1, None], grey.shape)
     buttons = (grey[..., None] > 12 * jnp.arange(20)).astype(jnp.uint8)
-    return Labels(buttons, jnp.stack([grey, number], -1).astype(jnp.float32), 1 / (1 + grey))
+    return Labels(buttons, jnp.stack([grey / 2, number % 179], -1).astype(jnp.float32), 1 / (1 + grey))
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, in_process):
-    monkeypatch.setattr(job, "label_spans", labels_by_brightness)
+    monkeypatch.setattr(steps, "label_spans", labels_by_brightness)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for number, (name, steps) in enumerate(STEPS.items()):
-        write_video(tmp_path / "videos" / f"{name}.mkv", "ffv1", "bgr0", pictures(frames(steps), 8 + number, 16))
+    for number, (name, count) in enumerate(STEPS.items()):
+        write_video(tmp_path / "videos" / f"{name}.mkv", "ffv1", "bgr0", pictures(frames(count), 8 + number, 16))
     return tmp_path / "videos"
 
 
@@ -54,9 +54,9 @@ def config(folder, idm_dir, tmp_path):
 def work_done(monkeypatch):
     """The videos that are decoded, and the steps that are labelled."""
     done = []
-    encode, save = job.encode_video, job._save
+    encode, save = job.encode_video, steps._save
     monkeypatch.setattr(job, "encode_video", lambda *args: done.append(args[0].video.name) or encode(*args))
-    monkeypatch.setattr(job, "_save", lambda *args: done.append(args[2]) or save(*args))
+    monkeypatch.setattr(steps, "_save", lambda *args: done.append(args[2]) or save(*args))
     return done
 
 

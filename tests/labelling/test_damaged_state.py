@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from vpt_jax.labelling import job
+from vpt_jax.labelling import parts
 from vpt_jax.labelling.job import LabelError, label
 from vpt_jax.labelling.videos import read_result
 
@@ -46,13 +46,10 @@ def interrupt(config, name, monkeypatch):
     """Labels until something is to get this name."""
 
     def cut_off(written, path):
-        if path.name == name:
-            raise PowerCutError
-        return publish(written, path)
+        raise PowerCutError
 
-    publish = job.publish
     with monkeypatch.context() as patch:
-        patch.setattr(job, "publish", cut_off)
+        patch.setattr(parts, {"dataset": "publish", "out": "place_folder"}[name], cut_off)
         with pytest.raises(PowerCutError):
             label(config)
 

@@ -43,7 +43,7 @@ def test_a_part_is_labelled_on_the_devices_of_its_own_host(monkeypatch, tmp_path
     monkeypatch.setattr(jax, "local_devices", lambda: own)
     monkeypatch.setattr(parallel, "make_mesh", noted_mesh)
     monkeypatch.setattr(steps, "batches", lambda *_: (step for step in ()))
-    plan = SimpleNamespace(steps=0, videos=(), rows=2)
+    plan = SimpleNamespace(steps=0, videos=(), rows=2, count_kept=len)
     config = SimpleNamespace(seed=0, mode="shared", choice="argmax", mirror=False, workers=1)
     idm = SimpleNamespace(params={"kernel": np.zeros((2, 2), np.float32)}, module=None, window=8)
     steps.label_steps(plan, tmp_path / "labels", config, idm)
