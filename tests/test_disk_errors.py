@@ -63,7 +63,7 @@ def test_programs_end_in_one_line(monkeypatch):
     def main():
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    values = {"config": SimpleNamespace(value=ConfigDict({"out": "/data/ds"}))}
+    values = {"config": SimpleNamespace(present=1, value=ConfigDict({"out": "/data/ds"}))}
     monkeypatch.setattr(flags, "FLAGS", values)
     monkeypatch.setattr(command_line.stopping, "install", lambda: None)
     monkeypatch.setattr(app, "run", lambda guarded, flags_parser: guarded([]))

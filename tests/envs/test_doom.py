@@ -72,7 +72,7 @@ def test_the_view_pitches_within_the_engines_limits(env):
 
 def test_equal_seeds_and_actions_give_equal_frames():
     rng = np.random.default_rng(0)
-    actions = [env_from_raw(rng.integers(0, 2, 20), rng.normal(0, 5, 2)) for _ in range(40)]
+    actions = [env_from_raw(rng.integers(0, 2, 20).astype(np.uint8), rng.normal(0, 5, 2)) for _ in range(40)]
     first, second = DoomEnv("MAP02", 90, 160), DoomEnv("MAP02", 90, 160)
     frames, _ = play(first, actions, seed=0)
     np.testing.assert_array_equal(frames, play(second, actions, seed=0)[0])

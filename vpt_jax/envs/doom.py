@@ -128,7 +128,7 @@ class DoomEnv(gymnasium.Env[Any, dict[str, Any]]):
         return {name: self._game.get_game_variable(variable) for name, variable in _INFO_VARIABLES.items()}
 
 
-def _shrink(picture: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+def _shrink(picture: UInt8[np.ndarray, "_h _w 3"], height: int, width: int) -> UInt8[np.ndarray, "_h _w 3"]:
     """The picture smaller, every pixel the mean of what it covers, so that a turning view does not flicker."""
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
 

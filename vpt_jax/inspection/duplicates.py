@@ -42,7 +42,7 @@ def hash_frame(frame: Frame) -> int:
     return int.from_bytes(np.packbits(small[:, :-1] > small[:, 1:]).tobytes())
 
 
-def find_copies(hashes: Sequence[UInt64[np.ndarray, " frames"]]) -> list[Copy]:
+def find_copies(hashes: Sequence[UInt64[np.ndarray, " _frames"]]) -> list[Copy]:
     """The longest common run of any two episodes that share footage.
 
     Where two episodes have equal hashes, wherever in them, they are compared frame by frame. So a copy is missed if it
@@ -59,7 +59,7 @@ def find_copies(hashes: Sequence[UInt64[np.ndarray, " frames"]]) -> list[Copy]:
     return sorted(copies)
 
 
-def _candidates(hashes: Sequence[UInt64[np.ndarray, " frames"]]) -> dict[tuple[int, int], Counter[int]]:
+def _candidates(hashes: Sequence[UInt64[np.ndarray, " _frames"]]) -> dict[tuple[int, int], Counter[int]]:
     """Pairs of episodes with equal hashes, and at how many frames they are equal for which offset of the second one."""
     distinct = [np.unique(of_episode, return_index=True) for of_episode in hashes]  # where a picture stays, its first
     keys, places = (np.concatenate(part) for part in zip(*distinct, strict=True))

@@ -230,7 +230,7 @@ def test_samples_are_used_as_often_as_the_recipe_says(monkeypatch, waking, sleep
 
     def step(name, loss):
         def count(state, memory, fragment, logits):
-            reference = None if logits is None else float(logits["p"][0, 0])
+            reference = None if logits is None else float(logits["p"][0, 0, 0])
             calls.append((name, np.ravel(memory.keys[0]).tolist(), reference))
             return state._replace(params=state.params + 1), {loss: jnp.zeros(()), "kl_acting": jnp.zeros(())}
 
@@ -242,7 +242,7 @@ def test_samples_are_used_as_often_as_the_recipe_says(monkeypatch, waking, sleep
     monkeypatch.setattr(learner, "wake", step("wake", "loss"))
     monkeypatch.setattr(learner, "sleep", step("sleep", "kl"))
     monkeypatch.setattr(learner, "follow", follow)
-    monkeypatch.setattr(learner, "_no_logits", lambda rows, turns: {"p": jnp.zeros((rows, turns))})
+    monkeypatch.setattr(learner, "_no_logits", lambda rows, turns: {"p": jnp.zeros((rows, turns, 1))})
     state = first_state(optax.sgd(0))._replace(params=jnp.zeros(()), pretrained=jnp.full((), 50.0))
     state, _, metrics = learner.learn(state, random_rollout(), "memory")
     of_wake, of_sleep = ([call for call in calls if call[0] == name] for name in ("wake", "sleep"))

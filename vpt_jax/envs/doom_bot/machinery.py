@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vpt_jax.envs.doom_bot.senses import Senses
-from vpt_jax.envs.doom_bot.terrain import STEP, TALL, Terrain
+from vpt_jax.envs.doom_bot.terrain import STEP, TALL, Numbers, Terrain
 from vpt_jax.envs.doom_level import DOORS, EXITS, KEYED_DOORS, LIFTS, SWITCHES, TELEPORTS
 
 STAYS = 90  # steps a door stays open or a lift down; used again before, it would shut
@@ -79,7 +79,7 @@ class Machinery:
         return int(self._geometry.tag[line]) if is_lift else -1 - int(self._geometry.sides[line, 1])
 
 
-def _cross(a: Float[np.ndarray, "*n 2"], b: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n"]:
+def _cross(a: Float[np.ndarray, "*n 2"], b: Float[np.ndarray, "*n 2"]) -> Float[Numbers, "*n"]:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from vpt_jax.envs.doom_level import DOORS, EXITS, KEYED_DOORS, LIFTS, Geometry
 
+Numbers = Any  # np.ndarray; of one place, the NumPy scalar that arithmetic gives
 PIXEL = 4.0  # map units
 RADIUS, TALL, EYES = 16.0, 56.0, 41.0  # half the player's width, its height, its eyes above the floor
 STEP = 24.0  # the highest step it walks up
@@ -22,15 +23,15 @@ _THING = 3  # pixels from the middle of a thing that stands in the way to its si
 class Heights(NamedTuple):
     """Heights of space, at many places: its floor moves between `lowest` and `highest`, its ceiling up to `top`."""
 
-    lowest: Float[np.ndarray, "*n"]
-    highest: Float[np.ndarray, "*n"]
-    top: Float[np.ndarray, "*n"]
+    lowest: Float[Numbers, "*n"]
+    highest: Float[Numbers, "*n"]
+    top: Float[Numbers, "*n"]
 
     def at(self, index: Any) -> "Heights":
         """The heights at some of the places."""
         return Heights(*(heights[index] for heights in self))
 
-    def lead_to(self, end: "Heights") -> Bool[np.ndarray, "*n"]:
+    def lead_to(self, end: "Heights") -> Bool[Numbers, "*n"]:
         """Whether a player can walk from each place to one of `end` beside it: no high step, and room for its body."""
         room = np.minimum(self.top, end.top) - np.maximum(self.lowest, end.lowest)
         return (end.lowest - self.highest <= STEP) & (room >= TALL)
@@ -82,7 +83,7 @@ class Terrain:
         self._obstacles = self._things
         self._measure()
 
-    def pixels(self, points: Float[np.ndarray, "... 2"]) -> tuple[Int[np.ndarray, "..."], Int[np.ndarray, "..."]]:
+    def pixels(self, points: Float[np.ndarray, "... 2"]) -> tuple[Int[Numbers, "..."], Int[Numbers, "..."]]:
         """Row and column of every point (x, y); points outside move to the border."""
         column, row = np.moveaxis((points - self._origin) / PIXEL, -1, 0).astype(int)
         return np.clip(row, 0, self.sector.shape[0] - 1), np.clip(column, 0, self.sector.shape[1] - 1)
@@ -91,7 +92,7 @@ class Terrain:
         """The middle (x, y) of every pixel."""
         return self._origin + (np.stack([column, row], 1) + 0.5) * PIXEL
 
-    def sector_at(self, points: Float[np.ndarray, "... 2"]) -> Int[np.ndarray, "..."]:
+    def sector_at(self, points: Float[np.ndarray, "... 2"]) -> Int[Numbers, "..."]:
         """The sector of every point."""
         return self.sector[self.pixels(points)]
 
@@ -110,7 +111,7 @@ class Terrain:
 
     def can_walk(
         self, start: Float[np.ndarray, "*n 2"], end: Float[np.ndarray, "*n 2"]
-    ) -> tuple[Bool[np.ndarray, "*n"], Bool[np.ndarray, "*n"]]:
+    ) -> tuple[Bool[Numbers, "*n"], Bool[Numbers, "*n"]]:
         """Whether the straight ways there, and those back, keep clear of walls and of steps too high for walking."""
         pixels = self.pixels(_segment(start, end, 2 * PIXEL))
         heights, clear = self.body.at(pixels), (self.clearance[pixels] >= RADIUS).all(0)
@@ -143,8 +144,8 @@ class Terrain:
 
 
 def _segment(
-    start: Float[np.ndarray, "*n d"], ends: Float[np.ndarray, "*n d"], spacing: float
-) -> Float[np.ndarray, "samples *n d"]:
+    start: Float[np.ndarray, "*n d"], ends: Float[np.ndarray, "*ends d"], spacing: float
+) -> Float[np.ndarray, "samples *ends d"]:
     """Points from every start to its end, both included, no further apart than `spacing`."""
     longest = np.sqrt(((ends - start) ** 2).sum(-1).max(initial=0))
     share = np.linspace(0, 1, int(longest / spacing) + 2)
