@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Two processes: compiling uses one core, and so do games. Each takes up to 3 GB.
+SIDE_BY_SIDE ?= --numprocesses=2 --dist=loadfile
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo demo-rl test test-all lint audit install
@@ -21,10 +23,10 @@ demo-rl: demo
 	$(BIN)/python launch/pipeline_rl.py
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(SIDE_BY_SIDE)
 
 test-all: lint
-	$(BIN)/python -m pytest
+	VPT_TEST_OPTIMIZED=1 $(BIN)/python -m pytest
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -13,6 +13,10 @@ import launch.evaluate
 import launch.filter
 import launch.label
 import launch.play
-import launch.prepare
-import launch.record
 import launch.train
+import vpt_jax.data.prepare
+import vpt_jax.data.sources.contractor
+import vpt_jax.data.sources.web
+import vpt_jax.envs.recorder
+import vpt_jax.exchange
+import vpt_jax.inspection.commands

@@ -7,7 +7,6 @@ environment, a standard output and an exit status of its own, so signals, kills 
 """
 
 import atexit
-import multiprocessing
 import os
 import runpy
 import signal
@@ -15,11 +14,29 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import cache
+from multiprocessing import forkserver, popen_forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[1]
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.preloaded"])
+_server = forkserver.ForkServer()  # not that of `multiprocessing`, which the library itself uses
+_server.set_forkserver_preload(["tests.preloaded"])
+
+
+class _Popen(popen_forkserver.Popen):
+    def _launch(self, process: BaseProcess) -> None:
+        with patch.object(forkserver, "connect_to_new_process", _server.connect_to_new_process):
+            super()._launch(process)
+
+
+class _Process(BaseProcess):
+    _start_method = "forkserver"
+
+    @staticmethod
+    def _Popen(process: BaseProcess) -> _Popen:  # noqa: N802 - multiprocessing's name
+        return _Popen(process)
 
 
 def xla_flags(devices: int) -> str:
@@ -40,14 +57,20 @@ def run(name: str, *flags: str, status: int = 0, **environment: str) -> str:
     return program.output()
 
 
+@cache
+def _outputs() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="vpt_jax-outputs-")  # removed when this process ends
+
+
 class Program:
     """A running program of `launch/`, with the part of `subprocess.Popen`'s interface that tests use."""
 
     def __init__(self, name: str, flags: list[str], environment: Mapping[str, str]):
-        with tempfile.NamedTemporaryFile(prefix="output-", delete=False) as file:
-            self._output = Path(file.name)
+        handle, path = tempfile.mkstemp(dir=_outputs().name)
+        os.close(handle)
+        self._output = Path(path)
         arguments = (f"launch/{name}.py", flags, dict(environment), str(self._output))
-        self._process = _context.Process(target=_run, args=arguments)
+        self._process = _Process(target=_run, args=arguments)
         self._process.start()
         self.pid = self._process.pid
 
@@ -91,6 +114,7 @@ def _run(program: str, flags: list[str], environment: dict[str, str], output: st
     os.chdir(ROOT)
     sys.argv = [program, *flags]
     sys.path.insert(0, str(ROOT / "launch"))
+    assert "tests.preloaded" in sys.modules, "the server could not import it: python -c 'import tests.preloaded'"
     try:
         runpy.run_path(program, run_name="__main__")
     finally:

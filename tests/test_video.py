@@ -136,9 +136,10 @@ def test_damage_inside_a_film_is_noticed(film):
             list(video.decode(film))
 
 
-def test_whatever_byte_of_the_index_is_wrong_the_film_decodes_or_is_a_video_error(film):
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
+def test_whatever_byte_of_the_index_is_wrong_the_film_decodes_or_is_a_video_error(film, every):
     good, errors = film.read_bytes(), 0
-    for position in range(good.index(b"mdat")):
+    for position in range(0, good.index(b"mdat"), every):
         film.write_bytes(good[:position] + bytes([good[position] ^ 0xFF]) + good[position + 1 :])
         try:
             list(video.decode(film))

@@ -36,7 +36,8 @@ def game(monkeypatch):
 
 @pytest.fixture
 def path(monkeypatch):
-    """Puts folders of packages on the path of the games' processes."""
+    """Puts folders of packages on the path of the games' processes; there are short pauses between their tries."""
+    monkeypatch.setattr("vpt_jax.envs.pool._PAUSES", (0.0, 0.01, 0.02, 0.04))
     return lambda *folders: monkeypatch.setenv("PYTHONPATH", ":".join(map(str, folders)))
 
 

@@ -1,0 +1,26 @@
+"""Programs that tests start as forks of a server end as those that are started from a shell do."""
+
+import os
+import signal
+import subprocess
+import sys
+
+from tests.programs import ROOT, Program, run
+
+
+def test_a_mistake_is_told_alike():
+    flags = ["--config.recordings=nowhere", "--config.out=somewhere"]
+    command = [sys.executable, "launch/prepare.py", *flags]
+    by_shell = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert run("prepare", *flags, status=1) == by_shell.stdout
+    assert by_shell.returncode == 1
+    assert "nowhere" in by_shell.stdout
+
+
+def test_a_program_is_stopped_by_a_signal_and_has_a_session_of_its_own(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # whoever opens it waits
+    program = Program("prepare", [f"--config={tmp_path / 'pipe'}"], os.environ)
+    while program.poll() is None and os.getpgid(program.pid) != program.pid:
+        pass
+    os.killpg(program.pid, signal.SIGKILL)
+    assert program.wait() == -signal.SIGKILL
