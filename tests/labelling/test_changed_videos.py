@@ -15,6 +15,7 @@ from vpt_jax.labelling.plan import Labels
 from vpt_jax.labelling.videos import Clip, identify
 
 from .conftest import labels_by_name, pictures, settings, write_video
+from .test_damaged_state import interrupt
 from .test_interrupted import Killed, kill_at_rename
 
 STEPS = {"a": 1, "b": 2, "c": 3, "d": 1}  # of a span of one window for each device
@@ -175,4 +176,15 @@ def test_a_step_of_a_plan_that_cannot_be_read_counts_for_nothing(folder, config,
     """As after a power cut."""
     stop_at_step(config, monkeypatch, 4)
     (tmp_path / "out.partial" / "part-00000-of-00001" / "labels" / "plan.json").write_text("")
+    same_labels(label(config), fresh(config, tmp_path))
+
+
+def test_labels_kept_for_another_order_are_not_those_of_a_video_that_comes_later(folder, config, tmp_path, monkeypatch):
+    """b and c; then a, which sorts first, stopped after all is labelled; then d."""
+    later = {name: (folder / f"{name}.mkv").rename(tmp_path / f"{name}.mkv") for name in ("a", "d")}
+    for come in ("", "a"):
+        if come:
+            later[come].rename(folder / "a.mkv")
+        interrupt(config, "dataset", monkeypatch)
+    later["d"].rename(folder / "d.mkv")
     same_labels(label(config), fresh(config, tmp_path))
