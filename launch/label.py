@@ -2,7 +2,10 @@
 
 from vpt_jax import command_line
 from vpt_jax.checkpoints import CheckpointError
+from vpt_jax.data.errors import DatasetDamagedError, OpenFilesError
 from vpt_jax.labelling.job import LabelError, label
 
+MISTAKES = (LabelError, CheckpointError, FileNotFoundError, DatasetDamagedError, OpenFilesError)
+
 if __name__ == "__main__":
-    command_line.run(label, "configs/label.py", (LabelError, CheckpointError, FileNotFoundError))
+    command_line.run(label, "configs/label.py", MISTAKES)

@@ -8,9 +8,11 @@ from ml_collections import ConfigDict
 
 from vpt_jax import command_line
 from vpt_jax.data.beam import BeamMissingError
+from vpt_jax.data.errors import DatasetDamagedError, OpenFilesError
 from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.data.sources.contractor import ContractorError, download
 
+MISTAKES = (PrepareError, BeamMissingError, ContractorError, DatasetDamagedError, OpenFilesError)
 SOURCE = flags.DEFINE_enum(
     "source",
     "recordings",
@@ -28,4 +30,4 @@ def main(config: ConfigDict) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, "configs/prepare.py", (PrepareError, BeamMissingError, ContractorError))
+    command_line.run(main, "configs/prepare.py", MISTAKES)

@@ -9,6 +9,7 @@ from tests.film_maker import number_of, numbered, write_film
 from vpt_jax import video_files
 from vpt_jax.data.sources import ytdlp
 from vpt_jax.labelling.videos import find_videos
+from vpt_jax.printable import printable
 from vpt_jax.video import VideoError, decode, probe, steady_frames
 from vpt_jax.video_files import (
     SUFFIXES,
@@ -108,6 +109,25 @@ def test_links_are_followed_once(tmp_path):
     find_videos(videos, outside=tmp_path / "out")
 
 
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    """As another user's; its videos are not silently left out."""
+    for name in ("a.mp4", "theirs/b.mp4", "z/c.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    scan = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "theirs":
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    listing = list_videos(tmp_path)
+    assert [path.name for path in listing.videos] == ["a.mp4", "c.mp4"]
+    assert listing.passed_over == {tmp_path / "theirs": "this folder cannot be read: Permission denied"}
+    assert listing.describe().startswith("passed over: 1 file")
+
+
 def test_a_link_to_everything_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(video_files, "_MOST_FILES", 5)
     for i in range(9):
@@ -128,6 +148,7 @@ def test_names_that_are_not_utf8_are_broken_before_any_work(tmp_path, capsys):
             read(tmp_path / f"{LATIN}.mp4")
     assert name_problem("été 😀.mp4") == ""
     assert printable_path(f"{LATIN}\n\x1b[1m é") == "lat\\xefin\\n\\x1b[1m é"
+    assert printable_path("a\u202eb.mp4") == printable("a\u202eb.mp4") == "a\\u202eb.mp4"
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 2**16, 2**16 + 1, 4 * 2**20 + 1])

@@ -15,6 +15,7 @@ the data streams decide.
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -81,9 +82,10 @@ def find_recordings(folder: Path) -> list[Path]:
 
 
 def recording_file(recording: Path, suffix: str) -> Path:
-    """The file of a recording, a path without suffix, that has this suffix in lower or upper case."""
-    lower, upper = (recording.with_name(recording.name + case) for case in (suffix, suffix.upper()))
-    return upper if upper.exists() and not lower.exists() else lower
+    """The file of a recording, a path without suffix, that has this suffix in lower, upper or mixed case."""
+    mixed = sorted(map("".join, product(*zip(suffix.lower(), suffix.upper(), strict=True))))
+    files = [recording.with_name(recording.name + case) for case in (suffix, suffix.upper(), *mixed)]
+    return next((file for file in files if file.exists()), files[0])
 
 
 def read_steps(jsonl: Path, observe: Callable[[int, dict[str, Any]], object] | None = None) -> Steps:

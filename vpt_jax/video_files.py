@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vpt_jax.contents import file_digest
+from vpt_jax.printable import printable
 
 # FFmpeg's names of the containers that are opened, each of which can hold a video with time stamps. Others are refused:
 # some are text files that make FFmpeg open further files (playlists, lists to join), and the rest is rare.
@@ -25,6 +26,7 @@ _OTHERS = (".jsonl", ".json", ".txt", ".csv", ".log", ".xml", ".html", ".srt", "
            ".mp3", ".m4a", ".m4b", ".wav", ".flac", ".aac", ".opus", ".oga")  # fmt: skip
 _MOST_FILES = 2_000_000  # below one folder; a link to "/" leads to more
 _HEAD = 400  # bytes that tell a container
+UNREAD = ("missing", "unreadable")  # what `content_digest` says of a file that it cannot read
 
 
 class VideoError(Exception):
@@ -64,20 +66,25 @@ def list_videos(folder: Path) -> Listing:
     """All videos of a folder and its subfolders; links to files and folders are followed.
 
     Each real folder is searched once, so links that lead back, or to the same place twice, end; a folder's own path
-    counts before the links to it. A repeated folder, a link that leads nowhere, and a file that begins like a video
-    and has another suffix are passed over with a reason.
+    counts before the links to it. A repeated folder, one that cannot be read, a link that leads nowhere, and a file
+    that begins like a video and has another suffix are passed over with a reason.
 
     Raises:
       ValueError: there are more than two million files below the folder.
     """
     found = Listing()
+
+    def pass_over(error: OSError) -> None:
+        found.passed_over[Path(error.filename)] = f"this folder cannot be read: {error.strerror}"
+
     count, linked = 0, [folder]
     while linked:
         top = linked.pop(0)
         if (real := Path(os.path.realpath(top))) in found.folders:
             found.passed_over[top] = f"a link to {printable_path(real)}, which is searched already"
             continue
-        for parent, folders, files in os.walk(top):  # links to folders are in `folders`, and not entered
+        # Links to folders are in `folders`, and not entered.
+        for parent, folders, files in os.walk(top, onerror=pass_over):
             if (real := Path(os.path.realpath(parent))) in found.folders:
                 folders.clear()  # seen before through a link from elsewhere
                 continue
@@ -118,17 +125,18 @@ def looks_like_video(path: Path) -> bool:
     return head.startswith(starts) or packets or boxes or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
 
 
-def content_digest(path: Path) -> str:
+def content_digest(path: Path, whole: bool = False) -> str:
     """The identity of a file by its content: equal for a copy, a renamed or touched file, whatever its dates.
 
-    By `contents.file_digest`, which reads pieces of large files, so a folder of terabytes is told in seconds.
+    By `contents.file_digest`, which reads pieces of large files unless it is to read the `whole`, so a folder of
+    terabytes is told in seconds.
 
-    Returns 32 hexadecimal digits; "missing" or "unreadable" if it cannot be read.
+    Returns 32 hexadecimal digits, or one of `UNREAD`.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return "unreadable"  # a pipe would be waited for
-        return file_digest(path)
+        return file_digest(path, whole)
     except FileNotFoundError:
         return "missing"
     except OSError:
@@ -142,9 +150,7 @@ def utf8_path(path: str | Path) -> str:
 
 def printable_path(path: str | Path) -> str:
     r"""A path as text for a terminal: bytes that are not UTF-8, and control characters, become `\xNN`."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in utf8_path(path)
-    )
+    return printable(utf8_path(path))
 
 
 def name_problem(path: str | Path) -> str:

@@ -128,16 +128,41 @@ def locked(folder: Path, wait: bool = False) -> Iterator[int]:
         RemotePathError: it is an address, not a folder.
     """
     local_path(folder, "the folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    while (handle := _lock(folder, wait)) is None:
+        pass
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise FolderInUseError(f"another run is working on {folder}: wait until it has finished") from None
         yield handle
     finally:
         os.close(handle)
+
+
+def _lock(folder: Path, wait: bool) -> int | None:
+    """A locked descriptor of the folder; None if the run that held it before has removed the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if _is_at(handle, folder):
+            return handle
+    except BlockingIOError:
+        os.close(handle)
+        raise FolderInUseError(f"another run is working on {folder}: wait until it has finished") from None
+    except BaseException:
+        os.close(handle)
+        raise
+    os.close(handle)
+    return None
+
+
+def _is_at(handle: int, folder: Path) -> bool:
+    """Whether the open folder is the one that has this path."""
+    try:
+        return os.path.samestat(os.fstat(handle), folder.stat())
+    except FileNotFoundError:
+        return False
 
 
 def progress_bar(total: int, **options: Any) -> tqdm:

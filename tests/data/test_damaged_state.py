@@ -6,9 +6,12 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
+import launch.label
+import launch.prepare
 from configs.prepare import get_config
 from tests.conftest import files
 from vpt_jax.data import prepare as module
+from vpt_jax.data.errors import DatasetDamagedError, OpenFilesError
 from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.recording import RecordingWriter
 
@@ -131,3 +134,9 @@ def test_a_disk_that_keeps_nothing_ends_the_run(recordings, tmp_path, monkeypatc
     with pytest.raises(PrepareError, match="check the disk"):
         prepare(settings(recordings, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_programs_tell_damage_in_a_line():
+    """Which file and what to do, and no traceback."""
+    for program in (launch.prepare, launch.label):
+        assert {DatasetDamagedError, OpenFilesError} <= set(program.MISTAKES)

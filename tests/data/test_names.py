@@ -3,8 +3,12 @@
 import json
 import os
 import shutil
+from collections import Counter
 from contextlib import nullcontext
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from configs.prepare import get_config
@@ -13,6 +17,7 @@ from vpt_jax.data import dataset
 from vpt_jax.data import prepare as preparation
 from vpt_jax.recording import find_recordings, recording_file
 
+SETTINGS = preparation.Settings(16, 16, 4, 90)
 LATIN = os.fsdecode(b"lat\xefin")
 
 
@@ -62,3 +67,57 @@ def test_suffixes_in_upper_case_are_read(recordings, tmp_path):
     names, report = prepared(recordings, tmp_path / "out")
     assert names == ("LOUD", "good")
     assert report["broken"] == []
+
+
+def test_suffixes_in_mixed_case_are_read(recordings, tmp_path):
+    """What the folder's list finds is not then missing."""
+    (recordings / "good.mp4").rename(recordings / "good.Mp4")
+    (recordings / "good.jsonl").rename(recordings / "good.jsonL")
+    names, report = prepared(recordings, tmp_path / "out")
+    assert names == ("good",)
+    assert report["broken"] == []
+
+
+def test_what_is_no_file_is_a_broken_recording(recordings, tmp_path):
+    """A pipe is not waited for, and a folder is no error that ends the run."""
+    for name in ("pipe", "folder"):
+        for suffix in (".mp4", ".jsonl"):
+            shutil.copy(recordings / f"good{suffix}", recordings / f"{name}{suffix}")
+    (recordings / "pipe.jsonl").unlink()
+    os.mkfifo(recordings / "pipe.jsonl")
+    (recordings / "folder.mp4").unlink()
+    (recordings / "folder.mp4").mkdir()
+    names, report = prepared(recordings, tmp_path / "out")
+    assert names == ("good",)
+    assert {note["file"]: note["reason"] for note in report["broken"]} == {
+        "pipe.jsonl": "unreadable actions",
+        "folder.mp4": "missing video",
+    }
+
+
+def test_files_that_may_not_be_read_are_told_apart_by_that(recordings, monkeypatch):
+    """As another user's: the run goes on, and encodes anew once they may be read."""
+
+    def refuse(path, whole):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    describe = lambda: preparation._recording("train", recordings / "good", Path("results"), SETTINGS)  # noqa: E731
+    before = describe()
+    with monkeypatch.context() as patch:
+        patch.setattr("vpt_jax.video_files.file_digest", refuse)
+        refused = describe()
+    assert describe() == before
+    assert refused._replace(result=before.result) == before
+    assert refused.result != before.result
+
+
+def test_a_recording_of_many_segments_is_read_once(recordings, monkeypatch):
+    rows = {"video": ["good.mp4"] * 3, "start": [0.0, 0.05, 0.1], "end": [0.05, 0.1, 0.15]}
+    pq.write_table(pa.table(rows), recordings / "m.parquet")
+    read, digest = Counter(), preparation.content_digest
+    count = lambda path, whole: read.update([path.name]) or digest(path, whole)  # noqa: E731
+    monkeypatch.setattr(preparation, "content_digest", count)
+    segments = preparation._find_segments(recordings / "m.parquet", Path("results"), SETTINGS)
+    assert [(one.first, one.stop) for one in segments] == [(0, 1), (1, 2), (2, 3)]
+    assert len({one.result for one in segments}) == 3
+    assert read == {"good.mp4": 1, "good.jsonl": 1}

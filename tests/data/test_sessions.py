@@ -260,6 +260,23 @@ def test_joining_is_part_of_what_a_dataset_was_made_from(tmp_path, capsys):
     assert files(make(tmp_path / "cut", out, join_segments=True)) == before
 
 
+def test_a_flipped_byte_within_a_segment_is_mended(tmp_path, monkeypatch, capsys):
+    """Checksums find it as segments are joined; each that is damaged is encoded anew, in one attempt."""
+    names = cut_session(tmp_path, [0, 20, 60])
+    undisturbed = files(make(tmp_path / "cut", tmp_path / "undisturbed", join_segments=True))
+    with monkeypatch.context() as patch:
+        patch.setattr("vpt_jax.data.prepare._join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "cut", tmp_path / "out", join_segments=True)
+    for segment in names[:2]:
+        (records,) = (tmp_path / "out.partial").glob(f"episodes/train/{segment}-*.records")
+        data = bytearray(records.read_bytes())
+        data[300] ^= 1
+        records.write_bytes(data)
+    assert files(make(tmp_path / "cut", tmp_path / "out", join_segments=True)) == undisturbed
+    assert "2 recordings are encoded anew, since what was kept of them is damaged" in capsys.readouterr().out
+
+
 def test_windows_of_an_idm_go_over_a_seam(tmp_path):
     cut_session(tmp_path, [0, 20, 60])
     out = make(tmp_path / "cut", tmp_path / "out", join_segments=True)

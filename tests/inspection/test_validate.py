@@ -1,6 +1,7 @@
 """What is wrong with datasets is found, each once and nothing else; nothing is found where all is well."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -124,8 +125,26 @@ def test_a_run_that_was_killed_goes_on(clean, settings, monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         found(settings(clean))
     monkeypatch.setattr(validate, "scan_episode", lambda *arguments: (looked.append(arguments[0]), scan(*arguments)))
-    assert found(settings(clean)) == []
-    assert len(looked) == len(set(looked)) == 6
+    moved = shutil.copytree(clean, tmp_path / "moved", copy_function=shutil.copyfile)  # elsewhere, of another date
+    assert found(settings(moved)) == []
+    assert len(looked) == len({str(episode) for episode in looked}) == 6
+
+
+def test_what_was_seen_is_of_the_content_and_of_the_model(clean, settings, tmp_path):
+    """A dataset or a model in the same place, of the same size, date and step, may be another one."""
+    data = shutil.copytree(clean, tmp_path / "data")
+    config, episodes = settings(data), validate.find_episodes(data, checked=False)
+    model = small_idm()
+    other = model._replace(params={"x": np.ones(1)})
+    works = [validate._work_folder(config, episodes, idm).name for idm in (None, model, other, model)]
+    assert works[1] == works[3]
+    camera = np.load(data / "index" / "train" / "camera.npy")
+    before = (data / "index" / "train" / "camera.npy").stat()
+    camera[0] += 1
+    np.save(data / "index" / "train" / "camera.npy", camera)
+    os.utime(data / "index" / "train" / "camera.npy", ns=(before.st_atime_ns, before.st_mtime_ns))
+    works.append(validate._work_folder(config, episodes, None).name)
+    assert len(set(works)) == 4
 
 
 @pytest.mark.parametrize(

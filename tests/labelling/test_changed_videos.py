@@ -13,8 +13,10 @@ from vpt_jax.labelling import job, steps, videos
 from vpt_jax.labelling.job import LabelError, label
 from vpt_jax.labelling.plan import Labels
 from vpt_jax.labelling.videos import Clip, identify
+from vpt_jax.video_files import content_digest
 
 from .conftest import labels_by_name, pictures, settings, write_video
+from .test_damaged_state import interrupt
 from .test_interrupted import Killed, kill_at_rename
 
 STEPS = {"a": 1, "b": 2, "c": 3, "d": 1}  # of a span of one window for each device
@@ -165,14 +167,38 @@ def test_copies_and_segments_have_identities_of_their_own(folder, tmp_path):
     keys = identify(clips)
     assert len(set(keys.values())) == len(keys)
     assert keys["copy"] == f"{keys['a']}#2"
-    assert keys["none"] == "missing"
+    assert keys["none"] == "missing none"
     (folder / "a.mkv").rename(folder / "elsewhere.mkv")
     assert identify({"elsewhere": Clip(folder / "elsewhere.mkv")}) == {"elsewhere": keys["a"]}
     assert videos.draw_number(keys["a"]) == videos.draw_number(keys["copy"]) < 2**28
+    assert videos.draw_number(content_digest(folder / "b.mkv")) == videos.draw_number(keys["b"])  # single.py
+    numbers = [videos.draw_number(keys[name]) for name in ("a", "b", "a@0-5", "a@5-9")]
+    assert len(set(numbers)) == len(numbers)  # segments of a video are drawn independently
+
+
+def test_videos_that_cannot_be_read_are_told_by_their_names(folder):
+    """One that comes back, or goes, is not taken for another one."""
+    (folder / "e.mkv").mkdir()
+    clips = {name: Clip(folder / f"{name}.mkv") for name in ("e", "gone", "lost")}
+    assert identify(clips) == {"e": "unreadable e", "gone": "missing gone", "lost": "missing lost"}
+    del clips["gone"]
+    assert identify(clips)["lost"] == "missing lost"
+    assert identify({"gone": Clip(folder / "gone.mkv", 0, 5)}) == {"gone": "missing gone@0-5"}
 
 
 def test_a_step_of_a_plan_that_cannot_be_read_counts_for_nothing(folder, config, tmp_path, monkeypatch):
     """As after a power cut."""
     stop_at_step(config, monkeypatch, 4)
     (tmp_path / "out.partial" / "part-00000-of-00001" / "labels" / "plan.json").write_text("")
+    same_labels(label(config), fresh(config, tmp_path))
+
+
+def test_labels_kept_for_another_order_are_not_those_of_a_video_that_comes_later(folder, config, tmp_path, monkeypatch):
+    """b and c; then a, which sorts first, stopped after all is labelled; then d."""
+    later = {name: (folder / f"{name}.mkv").rename(tmp_path / f"{name}.mkv") for name in ("a", "d")}
+    for come in ("", "a"):
+        if come:
+            later[come].rename(folder / "a.mkv")
+        interrupt(config, "dataset", monkeypatch)
+    later["d"].rename(folder / "d.mkv")
     same_labels(label(config), fresh(config, tmp_path))

@@ -3,9 +3,11 @@ import numpy as np
 import pytest
 
 import vpt_jax
+from vpt_jax.labelling.job import label
+from vpt_jax.labelling.single import label_video
 from vpt_jax.video import VideoError
 
-from .conftest import BROKEN, labels_by_name
+from .conftest import BROKEN, labels_by_name, load_once, pictures, settings, write_video
 
 
 def test_a_video_by_itself_has_the_labels_of_the_dataset(undisturbed, idm_dir, videos):
@@ -24,3 +26,15 @@ def test_what_cannot_be_labelled_is_named(idm_dir, videos, tmp_path):
         agent.label(tmp_path / "none.mp4")
     with pytest.raises(TypeError, match="it cannot play: load a policy"):
         agent.act({"pov": np.zeros((8, 8, 3), np.uint8)})
+
+
+@pytest.mark.slow
+def test_labels_that_are_drawn_are_those_of_the_dataset(idm_dir, tmp_path, in_process):
+    """Both draw by the content of the video, whatever its name and place among others."""
+    for number, name in enumerate("ab"):
+        write_video(tmp_path / "videos" / f"{name}.mkv", "ffv1", "bgr0", pictures(12, 32, 16 + 16 * number))
+    config = settings(tmp_path / "videos", idm_dir, tmp_path / "out", films=0, choice="sample", seed=3)
+    expected = labels_by_name(label(config))["b"]
+    moved = (tmp_path / "videos" / "b.mkv").rename(tmp_path / "moved.mkv")
+    labels = label_video(load_once(str(idm_dir)), moved, choice="sample", seed=3)
+    jax.tree.map(np.testing.assert_array_equal, list(labels), expected)

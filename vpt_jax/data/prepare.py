@@ -1,7 +1,8 @@
 """Recordings to a dataset: every intact episode is encoded by worker processes, every broken one is listed.
 
-The work lies in `OUT.partial` until the dataset is whole; then one rename makes it `OUT`. Each episode is kept there as
-soon as it is encoded, so a run that was killed goes on where it stopped. The shards and the index come out the same, to
+The work lies in `OUT.partial` until the dataset is whole; then one rename makes it `OUT` or, where that is a mount
+point, it is copied (mount_points.py). Each episode is kept there as soon as it is encoded, so a run that was killed
+goes on where it stopped. The shards and the index come out the same, to
 the byte, for any number of workers, interrupted or not. While it runs, it needs twice the dataset's size on disk.
 """
 
@@ -11,7 +12,8 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -22,7 +24,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vpt_jax.contents import file_digest
 from vpt_jax.contractor_names import recorder_version
 from vpt_jax.data import beam, dataset, manifest, sessions, splits
 from vpt_jax.data.encode import Recording, Settings, add_suffix, encode_episodes
@@ -36,7 +37,7 @@ from vpt_jax.recording import (
     recording_file,
 )
 from vpt_jax.state_files import read_json
-from vpt_jax.video_files import name_problem, printable_path, utf8_path
+from vpt_jax.video_files import content_digest, name_problem, printable_path, utf8_path
 from vpt_jax.workers import Run, in_processes, locked, progress_bar
 
 SPLITS = ("train", "valid", "test")
@@ -125,7 +126,8 @@ def _find(source: Path, results: Path, settings: Settings) -> list[Recording]:
     found = {split: find_recordings(folder) for split, folder in folders.items()} or {"train": loose}
     if not any(found.values()):
         raise PrepareError(f"there are no recordings (NAME.mp4 and NAME.jsonl) in {source}")
-    return [_recording(split, path, results, settings) for split, paths in found.items() for path in paths]
+    places = [(split, path) for split, paths in found.items() for path in paths]
+    return list(_describe_recordings(places, results, settings).values())
 
 
 def _find_segments(source: Path, results: Path, settings: Settings) -> list[Recording]:
@@ -135,10 +137,11 @@ def _find_segments(source: Path, results: Path, settings: Settings) -> list[Reco
     except manifest.ManifestError as error:
         raise PrepareError(str(error)) from error
     found: dict[str, list[Recording]] = {split: [] for split in SPLITS}
+    places = {segment.video: _place(source, segment.video) for segment in segments}
+    recordings_at = _describe_recordings(places.values(), results, settings)
     for segment in segments:  # those of a recording after one another, as they are in time
-        folder, video = Path(segment.video).parent.as_posix(), source.parent / segment.video
-        split = folder if folder in SPLITS else "train"
-        whole = _recording(split, video.with_suffix(""), results, settings)
+        split, _ = places[segment.video]
+        whole = recordings_at[places[segment.video]]
         place = whole.result.with_name(f"{whole.result.name}-{_digest(segment)}")
         name, rows = segment.name.removeprefix(f"{split}/"), segment.frames
         found[split].append(whole._replace(name=name, result=place, first=rows.start, stop=rows.stop))
@@ -147,6 +150,12 @@ def _find_segments(source: Path, results: Path, settings: Settings) -> list[Reco
         if twice := [name for name, count in names.items() if count > 1]:
             raise PrepareError(f"{source}: two segments would be called {twice[0]}: remove one")
     return [recording for of_split in found.values() for recording in of_split]
+
+
+def _place(source: Path, video: str) -> tuple[str, Path]:
+    """Split and path, without suffix, of a manifest's recording."""
+    folder = Path(video).parent.as_posix()
+    return folder if folder in SPLITS else "train", (source.parent / video).with_suffix("")
 
 
 def _hold_out(recordings: Sequence[Recording], valid: ConfigDict) -> list[Recording]:
@@ -168,9 +177,20 @@ def _as_valid(recording: Recording) -> Recording:
     return recording._replace(split="valid", result=result)
 
 
+def _describe_recordings(
+    places: Iterable[tuple[str, Path]], results: Path, settings: Settings
+) -> dict[tuple[str, Path], Recording]:
+    """The recordings at some places, split and path without suffix; their files are read, several at a time."""
+    distinct = list(dict.fromkeys(places))
+    with ThreadPoolExecutor(16) as pool:
+        recordings = pool.map(lambda place: _recording(place[0], place[1], results, settings), distinct)
+        return dict(zip(distinct, recordings, strict=True))
+
+
 def _recording(split: str, path: Path, results: Path, settings: Settings) -> Recording:
     halves = [half for suffix in (".mp4", ".jsonl") if (half := recording_file(path, suffix)).exists()]
-    contents = [file_digest(half, whole=half.suffix.lower() == ".jsonl") for half in halves]  # dates change by copying
+    # Dates change by copying. What cannot be read is found broken when it is encoded.
+    contents = [content_digest(half, whole=half.suffix.lower() == ".jsonl") for half in halves]
     state = [asdict(settings), [half.suffix for half in halves], contents]
     if (version := recorder_version(path)) in GUI_MOUSE_SCALE:  # told by the folder, perhaps
         state.append(version)

@@ -115,7 +115,8 @@ def _start(span: Span) -> datetime:
 def join_episode(result: Path, segments: Sequence[tuple[Path, str]], name: str, chunk_frames: int) -> None:
     """Writes the records and the actions of one episode from those of its segments, as if it were a recording.
 
-    A segment whose records do not belong to its actions loses them, so it is encoded anew; nothing is then written.
+    A segment whose records are damaged, or do not belong to its actions, loses them, so it is encoded anew; nothing is
+    then written.
 
     Args:
         result: of the episode, without suffix: `.records` and then `.npz` are written, and appear whole.
@@ -137,10 +138,23 @@ def join_episode(result: Path, segments: Sequence[tuple[Path, str]], name: str, 
         return
     buttons, camera = (np.concatenate([of_segment[field] for of_segment in actions]) for field in ("buttons", "camera"))
     sources = [_file(segment, ".records") for segment, _ in segments]
-    with atomic_write(_file(result, ".records")) as writing:
-        dataset.write_records(writing, _join(sources, name, len(buttons), chunk_frames))
+    try:
+        with atomic_write(_file(result, ".records")) as writing:
+            dataset.write_records(writing, _join(sources, name, len(buttons), chunk_frames))
+    except DatasetDamagedError:  # a checksum is wrong
+        for source in sources:
+            if not _can_be_read(source):
+                source.unlink(missing_ok=True)
+        return
     with atomic_write(_file(result, ".npz")) as writing, writing.open("wb") as file:
         np.savez(file, buttons=buttons, camera=camera)
+
+
+def _can_be_read(records: Path) -> bool:
+    try:
+        return all(dataset.read_records(records))
+    except DatasetDamagedError:
+        return False
 
 
 def _file(result: Path, suffix: str) -> Path:

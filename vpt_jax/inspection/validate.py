@@ -9,6 +9,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +24,9 @@ from vpt_jax.inspection.fit import LEAST, Fit, Reader, fit_actions
 from vpt_jax.inspection.outputs import out_folder, write_json, write_page
 from vpt_jax.inspection.records import Scan, load_scan, scan_episode
 from vpt_jax.inspection.tables import Table
-from vpt_jax.labelling.model import MODES
+from vpt_jax.labelling.model import MODES, model_digest
 from vpt_jax.state_files import read_json
+from vpt_jax.video_files import content_digest, utf8_path
 from vpt_jax.workers import in_processes, locked, progress_bar
 
 
@@ -69,11 +71,10 @@ def _load_idm(config: ConfigDict, episodes: Sequence[Episode]) -> TrainedIDM:
 
 
 def _work_folder(config: ConfigDict, episodes: Sequence[Episode], idm: TrainedIDM | None) -> Path:
-    """Where what was seen is kept: of this dataset as it is now, with these settings. Others' is removed."""
-    files = sorted(path for path in episodes[0].dataset.rglob("*") if path.is_file())
+    """Where what was seen is kept: of a dataset with this content, and of these settings. Others' is removed."""
     facts = [
-        [str(episodes[0].dataset), [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]],
-        [str(Path(config.idm).resolve()), idm.step, config.mode, config.mirror] if idm else None,
+        _contents(episodes[0].dataset),
+        [model_digest(idm), config.mode, config.mirror] if idm else None,
         config.stuck_seconds,
     ]
     partial = out_folder(config) / "validate.partial"
@@ -83,6 +84,14 @@ def _work_folder(config: ConfigDict, episodes: Sequence[Episode], idm: TrainedID
             shutil.rmtree(other)
     work.mkdir(parents=True, exist_ok=True)
     return work
+
+
+def _contents(dataset: Path) -> list[tuple[str, str]]:
+    """All files of a dataset, each by its path in it and its content; shards, which are large, by pieces of it."""
+    files = sorted(path for path in dataset.rglob("*") if path.is_file())
+    with ThreadPoolExecutor(16) as pool:
+        digests = pool.map(lambda file: content_digest(file, whole=".array_record" not in file.name), files)
+        return [(utf8_path(file.relative_to(dataset)), digest) for file, digest in zip(files, digests, strict=True)]
 
 
 def _result(work: Path, episode: Episode, suffix: str) -> Path:

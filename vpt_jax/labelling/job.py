@@ -51,7 +51,7 @@ from vpt_jax.printable import printable
 from vpt_jax.state_files import read_json, write_text
 from vpt_jax.workers import locked, progress_bar, worker_pool
 
-VERSION = 2  # of the files in OUT.partial
+VERSION = 3  # of the files in OUT.partial
 
 
 def label(config: ConfigDict) -> Path:
@@ -67,21 +67,28 @@ def label(config: ConfigDict) -> Path:
     idm = load_idm(config.idm)
     videos = _find(config)
     keys, made_of = identify(videos), _made_of(config, idm)
-    if _is_made(out, made_of | {"videos": keys}):
-        shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed at its very end
-        print(f"nothing to do: {out} is labelled already")
-        return out
+    wanted = made_of | {"videos": keys}
+    if _is_made(out, wanted):
+        return _tell_made(out, work)
     _check_window(config, idm)
     with locked(work, wait=True):
+        if _is_made(out, wanted):  # while it waited
+            return _tell_made(out, work)
         jobs = _share(config, idm, videos, keys, work)
     job = jobs[config.part]
     with locked(job.folder):
         _keep_settings(job, made_of)
         _label_part(job, config, idm)
     with locked(work, wait=True):  # for a host that looks whether this part is done
-        if not is_free(out) or merge(work, jobs, out):  # or another host was faster
-            shutil.rmtree(work)
+        if _is_made(out, wanted) or merge(work, jobs, out):  # or another host was faster
+            shutil.rmtree(work, ignore_errors=True)
             print(_summary(out))
+    return out
+
+
+def _tell_made(out: Path, work: Path) -> Path:
+    shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed at its very end
+    print(f"nothing to do: {out} is labelled already")
     return out
 
 

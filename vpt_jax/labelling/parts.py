@@ -24,7 +24,7 @@ SPLIT = "train"
 
 @dataclass(frozen=True)
 class Job:
-    """One part of the work."""
+    """The videos of one part of a labelling job, and where its work lies."""
 
     videos: dict[str, Clip]  # by name
     keys: dict[str, str]  # their identity by content

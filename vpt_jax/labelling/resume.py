@@ -35,8 +35,8 @@ def number_videos(work: Path, keys: Mapping[str, str]) -> dict[str, int]:
     """
     known = _read_numbers(work)
     new = {key: name for name, key in keys.items() if key not in known}
-    if known and (said := _describe_changes(known, keys)):
-        print(said, flush=True)
+    if known and (changes := _describe_changes(known, keys)):
+        print(changes, flush=True)
     if new:
         first = 1 + max((number for number, _ in known.values()), default=-1)
         known |= {key: (number, name) for number, (key, name) in enumerate(new.items(), first)}
@@ -62,21 +62,21 @@ def _is_numbered(value: Any) -> bool:
 
 def _describe_changes(known: Mapping[str, tuple[int, str]], keys: Mapping[str, str]) -> str:
     """A line for the user on how the videos differ from those that the job knows, or ""."""
-    there = {name: key for key, (_, name) in known.items()}
+    before = {name: key for key, (_, name) in known.items()}
     new = [name for name, key in keys.items() if key not in known]
-    replaced = [name for name in new if name in there]
-    gone = [name for name, key in there.items() if key not in keys.values() and name not in keys]
-    changes = {"replaced": replaced, "new": [name for name in new if name not in there], "gone": gone}
-    said = "; ".join(f"{len(names):,} {what} ({list_names(names)})" for what, names in changes.items() if names)
-    return f"videos have changed since this job was begun: {said}. Work on all others is kept" if said else ""
+    replaced = [name for name in new if name in before]
+    gone = [name for name, key in before.items() if key not in keys.values() and name not in keys]
+    changes = {"replaced": replaced, "new": [name for name in new if name not in before], "gone": gone}
+    line = "; ".join(f"{len(names):,} {what} ({list_names(names)})" for what, names in changes.items() if names)
+    return f"videos have changed since this job was begun: {line}. Work on all others is kept" if line else ""
 
 
-def describe_other_videos(there: Mapping[str, Any], keys: Mapping[str, str]) -> str:
-    """How the videos `keys` differ from those of a finished dataset, in a few words."""
+def describe_other_videos(labelled: Mapping[str, Any], keys: Mapping[str, str]) -> str:
+    """How the videos `keys` differ from those of a finished dataset, `labelled`, in a few words."""
     changes = {
-        "replaced": [name for name in keys if name in there and there[name] != keys[name]],
-        "new": [name for name in keys if name not in there],
-        "gone": [name for name in there if name not in keys],
+        "replaced": [name for name in keys if name in labelled and labelled[name] != keys[name]],
+        "new": [name for name in keys if name not in labelled],
+        "gone": [name for name in labelled if name not in keys],
     }
     return "; ".join(f"{what}: {list_names(names)}" for what, names in changes.items() if names)
 
@@ -134,14 +134,16 @@ def settle_plan(
     if note.videos != videos or lost:
         shutil.rmtree(part / "films", ignore_errors=True)
         still = set(note.kept) - set(lost)
-        old, left = make_plan(note.planned), [video for video in videos if video.number not in still]
-        shared = _count_shared(note.planned, left)
-        for first in (shared, 0):
+        before, left = note.planned, [video for video in videos if video.number not in still]
+        old = make_plan(before)
+        for first in (_count_shared(before, left), 0):
             _keep_whole_videos(old, read_steps, kept, first)
-            note = _Note(videos, [video.number for video in videos if _kept_file(kept, video.number).exists()])
-            plan, shared = make_plan(note.planned), first
-            if plan.rows == old.rows:
+            # Also files that no note tells of: of `keep_all`, and of a run that was stopped before it noted them.
+            note = _Note(videos, [video.number for video in videos if _is_kept(kept, video)])
+            plan, shared = make_plan(note.planned), _count_shared(before, note.planned)
+            if plan.rows == old.rows and shared == first:
                 break
+        shared = shared if plan.rows == old.rows else 0
         steps = replace(plan, videos=plan.videos[:shared]).num_spans // plan.rows
         _begin_plan(folder, note, [step_file(folder, step) for step in range(steps, old.steps)])
     return make_plan(note.planned), {

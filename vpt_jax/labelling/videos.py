@@ -1,5 +1,6 @@
 """What worker processes do: videos of any size and rate to frames as the model takes them; films of the labels."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ from vpt_jax.data.manifest import SUFFIX, read_segments
 from vpt_jax.film_size import film_size, fit_inside
 from vpt_jax.state_files import publish, read_json, write_text
 from vpt_jax.video import FRAME_RATE, Frame, VideoError, VideoWriter, draw_action, fit_aspect, resize, steady_frames
-from vpt_jax.video_files import content_digest, list_videos, name_problem, printable_path, utf8_path
+from vpt_jax.video_files import UNREAD, content_digest, list_videos, name_problem, printable_path, utf8_path
 from vpt_jax.workers import unique_name
 
 
@@ -104,14 +105,16 @@ def find_videos(
 def identify(videos: Mapping[str, Clip]) -> dict[str, str]:
     """The identity of every video or segment by content, whatever it is called (`content_digest`).
 
-    A second copy of the same content has "#2" added, and so on.
+    A second copy of the same content has "#2" added, and so on. One that cannot be read is told by its name.
     """
     files = list(dict.fromkeys(clip.video for clip in videos.values()))
     with ThreadPoolExecutor(16) as pool:
         digests = dict(zip(files, pool.map(content_digest, files), strict=True))
     keys, copies = {}, Counter[str]()
     for name, clip in videos.items():
-        key = digests[clip.video] if clip.stop is None else f"{digests[clip.video]}@{clip.first}-{clip.stop}"
+        digest = digests[clip.video]
+        digest = f"{digest} {name}" if digest in UNREAD else digest  # files that are absent have no content in common
+        key = digest if clip.stop is None else f"{digest}@{clip.first}-{clip.stop}"
         key = f"{key} unnamed" if name_problem(clip.video) else key  # renamed, it is another
         copies[key] += 1
         keys[name] = key if copies[key] == 1 else f"{key}#{copies[key]}"
@@ -119,8 +122,11 @@ def identify(videos: Mapping[str, Clip]) -> dict[str, str]:
 
 
 def draw_number(key: str) -> int:
-    """A number by which labels of a video are drawn (`plan.Video.number`), from its identity by content."""
-    return int(key[:7], 16)
+    """A number by which labels are drawn (`plan.Video.number`), from the identity by content of a video or segment.
+
+    A second copy of the same content ("#2") has the same number, so its labels are the same.
+    """
+    return int(hashlib.sha256(key.partition("#")[0].encode()).hexdigest()[:7], 16)
 
 
 def encode_video(video: Clip, result: Path, settings: FrameSettings) -> int:
