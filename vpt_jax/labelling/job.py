@@ -79,7 +79,7 @@ def label(config: ConfigDict) -> Path:
         _keep_settings(job, made_of)
         _label_part(job, config, idm)
     with locked(work, wait=True):  # for a host that looks whether this part is done
-        if not is_free(out) or merge(work, jobs, out):  # or another host was faster
+        if _is_made(out, made_of | {"videos": keys}) or merge(work, jobs, out):  # or another host was faster
             shutil.rmtree(work)
             print(_summary(out))
     return out
