@@ -1,5 +1,6 @@
 """Checkpoints on disk: which are kept, and what comes back. How runs resume is tested in tests/training."""
 
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from vpt_jax.checkpoints import (
     CheckpointError,
     Checkpoints,
     SettingsChangedError,
+    _explained,
     facts_of,
     load_model,
 )
@@ -193,6 +195,34 @@ def test_a_state_that_is_none_is_the_same_error(run, tmp_path):
             file.write_bytes(b"")
     with pytest.raises(CheckpointDamagedError, match=r"checkpoints/1/state cannot be read"):
         load_model(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("RESOURCE_EXHAUSTED: Error opening file: Too many open files [os_error_code='24']"),
+        ValueError("RESOURCE_EXHAUSTED: Cannot allocate memory [os_error_code='12']"),
+        ValueError("RESOURCE_EXHAUSTED: No space left on device"),
+        ValueError("Disk quota exceeded"),
+        ValueError("UNAVAILABLE: Input/output error [os_error_code='5']"),
+        ValueError("Stale file handle"),
+        OSError(errno.EIO, "x"),
+        OSError(errno.ESTALE, "x"),
+        ExceptionGroup("all", [OSError(errno.EMFILE, "x")]),
+    ],
+    ids=repr,
+)
+def test_what_the_machine_lacks_is_no_damage(error, tmp_path):
+    """Nobody is to remove a good checkpoint because too many files are open, or a network disk is away."""
+    with pytest.raises(type(error)) as raised, _explained(tmp_path):
+        raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("error", [ValueError("DATA_LOSS: checksum"), OSError(errno.ENOENT, "x"), KeyError("input")])
+def test_what_is_wrong_with_a_file_is_damage(error, tmp_path):
+    with pytest.raises(CheckpointDamagedError, match="cannot be read as part"), _explained(tmp_path):
+        raise error
 
 
 @pytest.mark.parametrize("place", ["1/facts/metadata", "1/_CHECKPOINT_METADATA", "1/state/_METADATA", "descriptor"])
