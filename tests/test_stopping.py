@@ -2,13 +2,16 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from tests.cluster import run_together
 from vpt_jax import stopping, workers
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +117,62 @@ def test_a_hangup_beside_another_signal_is_not_a_second_one(monkeypatch):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert asked == [signal.SIGTERM]
+
+
+def test_a_hangup_goes_to_a_handler_that_python_does_not_know(monkeypatch):
+    """JAX's, in a job of several processes: SIGHUP interrupted one of them, and the job ended without saving."""
+    raised = []
+    monkeypatch.setattr(stopping._State, "received", [])
+    monkeypatch.setattr(stopping._State, "terminated_by_others", False)
+    monkeypatch.setattr(stopping.signal, "raise_signal", raised.append)
+    before = signal.signal(signal.SIGTERM, stopping._interrupt)  # which is what `getsignal` goes on to show
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stopping._hang_up(signal.SIGHUP, None)
+        assert raised == []
+        stopping._State.received.clear()
+        stopping.leave_sigterm_to_others()
+        stopping._hang_up(signal.SIGHUP, None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert raised == [signal.SIGTERM]
+    assert stopping._State.received == []  # children are not to be killed: training needs data until it saves
+
+
+def test_the_second_thread_leaves_a_hangup_to_others(monkeypatch):
+    """It would end the process after five seconds, amid the save."""
+    listener, notified = socket.socketpair()
+    monkeypatch.setattr(stopping._State, "terminated_by_others", True)
+    monkeypatch.setattr(stopping, "leave", left := Mock(side_effect=SystemExit))
+    monkeypatch.setattr(stopping.signal, "getsignal", lambda number: stopping._interrupt)
+    notified.send(bytes([signal.SIGHUP, signal.SIGHUP, signal.SIGTERM]))
+    notified.close()
+    with pytest.raises(IndexError), listener:  # there is no further signal
+        stopping._watch(listener)
+    left.assert_not_called()
+
+
+HUNG_UP = """
+import os, signal, sys, time
+from vpt_jax import parallel, stopping
+coordinator, number = sys.argv[1], int(sys.argv[2])
+stopping.install()
+parallel.start_processes(coordinator, 2, number)
+from vpt_jax.training import loop
+with loop.StopSignal() as stop:
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGHUP)
+    deadline = time.monotonic() + 60
+    while not stop() and time.monotonic() < deadline:
+        time.sleep(0.01)
+print("told:", stop.received, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_hangup_of_one_process_stops_all_of_a_job():
+    outputs = run_together(HUNG_UP, timeout=150)
+    assert [output.splitlines()[-1] for output in outputs] == ["told: True"] * 2
 
 
 def test_an_error_of_one_task_does_not_wait_for_the_others():

@@ -36,6 +36,7 @@ class _State:
     """Of this process: signals are for all of it."""
 
     received: list[int] = []  # noqa: RUF012
+    terminated_by_others = False  # a handler that `signal.getsignal` does not show deals with SIGTERM
     deferred = 0  # blocks that end by themselves when they are asked to
 
 
@@ -51,6 +52,14 @@ def install() -> None:
         if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _hang_up if number == signal.SIGHUP else _interrupt)
     threading.Thread(target=_watch, args=(listener,), daemon=True).start()
+
+
+def leave_sigterm_to_others() -> None:
+    """From now on SIGTERM is dealt with by a handler of another language, which Python does not know, and so is SIGHUP.
+
+    JAX's is one, in a job of several processes: all of them are told, save, and end.
+    """
+    _State.terminated_by_others = True
 
 
 @contextmanager
@@ -108,10 +117,10 @@ def _hang_up(number: int, frame: FrameType | None) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     if _State.received or handler == signal.SIG_DFL:
         return
-    if handler == _interrupt:
+    if handler == _interrupt and not _State.terminated_by_others:
         _interrupt(number, frame)
     else:
-        signal.raise_signal(signal.SIGTERM)  # the handler may be of another language: JAX's, in a job of many processes
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _watch(listener: socket.socket) -> None:
@@ -129,7 +138,8 @@ def _watch(listener: socket.socket) -> None:
             if time.monotonic() > deadline and not _State.deferred:
                 leave(STATUS)
             continue
-        if signal.getsignal(signal.SIGTERM if number == signal.SIGHUP else number) != _interrupt:
+        others = _State.terminated_by_others and number != signal.SIGINT
+        if others or signal.getsignal(signal.SIGTERM if number == signal.SIGHUP else number) != _interrupt:
             continue  # whoever has set another handler deals with it
         if asked and number != signal.SIGHUP:
             leave(STATUS)
