@@ -192,6 +192,13 @@ def sum_over_hosts(figures: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     return figures if jax.process_count() == 1 else multihost_utils.process_allgather(figures).sum(axis=0)
 
 
+def of_all_hosts(number: int) -> list[int]:
+    """What every host has, on all of them."""
+    if jax.process_count() == 1:
+        return [number]
+    return multihost_utils.process_allgather(np.int32(number)).tolist()
+
+
 def say(text: str) -> None:
     """Print, once per job."""
     if jax.process_index() == 0:
