@@ -16,16 +16,20 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from launch.evaluate import identity
 from vpt_jax.checkpoints import (
     CheckpointDamagedError,
     CheckpointError,
     Checkpoints,
     SettingsChangedError,
+    TrainedPolicy,
     _explained,
     facts_of,
     load_model,
 )
 from vpt_jax.digests import damaged, digest, undigested
+from vpt_jax.models.heads import ValueNormalizer
+from vpt_jax.models.policy import Policy
 from vpt_jax.training.state import initial_state
 
 FACTS = {"stream": {"seed": 0}, "model": {"preset": "tiny"}, "optimizer": {"name": "adam"}}
@@ -126,6 +130,28 @@ def test_digests_are_of_numbers_in_order_however_they_lie():
     large = np.random.default_rng(0).normal(size=(700, 900)).astype(np.float32)
     leaves = [large.T, large[::2, 1::3], np.zeros((0, 3)), np.float32(1), np.zeros((3, 0)), np.arange(3)[::-1]]
     assert digest({"a": leaves}) == digest({"a": [np.array(leaf, order="C") for leaf in leaves]})
+
+
+def test_parameters_are_told_apart_by_all_that_makes_other_results():
+    """The same parameters with another temperature or normaliser play, and label, otherwise."""
+    module = Policy(widths=(4, 8, 8), features=16, heads=2)
+    policy = TrainedPolicy(
+        module, {"a": np.ones((2, 3), np.float32)}, (16, 16, 3), 1, ValueNormalizer.create(), ValueNormalizer.create()
+    )
+    others = [
+        policy._replace(params={"b": np.ones((2, 3), np.float32)}),
+        policy._replace(params={"a": np.ones((3, 2), np.float32)}),
+        policy._replace(params={"a": np.ones((2, 3), np.int32)}),
+        policy._replace(module=module.clone(temperature=2.0)),
+        policy._replace(module=module.clone(dtype=jnp.bfloat16)),
+        policy._replace(frame_shape=(32, 32, 3)),
+        policy._replace(normalizer=ValueNormalizer(jnp.ones(1), jnp.ones(1), jnp.ones(()))),
+        policy._replace(aux_normalizer=ValueNormalizer(jnp.ones(1), jnp.ones(1), jnp.ones(()))),
+    ]
+    assert len({identity(one) for one in [policy, *others]}) == 1 + len(others)
+    copy = policy._replace(module=module.clone(), params=jax.device_put(policy.params), step=2)
+    assert identity(copy) == identity(policy)
+    assert "0x" not in repr(module)  # an address, which is another at every start
 
 
 def test_digests_do_not_depend_on_where_a_leaf_lies():
