@@ -33,6 +33,7 @@ from vpt_jax.models.presets import make_idm, make_policy
 from vpt_jax.parallel import path_name, say
 from vpt_jax.paths import local_path
 from vpt_jax.printable import printable
+from vpt_jax.state_files import write_text
 from vpt_jax.training.state import AnyState, State
 
 POLICY_STAGES, IDM_STAGE = ("policy", "ppg"), "idm"
@@ -70,8 +71,8 @@ def facts_of(config: Any, stream: Mapping[str, Any], frozen: str = "") -> dict[s
 def note_settings(workdir: Path, config: Any, sharding_table: str) -> None:
     """For people who look into the work directory; once per job."""
     if jax.process_index() == 0:
-        (workdir / "config.json").write_text(json.dumps(jsonable(config), indent=1) + "\n")
-        (workdir / "sharding.txt").write_text(sharding_table + "\n")
+        write_text(workdir / "config.json", json.dumps(jsonable(config), indent=1) + "\n")
+        write_text(workdir / "sharding.txt", sharding_table + "\n")
 
 
 class _Manager(ocp.CheckpointManager):
