@@ -92,7 +92,7 @@ def run(
     loss is looked at while the next one runs, so that the device never waits; only saving and evaluating wait for it.
     Batches may end before the schedule does: those that take long, when asked to `stop`. A step, an evaluation or a
     save that takes more than `hang_minutes` (0: no limit) ends the process with status 1; compiling the step may take
-    longer.
+    longer, compiling the evaluation may not.
     """
     latest = _Latest(schedule, episodes, log, progress, goodput)
     saved = done = int(state.step)
