@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from vpt_jax import command_line, disk_errors
-from vpt_jax.disk_errors import explain_disk_error
+from vpt_jax.disk_errors import explain_disk_error, explained
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,20 @@ def test_the_folder_and_the_remedy_are_named(error, line):
     wrapped = RuntimeError("saving failed")
     wrapped.__cause__ = error
     assert explain_disk_error(wrapped, ["/data/ds"]) == told
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        ((errno.EDQUOT, "no more"), "cannot write to /a: Disk quota exceeded; make room there.* kept: run the same"),
+        ((errno.EACCES, "not you", "/a/b"), "cannot write to /a/b: Permission denied; .* kept: run the same"),
+        ((errno.EACCES, "not you", "/b"), "cannot read /b: Permission denied; .* kept: run the same"),
+        ((errno.EAGAIN, "no more"), r"^\[Errno 11\] no more\. .* kept: run the same"),
+    ],
+)
+def test_errors_of_the_system_are_told_as_those_of_a_job(error, says):
+    with pytest.raises(LookupError, match=says), explained(Path("/a"), LookupError):
+        raise OSError(*error)
 
 
 def test_other_errors_are_left_as_they_are():

@@ -6,6 +6,7 @@ Libraries wrap them, or keep the words alone, so the whole chain of an exception
 import errno
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 _OPEN_FILES = "allow more (ulimit -n 65536), or run fewer workers"
@@ -46,6 +47,15 @@ _MISTAKES = (
     SyntaxError, TypeError, UnicodeError, ArithmeticError,
 )  # fmt: skip
 _NEARLY_FULL = 1 << 20  # bytes free
+
+
+@contextmanager
+def explained(folder: Path, kind: type[Exception]) -> Iterator[None]:
+    """Raises errors of the system as `kind`, which tells what to do; `folder` is where the run writes."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(explain_disk_error(error, [folder]) or f"{error}. {_KEPT}") from error
 
 
 def explain_disk_error(error: BaseException, folders: Sequence[str | Path] = ()) -> str | None:
