@@ -50,6 +50,13 @@ def deferred(folder):
             time.sleep(0.01)
         print("ends by itself", flush=True)
 
+def compiling(folder):  # training, while XLA compiles: its handler cannot be called
+    def note(number, frame):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, note)
+    with stopping.noted_by(note):
+        deaf(folder)
+
 if __name__ == "__main__":
     stopping._PATIENCE = 0.5
     words, sys.argv[1:] = sys.argv[1:], []
@@ -94,6 +101,38 @@ def test_what_cannot_be_interrupted_is_named_and_ended(tmp_path, what):
     assert process.returncode == 130
     assert "stopping: waiting for" in message
     assert "a second Ctrl-C" in message
+
+
+def test_a_compilation_of_training_is_named_and_ended_by_a_second_signal(tmp_path):
+    process = start(tmp_path, "compiling")
+    assert process.stdout.readline() == "at work\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr.readline() == "\n"
+    assert "stopping: waiting for" in process.stderr.readline()
+    process.send_signal(signal.SIGHUP)  # never a second one
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+def test_a_run_that_has_noted_a_signal_is_left_to_save(monkeypatch):
+    listener, notified = socket.socketpair()
+    handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), note := Mock())
+
+    def compiled(text):  # once the wait was named, the compilation is over, and the handler called
+        handlers[signal.SIGTERM] = signal.SIG_DFL
+        notified.send(bytes([signal.SIGINT]))
+        notified.close()
+
+    monkeypatch.setattr(stopping, "_SAY_AFTER", 0.01)
+    monkeypatch.setattr(stopping, "_say", said := Mock(side_effect=compiled))
+    monkeypatch.setattr(stopping, "leave", left := Mock(side_effect=SystemExit))
+    monkeypatch.setattr(stopping.signal, "getsignal", lambda number: handlers[number])
+    notified.send(bytes([signal.SIGTERM, signal.SIGHUP, signal.SIGTERM]))  # at once: no second one, as nothing was said
+    with stopping.noted_by(note), pytest.raises(IndexError), listener:
+        stopping._watch(listener)
+    said.assert_called_once()
+    left.assert_not_called()
 
 
 def test_what_ends_by_itself_is_left_to_it_and_ends_well(tmp_path):
