@@ -46,7 +46,7 @@ def get_config(stage: str, workdir: str) -> ConfigDict:
     # A step (in reinforcement learning: an iteration with its play), an evaluation or a save that takes more minutes
     # than this ends its process with status 1, after the stacks of all its threads: on several hosts one that is stuck
     # holds up the others without a word, and only a job that ends is started again. 0: no limit. The first step, which
-    # compiles, is not limited.
+    # compiles, is not limited; the first evaluation, which compiles as well, is: give more than that takes.
     config.hang_minutes = 0.0
 
     # Folder for a trace of three steps, to see what takes their time: `pip install xprof`, `xprof FOLDER`. Empty: none.

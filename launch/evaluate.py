@@ -1,6 +1,5 @@
 """How well policies play a game (fields: configs/evaluate.py)."""
 
-import hashlib
 import itertools
 import json
 import shutil
@@ -8,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from vpt_jax import command_line
 from vpt_jax.checkpoints import CheckpointError, TrainedPolicy, jsonable, load_policy
+from vpt_jax.digests import params_digest
 from vpt_jax.envs.game_client import GameLostError
 from vpt_jax.envs.games import GAMES, make_game
 from vpt_jax.envs.pool import Pool
@@ -43,11 +42,11 @@ def evaluate(config: ConfigDict) -> Path:
             raise ConfigError(
                 f"the policies see frames of different sizes, {size} and {others[0]}: evaluate them apart"
             )
-        who = {name: [params_digest(policy), params_digest(reference)] for name, policy in policies.items()}
+        who = {name: [identity(policy), identity(reference)] for name, policy in policies.items()}
         played = {name: evaluate_agent(config, name, agent, size, who.get(name, [])) for name, agent in agents.items()}
         figures = {name: summarise(episodes) for name, episodes in played.items()}
         known = {name: {k: v for k, v in of_agent.items() if v == v} for name, of_agent in figures.items()}  # not NaN
-        (out / "figures.json").write_text(json.dumps(known, indent=1) + "\n")
+        write_text(out / "figures.json", json.dumps(known, indent=1) + "\n")
         page = write_playing_report(out, f"Playing {config.game.name}", played, out / "recordings")
     for name, of_agent in figures.items():
         print(f"{name:<24} return {of_agent['return']:7.2f} ± {of_agent['return_error']:.2f}", flush=True)
@@ -55,13 +54,10 @@ def evaluate(config: ConfigDict) -> Path:
     return page
 
 
-def params_digest(policy: TrainedPolicy) -> str:
-    """The identity of a policy by its parameters, wherever its work directory lies."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(policy.params)):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(leaf.tobytes())
-    return digest.hexdigest()[:16]
+def identity(policy: TrainedPolicy) -> str:
+    """That of a policy by what it plays with, wherever its work directory lies."""
+    arrays = policy.params, policy.normalizer, policy.aux_normalizer
+    return params_digest(arrays, policy.module, tuple(policy.frame_shape))
 
 
 def check(config: ConfigDict) -> dict[str, str]:

@@ -4,13 +4,14 @@ Every stage is a process of its own, started by a command that you can run yours
 is skipped the next time, and one that was stopped goes on.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from vpt_jax import command_line
+from vpt_jax.printable import printable
 from vpt_jax.report.films import Moment
 from vpt_jax.report.loop import Runs, write_loop_report
 from vpt_jax.report.progress import ProgressPage, labelled_play, recorded_play
@@ -39,9 +40,17 @@ def run(config: ConfigDict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     so_far = ProgressPage(folder / "report.html", [stage.name for stage in todo], films_of(runs))
     running = Stages(todo, folder / "stages", environment(folder, config.at_once), ROOT)
-    seconds = running.run(config.at_once, so_far.write)
+    seconds = running.run(config.at_once, partial(preview, so_far))
     page, verdicts = write_loop_report(folder, runs, seconds)
     print("\n" + "\n".join(verdicts) + f"\nfigures and films: {page}", flush=True)
+
+
+def preview(so_far: ProgressPage, seconds: Mapping[str, float]) -> None:
+    """Write the page of what is done; a film that cannot be drawn yet must not end the stages."""
+    try:
+        so_far.write(seconds)
+    except Exception as error:  # whatever it is, the next stage writes the page anew, and the report does at the end
+        print(f"no page of what is done so far: {printable(f'{type(error).__name__}: {error}')}", flush=True)
 
 
 def check(config: ConfigDict) -> None:

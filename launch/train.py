@@ -8,7 +8,6 @@ saves and exits with 0 (or --config.stopped_status). On several hosts, or in sev
 starts it in each, or you do, with --config.distributed.coordinator=HOST:PORT, .num_processes and .process_id.
 """
 
-import hashlib
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -29,6 +28,7 @@ from vpt_jax.data.batch import Batch
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
 from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError, OpenFilesError
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
+from vpt_jax.digests import params_digest
 from vpt_jax.envs.game_client import GameLostError
 from vpt_jax.evaluation import evaluator
 from vpt_jax.models.policy import embed, init_params
@@ -193,11 +193,9 @@ def make_encoder(config: ConfigDict) -> Encoder:
     frame_shape = Stream(StreamSettings(config.data.train, "train", 1, 1)).frame_shape
     shapes = jax.eval_shape(partial(init_params, policy, frame_shape), jax.random.key(0))
     params = {"encoder": first_params(config, shapes)["encoder"]}
-    digest = hashlib.sha256(config.model.dtype.encode())
-    for leaf in jax.tree.leaves(params):
-        digest.update(leaf.tobytes())
+    digest = params_digest(params, config.model.dtype)
     run = partial(jax.jit(partial(embed, policy)), jax.device_put(params))
-    return Encoder(run, digest.hexdigest()[:16], policy.features)
+    return Encoder(run, digest, policy.features)
 
 
 def with_frames(stream: Stream) -> Stream:

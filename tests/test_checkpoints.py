@@ -1,5 +1,6 @@
 """Checkpoints on disk: which are kept, and what comes back. How runs resume is tested in tests/training."""
 
+import errno
 import json
 import os
 import shutil
@@ -15,15 +16,20 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from launch.evaluate import identity
 from vpt_jax.checkpoints import (
     CheckpointDamagedError,
     CheckpointError,
     Checkpoints,
     SettingsChangedError,
+    TrainedPolicy,
+    _explained,
     facts_of,
     load_model,
 )
 from vpt_jax.digests import damaged, digest, undigested
+from vpt_jax.models.heads import ValueNormalizer
+from vpt_jax.models.policy import Policy
 from vpt_jax.training.state import initial_state
 
 FACTS = {"stream": {"seed": 0}, "model": {"preset": "tiny"}, "optimizer": {"name": "adam"}}
@@ -126,6 +132,28 @@ def test_digests_are_of_numbers_in_order_however_they_lie():
     assert digest({"a": leaves}) == digest({"a": [np.array(leaf, order="C") for leaf in leaves]})
 
 
+def test_parameters_are_told_apart_by_all_that_makes_other_results():
+    """The same parameters with another temperature or normaliser play, and label, otherwise."""
+    module = Policy(widths=(4, 8, 8), features=16, heads=2)
+    policy = TrainedPolicy(
+        module, {"a": np.ones((2, 3), np.float32)}, (16, 16, 3), 1, ValueNormalizer.create(), ValueNormalizer.create()
+    )
+    others = [
+        policy._replace(params={"b": np.ones((2, 3), np.float32)}),
+        policy._replace(params={"a": np.ones((3, 2), np.float32)}),
+        policy._replace(params={"a": np.ones((2, 3), np.int32)}),
+        policy._replace(module=module.clone(temperature=2.0)),
+        policy._replace(module=module.clone(dtype=jnp.bfloat16)),
+        policy._replace(frame_shape=(32, 32, 3)),
+        policy._replace(normalizer=ValueNormalizer(jnp.ones(1), jnp.ones(1), jnp.ones(()))),
+        policy._replace(aux_normalizer=ValueNormalizer(jnp.ones(1), jnp.ones(1), jnp.ones(()))),
+    ]
+    assert len({identity(one) for one in [policy, *others]}) == 1 + len(others)
+    copy = policy._replace(module=module.clone(), params=jax.device_put(policy.params), step=2)
+    assert identity(copy) == identity(policy)
+    assert "0x" not in repr(module)  # an address, which is another at every start
+
+
 def test_digests_do_not_depend_on_where_a_leaf_lies():
     """Whoever has all of a leaf can verify it, however it was split when it was saved, and the reverse."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()), "x")
@@ -193,6 +221,34 @@ def test_a_state_that_is_none_is_the_same_error(run, tmp_path):
             file.write_bytes(b"")
     with pytest.raises(CheckpointDamagedError, match=r"checkpoints/1/state cannot be read"):
         load_model(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("RESOURCE_EXHAUSTED: Error opening file: Too many open files [os_error_code='24']"),
+        ValueError("RESOURCE_EXHAUSTED: Cannot allocate memory [os_error_code='12']"),
+        ValueError("RESOURCE_EXHAUSTED: No space left on device"),
+        ValueError("Disk quota exceeded"),
+        ValueError("UNAVAILABLE: Input/output error [os_error_code='5']"),
+        ValueError("Stale file handle"),
+        OSError(errno.EIO, "x"),
+        OSError(errno.ESTALE, "x"),
+        ExceptionGroup("all", [OSError(errno.EMFILE, "x")]),
+    ],
+    ids=repr,
+)
+def test_what_the_machine_lacks_is_no_damage(error, tmp_path):
+    """Nobody is to remove a good checkpoint because too many files are open, or a network disk is away."""
+    with pytest.raises(type(error)) as raised, _explained(tmp_path):
+        raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("error", [ValueError("DATA_LOSS: checksum"), OSError(errno.ENOENT, "x"), KeyError("input")])
+def test_what_is_wrong_with_a_file_is_damage(error, tmp_path):
+    with pytest.raises(CheckpointDamagedError, match="cannot be read as part"), _explained(tmp_path):
+        raise error
 
 
 @pytest.mark.parametrize("place", ["1/facts/metadata", "1/_CHECKPOINT_METADATA", "1/state/_METADATA", "descriptor"])

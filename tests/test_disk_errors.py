@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from vpt_jax import command_line, disk_errors
-from vpt_jax.disk_errors import explain_disk_error
+from vpt_jax.disk_errors import explain_disk_error, explained
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,13 @@ from vpt_jax.disk_errors import explain_disk_error
         (NotADirectoryError(errno.ENOTDIR, "x", "/data/ds"), "cannot write to /data/ds: Not a directory; a file is in"),
         (FileNotFoundError(errno.ENOENT, "x", "/data/ds"), "cannot write to /data/ds: No such file or directory; make"),
         (ValueError("RESOURCE_EXHAUSTED: pwrite: No space left on device"), "cannot write to /data/ds: No space left"),
+        (OSError(errno.EMFILE, "x", "/films/a.mp4"), "too many open files: allow more (ulimit -n 65536)"),
+        (OSError(errno.ENFILE, "x"), "too many open files in system: allow more (ulimit -n 65536)"),
+        (
+            ValueError("RESOURCE_EXHAUSTED: Opening: Too many open files [os_error_code='24']"),
+            "too many open files: al",
+        ),
+        (ValueError("UNAVAILABLE: Stale file handle"), "cannot write to /data/ds: Stale file handle; mount the"),
         (ExceptionGroup("all", [OSError(errno.EDQUOT, "x")]), "cannot write to /data/ds: Disk quota exceeded; make"),
     ],
 )
@@ -36,9 +44,46 @@ def test_the_folder_and_the_remedy_are_named(error, line):
     assert explain_disk_error(wrapped, ["/data/ds"]) == told
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        ((errno.EDQUOT, "no more"), "cannot write to /a: Disk quota exceeded; make room there.* kept: run the same"),
+        ((errno.EACCES, "not you", "/a/b"), "cannot write to /a/b: Permission denied; .* kept: run the same"),
+        ((errno.EACCES, "not you", "/b"), "cannot read /b: Permission denied; .* kept: run the same"),
+        ((errno.EAGAIN, "no more"), r"^\[Errno 11\] no more\. .* kept: run the same"),
+    ],
+)
+def test_errors_of_the_system_are_told_as_those_of_a_job(error, says):
+    with pytest.raises(LookupError, match=says), explained(Path("/a"), LookupError):
+        raise OSError(*error)
+
+
 def test_other_errors_are_left_as_they_are():
     for error in (ValueError("a bug"), FileNotFoundError(errno.ENOENT, "x", "/films/a.mp4"), OSError("odd")):
         assert explain_disk_error(error, [os.curdir]) is None
+
+
+@pytest.mark.parametrize("mistake", [AttributeError, KeyError, TypeError, NameError, IndexError, AssertionError])
+def test_a_mistake_of_the_program_is_not_told_as_the_disks(mistake):
+    """Its traceback is needed, whatever error was being handled when it came up."""
+    with pytest.raises(mistake) as raised:  # noqa: PT012
+        try:
+            raise FileExistsError(errno.EEXIST, "x", "/data/ds")
+        except FileExistsError:
+            raise mistake("a bug")  # noqa: B904
+    assert explain_disk_error(raised.value, ["/data/ds"]) is None
+
+
+def test_what_was_handled_counts_unless_it_is_suppressed():
+    for suppressed in (False, True):
+        with pytest.raises(RuntimeError) as raised:  # noqa: PT012
+            try:
+                raise FileExistsError(errno.EEXIST, "x", "/data/ds")
+            except FileExistsError:
+                if suppressed:
+                    raise RuntimeError("of its own") from None
+                raise RuntimeError("saving failed")  # noqa: B904
+        assert (explain_disk_error(raised.value, ["/data/ds"]) is None) == suppressed
 
 
 def test_half_an_array_on_a_full_disk_is_the_disks_fault(monkeypatch):

@@ -10,6 +10,7 @@ from tests.conftest import files
 from vpt_jax import mount_points as room
 from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.mount_points import is_free, place_folder
+from vpt_jax.workers import FolderInUseError
 
 
 @pytest.fixture
@@ -73,6 +74,21 @@ def test_killed_amid_the_copy_it_is_copied_anew(source, mounted, monkeypatch, co
     monkeypatch.setattr(room, "_copy", copy)
     place_folder(source, mounted)
     assert files(mounted) == wanted
+
+
+@pytest.mark.parametrize("place", ["mounted", "elsewhere"])
+def test_what_was_put_there_meanwhile_survives(source, mounted, tmp_path, place):
+    """Hours lie between the question whether a folder is free and the placing of results."""
+    out = mounted if place == "mounted" else tmp_path / "elsewhere"
+    out.mkdir(exist_ok=True)
+    assert is_free(out)
+    for name in ("notes.txt", ".incomplete"):  # the latter of another program
+        (out / name).write_text("mine")
+    wanted, there = files(source), files(out)
+    with pytest.raises(FolderInUseError, match=r"holds \.incomplete, which was put there"):
+        place_folder(source, out)
+    assert files(out) == there
+    assert files(source) == wanted
 
 
 def test_a_folder_in_use_is_not_free_and_other_errors_are_raised(source, tmp_path, mounted):

@@ -1,17 +1,23 @@
 """Meshes, rules, and who reads which rows; eight fake devices (tests/conftest.py)."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from configs import foundation
 from vpt_jax import parallel
+from vpt_jax.checkpoints import TrainedPolicy
+from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
+from vpt_jax.training import setup
 from vpt_jax.training.setup import ConfigError, make_mesh
 
 
@@ -128,3 +134,16 @@ def test_rows_and_global_batches():
     assert placed.addressable_shards[0].data.shape == (2, 2)
     with pytest.raises(ValueError, match="batch of 6 cannot be split"):
         parallel.local_rows(mesh, 6)
+
+
+def test_hosts_that_see_other_checkpoints_to_begin_from_are_told(monkeypatch):
+    """Each would train on its own parameters, as if they were those of all."""
+    model = TrainedPolicy(SimpleNamespace(), {}, (16, 16, 3), 7, ValueNormalizer.create(), ValueNormalizer.create())
+    monkeypatch.setattr(setup, "load_policy", lambda workdir: model)
+    config = ConfigDict({"stage": "policy", "init_from": "/models/a", "model": {}})
+    assert setup.pretrained_model(config).step == 7  # a host by itself
+    monkeypatch.setattr(parallel.jax, "process_count", lambda: 2)
+    for seen, agree in (([7, 7], True), ([7, 6], False)):
+        monkeypatch.setattr(parallel.multihost_utils, "process_allgather", lambda step, seen=seen: np.array(seen))
+        with nullcontext() if agree else pytest.raises(ConfigError, match=r"init_from: .* /models/a is .* step 6 or 7"):
+            setup.pretrained_model(config)

@@ -4,12 +4,15 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from configs.demo import get_config
 from launch import pipeline
+from vpt_jax.report.progress import ProgressPage
+from vpt_jax.stages import Stage, Stages
 
 from .html_page import Page
 
@@ -33,6 +36,21 @@ def test_no_stage_needs_labels_that_it_should_not_see(tmp_path):
     assert truth not in of_predicted
     assert "label the unlabelled videos" in of_predicted
     assert str(tmp_path / "data" / "truth") not in " ".join(of["clone a policy from predicted labels"].command)
+
+
+def test_a_page_that_cannot_be_drawn_does_not_stop_the_stages(tmp_path, capsys):
+    """It stopped the demo at every restart."""
+
+    def broken_play():
+        raise ValueError("no frames\x1b[2J")
+        yield
+
+    page = ProgressPage(tmp_path / "report.html", ["record"], {"record": ("Recorded play", broken_play)})
+    stages = [Stage("record", (sys.executable, "-c", "")), Stage("prepare", (sys.executable, "-c", ""))]
+    running = Stages(stages, tmp_path / "stages", os.environ, tmp_path)
+    assert running.run(1, partial(pipeline.preview, page)).keys() == {"record", "prepare"}
+    lines = [line for line in capsys.readouterr().out.splitlines() if "no page" in line]
+    assert lines == [r"no page of what is done so far: ValueError: no frames\x1b[2J"]
 
 
 @pytest.mark.parametrize(

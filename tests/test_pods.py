@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from vpt_jax import stopping
 from vpt_jax.parallel import start_processes
 
 ROOT = Path(__file__).parents[1]
@@ -109,9 +110,11 @@ def _is_alive(number):
 def test_a_job_of_one_machine_is_not_served_to_the_network(monkeypatch, coordinator, bound):
     """(attack L3) JAX's coordinator has no authentication, and listened on all interfaces."""
     calls = []
+    monkeypatch.setattr(stopping._State, "terminated_by_others", False)
     monkeypatch.setattr("jax.distributed.initialize", lambda *given, **named: calls.append((given, named)))
     start_processes(coordinator, 2, 0)
     assert calls == [((coordinator, 2, 0), {"coordinator_bind_address": coordinator if bound else None})]
+    assert stopping._State.terminated_by_others  # JAX tells all processes of a SIGTERM
 
 
 def test_slurm_starts_one_process_for_each_gpu(tmp_path):

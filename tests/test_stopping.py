@@ -2,13 +2,16 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from tests.cluster import run_together
 from vpt_jax import stopping, workers
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +49,13 @@ def deferred(folder):
         while not asked:
             time.sleep(0.01)
         print("ends by itself", flush=True)
+
+def compiling(folder):  # training, while XLA compiles: its handler cannot be called
+    def note(number, frame):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, note)
+    with stopping.noted_by(note):
+        deaf(folder)
 
 if __name__ == "__main__":
     stopping._PATIENCE = 0.5
@@ -93,6 +103,38 @@ def test_what_cannot_be_interrupted_is_named_and_ended(tmp_path, what):
     assert "a second Ctrl-C" in message
 
 
+def test_a_compilation_of_training_is_named_and_ended_by_a_second_signal(tmp_path):
+    process = start(tmp_path, "compiling")
+    assert process.stdout.readline() == "at work\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr.readline() == "\n"
+    assert "stopping: waiting for" in process.stderr.readline()
+    process.send_signal(signal.SIGHUP)  # never a second one
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+def test_a_run_that_has_noted_a_signal_is_left_to_save(monkeypatch):
+    listener, notified = socket.socketpair()
+    handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), note := Mock())
+
+    def compiled(text):  # once the wait was named, the compilation is over, and the handler called
+        handlers[signal.SIGTERM] = signal.SIG_DFL
+        notified.send(bytes([signal.SIGINT]))
+        notified.close()
+
+    monkeypatch.setattr(stopping, "_SAY_AFTER", 0.01)
+    monkeypatch.setattr(stopping, "_say", said := Mock(side_effect=compiled))
+    monkeypatch.setattr(stopping, "leave", left := Mock(side_effect=SystemExit))
+    monkeypatch.setattr(stopping.signal, "getsignal", lambda number: handlers[number])
+    notified.send(bytes([signal.SIGTERM, signal.SIGHUP, signal.SIGTERM]))  # at once: no second one, as nothing was said
+    with stopping.noted_by(note), pytest.raises(IndexError), listener:
+        stopping._watch(listener)
+    said.assert_called_once()
+    left.assert_not_called()
+
+
 def test_what_ends_by_itself_is_left_to_it_and_ends_well(tmp_path):
     process = start(tmp_path, "deferred")
     assert process.stdout.readline() == "at work\n"
@@ -114,6 +156,62 @@ def test_a_hangup_beside_another_signal_is_not_a_second_one(monkeypatch):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert asked == [signal.SIGTERM]
+
+
+def test_a_hangup_goes_to_a_handler_that_python_does_not_know(monkeypatch):
+    """JAX's, in a job of several processes: SIGHUP interrupted one of them, and the job ended without saving."""
+    raised = []
+    monkeypatch.setattr(stopping._State, "received", [])
+    monkeypatch.setattr(stopping._State, "terminated_by_others", False)
+    monkeypatch.setattr(stopping.signal, "raise_signal", raised.append)
+    before = signal.signal(signal.SIGTERM, stopping._interrupt)  # which is what `getsignal` goes on to show
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stopping._hang_up(signal.SIGHUP, None)
+        assert raised == []
+        stopping._State.received.clear()
+        stopping.leave_sigterm_to_others()
+        stopping._hang_up(signal.SIGHUP, None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert raised == [signal.SIGTERM]
+    assert stopping._State.received == []  # children are not to be killed: training needs data until it saves
+
+
+def test_the_second_thread_leaves_a_hangup_to_others(monkeypatch):
+    """It would end the process after five seconds, amid the save."""
+    listener, notified = socket.socketpair()
+    monkeypatch.setattr(stopping._State, "terminated_by_others", True)
+    monkeypatch.setattr(stopping, "leave", left := Mock(side_effect=SystemExit))
+    monkeypatch.setattr(stopping.signal, "getsignal", lambda number: stopping._interrupt)
+    notified.send(bytes([signal.SIGHUP, signal.SIGHUP, signal.SIGTERM]))
+    notified.close()
+    with pytest.raises(IndexError), listener:  # there is no further signal
+        stopping._watch(listener)
+    left.assert_not_called()
+
+
+HUNG_UP = """
+import os, signal, sys, time
+from vpt_jax import parallel, stopping
+coordinator, number = sys.argv[1], int(sys.argv[2])
+stopping.install()
+parallel.start_processes(coordinator, 2, number)
+from vpt_jax.training import loop
+with loop.StopSignal() as stop:
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGHUP)
+    deadline = time.monotonic() + 60
+    while not stop() and time.monotonic() < deadline:
+        time.sleep(0.01)
+print("told:", stop.received, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_hangup_of_one_process_stops_all_of_a_job():
+    outputs = run_together(HUNG_UP, timeout=150)
+    assert [output.splitlines()[-1] for output in outputs] == ["told: True"] * 2
 
 
 def test_an_error_of_one_task_does_not_wait_for_the_others():

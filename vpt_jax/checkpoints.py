@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from vpt_jax.digests import damaged, digest, undigested
+from vpt_jax.disk_errors import system_error_numbers
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy, init_params
@@ -32,6 +33,7 @@ from vpt_jax.models.presets import make_idm, make_policy
 from vpt_jax.parallel import path_name, say
 from vpt_jax.paths import local_path
 from vpt_jax.printable import printable
+from vpt_jax.state_files import write_text
 from vpt_jax.training.state import AnyState, State
 
 POLICY_STAGES, IDM_STAGE = ("policy", "ppg"), "idm"
@@ -69,8 +71,8 @@ def facts_of(config: Any, stream: Mapping[str, Any], frozen: str = "") -> dict[s
 def note_settings(workdir: Path, config: Any, sharding_table: str) -> None:
     """For people who look into the work directory; once per job."""
     if jax.process_index() == 0:
-        (workdir / "config.json").write_text(json.dumps(jsonable(config), indent=1) + "\n")
-        (workdir / "sharding.txt").write_text(sharding_table + "\n")
+        write_text(workdir / "config.json", json.dumps(jsonable(config), indent=1) + "\n")
+        write_text(workdir / "sharding.txt", sharding_table + "\n")
 
 
 class _Manager(ocp.CheckpointManager):
@@ -268,14 +270,15 @@ def _open(workdir: str | Path, *stages: str) -> _Run:
 def _explained(place: Path) -> Iterator[None]:
     """Whatever goes wrong with what a file holds is a `CheckpointDamagedError` that names it.
 
-    Orbax and TensorStore raise nearly everything there is. What the machine lacks is no damage, and raised as it is.
+    Orbax and TensorStore raise nearly everything there is. What the machine lacks, or its disk, is no damage, and
+    raised as it is.
     """
     try:
         yield
     except (CheckpointError, MemoryError, PermissionError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _LACKS:
+        if system_error_numbers(error) & _LACKS:
             raise
         why = printable(f"{type(error).__name__}: {error}", length=500)
         raise CheckpointDamagedError(
@@ -283,7 +286,10 @@ def _explained(place: Path) -> Iterator[None]:
         ) from error
 
 
-_LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
+_LACKS = {
+    errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EACCES,
+    errno.EPERM,
+}  # fmt: skip
 _REMEDY = "Copy the folder anew, or remove it, so that the checkpoint before it counts"
 
 

@@ -7,8 +7,11 @@ is no protection against somebody who changes a checkpoint on purpose.
 A leaf that is split over devices is digested part by part, by the process that holds the part: nothing is gathered but
 the digests. So on loading, the parts can be verified by whoever has all of the leaf, or is given the same parts; a
 process that is given other parts of a leaf (a checkpoint of several hosts, resumed on another mesh) cannot verify it.
+
+`params_digest` tells parameters apart for results that are kept: those of others are not taken for theirs.
 """
 
+import hashlib
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +45,21 @@ def digest(state: Any) -> dict[str, dict[str, int]]:
     for part, checksum in zip(parts, sums.tolist(), strict=True):
         digests.setdefault(part.path, {})[part.place] = checksum
     return digests
+
+
+def params_digest(params: Any, *settings: Any) -> str:
+    """The identity of parameters (a tree of arrays), wherever their files lie: 16 hexadecimal digits of SHA-256.
+
+    Args:
+        params: all that results are made by; their paths, types and shapes count too.
+        settings: what else makes other results of the same parameters, each by its `repr`.
+    """
+    whole = hashlib.sha256(repr(settings).encode())
+    for path, leaf in jax.tree.leaves_with_path(jax.device_get(params)):
+        array = np.asarray(leaf)
+        whole.update(f"{path_name(path)} {array.dtype} {array.shape}".encode())
+        whole.update(array.tobytes())
+    return whole.hexdigest()[:16]
 
 
 def damaged(state: Any, digests: Digests) -> list[str]:

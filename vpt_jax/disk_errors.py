@@ -6,8 +6,10 @@ Libraries wrap them, or keep the words alone, so the whole chain of an exception
 import errno
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+_OPEN_FILES = "allow more (ulimit -n 65536), or run fewer workers"
 _ROOM = "make room there, or choose another folder"
 _REMEDIES = {
     errno.ENOSPC: _ROOM,
@@ -23,16 +25,37 @@ _REMEDIES = {
     errno.EEXIST: "something else is in its place: remove it, or choose another folder",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOENT: "make the folder above it, or choose another folder",
+    errno.EMFILE: _OPEN_FILES,
+    errno.ENFILE: _OPEN_FILES,
+    errno.ENOMEM: "end other programs, or run fewer workers",
 }
+_NO_FILES_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # whichever it was, the next would have met it too
 _WORDS = {  # as libraries in C++ have them
     "no space left on device": errno.ENOSPC,
-    "disk quota exceeded": errno.EDQUOT,
     "file too large": errno.EFBIG,
     "read-only file system": errno.EROFS,
     "permission denied": errno.EACCES,
+    "quota exceeded": errno.EDQUOT,
     "input/output error": errno.EIO,
+    "stale file handle": errno.ESTALE,
+    "too many open files": errno.EMFILE,
+    "cannot allocate memory": errno.ENOMEM,
 }
+_KEPT = "What is done is kept: run the same command again"
+_MISTAKES = (
+    AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError, RecursionError,
+    SyntaxError, TypeError, UnicodeError, ArithmeticError,
+)  # fmt: skip
 _NEARLY_FULL = 1 << 20  # bytes free
+
+
+@contextmanager
+def explained(folder: Path, kind: type[Exception]) -> Iterator[None]:
+    """Raises errors of the system as `kind`, which tells what to do; `folder` is where the run writes."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(explain_disk_error(error, [folder]) or f"{error}. {_KEPT}") from error
 
 
 def explain_disk_error(error: BaseException, folders: Sequence[str | Path] = ()) -> str | None:
@@ -48,17 +71,24 @@ def explain_disk_error(error: BaseException, folders: Sequence[str | Path] = ())
             number = errno.ENOSPC  # NumPy: "1024 requested and 512 written"
         if number not in _REMEDIES or (number == errno.ENOENT and not _writes(file, folders)):
             continue
+        if number in _NO_FILES_FAULT:
+            return f"{os.strerror(number).lower()}: {_REMEDIES[number]}. {_KEPT}"
         place = os.fsdecode(file) if isinstance(file, str | bytes) else str(_fullest(folders) or "the disk")
         what = "read" if isinstance(file, str | bytes) and folders and not _writes(file, folders) else "write to"
-        return (
-            f"cannot {what} {place}: {os.strerror(number)}; {_REMEDIES[number]}. What is done is kept: run the same "
-            "command again"
-        )
+        return f"cannot {what} {place}: {os.strerror(number)}; {_REMEDIES[number]}. {_KEPT}"
     return None
 
 
+def system_error_numbers(error: BaseException) -> set[int]:
+    """The numbers (`errno`) that an error and those that led to it have, or have in words."""
+    return {number for one in _chain(error) if (number := _number(one)) is not None}
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and those that led to it."""
+    """The error and those that led to it.
+
+    What was being handled when a mistake of the program came up did not lead to it: that needs its traceback.
+    """
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -66,7 +96,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         if id(one) not in seen:
             seen.add(id(one))
             yield one
-            waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
+            handled = None if one.__suppress_context__ or isinstance(one, _MISTAKES) else one.__context__
+            waiting += [other for other in (one.__cause__, handled) if other is not None]
             waiting += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
 
 

@@ -10,9 +10,11 @@ import os
 import shutil
 from pathlib import Path
 
+from vpt_jax.printable import printable
 from vpt_jax.state_files import publish
+from vpt_jax.workers import FolderInUseError
 
-_MARKER = ".incomplete"
+_MARKER = ".vpt_jax-incomplete"  # a name that nobody else gives: what lies beside it is removed
 _OF_THE_DISK = {"lost+found"}  # what a new disk holds
 _LAST = "report.json"  # by which a finished folder is known
 # A mount point is busy, or another device; a folder that is not empty holds what this module left, or `lost+found`.
@@ -32,12 +34,22 @@ def is_free(folder: Path) -> bool:
 
 
 def place_folder(source: Path, out: Path) -> None:
-    """Makes the folder `source` the folder `out`, which `is_free`. At the end `source` is gone."""
+    """Makes the folder `source` the folder `out`, which `is_free`. At the end `source` is gone.
+
+    Raises:
+        FolderInUseError: something has been put into `out` meanwhile. It is left alone, and so is `source`.
+    """
     try:
         publish(source, out)
     except OSError as error:
         if error.errno not in _NOT_BY_RENAMING or not out.is_dir():
             raise
+        if not is_free(out):  # whoever asked that may have done so hours ago
+            found = sorted({path.name for path in out.iterdir()} - _OF_THE_DISK)
+            raise FolderInUseError(
+                f"{out} holds {printable(found[0])}, which was put there since this run began: move it away and run "
+                f"the same command again; what is done is kept in {source}"
+            ) from error
         _copy_contents(source, out)
         shutil.rmtree(source)
 

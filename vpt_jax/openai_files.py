@@ -21,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from vpt_jax.printable import printable
-from vpt_jax.state_files import publish
+from vpt_jax.state_files import atomic_write
 
 _LARGEST_PICKLE = 1 << 20  # bytes; OpenAI's have a twentieth of it
 _LARGEST_NUMBER = 1 << 40  # of what a file says of tensors
@@ -192,9 +192,10 @@ def _is_shallow(settings: Any) -> bool:
 
 
 def write_model(path: str | Path, settings: ModelSettings) -> None:
-    """Writes a `.model` file that `read_model` and OpenAI's code read."""
+    """Writes a `.model` file that `read_model` and OpenAI's code read; it exists under its name only when whole."""
     whole = {"model": {"args": {"net": {"args": settings.net}, "pi_head_opts": settings.head}}}
-    Path(path).write_bytes(pickle.dumps(whole, protocol=2))
+    with atomic_write(Path(path)) as writing:
+        writing.write_bytes(pickle.dumps(whole, protocol=2))
 
 
 class _Storage(NamedTuple):
@@ -363,9 +364,7 @@ def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
 
     The file exists under its name only when it is whole.
     """
-    path = Path(path)
-    writing = path.with_name(path.name + ".partial")
-    with zipfile.ZipFile(writing, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_write(Path(path)) as writing, zipfile.ZipFile(writing, "w", zipfile.ZIP_STORED) as archive:
 
         def add(name: str, data: bytes | memoryview) -> None:
             with archive.open(zipfile.ZipInfo(f"archive/{name}"), "w", force_zip64=False) as member:
@@ -376,7 +375,6 @@ def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
         for i, tensor in enumerate(tensors.values()):
             add(f"data/{i}", np.ascontiguousarray(tensor).astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes())
         add("version", b"3\n")
-    publish(writing, path)
 
 
 def _pickle_tensors(tensors: Mapping[str, np.ndarray]) -> bytes:

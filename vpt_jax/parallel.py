@@ -18,6 +18,8 @@ from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from vpt_jax import stopping
+
 AXES = ("data", "fsdp", "tensor")
 # Rows of the batch and of the memory. With `data` first, XLA (of JAX 0.10) got the gradients of a step wrong on a mesh
 # of 2x2x2, which tests/training/test_meshes.py would show.
@@ -50,13 +52,15 @@ def start_processes(coordinator: str, num_processes: int, process_id: int) -> No
 
     With "auto" JAX finds them, and how many they are: on TPU pods, and under Slurm and Kubernetes. Process 0 serves the
     others on all network interfaces, without authentication, unless the coordinator is this machine's loopback address:
-    then on that alone.
+    then on that alone. SIGTERM, and SIGHUP, then tell all processes to save and end (`loop.StopSignal`).
     """
     if coordinator == "auto":
         jax.distributed.initialize()
     elif coordinator:
         bound = coordinator if _is_loopback(coordinator) else None
         jax.distributed.initialize(coordinator, num_processes, process_id, coordinator_bind_address=bound)
+    if coordinator:
+        stopping.leave_sigterm_to_others()  # JAX has installed a handler of its own
 
 
 def _is_loopback(coordinator: str) -> bool:
@@ -186,6 +190,13 @@ def _own_shards(rows: Array) -> list[Array]:
 def sum_over_hosts(figures: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """The sum of what every host has, on all of them."""
     return figures if jax.process_count() == 1 else multihost_utils.process_allgather(figures).sum(axis=0)
+
+
+def of_all_hosts(number: int) -> list[int]:
+    """What every host has, on all of them."""
+    if jax.process_count() == 1:
+        return [number]
+    return multihost_utils.process_allgather(np.int32(number)).tolist()
 
 
 def say(text: str) -> None:

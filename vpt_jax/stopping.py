@@ -17,12 +17,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 STATUS = 130  # exit status, as shells have it for Ctrl-C
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -36,6 +36,8 @@ class _State:
     """Of this process: signals are for all of it."""
 
     received: list[int] = []  # noqa: RUF012
+    terminated_by_others = False  # a handler that `signal.getsignal` does not show deals with SIGTERM
+    noting: list[Callable[[int, FrameType | None], None]] = []  # noqa: RUF012 - handlers as `noted_by` has them
     deferred = 0  # blocks that end by themselves when they are asked to
 
 
@@ -53,6 +55,14 @@ def install() -> None:
     threading.Thread(target=_watch, args=(listener,), daemon=True).start()
 
 
+def leave_sigterm_to_others() -> None:
+    """From now on SIGTERM is dealt with by a handler of another language, which Python does not know, and so is SIGHUP.
+
+    JAX's is one, in a job of several processes: all of them are told, save, and end.
+    """
+    _State.terminated_by_others = True
+
+
 @contextmanager
 def deferred() -> Iterator[list[int]]:
     """Signals are noted in the list that the block gets, and do not interrupt it. It has to end by itself, soon.
@@ -64,6 +74,20 @@ def deferred() -> Iterator[list[int]]:
         yield _State.received
     finally:
         _State.deferred -= 1
+
+
+@contextmanager
+def noted_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """While this handler of the caller's notes signals, and sets another for the next one, others see that it waits.
+
+    If it has not been called after half a second, since the main thread compiles, what is waited for is named, and a
+    further signal ends the process.
+    """
+    _State.noting.append(handler)
+    try:
+        yield
+    finally:
+        _State.noting.remove(handler)
 
 
 def end_children(name: str) -> None:
@@ -108,33 +132,53 @@ def _hang_up(number: int, frame: FrameType | None) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     if _State.received or handler == signal.SIG_DFL:
         return
-    if handler == _interrupt:
+    if handler == _interrupt and not _State.terminated_by_others:
         _interrupt(number, frame)
     else:
-        signal.raise_signal(signal.SIGTERM)  # the handler may be of another language: JAX's, in a job of many processes
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _watch(listener: socket.socket) -> None:
     """The second thread; gets a byte for every signal, at once."""
     asked = told = False
+    unnoted = 0  # a signal that the caller's handler has not been called with yet (`noted_by`)
     deadline = 0.0
     while True:
-        listener.settimeout(_SAY_AFTER if asked else None)
+        listener.settimeout(_SAY_AFTER if asked or unnoted else None)
         try:
             number = listener.recv(1)[0]
         except TimeoutError:
-            if not told:
+            number = 0
+        if unnoted and not _is_to_be_noted(unnoted):
+            unnoted, told = 0, told and asked
+        if not number:
+            if (asked or unnoted) and not told:
                 _say(f"stopping: waiting for {_at_work()}; a second Ctrl-C or SIGTERM ends it at once")
-            told = True
-            if time.monotonic() > deadline and not _State.deferred:
+                told = True
+            if asked and time.monotonic() > deadline and not _State.deferred:
                 leave(STATUS)
             continue
-        if signal.getsignal(signal.SIGTERM if number == signal.SIGHUP else number) != _interrupt:
+        if _is_to_be_noted(number):
+            if unnoted and told and number != signal.SIGHUP:
+                leave(STATUS)
+            unnoted = unnoted or number
+            continue
+        others = _State.terminated_by_others and number != signal.SIGINT
+        if others or _handler(number) != _interrupt:
             continue  # whoever has set another handler deals with it
         if asked and number != signal.SIGHUP:
             leave(STATUS)
         if not asked:
             asked, deadline = True, time.monotonic() + _PATIENCE
+
+
+def _handler(number: int) -> Any:
+    return signal.getsignal(signal.SIGTERM if number == signal.SIGHUP else number)
+
+
+def _is_to_be_noted(number: int) -> bool:
+    """Whether the main thread has still to call a handler of `noted_by` for this signal, or would for the next."""
+    return _handler(number) in _State.noting
 
 
 def _at_work() -> str:

@@ -114,7 +114,7 @@ def _wait_for_parents_end() -> None:
 
 
 class FolderInUseError(RuntimeError):
-    """Another run holds a folder; the message says which."""
+    """Another run, or something of another kind, holds a folder; the message says which."""
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from tests.envs.hostile_game import INVALID, SHAPES, answer, fill
 from tests.envs.toy_games import SIZE
 from vpt_jax.envs import game_client
 from vpt_jax.envs.game_client import Game, GameClient, GameLostError, Patience
-from vpt_jax.envs.pool import Pool
-from vpt_jax.envs.rewards import Reward
+from vpt_jax.envs.pool import Pool, _check_counts
+from vpt_jax.envs.rewards import REWARDS, Reward, Tally, counted
 
 APPLES = {"apples": Reward(0.5)}
 BUTTONS, CAMERA = np.zeros(20, np.uint8), np.zeros(2)
@@ -143,6 +143,41 @@ def endings(game, seeds):
 def test_a_pool_outlives_what_its_games_do(monkeypatch):
     faults = ["", "shrink", "deep info", "beyond any count", "three at once", ""]
     assert endings(hostile(monkeypatch, *faults), len(faults)) == ["truncated", *["lost"] * 4, "truncated"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["diamond_pickaxe", "crafted.diamond_pickaxe", "crafted.planks", "chest", "iron_sword", "crafted.iron_sword"],
+)
+def test_no_count_that_rewards_depend_on_is_beyond_what_games_have(name):
+    """Neither what is crafted nor what is made of paid items gives infinite rewards."""
+    for count in (3e38, -3e38, float("nan")):
+        with pytest.raises(GameLostError, match=f"of '{name}', beyond"):
+            _check_counts({name: count}, REWARDS["diamond"])
+    _check_counts({name: 1e9, "elsewhere": 3e38}, REWARDS["diamond"])
+    _check_counts({name: 3e38}, REWARDS["explore"])  # of which nothing there depends
+
+
+def test_a_reward_depends_on_no_count_that_is_not_looked_at():
+    table = REWARDS["diamond"]
+    looked_at = Looked()
+    Tally(table, looked_at).pay(looked_at)
+    assert looked_at.names == counted(table)
+
+
+class Looked(dict):
+    """Counts of nothing, which note what is asked for."""
+
+    def __init__(self):
+        self.names = set()
+
+    def get(self, name, default=None):
+        self.names.add(name)
+        return default
+
+    def __contains__(self, name):
+        self.names.add(name)
+        return False
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")

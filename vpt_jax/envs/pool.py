@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from vpt_jax.envs.game_client import Answer, Game, GameClient, GameLostError
 from vpt_jax.envs.reaper import start_reaper
-from vpt_jax.envs.rewards import RewardTable, Tally
+from vpt_jax.envs.rewards import RewardTable, Tally, counted
 from vpt_jax.video import Frame, resize
 
 _PAUSES = (
@@ -28,7 +28,7 @@ _PAUSES = (
     8.0,
 )  # seconds before a row tries again, whose games are lost one after the other, without a step
 
-_LARGEST_COUNT = 1e9  # of what is rewarded; squares of sums of such rewards are far within float32
+_LARGEST_COUNT = 1e9  # of what rewards depend on; squares of sums of such rewards are far within float32
 
 
 class Turn(NamedTuple):
@@ -214,7 +214,7 @@ class _Row:
 
 def _check_counts(info: Mapping[str, float], rewards: RewardTable) -> None:
     """Refuse counts that no game has: rewards of them would make losses infinite, and so end the training."""
-    for item in rewards:
+    for item in counted(rewards):
         if not abs(count := info.get(item, 0.0)) <= _LARGEST_COUNT:
             raise GameLostError(f"the game counts {count:g} of {item!r}, beyond {_LARGEST_COUNT:g}")
 

@@ -101,6 +101,14 @@ CRAFTING_RECIPES: dict[str, CraftingRecipe] = {
 }
 _REVERSIBLE = {"iron_ingot"}  # crafted again from its block: the game's count of it can be raised for ever
 _ITEMS = CRAFTING_RECIPES.keys() | {item for recipe in CRAFTING_RECIPES.values() for item in recipe.ingredients}
+_CRAFTED = {item: f"crafted.{item}" for item in CRAFTING_RECIPES if item not in _REVERSIBLE}
+
+
+def counted(table: RewardTable) -> frozenset[str]:
+    """The names in `info` that rewards by this table depend on, by way of crafting too."""
+    if not table.keys() & _ITEMS:
+        return frozenset(table)  # Doom has nothing to craft
+    return frozenset(table.keys() | _ITEMS | set(_CRAFTED.values()))
 
 
 class Tally:
@@ -148,5 +156,4 @@ class Tally:
 
 def _crafted(info: Mapping[str, float]) -> dict[str, float]:
     """The game's own counts of what has been crafted."""
-    names = {item: f"crafted.{item}" for item in CRAFTING_RECIPES if item not in _REVERSIBLE}
-    return {item: info[name] for item, name in names.items() if name in info}
+    return {item: info[name] for item, name in _CRAFTED.items() if name in info}

@@ -1,6 +1,5 @@
 """Labels for the windows of some spans by the inverse dynamics model, with embeddings shared by windows or without."""
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from vpt_jax.actions import CAMERA, YAW, Array
 from vpt_jax.checkpoints import TrainedIDM
 from vpt_jax.data.augment import MIRRORED_KEYS
+from vpt_jax.digests import params_digest
 from vpt_jax.labelling.plan import Labels, Spans
 from vpt_jax.models.heads import factored_log_prob
 from vpt_jax.models.idm import REACH, InverseDynamicsModel
@@ -23,13 +23,8 @@ CHOICES = ("argmax", "sample", "mean")
 
 
 def model_digest(idm: TrainedIDM) -> str:
-    """The identity of a model by its parameters, window and frame size, wherever its files lie."""
-    digest = hashlib.sha256(repr((tuple(idm.frame_shape), idm.window)).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(idm.params):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:16]
+    """The identity of a model by its parameters and settings, window and frame size, wherever its files lie."""
+    return params_digest(idm.params, idm.module, tuple(idm.frame_shape), idm.window)
 
 
 def label_spans(

@@ -1,4 +1,4 @@
-"""One video, labelled in memory; `job.py` labels many, and survives being killed."""
+"""One video, labelled by way of a temporary folder; `job.py` labels many, and survives being killed."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory

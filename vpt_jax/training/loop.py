@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Self
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from vpt_jax import stopping
 from vpt_jax.checkpoints import Checkpoints
 from vpt_jax.training.goodput import Goodput
 from vpt_jax.training.hang import hang_limit
@@ -26,21 +27,24 @@ class NonFiniteLossError(FloatingPointError):
 class StopSignal:
     """Whether the run was asked to stop, by SIGTERM or, in a job of one process, Ctrl-C; a context manager.
 
-    All hosts get the same answer.
+    All hosts get the same answer. While the main thread compiles, and cannot notice, `stopping.noted_by` speaks for it.
     """
 
     def __init__(self) -> None:
         self.received = False
         self._asked = 0  # times
         self._before: dict[int, Any] = {}
+        self._watched = ExitStack()
 
     def __enter__(self) -> Self:
         if jax.process_count() == 1:  # with several, JAX's own handler tells the other hosts
             numbers = (signal.SIGTERM, signal.SIGINT)
             self._before = {number: signal.signal(number, self._receive) for number in numbers}
+            self._watched.enter_context(stopping.noted_by(self._receive))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._watched.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -92,7 +96,7 @@ def run(
     loss is looked at while the next one runs, so that the device never waits; only saving and evaluating wait for it.
     Batches may end before the schedule does: those that take long, when asked to `stop`. A step, an evaluation or a
     save that takes more than `hang_minutes` (0: no limit) ends the process with status 1; compiling the step may take
-    longer.
+    longer, compiling the evaluation may not.
     """
     latest = _Latest(schedule, episodes, log, progress, goodput)
     saved = done = int(state.step)

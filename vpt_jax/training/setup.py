@@ -170,12 +170,19 @@ def pretrained_model(config: Any) -> Any:
     """The `TrainedPolicy` or `TrainedIDM` of `config.init_from`, its arrays in host memory.
 
     Raises:
-      ConfigError: there are none, or they are of another kind of model, or of one with another temperature.
+      ConfigError: there are none, or they are of another kind of model, or of one with another temperature, or not
+        every host sees the same newest checkpoint.
     """
     try:
         pretrained = (load_idm if config.stage == IDM_STAGE else load_policy)(config.init_from)
     except (FileNotFoundError, CheckpointError) as error:
         raise ConfigError(f"config.init_from: {error}") from error
+    if len(steps := sorted(set(parallel.of_all_hosts(pretrained.step)))) > 1:
+        raise ConfigError(
+            f"config.init_from: the newest checkpoint in {config.init_from} is that of step "
+            f"{' or '.join(map(str, steps))}, by the host that looks: begin once its training has ended and all hosts "
+            "see its last, or give each a copy"
+        )
     for field in ("temperature", "use_last"):
         if field in config.model and (there := getattr(pretrained.module, field)) != config.model[field]:
             raise ConfigError(

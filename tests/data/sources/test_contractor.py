@@ -12,7 +12,6 @@ import pytest
 
 from vpt_jax.data.sources import bodies, contractor_survey, transfer
 from vpt_jax.data.sources.contractor import ContractorError, download
-from vpt_jax.data.sources.disk import explained
 from vpt_jax.workers import FolderInUseError, locked
 
 from .conftest import FRAMES, files, report, settings
@@ -281,20 +280,6 @@ def test_a_full_disk_ends_the_run(server, pairs, tmp_path, monkeypatch):
             download(settings(f"{server.url}/index.json", tmp_path))
     assert server.requests["/store/data/8.0/player003-abc-20220101.mp4"] == 1
     assert files(tmp_path / "recordings/train") == expected
-
-
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [
-        ((errno.EDQUOT, "no more"), "cannot write to /a: .*no more; what is done is kept: make room"),
-        ((errno.EACCES, "not you", "/a/b"), "cannot write to /a: .*not you: '/a/b'; .* kept: run the same"),
-        ((errno.EACCES, "not you", "/ab"), r"^\[Errno 13\] not you: '/ab'; .* kept: run the same"),
-        ((errno.EAGAIN, "no more"), r"^\[Errno 11\] no more; .* kept: run the same"),
-    ],
-)
-def test_room_is_asked_for_where_it_helps(error, says):
-    with pytest.raises(ContractorError, match=says), explained(Path("/a"), ContractorError):
-        raise OSError(*error)
 
 
 def test_a_dry_run_tells_pairs_hours_and_bytes_and_fetches_nothing(server, pairs, tmp_path, capsys, monkeypatch):

@@ -280,7 +280,7 @@ def test_late_films_get_no_name_odd_texts_fit_tables_and_disks_get_full(tmp_path
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Journal, "append", full)
-    with pytest.raises(CollectError, match=r"cannot write to .*No space left.*: make room, and run the same"):
+    with pytest.raises(CollectError, match=r"cannot write to .*No space left.*; make room there.* run the same"):
         collect(settings(None, tmp_path / "other"))
 
 

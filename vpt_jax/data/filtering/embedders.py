@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from vpt_jax.checkpoints import CheckpointError, load_idm
+from vpt_jax.digests import params_digest
 from vpt_jax.models.idm import REACH, InverseDynamicsModel, TemporalConv
 from vpt_jax.models.impala import DownStack
 
@@ -54,8 +55,7 @@ def _idm(workdir: Path) -> Embedder:
     if height % (2 * FINE) or width % (2 * FINE):
         raise EmbedderError(f"{workdir} looks at frames of {height}x{width}; its size must be divisible by {2 * FINE}")
     run = jax.jit(partial(embed_by_stacks, idm.module))
-    leaves = jax.tree.leaves(idm.params)
-    digest = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()[:16]
+    digest = params_digest(idm.params, idm.module, tuple(idm.frame_shape))
     return Embedder((height, width), lambda frames: jax.device_get(run(idm.params, frames)), digest)
 
 

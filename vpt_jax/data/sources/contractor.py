@@ -24,9 +24,9 @@ from vpt_jax.data.sources.bodies import Bodies, as_url, is_private_place
 from vpt_jax.data.sources.contractor_index import MAX_BYTES, BrokenIndexError, Index, Pair, parse_index
 from vpt_jax.data.sources.contractor_report import SETTLED, Report
 from vpt_jax.data.sources.contractor_survey import survey
-from vpt_jax.data.sources.disk import explained
 from vpt_jax.data.sources.transfer import Bandwidth, Outcome, Transfer, discard
 from vpt_jax.data.sources.whole import jsonl_problem, mp4_problem
+from vpt_jax.disk_errors import explained
 from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.recording import find_recordings
 from vpt_jax.workers import locked, progress_bar

@@ -25,9 +25,9 @@ from ml_collections import ConfigDict
 
 from vpt_jax.data.manifest import is_inside, write_table
 from vpt_jax.data.sources import isolated, ytdlp
-from vpt_jax.data.sources.disk import explained
 from vpt_jax.data.sources.journal import Journal, JournalError
 from vpt_jax.data.sources.metadata import ADDRESS, NAME, Entry, Rules, clean, reject
+from vpt_jax.disk_errors import explained
 from vpt_jax.paths import refuse_remote_paths
 from vpt_jax.printable import printable
 from vpt_jax.state_files import publish
