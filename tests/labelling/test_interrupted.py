@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from vpt_jax.labelling import job
 from vpt_jax.labelling.job import LabelError, label
 from vpt_jax.workers import FolderInUseError, locked
 
@@ -152,5 +153,18 @@ def test_other_settings_are_refused_while_a_job_is_half_done(videos, idm_dir, tm
     with locked(part), pytest.raises(FolderInUseError, match="another run is working on"):
         label(half)
     assert files(tmp_path) == before
+
+    def label_while_somebody_uses_the_folder(*arguments):
+        label_part(*arguments)
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mine").touch()
+
+    label_part = job._label_part
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "_label_part", label_while_somebody_uses_the_folder)
+        with pytest.raises(LabelError, match="out is in use by something else"):
+            label(half)
+    assert (part / "dataset").is_dir()  # hours of work, which nobody else has done
+    (tmp_path / "out" / "mine").unlink()
     label(half)
     assert labels_by_name(tmp_path / "out").keys() == GOOD.keys()
