@@ -50,7 +50,7 @@ def test_actions_are_those_of_the_game(workdir, frames):
         assert frame.shape == (360, 640, 3)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.0])
+@pytest.mark.parametrize("temperature", [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_one_game_and_many_are_the_same(workdir, temperature):
     together = play(vpt_jax.Agent.load(workdir, games=3, seed=5, temperature=temperature), *FRAMES)
     for game, frames in enumerate(FRAMES):

@@ -37,8 +37,8 @@ def deaf(folder):  # as in a compilation: the main thread runs no handler before
     time.sleep(60)
 
 def stubborn(folder):
-    print("at work", flush=True)
     try:
+        print("at work", flush=True)
         time.sleep(60)
     finally:
         time.sleep(60)

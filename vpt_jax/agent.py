@@ -102,7 +102,7 @@ class Agent:
         actions = [env_from_raw(*action) for action in zip(decision.buttons, decision.camera, strict=True)]
         return actions[0] if isinstance(observation, Mapping) else actions
 
-    def decide(self, frames: Sequence[Frame]) -> Decision:
+    def decide(self, frames: Sequence[np.ndarray]) -> Decision:
         """The same as raw actions, with what the agent thinks of them; `frames`: one of each game."""
         policy = self._policy
         height, width, _ = policy.frame_shape

@@ -15,6 +15,9 @@ from tests.training.conftest import kill, wait_until
 from vpt_jax.checkpoints import load_policy
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.fixture(scope="session")
 def start(launcher, undisturbed):
     """Begins to fine-tune the cloned policy in two short games at a time."""
@@ -148,11 +151,11 @@ def test_the_tuned_policy_loads_as_any_other(tuned):
         ("init_from=nowhere", "config.init_from: nowhere holds no checkpoint"),
         ("model.temperature=2.0", "config.model.temperature is 2.0, and the model in"),
         ("game.python=python99", "config.game.python is 'python99', which is no program"),
-        ("game.arguments.height=16", "the game shows 16x64 pixels, and 32x32 are to be seen"),
         ("rewards=gold", "config.rewards is 'gold'; choose one of diamond"),
         ("height=64", "is not of config.model, or sees other frames"),
         # A game that cannot be made is tried five times, with pauses
-        pytest.param("game.arguments.level=E9M9", "no Doom level is called 'E9M9'", marks=pytest.mark.slow),
+        pytest.param("game.arguments.height=16", "the game shows 16x64 pixels, and 32x32 are to be seen", marks=SLOW),
+        pytest.param("game.arguments.level=E9M9", "no Doom level is called 'E9M9'", marks=SLOW),
     ],
 )
 def test_mistakes_are_named(play, tmp_path, flag, complaint):

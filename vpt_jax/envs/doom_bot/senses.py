@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vpt_jax.envs.doom import DoomEnv
-from vpt_jax.envs.doom_bot.terrain import EYES, Terrain
+from vpt_jax.envs.doom_bot.terrain import EYES, Numbers, Terrain
 
 ITEMS = ("Health", "Armor", "Ammo", "Weapon", "Key", "Powerup")
 HALF_VIEW = 50.0  # degrees from the middle of the view to its side
@@ -65,7 +65,7 @@ class Senses:
         pitch = -np.degrees(np.arctan2(z, np.hypot(x, y))) - self.info["pitch"]
         return np.array([pitch, -self.bearing(point[:2])])
 
-    def bearing(self, points: Float[np.ndarray, "... 2"]) -> Float[np.ndarray, "..."]:
+    def bearing(self, points: Float[np.ndarray, "... 2"]) -> Float[Numbers, "..."]:
         """Degrees from the view's direction to that of every point (x, y), positive to the left."""
         x, y = np.moveaxis(points - self.position, -1, 0)
         return self._off_axis(np.degrees(np.arctan2(y, x)))
@@ -78,7 +78,7 @@ class Senses:
         """Distance to the first wall in the view's direction."""
         return float(self.openness[round(self.info["angle"] / 360 * _RAYS) % _RAYS])
 
-    def has_seen(self, points: Float[np.ndarray, "... 2"]) -> Bool[np.ndarray, "..."]:
+    def has_seen(self, points: Float[np.ndarray, "... 2"]) -> Bool[Numbers, "..."]:
         """Whether the player has looked at the regions these points lie in."""
         row, column = self._terrain.pixels(points)
         return self._seen[row // _REGION, column // _REGION]
@@ -88,7 +88,7 @@ class Senses:
         row, column = self._terrain.pixels(points)
         self._seen[row // _REGION, column // _REGION] = True
 
-    def _off_axis(self, degrees: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    def _off_axis(self, degrees: Float[Numbers, "..."]) -> Float[Numbers, "..."]:
         return (degrees - self.info["angle"] + 180) % 360 - 180
 
     def _monsters_in_sight(self) -> list[Thing]:
