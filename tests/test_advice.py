@@ -27,7 +27,14 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("vpt_jax", "launch") for path in (ROOT / folder).rglob("*.py"))
 STYLES = "vpt_jax/report/page.py"  # its variables look like flags
 # Flags of programs that are not ours.
-FOREIGN = {"shm-size", "partition", "help", "recursive", "location", "remote-name"}  # of docker, sbatch, gcloud, aws, curl
+FOREIGN = {
+    "shm-size",
+    "partition",
+    "help",
+    "recursive",
+    "location",
+    "remote-name",
+}  # of docker, sbatch, gcloud, aws, curl
 
 
 @cache

@@ -96,6 +96,7 @@ def test_workers_end_amid_their_tasks(tmp_path, number):
 def test_what_cannot_be_interrupted_is_named_and_ended(tmp_path, what):
     process = start(tmp_path, what)
     assert process.stdout.readline() == "at work\n"
+    time.sleep(1)  # until it is: it waits much longer
     process.send_signal(signal.SIGTERM)
     _, message = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -106,6 +107,7 @@ def test_what_cannot_be_interrupted_is_named_and_ended(tmp_path, what):
 def test_a_compilation_of_training_is_named_and_ended_by_a_second_signal(tmp_path):
     process = start(tmp_path, "compiling")
     assert process.stdout.readline() == "at work\n"
+    time.sleep(1)
     process.send_signal(signal.SIGTERM)
     assert process.stderr.readline() == "\n"
     assert "stopping: waiting for" in process.stderr.readline()

@@ -137,7 +137,7 @@ class Agent:
         return self._model
 
 
-def _checked(frame: Frame) -> Frame:
+def _checked(frame: np.ndarray) -> Frame:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(f"a frame is uint8[height, width, 3], not {frame.dtype}{list(frame.shape)}")
     return frame

@@ -2,13 +2,14 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 from vpt_jax.actions import BUTTON_INDEX, CAMERA
 from vpt_jax.baselines import policy_baselines
-from vpt_jax.data.dataset import load_index, write_index
+from vpt_jax.data.dataset import load_index, open_records, write_index, write_metadata
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation import add, confidence_intervals, label_totals, metrics
 from vpt_jax.report.loop import Runs, write_loop_report
@@ -30,13 +31,12 @@ def write_labels(folder, recorded, pitch=0.9):
     return folder
 
 
-def write_recorded(folder, recorded):
-    """A dataset whose split `test` has recorded episodes and no frames."""
-    lengths = dict(zip(recorded.names, recorded.lengths.tolist(), strict=True))
-    actions = [np.array(recorded.buttons)], [np.array(recorded.camera)]
-    ones = [np.ones(len(recorded.buttons), np.float32)]
-    write_index(folder / "index" / "test", lengths, *actions, ones, "recorded", recorded.chunk_frames)
-    (folder / "dataset_info.json").touch()
+def write_recorded(folder, dataset_dir):
+    """A dataset whose split `test` is the split `valid` of another."""
+    shutil.copytree(dataset_dir / "index" / "valid", folder / "index" / "test")
+    for shard in dataset_dir.glob("*-valid.*"):
+        shutil.copy(shard, folder / shard.name.replace("-valid.", "-test."))
+    write_metadata(folder, {"test": open_records(dataset_dir, "valid").lengths})
     return folder
 
 
@@ -64,7 +64,7 @@ def runs(dataset_dir, tmp_path_factory):
         write_labels(folder / name, load_index(dataset_dir, split))
         for name, split in {"held_out": "valid", "labels": "train"}.items()
     )
-    held_out_play = write_recorded(folder / "play", load_index(dataset_dir, "valid"))
+    held_out_play = write_recorded(folder / "play", dataset_dir)
     policies = {
         # Best on `valid` at its second step; its last one is the best on `test`, and must not be the one that counts.
         "predicted labels": (write_run(folder / "predicted", ((3.0, 3.1), (2.0, 2.1), (2.4, 2.04)), 0.9), labels, 0.0),

@@ -14,7 +14,6 @@ import pytest
 from tests.training.conftest import kill, wait_until
 from vpt_jax.checkpoints import load_policy
 
-
 SLOW = pytest.mark.slow
 
 

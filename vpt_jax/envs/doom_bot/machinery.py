@@ -79,7 +79,7 @@ class Machinery:
         return int(self._geometry.tag[line]) if is_lift else -1 - int(self._geometry.sides[line, 1])
 
 
-def _cross(a: Float[np.ndarray, "*n 2"], b: Float[np.ndarray, "*n 2"]) -> Float[Numbers, "*n"]:
+def _cross(a: Float[np.ndarray, "*n 2"], b: Float[np.ndarray, "*m 2"]) -> Float[Numbers, "..."]:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
