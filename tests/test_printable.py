@@ -66,6 +66,7 @@ def test_programs_escape_their_errors(monkeypatch):
         raise ValueError("not \x1b]0;pwned\x07")
 
     monkeypatch.setattr(command_line.app, "run", run)
+    monkeypatch.setattr(command_line.stopping, "install", lambda: None)  # this process goes on
     command_line.run_plain(fail, (ValueError,))
     assert streams[0].getvalue() == "broken: \\x1b[2J\n"
     assert streams[1].getvalue() == "error: not \\x1b]0;pwned\\x07\n"
