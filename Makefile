@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Two processes: compiling uses one core, and so do games. Each takes up to 3 GB.
-SIDE_BY_SIDE ?= --numprocesses=2 --dist=loadfile
+SIDE_BY_SIDE ?= --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo demo-rl test test-all lint audit install

@@ -10,7 +10,7 @@ import signal
 import tempfile
 
 from tests import checked_types
-from tests.programs import xla_flags
+from tests.programs import ROOT, xla_flags
 
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _own_cache = None if _CACHE in os.environ else tempfile.mkdtemp(prefix="vpt_jax-compiled-")
@@ -32,6 +32,15 @@ from vpt_jax.recording import RecordingWriter
 
 # Started in the background by a script, this process would ignore Ctrl-C, and so would the programs that tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_LONGEST = ("training/ppg", "labelling", "envs", "training", "models")  # folders below tests/ that take most time
+
+
+def pytest_collection_modifyitems(items):
+    """What takes longest comes first, so that both processes are busy to the end."""
+    of_item = {item: item.path.relative_to(ROOT / "tests").parent.as_posix() for item in items}
+    items.sort(key=lambda item: _LONGEST.index(of_item[item]) if of_item[item] in _LONGEST else len(_LONGEST))
 
 
 def pytest_unconfigure():
