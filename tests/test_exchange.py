@@ -64,7 +64,9 @@ def launch_measured(program, *flags):
     return output, usage.ru_maxrss * 1024
 
 
-@pytest.mark.parametrize("preset", ["1x", pytest.param("2x", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "preset", [pytest.param("1x", marks=pytest.mark.slow), pytest.param("2x", marks=pytest.mark.slow)]
+)
 def test_a_released_size_comes_in_and_goes_out_to_the_last_bit(tmp_path, preset):
     tensors = policy_files(tmp_path, preset)
     assert {any_number(name) for name in tensors} == {any_number(name) for name in STATE_DICT}

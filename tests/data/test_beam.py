@@ -42,7 +42,7 @@ def by_processes(recordings, tmp_path_factory):
 PROCESSES = "--direct_running_mode=multi_processing"
 
 
-@pytest.mark.parametrize("workers", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 def test_any_number_of_workers_makes_the_same_bytes(recordings, by_processes, tmp_path, workers, monkeypatch):
     monkeypatch.setattr(dataset, "SHARD_BYTES", 60_000)
     options = (f"--direct_num_workers={workers}", *(() if workers == 1 else (PROCESSES,)))
