@@ -181,3 +181,13 @@ def labels_by_name(out):
     index = dataset.load_index(out, "train")
     fields = index.buttons, index.camera, index.confidence
     return {name: [field[index.rows(i)] for field in fields] for i, name in enumerate(index.names)}
+
+
+def assert_same_labels(out, other):
+    """Of every video; sums in another order may change the last digits of a confidence."""
+    labels, expected = labels_by_name(out), labels_by_name(other)
+    assert labels.keys() == expected.keys()
+    for name, (buttons, camera, confidence) in labels.items():
+        np.testing.assert_array_equal(buttons, expected[name][0])
+        np.testing.assert_array_equal(camera, expected[name][1])
+        np.testing.assert_allclose(confidence, expected[name][2], rtol=1e-3)

@@ -34,6 +34,7 @@ from .conftest import (
     GOOD,
     SIZE,
     WINDOW,
+    assert_same_labels,
     files,
     labels_by_name,
     load_once,
@@ -220,12 +221,7 @@ def test_parts_make_the_same_labels(undisturbed, videos, idm_dir, tmp_path, in_p
         if part == 0:
             assert "when these are too: part-00001-of-00003" in capsys.readouterr().out
     assert sorted(os.listdir(tmp_path)) == ["out", "whole"]
-    parts, whole = labels_by_name(tmp_path / "out"), labels_by_name(tmp_path / "whole")
-    assert parts.keys() == whole.keys()
-    for name, (buttons, camera, confidence) in parts.items():
-        np.testing.assert_array_equal(buttons, whole[name][0])
-        np.testing.assert_array_equal(camera, whole[name][1])
-        np.testing.assert_allclose(confidence, whole[name][2], rtol=1e-3)
+    assert_same_labels(tmp_path / "out", tmp_path / "whole")
     for number in range(len(GOOD)):
         read_video(tmp_path / "out", number)
     reports = [json.loads((out / "report.json").read_text()) for out in (tmp_path / "out", undisturbed[0])]

@@ -10,7 +10,7 @@ from tests.cluster import run_together
 from vpt_jax import parallel
 from vpt_jax.labelling import job, steps
 
-from .conftest import labels_by_name, settings
+from .conftest import assert_same_labels, settings
 
 TOGETHER = """
 import json, sys
@@ -56,9 +56,4 @@ def test_two_processes_of_one_cluster_label_as_one_slice(videos, idm_dir, in_pro
     outputs = run_together(TOGETHER, config.to_json(), timeout=600)
     job.label(settings(videos, idm_dir, tmp_path / "alone", films=0))
     assert sum("this part is done" in output for output in outputs) <= 1
-    together, alone = labels_by_name(tmp_path / "out"), labels_by_name(tmp_path / "alone")
-    assert together.keys() == alone.keys()
-    for name, (buttons, camera, confidence) in together.items():
-        np.testing.assert_array_equal(buttons, alone[name][0])
-        np.testing.assert_array_equal(camera, alone[name][1])
-        np.testing.assert_allclose(confidence, alone[name][2], rtol=1e-3)
+    assert_same_labels(tmp_path / "out", tmp_path / "alone")
