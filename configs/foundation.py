@@ -114,7 +114,7 @@ def _optimizer() -> ConfigDict:
 
 
 def _initial() -> ConfigDict:
-    """How random parameters differ from the released code's (its table: tests/models/test_initial_weights.py)."""
+    """Differences of initial parameters from the released code's (its table: tests/models/test_initial_weights.py)."""
     initial = ConfigDict()
     # The action heads' biases are the log-frequencies of the data's actions, and not zero (released code): our choice
     # at every size. It only spares the first steps, which would learn these frequencies; and a small policy above a

@@ -55,7 +55,7 @@ def evaluate(config: ConfigDict) -> Path:
 
 
 def identity(policy: TrainedPolicy) -> str:
-    """That of a policy by what it plays with, wherever its work directory lies."""
+    """The identity of a policy by its parameters and settings, wherever its work directory lies."""
     arrays = policy.params, policy.normalizer, policy.aux_normalizer
     return params_digest(arrays, policy.module, tuple(policy.frame_shape))
 

@@ -118,7 +118,7 @@ def idm_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
 
 
 def held_out_data(runs: Runs) -> dict[str, Path]:
-    """What chooses a step (split `valid`), and what is reported of it (`test`)."""
+    """The data that choose a step (split `valid`) and that are reported of it (`test`)."""
     return {"data.valid": runs.held_out, "data.test": runs.held_out}
 
 
@@ -155,7 +155,7 @@ def policy_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
 
 
 def films_of(runs: Runs) -> dict[str, tuple[str, Callable[[], Iterator[Moment]]]]:
-    """What there is to see before the end: caption and play, by the stage that leaves it."""
+    """Films to see before the end: caption and play, by the stage that leaves them."""
     recordings = runs.recordings
     return {
         RECORD.format("labelled"): ("Recorded play", partial(recorded_play, recordings["held-out"])),

@@ -109,7 +109,7 @@ def _number(error: BaseException) -> int | None:
 
 
 def _writes(file: object, folders: Sequence[str | Path]) -> bool:
-    """Whether a file lies in one of the folders, or in one that a run puts beside it, as OUT.partial."""
+    """True if a file lies in one of the folders, or in one that a run puts beside it, as OUT.partial."""
     if not isinstance(file, str | bytes):
         return False
     path = os.path.abspath(os.fsdecode(file))

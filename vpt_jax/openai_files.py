@@ -173,7 +173,7 @@ def _inner(whole: Any, *names: str) -> dict[str, Any] | None:
 
 
 def _is_shallow(settings: Any) -> bool:
-    """Whether something has a bounded depth and size, so that it can be compared, hashed, printed and freed safely.
+    """True if a value has a bounded depth and size, so that it can be compared, hashed, printed and freed safely.
 
     A pickle may hold one object many times: 60 tuples that each hold the one before twice would be 2^60 items to visit.
     """
@@ -272,7 +272,7 @@ class WeightsFile(Mapping[str, np.ndarray]):
 
     @property
     def nbytes(self) -> int:
-        """What reading all tensors will have read: each storage once."""
+        """Bytes that reading all tensors takes: each storage once."""
         return sum(self._sizes[member] for member in {tensor.storage.member for tensor in self._tensors.values()})
 
     def _check_size(self) -> None:

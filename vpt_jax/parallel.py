@@ -193,7 +193,7 @@ def sum_over_hosts(figures: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 
 def of_all_hosts(number: int) -> list[int]:
-    """What every host has, on all of them."""
+    """Gathers a value of every host on all hosts."""
     if jax.process_count() == 1:
         return [number]
     return multihost_utils.process_allgather(np.int32(number)).tolist()

@@ -177,12 +177,12 @@ def _handler(number: int) -> Any:
 
 
 def _is_to_be_noted(number: int) -> bool:
-    """Whether the main thread has still to call a handler of `noted_by` for this signal, or would for the next."""
+    """True if a handler of `noted_by` is pending for this signal, or set for the next one."""
     return _handler(number) in _State.noting
 
 
 def _at_work() -> str:
-    """What the main thread does, in words."""
+    """A description of the main thread's current work."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     ours = "the main thread"
     found = False

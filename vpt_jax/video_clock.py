@@ -168,7 +168,7 @@ def resample(
 
 
 def last_seconds(mean: Fraction, stated: Fraction | None) -> Fraction:
-    """How long a video's last frame is shown: the mean time between frames, or longer if the file says so.
+    """Duration of a video's last frame: the mean time between frames, or longer if the file says so.
 
     Files often state a nominal duration for each frame, so a shorter one than the mean is not believed. A picture that
     stays for over a minute is shown for `MAX_GAP`.

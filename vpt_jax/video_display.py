@@ -1,4 +1,4 @@
-"""How a decoded picture is to be shown: turned and mirrored by its display matrix, and stretched to square pixels.
+"""Display orientation of decoded pictures: rotation and mirroring by the display matrix, and square pixels.
 
 Phones store pictures as the sensor lies and say how to turn them; broadcast and disc formats store pixels that are not
 square. Players apply both, and so does `decode`: first the pixels, then the matrix.

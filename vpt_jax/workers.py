@@ -158,7 +158,7 @@ def _lock(folder: Path, wait: bool) -> int | None:
 
 
 def _is_at(handle: int, folder: Path) -> bool:
-    """Whether the open folder is the one that has this path."""
+    """True if the open folder is the one that has this path."""
     try:
         return os.path.samestat(os.fstat(handle), folder.stat())
     except FileNotFoundError:

@@ -243,7 +243,7 @@ def read_records(path: Path) -> Iterator[bytes]:
 
 
 def count_records(path: Path) -> int:
-    """How many records an ArrayRecord file holds. Raises `DatasetDamagedError` if it is no such file."""
+    """The number of records in an ArrayRecord file. Raises `DatasetDamagedError` if it is no such file."""
     return open_reader(path).num_records()
 
 

@@ -25,7 +25,7 @@ from vpt_jax.workers import unique_name
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides, together with the recordings, every byte of a dataset (fields: configs/prepare.py)."""
+    """Settings that decide, with the recordings, every byte of a dataset (fields: configs/prepare.py)."""
 
     height: int
     width: int
@@ -50,12 +50,12 @@ class Recording(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether this run, or one before, has dealt with it."""
+        """True if this run or an earlier one has encoded it or noted why it is broken."""
         return self.is_intact or self.file(".broken").exists()
 
     @property
     def is_intact(self) -> bool:
-        """Whether it has been encoded."""
+        """True if it has been encoded."""
         return self.file(".npz").exists() and self.file(".records").exists()
 
     def file(self, suffix: str) -> Path:

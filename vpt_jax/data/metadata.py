@@ -62,7 +62,7 @@ def read_splits(dataset_dir: Path, name: str, version: str) -> dict[str, SplitFi
 
 
 class _InvalidError(Exception):
-    """What is wrong with metadata."""
+    """The error for metadata that are not ours."""
 
 
 def _require(condition: bool, problem: str) -> None:

@@ -367,7 +367,7 @@ def _describe(source: Path, recordings: Sequence[Recording]) -> dict[str, Any]:
 
 
 def _describe_recorded(episodes: Mapping[Recording, Sequence[Recording]]) -> dict[str, Any]:
-    """What the recordings of each split tell beside frames and actions, and which were joined, for `report.json`."""
+    """Statistics of each split's recordings and the segments that were joined, for `report.json`."""
     recorded = {episode.split: RecordedStats() for episode in episodes}
     for episode, parts in episodes.items():
         for part in parts:

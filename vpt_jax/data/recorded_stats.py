@@ -129,7 +129,7 @@ def _item_types(inventory: Any) -> Iterable[str]:
 
 
 def _events(before: Any, after: Any) -> Iterable[tuple[str, str, int]]:
-    """How often each thing was done to each item between two counts; of a new world, all that was done there."""
+    """Counts of each event and item since the earlier statistics; in a new world, all counts."""
     if not isinstance(after, dict):
         return
     before = before if isinstance(before, dict) else {}

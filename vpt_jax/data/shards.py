@@ -112,12 +112,12 @@ _readers, _tokens = _ReaderCache(), itertools.count()
 
 
 def max_open_shards() -> int:
-    """How many shards a process keeps open at most."""
+    """The largest number of shards that a process keeps open."""
     return min(max((allowed_files() - _RESERVED) // _SHARE, _LEAST), _MOST)
 
 
 def allowed_files() -> int:
-    """How many files the process may have open."""
+    """The process's limit of open files."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if allowed == resource.RLIM_INFINITY else allowed
 

@@ -13,7 +13,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it
 
 
 class Reading(NamedTuple):
-    """How batches are read ahead; what they hold does not depend on it."""
+    """Workers and buffers that read batches ahead; the batches do not depend on them."""
 
     workers: int  # processes; 0: the program itself reads
     ahead: int  # batches that each worker reads before they are asked for

@@ -148,7 +148,7 @@ class GameClient:
         return None
 
     def picture(self) -> UInt8[np.ndarray, "h w 3"]:
-        """What the game shows: a copy, which the next call overwrites."""
+        """The game's picture: a copy, which the next call overwrites."""
         if self._picture is None:
             raise GameLostError("the game has shown nothing yet")
         pixels, done = self._picture.data.cast("B"), 0

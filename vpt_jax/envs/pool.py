@@ -189,7 +189,7 @@ class _Row:
             self._note(ending)
 
     def _ending(self) -> str:
-        """How the episode has ended; empty: it goes on."""
+        """The way the episode ended; empty: it goes on."""
         if self.terminated or self.truncated:
             return "terminated" if self.terminated else "truncated"
         return "shortened" if self._steps == self._limit else ""

@@ -70,7 +70,7 @@ REWARDS: dict[str, RewardTable] = {
 
 
 class CraftingRecipe(NamedTuple):
-    """What is used up for how many of a product."""
+    """A recipe: the ingredients and the number of products."""
 
     number: int
     ingredients: Mapping[str, int]

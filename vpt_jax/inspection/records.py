@@ -53,7 +53,7 @@ def scan_episode(episode: Episode, stuck_seconds: float, result: Path) -> None:
 
 
 def load_scan(result: Path) -> Scan | None:
-    """What `scan_episode` kept; None if it is not there, or damaged."""
+    """The result that `scan_episode` stored; None if it is missing or damaged."""
     stored = read_arrays(result)
     if stored is None or stored.keys() != set(Scan._fields):
         return None

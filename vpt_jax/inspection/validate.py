@@ -71,7 +71,7 @@ def _load_idm(config: ConfigDict, episodes: Sequence[Episode]) -> TrainedIDM:
 
 
 def _work_folder(config: ConfigDict, episodes: Sequence[Episode], idm: TrainedIDM | None) -> Path:
-    """Where what was seen is kept: of a dataset with this content, and of these settings. Others' is removed."""
+    """The folder of stored results, by the dataset's content and the settings; those of others are removed."""
     facts = [
         _contents(episodes[0].dataset),
         [model_digest(idm), config.mode, config.mirror] if idm else None,

@@ -161,7 +161,7 @@ class Plan:
         return type(labels)(*(np.concatenate(field) for field in zip(*parts, strict=True)))
 
     def count_kept(self, step: int) -> int:
-        """How many frames' labels `keep` keeps of a step."""
+        """The number of frames whose labels `keep` keeps of a step."""
         spans = self._spans[step * self.rows : (step + 1) * self.rows]
         places = ((self.videos[index], first * self.windows + i) for index, first in spans for i in range(self.windows))
         kept = (self._kept(video, window) for video, window in places)

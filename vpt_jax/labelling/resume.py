@@ -1,4 +1,4 @@
-"""What an earlier run of a labelling job has left that is still valid, when videos were added, removed or replaced.
+"""Resuming a labelling job whose videos were added, removed or replaced: all work that is still valid is kept.
 
     OUT.partial/videos.json              a number for every video, by content: it names its files, and gives its part
     OUT.partial/part-.../labels/plan.json   which videos the labels beside it are of
@@ -72,7 +72,7 @@ def _describe_changes(known: Mapping[str, tuple[int, str]], keys: Mapping[str, s
 
 
 def describe_other_videos(labelled: Mapping[str, Any], keys: Mapping[str, str]) -> str:
-    """How the videos `keys` differ from those of a finished dataset, `labelled`, in a few words."""
+    """Differences of the videos `keys` from those of a finished dataset, `labelled`, in a few words."""
     changes = {
         "replaced": [name for name in keys if name in labelled and labelled[name] != keys[name]],
         "new": [name for name in keys if name not in labelled],
@@ -97,7 +97,7 @@ class Decoded(NamedTuple):
 
 
 class _Note(NamedTuple):
-    """What the labels in a folder are of."""
+    """The videos whose labels a folder holds."""
 
     videos: list[Decoded]  # by number
     kept: list[int]  # numbers of those whose labels are kept from earlier plans
@@ -158,7 +158,7 @@ def keep_all(part: Path, plan: Plan, read_steps: Callable[[Plan], Iterable[Label
 
 
 def _count_shared(before: Sequence[Decoded], now: Sequence[Decoded]) -> int:
-    """How many videos, from the first one on, are the same; they may have other names."""
+    """The number of videos, from the first one on, that are the same; they may have other names."""
     pairs = zip(before, now, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0][:3] == pair[1][:3], pairs))
 

@@ -48,7 +48,7 @@ def label_steps(plan: Plan, folder: Path, config: ConfigDict, idm: TrainedIDM) -
 
 
 def step_file(folder: Path, step: int) -> Path:
-    """Where the labels of a step lie."""
+    """The file of a step's labels."""
     return folder / f"{step:08}.npz"
 
 

@@ -215,7 +215,7 @@ def draw_film(
 
 
 def is_drawn(film: Path, frames: int) -> bool:
-    """Whether a film is there, with so many frames; nothing is decoded for that."""
+    """True if the film exists and has this many frames; nothing is decoded."""
     try:
         with av.open(str(film)) as container:
             return sum(packet.size > 0 for packet in container.demux(video=0)) == frames

@@ -162,7 +162,7 @@ def make_mesh(config: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def pretrained_params(config: Any) -> Any:
-    """Those of `config.init_from`, in host memory; raises as `pretrained_model`."""
+    """The parameters of `config.init_from`, in host memory; raises as `pretrained_model`."""
     return pretrained_model(config).params
 
 

@@ -118,7 +118,7 @@ def _keep_settings(folder: Path, machine: Classifier, rate: float) -> None:
 
 
 def _result(folder: Path, key: str) -> Path:
-    """Where the answers for a clip lie, by its identity: the same for the same content, whatever it is called."""
+    """The file of the answers for a clip, by its identity: the same for the same content, whatever it is called."""
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
 
 

@@ -240,14 +240,14 @@ _watching: ContextVar[_Watch] = ContextVar("watching")
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is on the public internet."""
+    """True if an IP address is on the public internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     ip = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None) or ip
     return ip.is_global and not ip.is_multicast
 
 
 def is_private_place(url: str) -> bool:
-    """Whether a URL of the web leads to a machine that is not on the public internet."""
+    """True if a web URL leads to a machine that is not on the public internet."""
     try:
         parts = urlsplit(url)
         found = getaddrinfo(parts.hostname, parts.port, type=SOCK_STREAM) if url.startswith(_SCHEMES) else []

@@ -112,7 +112,7 @@ def _problem(entry: Any) -> str:
 
 
 def local_name(relpath: str) -> str:
-    """What a recording is called here: `8.0_NAME` for "data/8.0/NAME.mp4", with or without "data/" and ".mp4".
+    """The local name of a recording: `8.0_NAME` for "data/8.0/NAME.mp4", with or without "data/" and ".mp4".
 
     Others are never called the same: where the path is of another form, long, or has other characters than letters,
     digits, ".", "-" and "_", a digest of it is added. A folder that is a recorder version stays in front, where

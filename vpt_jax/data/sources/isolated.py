@@ -194,7 +194,7 @@ def _written(event: str, arguments: tuple) -> list[str]:
 
 
 def _may_be_elsewhere(path: Any, mode: str | None, flags: int) -> bool:
-    """Whether `os.open` writes to a relative path: it may be seen from another folder, which Python does not tell."""
+    """True if `os.open` writes to a relative path: it may be seen from another folder, which Python does not tell."""
     return mode is None and bool(flags & _WRITES) and not all(map(os.path.isabs, _named([path])))
 
 

@@ -1,4 +1,4 @@
-"""Whether a file is what its name says, from its first byte to its last: mp4 and jsonl.
+"""Integrity checks of downloaded files, from the first byte to the last: mp4 and jsonl.
 
 Frames and lines are not counted here: `recording.read_frames` does, for whom one frame more than lines is normal.
 """

@@ -75,7 +75,7 @@ class LearnerState(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """How to learn, besides the optimizer; configs/rl_base.py names the source of every default."""
+    """Hyperparameters of PPG, besides the optimizer's; configs/rl_base.py names the source of every default."""
 
     weights: Coefficients = Coefficients()
     discount: float = 0.999
@@ -190,7 +190,7 @@ class Learner:
 def segment_order(
     rng: UInt32[Array, "2"], step: Int[Array, ""], cycle: Int[Array, ""], shape: tuple[int, int], shuffle: bool
 ) -> Int[Array, "b segments"]:
-    """Which segment of each game every minibatch of a cycle takes: a permutation for each game."""
+    """The segment of each game in every minibatch of a cycle: a permutation for each game."""
     if not shuffle:
         return jnp.broadcast_to(jnp.arange(shape[1]), shape)
     for number in (_SHUFFLE, step, cycle):

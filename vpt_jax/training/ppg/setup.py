@@ -122,7 +122,7 @@ def held_by(state: LearnerState, memory: Any, fragment: Fragment, logits: Logits
 def held_beside(
     config: ConfigDict, state: LearnerState, memory: Any, fragment: Fragment, logits: Logits | None
 ) -> dict[str, Any]:
-    """What lies on the devices besides: all segments of the rollout, with their memories and what KLs refer to."""
+    """Buffers that stay on the devices: all segments of a rollout, their memories and the reference logits."""
     return {
         "rollout": [fragment] * config.fragments,
         "memories": [memory] * config.fragments,
@@ -153,12 +153,12 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def has_sleep_optimizer(recipe: Recipe) -> bool:
-    """Whether there are two optimizer states: there is a sleep, and it has one of its own."""
+    """True if the sleep phase exists and has an optimizer state of its own."""
     return recipe.sleep_optimizer and recipe.sleep_cycles > 0
 
 
 class FirstModel(NamedTuple):
-    """What a run begins with, on the host."""
+    """The initial parameters and normaliser of a run, on the host."""
 
     params: Any
     normalizer: ValueNormalizer  # of both values
@@ -206,7 +206,7 @@ def trained_parts(model: TrainedPolicy) -> tuple[dict[str, Any], ValueNormalizer
 
 
 def is_trained(normalizer: ValueNormalizer) -> bool:
-    """Whether a value head has been trained: its normaliser has seen targets."""
+    """True if a value head has been trained: its normaliser has seen targets."""
     return float(normalizer.debias) > 0
 
 

@@ -201,7 +201,7 @@ def first_limits(config: ConfigDict) -> list[int | None]:
 
 
 def facts(config: ConfigDict) -> dict[str, Any]:
-    """What is kept beside the state."""
+    """Run metadata that is stored beside the state."""
     kept = facts_of(config, stream_of(config))
     own = {_SLEEP_OPTIMIZER: True} if has_sleep_optimizer(recipe_of(config)) else {}
     return kept | {"optimizer": kept["optimizer"] | own}
