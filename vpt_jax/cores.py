@@ -37,7 +37,7 @@ def _quotas_v1(groups: Path, own: Path) -> list[float]:
 
 
 def _folders(root: Path, own: Path, controller: str) -> list[Path]:
-    """The CPU quotas of this process's control group and of all above it. In a container the group may be the root itself."""
+    """CPU quotas of this process's control group and its parents. In a container the group may be the root itself."""
     try:
         lines = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:

@@ -22,7 +22,7 @@ _NOT_BY_RENAMING = {errno.EBUSY, errno.EXDEV, errno.ENOTEMPTY, errno.EEXIST, err
 
 
 def is_free(folder: Path) -> bool:
-    """True if results may be placed there: there is nothing, an empty folder, or what an unfinished `place_folder` left.
+    """True if results may be placed there: there is nothing, an empty folder, or what a stopped `place_folder` left.
 
     Raises:
         NotADirectoryError: it is a file.
