@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Two processes: compiling uses one core, and so do games. Each takes up to 3 GB.
-SIDE_BY_SIDE ?= --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+# Three processes keep two cores busy, since tests wait for games, servers and other programs. Each takes up to 2 GB.
+SIDE_BY_SIDE ?= --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo demo-rl test test-all lint audit install

@@ -38,7 +38,7 @@ _LONGEST = ("training/ppg", "labelling", "envs", "training", "models")  # folder
 
 
 def pytest_collection_modifyitems(items):
-    """What takes longest comes first, so that both processes are busy to the end."""
+    """What takes longest comes first, so that all processes are busy to the end."""
     of_item = {item: item.path.relative_to(ROOT / "tests").parent.as_posix() for item in items}
     items.sort(key=lambda item: _LONGEST.index(of_item[item]) if of_item[item] in _LONGEST else len(_LONGEST))
 
