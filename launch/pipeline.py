@@ -46,7 +46,7 @@ def run(config: ConfigDict) -> None:
 
 
 def preview(so_far: ProgressPage, seconds: Mapping[str, float]) -> None:
-    """Write the page of what is done; a film that cannot be drawn yet must not end the stages."""
+    """Write the page of what there is so far; a film that cannot be drawn must not end the stages."""
     try:
         so_far.write(seconds)
     except Exception as error:  # whatever it is, the next stage writes the page anew, and the report does at the end
@@ -154,15 +154,12 @@ def policy_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
         yield stage(f"clone a policy from {name}", "train.py", settings, after, checkpoint(workdir, steps))
 
 
-def films_of(runs: Runs) -> dict[str, tuple[str, Callable[[], Iterator[Moment]]]]:
-    """Films to see before the end: caption and play, by the stage that leaves them."""
-    recordings = runs.recordings
+def films_of(runs: Runs) -> dict[str, Callable[[], Iterator[Moment] | None]]:
+    """Films to see before the end, by caption."""
     return {
-        RECORD.format("labelled"): ("Recorded play", partial(recorded_play, recordings["held-out"])),
-        LABEL.format("unlabelled"): (
-            "Labels of unlabelled play", partial(labelled_play, runs.labels, recordings["unlabelled"]),
-        ),
-    }  # fmt: skip
+        "Recorded play": partial(recorded_play, runs.recordings["held-out"]),
+        "Labels of unlabelled play": partial(labelled_play, runs.labels, runs.recordings["unlabelled"]),
+    }
 
 
 def runs_of(config: ConfigDict, folder: Path) -> Runs:

@@ -22,7 +22,7 @@ FRAME = (128, 128, 3)
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("agent")
-    policy_files(folder, "tiny", FRAME, scale=0.1)
+    policy_files(folder, "nano", FRAME, scale=0.3)
     import_weights(folder / "a.model", folder / "a.weights", folder / "run")
     return folder / "run"
 

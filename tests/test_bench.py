@@ -29,6 +29,7 @@ SMALL = ["--size=32", "--batch=2", "--length=4", "--seconds=0.2"]
 def test_bench_prints_machine_and_table(dataset_dir, what, columns):
     recordings = dataset_dir.parent / "recordings" / "train"
     data = {"loader": [f"--data={dataset_dir}", "--workers=1"], "decode": [f"--recordings={recordings}"],
+            "act": ["--preset=nano"],
             "prepare": [f"--recordings={recordings}"]}  # fmt: skip
     machine, header, *rows = programs.run("bench", what, *SMALL, *data.get(what, [])).splitlines()
     assert "jax" in machine

@@ -95,7 +95,7 @@ def any_number(name):
 
 
 def import_small(folder, **options):
-    tensors = policy_files(folder, "tiny", (16, 16, 3), **options)
+    tensors = policy_files(folder, "nano", (16, 16, 3), **options)
     launch("import_weights", f"--model={folder}/a.model", f"--weights={folder}/a.weights", f"--out={folder}/run")
     return tensors
 
@@ -142,7 +142,7 @@ def test_mistakes_are_named(tmp_path):
         ("holds a checkpoint already: choose another folder", import_weights, model, weights, run),
         ("a.weights (has .* bytes|is damaged)", import_weights, weights, weights, new),
         ("a.model: cannot convert OpenAI's weights: ", import_weights, model, golden[1], new),
-        ("the model is none of tiny, 1x, 2x, 3x", import_weights, *golden, new),
+        ("the model is none of nano, tiny, 1x, 2x, 3x", import_weights, *golden, new),
         ("must end in one of .weights, .safetensors", export_weights, run, "x.bin"),
     ):
         with pytest.raises((ExchangeError, WeightsFileError), match=complaint):

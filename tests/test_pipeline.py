@@ -45,7 +45,7 @@ def test_a_page_that_cannot_be_drawn_does_not_stop_the_stages(tmp_path, capsys):
         raise ValueError("no frames\x1b[2J")
         yield
 
-    page = ProgressPage(tmp_path / "report.html", ["record"], {"record": ("Recorded play", broken_play)})
+    page = ProgressPage(tmp_path / "report.html", ["record"], {"Recorded play": broken_play})
     stages = [Stage("record", (sys.executable, "-c", "")), Stage("prepare", (sys.executable, "-c", ""))]
     running = Stages(stages, tmp_path / "stages", os.environ, tmp_path)
     assert running.run(1, partial(pipeline.preview, page)).keys() == {"record", "prepare"}

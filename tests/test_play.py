@@ -20,7 +20,7 @@ CLIP = ROOT / "tests" / "clips" / "combat_spider_7.mp4"
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
-    policy_files(folder, "tiny", (32, 32, 3), scale=0.1)
+    policy_files(folder, "nano", (32, 32, 3), scale=0.1)
     import_weights(folder / "a.model", folder / "a.weights", folder / "run")
     return folder / "run"
 

@@ -30,7 +30,7 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("readme")
     for folder in ("launch", "configs", "vpt_jax"):
         (place / folder).symlink_to(ROOT / folder)
-    policy_files(place, "tiny", scale=0.1)
+    policy_files(place, "nano", scale=0.1)
     for suffix in (".model", ".weights"):
         (place / f"a{suffix}").rename(place / f"foundation-model-1x{suffix}")
     for split, lengths in {"train": (150, 150, 150, 150), "valid": (60,)}.items():

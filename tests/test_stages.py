@@ -112,6 +112,15 @@ def test_what_is_done_is_told_at_first_and_after_each_stage(tmp_path):
     assert told("1", "2", "3", "4") == []
 
 
+def test_what_is_done_is_told_while_a_stage_runs_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("vpt_jax.stages._TELL_EVERY", 0.1)
+    done = []
+    nap = Stage("nap", (sys.executable, "-c", "import time; time.sleep(0.7)"))
+    Stages([nap], tmp_path, os.environ, tmp_path).run(1, lambda seconds: done.append(list(seconds)))
+    assert done == [[]] * len(done)
+    assert len(done) > 1
+
+
 def test_a_stage_waits_for_what_it_needs_and_for_nothing_else(run):
     noted = run({"1": ("nap",), "2": ("b", "1"), "3": ("c",), "4": ("d", "3", "2")}, at_once=2)
     assert noted.index("ended nap") < noted.index("began b")

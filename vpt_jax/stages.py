@@ -17,6 +17,7 @@ from vpt_jax.state_files import read_json, write_text
 from vpt_jax.workers import locked
 
 _POLL = 0.05  # seconds
+_TELL_EVERY = 20.0  # seconds
 _LAST_LINES = 5  # seconds to wait for them once a program has ended: what it started may still hold its output open
 
 
@@ -94,12 +95,13 @@ class Stages:
             command = list(stage.command[1:])  # whichever Python runs it
             self._wanted[stage.name] = [command, [self._wanted[name] for name in stage.after]]
 
-    def run(self, at_once: int, on_done: Callable[[Mapping[str, float]], None] | None = None) -> dict[str, float]:
+    def run(self, at_once: int, on_progress: Callable[[Mapping[str, float]], None] | None = None) -> dict[str, float]:
         """Runs what is not done. Stopped by a signal, it stops the stages and waits until they have saved.
 
         Args:
           at_once: stages side by side.
-          on_done: called with the seconds of all stages that are done, at first and after each, while others are left.
+          on_progress: called with the seconds of all stages that are done, while others are left: at first, after each,
+            and every twenty seconds, since a stage may leave something to see before it is done.
 
         Returns:
           The seconds that each stage took, by name.
@@ -112,13 +114,14 @@ class Stages:
         with locked(self._folder) as lock, _signals() as stopped:
             try:
                 self._find_done()
-                shown = -1
+                told, told_at = -1, 0.0
                 while len(self._seconds) < len(self._stages) and not stopped:
                     for number in self._ready()[: at_once - len(self._running)]:
                         self._start(number, lock)
-                    if on_done and len(self._seconds) > shown:  # after the next ones were started
-                        shown = len(self._seconds)
-                        on_done(self._seconds)
+                    if on_progress and (len(self._seconds) > told or time.monotonic() > told_at + _TELL_EVERY):
+                        told = len(self._seconds)
+                        on_progress(self._seconds)  # after the next ones were started
+                        told_at = time.monotonic()
                     time.sleep(_POLL)
                     for number in [*self._running]:
                         self._look_at(number)

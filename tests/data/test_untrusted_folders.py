@@ -194,6 +194,7 @@ def workdirs(tmp_path_factory):
     """Checkpoints of a parameter, as of a policy and of an inverse dynamics model."""
     made = []
     for config in (foundation.get_config("demo"), idm.get_config("demo")):
+        config.model.preset = "nano"
         folder = tmp_path_factory.mktemp("run")
         facts = {"stream": {"frame_shape": [8, 8, 3], "length": 4}, "model": {}, "optimizer": {}}
         facts["config"] = json.loads(config.to_json())

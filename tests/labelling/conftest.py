@@ -46,12 +46,14 @@ def save_checkpoint(workdir, stage, module, config, *inputs, length=WINDOW):
 @pytest.fixture(scope="session")
 def idm_dir(tmp_path_factory):
     config = idm.get_config("demo")
+    config.model.preset = "nano"
     return save_checkpoint(tmp_path_factory.mktemp("idm"), "idm", make_idm(config.model), config)
 
 
 @pytest.fixture(scope="session")
 def policy_dir(tmp_path_factory):
     config = foundation.get_config("demo")
+    config.model.preset = "nano"
     policy = make_policy(config.model)
     inputs = jnp.zeros((1, 1), bool), policy.initial_memory(1)
     return save_checkpoint(tmp_path_factory.mktemp("policy"), "policy", policy, config, *inputs)

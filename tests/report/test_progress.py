@@ -1,5 +1,7 @@
 """The page of a loop that is still running (clause 4: something to see within minutes)."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -22,29 +24,35 @@ def recordings(tmp_path_factory):
     return folder
 
 
-def test_films_appear_with_the_stages_that_leave_them(recordings, tmp_path):
-    drawn = []
+def test_a_film_appears_once_there_is_something_to_see(recordings, tmp_path):
+    drawn, making = [], tmp_path / "recordings"
+    making.mkdir()
 
     def play():
-        drawn.append("film")
-        return recorded_play(recordings)
+        if moments := recorded_play(making):
+            drawn.append("film")
+        return moments
 
     path = tmp_path / "report.html"
-    so_far = ProgressPage(path, ["record", "prepare", "train"], {"record": ("Recorded <play>", play)})
+    so_far = ProgressPage(path, ["record", "prepare", "train"], {"Recorded <play>": play})
     so_far.write({})
     page = Page(path.read_text())
     assert page.text("dt") == ["record", "prepare", "train"]
     assert page.text("dd") == ["not done yet"] * 3
     assert page.tags.count("video") == 0
 
-    for seconds in ({"record": 61.4}, {"record": 61.4, "prepare": 3.0}):
+    shutil.copy(recordings / "play0.mp4", making)  # the second file of a recording makes it whole
+    so_far.write({})
+    assert Page(path.read_text()).tags.count("video") == 0
+    shutil.copy(recordings / "play0.jsonl", making)
+    for seconds in ({}, {"record": 61.4}, {"record": 61.4, "prepare": 3.0}):
         so_far.write(seconds)
         page = Page(path.read_text())
         assert page.tags.count("video") == 1
         assert page.text("figcaption") == ["Recorded <play>"]
-        assert page.text("dd")[0] == "61 s"
+        assert page.text("dd")[0] == ("61 s" if seconds else "not done yet")
     assert drawn == ["film"]
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["film-1.mp4", "report.html"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["film-1.mp4", "recordings", "report.html"]
     assert len(list(decode(tmp_path / "film-1.mp4"))) == 24
 
 
@@ -69,8 +77,8 @@ def test_labelled_play_is_the_longest_video_with_its_labels(recordings, tmp_path
     np.testing.assert_array_equal([degrees for _, degrees in actions], camera[24:])
 
 
-def test_the_demo_has_a_film_of_its_first_stage(tmp_path):
-    names = [stage.name for stage in pipeline.stages(get_config(), tmp_path)]
+def test_the_demo_has_a_film_as_soon_as_an_episode_is_recorded(recordings, tmp_path):
     films = pipeline.films_of(pipeline.runs_of(get_config(), tmp_path))
-    assert names[0] in films
-    assert set(films) <= set(names)
+    assert {caption: play() for caption, play in films.items()} == dict.fromkeys(films)
+    shutil.copytree(recordings, tmp_path / "recordings" / "labelled" / "test")
+    assert [play() is not None for play in films.values()] == [True, False]

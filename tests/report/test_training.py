@@ -54,7 +54,7 @@ def streams(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model():
-    policy = Policy(widths=(8, 8, 8), features=32, heads=2, layers=1, memory_length=8)
+    policy = Policy(widths=(8,), features=32, heads=2, layers=1, memory_length=8)
     frames, first = jnp.zeros((1, 1, SIZE, SIZE, 3), jnp.uint8), jnp.zeros((1, 1), bool)
     shapes = jax.eval_shape(policy.init, jax.random.key(0), frames, first, policy.initial_memory(1))["params"]
     rng = np.random.default_rng(0)

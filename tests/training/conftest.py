@@ -12,11 +12,11 @@ from tests.programs import ROOT, Program, xla_flags
 
 
 class Launcher:
-    """Starts launch/train.py on a tiny model."""
+    """Starts launch/train.py on the smallest model."""
 
     def __init__(self, config, dataset_dir):
         self.flags = [
-            f"--config=configs/{config}", "--config.model.preset=tiny", "--config.model.dtype=float32",
+            f"--config=configs/{config}", "--config.model.preset=nano", "--config.model.dtype=float32",
             "--config.model.remat=False", f"--config.data.train={dataset_dir}", f"--config.data.valid={dataset_dir}",
             "--config.data.batch=8", "--config.data.valid_batch=8", "--config.data.length=6", "--config.data.workers=0",
             "--config.data.valid_workers=0",

@@ -55,7 +55,7 @@ def test_training_starts_at_the_marginal_distribution(temperature):
     three_frames = batch(np.array((1, 1, 1), bool))
     actions = joint_from_raw(three_frames.buttons[0], three_frames.camera[0])
     marginal = Marginal.fit(actions)
-    policy = Policy(widths=(8, 8, 8), features=32, heads=2, layers=1, memory_length=8, temperature=temperature)
+    policy = Policy(widths=(8,), features=32, heads=2, layers=1, memory_length=8, temperature=temperature)
     objective = cloning(policy, (8, 8, 3), marginal)
     params = jax.jit(objective.init)(jax.random.key(0))
     loss, _ = jax.jit(objective.loss)(params, objective.initial_memory(1), three_frames, jax.random.key(1))
@@ -130,7 +130,7 @@ def test_a_step_in_parts_is_the_step_of_all_rows():
         rng.integers(0, 256, (8, 3, 8, 8, 3), np.uint8), rng.integers(0, 2, (8, 3, 20), np.uint8),
         rng.normal(0, 4, (8, 3, 2)).astype(np.float32), np.zeros((8, 3), bool), valid,
     )  # fmt: skip
-    policy = Policy(widths=(8, 8, 8), features=32, heads=2, layers=1, memory_length=4)
+    policy = Policy(widths=(8,), features=32, heads=2, layers=1, memory_length=4)
     objective = cloning(policy, (8, 8, 3), Marginal.fit(joint_from_raw(rows.buttons[0], rows.camera[0])))
     memory = jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape)).astype(leaf.dtype), policy.initial_memory(8))
     shapes = jax.eval_shape(objective.init, jax.random.key(0))

@@ -1,5 +1,7 @@
 """Named model sizes. The policies of the paper are 1x (71M parameters), 2x (248M) and 3x (0.5B); its IDM has 0.5B.
 
+`tiny` learns a small game on two CPU cores; `nano`, which compiles in a moment, is for trying out a setup and for tests.
+
 1x, 2x and the IDM are as OpenAI's released files have them. Of 3x the image stacks are known from one, and the number
 of heads follows the others. The paper's text gives the IDM four blocks and 64, 128 and 128 channels, where the released
 one has two and 256, 512 and 512: `paper` is the released one.
@@ -15,12 +17,14 @@ from vpt_jax.models.policy import Policy
 
 DTYPES = ("float32", "bfloat16")
 POLICIES: dict[str, dict[str, Any]] = {
+    "nano": dict(widths=(8,), features=128, heads=4, layers=1, memory_length=8),
     "tiny": dict(widths=(8, 16, 32), features=128, heads=4, layers=2, memory_length=16),
     "1x": dict(widths=(64, 128, 128), features=1024, heads=8),
     "2x": dict(widths=(128, 256, 256), features=2048, heads=16),
     "3x": dict(widths=(192, 384, 384), features=3072, heads=24),
 }
 IDMS: dict[str, dict[str, Any]] = {
+    "nano": dict(temporal_features=8, widths=(8,), features=64, heads=2, layers=1),
     "tiny": dict(temporal_features=32, widths=(32, 64), features=256, heads=4, layers=1),
     "paper": dict(temporal_features=128, widths=(256, 512, 512), features=4096, heads=32),
 }

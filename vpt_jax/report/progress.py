@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from vpt_jax.data.dataset import load_index
-from vpt_jax.recording import find_recordings, read_frames, read_steps
+from vpt_jax.recording import read_frames, read_steps
 from vpt_jax.report.films import Moment, write_film
 from vpt_jax.report.page import facts_list, film, grid, page, paragraph, section
 from vpt_jax.video import FRAME_RATE, decode, resize
@@ -16,27 +16,26 @@ FILM_SIZE = 288, 512  # height, width
 
 
 class ProgressPage:
-    """Written anew after each stage, until the report of the whole loop takes its place.
+    """Written anew again and again, until the report of the whole loop takes its place.
 
     Args:
         path: of the page, NAME.html; films are drawn beside it.
         stages: names of all stages.
-        films: caption and play of each stage that leaves something to see, by the stage's name.
+        films: what gives the play of each film, by the film's caption; None as long as there is nothing to see.
     """
 
-    def __init__(
-        self, path: Path, stages: Sequence[str], films: Mapping[str, tuple[str, Callable[[], Iterator[Moment]]]]
-    ):
+    def __init__(self, path: Path, stages: Sequence[str], films: Mapping[str, Callable[[], Iterator[Moment] | None]]):
         self._path, self._stages, self._films = path, stages, films
-        self._drawn: dict[str, str] = {}  # parts of the page, by stage
+        self._drawn: dict[str, str] = {}  # parts of the page, by caption
 
     def write(self, seconds: Mapping[str, float]) -> None:
         """Write the page, given the seconds that each finished stage took, and draw the films that it lacks."""
-        for number, (stage, (caption, play)) in enumerate(self._films.items(), 1):
-            if stage in seconds and stage not in self._drawn:
+        for number, (caption, play) in enumerate(self._films.items(), 1):
+            if caption not in self._drawn and (moments := play()) is not None:
+                self._drawn[caption] = ""  # one that cannot be drawn is tried once
                 drawing = unique_name(self._path.with_name(f"film-{number}.mp4"))
-                write_film(drawing, islice(play(), FILM_SECONDS * FRAME_RATE))
-                self._drawn[stage] = film(drawing, caption)
+                write_film(drawing, islice(moments, FILM_SECONDS * FRAME_RATE))
+                self._drawn[caption] = film(drawing, caption)
                 drawing.replace(self._path.with_name(f"film-{number}.mp4"))
         done = {name: f"{seconds[name]:.0f} s" if name in seconds else "not done yet" for name in self._stages}
         sections = [
@@ -49,22 +48,30 @@ class ProgressPage:
 
 
 _TEXT = (
-    "Reload this page to see more: it is written anew after each stage, and the report takes its place at the end. "
+    "Reload this page to see more: it is written anew as stages go on, and the report takes its place at the end. "
     "Keys that are held and the mouse's movement are drawn above each frame."
 )
 
 
-def recorded_play(recordings: Path) -> Iterator[Moment]:
-    """The first recording of a folder, with its own actions."""
-    first = find_recordings(recordings)[0]
-    steps = read_steps(first.with_suffix(".jsonl"))
-    frames = read_frames(first.with_suffix(".mp4"), steps, *FILM_SIZE)
+def recorded_play(recordings: Path) -> Iterator[Moment] | None:
+    """The first whole recording of a folder that is being written, with its own actions; None: there is none yet."""
+    whole = sorted(recordings.glob("*.jsonl"))  # a recording's .mp4 has its name before
+    return _recorded(whole[0]) if whole else None
+
+
+def _recorded(jsonl: Path) -> Iterator[Moment]:
+    steps = read_steps(jsonl)
+    frames = read_frames(jsonl.with_suffix(".mp4"), steps, *FILM_SIZE)
     for frame, *action in zip(frames, steps.buttons, steps.camera, strict=False):
         yield Moment(frame, (action[0], action[1]))
 
 
-def labelled_play(dataset: Path, videos: Path) -> Iterator[Moment]:
-    """The longest video of a folder of videos, NAME.mp4, with its labels in a dataset."""
+def labelled_play(dataset: Path, videos: Path) -> Iterator[Moment] | None:
+    """The longest video of a folder of videos, NAME.mp4, with its labels in a dataset; None: that is not made yet."""
+    return _labelled(dataset, videos) if dataset.exists() else None  # it has its name once it is whole
+
+
+def _labelled(dataset: Path, videos: Path) -> Iterator[Moment]:
     index = load_index(dataset, "train")
     episode = int(index.lengths.argmax())
     rows = index.rows(episode)

@@ -21,6 +21,7 @@ from . import made_set
 def new_idm(workdir, size):
     """A work directory of a model that has not learnt anything yet: its first weights, as training would begin."""
     config = idm.get_config("demo")
+    config.model.preset = "nano"
     module = make_idm(config.model)
     frame_shape, differences = (size, size, 3), config.initial.temporal_difference
     objective = inverse_dynamics(

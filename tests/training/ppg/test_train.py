@@ -23,7 +23,7 @@ def start(launcher, undisturbed):
     flags = [
         "--config=configs/rl_doom.py", f"--config.init_from={undisturbed}", "--config.height=32", "--config.width=32",
         "--config.game.arguments.height=36", "--config.game.arguments.width=64", "--config.game.arguments.seconds=0.5",
-        "--config.games=2", "--config.length=4", "--config.fragments=2",
+        "--config.model.preset=nano", "--config.games=2", "--config.length=4", "--config.fragments=2",
         "--config.save_every=1",
     ]  # fmt: skip
     return lambda workdir, *more, **options: launcher.start(workdir, *flags, *more, bare=True, **options)
