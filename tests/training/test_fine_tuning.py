@@ -21,7 +21,8 @@ from vpt_jax.data.streams import Stream, StreamSettings
 def tune(launcher, undisturbed, dataset_dir):
     """Fine-tunes the policy that tests have trained."""
     flags = [
-        "--config=configs/fine_tuning.py:demo", "--config.model.preset=nano", f"--config.init_from={undisturbed}", "--config.data.batch=8",
+        "--config=configs/fine_tuning.py:demo", "--config.model.preset=nano",
+        f"--config.init_from={undisturbed}", "--config.data.batch=8",
         f"--config.data.train={dataset_dir}", f"--config.data.valid={dataset_dir}", "--config.data.valid_batch=8",
         "--config.data.length=6", "--config.data.workers=0", "--config.steps=3", "--config.log_every=1",
         "--config.save_every=1", "--config.report=False",

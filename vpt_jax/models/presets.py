@@ -1,6 +1,6 @@
 """Named model sizes. The policies of the paper are 1x (71M parameters), 2x (248M) and 3x (0.5B); its IDM has 0.5B.
 
-`tiny` learns a small game on two CPU cores; `nano`, which compiles in a moment, is for trying out a setup and for tests.
+`tiny` learns a small game on two CPU cores. `nano` is for trying out a setup and for tests: it compiles in a moment.
 
 1x, 2x and the IDM are as OpenAI's released files have them. Of 3x the image stacks are known from one, and the number
 of heads follows the others. The paper's text gives the IDM four blocks and 64, 128 and 128 channels, where the released
