@@ -38,13 +38,19 @@ def test_local_processes_differ_by_their_number_alone():
     assert [second[-1], third[-1]] == [f"--config.distributed.process_id={i}" for i in (1, 2)]
 
 
-# Says its number, and waits; on SIGTERM it says so and ends well. The last one fails if it is to.
+# Says its number, and waits; on SIGTERM it says so and ends well. If it is to, the last one fails once all have spoken.
 CHILD = """
-import signal, sys, time
+import pathlib, signal, sys, time
 number = int(sys.argv[-1].rpartition("=")[2])
 signal.signal(signal.SIGTERM, lambda *_: (print("stopped", flush=True), sys.exit(0)))
 print("number", number, flush=True)
-sys.exit(7) if sys.argv[1] == "fail" and number == 2 else time.sleep(60)
+folder = pathlib.Path(__file__).parent
+folder.joinpath(f"spoken{number}").touch()
+if sys.argv[1] == "fail" and number == 2:
+    while len(list(folder.glob("spoken*"))) < 3:
+        time.sleep(0.01)
+    sys.exit(7)
+time.sleep(60)
 """
 
 
