@@ -67,11 +67,11 @@ def test_the_likeliest_action_is_what_the_policy_says_of_the_whole_clip(workdir)
     decisions = [agent.decide([frame]) for frame in FRAMES[0]]
     chunk = np.stack([resize(frame, 128, 128) for frame in FRAMES[0]])[None]
     first = np.arange(len(FRAMES[0]))[None] == 0
-    output = policy.module.apply({"params": policy.params}, chunk, first, policy.module.initial_memory(1))
+    output = jax.jit(policy.module.apply)({"params": policy.params}, chunk, first, policy.module.initial_memory(1))
     likeliest = JointAction(*(output.logits[head][0].argmax(-1) for head in JointAction._fields))
     for i, expected in enumerate(zip(*raw_from_joint(likeliest), strict=True)):
         np.testing.assert_array_equal(decisions[i].buttons[0], expected[0])
-    log_probs = joint_log_prob(jax.tree.map(lambda of_head: of_head[0], output.logits), likeliest)
+    log_probs = jax.jit(joint_log_prob)(jax.tree.map(lambda of_head: of_head[0], output.logits), likeliest)
     np.testing.assert_allclose([one.log_prob[0] for one in decisions], log_probs, atol=1e-4)
     value = policy.normalizer.denormalize(output.value[0, :, None])[:, 0]
     np.testing.assert_allclose([one.value[0] for one in decisions], value, atol=1e-4)

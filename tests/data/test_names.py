@@ -54,6 +54,7 @@ def test_names_that_are_not_utf8_are_broken_before_any_work(recordings, tmp_path
     assert note["file"] == "lat\\xefin.jsonl"
     said = capsys.readouterr().out
     assert said.startswith(f"broken: {recordings}/lat\\xefin: its name is not UTF-8: rename it")
+    assert "what you mend of them, prepare into another --config.out" in said
     said.encode()
 
 

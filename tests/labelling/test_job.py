@@ -70,6 +70,7 @@ def test_broken_videos_are_listed_and_left_out(undisturbed, videos):
     assert report["made_of"]["mode"] == "shared"
     assert report["mean_confidence"] == pytest.approx(float(np.mean(dataset.load_index(out, "train").confidence)))
     assert all(f"broken: {videos / name}: unreadable video" in said for name in BROKEN)
+    assert "what you mend of them, label into another --config.out" in said
 
 
 def read_video(out, number):

@@ -1,6 +1,5 @@
 """A step that hangs ends its process, which a scheduler can then start again (scale 1.3)."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from vpt_jax.training.goodput import Goodput
 from vpt_jax.training.metrics_log import MetricsLog, Progress, Work
 from vpt_jax.training.ppg import setup as ppg
 
-from .conftest import wait_until
+from .conftest import kill, wait_until
 
 STUCK = """
 import threading
@@ -108,5 +107,4 @@ def test_a_process_whose_partner_stands_still_ends(launcher, tmp_path):
         assert "loop.py" in output
     finally:
         for process in processes:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kill(process)

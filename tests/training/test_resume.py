@@ -93,7 +93,7 @@ def test_the_trained_policy_loads_from_the_work_directory(undisturbed, tmp_path)
     policy, params, *_ = load_policy(undisturbed)
     jax.tree.map(np.testing.assert_array_equal, params, final_state(undisturbed)["params"])
     frames, first = np.zeros((2, 3, 32, 32, 3), np.uint8), np.zeros((2, 3), bool)
-    output = policy.apply({"params": params}, frames, first, policy.initial_memory(2))
+    output = jax.jit(policy.apply)({"params": params}, frames, first, policy.initial_memory(2))
     assert output.logits["camera"].shape == (2, 3, 121)
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         load_policy(tmp_path)
@@ -111,7 +111,7 @@ def test_the_trained_inverse_dynamics_model_loads_with_what_it_was_trained_on(un
     idm = load_idm(undisturbed_idm)
     assert (idm.frame_shape, idm.window, idm.step) == ((32, 32, 3), 6, 10)
     jax.tree.map(np.testing.assert_array_equal, idm.params, final_state(undisturbed_idm)["params"])
-    logits = idm.module.apply({"params": idm.params}, np.zeros((2, 3, 32, 32, 3), np.uint8)).logits
+    logits = jax.jit(idm.module.apply)({"params": idm.params}, np.zeros((2, 3, 32, 32, 3), np.uint8)).logits
     assert logits["camera"].shape == (2, 3, 2, 11)
 
 

@@ -388,4 +388,5 @@ def _summary(out: Path) -> str:
         lines.append(f"  left out for {reason!r}: {count:,}")
     if reasons:
         lines.append(f"  every one is listed in {out / 'report.json'}")
+        lines.append("  this dataset stays as it is: what you mend of them, prepare into another --config.out")
     return "\n".join(lines)

@@ -321,4 +321,6 @@ def _summary(out: Path) -> str:
     ]
     if len(report["broken"]) > 5:
         lines.append(f"  every one is listed in {out / 'report.json'}")
+    if report["broken"]:
+        lines.append("  this dataset stays as it is: what you mend of them, label into another --config.out")
     return "\n".join(lines)

@@ -18,10 +18,10 @@ from vpt_jax.training.state import initial_state
 from . import made_set
 
 
-def new_idm(workdir, size):
+def new_idm(workdir, size, preset):
     """A work directory of a model that has not learnt anything yet: its first weights, as training would begin."""
     config = idm.get_config("demo")
-    config.model.preset = "nano"
+    config.model.preset = preset
     module = make_idm(config.model)
     frame_shape, differences = (size, size, 3), config.initial.temporal_difference
     objective = inverse_dynamics(
@@ -39,7 +39,7 @@ def new_idm(workdir, size):
 @pytest.fixture(scope="session")
 def idm_dir(tmp_path_factory):
     """One that looks at small pictures, to be quick."""
-    return new_idm(tmp_path_factory.mktemp("idm"), 64)
+    return new_idm(tmp_path_factory.mktemp("idm"), 64, "nano")
 
 
 embedder_once = cache(embedders.make_embedder)  # compiled once

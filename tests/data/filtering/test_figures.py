@@ -22,7 +22,7 @@ RATE = 3
 def trained(tmp_path_factory):
     """A work directory, and the filter that has learnt from the even blocks of the clips."""
     folder = tmp_path_factory.mktemp("figures")
-    workdir = new_idm(folder / "idm", 128)
+    workdir = new_idm(folder / "idm", 128, "tiny")
     labelled = made_set.write_folder(folder / "labelled", made_set.labelled("learn", times=6))
     clean_filter.clean_filter(settings(workdir, folder / "filter.npz", labelled=labelled))
     return workdir, folder / "filter.npz"
