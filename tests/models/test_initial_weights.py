@@ -63,11 +63,11 @@ def expected(stacks, layers):
 
 @lru_cache
 def initial(model):
-    """Parameters by path. Nothing but the initialisers is computed, each as a small program of its own."""
+    """Parameters by path. Nothing but the initialisers is computed."""
     inputs = [jax.ShapeDtypeStruct((1, 1, *FRAME), jnp.uint8)]
     if isinstance(model, Policy):
         inputs += [jax.ShapeDtypeStruct((1, 1), bool), jax.eval_shape(lambda: model.initial_memory(1))]
-    return by_path(model.lazy_init(KEY, *inputs)["params"])
+    return by_path(jax.jit(lambda key: model.lazy_init(key, *inputs)["params"])(KEY))
 
 
 def by_path(params):

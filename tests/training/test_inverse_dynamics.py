@@ -61,9 +61,9 @@ def test_loss_by_hand(params, valid):
 
 def test_training_alone_is_augmented_and_only_if_asked(params):
     frames, rng = np.full((1, 3, 8, 8, 3), 100, np.uint8), jax.random.key(3)
-    changed = np.asarray(augment(rng, frames))
+    changed = np.asarray(jax.jit(augment)(rng, frames))
     objectives = [inverse_dynamics(Constant(), (8, 8, 3), None, augmented, False) for augmented in (False, True)]
-    losses = [float(objective.loss(params, (), batch((1, 1, 1), frames), rng)[0]) for objective in objectives]
+    losses = [float(jax.jit(of.loss)(params, (), batch((1, 1, 1), frames), rng)[0]) for of in objectives]
     seen = [[float(of.predict(params, (), batch((1, 1, 1), shown))[0].loss.mean()) for shown in (frames, changed)]
             for of in objectives]  # fmt: skip
     assert seen[0] == seen[1]
