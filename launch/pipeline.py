@@ -49,7 +49,7 @@ def preview(so_far: ProgressPage, seconds: Mapping[str, float]) -> None:
     """Write the page of what there is so far; a film that cannot be drawn must not end the stages."""
     try:
         so_far.write(seconds)
-    except Exception as error:  # whatever it is, the next stage writes the page anew, and the report does at the end
+    except Exception as error:  # whatever it is, the page is written anew soon, and by the report at the end
         print(f"no page of what is done so far: {printable(f'{type(error).__name__}: {error}')}", flush=True)
 
 

@@ -56,7 +56,8 @@ def test_roofline_by_hand():
 @cache
 def compiled_step(stage, sizes):
     config = {"policy": foundation, "idm": idm}[stage].get_config("demo")
-    config.model.preset, config.optimizer.name = "nano", "adam"  # quicker to compile
+    if stage == "policy":  # which every quick run compiles
+        config.model.preset, config.optimizer.name = "nano", "adam"
     config.data.batch, config.data.valid_batch, config.data.length = 8, 8, 4
     mesh = parallel.make_mesh(*sizes)
     setup = make_setup(config, mesh, (16, 16, 3), KINDS[stage].marginal.uniform(), 10_000)

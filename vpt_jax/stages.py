@@ -17,7 +17,7 @@ from vpt_jax.state_files import read_json, write_text
 from vpt_jax.workers import locked
 
 _POLL = 0.05  # seconds
-_TELL_EVERY = 20.0  # seconds
+_TELL_EVERY = 20.0  # seconds between calls of `on_progress`
 _LAST_LINES = 5  # seconds to wait for them once a program has ended: what it started may still hold its output open
 
 

@@ -16,7 +16,7 @@ FILM_SIZE = 288, 512  # height, width
 
 
 class ProgressPage:
-    """Written anew again and again, until the report of the whole loop takes its place.
+    """A page that is rewritten while stages run, until the report of the whole loop takes its place.
 
     Args:
         path: of the page, NAME.html; films are drawn beside it.
