@@ -3,7 +3,7 @@
     xvfb-run -a python launch/train.py --config=configs/rl_diamond.py --config.init_from=runs/early-game \
         --config.game.python=MINERL/bin/python --config.mesh.fsdp=8
 
-MINERL is a virtual environment with MineRL v1 (vpt_jax/envs/minerl_game.py says how to get it, and what has not been
+MINERL is a virtual environment with MineRL v1 (vpt_jax/envs/minerl.py says how to get it, and what has not been
 tried). The paper took 80 GPUs, 56,719 CPUs and six days for some 1.4 million episodes of ten minutes; it does not say
 how many games ran side by side. With 40, the rows of its batch, 4,000 iterations are 82,000 episodes.
 

@@ -11,7 +11,7 @@ you to know and to keep.
 
 from ml_collections import ConfigDict
 
-from vpt_jax.data.sources.search_terms import REJECT_WORDS, SEARCH_TERMS
+from vpt_jax.curation.download.search_terms import REJECT_WORDS, SEARCH_TERMS
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -27,8 +27,8 @@ import sys
 from absl import app, logging
 from benches.measuring import machine, print_table
 
-from vpt_jax.command_line import refuse_remote_flags
-from vpt_jax.paths import RemotePathError
+from vpt_jax.system.command_line import refuse_remote_flags
+from vpt_jax.system.paths import RemotePathError
 
 BENCHES = {  # and the file in launch/benches/ that has them: each needs libraries of its own
     "loader": "data", "decode": "data", "prepare": "data", "train_step": "policy", "forward": "policy",

@@ -27,9 +27,9 @@ from jax.sharding import Mesh
 from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
-from vpt_jax import command_line
-from vpt_jax.cost import CHIPS, GIB, Chip, Cost, by_kind, cost_of, device_bytes
+from vpt_jax.system import command_line
 from vpt_jax.training.ppg import setup as ppg
+from vpt_jax.training.roofline import CHIPS, GIB, Chip, Cost, by_kind, cost_of, device_bytes
 from vpt_jax.training.setup import KINDS, ConfigError, Step, batch_shapes, check, held_by, make_mesh, make_setup
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "TPU type and its shape in chips.")
@@ -107,7 +107,9 @@ def find_devices(topology: str) -> list[Any]:
             'and need libtpu: pip install -c constraints.txt -e ".[tpu]"'
         ) from error
     if (kind := devices[0].device_kind) not in CHIPS:
-        raise CompileError(f"vpt_jax/cost.py has no figures of a {kind}; it has those of {', '.join(CHIPS)}")
+        raise CompileError(
+            f"vpt_jax/training/roofline.py has no figures of a {kind}; it has those of {', '.join(CHIPS)}"
+        )
     return devices
 
 

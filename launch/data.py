@@ -5,11 +5,11 @@ python launch/data.py stats|validate|show|diff --config.data=DATASET
 
 import sys
 
-from vpt_jax import command_line
-from vpt_jax.checkpoints import CheckpointError
+from vpt_jax.curation.validation.commands import COMMANDS
+from vpt_jax.curation.validation.episodes import InspectionError
 from vpt_jax.data.errors import DatasetDamagedError, OpenFilesError
-from vpt_jax.inspection.commands import COMMANDS
-from vpt_jax.inspection.episodes import InspectionError
+from vpt_jax.system import command_line
+from vpt_jax.training.checkpoints import CheckpointError
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [] or sys.argv[1] not in COMMANDS:

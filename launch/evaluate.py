@@ -9,19 +9,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vpt_jax import command_line
-from vpt_jax.checkpoints import CheckpointError, TrainedPolicy, jsonable, load_policy
-from vpt_jax.digests import params_digest
-from vpt_jax.envs.game_client import GameLostError
 from vpt_jax.envs.games import GAMES, make_game
-from vpt_jax.envs.pool import Pool
 from vpt_jax.envs.rewards import REWARDS
-from vpt_jax.episodes import Agent, IdleAgent, Played, PolicyAgent, RandomAgent, play, summarise
+from vpt_jax.envs.vector.client import GameLostError
+from vpt_jax.envs.vector.pool import Pool
+from vpt_jax.evaluation.rollouts import Agent, IdleAgent, Played, PolicyAgent, RandomAgent, play, summarise
 from vpt_jax.report.playing import write_playing_report
-from vpt_jax.seeds import episode_seed
-from vpt_jax.state_files import read_json, write_text
+from vpt_jax.system import command_line
+from vpt_jax.system.atomic_files import read_json, write_text
+from vpt_jax.system.seeds import episode_seed
+from vpt_jax.system.workers import locked
+from vpt_jax.training.checkpoints import CheckpointError, TrainedPolicy, jsonable, load_policy
+from vpt_jax.training.digests import params_digest
 from vpt_jax.training.setup import ConfigError, check_choices
-from vpt_jax.workers import locked
 
 RANDOM, SCRIPTED = "random", "scripted"
 

@@ -8,9 +8,9 @@ The first writes NAME.model beside it.
 
 from absl import flags
 
-from vpt_jax import command_line
-from vpt_jax.checkpoints import CheckpointError
-from vpt_jax.exchange import ExchangeError, export_weights
+from vpt_jax.openai.convert import ExchangeError, export_weights
+from vpt_jax.system import command_line
+from vpt_jax.training.checkpoints import CheckpointError
 
 _RUN = flags.DEFINE_string("run", None, "Work directory of a training run, or of an imported model.", required=True)
 _OUT = flags.DEFINE_string("out", None, "The file: NAME.weights, or NAME.safetensors.", required=True)

@@ -9,9 +9,9 @@ is a work directory as of a training run: --config.init_from, launch/play.py and
 
 from absl import flags
 
-from vpt_jax import command_line
-from vpt_jax.exchange import ExchangeError, import_weights
-from vpt_jax.openai_files import WeightsFileError
+from vpt_jax.openai.convert import ExchangeError, import_weights
+from vpt_jax.openai.pickle_reader import WeightsFileError
+from vpt_jax.system import command_line
 
 _MODEL = flags.DEFINE_string("model", None, "The settings, a file NAME.model.", required=True)
 _WEIGHTS = flags.DEFINE_string("weights", None, "The tensors, a file NAME.weights.", required=True)

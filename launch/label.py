@@ -1,9 +1,9 @@
 """Label videos with an inverse dynamics model (fields: configs/label.py)."""
 
-from vpt_jax import command_line
-from vpt_jax.checkpoints import CheckpointError
 from vpt_jax.data.errors import DatasetDamagedError, OpenFilesError
 from vpt_jax.labelling.job import LabelError, label
+from vpt_jax.system import command_line
+from vpt_jax.training.checkpoints import CheckpointError
 
 MISTAKES = (LabelError, CheckpointError, FileNotFoundError, DatasetDamagedError, OpenFilesError)
 

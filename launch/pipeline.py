@@ -10,12 +10,12 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from vpt_jax import command_line
-from vpt_jax.printable import printable
 from vpt_jax.report.films import Moment
 from vpt_jax.report.loop import Runs, write_loop_report
 from vpt_jax.report.progress import ProgressPage, labelled_play, recorded_play
 from vpt_jax.stages import Stage, StageFailedError, Stages, checkpoint, environment, flags, program
+from vpt_jax.system import command_line
+from vpt_jax.system.printable import printable
 
 ROOT = Path(__file__).parents[1]
 stage, arguments = partial(program, ROOT), partial(flags, ROOT)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from vpt_jax import command_line
 from vpt_jax.report.tuning import write_tuning_report
 from vpt_jax.stages import Stage, StageFailedError, Stages, checkpoint, environment, flags, program
+from vpt_jax.system import command_line
 
 ROOT = Path(__file__).parents[1]
 CLONED = "cloned"

@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vpt_jax import command_line, stopping
 from vpt_jax.agent import Agent
-from vpt_jax.checkpoints import CheckpointError, TrainedPolicy, load_policy
-from vpt_jax.envs.game_client import GameLostError
 from vpt_jax.envs.games import GAMES, make_game
-from vpt_jax.envs.pool import Episode, Pool, Turn
 from vpt_jax.envs.rewards import REWARDS
-from vpt_jax.printable import printable
+from vpt_jax.envs.vector.client import GameLostError
+from vpt_jax.envs.vector.pool import Episode, Pool, Turn
 from vpt_jax.report.films import Moment, draw_large, write_film
-from vpt_jax.seeds import episode_seed
+from vpt_jax.system import command_line, stopping
+from vpt_jax.system.printable import printable
+from vpt_jax.system.seeds import episode_seed
+from vpt_jax.system.workers import unique_name
+from vpt_jax.training.checkpoints import CheckpointError, TrainedPolicy, load_policy
 from vpt_jax.training.setup import ConfigError, check_choices
 from vpt_jax.video import FRAME_RATE, Frame
-from vpt_jax.workers import unique_name
 
 Show = Callable[[Frame], bool]  # whether to go on
 

@@ -6,11 +6,11 @@ python launch/prepare.py --config=configs/prepare.py --config.recordings=RECORDI
 from absl import flags
 from ml_collections import ConfigDict
 
-from vpt_jax import command_line
+from vpt_jax.curation.download.contractor import ContractorError, download
 from vpt_jax.data.beam import BeamMissingError
 from vpt_jax.data.errors import DatasetDamagedError, OpenFilesError
 from vpt_jax.data.prepare import PrepareError, prepare
-from vpt_jax.data.sources.contractor import ContractorError, download
+from vpt_jax.system import command_line
 
 MISTAKES = (PrepareError, BeamMissingError, ContractorError, DatasetDamagedError, OpenFilesError)
 SOURCE = flags.DEFINE_enum(

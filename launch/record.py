@@ -5,12 +5,12 @@ python launch/record.py --config=configs/record.py:demo --config.out=RECORDINGS
 
 from ml_collections import ConfigDict
 
-from vpt_jax import command_line
 from vpt_jax.envs import RecordError
+from vpt_jax.system import command_line
 
 
 def main(config: ConfigDict) -> None:
-    from vpt_jax.envs.recorder import record  # here, since the game may not be installed
+    from vpt_jax.envs.doom.recorder import record  # here, since the game may not be installed
 
     record(config)
 

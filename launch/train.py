@@ -20,27 +20,29 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vpt_jax import command_line, parallel
-from vpt_jax.baselines import idm_baselines, policy_baselines
-from vpt_jax.checkpoints import CheckpointError, Checkpoints, facts_of, note_settings
-from vpt_jax.cost import CHIPS
+from vpt_jax import parallel
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
 from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError, OpenFilesError
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
-from vpt_jax.digests import params_digest
-from vpt_jax.envs.game_client import GameLostError
-from vpt_jax.evaluation import evaluator
+from vpt_jax.envs.vector.client import GameLostError
+from vpt_jax.evaluation.baselines import idm_baselines, policy_baselines
+from vpt_jax.evaluation.metrics import evaluator
 from vpt_jax.models.policy import embed, init_params
 from vpt_jax.models.presets import make_policy
 from vpt_jax.parallel import say
 from vpt_jax.report.training import write_report
+from vpt_jax.system import command_line
+from vpt_jax.system.workers import locked
 from vpt_jax.training import loop
+from vpt_jax.training.checkpoints import CheckpointError, Checkpoints, facts_of, note_settings
+from vpt_jax.training.digests import params_digest
 from vpt_jax.training.goodput import Goodput
 from vpt_jax.training.metrics_log import MetricsLog, Progress, Work, read_metrics
 from vpt_jax.training.objective import Objective
 from vpt_jax.training.ppg.train import train as train_by_play
 from vpt_jax.training.profiling import profiled
+from vpt_jax.training.roofline import CHIPS
 from vpt_jax.training.setup import (
     KINDS,
     ConfigError,
@@ -53,7 +55,6 @@ from vpt_jax.training.setup import (
     training_flops,
 )
 from vpt_jax.training.state import TrainState
-from vpt_jax.workers import locked
 
 
 class Stage(NamedTuple):

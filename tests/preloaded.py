@@ -14,9 +14,9 @@ import launch.filter
 import launch.label
 import launch.play
 import launch.train
+import vpt_jax.curation.download.contractor
+import vpt_jax.curation.download.web
+import vpt_jax.curation.validation.commands
 import vpt_jax.data.prepare
-import vpt_jax.data.sources.contractor
-import vpt_jax.data.sources.web
-import vpt_jax.envs.recorder
-import vpt_jax.exchange
-import vpt_jax.inspection.commands
+import vpt_jax.envs.doom.recorder
+import vpt_jax.openai.convert

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import vpt_jax
-from tests.test_exchange import policy_files
+from tests.openai.test_convert import policy_files
 from vpt_jax.actions import ENV_KEYS, JointAction, raw_from_env, raw_from_joint
-from vpt_jax.checkpoints import load_policy
-from vpt_jax.exchange import import_weights
 from vpt_jax.models.heads import joint_log_prob
+from vpt_jax.openai.convert import import_weights
+from vpt_jax.training.checkpoints import load_policy
 from vpt_jax.video import decode, resize
 
 CLIPS = sorted((Path(__file__).parent / "clips").glob("*.mp4"))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests.film_maker import corners, write_film
+from vpt_jax.data import clips
+from vpt_jax.data.clips import Clip, draw_film
 from vpt_jax.film_size import MAX_HEIGHT, MAX_WIDTH, MIN_WIDTH, film_size, fit_inside
-from vpt_jax.labelling import videos
-from vpt_jax.labelling.videos import Clip, draw_film
 from vpt_jax.report.films import Moment, draw_large
 from vpt_jax.report.films import write_film as write_play
 from vpt_jax.video import decode, resize
@@ -72,7 +72,7 @@ def test_a_film_that_cannot_be_encoded_is_said_and_a_full_disk_ends_the_job(tmp_
         def raise_error(*_):
             raise error
 
-        monkeypatch.setattr(videos, "VideoWriter", raise_error)
+        monkeypatch.setattr(clips, "VideoWriter", raise_error)
 
     fail(av.error.ExternalError(1, "the encoder does not want to"))
     assert "the encoder does not want to" in draw_film(video, tmp_path / "film.mp4", BUTTONS, CAMERA)

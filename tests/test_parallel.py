@@ -13,11 +13,11 @@ from ml_collections import ConfigDict
 
 from configs import foundation
 from vpt_jax import parallel
-from vpt_jax.checkpoints import TrainedPolicy
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
 from vpt_jax.training import setup
+from vpt_jax.training.checkpoints import TrainedPolicy
 from vpt_jax.training.setup import ConfigError, make_mesh
 
 

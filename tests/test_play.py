@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests import programs
+from tests.openai.test_convert import policy_files
 from tests.programs import ROOT
-from tests.test_exchange import policy_files
 from tests.training.conftest import wait_until
-from vpt_jax.exchange import import_weights
+from vpt_jax.openai.convert import import_weights
 from vpt_jax.video import decode, decode_timed, resample
 
 CLIP = ROOT / "tests" / "clips" / "combat_spider_7.mp4"

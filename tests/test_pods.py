@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vpt_jax import stopping
 from vpt_jax.parallel import start_processes
+from vpt_jax.system import stopping
 
 ROOT = Path(__file__).parents[1]
 FOUND_AND_RESTARTED = ["--config.distributed.coordinator=auto", "--config.stopped_status=75"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import record_episode
-from tests.test_exchange import policy_files
-from vpt_jax.checkpoints import load_policy
+from tests.openai.test_convert import policy_files
+from vpt_jax.training.checkpoints import load_policy
 from vpt_jax.video import decode
 
 ROOT = Path(__file__).parents[1]

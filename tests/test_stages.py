@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from vpt_jax.stages import Stage, StageFailedError, Stages
-from vpt_jax.workers import FolderInUseError, locked
+from vpt_jax.system.workers import FolderInUseError, locked
 
 PROGRAM = """
 import signal, sys, time

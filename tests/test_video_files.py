@@ -7,9 +7,9 @@ import pytest
 
 from tests.film_maker import number_of, numbered, write_film
 from vpt_jax import video_files
-from vpt_jax.data.sources import ytdlp
-from vpt_jax.labelling.videos import find_videos
-from vpt_jax.printable import printable
+from vpt_jax.curation.download import ytdlp
+from vpt_jax.data.clips import find_videos
+from vpt_jax.system.printable import printable
 from vpt_jax.video import VideoError, decode, probe, steady_frames
 from vpt_jax.video_files import (
     SUFFIXES,

@@ -16,14 +16,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from vpt_jax.actions import env_from_raw, raw_from_joint
-from vpt_jax.checkpoints import TrainedIDM, TrainedPolicy, load_model
 from vpt_jax.keys import seed_keys
 from vpt_jax.labelling.plan import Labels
 from vpt_jax.labelling.single import label_video
 from vpt_jax.models.heads import ValueNormalizer, draw_joint, joint_log_prob, most_probable
-from vpt_jax.models.memory import Ring
+from vpt_jax.models.kv_cache import Ring
 from vpt_jax.models.policy import Policy, look_once
-from vpt_jax.paths import local_path
+from vpt_jax.system.paths import local_path
+from vpt_jax.training.checkpoints import TrainedIDM, TrainedPolicy, load_model
 from vpt_jax.video import Frame, resize
 
 

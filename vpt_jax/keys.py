@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from vpt_jax.seeds import SEEDS, check_seed
+from vpt_jax.system.seeds import SEEDS, check_seed
 
 _HALF = 2**32
 

@@ -18,7 +18,7 @@ from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from vpt_jax import stopping
+from vpt_jax.system import stopping
 
 AXES = ("data", "fsdp", "tensor")
 # Rows of the batch and of the memory. With `data` first, XLA (of JAX 0.10) got the gradients of a step wrong on a mesh

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from vpt_jax import contractor_names
 from vpt_jax.actions import BUTTONS, ENV_KEYS, HOTBARS, PITCH, YAW
-from vpt_jax.state_files import publish
+from vpt_jax.system.atomic_files import publish
 from vpt_jax.video import FRAME_RATE, VideoError, VideoWriter, decode, draw_cursor, resize
 
 DEGREES_PER_COUNT = 360 / 2400  # of the recorder's mouse

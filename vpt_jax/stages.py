@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from vpt_jax.state_files import read_json, write_text
-from vpt_jax.workers import locked
+from vpt_jax.system.atomic_files import read_json, write_text
+from vpt_jax.system.workers import locked
 
 _POLL = 0.05  # seconds
 _TELL_EVERY = 20.0  # seconds between calls of `on_progress`

@@ -24,7 +24,7 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 
 from vpt_jax.actions import BUTTON_INDEX, CAMERA, HOTBARS, PITCH, YAW
-from vpt_jax.state_files import publish
+from vpt_jax.system.atomic_files import publish
 from vpt_jax.video_clock import FRAME_RATE, MAX_GAP, MAX_JUMP, in_order, measure, monotone, resample, sort_times
 from vpt_jax.video_display import frame_orientation, square_width
 from vpt_jax.video_files import CONTAINERS, VideoError, name_problem

@@ -9,8 +9,8 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vpt_jax.contents import file_digest
-from vpt_jax.printable import printable
+from vpt_jax.system.contents import file_digest
+from vpt_jax.system.printable import printable
 
 # FFmpeg's names of the containers that are opened, each of which can hold a video with time stamps. Others are refused:
 # some are text files that make FFmpeg open further files (playlists, lists to join), and the rest is rare.

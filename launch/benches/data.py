@@ -15,7 +15,6 @@ from absl import flags
 from benches.measuring import BATCH, LENGTH, SIZE, Row, peak_memory, repeat, timed
 from ml_collections import ConfigDict
 
-from vpt_jax.cores import available_cores
 from vpt_jax.data.codecs import measure_codecs
 from vpt_jax.data.dataset import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.prepare import PrepareError
@@ -23,6 +22,7 @@ from vpt_jax.data.prepare import prepare as make_dataset
 from vpt_jax.data.streams import Stream, StreamSettings, batches
 from vpt_jax.envs import RecordError
 from vpt_jax.recording import BrokenRecording, find_recordings, read_frames, read_steps
+from vpt_jax.system.cores import available_cores
 
 _DATA = flags.DEFINE_string("data", "", "Dataset folder made by launch/prepare.py.")
 _RECORDINGS = flags.DEFINE_string("recordings", "", "Folder of recordings whose frames are stored in several ways.")
@@ -96,7 +96,7 @@ def recorded_frames(folder: Path) -> Iterator[np.ndarray]:
 
 def make_data() -> tuple[Path, Path]:
     """Recordings of the embedded game, and a dataset made of them."""
-    from vpt_jax.envs.recorder import record  # here, since only this needs the game installed
+    from vpt_jax.envs.doom.recorder import record  # here, since only this needs the game installed
 
     recording, preparing = config_of("record", "bench"), config_of("prepare")
     recording.out = preparing.recordings = f"{_WORKDIR.value}/recordings"

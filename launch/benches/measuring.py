@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from vpt_jax.cores import available_cores
+from vpt_jax.system.cores import available_cores
 
 SIZE = flags.DEFINE_integer("size", 128, "Height and width of frames.")
 BATCH = flags.DEFINE_integer("batch", 8, "Rows of a batch.")

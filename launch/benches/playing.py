@@ -10,10 +10,10 @@ import jax
 from absl import flags
 from benches.measuring import SECONDS, Row
 
-from vpt_jax.envs.game_client import GameLostError
 from vpt_jax.envs.games import make_game
-from vpt_jax.envs.pool import Pool
 from vpt_jax.envs.rewards import REWARDS
+from vpt_jax.envs.vector.client import GameLostError
+from vpt_jax.envs.vector.pool import Pool
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import POLICIES

@@ -129,7 +129,7 @@ def make_agent(policy: Policy, params: Any) -> Any:
     """What plays with the policy, where the libraries for videos are installed."""
     try:
         from vpt_jax.agent import Agent
-        from vpt_jax.checkpoints import TrainedPolicy
+        from vpt_jax.training.checkpoints import TrainedPolicy
     except ImportError:
         return None
     normalizer = ValueNormalizer.create()

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vpt_jax.models.kv_cache import causal_band, frames_back
 from vpt_jax.models.layers import NORM_EPSILON
-from vpt_jax.models.memory import causal_band, frames_back
 from vpt_jax.models.policy import Policy
 
 Params = Mapping[str, Any]

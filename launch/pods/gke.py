@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from vpt_jax.paths import RemotePathError, refuse_remote_settings
+from vpt_jax.system.paths import RemotePathError, refuse_remote_settings
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "TPU type and its shape in chips, as in launch/compile.py.")
 _IMAGE = flags.DEFINE_string("image", "", "The container.")

@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags
 
-from vpt_jax.paths import RemotePathError, refuse_remote_settings
+from vpt_jax.system.paths import RemotePathError, refuse_remote_settings
 
 _NODES = flags.DEFINE_integer("nodes", 1, "Machines.", lower_bound=1)
 _GPUS = flags.DEFINE_integer("gpus", 8, "GPUs of a machine.", lower_bound=1)

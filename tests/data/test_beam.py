@@ -11,7 +11,7 @@ from vpt_jax.data import dataset
 from vpt_jax.data.beam import BeamMissingError
 from vpt_jax.data.encode import Settings, encode_episodes
 from vpt_jax.data.prepare import _find, prepare
-from vpt_jax.workers import unique_name
+from vpt_jax.system.workers import unique_name
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,15 @@ import pytest
 
 from configs import data as data_config
 from configs import foundation, idm
-from vpt_jax import exchange
-from vpt_jax.checkpoints import Checkpoints, load_idm, load_policy
+from vpt_jax.curation.validation import diff, show, summarize, validate
 from vpt_jax.data import dataset
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
 from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.data.metadata import _MAX_FEATURES_BYTES
 from vpt_jax.data.streams import Stream, StreamSettings, WindowStream
-from vpt_jax.inspection import diff, show, summarize, validate
-from vpt_jax.openai_files import WeightsFile, WeightsFileError, read_model
+from vpt_jax.openai import convert
+from vpt_jax.openai.pickle_reader import WeightsFile, WeightsFileError, read_model
+from vpt_jax.training.checkpoints import Checkpoints, load_idm, load_policy
 from vpt_jax.training.state import initial_state
 
 from .tiny import edit_json, write_dataset
@@ -206,7 +206,7 @@ def workdirs(tmp_path_factory):
 
 
 def export(workdir):
-    exchange.export_weights(workdir, workdir / "out.weights")
+    convert.export_weights(workdir, workdir / "out.weights")
 
 
 @pytest.mark.parametrize("load", [load_policy, load_idm, export])
@@ -238,7 +238,7 @@ def test_no_import_of_weights_executes_anything(tmp_path, marker, monkeypatch):
         with pytest.raises(WeightsFileError):
             WeightsFile(tmp_path / "x.weights")
         with pytest.raises(WeightsFileError):
-            exchange.import_weights(tmp_path / "x.model", tmp_path / "x.weights", tmp_path / "run")
+            convert.import_weights(tmp_path / "x.model", tmp_path / "x.weights", tmp_path / "run")
 
 
 def is_json(path: Path) -> bool:

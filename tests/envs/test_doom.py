@@ -13,8 +13,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from vpt_jax.actions import ENV_KEYS, env_from_raw
-from vpt_jax.envs import doom
-from vpt_jax.envs.doom import DoomEnv
+from vpt_jax.envs.doom.env import DoomEnv, screen_mode
 
 IDLE = env_from_raw(np.zeros(20, np.uint8), np.zeros(2, np.float32))
 
@@ -148,10 +147,10 @@ def test_bad_arguments_say_what_to_do():
         DoomEnv("MAP01", skill=0)
     with pytest.raises(RuntimeError, match="reset"):
         DoomEnv("MAP01").step(IDLE)
-    assert doom.screen_mode(128, 128) == "RES_256X144"
-    assert doom.screen_mode(360, 640) == "RES_640X360"
+    assert screen_mode(128, 128) == "RES_256X144"
+    assert screen_mode(360, 640) == "RES_640X360"
     with pytest.raises(ValueError, match="1920x1080"):
-        doom.screen_mode(2000, 3000)
+        screen_mode(2000, 3000)
 
 
 PLAY_FOR_EVER = """

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from vpt_jax.envs.doom import DoomEnv
-from vpt_jax.envs.doom_bot.roadmap import Roadmap
-from vpt_jax.envs.doom_bot.terrain import EYES, Terrain
-from vpt_jax.envs.doom_level import LEVELS, Geometry, read_geometry
+from vpt_jax.envs.doom.bot.roadmap import Roadmap
+from vpt_jax.envs.doom.bot.terrain import EYES, Terrain
+from vpt_jax.envs.doom.env import DoomEnv
+from vpt_jax.envs.doom.level import LEVELS, Geometry, read_geometry
 
 NOTHING = np.zeros((0, 2))
 WEST, EAST = np.array([80.0, 128]), np.array([440.0, 128])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vpt_jax.envs.doom_tasks import PLACE, make, make_scripted
+from vpt_jax.envs.doom.tasks import PLACE, make, make_scripted
 from vpt_jax.envs.rewards import REWARDS, Tally
 
 ARGUMENTS = {"seconds": 3.0, "level": "E1M5", "height": 18, "width": 32}

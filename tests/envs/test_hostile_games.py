@@ -14,10 +14,10 @@ import pytest
 from tests.envs import hostile_game
 from tests.envs.hostile_game import INVALID, SHAPES, answer, fill
 from tests.envs.toy_games import SIZE
-from vpt_jax.envs import game_client
-from vpt_jax.envs.game_client import Game, GameClient, GameLostError, Patience
-from vpt_jax.envs.pool import Pool, _check_counts
 from vpt_jax.envs.rewards import REWARDS, Reward, Tally, counted
+from vpt_jax.envs.vector import client as game_client
+from vpt_jax.envs.vector.client import Game, GameClient, GameLostError, Patience
+from vpt_jax.envs.vector.pool import Pool, _check_counts
 
 APPLES = {"apples": Reward(0.5)}
 BUTTONS, CAMERA = np.zeros(20, np.uint8), np.zeros(2)
@@ -190,7 +190,7 @@ def test_no_process_outlives_its_game_by_cleaning_its_environment(monkeypatch, t
 def test_a_pool_without_a_size_keeps_that_of_its_first_picture():
     """Pictures of another size cannot be put beside the first."""
     pool = SimpleNamespace(size=None)
-    from vpt_jax.envs.pool import _Row
+    from vpt_jax.envs.vector.pool import _Row
 
     row = SimpleNamespace(_pool=pool)
     assert _Row._look(row, np.zeros((4, 6, 3), np.uint8)).shape == (4, 6, 3)

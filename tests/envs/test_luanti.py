@@ -14,9 +14,11 @@ import pytest
 pytest.importorskip("Xlib", reason="Luanti needs python-xlib: pip install -e '.[luanti]'")
 
 from vpt_jax.actions import ENV_KEYS, env_from_raw
-from vpt_jax.envs import RecordError, luanti_game, watchdog
-from vpt_jax.envs.luanti import LuantiEnv
-from vpt_jax.envs.luanti_game import check_installed
+from vpt_jax.envs import RecordError
+from vpt_jax.envs.luanti import game
+from vpt_jax.envs.luanti.env import LuantiEnv
+from vpt_jax.envs.luanti.game import check_installed
+from vpt_jax.envs.processes import watchdog
 from vpt_jax.video import VideoWriter, decode
 
 try:
@@ -266,8 +268,8 @@ def test_bad_arguments_say_what_to_do():
 def test_another_port_is_tried_when_one_is_taken(monkeypatch):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))
-        ports = iter([other.getsockname()[1], luanti_game._free_port()])
-        monkeypatch.setattr(luanti_game, "_free_port", lambda: next(ports))
+        ports = iter([other.getsockname()[1], game._free_port()])
+        monkeypatch.setattr(game, "_free_port", lambda: next(ports))
         with closing(LuantiEnv(90, 160)) as env:
             env.reset(seed=0)
     assert not list(ports)

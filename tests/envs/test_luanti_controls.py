@@ -8,9 +8,10 @@ import pytest
 pytest.importorskip("Xlib", reason="pip install -e '.[luanti]'")
 
 from vpt_jax.actions import ENV_KEYS
-from vpt_jax.envs import luanti_controls, luanti_game
-from vpt_jax.envs.luanti_controls import Controls
-from vpt_jax.envs.screen import Pointer
+from vpt_jax.envs.luanti import controls as luanti_controls
+from vpt_jax.envs.luanti import game
+from vpt_jax.envs.luanti.controls import Controls
+from vpt_jax.envs.luanti.screen import Pointer
 
 CENTRE = Pointer(320, 180, visible=False)
 
@@ -117,6 +118,6 @@ def test_escape_is_not_pressed_again_while_a_screen_closes(screen, act, monkeypa
 
 
 def test_missing_programs_are_named(monkeypatch):
-    monkeypatch.setattr(luanti_game.shutil, "which", lambda program, path=None: None)
-    with pytest.raises(luanti_game.RecordError, match="apt-get install minetest xvfb"):
-        luanti_game.check_installed()
+    monkeypatch.setattr(game.shutil, "which", lambda program, path=None: None)
+    with pytest.raises(game.RecordError, match="apt-get install minetest xvfb"):
+        game.check_installed()

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from vpt_jax.actions import BUTTON_INDEX, ENV_KEYS
-from vpt_jax.envs import game_server, minerl_game
-from vpt_jax.envs.game_client import GameLostError, Patience
+from vpt_jax.envs import minerl
 from vpt_jax.envs.games import make_game
-from vpt_jax.envs.pool import Pool
 from vpt_jax.envs.rewards import REWARDS
+from vpt_jax.envs.vector import server
+from vpt_jax.envs.vector.client import GameLostError, Patience
+from vpt_jax.envs.vector.pool import Pool
 
 HERE = Path(__file__).parent
 SPEC = json.loads((HERE / "minerl_v1_spec.json").read_text())
@@ -29,7 +30,7 @@ def game(monkeypatch):
     """The adapter in this process, around the stand-in."""
     for folder in (GYM, MINERL):
         monkeypatch.syspath_prepend(folder)
-    yield minerl_game.make(seconds=0.2)
+    yield minerl.make(seconds=0.2)
     for name in [name for name in sys.modules if name.split(".")[0] in ("minerl", "gym")]:
         del sys.modules[name]
 
@@ -37,12 +38,12 @@ def game(monkeypatch):
 @pytest.fixture
 def path(monkeypatch):
     """Puts folders of packages on the path of the games' processes; there are short pauses between their tries."""
-    monkeypatch.setattr("vpt_jax.envs.pool._PAUSES", (0.0, 0.01, 0.02, 0.04))
+    monkeypatch.setattr("vpt_jax.envs.vector.pool._PAUSES", (0.0, 0.01, 0.02, 0.04))
     return lambda *folders: monkeypatch.setenv("PYTHONPATH", ":".join(map(str, folders)))
 
 
 def press(*keys, camera=(0.0, 0.0)):
-    return game_server.action_of({"keys": keys, "camera": camera})
+    return server.action_of({"keys": keys, "camera": camera})
 
 
 def has_numpy(python):
@@ -60,7 +61,7 @@ def test_spaces_and_settings_are_those_of_the_spec(game):
     pov = SPEC["observations"]["pov"]
     assert vars(game.observation_space["pov"]) == pov | {"shape": tuple(pov["shape"])}
     assert game._env.task.settings == SPEC["settings"]
-    assert SPEC["steps_per_second"] == minerl_game.STEPS_PER_SECOND
+    assert SPEC["steps_per_second"] == minerl.STEPS_PER_SECOND
 
 
 def box(low, high, shape):
@@ -81,10 +82,10 @@ def box(low, high, shape):
 def test_another_interface_is_refused(spaces, change, complaint):
     actions = dict.fromkeys(SPEC["actions"]) | {"camera": box(-180, 180, (2,))}
     those = [actions, {"pov": np.zeros((360, 640, 3), np.uint8), "inventory": None}]
-    minerl_game.check_spaces(*those)
+    minerl.check_spaces(*those)
     those[spaces] = {name: space for name, space in {**those[spaces], **change}.items() if space is not ...}
     with pytest.raises(ValueError, match=complaint):
-        minerl_game.check_spaces(*those)
+        minerl.check_spaces(*those)
 
 
 @pytest.mark.parametrize(("seed", "shown"), [(0, 0), (7, 7), (None, 255)])
@@ -132,7 +133,7 @@ def test_items_have_the_names_that_are_rewarded():
     others = {name: 1 for name in REWARDS["diamond"] if name not in ("log", "planks")}
     inventory = {name: np.array(count) for name, count in {**wood, **others, "dirt": 0, "oak_boat": 5}.items()}
     stats = {"location_stats": {"xpos": np.array(1.5), "pitch": np.array(2)}}
-    info = minerl_game.info_of({"inventory": inventory, **stats})
+    info = minerl.info_of({"inventory": inventory, **stats})
     assert info == {"log": 3, "planks": 12, **others, "oak_boat": 5, "x": 1.5}
     assert all(type(number) is float for number in info.values())
 
@@ -140,7 +141,7 @@ def test_items_have_the_names_that_are_rewarded():
 def test_the_games_own_count_of_what_was_crafted_is_passed_on():
     """Where MineRL observes it; so that rewards count what cannot be counted twice (fidelity D6)."""
     crafted = {"oak_planks": np.array(4), "birch_planks": np.array(8), "torch": np.array(0)}
-    assert minerl_game.info_of({"inventory": {}, "craft_item": crafted}) == {"crafted.planks": 12}
+    assert minerl.info_of({"inventory": {}, "craft_item": crafted}) == {"crafted.planks": 12}
 
 
 def play(game, seeds, *keys):
@@ -192,5 +193,5 @@ def test_what_is_missing_is_said_with_how_to_get_it(path, tmp_path, installed, c
 
 
 def test_old_pythons_can_read_it():
-    for module in (game_server, minerl_game):
+    for module in (server, minerl):
         ast.parse(Path(module.__file__).read_text(), feature_version=(3, 8))

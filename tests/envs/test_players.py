@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vpt_jax.actions import BUTTON_INDEX, PITCH, is_null, raw_from_env
-from vpt_jax.envs.doom import DoomEnv
-from vpt_jax.envs.doom_bot.player import DoomPlayer, DoomRunner
+from vpt_jax.envs.doom.bot.player import DoomPlayer, DoomRunner
+from vpt_jax.envs.doom.env import DoomEnv
 from vpt_jax.envs.players import Hand, HumanStreamPlayer
 
 SEED = 3

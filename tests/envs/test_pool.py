@@ -10,10 +10,10 @@ import pytest
 
 from tests.envs.toy_games import SIZE
 from vpt_jax.actions import BUTTON_INDEX
-from vpt_jax.envs.game_client import Game, GameLostError, Patience
-from vpt_jax.envs.pool import Pool
-from vpt_jax.envs.reaper import marked
+from vpt_jax.envs.processes.reaper import marked
 from vpt_jax.envs.rewards import Reward
+from vpt_jax.envs.vector.client import Game, GameLostError, Patience
+from vpt_jax.envs.vector.pool import Pool
 
 APPLES = {"apples": Reward(0.5, 3)}
 PATIENCE = Patience(start=20, reset=1, step=1, beat=3)
@@ -24,7 +24,7 @@ ATTACK[BUTTON_INDEX["attack"]] = 1
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
     """Between the tries of a row that cannot play; as many as there are."""
-    monkeypatch.setattr("vpt_jax.envs.pool._PAUSES", (0.0, 0.01, 0.02, 0.04))
+    monkeypatch.setattr("vpt_jax.envs.vector.pool._PAUSES", (0.0, 0.01, 0.02, 0.04))
 
 
 def counting(**arguments):

@@ -16,10 +16,10 @@ import pytest
 from configs.record import get_config
 from tests.programs import Program
 from vpt_jax.actions import env_from_raw
-from vpt_jax.envs import recorder
-from vpt_jax.envs.doom import DoomEnv
-from vpt_jax.envs.doom_level import LEVELS
-from vpt_jax.envs.recorder import RecordError, plan_episodes, record
+from vpt_jax.envs.doom import recorder
+from vpt_jax.envs.doom.env import DoomEnv
+from vpt_jax.envs.doom.level import LEVELS
+from vpt_jax.envs.doom.recorder import RecordError, plan_episodes, record
 from vpt_jax.recording import find_recordings, read_frames, read_steps
 
 SMALL = {

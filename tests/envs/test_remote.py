@@ -13,7 +13,7 @@ from tests.envs.toy_games import SIZE
 
 ray = pytest.importorskip("ray")
 
-from vpt_jax.envs.remote import RemotePool  # noqa: E402 - needs Ray
+from vpt_jax.envs.vector.remote import RemotePool  # noqa: E402 - needs Ray
 
 pytestmark = pytest.mark.slow
 

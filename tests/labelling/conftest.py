@@ -16,11 +16,11 @@ import pytest
 
 from configs import foundation, idm
 from configs.label import get_config
-from vpt_jax.checkpoints import Checkpoints, load_idm
 from vpt_jax.data import dataset
 from vpt_jax.data.streams import batches
 from vpt_jax.labelling import job, steps
 from vpt_jax.models.presets import make_idm, make_policy
+from vpt_jax.training.checkpoints import Checkpoints, load_idm
 from vpt_jax.training.state import initial_state
 
 from ..programs import Program, xla_flags

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpt_jax.labelling import job, steps, videos
+from vpt_jax.data.clips import Clip, draw_number, identify
+from vpt_jax.labelling import job, steps
 from vpt_jax.labelling.job import LabelError, label
 from vpt_jax.labelling.plan import Labels
-from vpt_jax.labelling.videos import Clip, identify
 from vpt_jax.video_files import content_digest
 
 from .conftest import labels_by_name, pictures, settings, write_video
@@ -170,9 +170,9 @@ def test_copies_and_segments_have_identities_of_their_own(folder, tmp_path):
     assert keys["none"] == "missing none"
     (folder / "a.mkv").rename(folder / "elsewhere.mkv")
     assert identify({"elsewhere": Clip(folder / "elsewhere.mkv")}) == {"elsewhere": keys["a"]}
-    assert videos.draw_number(keys["a"]) == videos.draw_number(keys["copy"]) < 2**28
-    assert videos.draw_number(content_digest(folder / "b.mkv")) == videos.draw_number(keys["b"])  # single.py
-    numbers = [videos.draw_number(keys[name]) for name in ("a", "b", "a@0-5", "a@5-9")]
+    assert draw_number(keys["a"]) == draw_number(keys["copy"]) < 2**28
+    assert draw_number(content_digest(folder / "b.mkv")) == draw_number(keys["b"])  # single.py
+    numbers = [draw_number(keys[name]) for name in ("a", "b", "a@0-5", "a@5-9")]
     assert len(set(numbers)) == len(numbers)  # segments of a video are drawn independently
 
 

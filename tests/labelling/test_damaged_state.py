@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
+from vpt_jax.data.clips import read_result
 from vpt_jax.labelling import parts
 from vpt_jax.labelling.job import LabelError, label
-from vpt_jax.labelling.videos import read_result
 
 from .conftest import files, pictures, run_in_process, settings, write_video
 

@@ -14,7 +14,7 @@ import pytest
 
 from vpt_jax.labelling import job
 from vpt_jax.labelling.job import LabelError, label
-from vpt_jax.workers import FolderInUseError, locked
+from vpt_jax.system.workers import FolderInUseError, locked
 
 from ..training.conftest import wait_until
 from .conftest import BROKEN, GOOD, files, labels_by_name, settings

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vpt_jax.data import codecs, dataset
+from vpt_jax.data.clips import Clip, FrameSettings, encode_video
 from vpt_jax.labelling.plan import Labels, Plan, Video
-from vpt_jax.labelling.videos import Clip, FrameSettings, encode_video
 from vpt_jax.video import VideoWriter
 
 LENGTHS = range(1, 43)

@@ -70,7 +70,7 @@ class PartOfJob:
 @pytest.fixture
 def part(tmp_path, monkeypatch):
     (tmp_path / "labels").mkdir()
-    monkeypatch.setattr("vpt_jax.state_files._sync", lambda path: None)  # quicker
+    monkeypatch.setattr("vpt_jax.system.atomic_files._sync", lambda path: None)  # quicker
     return PartOfJob(tmp_path, batch=2)
 
 

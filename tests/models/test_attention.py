@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vpt_jax.models.attention import spread_basis
-from vpt_jax.models.memory import causal_band, empty_memory, frames_back, look
+from vpt_jax.models.kv_cache import causal_band, empty_memory, frames_back, look
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "attention_mask.npz")
 META = json.loads(str(GOLDEN["meta"]))

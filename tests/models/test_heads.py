@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vpt_jax.models.heads import ValueNormalizer, most_probable
-from vpt_jax.openai_weights import value_normalizer_from_openai
+from vpt_jax.openai.weights import value_normalizer_from_openai
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "value_normalizer.npz")
 META = json.loads(str(GOLDEN["meta"]))

@@ -11,7 +11,7 @@ import pytest
 from vpt_jax.models.heads import factored_log_prob
 from vpt_jax.models.idm import REACH, InverseDynamicsModel, see_motion
 from vpt_jax.models.presets import IDMS
-from vpt_jax.openai_weights import idm_from_openai
+from vpt_jax.openai.weights import idm_from_openai
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "idm_tiny.npz")
 META = json.loads(str(GOLDEN["meta"]))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vpt_jax.baselines import FactoredMarginal, Marginal
+from vpt_jax.evaluation.baselines import FactoredMarginal, Marginal
 from vpt_jax.models.idm import CHANGE_SCALE, InverseDynamicsModel
 from vpt_jax.models.policy import Policy
 from vpt_jax.training.behavioural_cloning import cloning

@@ -13,7 +13,7 @@ from vpt_jax.actions import JointAction
 from vpt_jax.models.heads import joint_log_prob
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
-from vpt_jax.openai_weights import policy_from_openai, value_normalizer_from_openai
+from vpt_jax.openai.weights import policy_from_openai, value_normalizer_from_openai
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "policy_tiny.npz")
 META = json.loads(str(GOLDEN["meta"]))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from vpt_jax.actions import BUTTON_INDEX, CAMERA
-from vpt_jax.baselines import policy_baselines
 from vpt_jax.data.dataset import load_index, open_records, write_index, write_metadata
 from vpt_jax.data.streams import Stream, StreamSettings
-from vpt_jax.evaluation import add, confidence_intervals, label_totals, metrics
+from vpt_jax.evaluation.baselines import policy_baselines
+from vpt_jax.evaluation.metrics import add, confidence_intervals, label_totals, metrics
 from vpt_jax.report.loop import Runs, write_loop_report
 from vpt_jax.video import decode
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from vpt_jax.actions import BUTTONS, CAMERA, INVENTORY_CLASS, JointAction, factored_from_joint
-from vpt_jax.baselines import idm_baselines, policy_baselines
 from vpt_jax.data.prepare import prepare
 from vpt_jax.data.streams import Stream, StreamSettings, WindowStream
-from vpt_jax.evaluation import Prediction
+from vpt_jax.evaluation.baselines import idm_baselines, policy_baselines
+from vpt_jax.evaluation.metrics import Prediction
 from vpt_jax.models.policy import Policy
 from vpt_jax.recording import RecordingWriter
 from vpt_jax.report import training as report

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from tests.evaluation.test_rollouts import make_pool
 from tests.html_page import Page
-from tests.test_episodes import make_pool
-from vpt_jax.episodes import IdleAgent, Played, play, summarise
+from vpt_jax.evaluation.rollouts import IdleAgent, Played, play, summarise
 from vpt_jax.report.tuning import write_tuning_report
 
 RETURNS = {"cloned": (3, 5), "fine-tuned": (9, 11), "without leash": (6, 8), "from scratch": (1, 1), "random": (0, 1)}

@@ -12,9 +12,9 @@ import pytest
 
 from tests.training.conftest import ROOT
 from tests.training.test_resume import final_state
-from vpt_jax.checkpoints import load_policy
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, OtherEmbeddingsError, write_embeddings
 from vpt_jax.data.streams import Stream, StreamSettings
+from vpt_jax.training.checkpoints import load_policy
 
 
 @pytest.fixture(scope="session")

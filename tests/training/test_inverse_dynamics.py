@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from vpt_jax.actions import BUTTON_INDEX, CAMERA
-from vpt_jax.baselines import FactoredMarginal
 from vpt_jax.data.augment import augment
 from vpt_jax.data.batch import Batch
+from vpt_jax.evaluation.baselines import FactoredMarginal
 from vpt_jax.models.idm import IDMOutput, InverseDynamicsModel
 from vpt_jax.training.inverse_dynamics import inverse_dynamics, inverse_dynamics_loss, predict_window
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vpt_jax.workers import locked
+from vpt_jax.system.workers import locked
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import Mesh
 
 from vpt_jax import parallel
-from vpt_jax.baselines import FactoredMarginal
 from vpt_jax.data.streams import StreamSettings, WindowStream
+from vpt_jax.evaluation.baselines import FactoredMarginal
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.training.inverse_dynamics import inverse_dynamics
 from vpt_jax.training.optimizers import adam

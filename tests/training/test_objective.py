@@ -11,8 +11,8 @@ import optax
 import pytest
 
 from vpt_jax.actions import BUTTON_INDEX, joint_from_raw
-from vpt_jax.baselines import Marginal
 from vpt_jax.data.batch import Batch
+from vpt_jax.evaluation.baselines import Marginal
 from vpt_jax.models.policy import Policy, PolicyOutput
 from vpt_jax.training.behavioural_cloning import cloning, cloning_loss
 from vpt_jax.training.optimizers import OPTIMIZERS, adam, linear_schedule

@@ -4,8 +4,8 @@ import pytest
 from jax.experimental import multihost_utils
 
 from tests.cluster import run_together
-from tests.test_checkpoints import FACTS, state_at
-from vpt_jax.checkpoints import Checkpoints
+from tests.training.test_checkpoints import FACTS, state_at
+from vpt_jax.training.checkpoints import Checkpoints
 
 RESUMED = """
 import os, shutil, signal, sys, time
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from vpt_jax import parallel
-from vpt_jax.checkpoints import Checkpoints
+from vpt_jax.training.checkpoints import Checkpoints
 from vpt_jax.training import loop
 from vpt_jax.training.goodput import Goodput
 from vpt_jax.training.metrics_log import MetricsLog, Progress, Work

@@ -10,8 +10,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from vpt_jax.checkpoints import WrongStageError, load_idm, load_policy
-from vpt_jax.exchange import export_weights, import_weights
+from vpt_jax.openai.convert import export_weights, import_weights
+from vpt_jax.training.checkpoints import WrongStageError, load_idm, load_policy
 
 from .conftest import kill, wait_until
 

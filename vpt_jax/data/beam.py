@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from vpt_jax.workers import Run
+from vpt_jax.system.workers import Run
 
 
 class BeamMissingError(ImportError):

@@ -29,9 +29,9 @@ from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.index_arrays import REMEDY, check_actions, map_arrays
 from vpt_jax.data.metadata import SplitFiles, check_features, read_splits
 from vpt_jax.data.shards import RecordSource, open_reader
-from vpt_jax.paths import local_path
-from vpt_jax.state_files import publish
-from vpt_jax.workers import unique_name
+from vpt_jax.system.atomic_files import publish
+from vpt_jax.system.paths import local_path
+from vpt_jax.system.workers import unique_name
 
 NAME = "vpt"
 VERSION = "2.0.0"  # of the layout; raise it when what is stored changes

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from vpt_jax.contents import file_digest
 from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.data.streams import Stream, StreamSettings, Window
-from vpt_jax.state_files import read_json, write_text
-from vpt_jax.workers import locked, progress_bar
+from vpt_jax.system.atomic_files import read_json, write_text
+from vpt_jax.system.contents import file_digest
+from vpt_jax.system.workers import locked, progress_bar
 
 
 class Encoder(NamedTuple):

@@ -17,10 +17,10 @@ from vpt_jax.data import dataset
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.recorded_stats import RecordObserver
 from vpt_jax.recording import BrokenRecording, Steps, read_frames, read_steps, recording_file
-from vpt_jax.state_files import atomic_write, publish, read_arrays, read_json, write_text
+from vpt_jax.system.atomic_files import atomic_write, publish, read_arrays, read_json, write_text
+from vpt_jax.system.workers import unique_name
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.video_files import name_problem, utf8_path
-from vpt_jax.workers import unique_name
 
 
 @dataclass(frozen=True)

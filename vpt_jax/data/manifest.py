@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vpt_jax.paths import local_path
-from vpt_jax.printable import printable
-from vpt_jax.state_files import atomic_write
+from vpt_jax.system.atomic_files import atomic_write
+from vpt_jax.system.paths import local_path
+from vpt_jax.system.printable import printable
 from vpt_jax.video import FRAME_RATE
 
 SUFFIX = ".parquet"

@@ -29,16 +29,12 @@ from vpt_jax.data import beam, dataset, manifest, sessions, splits
 from vpt_jax.data.encode import Recording, Settings, add_suffix, encode_episodes
 from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.recorded_stats import RecordedStats
-from vpt_jax.mount_points import is_free, place_folder
-from vpt_jax.paths import refuse_remote_paths
-from vpt_jax.recording import (
-    GUI_MOUSE_SCALE,
-    find_recordings,
-    recording_file,
-)
-from vpt_jax.state_files import read_json
+from vpt_jax.recording import GUI_MOUSE_SCALE, find_recordings, recording_file
+from vpt_jax.system.atomic_files import read_json
+from vpt_jax.system.mount_points import is_free, place_folder
+from vpt_jax.system.paths import refuse_remote_paths
+from vpt_jax.system.workers import Run, in_processes, locked, progress_bar
 from vpt_jax.video_files import content_digest, name_problem, printable_path, utf8_path
-from vpt_jax.workers import Run, in_processes, locked, progress_bar
 
 SPLITS = ("train", "valid", "test")
 _ATTEMPTS = 3  # to join what was encoded; each encodes anew what turns out to be damaged

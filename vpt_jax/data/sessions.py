@@ -28,7 +28,7 @@ import numpy as np
 from vpt_jax.contractor_names import parse_name, recorder_version
 from vpt_jax.data import dataset
 from vpt_jax.data.errors import DatasetDamagedError
-from vpt_jax.state_files import atomic_write, read_arrays
+from vpt_jax.system.atomic_files import atomic_write, read_arrays
 from vpt_jax.video import FRAME_RATE
 
 LATE_SHARE = 0.2

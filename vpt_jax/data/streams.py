@@ -36,9 +36,9 @@ from vpt_jax.data.manifest import read_segments
 from vpt_jax.data.segments import SegmentIndex, select
 from vpt_jax.data.shards import allowed_files
 from vpt_jax.data.shared_memory import Reading, fit_shared_memory
-from vpt_jax.stopping import end_children
+from vpt_jax.system.stopping import end_children
+from vpt_jax.system.workers import end_with_parent
 from vpt_jax.video import FRAME_RATE
-from vpt_jax.workers import end_with_parent
 
 NULL_RULES = ("drop", "mask", "keep")
 _BYTES_OF_ACTION = 30  # of a step, with `first` and `valid`

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from vpt_jax.envs.game_client import Game, Patience
+from vpt_jax.envs.vector.client import Game, Patience
 
 
 class Kind(NamedTuple):
@@ -17,25 +17,25 @@ class Kind(NamedTuple):
 
 GAMES = {
     "doom": Kind(
-        make="vpt_jax.envs.doom_tasks:make",
-        scripted="vpt_jax.envs.doom_tasks:make_scripted",
+        make="vpt_jax.envs.doom.tasks:make",
+        scripted="vpt_jax.envs.doom.tasks:make_scripted",
         patience=Patience(start=60, reset=30, step=10),
         wait_for_resets=True,
     ),
     "luanti": Kind(
-        make="vpt_jax.envs.luanti:make",
+        make="vpt_jax.envs.luanti.env:make",
         scripted="",
         patience=Patience(start=60, reset=120, step=10),
         wait_for_resets=False,
     ),
     "video": Kind(  # no game: nothing that is done changes what is seen
-        make="vpt_jax.envs.footage:make",
+        make="vpt_jax.envs.video_env:make",
         scripted="",
         patience=Patience(start=60, reset=30, step=10),
         wait_for_resets=True,
     ),
     "minerl": Kind(
-        make="vpt_jax.envs.minerl_game:make",
+        make="vpt_jax.envs.minerl:make",
         scripted="",
         patience=Patience(start=300, reset=300, step=60),
         wait_for_resets=False,

@@ -25,16 +25,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vpt_jax.checkpoints import TrainedIDM, load_idm
 from vpt_jax.data import dataset
-from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
-from vpt_jax.data.manifest import SUFFIX
-from vpt_jax.labelling import LabelError, resume
-from vpt_jax.labelling.model import CHOICES, MODES, model_digest
-from vpt_jax.labelling.parts import SPLIT, Job, assemble, is_done, merge
-from vpt_jax.labelling.plan import Plan, Video
-from vpt_jax.labelling.steps import label_steps, read_steps, read_videos, step_file
-from vpt_jax.labelling.videos import (
+from vpt_jax.data.clips import (
     Clip,
     FrameSettings,
     draw_film,
@@ -45,11 +37,19 @@ from vpt_jax.labelling.videos import (
     is_drawn,
     read_result,
 )
-from vpt_jax.mount_points import is_free
-from vpt_jax.paths import refuse_remote_paths
-from vpt_jax.printable import printable
-from vpt_jax.state_files import read_json, write_text
-from vpt_jax.workers import locked, progress_bar, worker_pool
+from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
+from vpt_jax.data.manifest import SUFFIX
+from vpt_jax.labelling import LabelError, resume
+from vpt_jax.labelling.model import CHOICES, MODES, model_digest
+from vpt_jax.labelling.parts import SPLIT, Job, assemble, is_done, merge
+from vpt_jax.labelling.plan import Plan, Video
+from vpt_jax.labelling.steps import label_steps, read_steps, read_videos, step_file
+from vpt_jax.system.atomic_files import read_json, write_text
+from vpt_jax.system.mount_points import is_free
+from vpt_jax.system.paths import refuse_remote_paths
+from vpt_jax.system.printable import printable
+from vpt_jax.system.workers import locked, progress_bar, worker_pool
+from vpt_jax.training.checkpoints import TrainedIDM, load_idm
 
 VERSION = 3  # of the files in OUT.partial
 

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from vpt_jax.actions import CAMERA, YAW, Array
-from vpt_jax.checkpoints import TrainedIDM
 from vpt_jax.data.augment import MIRRORED_KEYS
-from vpt_jax.digests import params_digest
 from vpt_jax.labelling.plan import Labels, Spans
 from vpt_jax.models.heads import factored_log_prob
 from vpt_jax.models.idm import REACH, InverseDynamicsModel
+from vpt_jax.training.checkpoints import TrainedIDM
+from vpt_jax.training.digests import params_digest
 
 Logits = dict[str, Float[Array, "b t choices classes"]]
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from vpt_jax.data import dataset
+from vpt_jax.data.clips import Clip, FrameSettings, is_drawn
 from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
 from vpt_jax.labelling import LabelError
 from vpt_jax.labelling.plan import Labels
 from vpt_jax.labelling.resume import result_file
-from vpt_jax.labelling.videos import Clip, FrameSettings, is_drawn
-from vpt_jax.mount_points import place_folder
-from vpt_jax.state_files import publish, read_json
-from vpt_jax.workers import progress_bar
+from vpt_jax.system.atomic_files import publish, read_json
+from vpt_jax.system.mount_points import place_folder
+from vpt_jax.system.workers import progress_bar
 
 SPLIT = "train"
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from vpt_jax.labelling.plan import Labels, Plan
 from vpt_jax.labelling.steps import save_labels, try_labels
-from vpt_jax.state_files import read_json, write_text
+from vpt_jax.system.atomic_files import read_json, write_text
 from vpt_jax.video_files import printable_path
 
 _NAMED = 3  # videos that a message names

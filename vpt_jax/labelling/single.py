@@ -5,12 +5,12 @@ from tempfile import TemporaryDirectory
 
 import jax
 
-from vpt_jax.checkpoints import TrainedIDM
+from vpt_jax.data.clips import Clip, FrameSettings, draw_number, encode_video, read_result
 from vpt_jax.keys import seed_key
 from vpt_jax.labelling.model import label_spans
 from vpt_jax.labelling.plan import Labels, Plan, Video
-from vpt_jax.labelling.videos import Clip, FrameSettings, draw_number, encode_video, read_result
-from vpt_jax.paths import local_path
+from vpt_jax.system.paths import local_path
+from vpt_jax.training.checkpoints import TrainedIDM
 from vpt_jax.video import VideoError
 from vpt_jax.video_files import content_digest
 

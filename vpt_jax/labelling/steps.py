@@ -11,14 +11,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from vpt_jax import parallel
-from vpt_jax.checkpoints import TrainedIDM
 from vpt_jax.data.streams import batches
 from vpt_jax.keys import seed_key
 from vpt_jax.labelling import LabelError
 from vpt_jax.labelling.model import label_spans
 from vpt_jax.labelling.plan import Labels, Plan
-from vpt_jax.state_files import atomic_write, read_arrays
-from vpt_jax.workers import progress_bar
+from vpt_jax.system.atomic_files import atomic_write, read_arrays
+from vpt_jax.system.workers import progress_bar
+from vpt_jax.training.checkpoints import TrainedIDM
 
 
 def label_steps(plan: Plan, folder: Path, config: ConfigDict, idm: TrainedIDM) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from vpt_jax.models.kv_cache import frames_back, remember, ring_frames_back
 from vpt_jax.models.layers import fan_in_normalized
-from vpt_jax.models.memory import frames_back, remember, ring_frames_back
 
 NUM_BASIS = 10  # learned curves over the distance, mixed per head and frame
 MASKED = -1e9

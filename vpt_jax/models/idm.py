@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from vpt_jax.models.heads import FactoredActionHead
 from vpt_jax.models.impala import ImpalaEncoder, scale_frames
+from vpt_jax.models.kv_cache import empty_memory
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
-from vpt_jax.models.memory import empty_memory
 from vpt_jax.models.transformer import Transformer
 from vpt_jax.parallel import BATCH, constrain
 

@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from vpt_jax.models.heads import JointActionHead
 from vpt_jax.models.impala import ImpalaEncoder, scale_frames
+from vpt_jax.models.kv_cache import AnyMemory, Memory, Ring, empty_memory, empty_ring, look
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
-from vpt_jax.models.memory import AnyMemory, Memory, Ring, empty_memory, empty_ring, look
 from vpt_jax.models.transformer import Transformer
 from vpt_jax.parallel import BATCH, constrain
 

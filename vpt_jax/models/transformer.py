@@ -6,8 +6,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from vpt_jax.models.attention import RelativeAttention
+from vpt_jax.models.kv_cache import AnyMemory, next_memory, ring_row
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
-from vpt_jax.models.memory import AnyMemory, next_memory, ring_row
 
 MLP_RATIO = 4
 

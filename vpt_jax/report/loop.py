@@ -11,23 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from vpt_jax.actions import BUTTONS, CAMERA
-from vpt_jax.baselines import label_baselines, policy_baselines
 from vpt_jax.data.dataset import EpisodeIndex, load_index
 from vpt_jax.data.streams import Stream, StreamSettings
-from vpt_jax.evaluation import AXES, COMMON_SHARE, Totals, add, confidence_intervals, label_totals, metrics
+from vpt_jax.evaluation.baselines import label_baselines, policy_baselines
+from vpt_jax.evaluation.metrics import AXES, COMMON_SHARE, Totals, add, confidence_intervals, label_totals, metrics
 from vpt_jax.report.films import Moment, write_film
-from vpt_jax.report.page import (
-    Line,
-    curve,
-    facts_list,
-    film,
-    grid,
-    heatmap,
-    page,
-    paragraph,
-    section,
-    table,
-)
+from vpt_jax.report.page import Line, curve, facts_list, film, grid, heatmap, page, paragraph, section, table
 from vpt_jax.training.metrics_log import read_metrics
 from vpt_jax.video import FRAME_RATE, decode, resize
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from vpt_jax.episodes import Played, ranked, recording, summarise
+from vpt_jax.evaluation.rollouts import Played, ranked, recording, summarise
 from vpt_jax.recording import read_steps
 from vpt_jax.report.films import Moment, write_film
 from vpt_jax.report.page import film, grid, page, paragraph, section, table

@@ -8,8 +8,8 @@ from vpt_jax.data.dataset import load_index
 from vpt_jax.recording import read_frames, read_steps
 from vpt_jax.report.films import Moment, write_film
 from vpt_jax.report.page import facts_list, film, grid, page, paragraph, section
+from vpt_jax.system.workers import unique_name
 from vpt_jax.video import FRAME_RATE, decode, resize
-from vpt_jax.workers import unique_name
 
 FILM_SECONDS = 15
 FILM_SIZE = 288, 512  # height, width

@@ -11,20 +11,9 @@ from jaxtyping import Float, UInt8
 
 from vpt_jax.actions import BUTTONS, PITCH, YAW
 from vpt_jax.data.streams import Stream
-from vpt_jax.evaluation import COMMON_SHARE
+from vpt_jax.evaluation.metrics import COMMON_SHARE
 from vpt_jax.report.films import Moment, draw_large, write_film
-from vpt_jax.report.page import (
-    Line,
-    curve,
-    facts_list,
-    film,
-    grid,
-    page,
-    paragraph,
-    picture,
-    section,
-    table,
-)
+from vpt_jax.report.page import Line, curve, facts_list, film, grid, page, paragraph, picture, section, table
 from vpt_jax.training.metrics_log import read_metrics
 from vpt_jax.training.objective import Objective
 from vpt_jax.video import FRAME_RATE

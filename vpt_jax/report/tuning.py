@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vpt_jax.episodes import Played
+from vpt_jax.evaluation.rollouts import Played
 from vpt_jax.report.page import Line, curve, facts_list, grid, paragraph, section, table
 from vpt_jax.report.playing import write_playing_report
 from vpt_jax.report.training import series, smoothed

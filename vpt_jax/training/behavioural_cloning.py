@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vpt_jax.actions import joint_from_raw, raw_from_joint
-from vpt_jax.baselines import Marginal
 from vpt_jax.data.batch import Batch
-from vpt_jax.evaluation import Prediction
+from vpt_jax.evaluation.baselines import Marginal
+from vpt_jax.evaluation.metrics import Prediction
 from vpt_jax.models.heads import joint_log_prob, most_probable
-from vpt_jax.models.memory import Memory
+from vpt_jax.models.kv_cache import Memory
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.training.objective import Objective, start_at_marginal
 from vpt_jax.training.state import Metrics

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from vpt_jax.state_files import read_json
+from vpt_jax.system.atomic_files import read_json
 
 KINDS = {
     "start": "before the first step: opening the data, restoring",

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vpt_jax.actions import CAMERA
-from vpt_jax.baselines import FactoredMarginal
 from vpt_jax.data.augment import augment, mirror
 from vpt_jax.data.batch import Batch
-from vpt_jax.evaluation import Prediction
+from vpt_jax.evaluation.baselines import FactoredMarginal
+from vpt_jax.evaluation.metrics import Prediction
 from vpt_jax.models.heads import factored_log_prob
 from vpt_jax.models.idm import InverseDynamicsModel, see_motion
 from vpt_jax.training.objective import Objective, start_at_marginal

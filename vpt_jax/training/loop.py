@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vpt_jax import stopping
-from vpt_jax.checkpoints import Checkpoints
+from vpt_jax.system import stopping
+from vpt_jax.training.checkpoints import Checkpoints
 from vpt_jax.training.goodput import Goodput
 from vpt_jax.training.hang import hang_limit
 from vpt_jax.training.metrics_log import MetricsLog, Progress

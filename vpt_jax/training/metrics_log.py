@@ -13,7 +13,7 @@ from typing import NamedTuple, TextIO
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from vpt_jax.state_files import write_text
+from vpt_jax.system.atomic_files import write_text
 
 
 class MetricsLog:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from vpt_jax.actions import Array
-from vpt_jax.evaluation import Predict
+from vpt_jax.evaluation.metrics import Predict
 from vpt_jax.training.state import Loss
 
 

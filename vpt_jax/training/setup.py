@@ -18,14 +18,14 @@ from jax.stages import Lowered, Wrapped
 
 from vpt_jax import parallel
 from vpt_jax.actions import BUTTONS
-from vpt_jax.baselines import FactoredMarginal, Marginal
-from vpt_jax.checkpoints import IDM_STAGE, CheckpointError, load_idm, load_policy
 from vpt_jax.data.batch import Batch
+from vpt_jax.evaluation.baselines import FactoredMarginal, Marginal
 from vpt_jax.keys import seed_key
 from vpt_jax.models.flops import TRAINING, idm_flops, policy_flops
 from vpt_jax.models.presets import DTYPES, IDMS, POLICIES, make_idm, make_policy
-from vpt_jax.paths import refuse_remote_paths
+from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.training.behavioural_cloning import cloning
+from vpt_jax.training.checkpoints import IDM_STAGE, CheckpointError, load_idm, load_policy
 from vpt_jax.training.freezing import PatternError, freeze, hold
 from vpt_jax.training.inverse_dynamics import inverse_dynamics
 from vpt_jax.training.objective import Objective

@@ -30,11 +30,11 @@ def ray(monkeypatch):
     stub = ModuleType("ray")
     stub.init = init
     monkeypatch.setitem(sys.modules, "ray", stub)
-    monkeypatch.delitem(sys.modules, "vpt_jax.envs.remote", raising=False)
-    remote = importlib.import_module("vpt_jax.envs.remote")
+    monkeypatch.delitem(sys.modules, "vpt_jax.envs.vector.remote", raising=False)
+    remote = importlib.import_module("vpt_jax.envs.vector.remote")
     monkeypatch.setattr(remote, "RemotePool", lambda *_, **fields: SimpleNamespace(seeds=fields["seeds"]))
     yield stub
-    sys.modules.pop("vpt_jax.envs.remote", None)
+    sys.modules.pop("vpt_jax.envs.vector.remote", None)
 
 
 def config_of(**game):

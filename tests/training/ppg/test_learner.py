@@ -10,9 +10,8 @@ import pytest
 
 from vpt_jax import parallel
 from vpt_jax.actions import JointAction
-from vpt_jax.cost import find_collectives
 from vpt_jax.models.heads import ValueNormalizer
-from vpt_jax.models.memory import Memory
+from vpt_jax.models.kv_cache import Memory
 from vpt_jax.models.policy import PolicyOutput
 from vpt_jax.training.ppg.learner import (
     Learner,
@@ -27,6 +26,7 @@ from vpt_jax.training.ppg.learner import (
     wake_step,
 )
 from vpt_jax.training.ppg.losses import Fragment, advantages
+from vpt_jax.training.roofline import find_collectives
 
 ROWS, TURNS, LENGTH = 2, 6, 3
 

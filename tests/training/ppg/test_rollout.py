@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from vpt_jax import parallel
-from vpt_jax.envs.pool import Turn
+from vpt_jax.envs.vector.pool import Turn
 from vpt_jax.models.heads import ValueNormalizer, joint_log_prob
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.training.ppg.learner import Learner, Recipe, segment_order, take_segments

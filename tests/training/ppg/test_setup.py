@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from configs import rl_diamond, rl_doom
-from vpt_jax.checkpoints import Checkpoints, SettingsChangedError, TrainedPolicy
-from vpt_jax.envs.pool import Episode
+from vpt_jax.envs.vector.pool import Episode
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy, init_params
+from vpt_jax.training.checkpoints import Checkpoints, SettingsChangedError, TrainedPolicy
 from vpt_jax.training.ppg import setup as ppg
 from vpt_jax.training.ppg import train
 from vpt_jax.training.ppg.learner import LearnerState, OptStates, Recipe

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.training.conftest import kill, wait_until
-from vpt_jax.checkpoints import load_policy
+from vpt_jax.training.checkpoints import load_policy
 
 SLOW = pytest.mark.slow
 

@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from vpt_jax.actions import JointAction
 from vpt_jax.models.heads import HEAD_CLASSES, ValueNormalizer
-from vpt_jax.models.memory import Memory
+from vpt_jax.models.kv_cache import Memory
 from vpt_jax.models.policy import Policy
 from vpt_jax.training.ppg.losses import (
     Coefficients,

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from vpt_jax.actions import Array, JointAction
 from vpt_jax.models.heads import ValueNormalizer, joint_entropy, joint_kl, joint_log_prob
-from vpt_jax.models.memory import Memory
+from vpt_jax.models.kv_cache import Memory
 from vpt_jax.models.policy import Policy
 from vpt_jax.training.state import Metrics
 

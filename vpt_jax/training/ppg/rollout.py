@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from vpt_jax import parallel
 from vpt_jax.actions import JointAction, raw_from_joint
-from vpt_jax.envs.pool import Games, Turn
+from vpt_jax.envs.vector.pool import Games, Turn
 from vpt_jax.models.heads import ValueNormalizer, draw_joint, joint_log_prob
-from vpt_jax.models.memory import Memory, Ring, in_order
+from vpt_jax.models.kv_cache import Memory, Ring, in_order
 from vpt_jax.models.policy import Policy, look_once
 from vpt_jax.training.ppg.learner import Rollout
 

@@ -13,14 +13,14 @@ from ml_collections import ConfigDict
 
 from vpt_jax import parallel
 from vpt_jax.actions import JointAction
-from vpt_jax.checkpoints import TrainedPolicy
 from vpt_jax.envs.games import GAMES
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.keys import seed_key
 from vpt_jax.models.heads import HEAD_CLASSES, ValueNormalizer
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import DTYPES, POLICIES, make_policy
-from vpt_jax.paths import refuse_remote_paths
+from vpt_jax.system.paths import refuse_remote_paths
+from vpt_jax.training.checkpoints import TrainedPolicy
 from vpt_jax.training.optimizers import OPTIMIZERS
 from vpt_jax.training.ppg.learner import Learner, LearnerState, OptStates, Recipe
 from vpt_jax.training.ppg.losses import Coefficients, Fragment, Logits

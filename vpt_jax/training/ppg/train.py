@@ -12,13 +12,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vpt_jax import parallel
-from vpt_jax.checkpoints import Checkpoints, SettingsChangedError, facts_of, jsonable, note_settings
 from vpt_jax.envs.games import GAMES, make_game
-from vpt_jax.envs.pool import Episode, Games, Pool
 from vpt_jax.envs.rewards import REWARDS
+from vpt_jax.envs.vector.pool import Episode, Games, Pool
 from vpt_jax.parallel import say
-from vpt_jax.seeds import episode_seed
+from vpt_jax.system.seeds import episode_seed
 from vpt_jax.training import loop
+from vpt_jax.training.checkpoints import Checkpoints, SettingsChangedError, facts_of, jsonable, note_settings
 from vpt_jax.training.goodput import Goodput
 from vpt_jax.training.metrics_log import MetricsLog, Progress, Work
 from vpt_jax.training.ppg.learner import LearnerState, Rollout
@@ -37,7 +37,7 @@ from vpt_jax.training.setup import ConfigError, make_mesh
 from vpt_jax.video import FRAME_RATE
 
 if TYPE_CHECKING:  # it needs Ray
-    from vpt_jax.envs.remote import RemotePool
+    from vpt_jax.envs.vector.remote import RemotePool
 
 
 _SLEEP_OPTIMIZER = "sleep_optimizer"  # in a checkpoint's facts, where there is one
@@ -174,7 +174,7 @@ def make_pool(config: ConfigDict, mesh: Mesh, start: int) -> "Pool | RemotePool"
         streams = [itertools.count(*of_row) for of_row in seeds]
         return Pool(seeds=streams, first_limits=[limits[row] for row in rows], **arguments)
     try:
-        from vpt_jax.envs.remote import RemotePool, join_cluster
+        from vpt_jax.envs.vector.remote import RemotePool, join_cluster
     except ImportError as error:
         raise ConfigError(
             f'config.game.machines needs Ray: pip install -c constraints.txt -e ".[ray]" ({error})'

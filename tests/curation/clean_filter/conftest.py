@@ -1,0 +1,77 @@
+"""An inverse dynamics model, and a small filter that was trained with it."""
+
+from functools import cache
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from configs import filter as filter_config
+from configs import idm
+from vpt_jax.curation.clean_filter import commands, embedders
+from vpt_jax.models.presets import make_idm
+from vpt_jax.training.checkpoints import Checkpoints, jsonable
+from vpt_jax.training.inverse_dynamics import inverse_dynamics
+from vpt_jax.training.state import initial_state
+
+from . import made_set
+
+
+def new_idm(workdir, size, preset):
+    """A work directory of a model that has not learnt anything yet: its first weights, as training would begin."""
+    config = idm.get_config("demo")
+    config.model.preset = preset
+    module = make_idm(config.model)
+    frame_shape, differences = (size, size, 3), config.initial.temporal_difference
+    objective = inverse_dynamics(
+        module, frame_shape, None, augmented=False, mirrored=False, temporal_difference=differences
+    )
+    params = jax.jit(objective.init)(jax.random.key(0))
+    stream = {"frame_shape": [size, size, 3], "length": 8}
+    facts = {"stream": stream, "model": {}, "optimizer": {}, "config": jsonable(config)}
+    checkpoints = Checkpoints(workdir / "checkpoints", keep_last=1, keep_every_hours=0.0, facts=facts)
+    checkpoints.save(initial_state(params, optax.sgd(0.1), (), jax.random.PRNGKey(0)), 1)
+    checkpoints.close()
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def idm_dir(tmp_path_factory):
+    """One that looks at small pictures, to be quick."""
+    return new_idm(tmp_path_factory.mktemp("idm"), 64, "nano")
+
+
+embedder_once = cache(embedders.make_embedder)  # compiled once
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commands, "make_embedder", embedder_once)
+        yield
+
+
+def settings(idm_dir, classifier, **changes):
+    config = filter_config.get_config()
+    config.update(weights=str(idm_dir), classifier=str(classifier), workers=1)
+    config.update(
+        {name: str(value) if name in ("labelled", "videos", "out") else value for name, value in changes.items()}
+    )
+    return config
+
+
+@pytest.fixture(scope="session")
+def small_labelled(tmp_path_factory):
+    """Few labelled frames, quick to learn from; without Doom, whose engine takes long to start."""
+    rows = made_set.labelled("learn", rate=1, times=1, others=0)
+    rng = np.random.default_rng(0)
+    rows += [("other", f"menu{i // 4}", "menu", made_set.menu(rng, *made_set.SIZE)) for i in range(16)]
+    return made_set.write_folder(tmp_path_factory.mktemp("small"), rows)
+
+
+@pytest.fixture(scope="session")
+def small_filter(idm_dir, small_labelled, tmp_path_factory):
+    path = tmp_path_factory.mktemp("filter") / "filter.npz"
+    commands.clean_filter(settings(idm_dir, path, labelled=small_labelled, folds=2))
+    return path

@@ -1,0 +1,65 @@
+"""Videos that are filtered again: known by their content, whatever they are called and whenever they were touched."""
+
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from configs.filter import get_config
+from vpt_jax.curation.clean_filter import job
+from vpt_jax.curation.clean_filter.embedders import Embedder
+
+from ...film_maker import corners, write_film
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The videos that are decoded, in this process."""
+    names = []
+
+    def ahead(pool, todo, config, embedder):
+        for clip, result in todo:
+            names.append(clip.video.name)
+            sampled = job.sample(clip, result, config.rate, embedder.size)
+            yield clip, result, SimpleNamespace(result=lambda: sampled)  # noqa: B023
+
+    monkeypatch.setattr(job, "_ahead", ahead)
+    return names
+
+
+def rows_of(folder):
+    """Filters the videos of a folder, by a model that finds everything clean; returns the table of videos."""
+    config = get_config()
+    config.update(videos=str(folder), min_seconds=0.0)
+    embedder = Embedder((8, 8), lambda frames: [frames.mean((1, 2), np.float32)[:, None, None]], "embedder")
+    machine = SimpleNamespace(
+        digest=lambda: "machine", threshold=0.0, decide=lambda maps: np.tile([1.0, 0.0, 0.0], (len(maps[0]), 1))
+    )
+    job.filter_videos(config, machine, embedder)
+    return pq.read_table(folder / "videos.parquet").to_pylist()
+
+
+def test_touched_and_renamed_is_the_same_and_replaced_is_new(tmp_path, decoded):
+    """(failing: same-size-replaced)"""
+    write_film(tmp_path / "a.mp4", [corners(64, 64)] * 3)
+    rows_of(tmp_path)
+    (tmp_path / "a.mp4").rename(tmp_path / "b.mp4")
+    os.utime(tmp_path / "b.mp4", (1, 1))
+    assert [row["video"] for row in rows_of(tmp_path)] == ["b.mp4"]
+    assert decoded == ["a.mp4"]
+    data = bytearray((tmp_path / "b.mp4").read_bytes())
+    data[data.index(b"isom")] ^= 1  # as many bytes
+    (tmp_path / "b.mp4").write_bytes(data)
+    os.utime(tmp_path / "b.mp4", (1, 1))
+    rows_of(tmp_path)
+    assert decoded == ["a.mp4", "b.mp4"]
+
+
+def test_a_name_that_is_not_utf8_is_in_the_table_as_broken(tmp_path, decoded):
+    """(failing: non-utf8-name, attack M3)"""
+    write_film(tmp_path / "a.mp4", [corners(64, 64)] * 3).rename(tmp_path / os.fsdecode(b"lat\xefin.mp4"))
+    (row,) = rows_of(tmp_path)
+    assert (row["name"], row["video"], row["kept"]) == ("lat\\xefin", "lat\\xefin.mp4", False)
+    assert row["reason"] == "unreadable name: its name is not UTF-8: rename it"

@@ -1,0 +1,111 @@
+"""Datasets made of drifting pictures, no two episodes alike unless they are made so; commands in this process."""
+
+import shutil
+from contextlib import contextmanager
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from configs import data as data_config
+from configs import prepare as prepare_config
+from vpt_jax.actions import BUTTON_INDEX, CAMERA, env_from_raw
+from vpt_jax.curation.validation import diff, summarize, validate
+from vpt_jax.curation.validation.alignment import Said
+from vpt_jax.data import prepare
+from vpt_jax.models.idm import InverseDynamicsModel
+from vpt_jax.recording import RecordingWriter
+from vpt_jax.training.checkpoints import TrainedIDM
+from vpt_jax.video import VideoWriter, decode
+
+SIZE = 32
+
+
+def small_idm(size=SIZE, window=8):
+    """A model of random parameters that compiles quickly."""
+    module = InverseDynamicsModel(temporal_features=4, widths=(4,), features=16, heads=2, layers=1)
+    frames = jax.ShapeDtypeStruct((1, 1, size, size, 3), np.uint8)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), frames)["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes)
+    return TrainedIDM(module, params, (size, size, 3), window, 0)
+
+
+def perfect(buttons, camera, sure=0.9):
+    """What a model says that is right, and so sure of it."""
+    said = []
+    for chosen, classes in ((buttons, 2), (CAMERA.to_bins(camera), CAMERA.num_bins)):
+        right = np.eye(classes)[chosen]
+        said.append(np.log(right * sure + (1 - right) * (1 - sure) / (classes - 1)).astype(np.float32))
+    return Said(*said)
+
+
+def record(path, seed, frames=160):
+    """A view that wanders over a picture of its own, by the mouse; keys are pressed at random."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    world = cv2.resize(rng.integers(0, 256, (60, 60, 3)).astype(np.uint8), (720, 720), interpolation=cv2.INTER_CUBIC)
+    buttons, place = np.zeros(20, np.uint8), np.full(2, 300.0)
+    with RecordingWriter(path, SIZE, SIZE) as recording:
+        for i in range(frames):
+            if i % 5 == 0:
+                buttons[[BUTTON_INDEX[key] for key in ("attack", "forward", "jump")]] = rng.random(3) < 0.4
+            camera = rng.normal(0, 3, 2).astype(np.float32)
+            y, x = place.astype(int)
+            recording.write(world[y : y + SIZE, x : x + SIZE], env_from_raw(buttons, camera))
+            place = np.clip(place + camera, 0, 720 - SIZE)
+
+
+def reencode(source, target, skipped=0):
+    """The same video in poorer quality, without its first frames; other keys."""
+    with VideoWriter(f"{target}.mp4", SIZE, SIZE, crf=30) as video:
+        for number, frame in enumerate(decode(f"{source}.mp4")):
+            if number >= skipped:
+                video.write(frame)
+    lines = source.with_suffix(".jsonl").read_text().splitlines()[skipped:]
+    target.with_suffix(".jsonl").write_text("\n".join(line.replace("key.w", "key.s") for line in lines[::-1]) + "\n")
+
+
+def copy(source, target):
+    for suffix in (".mp4", ".jsonl"):
+        shutil.copy(f"{source}{suffix}", f"{target}{suffix}")
+
+
+def make_dataset(recordings, out, **changes):
+    config = prepare_config.get_config()
+    config.update(recordings=str(recordings), out=str(out), height=SIZE, width=SIZE, workers=1, **changes)
+    return prepare.prepare(config)
+
+
+@contextmanager
+def _in_this_process(workers):
+    yield lambda function, tasks: ((number, function(*task)) for number, task in enumerate(tasks))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_pools():
+    """Pools of processes take seconds to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (diff, prepare, summarize, validate):
+            patch.setattr(module, "in_processes", _in_this_process)
+        yield
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory):
+    """Four training and two validation episodes with nothing wrong."""
+    folder = tmp_path_factory.mktemp("clean")
+    for seed, name in enumerate(("train/a", "train/b", "train/c", "train/d", "valid/e", "valid/f")):
+        record(folder / "recordings" / name, seed)
+    return make_dataset(folder / "recordings", folder / "dataset")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    def of(dataset, **changes):
+        config = data_config.get_config()
+        config.update(data=str(dataset), out=str(tmp_path / "out"), **changes)
+        return config
+
+    return of

@@ -1,0 +1,131 @@
+"""What looks at no frame, against its definition in plain loops."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from vpt_jax.actions import CAMERA, JointAction, joint_from_raw
+from vpt_jax.data.streams import Stream, StreamSettings
+from vpt_jax.evaluation.baselines import FactoredMarginal, Marginal, idm_baselines, label_baselines, policy_baselines
+from vpt_jax.evaluation.metrics import add, metrics
+
+
+def test_marginal_is_a_distribution_and_close_to_the_frequencies():
+    actions = JointAction(np.array([1, 1, 1, 3, 0, 0]), np.array([7, 7, 60, 9, 60, 60]))
+    marginal = Marginal.fit(actions)
+    assert marginal.buttons.sum() == pytest.approx(1)
+    assert marginal.camera.sum() == pytest.approx(1)
+    unseen = (1 + 1) / (6 + 1)  # one class of six was seen once
+    expected = math.log((1 - unseen) * 3 / 6 + unseen / 8641)
+    camera_unseen = (2 + 1) / (4 + 1)  # four frames have the camera on; classes 60 and 9 seen once
+    expected_camera = math.log((1 - camera_unseen) * 2 / 4 + camera_unseen / 121)
+    log_prob = marginal.log_prob(JointAction(np.array([1, 0]), np.array([7, 7])))
+    assert log_prob[0] == pytest.approx(expected + expected_camera)
+    assert log_prob[1] == pytest.approx(math.log((1 - unseen) * 2 / 6 + unseen / 8641))  # camera off
+
+
+@pytest.fixture(scope="module")
+def streams(dataset_dir):
+    make = lambda split: Stream(StreamSettings(str(dataset_dir), split, 8, 6, "drop", shuffle=False))  # noqa: E731
+    return make("train"), make("valid")
+
+
+def test_policy_baselines_in_plain_loops(streams):
+    train, valid = streams
+    figures = policy_baselines(train, valid)
+    seen = [joint_from_raw(*(part[train.kept(e)] for part in train.actions(e))) for e in range(7)]
+    marginal = Marginal.fit(JointAction(*(np.concatenate(part) for part in zip(*seen, strict=True))))
+    most_frequent = Counter(np.concatenate([actions.buttons for actions in seen])).most_common(1)[0][0]
+    stays = total = 0
+    for actions in seen:
+        last = (0, 60)
+        for action in zip(*actions, strict=True):
+            stays += action[0] == last[0] and (action[1] == last[1] or action[0] % 2 == 0)
+            total, last = total + 1, action
+    losses, repeat_losses, right = [], [], 0
+    for episode in range(2):
+        last = (0, 60)
+        for buttons, camera in zip(
+            *joint_from_raw(*(p[valid.kept(episode)] for p in valid.actions(episode))), strict=True
+        ):
+            losses.append(-marginal.log_prob(JointAction(np.array([buttons]), np.array([camera])))[0])
+            repeats = buttons == last[0] and (camera == last[1] or buttons % 2 == 0)
+            chance = (1 - stays / total) * math.exp(-losses[-1]) + stays / total * repeats
+            repeat_losses.append(-math.log(chance))
+            right += (camera if buttons % 2 else 60) == (last[1] if last[0] % 2 else 60)
+            last = (buttons, camera)
+    assert figures["marginal"]["nll"] == pytest.approx(np.mean(losses))
+    assert figures["repeat"]["nll"] == pytest.approx(np.mean(repeat_losses))
+    assert figures["repeat"]["camera_accuracy"] == pytest.approx(right / len(losses))
+    assert marginal.mode(1).buttons[0] == most_frequent
+    assert figures["marginal"]["frames"] == figures["repeat"]["frames"] == valid.num_frames
+
+
+@pytest.fixture(scope="module", params=[0.0, 0.1], ids=["all", "6 seconds"])
+def episodes(dataset_dir, request):
+    """Streams that leave no null out, and of each episode in use its rows of 22 choices: buttons, camera bins."""
+
+    def read(split, minutes):
+        stream = Stream(StreamSettings(str(dataset_dir), split, 8, 6, "keep", shuffle=False, minutes=minutes))
+        used = [[field[:n] for field in stream.actions(e)] for e, n in enumerate(stream.lengths) if n]
+        return stream, [[[*b, *CAMERA.to_bins(c)] for b, c in zip(*of, strict=True)] for of in used]
+
+    return read("train", request.param), read("valid", 0.0)
+
+
+NOTHING = [0] * 20 + [5, 5]
+
+
+def share(train, choice, value):
+    """The smoothed frequency of a choice's value."""
+    counts = Counter(row[choice] for episode in train for row in episode)
+    total, classes = sum(counts.values()), 2 if choice < 20 else 11
+    unseen = (sum(number == 1 for number in counts.values()) + 1) / (total + 1)
+    return (1 - unseen) * counts[value] / total + unseen / classes
+
+
+def test_factored_marginal_in_plain_loops(episodes):
+    (stream, train), _ = episodes
+    assert sum(map(len, train)) in (400, 120)
+    marginal = FactoredMarginal.of(stream)
+    for choice, frequencies in enumerate([*marginal.buttons, *marginal.camera]):
+        assert frequencies.sum() == pytest.approx(1)
+        assert frequencies.tolist() == pytest.approx([share(train, choice, v) for v in range(len(frequencies))])
+
+
+def test_idm_baselines_in_plain_loops(episodes):
+    (train_stream, train), (valid_stream, valid) = episodes
+    figures = idm_baselines(train_stream, valid_stream)
+    stays, total = np.zeros(22), sum(map(len, train))
+    for episode in train:
+        for last, row in zip([NOTHING, *episode], episode, strict=False):
+            stays += np.equal(last, row)
+    stays = (stays + 1) / (total + 2)
+    chances = {(choice, v): share(train, choice, v) for choice in range(22) for v in range(2 if choice < 20 else 11)}
+    released, repeat, key_hits, exact = [], [], 0, 0
+    for episode in valid:
+        for last, row in zip([NOTHING, *episode], episode, strict=False):
+            of_row = [chances[choice, value] for choice, value in enumerate(row)]
+            released.append(-sum(map(math.log, of_row)))
+            mixed = [(1 - s) * c + s * (a == b) for s, c, a, b in zip(stays, of_row, last, row, strict=True)]
+            repeat.append(-sum(map(math.log, mixed)))
+            key_hits += sum(a == b for a, b in zip(last[:20], row[:20], strict=True))
+            exact += last[:20] == row[:20]
+    assert figures["released"]["nll"] == pytest.approx(np.mean(released))
+    assert figures["repeat"]["nll"] == pytest.approx(np.mean(repeat))
+    assert figures["repeat"]["key_accuracy"] == pytest.approx(key_hits / len(released) / 20)
+    assert figures["repeat"]["key_exact"] == pytest.approx(exact / len(released))
+    assert figures["released"]["f1/mean"] == 0
+    assert figures["released"]["key_exact"] == np.mean([not any(row[:20]) for episode in valid for row in episode])
+
+
+def test_label_baselines_are_the_same_answers_by_episode(episodes):
+    (train, _), (stream, valid) = episodes
+    totals, figures = label_baselines(stream), idm_baselines(train, stream)
+    for name, by_episode in totals.items():
+        assert [int(of.frames) for of in by_episode] == [len(episode) for episode in valid]
+        together = metrics(add(by_episode))
+        assert math.isnan(together.pop("nll"))
+        assert together.items() <= figures[name].items()

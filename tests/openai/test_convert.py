@@ -1,0 +1,153 @@
+"""OpenAI's files to checkpoints and back, at the size that was released, through the programs."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from tests.openai.test_weights import META, STATE_DICT
+from tests.programs import ROOT
+from tests.programs import run as launch
+from vpt_jax.models.heads import ValueNormalizer
+from vpt_jax.models.idm import InverseDynamicsModel
+from vpt_jax.models.policy import Policy, init_params
+from vpt_jax.models.presets import IDMS, POLICIES
+from vpt_jax.openai.convert import ExchangeError, export_weights, import_weights
+from vpt_jax.openai.pickle_reader import ModelSettings, WeightsFileError, write_model, write_weights
+from vpt_jax.openai.weights import idm_to_openai, policy_to_openai
+from vpt_jax.training.checkpoints import load_idm, load_model
+
+FRAME = (128, 128, 3)
+RELEASED = {
+    "1x": (70_998_651, 4, 1024, 8),
+    "2x": (248_495_291, 8, 2048, 16),
+}  # parameters, impala_width, hidsize, heads
+
+
+def like(shapes, scale=1.0):
+    """Random arrays of these shapes."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: np.float32(scale) * rng.standard_normal(leaf.shape, np.float32), shapes)
+
+
+def policy_files(folder, preset, frame=FRAME, scale=1.0, **options):
+    """A policy's two files, of random tensors; returns the tensors."""
+    policy = Policy(**POLICIES[preset], **options)
+    params = like(jax.eval_shape(lambda: init_params(policy, frame, jax.random.key(0))), scale)
+    normalizers = (ValueNormalizer(np.float32([m]), np.float32([m * m + 1]), np.float32(0.5)) for m in (3, 4))
+    net, head, tensors = policy_to_openai(policy, params, frame, *normalizers)
+    if preset in RELEASED:  # as the released file has it
+        _, width, hidsize, heads = RELEASED[preset]
+        net |= {"impala_width": width, "impala_chans": [16, 32, 32], "hidsize": hidsize, "attention_heads": heads}
+    write_weights(folder / "a.weights", tensors)
+    write_model(folder / "a.model", ModelSettings(net, head))
+    return tensors
+
+
+def launch_measured(program, *flags):
+    """Output, and the most memory that the program held, in bytes."""
+    environment = os.environ | {"XLA_FLAGS": ""}
+    command = [sys.executable, f"launch/{program}.py", *flags]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, output
+    return output, usage.ru_maxrss * 1024
+
+
+@pytest.mark.parametrize(
+    "preset", [pytest.param("1x", marks=pytest.mark.slow), pytest.param("2x", marks=pytest.mark.slow)]
+)
+def test_a_released_size_comes_in_and_goes_out_to_the_last_bit(tmp_path, preset):
+    tensors = policy_files(tmp_path, preset)
+    assert {any_number(name) for name in tensors} == {any_number(name) for name in STATE_DICT}
+    statistics = sum(tensor.size for name, tensor in tensors.items() if "normalizer" in name)
+    assert sum(tensor.size for tensor in tensors.values()) - statistics == RELEASED[preset][0]
+
+    size = (tmp_path / "a.weights").stat().st_size
+    files = [f"--model={tmp_path}/a.model", f"--weights={tmp_path}/a.weights", f"--out={tmp_path}/run"]
+    output, most = launch_measured("import_weights", *files)
+    assert "reading: 100%" in output
+    print(f"memory while importing: {most / size:.2f} times the file")
+    if preset == "2x":  # of smaller files, the libraries are the larger part
+        assert most < 2.5 * size
+    card = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert card["source"]["weights"] == {
+        "file": "a.weights", "bytes": size, "sha256": hashlib.sha256((tmp_path / "a.weights").read_bytes()).hexdigest(),
+    }  # fmt: skip
+
+    launch("export_weights", f"--run={tmp_path}/run", f"--out={tmp_path}/b.weights")
+    assert (tmp_path / "b.weights").read_bytes() == (tmp_path / "a.weights").read_bytes()
+
+
+def any_number(name):
+    """A tensor's name, whichever layer it is of."""
+    return re.sub(r"\d+", "0", name)
+
+
+def import_small(folder, **options):
+    tensors = policy_files(folder, "nano", (16, 16, 3), **options)
+    launch("import_weights", f"--model={folder}/a.model", f"--weights={folder}/a.weights", f"--out={folder}/run")
+    return tensors
+
+
+def test_a_model_from_reinforcement_learning_keeps_both_values(tmp_path):
+    tensors = import_small(tmp_path, temperature=2.0, aux_value=True)
+    policy = load_model(tmp_path / "run")
+    assert (policy.module.temperature, policy.module.aux_value, policy.frame_shape) == (2.0, True, (16, 16, 3))
+    np.testing.assert_array_equal(policy.params["aux_value"]["bias"], tensors["aux_value_head.linear.bias"])
+    np.testing.assert_allclose(policy.normalizer.denormalize(np.zeros(1)), 6)
+    np.testing.assert_allclose(policy.aux_normalizer.denormalize(np.zeros(1)), 8)
+    launch("export_weights", f"--run={tmp_path}/run", f"--out={tmp_path}/b.safetensors")
+    from safetensors.numpy import load_file
+
+    exported = load_file(tmp_path / "b.safetensors")
+    assert exported.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(exported[name], tensor, err_msg=name, strict=True)
+
+
+def test_an_inverse_dynamics_model_comes_in_and_goes_out(tmp_path):
+    idm = InverseDynamicsModel(**IDMS["tiny"], use_last=False, temperature=4.0)
+    shapes = jax.eval_shape(idm.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1, 16, 16, 3), np.uint8))
+    params = like(shapes["params"])
+    net, head, tensors = idm_to_openai(idm, params, (16, 16, 3), 32)
+    write_weights(tmp_path / "a.weights", tensors)
+    write_model(tmp_path / "a.model", ModelSettings(net, head))
+    launch("import_weights", f"--model={tmp_path}/a.model", f"--weights={tmp_path}/a.weights", f"--out={tmp_path}/run")
+    trained = load_idm(tmp_path / "run")
+    assert (trained.module, trained.frame_shape, trained.window) == (idm, (16, 16, 3), 32)
+    jax.tree.map(np.testing.assert_array_equal, trained.params, params)
+    launch("export_weights", f"--run={tmp_path}/run", f"--out={tmp_path}/b.weights")
+    assert (tmp_path / "b.weights").read_bytes() == (tmp_path / "a.weights").read_bytes()
+    assert (tmp_path / "b.model").read_bytes() == (tmp_path / "a.model").read_bytes()
+
+
+def test_mistakes_are_named(tmp_path):
+    import_small(tmp_path)
+    model, weights, run, new = (tmp_path / name for name in ("a.model", "a.weights", "run", "new"))
+    golden = tmp_path / "golden.model", tmp_path / "golden.weights"
+    write_model(golden[0], ModelSettings(META["policy_kwargs"], {}))
+    write_weights(golden[1], STATE_DICT)
+    for complaint, function, *arguments in (
+        ("holds a checkpoint already: choose another folder", import_weights, model, weights, run),
+        ("a.weights (has .* bytes|is damaged)", import_weights, weights, weights, new),
+        ("a.model: cannot convert OpenAI's weights: ", import_weights, model, golden[1], new),
+        ("the model is none of nano, tiny, 1x, 2x, 3x", import_weights, *golden, new),
+        ("must end in one of .weights, .safetensors", export_weights, run, "x.bin"),
+    ):
+        with pytest.raises((ExchangeError, WeightsFileError), match=complaint):
+            function(*arguments)
+    assert not new.exists()
+    output = launch("import_weights", "--model=none.model", f"--weights={weights}", "--out=x", status=1)
+    assert "error: [Errno 2] No such file or directory: 'none.model'" in output
+    assert "Traceback" not in output

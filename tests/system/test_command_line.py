@@ -1,0 +1,130 @@
+"""How programs start and end: `~`, seeds, streams that are closed or end early (failing: cli-small-things)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from vpt_jax.system import command_line
+from vpt_jax.system.home_folder import NoHomeError, expand_argument, expand_config, expand_home
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import os, sys
+from pathlib import Path
+from vpt_jax import command_line, workers
+
+def main():
+    print("beginning \\u00b1 \\udce9", flush=True)
+    with workers.progress_bar(3, desc="working \\u00b1") as bar:
+        for i in range(3):
+            bar.update()
+            bar.refresh()
+    for line in range(20000):
+        print("line", line)
+    sys.stderr.write("noise\\n" * 20000)
+    Path("done").write_text(os.readlink("/proc/self/fd/1") + " " + os.readlink("/proc/self/fd/2"))
+
+command_line.run_plain(main, ())
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+
+    def run(redirection, **variables):
+        """Its exit status and what it printed; it has come to its end."""
+        line = f"{sys.executable} program.py {redirection}"
+        environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+        ended = subprocess.run(
+            ["/bin/bash", "-c", f"set -o pipefail; {line}"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        assert (tmp_path / "done").exists(), ended.stderr.decode()[-1000:]
+        return ended.returncode, ended.stdout + ended.stderr
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "redirection",
+    ["2>&1 | head -1", "2>&-", "<&- >&- 2>&-", "> /dev/full"],
+)
+def test_nobody_has_to_listen(run, redirection, tmp_path):
+    """And files of a program never get the descriptor of a closed stream."""
+    status, output = run(redirection)
+    assert "2>&-" not in redirection or (tmp_path / "done").read_text().endswith("/dev/null")
+    assert status == 0
+    assert b"Traceback" not in output
+    assert b"Exception ignored" not in output
+
+
+@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_any_encoding_will_do(run, variables):
+    status, output = run("", **variables)
+    assert status == 0
+    assert output.startswith(b"beginning ")
+    assert b"\\udce9" in output.splitlines()[0]
+    assert output.count(b"line ") == 20000
+
+
+@pytest.fixture
+def home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+
+
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [("~", "/home/me"), ("~/data set", "/home/me/data set"), ("mine=~/run", "mine=/home/me/run"), ("./~/x", "./~/x"),
+     ("a~b", "a~b"), ("~~ great ~~", "~~ great ~~"), ("", ""), ("/a/~", "/a/~")],
+)  # fmt: skip
+def test_the_home_folder_stands_for_a_tilde(home, text, expanded):
+    assert expand_home(text, "config.out") == expanded
+
+
+def test_a_tilde_of_nobody_is_refused(home):
+    with pytest.raises(NoHomeError, match=r"config\.out is '~nobody_here/x'.*whole path"):
+        expand_home("~nobody_here/x", "config.out")
+
+
+def test_every_text_of_a_config_and_every_flag_is_looked_at(home):
+    config = ConfigDict({"out": "~/o", "n": 3, "policies": ("a=~/a", "~/b"), "game": {"path": "~/v"}, "search": "~x"})
+    expand_config(config)
+    assert config.to_dict() == {
+        "out": "/home/me/o", "n": 3, "policies": ("a=/home/me/a", "/home/me/b"), "game": {"path": "/home/me/v"},
+        "search": "~x",
+    }  # fmt: skip
+    arguments = [
+        "--config=~/c.py:demo",
+        "--config.out=~/o",
+        "-out=~",
+        "--source=contractor",
+        "--config.search=~a",
+        "-h",
+    ]
+    assert [*map(expand_argument, arguments)] == [
+        "--config=/home/me/c.py:demo", "--config.out=/home/me/o", "-out=/home/me", *arguments[3:]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [({"seed": -1}, "config.seed is -1"), ({"splits": {"valid": {"seed": 2**64}}}, "config.splits.valid.seed is 18"),
+     ({"out": "~nobody_here"}, "config.out is '~nobody_here'")],
+)  # fmt: skip
+def test_mistakes_in_any_field_are_one_line(config, complaint):
+    class Flag:
+        value = ConfigDict(config)
+
+    with pytest.raises(SystemExit) as ended:
+        command_line._read(Flag)
+    assert str(ended.value).startswith(f"error: {complaint}")
+    assert "\n" not in str(ended.value)

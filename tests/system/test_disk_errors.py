@@ -1,0 +1,116 @@
+"""Errors of the disk end a program in one line with the folder and the remedy (attack L4)."""
+
+import errno
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from vpt_jax.system import command_line, disk_errors
+from vpt_jax.system.disk_errors import explain_disk_error, explained
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "x", "/data/ds.partial/a.npz"), "cannot write to /data/ds.partial/a.npz: No space left"),
+        (OSError(errno.ENOSPC, "x"), "cannot write to /data/ds: No space left on device; make room there"),
+        (OSError(errno.EROFS, "x", "/data"), "cannot write to /data: Read-only file system; mount it for writing"),
+        (PermissionError(errno.EACCES, "x", "/data/ds"), "cannot write to /data/ds: Permission denied; change who may"),
+        (PermissionError(errno.EACCES, "x", "/films/a.mp4"), "cannot read /films/a.mp4: Permission denied"),
+        (NotADirectoryError(errno.ENOTDIR, "x", "/data/ds"), "cannot write to /data/ds: Not a directory; a file is in"),
+        (FileNotFoundError(errno.ENOENT, "x", "/data/ds"), "cannot write to /data/ds: No such file or directory; make"),
+        (ValueError("RESOURCE_EXHAUSTED: pwrite: No space left on device"), "cannot write to /data/ds: No space left"),
+        (OSError(errno.EMFILE, "x", "/films/a.mp4"), "too many open files: allow more (ulimit -n 65536)"),
+        (OSError(errno.ENFILE, "x"), "too many open files in system: allow more (ulimit -n 65536)"),
+        (
+            ValueError("RESOURCE_EXHAUSTED: Opening: Too many open files [os_error_code='24']"),
+            "too many open files: al",
+        ),
+        (ValueError("UNAVAILABLE: Stale file handle"), "cannot write to /data/ds: Stale file handle; mount the"),
+        (ExceptionGroup("all", [OSError(errno.EDQUOT, "x")]), "cannot write to /data/ds: Disk quota exceeded; make"),
+    ],
+)
+def test_the_folder_and_the_remedy_are_named(error, line):
+    told = explain_disk_error(error, ["/data/ds"])
+    assert told.startswith(line)
+    assert told.endswith("What is done is kept: run the same command again")
+    wrapped = RuntimeError("saving failed")
+    wrapped.__cause__ = error
+    assert explain_disk_error(wrapped, ["/data/ds"]) == told
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        ((errno.EDQUOT, "no more"), "cannot write to /a: Disk quota exceeded; make room there.* kept: run the same"),
+        ((errno.EACCES, "not you", "/a/b"), "cannot write to /a/b: Permission denied; .* kept: run the same"),
+        ((errno.EACCES, "not you", "/b"), "cannot read /b: Permission denied; .* kept: run the same"),
+        ((errno.EAGAIN, "no more"), r"^\[Errno 11\] no more\. .* kept: run the same"),
+    ],
+)
+def test_errors_of_the_system_are_told_as_those_of_a_job(error, says):
+    with pytest.raises(LookupError, match=says), explained(Path("/a"), LookupError):
+        raise OSError(*error)
+
+
+def test_other_errors_are_left_as_they_are():
+    for error in (ValueError("a bug"), FileNotFoundError(errno.ENOENT, "x", "/films/a.mp4"), OSError("odd")):
+        assert explain_disk_error(error, [os.curdir]) is None
+
+
+@pytest.mark.parametrize("mistake", [AttributeError, KeyError, TypeError, NameError, IndexError, AssertionError])
+def test_a_mistake_of_the_program_is_not_told_as_the_disks(mistake):
+    """Its traceback is needed, whatever error was being handled when it came up."""
+    with pytest.raises(mistake) as raised:  # noqa: PT012
+        try:
+            raise FileExistsError(errno.EEXIST, "x", "/data/ds")
+        except FileExistsError:
+            raise mistake("a bug")  # noqa: B904
+    assert explain_disk_error(raised.value, ["/data/ds"]) is None
+
+
+def test_what_was_handled_counts_unless_it_is_suppressed():
+    for suppressed in (False, True):
+        with pytest.raises(RuntimeError) as raised:  # noqa: PT012
+            try:
+                raise FileExistsError(errno.EEXIST, "x", "/data/ds")
+            except FileExistsError:
+                if suppressed:
+                    raise RuntimeError("of its own") from None
+                raise RuntimeError("saving failed")  # noqa: B904
+        assert (explain_disk_error(raised.value, ["/data/ds"]) is None) == suppressed
+
+
+def test_half_an_array_on_a_full_disk_is_the_disks_fault(monkeypatch):
+    """NumPy says how many bytes it wrote, and not why."""
+    full = SimpleNamespace(f_bavail=0, f_frsize=1)
+    monkeypatch.setattr(disk_errors.os, "statvfs", lambda folder: full)
+    assert "No space left" in explain_disk_error(OSError("1024 requested and 512 written"), ["/data/ds"])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has such a device")
+def test_a_real_full_disk():
+    def write():
+        with open("/dev/full", "wb") as file:
+            np.savez(file, np.zeros(100_000))
+
+    with pytest.raises(OSError, match=r"No space|requested") as error:
+        write()
+    assert "No space left" in explain_disk_error(error.value, ["/data/ds"])
+
+
+def test_programs_end_in_one_line(monkeypatch):
+    def main():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    values = {"config": SimpleNamespace(present=1, value=ConfigDict({"out": "/data/ds"}))}
+    monkeypatch.setattr(flags, "FLAGS", values)
+    monkeypatch.setattr(command_line.stopping, "install", lambda: None)
+    monkeypatch.setattr(app, "run", lambda guarded, flags_parser: guarded([]))
+    with pytest.raises(SystemExit, match=r"^error: cannot write to /data/ds: No space left on device; make room there"):
+        command_line.run_plain(main, ())

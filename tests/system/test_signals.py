@@ -1,0 +1,68 @@
+"""Handlers of signals are kept, whoever set them (scale row 7)."""
+
+import ctypes
+import signal
+import threading
+
+import pytest
+
+from vpt_jax.system.signals import keep_signal_handlers
+
+NUMBER = signal.SIGUSR1
+
+
+@pytest.fixture
+def received():
+    """What the handler of this test has received."""
+    numbers = []
+    before = signal.signal(NUMBER, lambda number, frame: numbers.append(number))
+    yield numbers
+    signal.signal(NUMBER, before)
+
+
+def exit_at_once(number, frame):
+    raise SystemExit(number)
+
+
+def test_a_handler_of_python_is_kept(received):
+    with keep_signal_handlers(NUMBER):
+        signal.signal(NUMBER, exit_at_once)
+    signal.raise_signal(NUMBER)
+    assert received == [NUMBER]
+
+
+def test_it_is_kept_after_an_error_too(received):
+    def join():
+        with keep_signal_handlers(NUMBER):
+            signal.signal(NUMBER, exit_at_once)
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        join()
+    signal.raise_signal(NUMBER)
+    assert received == [NUMBER]
+
+
+def test_a_handler_of_the_c_library_is_kept(received):
+    """As JAX's notifier of preemptions is one, which Python does not know of."""
+    of_library = []
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(of_library.append)
+    library = ctypes.CDLL(None)
+    library.signal.restype, library.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    library.signal(NUMBER, ctypes.cast(handler, ctypes.c_void_p))
+    with keep_signal_handlers(NUMBER):
+        signal.signal(NUMBER, exit_at_once)
+    signal.raise_signal(NUMBER)
+    assert (of_library, received) == ([NUMBER], [])
+
+
+def test_another_thread_changes_nothing(received):
+    def enter():
+        with keep_signal_handlers(NUMBER):
+            pass
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    signal.raise_signal(NUMBER)
+    assert received == [NUMBER]

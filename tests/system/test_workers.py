@@ -1,0 +1,30 @@
+"""Locks on folders that runs remove when their work is done."""
+
+import fcntl
+import os
+
+import pytest
+
+from vpt_jax.system.workers import FolderInUseError, locked
+
+
+@pytest.mark.parametrize("wait", [False, True])
+@pytest.mark.parametrize("place", ["os.open", "fcntl.flock"])
+def test_a_folder_that_its_run_removes_meanwhile_is_made_anew(tmp_path, monkeypatch, place, wait):
+    """The lock is of the folder that is there, not of one that is gone, which would keep nobody off."""
+    folder, removed = tmp_path / "work", []
+    call = {"os.open": os.open, "fcntl.flock": fcntl.flock}[place]
+
+    def remove_first(*arguments):
+        if not removed:
+            removed.append(folder.rmdir())
+        return call(*arguments)
+
+    monkeypatch.setattr(f"vpt_jax.system.workers.{place}", remove_first)
+    with locked(folder, wait) as handle:
+        assert removed == [None]
+        assert os.path.samestat(os.fstat(handle), folder.stat())
+        with pytest.raises(FolderInUseError, match="another run is working on"), locked(folder):
+            pass
+    with locked(folder):
+        pass

@@ -1,0 +1,130 @@
+"""What every episode is looked at for: whether its records are whole and say what the index says, and its hashes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8, UInt64
+
+from vpt_jax.actions import BUTTONS
+from vpt_jax.curation.validation.duplicates import hash_frame, longest
+from vpt_jax.curation.validation.episodes import (
+    Episode,
+    digest_actions,
+    digest_frames,
+    open_source,
+    read_records,
+    shape_of_frames,
+)
+from vpt_jax.data.codecs import decode_frames
+from vpt_jax.data.errors import DatasetDamagedError
+from vpt_jax.recording import MAX_DEGREES
+from vpt_jax.system.atomic_files import atomic_write, read_arrays
+from vpt_jax.video import FRAME_RATE
+
+
+class Scan(NamedTuple):
+    """What was seen of an episode."""
+
+    hashes: UInt64[np.ndarray, " frames"]  # of the frames that could be decoded
+    frames_digest: str
+    actions_digest: str
+    problems: tuple[str, ...]
+
+
+def scan_episode(episode: Episode, stuck_seconds: float, result: Path) -> None:
+    """Looks at an episode and keeps the `Scan` in the file `result`, which appears whole."""
+    index = episode.index
+    actions = (np.asarray(field[episode.rows]) for field in (index.buttons, index.camera, index.confidence))
+    problems = list(check_actions(stuck_seconds, *actions))
+    hashes: list[int] = []
+    for problem, frames in _check_records(episode):
+        problems += [problem] if problem else []
+        hashes += [hash_frame(frame) for frame in frames]
+    with atomic_write(result) as writing, writing.open("wb") as file:
+        np.savez(
+            file,
+            hashes=np.array(hashes, np.uint64),
+            frames_digest=np.array(digest_frames(episode, checked=False)),
+            actions_digest=np.array(digest_actions(episode)),
+            problems=np.array(problems, np.str_),
+        )
+
+
+def load_scan(result: Path) -> Scan | None:
+    """The result that `scan_episode` stored; None if it is missing or damaged."""
+    stored = read_arrays(result)
+    if stored is None or stored.keys() != set(Scan._fields):
+        return None
+    digests = str(stored["frames_digest"]), str(stored["actions_digest"])
+    return Scan(stored["hashes"], *digests, tuple(stored["problems"].tolist()))
+
+
+def check_actions(
+    stuck_seconds: float,
+    buttons: UInt8[np.ndarray, "n 20"],
+    camera: Float[np.ndarray, "n 2"],
+    confidence: Float[np.ndarray, " n"],
+) -> Iterator[str]:
+    """What no player does, and no recorder or model writes."""
+    if (buttons > 1).any():
+        yield f"keys are neither up nor down in {int((buttons > 1).any(1).sum())} frames"
+    if not (np.abs(camera) <= MAX_DEGREES).all():  # NaN too
+        frames = int((~(np.abs(camera) <= MAX_DEGREES)).any(1).sum())
+        yield f"the camera turns by no number, or by more than {MAX_DEGREES} degrees, in {frames} frames"
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        yield "confidences are not from 0 to 1"
+    for name, held in zip(BUTTONS, buttons.T, strict=True):
+        start, frames = longest(held > 0)
+        if frames > stuck_seconds * FRAME_RATE:
+            yield f"{name} is held for {frames / FRAME_RATE:.0f} s from frame {start} on: a stuck key?"
+
+
+def _check_records(episode: Episode) -> Iterator[tuple[str, UInt8[np.ndarray, "n h w 3"]]]:
+    """What is wrong with each record, if anything is, and its frames, if they can be read."""
+    first, count, chunk = 0, 0, episode.index.chunk_frames
+    nothing = np.zeros((0, 8, 8, 3), np.uint8)
+    for number, record in enumerate(read_records(episode)):
+        count += 1
+        if isinstance(record, DatasetDamagedError):
+            first += chunk
+            yield f"record {number} cannot be read: {record}", nothing
+            continue
+        expected = _expected(episode, number, slice(first, min(first + chunk, episode.frames)))
+        differ = [name for name, value in expected.items() if not _same(record[name], value)]
+        differ += ["frame_ends"] if len(record["frame_ends"]) != len(expected["buttons"]) else []
+        first += chunk
+        if differ:
+            yield f"record {number} and the index differ in {', '.join(differ)}", nothing
+            continue
+        try:
+            wanted = range(len(record["frame_ends"]))
+            yield "", decode_frames(record["frames"], record["frame_ends"], wanted, shape_of_frames(episode))
+        except ValueError as error:
+            yield f"record {number}: {error}", nothing
+    if count < (records := -(-episode.frames // chunk)):
+        there = len(open_source(episode.dataset, episode.split))
+        yield f"{records - count} of {records} records are missing: the split has only {there}", nothing
+
+
+def _expected(episode: Episode, chunk: int, frames: slice) -> dict[str, Any]:
+    """What the index says of the record of some frames."""
+    start, index = episode.rows.start, episode.index
+    rows = slice(start + frames.start, start + frames.stop)
+    return {
+        "episode": episode.name.encode(),
+        "chunk": chunk,
+        "first_frame": frames.start,
+        "num_frames": episode.frames,
+        "labels": index.labels.encode(),
+        "buttons": index.buttons[rows],
+        "camera": index.camera[rows],
+        "confidence": index.confidence[rows],
+    }
+
+
+def _same(stored: Any, expected: Any) -> bool:
+    if isinstance(expected, np.ndarray):
+        return np.array_equal(stored, expected, equal_nan=expected.dtype.kind == "f")
+    return stored == expected

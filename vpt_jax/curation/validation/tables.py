@@ -1,0 +1,115 @@
+"""The figures of datasets as tables, for the terminal and for pages."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from vpt_jax.actions import BUTTONS, CAMERA
+from vpt_jax.curation.validation.stats import Stats
+from vpt_jax.report import page
+from vpt_jax.video import FRAME_RATE
+
+SHOWN_ITEMS = 40
+Rows = list[list[str | float]]
+
+
+class Table(NamedTuple):
+    """Rows begin with their name; a float is a share of 1."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | float]]
+    note: str = ""
+
+    def text(self) -> str:
+        """For the terminal."""
+        cells = [[f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in self.rows]
+        lines = [list(self.columns), *cells]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        prose = [i == 0 or any(" " in row[i] for row in cells) for i in range(len(widths))]
+        texts = ("  ".join(map(_justify, line, widths, prose)) for line in lines)
+        return "\n".join([self.title, *(f"  {text.rstrip()}" for text in texts)])
+
+    def html(self) -> str:
+        """A section of a page."""
+        return page.section(self.title, *([page.paragraph(self.note)] if self.note else []), page.table(*self[1:3]))
+
+
+def _justify(cell: str, width: int, left: bool) -> str:
+    return cell.ljust(width) if left else cell.rjust(width)
+
+
+def stats_tables(stats: Mapping[str, Stats]) -> list[Table]:
+    """The figures of some splits, or of some datasets' splits, side by side."""
+    columns = ["", *stats]
+    used = [name for name in BUTTONS if any(of.held[name] for of in stats.values())]
+    held: Rows = [[name, *(of.held[name] for of in stats.values())] for name in used]
+    presses: Rows = [[name, *(f"{of.presses[name]:.1f}" for of in stats.values())] for name in used]
+    trivial = "Who always says that a key is up, or that the view stays, is right in all other frames."
+    note = f"Keys never used are left out. {trivial}"
+    return [
+        Table("How much there is", columns, _amounts(stats)),
+        Table("Keys: share of frames in which they are down", columns, held, note),
+        Table("Keys: presses per minute", columns, presses),
+        _camera_table("pitch", "down", stats),
+        _camera_table("yaw", "right", stats),
+    ]
+
+
+def _camera_table(axis: str, way: str, stats: Mapping[str, Stats]) -> Table:
+    rows = [
+        [f"{angle:+.2f}", *(getattr(of, axis)[i] for of in stats.values())] for i, angle in enumerate(CAMERA.centres)
+    ]
+    note = "The paper's 11 mu-law bins, by the angle at their middle."
+    return Table(f"Camera: share of frames in each bin of {axis}", [f"degrees {way}", *stats], rows, note)
+
+
+def _amounts(stats: Mapping[str, Stats]) -> Rows:
+    still = CAMERA.null_bin
+    rows: dict[str, list[str | float]] = {
+        "hours": [f"{of.hours:,.2f}" for of in stats.values()],
+        "frames": [f"{of.frames:,}" for of in stats.values()],
+        "episodes": [f"{of.episodes:,}" for of in stats.values()],
+        "shortest, s": [f"{of.shortest / FRAME_RATE:,.1f}" for of in stats.values()],
+        "median, s": [f"{of.median / FRAME_RATE:,.1f}" for of in stats.values()],
+        "longest, s": [f"{of.longest / FRAME_RATE:,.1f}" for of in stats.values()],
+        "labels": [of.labels for of in stats.values()],
+        "mean confidence": [of.confidence for of in stats.values()],
+        "nothing is done": [of.null for of in stats.values()],
+        "no turn up or down": [of.pitch[still] for of in stats.values()],
+        "no turn left or right": [of.yaw[still] for of in stats.values()],
+    }
+    return [[name, *cells] for name, cells in rows.items()]
+
+
+def recorded_tables(recorded: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """Statistics that only recordings tell, of some groups of them, side by side."""
+    columns = ["", *recorded]
+    versions = sorted({version for of in recorded.values() for version in of["versions"]})
+    reasons = sorted({reason for of in recorded.values() for reason in of.get("broken", {})})
+    rows: Rows = [
+        ["recordings", *(f"{of['recordings']:,}" for of in recorded.values())],
+        ["hours", *(f"{of['hours']:,.2f}" for of in recorded.values())],
+        ["frames with an open GUI", *(of["gui"] for of in recorded.values())],
+    ]
+    rows += [
+        [f"recorder version {name}", *(f"{of['versions'].get(name, 0):,}" for of in recorded.values())]
+        for name in versions
+    ]
+    rows += [
+        [f"broken: {name}", *(f"{of.get('broken', {}).get(name, 0):,}" for of in recorded.values())] for name in reasons
+    ]
+    items = [_items_table(name, of) for name, of in recorded.items() if "items" in of]
+    return [Table("Recordings", columns, rows), *items]
+
+
+def _items_table(name: str, recorded: Mapping[str, Any]) -> Table:
+    """The items that are held in the most recordings, or else used the most."""
+    kinds = recorded["items"]
+    totals = {item: tuple(counts.get(item, 0) for counts in kinds.values()) for of in kinds.values() for item in of}
+    shown = sorted(totals, key=lambda item: (tuple(-count for count in totals[item]), item))[:SHOWN_ITEMS]
+    rows: Rows = [[item, *(f"{count:,}" for count in totals[item])] for item in shown]
+    note = (
+        "Held: recordings in whose inventory the item is at some time. Others: how often, by the game's own counts. "
+        f"The {len(shown)} of {len(totals)} items that are held in the most recordings; stats.json has more."
+    )
+    return Table(f"Items in {name}", ["", *kinds], rows, note)

@@ -1,0 +1,1 @@
+"""ViZDoom behind the human action interface, and a scripted player of it."""

@@ -1,0 +1,109 @@
+"""How the scripted player of Doom fights: which monster, with which weapon, how it aims, fires and dodges."""
+
+import numpy as np
+from jaxtyping import Float
+
+from vpt_jax.envs.doom.bot.senses import HALF_VIEW, Senses, Thing, Wish
+from vpt_jax.envs.doom.bot.terrain import Terrain
+
+_HEARD = 250.0  # map units: a monster this close is noticed without being looked at
+_CHEST = (0, 0, 28.0)  # where to aim, above a monster's feet
+_FISTS, _NEAR_WEAPONS, _FAR_WEAPONS, _FAR = 1, (3, 4, 6, 2), (4, 6, 3, 2, 5), 500.0  # weapon slots, the best first
+_SIDES, _SPACE = {"left": 90.0, "right": -90.0}, 80.0  # degrees to the left of the view, map units needed there
+_PATIENCE, _IGNORED = 70, 300  # steps of fighting without a hit, and of then leaving the monster alone
+
+
+class Fighter:
+    """`wish()`, once per step, gives what to do about the monster fought, or None while there is none."""
+
+    def __init__(self, senses: Senses, terrain: Terrain, rng: np.random.Generator):
+        self._senses, self._terrain, self._rng = senses, terrain, rng
+        self._step = 0
+        self._enemy: int | None = None  # the game's number of the monster fought
+        self._ignored: dict[int, int] = {}  # monsters left alone, and until which step
+        self._hits, self._last_hit = 0.0, 0  # so far, and the step of the last one
+        self._delay = 0  # steps until the player reacts
+        self._burst = 0  # steps left of firing; below 0, steps since
+        self._dodge, self._dodge_left = "", 0  # the side, and for how many steps
+        self._switching = 0  # steps until the weapon may be changed again
+
+    def wish(self) -> Wish | None:
+        """What to do now."""
+        self._step += 1
+        self._enemy = self._choose()
+        enemy = next((enemy for enemy in self._senses.enemies if enemy.number == self._enemy), None)
+        self._delay -= 1
+        if enemy is None or self._delay > 0:
+            return None
+        return Wish(enemy.position + _CHEST, self._approach(enemy), self._keys(enemy), tolerance=2.0)
+
+    def _choose(self) -> int | None:
+        """The monster fought while it is in sight and is hit at times, else the nearest that is noticed."""
+        if self._senses.info["hits"] != self._hits or self._enemy is None:
+            self._hits, self._last_hit = self._senses.info["hits"], self._step
+        if self._enemy is not None and self._step - self._last_hit > _PATIENCE:
+            self._ignored[self._enemy] = self._step + _IGNORED
+        enemies = [enemy for enemy in self._senses.enemies if self._ignored.get(enemy.number, 0) < self._step]
+        if any(enemy.number == self._enemy for enemy in enemies):
+            return self._enemy
+        noticed = [enemy.number for enemy in enemies if self._notices(enemy)]
+        if self._enemy is None:
+            self._delay = int(self._rng.integers(3, 8))
+        return noticed[0] if noticed else None
+
+    def _notices(self, enemy: Thing) -> bool:
+        in_view = bool(abs(self._senses.bearing(enemy.position[:2])) < HALF_VIEW)
+        return self._senses.distance(enemy.position) < _HEARD or (in_view and self._weapon_for(_FAR) != _FISTS)
+
+    def _keys(self, enemy: Thing) -> frozenset[str]:
+        """Fire in bursts when the aim is good; dodge sideways, step back; change to the weapon that suits."""
+        distance = self._senses.distance(enemy.position)
+        fists = self._weapon_for(distance) == _FISTS
+        aims = abs(self._senses.bearing(enemy.position[:2])) < 2 + np.degrees(np.arctan2(20, distance))
+        keys = {self._sidestep(), self._draw_weapon(distance)} - {""}
+        if aims and (distance < 96 or not fists) and self._fires():
+            keys.add("attack")
+        if distance < 140 and not fists and self._has_space(180):
+            keys.add("back")
+        return frozenset(keys)
+
+    def _fires(self) -> bool:
+        self._burst -= 1
+        if self._burst < -self._rng.integers(4, 10):
+            self._burst = int(self._rng.integers(8, 30))
+        return self._burst >= 0
+
+    def _sidestep(self) -> str:
+        """The key to dodge with, or none."""
+        sides = [side for side, bearing in _SIDES.items() if self._has_space(bearing)]
+        self._dodge_left -= 1
+        if self._dodge_left < 0:
+            self._dodge = str(self._rng.choice([*sides, ""]))
+            self._dodge_left = int(self._rng.integers(8, 22))
+        return self._dodge if self._dodge in sides else ""
+
+    def _draw_weapon(self, distance: float) -> str:
+        """The key of a better weapon than the one in hand, or none."""
+        self._switching -= 1
+        slot = self._weapon_for(distance)
+        if slot == self._senses.info["weapon"] or self._switching > 0:
+            return ""
+        self._switching = 30  # changing weapons takes the game more than a second
+        return f"hotbar.{slot}"
+
+    def _weapon_for(self, distance: float) -> int:
+        """The slot of the best weapon there is ammunition for."""
+        info, slots = self._senses.info, _NEAR_WEAPONS if distance < _FAR else _FAR_WEAPONS
+        return next((slot for slot in slots if info[f"weapon.{slot}"] and info[f"ammo.{slot}"]), _FISTS)
+
+    def _approach(self, enemy: Thing) -> Float[np.ndarray, "2"] | None:
+        """The monster's place, if it should be nearer and there is space to walk."""
+        distance = self._senses.distance(enemy.position)
+        near = 40 if self._weapon_for(distance) == _FISTS else 350
+        return enemy.position[:2] if distance > near and self._has_space(0) else None
+
+    def _has_space(self, bearing: float) -> bool:
+        """Whether there is space for some steps in a direction, in degrees to the left of the view's."""
+        angle = np.radians(self._senses.info["angle"] + bearing)
+        there = self._senses.position + _SPACE * np.array([np.cos(angle), np.sin(angle)])
+        return bool(self._terrain.can_walk(self._senses.position, there)[0])

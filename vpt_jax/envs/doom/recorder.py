@@ -1,0 +1,212 @@
+"""Recordings of Doom played by scripted players and by human action streams, made by worker processes.
+
+An episode is a pure function of its level, player, seed and the settings: its files are the same to the byte for any
+number of workers, interrupted or not. Frame i is what the player saw when it chose action i.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vpt_jax.envs import RecordError
+from vpt_jax.envs.players import HumanStreamPlayer, Player
+from vpt_jax.recording import RecordingWriter
+from vpt_jax.system.atomic_files import read_json, write_text
+from vpt_jax.system.mount_points import is_free
+from vpt_jax.system.paths import refuse_remote_paths
+from vpt_jax.system.workers import locked, progress_bar, worker_pool
+from vpt_jax.video import FRAME_RATE
+
+try:
+    from vpt_jax.envs.doom.bot.player import DoomPlayer, DoomRunner
+    from vpt_jax.envs.doom.env import DoomEnv
+    from vpt_jax.envs.doom.level import level_file
+except ModuleNotFoundError as error:
+    raise RecordError(f"{error}. Install the game: pip install -c constraints.txt -e '.[doom]'") from error
+
+PLAYERS: dict[str, Callable[[DoomEnv, int], Player]] = {
+    "scripted": DoomPlayer,
+    "runner": DoomRunner,
+    "human": lambda _, seed: HumanStreamPlayer(seed),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all episodes of a folder have in common (fields: configs/record.py)."""
+
+    height: int
+    width: int
+    seconds: float
+    skill: int
+
+
+class Episode(NamedTuple):
+    """One episode to record; `path` is that of the recording, without suffix."""
+
+    path: Path
+    level: str
+    player: str
+    seed: int
+
+
+def record(config: ConfigDict) -> Path:
+    """Record every episode that `config.out` lacks, and return that folder (fields: configs/record.py).
+
+    Splits are its subfolders. Raises `RecordError`, and `FolderInUseError` while another run records there.
+    """
+    refuse_remote_paths(config)
+    if not config.out:
+        raise RecordError("say where recordings go: --config.out=FOLDER")
+    out, settings = Path(config.out), Settings(config.height, config.width, config.seconds, config.skill)
+    episodes = plan_episodes(config)
+    _check(settings, episodes)
+    with locked(out):
+        _keep_settings(out, settings)
+        _refuse_strays(out, episodes)
+        _remove_unfinished(episodes)
+        try:
+            _record_all(episodes, settings, config.workers)
+        except BaseException:  # workers were killed amid their episodes
+            _remove_unfinished(episodes)
+            raise
+    print(f"recordings {out}: {len(episodes)} episodes", flush=True)
+    return out
+
+
+def plan_episodes(config: ConfigDict) -> list[Episode]:
+    """All episodes of all splits: levels take turns, and the seed of an episode draws its player.
+
+    Raises:
+        RecordError: there is no such player, no level, or two splits share seeds.
+    """
+    weights = config.players.to_dict()
+    if set(weights) - set(PLAYERS) or not sum(weights.values()) > 0 or min(weights.values()) < 0:
+        raise RecordError(f"config.players {weights} must weigh some of {', '.join(PLAYERS)}, with no less than 0 each")
+    for (name, split), (other_name, other) in combinations(config.splits.items(), 2):
+        if split.seed < other.seed + other.episodes and other.seed < split.seed + split.episodes:
+            raise RecordError(f"the splits {name} and {other_name} share seeds: set their `seed` further apart")
+    episodes = []
+    for name, split in config.splits.items():
+        if split.episodes and not split.levels:
+            raise RecordError(f"config.splits.{name}.levels is empty")
+        for number in range(split.episodes):
+            level, seed = split.levels[number % len(split.levels)], split.seed + number
+            player = _draw(weights, seed)
+            episodes.append(Episode(Path(config.out, name, f"{level}-{player}-{seed:06}"), level, player, seed))
+    return episodes
+
+
+def _draw(weights: dict[str, float], seed: int) -> str:
+    names, values = sorted(weights), np.array([weights[name] for name in sorted(weights)], float)
+    return names[np.random.default_rng(seed).choice(len(names), p=values / values.sum())]
+
+
+def record_episode(episode: Episode, settings: Settings) -> int:
+    """Play and record one episode, to its end or for `settings.seconds`; returns the number of frames."""
+    frames = 0
+    env = DoomEnv(episode.level, settings.height, settings.width, settings.skill, objects=episode.player != "human")
+    with closing(env), RecordingWriter(episode.path, settings.height, settings.width) as recording:
+        observation, info = env.reset(seed=episode.seed)
+        player = PLAYERS[episode.player](env, episode.seed)
+        over = False
+        while not over and frames < settings.seconds * FRAME_RATE:
+            action = player.act(observation, info)
+            recording.write(observation["pov"], action)
+            observation, _, over, _, info = env.step(action)
+            frames += 1
+    return frames
+
+
+def _check(settings: Settings, episodes: Sequence[Episode]) -> None:
+    """Find at once what would fail in every worker later."""
+    if not episodes:
+        raise RecordError("no split has episodes to record: set config.splits.train.episodes")
+    if settings.seconds * FRAME_RATE < 1 or settings.height % 2 or settings.width % 2:
+        raise RecordError(f"{settings}: episodes need at least one frame, frames need an even height and width")
+    try:
+        for level in {episode.level for episode in episodes}:
+            level_file(level)
+        DoomEnv(episodes[0].level, settings.height, settings.width, settings.skill)
+    except ValueError as error:
+        raise RecordError(str(error)) from error
+
+
+def _keep_settings(out: Path, settings: Settings) -> None:
+    """Write the settings into an empty folder; raise if it holds anything but recordings made with these."""
+    file, wanted = out / "settings.json", asdict(settings)
+    others = [path for path in out.iterdir() if path != file and not path.name.startswith(f"{file.name}.")]
+    there = read_json(file)
+    if there is None and (not others or is_free(out)):  # nothing is recorded yet; a run may have been stopped amid this
+        write_text(file, json.dumps(wanted, indent=2) + "\n")
+        there = wanted
+    if not file.exists():
+        raise RecordError(f"{out} is in use by something else: choose another --config.out")
+    if there is None:
+        raise RecordError(
+            f"{file} is damaged, and nothing else tells what {others[0]} was recorded with: remove {out}, or choose "
+            "another --config.out"
+        )
+    if there != wanted:
+        raise RecordError(f"{out} was recorded with {there}, not {wanted}: remove it, or choose another --config.out")
+
+
+def _refuse_strays(out: Path, episodes: Sequence[Episode]) -> None:
+    """Raise if the folder holds recordings of another plan: a dataset would take them all."""
+    planned = {episode.path.name for episode in episodes}
+    if strays := sorted(path for path in out.glob("*/*.jsonl") if path.stem not in planned):
+        raise RecordError(
+            f"{out} holds {len(strays)} recordings that these settings do not ask for, such as {strays[0]}: remove "
+            "them, or choose another --config.out"
+        )
+
+
+def _remove_unfinished(episodes: Sequence[Episode]) -> None:
+    """Files of episodes whose recording was cut off; `.jsonl` appears last."""
+    for folder in {episode.path.parent for episode in episodes}:
+        for left_over in folder.glob("*.partial"):
+            left_over.unlink(missing_ok=True)
+    for episode in episodes:
+        if not episode.path.with_name(f"{episode.path.name}.jsonl").exists():
+            episode.path.with_name(f"{episode.path.name}.mp4").unlink(missing_ok=True)
+
+
+def _record_all(episodes: Sequence[Episode], settings: Settings, workers: int) -> None:
+    todo = [episode for episode in episodes if not episode.path.with_name(episode.path.name + ".jsonl").exists()]
+    if len(todo) < len(episodes):
+        print(f"{len(episodes) - len(todo)} of {len(episodes)} episodes are recorded already", flush=True)
+    if not todo:
+        return
+    for folder in {episode.path.parent for episode in todo}:
+        folder.mkdir(exist_ok=True)
+    frames, start = 0, time.monotonic()
+    bar = progress_bar(len(todo), desc="recording", unit="episode")
+    with bar, worker_pool(workers) as pool:
+        futures = {pool.submit(record_episode, episode, settings): episode for episode in todo}
+        for future in as_completed(futures):
+            frames += _result(future, futures[future])
+            bar.set_postfix_str(f"{frames / (time.monotonic() - start):,.0f} frames/s", refresh=False)
+            bar.update()
+
+
+def _result(future: Future, episode: Episode) -> int:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise RecordError(
+            "a worker process died, perhaps short of memory. What is done is kept: run the same command again, "
+            "with a smaller --config.workers"
+        ) from None
+    except Exception as error:
+        error.add_note(f"while recording {episode.path}; what is done is kept, run the same command to go on")
+        raise

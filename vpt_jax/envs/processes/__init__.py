@@ -1,0 +1,1 @@
+"""Supervision of environment processes: none outlives the program that started it."""

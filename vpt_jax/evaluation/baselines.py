@@ -1,0 +1,207 @@
+"""What predictors reach that look at no frame: the figures any model has to beat, on the same held-out frames.
+
+As a distribution, "repeat" gives the last action (or choice) the share of training frames that do repeat it, and
+spreads the rest as the marginal distribution does.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Integer, UInt8
+
+from vpt_jax.actions import (
+    BUTTONS,
+    CAMERA,
+    CLASS_HAS_CAMERA,
+    NULL_CAMERA_CLASS,
+    NUM_BUTTON_CLASSES,
+    NUM_CAMERA_CLASSES,
+    JointAction,
+    joint_from_raw,
+    raw_from_joint,
+)
+from vpt_jax.evaluation.metrics import Prediction, Totals, add, count, metrics
+
+if TYPE_CHECKING:  # a train step uses a marginal on machines that read no dataset
+    from vpt_jax.data.streams import Stream
+
+RawActions = tuple[UInt8[np.ndarray, "n 20"], Float[np.ndarray, "n 2"]]
+
+
+class Marginal(NamedTuple):
+    """How often each joint class occurs: the best predictor of joint actions that does not look at the frames."""
+
+    buttons: Float[np.ndarray, " button_classes"]
+    camera: Float[np.ndarray, " camera_classes"]
+
+    @classmethod
+    def uniform(cls) -> "Marginal":
+        """All classes alike: for what does not depend on the data."""
+        return cls(*(np.full(classes, 1 / classes) for classes in (NUM_BUTTON_CLASSES, NUM_CAMERA_CLASSES)))
+
+    @classmethod
+    def of(cls, stream: "Stream") -> "Marginal":
+        """The distribution in a stream."""
+        return cls.fit(joint_from_raw(*map(np.concatenate, zip(*_sampled_actions(stream), strict=True))))
+
+    @classmethod
+    def fit(cls, actions: JointAction) -> "Marginal":
+        """The distribution of the actions; the camera's over the frames in which it moves."""
+        moving = CLASS_HAS_CAMERA[actions.buttons]
+        return cls(
+            _smoothed(actions.buttons, NUM_BUTTON_CLASSES), _smoothed(actions.camera[moving], NUM_CAMERA_CLASSES)
+        )
+
+    def log_prob(self, actions: JointAction) -> Float[np.ndarray, " n"]:
+        """Nats; the camera counts where the buttons have it on, as in the policy's loss."""
+        camera = np.where(CLASS_HAS_CAMERA[actions.buttons], np.log(self.camera[actions.camera]), 0)
+        return np.log(self.buttons[actions.buttons]) + camera
+
+    def mode(self, frames: int) -> JointAction:
+        """The most frequent choice, in every frame."""
+        return JointAction(np.full(frames, self.buttons.argmax()), np.full(frames, self.camera.argmax()))
+
+
+class FactoredMarginal(NamedTuple):
+    """How often each button is down and each camera bin occurs, each choice by itself."""
+
+    buttons: Float[np.ndarray, "20 2"]  # up, down
+    camera: Float[np.ndarray, "2 bins"]
+
+    @classmethod
+    def uniform(cls) -> "FactoredMarginal":
+        """All classes alike: for what does not depend on the data."""
+        return cls(np.full((len(BUTTONS), 2), 1 / 2), np.full((2, CAMERA.num_bins), 1 / CAMERA.num_bins))
+
+    @classmethod
+    def of(cls, stream: "Stream") -> "FactoredMarginal":
+        """The distribution in a stream."""
+        buttons, camera = map(np.concatenate, zip(*_sampled_actions(stream), strict=True))
+        bins = CAMERA.to_bins(camera)
+        return cls(
+            np.stack([_smoothed(choice, 2) for choice in buttons.T]),
+            np.stack([_smoothed(choice, CAMERA.num_bins) for choice in bins.T]),
+        )
+
+    def probabilities(self, actions: RawActions) -> Float[np.ndarray, "n 22"]:
+        """Of every choice of every action."""
+        choices = _choices(actions)
+        buttons, camera = choices[:, :-2], choices[:, -2:]
+        keys, axes = np.arange(buttons.shape[1]), np.arange(2)
+        return np.concatenate([self.buttons[keys, buttons], self.camera[axes, camera]], axis=1)
+
+
+def _smoothed(classes: Integer[np.ndarray, " n"], num_classes: int) -> Float[np.ndarray, " classes"]:
+    """Frequencies; a share is spread over all classes, the share of the classes seen once.
+
+    That is the Good-Turing estimate of how much of the distribution is still unseen: it keeps the loss on new classes
+    finite without making the baseline weaker than it need be.
+    """
+    counts = np.bincount(classes, minlength=num_classes)
+    unseen = ((counts == 1).sum() + 1) / (len(classes) + 1)
+    return (1 - unseen) * counts / max(len(classes), 1) + unseen / num_classes
+
+
+def policy_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, float]]:
+    """`metrics` of two predictors of joint actions: `marginal` always says the same; `repeat` the last action again."""
+    marginal = Marginal.of(train)
+    repeating = np.concatenate([_repeats(joint_from_raw(*actions)) for actions in _sampled_actions(train)]).mean()
+
+    def constant(raw: RawActions) -> Prediction:
+        actions = joint_from_raw(*raw)
+        return Prediction(-marginal.log_prob(actions), *raw_from_joint(marginal.mode(len(raw[0]))))
+
+    def repeat(raw: RawActions) -> Prediction:
+        actions = joint_from_raw(*raw)
+        chance = (1 - repeating) * np.exp(marginal.log_prob(actions)) + repeating * _repeats(actions)
+        return Prediction(-np.log(chance), *raw_from_joint(_previous(actions)))
+
+    return {name: _metrics_of(valid, predict) for name, predict in {"marginal": constant, "repeat": repeat}.items()}
+
+
+def idm_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, float]]:
+    """`metrics` of two predictors of factored actions: `released` says no key and no movement; `repeat` as above."""
+    marginal = FactoredMarginal.of(train)
+    same = np.concatenate([_same_choices(actions) for actions in _sampled_actions(train)])
+    repeating = (same.sum(0) + 1) / (len(same) + 2)  # a choice that never changed in training may yet
+
+    def released(raw: RawActions) -> Prediction:
+        return _released(raw)._replace(loss=-np.log(marginal.probabilities(raw)).sum(1))
+
+    def repeat(raw: RawActions) -> Prediction:
+        chance = (1 - repeating) * marginal.probabilities(raw) + repeating * _same_choices(raw)
+        return _repeated(raw)._replace(loss=-np.log(chance).sum(1))
+
+    return {name: _metrics_of(valid, predict) for name, predict in {"released": released, "repeat": repeat}.items()}
+
+
+def label_baselines(recorded: "Stream") -> dict[str, list[Totals]]:
+    """Totals by episode of what needs no training: `released` and `repeat`, without a loss."""
+    return {"released": _totals(recorded, _released), "repeat": _totals(recorded, _repeated)}
+
+
+def _released(raw: RawActions) -> Prediction:
+    buttons, camera = raw
+    return Prediction(np.full(len(buttons), np.nan), np.zeros_like(buttons), np.zeros_like(camera))
+
+
+def _repeated(raw: RawActions) -> Prediction:
+    choices = _shifted(_choices(raw))
+    return Prediction(
+        np.full(len(choices), np.nan), choices[:, :-2].astype(np.uint8), CAMERA.to_degrees(choices[:, -2:])
+    )
+
+
+def _choices(raw: RawActions) -> Int[np.ndarray, "n 22"]:
+    return np.concatenate([raw[0].astype(int), CAMERA.to_bins(raw[1])], axis=1)
+
+
+def _same_choices(raw: RawActions) -> Bool[np.ndarray, "n 22"]:
+    """Which choices equal those of the step before."""
+    choices = _choices(raw)
+    return choices == _shifted(choices)
+
+
+def _shifted(choices: Int[np.ndarray, "n 22"]) -> Int[np.ndarray, "n 22"]:
+    """The choices of the step before; before the first, nothing is done."""
+    nothing = np.array([[0] * (choices.shape[1] - 2) + [CAMERA.null_bin] * 2])
+    return np.concatenate([nothing, choices])[: len(choices)]
+
+
+def _metrics_of(valid: "Stream", predict: Callable[[RawActions], Prediction]) -> dict[str, float]:
+    return metrics(add(_totals(valid, predict)))
+
+
+def _totals(stream: "Stream", predict: Callable[[RawActions], Prediction]) -> list[Totals]:
+    """What a predictor of an episode's actions gets, by episode."""
+    episodes = (_scored_actions(stream, episode) for episode in range(len(stream.index.names)))
+    return [count(predict(raw), *raw, np.ones(len(raw[0]), bool)) for raw in episodes]
+
+
+def _sampled_actions(stream: "Stream") -> Iterator[RawActions]:
+    """The actions of each episode in use; of a large stream, of 1,000 to 2,000 episodes, evenly spread."""
+    episodes = np.flatnonzero(stream.lengths)
+    return (_scored_actions(stream, episode) for episode in episodes[:: max(len(episodes) // 1000, 1)])
+
+
+def _scored_actions(stream: "Stream", episode: int) -> RawActions:
+    """The actions of an episode's frames that count in the loss."""
+    buttons, camera = stream.actions(episode)
+    scored = stream.scored(episode)
+    return buttons[scored], camera[scored]
+
+
+def _previous(actions: JointAction) -> JointAction:
+    """The action before each; before the first, none."""
+    return JointAction(
+        np.concatenate([[0], actions.buttons])[: len(actions.buttons)],
+        np.concatenate([[NULL_CAMERA_CLASS], actions.camera])[: len(actions.camera)],
+    )
+
+
+def _repeats(actions: JointAction) -> Bool[np.ndarray, " n"]:
+    """Whether an action equals the one before it; the camera class tells only where the buttons have the camera on."""
+    last = _previous(actions)
+    same_camera = (actions.camera == last.camera) | ~CLASS_HAS_CAMERA[actions.buttons]
+    return (actions.buttons == last.buttons) & same_camera

@@ -1,0 +1,1 @@
+"""OpenAI's released weights: read, converted and written."""

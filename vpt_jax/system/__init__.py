@@ -1,0 +1,1 @@
+"""Processes, files and signals of the operating system: what every other package may use."""
