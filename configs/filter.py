@@ -18,7 +18,8 @@ def get_config(variant: str = "") -> ConfigDict:
 
     # The file of the trained classifier, NAME.npz; its report is NAME.html. Written if there are labelled frames.
     config.classifier = ""
-    # Folder of labelled frames with the subfolders clean, artifacts and other (vpt_jax/curation/clean_filter/labelled_set.py).
+    # Folder of labelled frames with the subfolders clean, artifacts and other
+    # (vpt_jax/curation/clean_filter/labelled_set.py).
     config.labelled = ""
     # Folder of videos, searched with its subfolders; or a manifest, a Parquet table of segments: which seconds of which
     # videos (vpt_jax/data/manifest.py).
