@@ -1,12 +1,13 @@
-"""Know a dataset and check it: figures, what is wrong with it, pictures, and how it differs from another.
+"""Inspection and validation of a dataset: statistics, errors, pictures, and differences from another dataset.
 
     python launch/data.py stats --config.data=DATASET
     python launch/data.py validate --config.data=DATASET --config.idm=RUN
     python launch/data.py show --config.data=DATASET
     python launch/data.py diff --config.data=DATASET --config.other=DATASET
 
-`validate` ends with status 1 if it finds anything, else with 0. It changes nothing in the dataset. Killed or stopped,
-the same command goes on where it was. Each leaves NAME.json and NAME.html, `show` a picture and a film, in config.out.
+The exit status of `validate` is 1 if it finds a problem, else 0. It does not change the dataset. After an interruption
+or a kill, run the same command again to resume. Each writes NAME.json and NAME.html to config.out, `show` a picture and
+a film.
 """
 
 from ml_collections import ConfigDict
@@ -17,31 +18,32 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError("configs/data.py has no variants: change its fields with --config.FIELD=VALUE")
     config = ConfigDict()
 
-    # Folder of the dataset, as launch/prepare.py or launch/label.py made it.
+    # Folder of the dataset, written by launch/prepare.py or launch/label.py.
     config.data = ""
-    # Folder for what is found; empty: DATASET.inspection, beside the dataset.
+    # Output folder; empty: DATASET.inspection, next to the dataset.
     config.out = ""
     # Worker processes; 0: one per core that the program may use.
     config.workers = 0
 
-    # stats: recorder versions, the share of frames with an open GUI and item statistics are in report.json of a dataset
-    # that `prepare` made. Here: a folder of recordings, with its subfolders, to read them from instead, as for datasets
-    # that an older version of this library made. Empty: the report's.
+    # stats: recorder versions, the share of frames with an open GUI and item statistics are read from report.json of a
+    # dataset that `prepare` wrote. Set a folder of recordings (subfolders included) to read them from there instead,
+    # as for datasets of an older version of this library. Empty: the report's.
     config.recordings = ""
 
-    # validate: work directory of an inverse dynamics model, which says whether actions fit their frames. Empty: that is
-    # not checked. It should know the game, and not have been trained on these very episodes.
+    # validate: work directory of an inverse dynamics model, which checks that actions fit their frames. Empty: no such
+    # check. It should be trained on the same game, and not on these very episodes.
     config.idm = ""
     # As in configs/label.py.
     config.mode = "shared"
     config.mirror = False
-    # A key that is held for longer is taken to be stuck.
+    # A key that is held longer, in seconds, is reported as stuck.
     config.stuck_seconds = 300.0
 
     # diff: folder of the dataset that `data` is compared with.
     config.other = ""
 
-    # show: an episode by name, such as "train/NAME", the whole of it; empty: excerpts from random places of all.
+    # show: name of an episode, such as "train/NAME", which is shown completely; empty: excerpts at random positions of
+    # all episodes.
     config.episode = ""
     config.excerpts = 6
     config.seconds = 5.0

@@ -1,11 +1,11 @@
-"""Fine-tuning by reinforcement learning in small, on the embedded game (paper, section 4.4 and its figure 7).
+"""Fine-tuning by reinforcement learning at small scale, on the embedded game (paper, section 4.4 and its figure 7).
 
     python launch/pipeline_rl.py
 
-The policy that `make demo` has cloned learns to see more of its level, three times: with the leash, without it, and
-from random parameters with as many frames. All of them, the cloned policy, a random agent and the scripted player then
-play the same hundred episodes. Takes about 20 minutes on two CPU cores. Stopped or killed, the same command goes on.
-The result is WORKDIR/report.html.
+The policy cloned by `make demo` is trained to explore its level in three runs: with the leash (the KL penalty to the
+pretrained policy), without it, and from random parameters with the same number of frames. These policies, the cloned
+policy, a random agent and the scripted player are then evaluated on the same hundred episodes. Takes about 20 minutes
+on two CPU cores. After a stop or kill, run the same command again to resume. The result is WORKDIR/report.html.
 """
 
 from ml_collections import ConfigDict
@@ -16,18 +16,18 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError("configs/demo_rl.py has no variants: change its fields with --config.FIELD=VALUE")
     config = ConfigDict()
 
-    # Folder of everything; the same folder resumes.
+    # Folder of all stages; a run in an existing folder resumes.
     config.workdir = "runs/demo-rl"
     # Work directory of the cloned policy.
     config.policy = "runs/demo/policy-predicted"
-    # Stages that run side by side, on a processor core each.
+    # Stages that run in parallel, on one processor core each.
     config.at_once = 2
     # Iterations of each of the three runs.
     config.steps = 40
-    # Episodes that everybody plays.
+    # Evaluation episodes of each agent.
     config.episodes = 100
 
-    # More settings of the stages' own configs, configs/rl_doom.py and configs/evaluate.py, each "FIELD=VALUE".
+    # Further settings of the stages' configs, configs/rl_doom.py and configs/evaluate.py, each "FIELD=VALUE".
     config.train = ()
     config.evaluate = ()
     return config

@@ -1,11 +1,12 @@
-"""Fine-tune to the first minutes in a new world: the paper's `earlygame_keyword` (section 4.3), found videos of it.
+"""Fine-tune to the first minutes in a new world: the paper's `earlygame_keyword` (section 4.3), videos from the web.
 
     python launch/train.py --config=configs/early_game.py --config.data.train=DATASET --config.data.valid=DATASET
 
-Its labels are an inverse dynamics model's. As we recall the paper, without having checked it: 16 A100 took about two
-days, and play then had 2.5 times as many crafting tables as the foundation model's and 6.1 times as many planks, both
-of the 0.5B model (`:500m`). The default is the 248M one, which reinforcement learning goes on from (paper):
-configs/rl_diamond.py. docs/collecting.md has a query for the videos. Variants and fields: configs/fine_tuning.py.
+The labels are predicted by an inverse dynamics model. Recalled from the paper, not checked: training took about two
+days on 16 A100, and the fine-tuned model crafts 2.5 times as many crafting tables as the foundation model and 6.1 times
+as many planks, both of the 0.5B model (`:500m`). The default is the 248M model, which reinforcement learning starts from
+(paper): configs/rl_diamond.py. docs/collecting.md has a query for the videos. Variants and fields:
+configs/fine_tuning.py.
 """
 
 import runpy

@@ -1,13 +1,13 @@
-"""How well policies play: many episodes of fixed seeds, beside a random agent and a scripted player.
+"""Evaluation of policies in a game: many episodes of fixed seeds, compared with a random agent and a scripted player.
 
     python launch/evaluate.py --config.policies="('runs/demo/policy-predicted', 'runs/rl-doom')" --config.out=runs/play
 
 The result is OUT/report.html with films of the best, the median and the worst episode of each, OUT/figures.json,
-and a recording of every episode in OUT/recordings. Killed or stopped, the same command goes on with the agents that are
-missing.
+and a recording of every episode in OUT/recordings. After a stop or kill, run the same command again to evaluate the
+remaining agents.
 
-Variants: `:doom` (default), exploring a level of the embedded game; `:minerl` and `:luanti`, the way to a diamond
-pickaxe. Each plays the game of its configs/rl_*.py, for what is paid there.
+Variants: `:doom` (default), exploration of a level of the embedded game; `:minerl` and `:luanti`, the item sequence to a
+diamond pickaxe. Each uses the game and the rewards of its configs/rl_*.py.
 """
 
 import runpy
@@ -24,25 +24,25 @@ def get_config(variant: str = "doom") -> ConfigDict:
     tuning = runpy.run_path(str(Path(__file__).with_name(VARIANTS[variant])))["get_config"]()
     config = ConfigDict()
 
-    # Work directories of policies, cloned or fine-tuned; "NAME=FOLDER" gives one a name for the table.
+    # Work directories of policies, cloned or fine-tuned; "NAME=FOLDER" sets the name in the table.
     config.policies = ()
-    # From which of them the others' drift is measured, by name; empty: the first.
+    # Name of the reference policy, from which the drift (KL divergence) of the others is measured; empty: the first.
     config.reference = ""
     # Folder of the results.
     config.out = ""
 
-    # The game, and what is paid for: as in configs/rl_base.py.
+    # The game and the rewards, as in configs/rl_base.py.
     config.game = ConfigDict({name: tuning.game[name] for name in ("name", "arguments", "python")})
     config.game.episodes_per_process = tuning.game.episodes_per_process
     if variant == "doom":
         config.game.arguments.fresh = True  # equal seeds, equal episodes
     config.rewards = tuning.rewards
 
-    # Episodes of each agent, and the seed of the first; the others count up from there. Training takes others. So
-    # few are our choice: the paper played more than 2,500 episodes of 60 minutes of each cloned policy (notes that
-    # quote it), and ten minutes of fine-tuned ones, as the games here do.
+    # Episodes of each agent, and the seed of the first; later episodes increment it. Training uses other seeds. The
+    # small number is our choice: the paper played more than 2,500 episodes of 60 minutes of each cloned policy (notes
+    # that quote it), and episodes of ten minutes of fine-tuned ones, as the games here do.
     config.episodes = 100
     config.seed = 5_000_000
-    # Games played side by side.
+    # Number of parallel environments.
     config.games = 10
     return config

@@ -3,14 +3,14 @@
     python launch/train.py --config=configs/fine_tuning.py:71m --config.init_from=runs/foundation-1x \
         --config.data.train=DATASET --config.data.valid=DATASET --config.workdir=runs/tuned
 
-`init_from` is the work directory of a training run, or what launch/import_weights.py has made of a released model. On
-a small machine, add --config.data.embeddings=FOLDER: the image stacks then see every frame once, and stay as they are.
-configs/house.py and configs/early_game.py are the paper's two runs. A released 2x model needs
---config.model.temperature=2 (configs/foundation.py); how values are marked is in docs/sources.md.
+`init_from` is the work directory of a training run, or of a released model imported by launch/import_weights.py. On a
+small machine, add --config.data.embeddings=FOLDER: the image stacks are then frozen, and applied to every frame only
+once. configs/house.py and configs/early_game.py are the paper's two runs. A released 2x model needs
+--config.model.temperature=2 (configs/foundation.py); docs/sources.md explains the marks of the values.
 
 Variants: `:500m`, `:248m` (default: the size whose fine-tuned weights are released, and that reinforcement learning
-takes; the paper's figures of fine-tuning are, as we recall it, of the 0.5B one) and `:71m`, the paper's sizes, and
-`:demo`, that of the policies of `make demo`.
+uses; the paper's figures of fine-tuning are, as recalled, of the 0.5B model) and `:71m`, the paper's sizes, and `:demo`,
+the size of the policies of `make demo`.
 """
 
 import runpy
@@ -34,7 +34,7 @@ def get_config(variant: str = "248m", name: str = "fine-tuned") -> ConfigDict:
     config.epochs = 2.0
     # Streams trained in parallel (recalled: 16).
     config.data.batch = config.data.valid_batch = 16
-    # All three are of OpenAI's script for demonstration (code); it has no warm-up, and no schedule.
+    # These values are from OpenAI's script for demonstration (code); it has no warm-up, and no schedule.
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 0.000181
     config.optimizer.weight_decay = 0.039428

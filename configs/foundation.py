@@ -3,12 +3,12 @@
     python launch/train.py --config=configs/foundation.py:500m --config.data.train=DATASET --config.workdir=FOLDER
 
 The paper trained the 0.5B policy for 30 epochs of 70,000 hours on 720 V100 GPUs in about 9 days (194,000 frames/s).
-Values are marked with where they are from: (paper), (code), (replica), (recalled), as docs/sources.md explains; all
-others are our choice.
+Values are marked with their source: (paper), (code), (replica), (recalled), as docs/sources.md explains; all others
+are our choice.
 
 Variants: `:500m` (default), `:248m` and `:71m`, the paper's three sizes, and `:demo`, a small policy for two CPU cores,
-which configs/demo.py trains in minutes on recordings of the embedded game. With a machine's name after a comma, such as
-`:500m,v5e-256`, mesh and batch suit that machine (MACHINES below).
+which configs/demo.py trains in minutes on recordings of the embedded game. A machine's name after a comma, such as
+`:500m,v5e-256`, sets mesh and batch for that machine (MACHINES below).
 """
 
 import runpy
@@ -17,8 +17,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 PRESETS = {"500m": "3x", "248m": "2x", "71m": "1x", "demo": "tiny"}
-# By kind and number of chips. The paper's batch of 880 = 16 x 5 x 11 does not divide 128 or 256; docs/scale.md has the
-# layouts that keep it. 896 and 1,024 are 2% and 16% more, at the same learning rate: our choice, and not tried.
+# By type and number of chips. The paper's batch of 880 = 16 x 5 x 11 is not divisible by 128 or 256; docs/scale.md has
+# the layouts that keep it. 896 and 1,024 are 2% and 16% more, at the same learning rate: our choice, and not tested.
 MACHINES = {
     "gpu": {"data.parts": 110, "data.valid_batch": 8},
     "gpu-8": {"mesh.data": 1, "mesh.fsdp": 8, "data.parts": 22},
@@ -36,8 +36,8 @@ def get_config(variant: str = "500m") -> ConfigDict:
     config.data = _data()
     config.optimizer = _optimizer()
     config.initial = _initial()
-    # Parameters that stay as config.init_from has them: a regular expression, such as "^encoder/", that is looked for
-    # in their paths (sharding.txt of a run lists them). Empty: all are trained.
+    # Frozen parameters, which keep the values of config.init_from: a regular expression, such as "^encoder/", that is
+    # searched in their paths (sharding.txt of a run lists them). Empty: all parameters are trained.
     config.frozen = ""
 
     # Passes over the training data (paper: 30).
@@ -53,12 +53,12 @@ def _model(preset: str) -> ConfigDict:
     model = ConfigDict()
     # Size of the policy, from vpt_jax/models/presets.py.
     model.preset = preset
-    # Divides the logits. Of OpenAI's files (code), 1x has 1, and 2x, which foundation, early-game and RL weights share,
-    # has 2: going on from one of these needs --config.model.temperature=2, and is refused otherwise.
+    # Divides the logits. In OpenAI's files (code), 1x has 1, and 2x, which foundation, early-game and RL weights share,
+    # has 2: initialising from one of these needs --config.model.temperature=2, and is an error otherwise.
     model.temperature = 1.0
-    # What to compute in; parameters, norms and softmax are float32 always.
+    # Computation dtype; parameters, norms and softmax are always float32.
     model.dtype = "bfloat16"
-    # Recompute the image stacks in the backward pass: less memory, about a third more work.
+    # Rematerialisation (gradient checkpointing) of the image stacks: less memory, about a third more compute.
     model.remat = True
     return model
 
@@ -68,31 +68,31 @@ def _data() -> ConfigDict:
     # Dataset folders made by launch/prepare.py; the split `train` of the first and `valid` of the second are read.
     data.train = "data/foundation"
     data.valid = "data/foundation"
-    # Dataset folder whose split `test` is evaluated as well, as `test/...`: figures to report, of play by which neither
-    # a checkpoint nor a setting is chosen. Empty: none.
+    # Dataset folder whose split `test` is evaluated as well, as metrics `test/...`, for reports: selects neither checkpoints
+    # nor settings. Empty: none.
     data.test = ""
     # Streams trained in parallel, over all hosts (paper: 880).
     data.batch = 880
-    # Parts that a step works through one after the other, for less memory: its gradient is the same.
+    # Gradient accumulation: number of micro-batches per step, for less memory; the gradient is the same.
     data.parts = 1
-    # Streams evaluated in parallel: fewer, since each begins with an empty memory.
+    # Streams evaluated in parallel: fewer, since each starts with an empty memory.
     data.valid_batch = 80
-    # Frames per window (code: 128). Memory is carried from window to window.
+    # Frames per window (code: 128). Transformer-XL memory is carried from window to window.
     data.length = 128
-    # Steps that do nothing once binned: "drop" them (code), "mask" their loss, or "keep" them.
+    # Null actions (after binning of the camera): "drop" the steps (code), "mask" their loss, or "keep" them.
     data.nulls = "drop"
     # Manifest of the seconds of the training episodes to use, such as launch/filter.py writes: a Parquet table
-    # (vpt_jax/data/manifest.py). Empty: all there is.
+    # (vpt_jax/data/manifest.py). Empty: all.
     data.segments = ""
-    # Minutes of play to train on, of episodes drawn once and for all; 0: all there is.
+    # Minutes of play to train on, of a fixed random choice of episodes; 0: all.
     data.minutes = 0.0
-    # Folder where what the image stacks of config.init_from make of all frames is kept: they are then frozen, and no
-    # part of a step, so that a small machine can tune the rest. Empty: none, frames are looked at in every step.
+    # Cache folder for the outputs of the image stacks of config.init_from for all frames: the stacks are then frozen, and
+    # not computed in a step, so that a small machine can tune the rest. Empty: none, stacks are computed in every step.
     data.embeddings = ""
-    # Processes per host that read and decode; 0: none, the main process does it. Each holds two of the host's batches
-    # in shared memory: 11 GB if one host reads all 880 rows of 128x128.
+    # Worker processes per host that read and decode; 0: none, the main process reads. Each holds two of the host's
+    # batches in shared memory: 11 GB if one host reads all 880 rows of 128x128.
     data.workers = 8
-    # The same for every evaluation, which starts them anew.
+    # Worker processes of evaluations, which are started for each evaluation.
     data.valid_workers = 8
     return data
 
@@ -101,33 +101,33 @@ def _optimizer() -> ConfigDict:
     optimizer = ConfigDict()
     # "adam" (recalled; code for fine-tuning), or "muon", with which small models learn in fewer steps.
     optimizer.name = "adam"
-    # Peak learning rate (paper: 0.002147), reached after the warm-up, and falling to 0 at the end on a straight line
+    # Peak learning rate (paper: 0.002147), reached after the warm-up, then linear decay to 0 at the last step
     # (recalled).
     optimizer.learning_rate = 0.002147
-    # Steps of warm-up (the paper does not say).
+    # Warm-up steps (not stated in the paper).
     optimizer.warmup_steps = 1000
     # Decoupled weight decay of kernels (paper: 0.0625; see vpt_jax/training/optimizers.py).
     optimizer.weight_decay = 0.0625
-    # Largest global gradient norm: what OpenAI's script for fine-tuning has; what pretraining had is not known.
+    # Gradient clipping by global norm: the value of OpenAI's script for fine-tuning; that of pretraining is not known.
     optimizer.clip_norm = 5.0
     return optimizer
 
 
 def _initial() -> ConfigDict:
-    """Differences of initial parameters from the released code's (its table: tests/models/test_initial_weights.py)."""
+    """Differences of the initial parameters from the released code (its table: tests/models/test_initial_weights.py)."""
     initial = ConfigDict()
     # The action heads' biases are the log-frequencies of the data's actions, and not zero (released code): our choice
-    # at every size. It only spares the first steps, which would learn these frequencies; and a small policy above a
-    # learning rate of 3e-4 (ours: 2e-3) never gets over learning them through its features.
+    # at every size. It only saves the first steps, which would learn these frequencies; and a small policy above a
+    # learning rate of 3e-4 (ours: 2e-3) learns them through its features, and does not recover from that.
     initial.start_at_marginal = True
     return initial
 
 
 def _demo(config: ConfigDict) -> None:
-    """Minutes on two cores instead of days on a cluster; what differs is set here."""
+    """Settings for minutes on two cores instead of days on a cluster."""
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
     config.model.remat = False
-    # Twice as long as the memory: shorter, and gradients do not reach what the memory is for.
+    # Twice as long as the memory: in shorter windows, gradients do not reach as far back as the memory does.
     config.data.length = 32
     config.data.batch = config.data.valid_batch = 16
     config.data.workers = 1
@@ -137,6 +137,6 @@ def _demo(config: ConfigDict) -> None:
     config.optimizer.warmup_steps = 30
     config.steps = 800
     config.log_every = 5
-    config.evaluate_every = 100  # few data are soon known by heart: the best evaluation counts
+    config.evaluate_every = 100  # few data: the policy overfits soon, and the best evaluation counts
     config.save_every = 100
     config.checkpoint.keep_every_hours = 0.0

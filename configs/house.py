@@ -1,10 +1,11 @@
-"""Fine-tune to building houses: the paper's `contractor_house` (section 4.3), 420 hours of people asked to do so.
+"""Fine-tune to building houses: the paper's `contractor_house` (section 4.3), 420 hours of contractors' play.
 
     python launch/train.py --config=configs/house.py --config.data.train=DATASET --config.data.valid=DATASET
 
-The paper took 16 A100 and about six hours (that this set took the six is recalled); play then has 213 times as many
-crafting tables as the foundation model's, and 59 times as many planks: notes that quote the paper, of the 0.5B model as
-we recall it (`:500m`; the default is the 248M one). Variants and fields: configs/fine_tuning.py.
+The paper's training took about six hours on 16 A100 (recalled: that the six hours are of this set). The fine-tuned
+model crafts 213 times as many crafting tables as the foundation model, and 59 times as many planks: from notes that
+quote the paper, recalled to be of the 0.5B model (`:500m`; the default is the 248M model). Variants and fields:
+configs/fine_tuning.py.
 """
 
 import runpy

@@ -81,7 +81,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
     # The action heads' biases are the log-frequencies of the data's actions, as in configs/foundation.py (our choice).
     config.initial.start_at_marginal = True
     # Three in four temporal filters start as the change between two frames (our choice, for small models:
-    # `see_motion` in vpt_jax/models/idm.py); False: all are random, as in the released code.
+    # `temporal_difference_init` in vpt_jax/models/idm.py); False: all are random, as in the released code.
     config.initial.temporal_difference = False
 
     config.optimizer = _optimizer()

@@ -1,12 +1,12 @@
-"""Videos from the web: searched for, ruled out by what the site says of them, downloaded.
+"""Web videos: search, rejection by the metadata of the site, download.
 
     pip install -c constraints.txt -e ".[web]"
-    python launch/collect.py --config.out=VIDEOS --config.dry_run      # how many hours there are
+    python launch/collect.py --config.out=VIDEOS --config.dry_run      # prints the number of hours
     python launch/collect.py --config.out=VIDEOS
     python launch/label.py --config.videos=VIDEOS/videos.parquet ...
 
-Killed or stopped, the same command goes on where it was. docs/collecting.md says more. What a site's terms allow is for
-you to know and to keep.
+After an interruption or a kill, run the same command again to resume. Guide: docs/collecting.md. Check the site's terms
+of service before you download.
 """
 
 from ml_collections import ConfigDict
@@ -19,50 +19,52 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError("configs/web.py has no variants: change its fields with --config.FIELD=VALUE")
     config = ConfigDict()
 
-    # Folder of the videos and of what is known about them.
+    # Folder of the videos and of their metadata.
     config.out = ""
-    # Say what would be taken, and download nothing. What was found is kept: rules can be tried without a new search.
+    # Print what would be downloaded, and download nothing. Search results are kept: rules can be tried without a new
+    # search.
     config.dry_run = False
 
-    # What to search for (after the paper, by a public crawler's list), and how a term becomes what yt-dlp is asked:
-    # another of its searches, or the address of a feed.
+    # Search terms (after the paper, by a public crawler's list), and the yt-dlp query for a term: another of its search
+    # prefixes, or the URL of a feed.
     config.terms = SEARCH_TERMS
     config.search = "ytsearch{results}:{term}"
-    # Further sources: addresses of playlists, channels (of a channel's /videos), feeds or videos.
+    # Further sources: URLs of playlists, channels (of a channel's /videos), feeds or videos.
     config.urls = ()
-    # At most so many videos of each term and source (our choice, as are all numbers in this file).
+    # Maximal number of videos of each term and source (our choice, as are all numbers in this file).
     config.results = 500
-    # Search again for what was searched before: there may be new videos.
+    # Repeat earlier searches: there may be new videos.
     config.search_again = False
 
-    # Videos with any of these words or phrases in title, description or tags are left out (after the paper, by a public
+    # Videos with any of these words or phrases in title, description or tags are rejected (after the paper, by a public
     # crawler's list).
     config.reject_words = REJECT_WORDS
-    # So are shorter and longer ones, in seconds; those for ages over so many years; and live ones. These rules are our
-    # choice: the paper is not known to have any of them.
+    # Limits of the duration in seconds, and the maximal age limit in years. Live videos are rejected too. These rules
+    # are our choice: the paper is not known to have any of them.
     config.min_seconds = 60
     config.max_seconds = 4 * 3600
     config.age_limit = 17
-    # The smallest format with at least so many lines is taken: as many as the contractors' recordings have (code), of
-    # which the model sees 128.
+    # Minimal height in pixels; the smallest format that has it is downloaded. It is the height of the contractors'
+    # recordings (code), which the model sees scaled to 128.
     config.height = 360
-    # A video may have so many bytes,
+    # Maximal size of a video in bytes.
     config.max_bytes = 2 * 1024**3
-    # and take so many seconds, pauses included (a search: an hour).
+    # Timeout of a video in seconds, pauses included (of a search: an hour).
     config.timeout = 2 * 3600
-    # Ask again for videos that failed in an earlier run.
+    # Retry videos that failed in an earlier run.
     config.retry_failed = False
 
-    # Downloads at a time; each waits so many seconds between its requests.
+    # Parallel downloads, and the pause in seconds between the requests of each.
     config.workers = 2
     config.pause = 5.0
-    # Bytes per second of all downloads together; 0: as many as come.
+    # Rate limit in bytes per second, of all downloads together; 0: unlimited.
     config.rate = 2_000_000
-    # A request that fails is made so many times more, first after so many seconds, then after twice as many each time.
+    # Retries of a failed request with exponential backoff: seconds before the first retry, doubled before each further
+    # one.
     config.retries = 3
     config.backoff = 10.0
-    # End the run when so many videos have failed one after the other.
+    # End the run after this number of failed videos in a row.
     config.max_failures = 10
-    # File of cookies (Netscape format), for sites that ask for them; it is read, and not written.
+    # Cookie file (Netscape format), for sites that require cookies; it is read and not written.
     config.cookies = ""
     return config

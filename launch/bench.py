@@ -1,4 +1,4 @@
-"""How fast the parts are on this machine: frames/s, milliseconds and peak memory, with versions and settings.
+"""Benchmarks of the library on this machine: frames/s, milliseconds and peak memory, with versions and settings.
 
     python launch/bench.py loader --data=DATASET
     python launch/bench.py prepare --recordings=RECORDINGS
@@ -11,14 +11,15 @@
     python launch/bench.py label
     python launch/bench.py rollout
 
-`loader` reads and decodes a dataset as training does; `prepare` makes one of recordings, by one process, by one a core
-and by Beam; `decode` compares image codecs on frames of recordings. `train_step` is one update on random frames,
-`forward` and `gradient` are its parts, `act` is one frame after another, as in play; with --against=torch the last
-three are compared with the same policy in PyTorch. `precision` says how far a policy in another type or with faster
-products is from the same in float32. `ceiling` is what the machine gives a large matrix product and the policy's
-convolutions. `label` compares the two ways to label long videos by an inverse dynamics model. `rollout` plays the
-embedded game with the demo's policy, in ever more processes. What is compared with one another runs in turns. Without
---data or --recordings, a little play of the embedded game is recorded and prepared first, at 128x128, under --workdir.
+`loader` reads and decodes a dataset as training does; `prepare` makes a dataset from recordings, with one process, with
+one per core and with Beam; `decode` compares image codecs on frames of recordings. `train_step` is one update on random
+frames, `forward` and `gradient` are its parts, `act` is one frame after another, as in a rollout; with --against=torch
+the last three are compared with the same policy in PyTorch. `precision` measures the error of a policy in another dtype
+or with faster matrix products, relative to float32. `ceiling` measures the FLOP/s of a large matrix product and of the
+policy's convolutions on this machine. `label` compares the two modes of labelling long videos by an inverse dynamics
+model. `rollout` runs the embedded game with the demo's policy, with increasing numbers of processes. Alternatives are
+measured in turns. Without --data or --recordings, a few minutes of the embedded game are recorded and prepared first,
+at 128x128, under --workdir.
 """
 
 import importlib
@@ -30,7 +31,7 @@ from benches.measuring import machine, print_table
 from vpt_jax.system.command_line import refuse_remote_flags
 from vpt_jax.system.paths import RemotePathError
 
-BENCHES = {  # and the file in launch/benches/ that has them: each needs libraries of its own
+BENCHES = {  # name -> module in launch/benches/; each module needs other libraries
     "loader": "data", "decode": "data", "prepare": "data", "train_step": "policy", "forward": "policy",
     "gradient": "policy", "act": "policy", "ceiling": "policy", "precision": "policy", "label": "labelling",
     "rollout": "playing",
@@ -38,19 +39,20 @@ BENCHES = {  # and the file in launch/benches/ that has them: each needs librari
 
 
 def main(arguments: list[str]) -> None:
+    """Runs a benchmark by name, and prints the machine and a table."""
     logging.set_verbosity(logging.WARNING)
-    what = arguments[1]
-    benches = sys.modules[f"benches.{BENCHES[what]}"]
+    name = arguments[1]
+    benches = sys.modules[f"benches.{BENCHES[name]}"]
     try:
         refuse_remote_flags()
         print(machine())
-        print_table(getattr(benches, what)())
+        print_table(getattr(benches, name)())
     except (RemotePathError, *benches.ERRORS) as error:
         sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [] or sys.argv[1] not in BENCHES:
-        sys.exit(f"error: say what to measure: python launch/bench.py {{{','.join(BENCHES)}}} [--help]")
-    importlib.import_module(f"benches.{BENCHES[sys.argv[1]]}")  # its flags have to be known before they are read
+        sys.exit(f"error: give a benchmark: python launch/bench.py {{{','.join(BENCHES)}}} [--help]")
+    importlib.import_module(f"benches.{BENCHES[sys.argv[1]]}")  # defines its flags, before they are parsed
     app.run(main)

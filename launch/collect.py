@@ -1,4 +1,4 @@
-"""Search the web for videos and download them (fields: configs/web.py; docs/collecting.md)."""
+"""Search the web for videos and download them (config fields: configs/web.py; guide: docs/collecting.md)."""
 
 from vpt_jax.curation.download.web import CollectError, collect
 from vpt_jax.system import command_line

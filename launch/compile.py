@@ -1,13 +1,13 @@
-"""Compile the train step for machines that are not there, and say what it needs of them.
+"""Compile the train step ahead of time for TPUs that are not attached; report its memory, FLOPs and lower time bounds.
 
     python launch/compile.py --config=configs/foundation.py:500m,v5e-256 --topology=v5e:16x16
     python launch/compile.py --config=configs/idm.py:paper,v5p-128 --topology=v5p:4x4x8 --json
     python launch/compile.py --config=configs/rl_doom.py --config.init_from=any --topology=v5e:2x2
 
-It is the very step of launch/train.py with the same config. Needs the `tpu` extra and no TPU. Prints the memory of a
-chip by kind, arithmetic and traffic of a step, the collectives, and the least time that each resource needs.
-The exit status is 1 where the step does not fit. Of a batch in parts, memory alone is told: XLA counts the arithmetic
-of one part.
+The step is the same as that of launch/train.py with the same config. Needs the `tpu` extra and no TPU. Prints a
+chip's memory by kind, FLOPs and memory traffic of a step, the collectives, and the least time that each resource needs.
+The exit status is 1 if the step does not fit. With gradient accumulation (config.data.parts), only memory is reported:
+XLA counts the arithmetic of one microbatch.
 """
 
 import json
@@ -17,8 +17,8 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the chips are only compiled for
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask a cloud machine what it is
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the TPUs are only compiled for
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else libtpu queries the cloud's metadata server
 
 import jax
 from absl import flags
@@ -30,75 +30,86 @@ from ml_collections import ConfigDict
 from vpt_jax.system import command_line
 from vpt_jax.training.ppg import setup as ppg
 from vpt_jax.training.roofline import CHIPS, GIB, Chip, Cost, by_kind, cost_of, device_bytes
-from vpt_jax.training.setup import KINDS, ConfigError, Step, batch_shapes, check, held_by, make_mesh, make_setup
+from vpt_jax.training.setup import (
+    STAGE_MODELS,
+    ConfigError,
+    Step,
+    batch_shapes,
+    check,
+    make_mesh,
+    make_setup,
+    step_buffers,
+)
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "TPU type and its shape in chips.")
 _SIZE = flags.DEFINE_integer(
     "size", 128, "Height and width of the frames (reinforcement learning: config.height, .width)."
 )
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of tables.")
-_SPARE = 0.1  # of a chip's memory that should stay free: for evaluation, and what the runtime keeps
+_SPARE = 0.1  # share of a chip's memory that should stay free: for evaluation, and for the runtime
 
 
 class CompileError(Exception):
-    """The step cannot be compiled as asked; the message says what to do."""
+    """The step cannot be compiled for the topology; the message has the remedy."""
 
 
 class Program(NamedTuple):
-    """What is compiled."""
+    """Step to compile, with its arguments and buffers."""
 
     step: Wrapped | Step
     arguments: tuple[Any, ...]  # shapes, with their shardings
-    held: dict[str, Any]  # the same by kind
+    buffers: dict[str, Any]  # the same by kind
     batch: int  # rows
     length: int  # of a row, in frames
-    parts: int  # of the batch, one after the other
-    beside: dict[str, Any]  # what lies there meanwhile, by kind
+    grad_accum_steps: int
+    resident: dict[str, Any]  # other buffers that stay in memory during the step, by kind
 
 
 def main(config: ConfigDict) -> None:
-    devices = find_devices(_TOPOLOGY.value)
+    """Compiles the step of a config, and prints its cost; exits with 1 if it does not fit."""
+    devices = topology_devices(_TOPOLOGY.value)
     mesh = make_mesh(config, devices)
-    make = wake_of if config.stage == "ppg" else step_of
+    make = wake_program if config.stage == "ppg" else step_program
     program = make(config, mesh)
-    began = time.monotonic()
+    start_time = time.monotonic()
     with jax.set_mesh(mesh):
         lowered = program.step.lower(*program.arguments)
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            raise CompileError(explain(error)) from error
-    cost = cost_of(compiled, program.held)
-    cost.memory.update({kind: device_bytes(shapes) for kind, shapes in program.beside.items()})
-    result = summary(program, cost, devices, dict(mesh.shape)) | {"compile_seconds": time.monotonic() - began}
+            raise CompileError(explain_failure(error)) from error
+    cost = cost_of(compiled, program.buffers)
+    cost.memory.update({kind: device_bytes(shapes) for kind, shapes in program.resident.items()})
+    result = summary(program, cost, devices, dict(mesh.shape)) | {"compile_seconds": time.monotonic() - start_time}
     print(json.dumps(result) if _JSON.value else "\n".join(table(result)))
     if not result["fits"]:
         sys.exit(1)
 
 
-def step_of(config: ConfigDict, mesh: Mesh) -> Program:
-    """Of behavioural cloning, or inverse dynamics."""
+def step_program(config: ConfigDict, mesh: Mesh) -> Program:
+    """Train step of behavioural cloning or inverse dynamics."""
     check(config, mesh)
     frame_shape = _SIZE.value, _SIZE.value, 3
-    steps = config.steps or 1_000_000  # of the learning rate's schedule alone
-    setup = make_setup(config, mesh, frame_shape, KINDS[config.stage].marginal.uniform(), steps)
+    steps = config.steps or 1_000_000  # used by the learning rate schedule alone
+    setup = make_setup(config, mesh, frame_shape, STAGE_MODELS[config.stage].marginal.uniform(), steps)
     batch = batch_shapes(config, mesh, frame_shape)
-    held = held_by(setup.shapes, batch)
+    buffers = step_buffers(setup.shapes, batch)
     return Program(
-        setup.step, (setup.shapes, batch), held, config.data.batch, config.data.length, config.data.parts, {}
+        setup.step, (setup.shapes, batch), buffers, config.data.batch, config.data.length, config.data.parts, {}
     )
 
 
-def wake_of(config: ConfigDict, mesh: Mesh) -> Program:
-    """Of reinforcement learning: the step that learns to act. Those of the sleep need as much."""
+def wake_program(config: ConfigDict, mesh: Mesh) -> Program:
+    """Wake step of reinforcement learning (PPG), which trains the policy. Sleep steps need as much."""
     ppg.check(config, mesh)
     setup = ppg.make_setup(config, mesh)
     arguments = ppg.wake_arguments(config, mesh, setup)
-    held, beside = ppg.held_by(*arguments), ppg.held_beside(config, *arguments)
-    return Program(setup.learner.wake, arguments, held, config.games, config.length, 1, beside)
+    buffers, resident = ppg.step_buffers(*arguments), ppg.resident_buffers(config, *arguments)
+    return Program(setup.learner.wake, arguments, buffers, config.games, config.length, 1, resident)
 
 
-def find_devices(topology: str) -> list[Any]:
+def topology_devices(topology: str) -> list[Any]:
+    """Devices of a TPU topology, without the hardware; raises `CompileError`."""
     try:
         devices: list[Any] = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except Exception as error:  # whatever libtpu or its absence raises
@@ -113,8 +124,8 @@ def find_devices(topology: str) -> list[Any]:
     return devices
 
 
-def explain(error: Exception) -> str:
-    """What the compiler says of memory, in a line."""
+def explain_failure(error: Exception) -> str:
+    """One line of text for a compiler error: memory that is exceeded, and how to use less."""
     text = str(error)
     if "RESOURCE_EXHAUSTED" not in text:
         return f"the compiler failed: {text.splitlines()[0]}"
@@ -127,23 +138,25 @@ def explain(error: Exception) -> str:
 
 
 def summary(program: Program, cost: Cost, devices: list[Any], mesh: dict[str, int]) -> dict[str, Any]:
+    """Cost of a program as JSON values: memory in bytes, and, without gradient accumulation, the roofline."""
     chip = CHIPS[devices[0].device_kind]
     result = {
         "topology": _TOPOLOGY.value,
         "chips": len(devices),
         "mesh": mesh,
         "batch": program.batch,
-        "parts": program.parts,
+        "parts": program.grad_accum_steps,
         "memory": cost.memory,
         "memory_total": cost.total_memory,
         "memory_of_chip": chip.memory,
         "memory_spare": 1 - cost.total_memory / chip.memory,
         "fits": cost.total_memory <= (1 - _SPARE) * chip.memory,
     }
-    return result | (roofline(program, cost, chip) if program.parts == 1 else {})
+    return result | (roofline(program, cost, chip) if program.grad_accum_steps == 1 else {})
 
 
 def roofline(program: Program, cost: Cost, chip: Chip) -> dict[str, Any]:
+    """FLOPs, bytes, collectives and lower bounds of time in seconds, as JSON values."""
     seconds = cost.seconds(chip)
     bound = max(seconds, key=lambda name: seconds[name])
     return {
@@ -157,6 +170,7 @@ def roofline(program: Program, cost: Cost, chip: Chip) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[str]:
+    """Lines of text for a `summary`."""
     lines = [
         f"{result['topology']}: {result['chips']} chips, mesh {result['mesh']}, batch {result['batch']}, "
         f"compiled in {result['compile_seconds']:.0f} s",
@@ -170,7 +184,7 @@ def table(result: dict[str, Any]) -> list[str]:
         lines += [
             f"  {number} x {kind}, {size / GIB:.3f} GiB" for kind, (number, size) in result["collectives"].items()
         ]
-        lines += ["", *(f"  {name:<20} {1000 * taken:8.1f} ms" for name, taken in result["seconds"].items())]
+        lines += ["", *(f"  {name:<20} {1000 * seconds:8.1f} ms" for name, seconds in result["seconds"].items())]
         lines += [f"  bound by {result['bound']}: at most {result['frames_per_second_at_most']:,.0f} frames/s"]
     return lines
 

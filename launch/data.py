@@ -1,4 +1,4 @@
-"""Know a dataset and check it; what each field means stands in configs/data.py.
+"""Inspect and validate a dataset (fields: configs/data.py).
 
 python launch/data.py stats|validate|show|diff --config.data=DATASET
 """
@@ -13,6 +13,6 @@ from vpt_jax.training.checkpoints import CheckpointError
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [] or sys.argv[1] not in COMMANDS:
-        sys.exit(f"error: say what to do: python launch/data.py {{{','.join(COMMANDS)}}} --config.data=DATASET")
+        sys.exit(f"error: choose a command: python launch/data.py {{{','.join(COMMANDS)}}} --config.data=DATASET")
     mistakes = (InspectionError, CheckpointError, FileNotFoundError, DatasetDamagedError, OpenFilesError)
     command_line.run(COMMANDS[sys.argv.pop(1)], "configs/data.py", mistakes)

@@ -1,4 +1,4 @@
-"""How well policies play a game (fields: configs/evaluate.py)."""
+"""Evaluate policies in an environment: mean return, items and milestones (fields: configs/evaluate.py)."""
 
 import itertools
 import json
@@ -9,11 +9,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vpt_jax.envs.games import GAMES, make_game
+from vpt_jax.envs.games import GAMES, make_env_spec
 from vpt_jax.envs.rewards import REWARDS
-from vpt_jax.envs.vector.client import GameLostError
+from vpt_jax.envs.vector.client import EnvLostError
 from vpt_jax.envs.vector.pool import Pool
-from vpt_jax.evaluation.rollouts import Agent, IdleAgent, Played, PolicyAgent, RandomAgent, play, summarise
+from vpt_jax.evaluation.rollouts import (
+    EpisodeResult,
+    IdleAgent,
+    PolicyAgent,
+    RandomAgent,
+    VectorAgent,
+    run_episodes,
+    summarise,
+)
 from vpt_jax.report.playing import write_playing_report
 from vpt_jax.system import command_line
 from vpt_jax.system.atomic_files import read_json, write_text
@@ -27,7 +35,7 @@ RANDOM, SCRIPTED = "random", "scripted"
 
 
 def evaluate(config: ConfigDict) -> Path:
-    """Evaluate what is missing, and write the page."""
+    """Evaluates the agents that have no stored results, and writes the report; returns its path."""
     workdirs = check(config)
     out = Path(config.out)
     with locked(out):
@@ -37,34 +45,36 @@ def evaluate(config: ConfigDict) -> Path:
         agents |= {RANDOM: lambda: RandomAgent(config.seed)}
         if GAMES[config.game.name].scripted:
             agents[SCRIPTED] = IdleAgent
-        size, *others = {policy.frame_shape[:2] for policy in policies.values()}
-        if others:
+        size, *other_sizes = {policy.frame_shape[:2] for policy in policies.values()}
+        if other_sizes:
             raise ConfigError(
-                f"the policies see frames of different sizes, {size} and {others[0]}: evaluate them apart"
+                f"the policies take frames of different sizes, {size} and {other_sizes[0]}: evaluate them apart"
             )
-        who = {name: [identity(policy), identity(reference)] for name, policy in policies.items()}
-        played = {name: evaluate_agent(config, name, agent, size, who.get(name, [])) for name, agent in agents.items()}
-        figures = {name: summarise(episodes) for name, episodes in played.items()}
-        known = {name: {k: v for k, v in of_agent.items() if v == v} for name, of_agent in figures.items()}  # not NaN
-        write_text(out / "figures.json", json.dumps(known, indent=1) + "\n")
-        page = write_playing_report(out, f"Playing {config.game.name}", played, out / "recordings")
-    for name, of_agent in figures.items():
-        print(f"{name:<24} return {of_agent['return']:7.2f} ± {of_agent['return_error']:.2f}", flush=True)
+        digests = {name: [policy_digest(policy), policy_digest(reference)] for name, policy in policies.items()}
+        results = {
+            name: evaluate_agent(config, name, agent, size, digests.get(name, [])) for name, agent in agents.items()
+        }
+        figures = {name: summarise(episodes) for name, episodes in results.items()}
+        finite = {name: {k: v for k, v in metrics.items() if v == v} for name, metrics in figures.items()}  # not NaN
+        write_text(out / "figures.json", json.dumps(finite, indent=1) + "\n")
+        page = write_playing_report(out, f"Playing {config.game.name}", results, out / "recordings")
+    for name, metrics in figures.items():
+        print(f"{name:<24} return {metrics['return']:7.2f} ± {metrics['return_error']:.2f}", flush=True)
     print(f"figures and films: {page}", flush=True)
     return page
 
 
-def identity(policy: TrainedPolicy) -> str:
-    """The identity of a policy by its parameters and settings, wherever its work directory lies."""
+def policy_digest(policy: TrainedPolicy) -> str:
+    """Content hash of a policy's parameters and settings, wherever its work directory lies."""
     arrays = policy.params, policy.normalizer, policy.aux_normalizer
     return params_digest(arrays, policy.module, tuple(policy.frame_shape))
 
 
 def check(config: ConfigDict) -> dict[str, str]:
-    """Find what would fail later; returns the policies' work directories by name."""
+    """Checks the config, and raises `ConfigError`; returns the policies' work directories by name."""
     check_choices(config, {"game.name": GAMES, "rewards": REWARDS})
     if not config.out:
-        raise ConfigError("say where results go: --config.out=FOLDER")
+        raise ConfigError("config.out is empty: give a folder for the results, --config.out=FOLDER")
     workdirs = {}
     for policy in config.policies:
         name, _, workdir = policy.rpartition("=")
@@ -82,44 +92,44 @@ def check(config: ConfigDict) -> dict[str, str]:
     return workdirs
 
 
-def policy_agent(config: ConfigDict, policy: TrainedPolicy, reference: TrainedPolicy) -> Callable[[], Agent]:
-    """Makes the agent once its turn comes."""
+def policy_agent(config: ConfigDict, policy: TrainedPolicy, reference: TrainedPolicy) -> Callable[[], VectorAgent]:
+    """Returns a function that makes the agent when it is needed."""
     return lambda: PolicyAgent(
-        (policy.module, policy.params), (reference.module, reference.params), rows_of(config), config.seed
+        (policy.module, policy.params), (reference.module, reference.params), count_envs(config), config.seed
     )
 
 
 def evaluate_agent(
-    config: ConfigDict, name: str, agent: Callable[[], Agent], size: tuple[int, ...], who: list[Any]
-) -> list[Played]:
-    """Plays all episodes, unless that has been done by the same checkpoints (`who`) with the same settings."""
+    config: ConfigDict, name: str, agent: Callable[[], VectorAgent], size: tuple[int, ...], digests: list[Any]
+) -> list[EpisodeResult]:
+    """Plays all episodes, or reads the stored results of the same checkpoints (`digests`) with the same settings."""
     out = Path(config.out)
     file, recordings = out / "agents" / f"{name}.json", out / "recordings" / name
-    settings = jsonable(config) | {"policies": who, "size": list(size)}
-    if (there := read_json(file) or {}).get("settings") == settings:
-        return [Played(**one) for one in there["episodes"]]
+    settings = jsonable(config) | {"policies": digests, "size": list(size)}
+    if (stored := read_json(file) or {}).get("settings") == settings:
+        return [EpisodeResult(**result) for result in stored["episodes"]]
     shutil.rmtree(recordings, ignore_errors=True)  # left by a run that was stopped
     for folder in (file.parent, recordings):
         folder.mkdir(parents=True, exist_ok=True)
     with make_pool(config, size, name == SCRIPTED) as pool:
-        played = play(agent(), pool, recordings, config.episodes)
-    write_text(file, json.dumps({"settings": settings, "episodes": [one._asdict() for one in played]}) + "\n")
-    return played
+        results = run_episodes(agent(), pool, recordings, config.episodes)
+    write_text(file, json.dumps({"settings": settings, "episodes": [result._asdict() for result in results]}) + "\n")
+    return results
 
 
-def rows_of(config: ConfigDict) -> int:
-    """Games side by side: no more than there are episodes."""
+def count_envs(config: ConfigDict) -> int:
+    """Number of parallel environments: at most the number of episodes."""
     return min(config.games, config.episodes)
 
 
 def make_pool(config: ConfigDict, size: tuple[int, ...], scripted: bool) -> Pool:
-    """Games that end with the last episode."""
+    """Pool of environments for `config.episodes` episodes."""
     seeds = itertools.islice(itertools.count(episode_seed(config.seed)), config.episodes)
-    game = make_game(config.game.name, config.game.arguments.to_dict(), config.game.python, scripted)
+    game = make_env_spec(config.game.name, config.game.arguments.to_dict(), config.game.python, scripted)
     height, width = size
     rewards = REWARDS[config.rewards]
-    return Pool(game, [seeds] * rows_of(config), (height, width), rewards, config.game.episodes_per_process)
+    return Pool(game, [seeds] * count_envs(config), (height, width), rewards, config.game.episodes_per_process)
 
 
 if __name__ == "__main__":
-    command_line.run(evaluate, "configs/evaluate.py", (ConfigError, CheckpointError, FileNotFoundError, GameLostError))
+    command_line.run(evaluate, "configs/evaluate.py", (ConfigError, CheckpointError, FileNotFoundError, EnvLostError))

@@ -8,7 +8,7 @@ The first writes NAME.model beside it.
 
 from absl import flags
 
-from vpt_jax.openai.convert import ExchangeError, export_weights
+from vpt_jax.openai.convert import ConversionError, export_weights
 from vpt_jax.system import command_line
 from vpt_jax.training.checkpoints import CheckpointError
 
@@ -22,4 +22,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run_plain(main, (ExchangeError, CheckpointError, OSError))
+    command_line.run_plain(main, (ConversionError, CheckpointError, OSError))

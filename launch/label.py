@@ -1,4 +1,7 @@
-"""Label videos with an inverse dynamics model (fields: configs/label.py)."""
+"""Label videos with an inverse dynamics model (fields: configs/label.py).
+
+python launch/label.py --config.videos=VIDEOS --config.idm=RUN --config.out=DATASET
+"""
 
 from vpt_jax.data.errors import DatasetDamagedError, OpenFilesError
 from vpt_jax.labelling.job import LabelError, label

@@ -1,7 +1,7 @@
-"""The whole loop in one command: record, train an IDM, label, train policies, report (fields: configs/demo.py).
+"""The whole VPT pipeline in one command: record, train an IDM, label, train policies, report (fields: configs/demo.py).
 
-Every stage is a process of its own, started by a command that you can run yourself; it is printed. A stage that is done
-is skipped the next time, and one that was stopped goes on.
+Every stage is a separate process, started by a command that is printed and that you can run yourself. Run again, the
+program skips finished stages and resumes stopped ones.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from vpt_jax.report.films import Moment
+from vpt_jax.report.films import FilmFrame
 from vpt_jax.report.loop import Runs, write_loop_report
 from vpt_jax.report.progress import ProgressPage, labelled_play, recorded_play
 from vpt_jax.stages import Stage, StageFailedError, Stages, checkpoint, environment, flags, program
@@ -22,46 +22,47 @@ stage, arguments = partial(program, ROOT), partial(flags, ROOT)
 RECORD = "record the {} play"
 PREPARE = "prepare the {} play with its true labels"
 LABEL = "label the {} videos"
-# Of their first episodes; the labelled play's count up from 0.
+# Seeds of the first episodes; those of the labelled play start at 0.
 UNLABELLED_SEED = 500_000
-HELD_OUT_SEED = 3_000_000  # what the settings of the demo were chosen on had others
+HELD_OUT_SEED = 3_000_000  # not among the seeds on which the settings of the demo were tuned
 CHOOSING_SEED = 3_500_000
 
 
 class ConfigError(ValueError):
-    """A field of the config has a value that cannot be; the message says which can."""
+    """A config field has an invalid value; the message names the field and the valid values."""
 
 
 def run(config: ConfigDict) -> None:
+    """Run all stages that are not done, and write the report."""
     check(config)
     folder = Path(config.workdir).resolve()
-    todo = list(stages(config, folder))
+    all_stages = list(stages(config, folder))
     runs = runs_of(config, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    so_far = ProgressPage(folder / "report.html", [stage.name for stage in todo], films_of(runs))
-    running = Stages(todo, folder / "stages", environment(folder, config.at_once), ROOT)
-    seconds = running.run(config.at_once, partial(preview, so_far))
-    page, verdicts = write_loop_report(folder, runs, seconds)
-    print("\n" + "\n".join(verdicts) + f"\nfigures and films: {page}", flush=True)
+    progress_page = ProgressPage(folder / "report.html", [stage.name for stage in all_stages], films_of(runs))
+    pipeline = Stages(all_stages, folder / "stages", environment(folder, config.at_once), ROOT)
+    seconds = pipeline.run(config.at_once, partial(preview, progress_page))
+    page, claims = write_loop_report(folder, runs, seconds)
+    print("\n" + "\n".join(claims) + f"\nfigures and films: {page}", flush=True)
 
 
-def preview(so_far: ProgressPage, seconds: Mapping[str, float]) -> None:
-    """Write the page of what there is so far; a film that cannot be drawn must not end the stages."""
+def preview(progress_page: ProgressPage, seconds: Mapping[str, float]) -> None:
+    """Write the progress page; a film that cannot be drawn must not end the stages."""
     try:
-        so_far.write(seconds)
-    except Exception as error:  # whatever it is, the page is written anew soon, and by the report at the end
-        print(f"no page of what is done so far: {printable(f'{type(error).__name__}: {error}')}", flush=True)
+        progress_page.write(seconds)
+    except Exception as error:  # of any kind: the page is rewritten soon, and replaced by the report at the end
+        print(f"the progress page cannot be written: {printable(f'{type(error).__name__}: {error}')}", flush=True)
 
 
 def check(config: ConfigDict) -> None:
-    """Find what would fail only when its turn comes."""
+    """Validate fields that would fail only in a later stage."""
     if config.at_once < 1:
         raise ConfigError(f"config.at_once is {config.at_once}: at least one stage must run")
     if any(setting.startswith("choice=") for setting in config.label):
-        raise ConfigError(f"config.label is {config.label}: each pile has its own choice, which the report relies on")
+        raise ConfigError(f"config.label is {config.label}: the report relies on the choice that each stage sets")
     for field in ("choosing", "held_out"):
         if config[field] < 1:
-            raise ConfigError(f"config.{field} is {config[field]}: at least one held-out episode must be there for it")
+            raise ConfigError(f"config.{field} is {config[field]}: it needs at least one held-out episode")
     for name, extra in (("idm", 0), ("policy", 1)):
         minutes, steps = config[name].minutes, config[name].steps
         if len(steps) != len(minutes) + extra or not steps:
@@ -72,7 +73,7 @@ def check(config: ConfigDict) -> None:
 
 
 def stages(config: ConfigDict, folder: Path) -> Iterator[Stage]:
-    """All stages. What the policy from predicted labels waits for comes first, so that it is not waited for."""
+    """All stages. The dependencies of the policy from predicted labels come first, so that it starts early."""
     runs = runs_of(config, folder)
     yield from data_stages(config, folder, runs)
     *others, labelling = idm_stages(config, runs)
@@ -83,7 +84,7 @@ def stages(config: ConfigDict, folder: Path) -> Iterator[Stage]:
 
 
 def data_stages(config: ConfigDict, folder: Path, runs: Runs) -> Iterator[Stage]:
-    """Play is recorded twice: with labels to learn from, and without (they are kept for scoring and for the twin)."""
+    """Stages that record labelled and unlabelled play (its labels are kept for scoring and for the twin policy)."""
     recorded = {
         "labelled": {
             "splits.train.episodes": config.labelled,
@@ -104,11 +105,13 @@ def data_stages(config: ConfigDict, folder: Path, runs: Runs) -> Iterator[Stage]
         yield stage(RECORD.format(name), "record.py", settings)
     for name, out in (("labelled", runs.held_out), ("unlabelled", runs.truth)):
         fields = dict(recordings=folder / "recordings" / name, out=out, height=config.size, width=config.size)
-        yield stage(PREPARE.format(name), "prepare.py", arguments("prepare", **fields), after=[RECORD.format(name)])
+        yield stage(
+            PREPARE.format(name), "prepare.py", arguments("prepare", **fields), depends_on=[RECORD.format(name)]
+        )
 
 
 def idm_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
-    """Models of inverse dynamics on ever more of the labelled play; the last one labels."""
+    """Stages that train inverse dynamics models on increasing amounts of labelled play; the last one labels."""
     for (minutes, workdir), steps in zip(runs.idms.items(), config.idm.steps, strict=True):
         data = {"data.train": runs.held_out, "data.minutes": minutes} | held_out_data(runs)
         fields = data | {"workdir": workdir, "steps": steps, "report": minutes == config.idm.minutes[-1]}
@@ -118,44 +121,44 @@ def idm_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
 
 
 def held_out_data(runs: Runs) -> dict[str, Path]:
-    """The data that choose a step (split `valid`) and that are reported of it (`test`)."""
+    """Datasets for choosing a step (split `valid`) and for the reported figures (split `test`)."""
     return {"data.valid": runs.held_out, "data.test": runs.held_out}
 
 
 def label_stages(config: ConfigDict, runs: Runs, labelling: str) -> Iterator[Stage]:
-    """Both piles are labelled: the unlabelled one for the policy, the held-out one, twice, to measure the labels."""
+    """Stages that label the unlabelled play for the policy, and the held-out play, twice, to measure the labels."""
     idm = list(runs.idms.values())[-1]
-    # Drawn labels are as frequent as true ones; the most probable ones leave out what the model is unsure of.
-    for name, pile, videos, out, choice in (
+    # Sampled labels are as frequent as true ones; the most probable ones omit actions that the model is unsure of.
+    for name, recorded, videos, out, choice in (
         ("unlabelled", "unlabelled", "unlabelled", runs.labels, "sample"),
         ("held-out", "labelled", "held-out", runs.held_out_labels, "argmax"),
         ("held-out (mean angles)", "labelled", "held-out", runs.held_out_means, "mean"),
     ):
         fields = dict(videos=runs.recordings[videos], idm=idm, out=out, choice=choice, mirror=True)
         settings = arguments("label", config.label, **fields)
-        yield stage(LABEL.format(name), "label.py", settings, [labelling, RECORD.format(pile)])
+        yield stage(LABEL.format(name), "label.py", settings, [labelling, RECORD.format(recorded)])
 
 
 def policy_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
-    """Policies that differ in nothing but what they are cloned from, and on little of it, for how long."""
+    """Stages that train policies, which differ in their training data alone; on few minutes, also in their steps."""
     *fewer_steps, steps_of_all = config.policy.steps
-    fewer = dict(zip((f"{minutes:g} minutes" for minutes in config.policy.minutes), fewer_steps, strict=True))
-    made_by = {
+    reduced_steps = dict(zip((f"{minutes:g} minutes" for minutes in config.policy.minutes), fewer_steps, strict=True))
+    producers = {
         runs.held_out: PREPARE.format("labelled"),
         runs.truth: PREPARE.format("unlabelled"),
         runs.labels: LABEL.format("unlabelled"),
     }
     for name, (workdir, dataset, minutes) in runs.policies.items():
-        steps = fewer.get(name, steps_of_all)
+        steps = reduced_steps.get(name, steps_of_all)
         data = {"data.train": dataset, "data.minutes": minutes} | held_out_data(runs)
         fields = data | {"workdir": workdir, "steps": steps, "report": dataset == runs.labels}
         settings = arguments("foundation:demo", config.train_policy, **fields)
-        after = dict.fromkeys([PREPARE.format("labelled"), made_by[dataset]])
-        yield stage(f"clone a policy from {name}", "train.py", settings, after, checkpoint(workdir, steps))
+        depends_on = dict.fromkeys([PREPARE.format("labelled"), producers[dataset]])
+        yield stage(f"clone a policy from {name}", "train.py", settings, depends_on, checkpoint(workdir, steps))
 
 
-def films_of(runs: Runs) -> dict[str, Callable[[], Iterator[Moment] | None]]:
-    """Films to see before the end, by caption."""
+def films_of(runs: Runs) -> dict[str, Callable[[], Iterator[FilmFrame] | None]]:
+    """Films of the progress page, by caption."""
     return {
         "Recorded play": partial(recorded_play, runs.recordings["held-out"]),
         "Labels of unlabelled play": partial(labelled_play, runs.labels, runs.recordings["unlabelled"]),
@@ -163,7 +166,7 @@ def films_of(runs: Runs) -> dict[str, Callable[[], Iterator[Moment] | None]]:
 
 
 def runs_of(config: ConfigDict, folder: Path) -> Runs:
-    """Where everything is that the report compares."""
+    """Paths of the runs and datasets that the report compares."""
     small, truth = folder / "data" / "labelled", folder / "data" / "truth"
     policies = {
         "predicted labels": (folder / "policy-predicted", folder / "data" / "predicted", 0.0),

@@ -1,6 +1,6 @@
-"""Reinforcement learning in one command: fine-tune a cloned policy, play, report (fields: configs/demo_rl.py).
+"""Reinforcement learning in one command: fine-tune a cloned policy, evaluate, report (fields: configs/demo_rl.py).
 
-Stages are as in launch/pipeline.py: programs that you can run yourself, printed, skipped once they are done.
+Stages are as in launch/pipeline.py: programs that you can run yourself, printed, and skipped once they are done.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from vpt_jax.system import command_line
 
 ROOT = Path(__file__).parents[1]
 CLONED = "cloned"
-# The agents: what differs from configs/rl_doom.py.
+# The agents, by name: differences from configs/rl_doom.py. Leash: the KL penalty to the pretrained policy.
 RUNS: dict[str, dict[str, object]] = {
     "fine-tuned": {},
     "without leash": {"ppg.leash": 0.0},
@@ -25,24 +25,27 @@ stage, arguments = partial(program, ROOT), partial(flags, ROOT)
 
 
 class ConfigError(ValueError):
-    """A field of the config has a value that cannot be; the message says which can."""
+    """A config field has an invalid value; the message names the field and the remedy."""
 
 
 def run(config: ConfigDict) -> None:
+    """Run all stages that are not done, and write the report."""
     if config.at_once < 1:
         raise ConfigError(f"config.at_once is {config.at_once}: at least one stage must run")
     cloned = Path(config.policy).resolve()
     if not (cloned / "checkpoints").exists():
         raise ConfigError(f"config.policy is {config.policy}, which holds no checkpoint: run `make demo` first")
     folder = Path(config.workdir).resolve()
-    todo = list(stages(config, folder, cloned))
-    seconds = Stages(todo, folder / "stages", environment(folder, config.at_once), ROOT).run(config.at_once)
-    page, verdicts = write_tuning_report(folder, {name: workdir(folder, name) for name in RUNS}, CLONED, seconds)
-    print("\n" + "\n".join(verdicts) + f"\nfigures and films: {page}", flush=True)
+    pipeline = Stages(
+        list(stages(config, folder, cloned)), folder / "stages", environment(folder, config.at_once), ROOT
+    )
+    seconds = pipeline.run(config.at_once)
+    page, claims = write_tuning_report(folder, {name: workdir(folder, name) for name in RUNS}, CLONED, seconds)
+    print("\n" + "\n".join(claims) + f"\nfigures and films: {page}", flush=True)
 
 
 def stages(config: ConfigDict, folder: Path, cloned: Path) -> Iterator[Stage]:
-    """Three runs that differ in little, and one that lets everybody play."""
+    """Three training runs with different settings, and an evaluation of all agents."""
     for name, differences in RUNS.items():
         fields: dict[str, object] = {
             "init_from": cloned,
@@ -53,19 +56,19 @@ def stages(config: ConfigDict, folder: Path, cloned: Path) -> Iterator[Stage]:
         yield stage(training(name), "train.py", settings, (), checkpoint(workdir(folder, name), config.steps))
     policies = {CLONED: cloned} | {name: workdir(folder, name) for name in RUNS}
     settings = arguments(
-        "evaluate:doom", config.evaluate, policies=tuple(f"{name}={at}" for name, at in policies.items()),
+        "evaluate:doom", config.evaluate, policies=tuple(f"{name}={path}" for name, path in policies.items()),
         out=folder / "playing", episodes=config.episodes, reference=CLONED,
     )  # fmt: skip
-    yield stage("let everybody play", "evaluate.py", settings, [training(name) for name in RUNS])
+    yield stage("evaluate all agents", "evaluate.py", settings, [training(name) for name in RUNS])
 
 
 def training(name: str) -> str:
-    """The stage that trains an agent."""
+    """Name of the stage that trains an agent."""
     return f"train a policy: {name}"
 
 
 def workdir(folder: Path, name: str) -> Path:
-    """Of an agent's training run."""
+    """Work directory of an agent's training run."""
     return folder / name.replace(" ", "-")
 
 

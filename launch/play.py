@@ -1,11 +1,11 @@
-"""Watch a policy play: it writes a film of every episode, with keys, mouse and value, and shows a window if asked.
+"""Play episodes with a policy: writes a video of each, with keys, mouse and value overlaid; optionally opens a window.
 
     python launch/play.py --config.policy=runs/mine --config.out=runs/films
     python launch/play.py --config=configs/play.py:video --config.policy=runs/foundation-2x --config.out=runs/films \
         --config.game.arguments.path=VIDEO
 
-The second shows what a policy would do in a video. Stopped amid a film, or when its window is closed, it ends it.
-Fields: configs/play.py.
+The second command shows the actions of a policy on a video. When the program is stopped or its window is closed, it
+finalizes the current film. Fields: configs/play.py.
 """
 
 import itertools
@@ -19,104 +19,112 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vpt_jax.agent import Agent
-from vpt_jax.envs.games import GAMES, make_game
+from vpt_jax.envs.games import GAMES, make_env_spec
 from vpt_jax.envs.rewards import REWARDS
-from vpt_jax.envs.vector.client import GameLostError
-from vpt_jax.envs.vector.pool import Episode, Pool, Turn
-from vpt_jax.report.films import Moment, draw_large, write_film
+from vpt_jax.envs.vector.client import EnvLostError
+from vpt_jax.envs.vector.pool import Episode, Pool, TimeStep
+from vpt_jax.report.films import FilmFrame, draw_large, write_film
 from vpt_jax.system import command_line, stopping
 from vpt_jax.system.printable import printable
 from vpt_jax.system.seeds import episode_seed
-from vpt_jax.system.workers import unique_name
+from vpt_jax.system.workers import temporary_path
 from vpt_jax.training.checkpoints import CheckpointError, TrainedPolicy, load_policy
 from vpt_jax.training.setup import ConfigError, check_choices
 from vpt_jax.video import FRAME_RATE, Frame
 
-Show = Callable[[Frame], bool]  # whether to go on
+ShowFrame = Callable[[Frame], bool]  # returns False to stop
 
 
 def play(config: ConfigDict) -> None:
-    """All episodes, one after the other."""
-    policy = check(config)
-    game = make_game(config.game.name, config.game.arguments.to_dict(), config.game.python)
+    """Play all episodes, one after the other."""
+    policy = check_config(config)
+    env_spec = make_env_spec(config.game.name, config.game.arguments.to_dict(), config.game.python)
     seeds = itertools.islice(itertools.count(episode_seed(config.seed)), config.episodes)
     with ExitStack() as stack:
-        show = stack.enter_context(Window()) if config.window else lambda frame: True
-        pool = stack.enter_context(Pool(game, [seeds], None, REWARDS[config.rewards]))
-        turn = pool.begin()
-        watched = None
-        while not pool.done and (watched is None or watched.episode):
-            film = Path(config.out, f"{config.game.name}-{turn.seed[0]}.mp4")
+        show_frame = stack.enter_context(Window()) if config.window else lambda frame: True
+        pool = stack.enter_context(Pool(env_spec, [seeds], None, REWARDS[config.rewards]))
+        time_step = pool.begin()
+        player = None
+        while not pool.done and (player is None or player.episode):
+            film = Path(config.out, f"{config.game.name}-{time_step.seed[0]}.mp4")
             film.parent.mkdir(parents=True, exist_ok=True)
-            agent = Agent(policy, seed=int(turn.seed[0]), temperature=config.temperature)
-            agent.decide([turn.frames[0]])  # compiled before there is a film to end
+            agent = Agent(policy, seed=int(time_step.seed[0]), temperature=config.temperature)
+            agent.decide([time_step.frames[0]])  # compile before there is a film to finalize
             agent.reset()
-            with stopping.deferred() as asked:
-                watched = Watched(agent, pool, turn, show, asked)
-                writing = unique_name(film)  # another run may write to the same folder
-                write_film(writing, iter(watched))
-                writing.rename(film)
-                turn = watched.turn
-                print(f"{film}: {describe(watched.episode)}", flush=True)
-                if asked:
+            with stopping.deferred() as stop_signals:
+                player = EpisodePlayer(agent, pool, time_step, show_frame, stop_signals)
+                partial = temporary_path(film)  # another run may write to the same folder
+                write_film(partial, iter(player))
+                partial.rename(film)
+                time_step = player.time_step
+                print(f"{film}: {describe(player.episode)}", flush=True)
+                if stop_signals:
                     return
 
 
-def check(config: ConfigDict) -> TrainedPolicy:
-    """Find what would fail later, and the policy."""
+def check_config(config: ConfigDict) -> TrainedPolicy:
+    """Validate the config, and load the policy.
+
+    Raises:
+        ConfigError: a field has an invalid value.
+        CheckpointError: config.policy has no policy that can be loaded.
+    """
     check_choices(config, {"game.name": GAMES, "rewards": REWARDS})
     if not (config.policy and config.out):
-        raise ConfigError("say what is to play and where films go: --config.policy=FOLDER --config.out=FOLDER")
+        raise ConfigError("set the policy and the folder of the films: --config.policy=FOLDER --config.out=FOLDER")
     if config.episodes < 1:
         raise ConfigError("config.episodes must be 1 or more")
     if config.temperature < 0:
         raise ConfigError("config.temperature must not be negative")
     if config.window and not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
-        raise ConfigError("config.window needs a display, and there is none: leave it out, and look at the films")
+        raise ConfigError("config.window needs a display, and there is none: omit it, and view the films")
     return load_policy(config.policy)
 
 
-class Watched:
-    """An episode, played while it is looked at."""
+class EpisodePlayer:
+    """Iterator over the film frames of one episode, which it plays."""
 
-    def __init__(self, agent: Agent, pool: Pool, turn: Turn, show: Show, asked: Sequence[int] = ()):
-        """`turn` is the first one; the film ends once there are signals in `asked`."""
-        self.turn = turn
+    def __init__(
+        self, agent: Agent, pool: Pool, time_step: TimeStep, show_frame: ShowFrame, stop_signals: Sequence[int] = ()
+    ):
+        """`time_step` is that of the reset; the film ends once `stop_signals` is not empty."""
+        self.time_step = time_step
         self.episode: Episode | None = None
-        self._agent, self._pool, self._show, self._asked = agent, pool, show, asked
+        self._agent, self._pool, self._show_frame, self._stop_signals = agent, pool, show_frame, stop_signals
         self._reward = 0.0
 
-    def __iter__(self) -> Iterator[Moment]:
-        """What is seen and done, until the next episode begins, or nobody wants to see more."""
+    def __iter__(self) -> Iterator[FilmFrame]:
+        """Yields frames with actions until the episode ends or the window is closed, then steps to the next one."""
         while self.episode is None:
-            decision = self._agent.decide([self.turn.frames[0]])
+            decision = self._agent.decide([self.time_step.frames[0]])
             note = f"value {decision.value[0]:.2f}  reward {self._reward:.2f}"
-            moment = Moment(self.turn.frames[0], (decision.buttons[0], decision.camera[0]), note=note)
-            yield moment
-            if self._asked or not self._show(draw_large(moment)):
+            film_frame = FilmFrame(self.time_step.frames[0], (decision.buttons[0], decision.camera[0]), note=note)
+            yield film_frame
+            if self._stop_signals or not self._show_frame(draw_large(film_frame)):
                 return
-            self._act(decision.buttons, decision.camera)
-            self._reward += float(self.turn.reward[0])
-        while not (self._asked or self.turn.playing[0] or self._pool.done):
-            self._act(np.zeros((1, 20), np.uint8), np.zeros((1, 2), np.float32))
+            self._step(decision.buttons, decision.camera)
+            self._reward += float(self.time_step.reward[0])
+        while not (self._stop_signals or self.time_step.playing[0] or self._pool.done):
+            self._step(np.zeros((1, 20), np.uint8), np.zeros((1, 2), np.float32))
 
-    def _act(self, buttons: Any, camera: Any) -> None:
-        self.turn = self._pool.act(buttons, camera)
+    def _step(self, buttons: Any, camera: Any) -> None:
+        self.time_step = self._pool.step(buttons, camera)
         for episode in self._pool.episodes():
             self.episode = episode
 
 
 def describe(episode: Episode | None) -> str:
+    """Formats the steps, reward and ending of an episode."""
     if episode is None:
-        return "left before its end"
+        return "stopped before its end"
     ending = f"lost, {printable(episode.reason)}" if episode.reason else episode.ending
     return f"{episode.steps} steps, reward {episode.reward:.2f}, {ending}"
 
 
 class Window:
-    """Shows frames at the rate of the game, until it is closed; a context manager."""
+    """Window that shows frames at the rate of the game until it is closed; a context manager."""
 
-    def __enter__(self) -> Show:
+    def __enter__(self) -> ShowFrame:
         try:
             import pygame
         except ImportError as error:
@@ -125,7 +133,7 @@ class Window:
         pygame.display.set_caption("vpt_jax")
         clock = pygame.time.Clock()
 
-        def show(frame: Frame) -> bool:
+        def show_frame(frame: Frame) -> bool:
             size = frame.shape[1], frame.shape[0]
             screen = pygame.display.get_surface()
             if screen is None or screen.get_size() != size:
@@ -136,12 +144,12 @@ class Window:
             return not any(event.type == pygame.QUIT for event in pygame.event.get())
 
         self._quit = pygame.display.quit
-        return show
+        return show_frame
 
     def __exit__(self, *_: object) -> None:
         self._quit()
 
 
 if __name__ == "__main__":
-    mistakes = (ConfigError, GameLostError, FileNotFoundError, CheckpointError)
-    command_line.run(play, "configs/play.py", mistakes)
+    errors = (ConfigError, EnvLostError, FileNotFoundError, CheckpointError)
+    command_line.run(play, "configs/play.py", errors)

@@ -1,4 +1,4 @@
-"""Turn recordings, of a folder or of OpenAI's contractors, into a dataset; each field stands in configs/prepare.py.
+"""Prepare a dataset from a folder of recordings or from OpenAI's contractor data (fields: configs/prepare.py).
 
 python launch/prepare.py --config=configs/prepare.py --config.recordings=RECORDINGS --config.out=DATASET
 """
@@ -17,11 +17,12 @@ SOURCE = flags.DEFINE_enum(
     "source",
     "recordings",
     ["recordings", "contractor"],
-    "A folder as it is, or an index that is first fetched into it.",
+    "recordings: a local folder; contractor: first download the recordings of an index into it.",
 )
 
 
 def main(config: ConfigDict) -> None:
+    """Downloads the recordings if --source=contractor, then prepares the dataset."""
     if SOURCE.value == "contractor":
         download(config)
         if config.contractor.dry_run:

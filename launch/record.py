@@ -1,4 +1,4 @@
-"""Record play of the embedded game; what each field means stands in configs/record.py.
+"""Record episodes of the embedded game; fields: configs/record.py.
 
 python launch/record.py --config=configs/record.py:demo --config.out=RECORDINGS
 """

@@ -1,11 +1,14 @@
-"""Train a policy by behavioural cloning, or an inverse dynamics model. The file reads in the order things happen.
+"""Train a policy by behavioural cloning or reinforcement learning (PPG), or an inverse dynamics model.
 
     python launch/train.py --config=configs/foundation.py:500m --config.data.train=DATASET --config.workdir=FOLDER
     python launch/train.py --config=configs/idm.py:paper --config.data.train=DATASET --config.workdir=FOLDER
+    python launch/train.py --config=configs/rl_doom.py --config.init_from=FOLDER --config.workdir=FOLDER
 
 The same command resumes from the newest checkpoint in the work directory; SIGTERM (or Ctrl-C, in a job of one process)
-saves and exits with 0 (or --config.stopped_status). On several hosts, or in several processes of one, launch/pods/
-starts it in each, or you do, with --config.distributed.coordinator=HOST:PORT, .num_processes and .process_id.
+saves and exits with 0 (or --config.stopped_status). On several hosts, or in several processes of one, start it in each
+by launch/pods/, or by hand with --config.distributed.coordinator=HOST:PORT, .num_processes and .process_id.
+
+The functions below are in the order of execution.
 """
 
 import sys
@@ -25,31 +28,31 @@ from vpt_jax.data.batch import Batch
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
 from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError, OpenFilesError
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
-from vpt_jax.envs.vector.client import GameLostError
+from vpt_jax.envs.vector.client import EnvLostError
 from vpt_jax.evaluation.baselines import idm_baselines, policy_baselines
 from vpt_jax.evaluation.metrics import evaluator
 from vpt_jax.models.policy import embed, init_params
 from vpt_jax.models.presets import make_policy
-from vpt_jax.parallel import say
+from vpt_jax.parallel import log
 from vpt_jax.report.training import write_report
 from vpt_jax.system import command_line
 from vpt_jax.system.workers import locked
 from vpt_jax.training import loop
-from vpt_jax.training.checkpoints import CheckpointError, Checkpoints, facts_of, note_settings
+from vpt_jax.training.checkpoints import CheckpointError, Checkpoints, run_metadata, write_run_config
 from vpt_jax.training.digests import params_digest
 from vpt_jax.training.goodput import Goodput
 from vpt_jax.training.metrics_log import MetricsLog, Progress, Work, read_metrics
 from vpt_jax.training.objective import Objective
-from vpt_jax.training.ppg.train import train as train_by_play
+from vpt_jax.training.ppg.train import train as train_ppg
 from vpt_jax.training.profiling import profiled
 from vpt_jax.training.roofline import CHIPS
 from vpt_jax.training.setup import (
-    KINDS,
+    STAGE_MODELS,
     ConfigError,
     Setup,
     check,
-    first_params,
     frozen_pattern,
+    initial_params,
     make_mesh,
     make_setup,
     training_flops,
@@ -57,66 +60,71 @@ from vpt_jax.training.setup import (
 from vpt_jax.training.state import TrainState
 
 
-class Stage(NamedTuple):
-    """What `config.stage` chooses, as far as data go; the rest is in `setup.KINDS`."""
+class StageData(NamedTuple):
+    """Data and baselines of a value of `config.stage`; its model and objective are in `setup.STAGE_MODELS`."""
 
     stream: type[Stream]
     baselines: Callable[[Stream, Stream], dict[str, dict[str, float]]]
     views: tuple[str, ...]  # of the evaluation
 
 
-STAGES = {
-    "policy": Stage(Stream, policy_baselines, ("valid",)),
-    "idm": Stage(WindowStream, idm_baselines, ("valid", "acting")),
+STAGE_DATA = {
+    "policy": StageData(Stream, policy_baselines, ("valid",)),
+    "idm": StageData(WindowStream, idm_baselines, ("valid", "acting")),
 }
 
 
 def main(config: ConfigDict) -> None:
-    """One run at a time in a work directory; of a job's processes, the first keeps others off."""
-    began = time.monotonic()
+    """Runs a config. The first process of a job locks the work directory: one run at a time."""
+    start_time = time.monotonic()
     parallel.start_processes(**config.distributed)
     with locked(Path(config.workdir)) if jax.process_index() == 0 else nullcontext():
-        finished = (train_by_play if config.stage == "ppg" else train)(config, began)
+        finished = (train_ppg if config.stage == "ppg" else train)(config, start_time)
     if not finished:
         sys.exit(config.stopped_status)
 
 
-def train(config: ConfigDict, began: float) -> bool:
-    """Returns whether it came to the end; `began`: when the process did, by `time.monotonic`."""
-    # The machines
+def train(config: ConfigDict, start_time: float) -> bool:
+    """Behavioural cloning or inverse dynamics; returns True if all steps are done.
+
+    Args:
+        config: of the run.
+        start_time: of the process, by `time.monotonic`.
+    """
+    # Devices
     mesh = make_mesh(config)
     check(config, mesh)
     check_run(config)
-    stage = STAGES[config.stage]
-    say(f"{jax.process_count()} process(es), {jax.device_count()} x {jax.devices()[0].device_kind}, {dict(mesh.shape)}")
+    stage = STAGE_DATA[config.stage]
+    log(f"{jax.process_count()} process(es), {jax.device_count()} x {jax.devices()[0].device_kind}, {dict(mesh.shape)}")
 
-    # The data
+    # Data
     encoder = make_encoder(config) if config.data.get("embeddings") else None
     train_data = open_stream(config, config.data.train, "train", config.data.batch, encoder)
     valid_data = open_stream(config, config.data.valid, "valid", config.data.valid_batch, encoder)
     test_data = (
         open_stream(config, config.data.test, "test", config.data.valid_batch, encoder) if config.data.test else None
     )
-    del encoder  # and its parameters
+    del encoder  # frees its parameters
     baselines = stage.baselines(train_data, valid_data)
     steps = count_steps(config, train_data)
-    say(
+    log(
         f"{train_data.num_episodes} training episodes of {train_data.num_frames:,} frames (nulls: "
         f"{config.data.nulls}); {steps:,} steps, {train_data.steps_per_epoch:,} an epoch"
     )
 
-    # The model, and where its tensors lie
+    # Model and shardings
     workdir = Path(config.workdir)
-    facts = facts_of(config, train_data.fingerprint(), frozen_pattern(config))
-    checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, facts=facts)
-    marginal = KINDS[config.stage].marginal.of(train_data)
+    metadata = run_metadata(config, train_data.fingerprint(), frozen_pattern(config))
+    checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, metadata=metadata)
+    marginal = STAGE_MODELS[config.stage].marginal.from_stream(train_data)
     setup = make_setup(config, mesh, train_data.frame_shape, marginal, steps)
-    say(f"{count(setup.shapes.params):,} parameters; where each lies: {workdir / 'sharding.txt'}; compiling ...")
+    log(f"{count_parameters(setup.shapes.params):,} parameters; shardings: {workdir / 'sharding.txt'}; compiling ...")
 
     with jax.set_mesh(mesh):
-        # Resume the newest checkpoint of this run, or begin
-        state = resume(checkpoints, setup.shapes, setup.shardings) or begin(config, setup)
-        note_settings(workdir, config, parallel.sharding_table(setup.shapes, setup.shardings))
+        # Resume the newest checkpoint of this run, or initialise
+        state = resume(checkpoints, setup.shapes, setup.shardings) or initialise(config, setup)
+        write_run_config(workdir, config, parallel.sharding_table(setup.shapes, setup.shardings))
 
         # Train
         start, quiet = int(state.step), jax.process_index() > 0
@@ -135,32 +143,32 @@ def train(config: ConfigDict, began: float) -> bool:
                 episodes=train_data.episodes,
                 checkpoints=checkpoints,
                 log=MetricsLog(workdir, start, quiet),
-                progress=Progress(start, steps, work_of(config, train_data), quiet),
-                goodput=Goodput(workdir, start, began, quiet),
+                progress=Progress(start, steps, make_work(config, train_data), quiet),
+                goodput=Goodput(workdir, start, start_time, quiet),
                 hang_minutes=config.hang_minutes,
             )
 
-    # Look at it
+    # Report
     finished = int(state.step) == steps
     if config.report and finished and jax.process_count() == 1:
         report(config, setup.objective, state, with_frames(train_data), with_frames(valid_data), baselines)
     return finished
 
 
-def work_of(config: ConfigDict, data: Stream) -> Work:
+def make_work(config: ConfigDict, data: Stream) -> Work:
+    """Work of a step, for speeds and MFU."""
     chip = CHIPS.get(jax.devices()[0].device_kind)
     return Work(
         frames=config.data.batch * config.data.length,
-        flops=training_flops(config, data.frame_shape),
+        flops_per_frame=training_flops(config, data.frame_shape),
         devices=jax.device_count(),
-        peak=chip.flops
-        if chip and not frozen_pattern(config)
-        else 0.0,  # what is frozen, the formula counts as trained
+        # No MFU with frozen parameters: the formula counts all as trained.
+        peak_flops=chip.flops if chip and not frozen_pattern(config) else 0.0,
     )
 
 
 def check_run(config: ConfigDict) -> None:
-    """Find what would fail later, besides what the step needs."""
+    """Checks the fields that `setup.check` does not: data and intervals; raises `ConfigError`."""
     if config.data.nulls not in NULL_RULES:
         raise ConfigError(f"config.data.nulls is {config.data.nulls!r}; choose one of {', '.join(NULL_RULES)}")
     for field in ("log_every", "evaluate_every", "save_every"):
@@ -172,6 +180,7 @@ def check_run(config: ConfigDict) -> None:
 
 
 def open_stream(config: ConfigDict, dataset: str, split: str, rows: int, encoder: Encoder | None) -> Stream:
+    """Opens a split of a dataset; with an `encoder`, as precomputed embeddings. Raises `ConfigError`."""
     training = split == "train"
     fields = dict(length=config.data.length, nulls=config.data.nulls, seed=config.seed, shuffle=training)
     if training:
@@ -179,7 +188,7 @@ def open_stream(config: ConfigDict, dataset: str, split: str, rows: int, encoder
     try:
         settings = StreamSettings(dataset, split, rows, **fields)
         if encoder is None:
-            return STAGES[config.stage].stream(settings)
+            return STAGE_DATA[config.stage].stream(settings)
         write_embeddings(settings, encoder, Path(config.data.embeddings))
         return EmbeddedStream(settings, Path(config.data.embeddings), encoder.digest)
     except ValueError as error:
@@ -187,25 +196,25 @@ def open_stream(config: ConfigDict, dataset: str, split: str, rows: int, encoder
 
 
 def make_encoder(config: ConfigDict) -> Encoder:
-    """The image stacks of `config.init_from`."""
+    """Frozen image encoder of `config.init_from`, for precomputed embeddings; raises `ConfigError`."""
     if jax.process_count() > 1:
         raise ConfigError("config.data.embeddings is for jobs of one process")
     policy = make_policy(config.model)
     frame_shape = Stream(StreamSettings(config.data.train, "train", 1, 1)).frame_shape
     shapes = jax.eval_shape(partial(init_params, policy, frame_shape), jax.random.key(0))
-    params = {"encoder": first_params(config, shapes)["encoder"]}
+    params = {"encoder": initial_params(config, shapes)["encoder"]}
     digest = params_digest(params, config.model.dtype)
     run = partial(jax.jit(partial(embed, policy)), jax.device_put(params))
     return Encoder(run, digest, policy.features)
 
 
 def with_frames(stream: Stream) -> Stream:
-    """The stream itself, or that of the frames whose embeddings it gives."""
+    """Stream of frames: the stream itself, or the frames of a stream of embeddings."""
     return Stream(stream.settings) if isinstance(stream, EmbeddedStream) else stream
 
 
 def count_steps(config: ConfigDict, train_data: Stream) -> int:
-    """How many steps to train; what cannot be right is refused."""
+    """Number of steps to train; raises `ConfigError` if the schedule or the batch does not fit."""
     steps = config.steps or round(config.epochs * train_data.steps_per_epoch)
     if config.optimizer.warmup_steps >= steps:
         raise ConfigError(
@@ -213,7 +222,7 @@ def count_steps(config: ConfigDict, train_data: Stream) -> int:
             "learning rate would never reach its peak. Set fewer, or train longer by config.steps or config.epochs"
         )
     room = config.data.batch * config.data.length
-    if room > train_data.num_frames and not isinstance(train_data, WindowStream):  # whose windows may overlap
+    if room > train_data.num_frames and not isinstance(train_data, WindowStream):  # windows may overlap
         raise ConfigError(
             f"a step has room for batch x length = {room:,} frames, and the training data have "
             f"{train_data.num_frames:,}: lower config.data.batch or config.data.length"
@@ -222,22 +231,24 @@ def count_steps(config: ConfigDict, train_data: Stream) -> int:
 
 
 def placed_batches(stream: Stream, mesh: Mesh, start: int, stop: int, workers: int) -> Generator[Batch]:
-    """The global batches of some steps, this host's rows of them read here."""
+    """Global batches of steps `start` to `stop` on the mesh; each host reads its rows."""
     rows = parallel.local_rows(mesh, stream.settings.batch)
-    with closing(batches(stream, rows, start, stop, workers)) as here:
-        for batch in here:
+    with closing(batches(stream, rows, start, stop, workers)) as local_batches:
+        for batch in local_batches:
             yield parallel.global_batch(batch, mesh, stream.settings.batch)
 
 
 def resume(checkpoints: Checkpoints, shapes: TrainState, shardings: TrainState) -> TrainState | None:
+    """Restores the newest checkpoint; None: there is none."""
     if checkpoints.latest is None:
         return None
-    say(f"resumed from step {checkpoints.latest}")
+    log(f"resumed from step {checkpoints.latest}")
     return checkpoints.restore(shapes, shardings)
 
 
-def begin(config: ConfigDict, setup: Setup) -> TrainState:
-    return setup.init(first_params(config, setup.shapes.params)) if config.init_from else setup.init()
+def initialise(config: ConfigDict, setup: Setup) -> TrainState:
+    """State before the first step, with random parameters or those of `config.init_from`."""
+    return setup.init(initial_params(config, setup.shapes.params)) if config.init_from else setup.init()
 
 
 def make_evaluator(
@@ -248,6 +259,8 @@ def make_evaluator(
     mesh: Mesh,
     baselines: dict[str, dict[str, float]],
 ) -> Callable[[Any], dict[str, float]]:
+    """Makes the function that evaluates parameters on the validation data, and on the test data if given."""
+
     def batches(data: Stream) -> Callable[[], Generator[Batch]]:
         return partial(placed_batches, data, mesh, 0, data.steps_per_epoch, config.data.valid_workers)
 
@@ -257,12 +270,13 @@ def make_evaluator(
         batches(valid_data),
         parallel.batch_sharding(mesh),
         baselines,
-        STAGES[config.stage].views,
+        STAGE_DATA[config.stage].views,
         batches(test_data) if test_data else None,
     )
 
 
-def count(tree: Any) -> int:
+def count_parameters(tree: Any) -> int:
+    """Number of values in a tree of arrays."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
@@ -274,10 +288,10 @@ def report(
     valid_data: Stream,
     baselines: Mapping[str, Mapping[str, float]],
 ) -> None:
-    """The page and the film, and where they lie."""
+    """Writes the report page and the film, and logs their paths."""
     workdir = Path(config.workdir)
     facts = {
-        "Parameters": f"{count(state.params):,}",
+        "Parameters": f"{count_parameters(state.params):,}",
         "Steps": f"{int(state.step):,}, {int(state.step) / train_data.steps_per_epoch:.1f} epochs",
         "Training data": f"{train_data.num_episodes} episodes, {train_data.num_frames:,} frames",
         "Held-out data": f"{valid_data.num_episodes} episodes, {valid_data.num_frames:,} frames",
@@ -296,14 +310,14 @@ def report(
     nll = next(line["valid/nll"] for line in reversed(read_metrics(workdir)) if "valid/nll" in line)
     name, trivial = next((name, figures["nll"]) for name, figures in baselines.items())
     gain = f"{abs(1 - nll / trivial):.1%} {'below' if nll < trivial else 'above'}"
-    say(f"validation NLL {nll:.3f} nats/frame: {gain} the {name} baseline's {trivial:.3f}")
-    say(f"film of held-out play, predicted against recorded: {film}")
-    say(f"figures: {page}")
+    log(f"validation NLL {nll:.3f} nats/frame: {gain} the {name} baseline's {trivial:.3f}")
+    log(f"film of held-out play, predicted against recorded: {film}")
+    log(f"figures: {page}")
 
 
 if __name__ == "__main__":
-    mistakes = (
+    user_errors = (
         ConfigError, DatasetMissingError, DatasetDamagedError, OpenFilesError, CheckpointError,
-        GameLostError, loop.NonFiniteLossError,
+        EnvLostError, loop.NonFiniteLossError,
     )  # fmt: skip
-    command_line.run(main, "configs/foundation.py", mistakes)
+    command_line.run(main, "configs/foundation.py", user_errors)

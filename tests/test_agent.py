@@ -52,11 +52,11 @@ def test_actions_are_those_of_the_game(workdir, frames):
 
 @pytest.mark.parametrize("temperature", [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_one_game_and_many_are_the_same(workdir, temperature):
-    together = play(vpt_jax.Agent.load(workdir, games=3, seed=5, temperature=temperature), *FRAMES)
+    together = play(vpt_jax.Agent.load(workdir, num_envs=3, seed=5, temperature=temperature), *FRAMES)
     for game, frames in enumerate(FRAMES):
         alone = play(vpt_jax.Agent.load(workdir, seed=5 + game, temperature=temperature), frames)
         assert_equal([step[game] for step in together], [step[0] for step in alone])
-    same = play(vpt_jax.Agent.load(workdir, games=3, temperature=temperature), *[FRAMES[0]] * 3)
+    same = play(vpt_jax.Agent.load(workdir, num_envs=3, temperature=temperature), *[FRAMES[0]] * 3)
     differs = any(raw_from_env(a)[0].tolist() != raw_from_env(b)[0].tolist() for a, b, _ in same)
     assert differs == (temperature > 0)  # drawn by seeds of their own
 
@@ -86,12 +86,12 @@ def test_a_low_temperature_prefers_what_is_likely(workdir):
 
 
 def test_games_begin_anew_by_themselves(workdir):
-    agent = vpt_jax.Agent.load(workdir, games=3)
+    agent = vpt_jax.Agent.load(workdir, num_envs=3)
     before = play(agent, FRAMES[0][:6], FRAMES[1][:6], FRAMES[2][:6])
     agent.reset([1])
     after = play(agent, FRAMES[0][6:12], FRAMES[1][:6], FRAMES[2][6:12])
     assert_equal([step[1] for step in after], [step[1] for step in before])
-    undisturbed = play(vpt_jax.Agent.load(workdir, games=3), *(frames[:12] for frames in FRAMES))
+    undisturbed = play(vpt_jax.Agent.load(workdir, num_envs=3), *(frames[:12] for frames in FRAMES))
     assert_equal([step[0] for step in after], [step[0] for step in undisturbed[6:]])
     agent.reset()
     assert_equal(
@@ -100,8 +100,8 @@ def test_games_begin_anew_by_themselves(workdir):
 
 
 def test_mistakes_are_named(workdir, tmp_path):
-    agent = vpt_jax.Agent.load(workdir, games=3)
-    with pytest.raises(ValueError, match=r"plays 3 game\(s\) and was shown 1 frame"):
+    agent = vpt_jax.Agent.load(workdir, num_envs=3)
+    with pytest.raises(ValueError, match=r"has 3 environment\(s\) and got 1 frame"):
         agent.act({"pov": FRAMES[0][0]})
     with pytest.raises(ValueError, match=r"a frame is uint8\[height, width, 3\], not float32\[360, 640, 3\]"):
         agent.act([{"pov": FRAMES[0][0].astype(np.float32)}] * 3)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.compile import explain
+from launch.compile import explain_failure
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--config=configs/foundation.py:demo", "--size=16", "--topology=v5e:2x2"]
@@ -25,11 +25,11 @@ def test_what_the_compiler_says_of_memory_is_told_in_a_line():
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 27.32G of "
         "15.75G hbm. Exceeded hbm capacity by 11.57G.\n\nTotal hbm usage >= 27.57G:\n    reserved        258.00M"
     )
-    explained = explain(error)
+    explained = explain_failure(error)
     assert "does not fit" in explained
     assert "Used 27.32G of 15.75G hbm. Exceeded hbm capacity by 11.57G." in explained
     assert "\n" not in explained
-    assert explain(RuntimeError("INTERNAL: no\nmore")) == "the compiler failed: INTERNAL: no"
+    assert explain_failure(RuntimeError("INTERNAL: no\nmore")) == "the compiler failed: INTERNAL: no"
 
 
 @pytest.mark.parametrize("topology", ["v9:2x2", "v5e"])

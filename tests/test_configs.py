@@ -71,7 +71,7 @@ def test_diamond_runs_are_the_papers(variant):
 def test_configs_of_games_can_be_run(config):
     config.init_from = "somewhere"
     ppg.check(config, make_mesh(config))
-    ppg.recipe_of(config)
+    ppg.make_ppg_config(config)
     ppg.make_optimizer(config)
     assert config.stage == "ppg"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vpt_jax.contractor_names import parse_name, recorder_version, video_of
+from vpt_jax.contractor_names import parse_name, recorder_version, video_name
 
 NAME = "cheeky-cornflower-setter-02e496ce4abb-20220421-092639"
 
@@ -35,4 +35,4 @@ def test_versions_and_videos():
     assert recorder_version(Path(f"/data/10.0/valid/{NAME}")) == "10.0"
     assert recorder_version(Path(f"/data/6.9/recordings/{NAME}")) is None
     assert recorder_version(Path(NAME)) is None
-    assert video_of("deep/talk@0-200") == "deep/talk"
+    assert video_name("deep/talk@0-200") == "deep/talk"

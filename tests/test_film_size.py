@@ -8,9 +8,9 @@ import pytest
 
 from tests.film_maker import corners, write_film
 from vpt_jax.data import clips
-from vpt_jax.data.clips import Clip, draw_film
+from vpt_jax.data.clips import Clip, render_film
 from vpt_jax.film_size import MAX_HEIGHT, MAX_WIDTH, MIN_WIDTH, film_size, fit_inside
-from vpt_jax.report.films import Moment, draw_large
+from vpt_jax.report.films import FilmFrame, draw_large
 from vpt_jax.report.films import write_film as write_play
 from vpt_jax.video import decode, resize
 
@@ -50,16 +50,16 @@ def test_films_of_any_shape_are_drawn(tmp_path, shape):
     """By label and by play (failing: film-too-tall)."""
     frames = [np.full((*shape, 3), value, np.uint8) for value in (90, 180)]
     video = write_film(tmp_path / "video.mkv", frames, "ffv1")
-    assert draw_film(Clip(video), tmp_path / "films" / "film.mp4", BUTTONS, CAMERA) == ""
+    assert render_film(Clip(video), tmp_path / "films" / "film.mp4", BUTTONS, CAMERA) == ""
     drawn = list(decode(tmp_path / "films" / "film.mp4"))
     assert [frame.shape[:2] for frame in drawn] == [film_size(*shape)] * 2
-    write_play(tmp_path / "play.mp4", (Moment(frame, (BUTTONS[0], CAMERA[0]), note="reward 1") for frame in frames))
+    write_play(tmp_path / "play.mp4", (FilmFrame(frame, (BUTTONS[0], CAMERA[0]), note="reward 1") for frame in frames))
     assert len(list(decode(tmp_path / "play.mp4"))) == 2
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_moments_of_any_shape_are_drawn(shape):
-    drawn = draw_large(Moment(np.zeros((*shape, 3), np.uint8), (BUTTONS[0], CAMERA[0])))
+    drawn = draw_large(FilmFrame(np.zeros((*shape, 3), np.uint8), (BUTTONS[0], CAMERA[0])))
     assert max(drawn.shape) <= MAX_WIDTH + 256
     assert drawn.shape[0] % 2 == drawn.shape[1] % 2 == 0
 
@@ -75,7 +75,7 @@ def test_a_film_that_cannot_be_encoded_is_said_and_a_full_disk_ends_the_job(tmp_
         monkeypatch.setattr(clips, "VideoWriter", raise_error)
 
     fail(av.error.ExternalError(1, "the encoder does not want to"))
-    assert "the encoder does not want to" in draw_film(video, tmp_path / "film.mp4", BUTTONS, CAMERA)
+    assert "the encoder does not want to" in render_film(video, tmp_path / "film.mp4", BUTTONS, CAMERA)
     fail(OSError(errno.ENOSPC, "no space left"))
     with pytest.raises(OSError, match="no space left"):
-        draw_film(video, tmp_path / "film.mp4", BUTTONS, CAMERA)
+        render_film(video, tmp_path / "film.mp4", BUTTONS, CAMERA)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import record_episode
 from vpt_jax.recording import DEGREES_PER_COUNT, MAX_COUNTS, BrokenRecording, read_frames, read_steps
-from vpt_jax.video import VideoError, steady_frames
+from vpt_jax.video import VideoError, resampled_frames
 
 LINE = {
     "mouse": {"x": 640.0, "y": 360.0, "dx": 3.0, "dy": -40.0, "buttons": [0], "newButtons": [0], "scaledX": 0.5},
@@ -112,7 +112,7 @@ def test_ten_thousand_lines_are_read_or_reported(tmp_path):
 def watch(film, steps):
     """Both ways a film is read: how many frames, or the reason why not; and the most memory the process has had."""
     outcomes = []
-    for frames in (lambda: read_frames(film, steps, 16, 16), lambda: steady_frames(film)):
+    for frames in (lambda: read_frames(film, steps, 16, 16), lambda: resampled_frames(film)):
         try:
             outcomes.append(sum(1 for _ in frames()))
         except (BrokenRecording, VideoError) as error:

@@ -1,4 +1,4 @@
-"""The whole loop as one command: what its stages need of one another, and all of it in small."""
+"""The whole loop as one command: dependencies of its stages, and a small run of all of them."""
 
 import os
 import re
@@ -22,10 +22,10 @@ ROOT = Path(__file__).parents[1]
 def test_no_stage_needs_labels_that_it_should_not_see(tmp_path):
     of = {stage.name: stage for stage in pipeline.stages(get_config(), tmp_path)}
     names = list(of)
-    assert all(names.index(needed) < names.index(name) for name, stage in of.items() for needed in stage.after)
+    assert all(names.index(needed) < names.index(name) for name, stage in of.items() for needed in stage.depends_on)
 
     def all_needed(name):
-        return {name}.union(*(all_needed(needed) for needed in of[name].after))
+        return {name}.union(*(all_needed(needed) for needed in of[name].depends_on))
 
     for name in names:
         if name.startswith("train"):
@@ -49,8 +49,8 @@ def test_a_page_that_cannot_be_drawn_does_not_stop_the_stages(tmp_path, capsys):
     stages = [Stage("record", (sys.executable, "-c", "")), Stage("prepare", (sys.executable, "-c", ""))]
     running = Stages(stages, tmp_path / "stages", os.environ, tmp_path)
     assert running.run(1, partial(pipeline.preview, page)).keys() == {"record", "prepare"}
-    lines = [line for line in capsys.readouterr().out.splitlines() if "no page" in line]
-    assert lines == [r"no page of what is done so far: ValueError: no frames\x1b[2J"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "progress page" in line]
+    assert lines == [r"the progress page cannot be written: ValueError: no frames\x1b[2J"]
 
 
 @pytest.mark.parametrize(
@@ -88,18 +88,18 @@ def test_the_whole_loop_in_small(tmp_path):
     assert [int(of) for of, _ in shown] == [len(shown)] * len(shown)
     assert sorted(name.split()[0] for _, name in shown) == [*["clone"] * 4, *["label"] * 3, *["prepare"] * 2,
                                                              *["record"] * 2, *["train"] * 2]  # fmt: skip
-    verdicts = re.findall(r"^(?:yes|NO ) .*: .*\d.*$", first, re.MULTILINE)
-    assert len(verdicts) >= 6
+    claims = re.findall(r"^(?:yes|NO ) .*: .*\d.*$", first, re.MULTILINE)
+    assert len(claims) >= 6
     assert first.splitlines()[-1] == f"figures and films: {tmp_path / 'report.html'}"
 
     page = Page((tmp_path / "report.html").read_text())
     assert sorted(page.text("dt")) == sorted(name for _, name in shown)
     assert all(re.fullmatch(r"\d+ s", taken) for taken in page.text("dd"))
-    assert page.text("h2")[0] == "Does the loop hold?"
+    assert page.text("h2")[0] == "Checked claims"
     assert page.tags.count("video") == 2
     sources = [value for _, name, value in page.attributes if name in ("src", "href")]
     assert all(source.startswith("data:") for source in sources)
 
     second = run()
     assert not re.search(r"^\[\d+/", second, re.MULTILINE)
-    assert re.findall(r"^(?:yes|NO ) .*: .*\d.*$", second, re.MULTILINE) == verdicts
+    assert re.findall(r"^(?:yes|NO ) .*: .*\d.*$", second, re.MULTILINE) == claims

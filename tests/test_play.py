@@ -67,7 +67,7 @@ def test_a_film_that_is_stopped_ends_there(policy, tmp_path):
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 0
-    assert "doom-0.mp4: left before its end" in output
+    assert "doom-0.mp4: stopped before its end" in output
     assert len(list(decode(tmp_path / "doom-0.mp4"))) > 20
 
 

@@ -1,4 +1,4 @@
-"""What the starters of launch/pods/ would run, and local processes that are really run."""
+"""Cluster launchers of launch/pods/: their commands and manifests, and local processes that are really run."""
 
 import json
 import shlex
@@ -38,7 +38,7 @@ def test_local_processes_differ_by_their_number_alone():
     assert [second[-1], third[-1]] == [f"--config.distributed.process_id={i}" for i in (1, 2)]
 
 
-# Says its number, and waits; on SIGTERM it says so and ends well. If it is to, the last one fails once all have spoken.
+# Prints its number and waits; on SIGTERM prints "stopped" and exits with 0. "fail": the last one fails once all printed.
 CHILD = """
 import pathlib, signal, sys, time
 number = int(sys.argv[-1].rpartition("=")[2])
@@ -76,19 +76,19 @@ def test_a_process_that_left_another_behind_is_not_waited_for(tmp_path):
 def test_a_signal_reaches_all_local_processes(child):
     command = [sys.executable, "launch/pods/local.py", "--processes=2", "--", child, "wait"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    said = {process.stdout.readline(), process.stdout.readline()}
-    assert said == {"[0] number 0\n", "[1] number 1\n"}
-    began = time.monotonic()
+    output = {process.stdout.readline(), process.stdout.readline()}
+    assert output == {"[0] number 0\n", "[1] number 1\n"}
+    start_time = time.monotonic()
     process.send_signal(signal.SIGTERM)
     rest, _ = process.communicate(timeout=50)
     assert process.returncode == 0
     assert sorted(rest.splitlines()) == ["[0] stopped", "[1] stopped"]
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - start_time < 30
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells it, Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux only")
 def test_if_the_starter_is_killed_its_processes_save_and_end(child):
-    """(attack L3) They went on."""
+    """(attack L3) They kept running."""
     command = [sys.executable, "launch/pods/local.py", "--processes=2", "--", child, "wait"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     process.stdout.readline(), process.stdout.readline()
@@ -116,11 +116,11 @@ def _is_alive(number):
 def test_a_job_of_one_machine_is_not_served_to_the_network(monkeypatch, coordinator, bound):
     """(attack L3) JAX's coordinator has no authentication, and listened on all interfaces."""
     calls = []
-    monkeypatch.setattr(stopping._State, "terminated_by_others", False)
+    monkeypatch.setattr(stopping._State, "sigterm_delegated", False)
     monkeypatch.setattr("jax.distributed.initialize", lambda *given, **named: calls.append((given, named)))
     start_processes(coordinator, 2, 0)
     assert calls == [((coordinator, 2, 0), {"coordinator_bind_address": coordinator if bound else None})]
-    assert stopping._State.terminated_by_others  # JAX tells all processes of a SIGTERM
+    assert stopping._State.sigterm_delegated  # JAX notifies all processes of a SIGTERM
 
 
 def test_slurm_starts_one_process_for_each_gpu(tmp_path):
@@ -138,15 +138,15 @@ def test_slurm_starts_one_process_for_each_gpu(tmp_path):
 
 @pytest.mark.parametrize("status", [0, 1, 75])
 def test_slurm_queues_again_what_was_stopped(tmp_path, status):
-    for name, text in {"srun": f"exit {status}", "scontrol": f"echo $@ > {tmp_path}/said"}.items():
+    for name, text in {"srun": f"exit {status}", "scontrol": f"echo $@ > {tmp_path}/requeued"}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "12"}
     ended = subprocess.run(["/bin/bash", "-c", dry_run("slurm")], env=environment, check=False)
     assert ended.returncode == status
-    assert (tmp_path / "said").exists() == (status == 75)
+    assert (tmp_path / "requeued").exists() == (status == 75)
     if status == 75:
-        assert (tmp_path / "said").read_text() == "requeue 12\n"
+        assert (tmp_path / "requeued").read_text() == "requeue 12\n"
 
 
 @pytest.mark.parametrize(
@@ -166,16 +166,16 @@ def test_gke_starts_a_pod_for_each_host(topology, accelerator, hosts, chips):
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"google.com/tpu": chips}
     assert container["command"] == ["python", *PROGRAM[1:], *FOUND_AND_RESTARTED]
-    where = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    volume_names = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     volumes = {volume.pop("name"): volume for volume in pod["volumes"]}
     assert volumes == {
-        where["/data"]: {"persistentVolumeClaim": {"claimName": "disk"}},
-        where["/dev/shm"]: {"emptyDir": {"medium": "Memory"}},  # noqa: S108 - a pod has 64 MB by itself (attack M5)
+        volume_names["/data"]: {"persistentVolumeClaim": {"claimName": "disk"}},
+        volume_names["/dev/shm"]: {"emptyDir": {"medium": "Memory"}},  # noqa: S108 - a pod has 64 MB by itself (attack M5)
     }
 
 
 @pytest.mark.parametrize(("topology", "name"), [("v5e:16x16", "v5litepod-256"), ("v5p:4x4x8", "v5p-256")])
-def test_xpk_is_told_the_same(topology, name):
+def test_xpk_gets_the_same_program(topology, name):
     flags = "--xpk", "--cluster=c", f"--topology={topology}", "--image=here/vpt"
     command = shlex.split(dry_run("gke", *flags))
     assert command[:3] == ["xpk", "workload", "create"]
@@ -187,10 +187,10 @@ def test_xpk_is_told_the_same(topology, name):
 @pytest.mark.parametrize(
     ("starter", "flags", "message"),
     [
-        ("local", [], "say what to start"),
+        ("local", [], "no program given"),
         ("slurm", PROGRAM, "there is no sbatch here"),
         ("gke", ["--image=x", "--topology=v5e", *PROGRAM], "no topology 'v5e'"),
-        ("gke", PROGRAM, "in which container"),
+        ("gke", PROGRAM, "a container image"),
         ("gke", ["--image=x", *PROGRAM], "--claim is needed"),
         ("gke", ["--image=x", "--xpk", *PROGRAM], "--xpk needs --cluster"),
     ],

@@ -1,4 +1,4 @@
-"""Stages as real processes: what needs what, what is skipped, what happens when one fails or all are stopped."""
+"""Stages as real processes: dependencies, skipping of finished stages, failures, and stopping by signals."""
 
 import json
 import os
@@ -36,15 +36,15 @@ sys.exit(3 * ("fail" in sys.argv))
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs stages, each given by its arguments and the names of those it needs; returns what has been noted."""
+    """Runs stages, each given by its arguments and its dependencies; returns the lines that they wrote to `ran`."""
 
-    def run(stages, at_once=1, leaves=None):
+    def run(stages, max_parallel=1, output=None):
         (tmp_path / "ran").write_text("")
         todo = [
-            Stage(name, (sys.executable, "-c", PROGRAM, *words.split()), tuple(after), leaves)
-            for name, (words, *after) in stages.items()
+            Stage(name, (sys.executable, "-c", PROGRAM, *words.split()), tuple(depends_on), output)
+            for name, (words, *depends_on) in stages.items()
         ]
-        seconds = Stages(todo, tmp_path / "notes", os.environ, tmp_path).run(at_once)
+        seconds = Stages(todo, tmp_path / "notes", os.environ, tmp_path).run(max_parallel)
         assert list(seconds) == list(stages)
         return (tmp_path / "ran").read_text().splitlines()
 
@@ -93,27 +93,27 @@ def test_any_output_is_shown_to_its_end(tmp_path, capfd):
     assert shown.endswith("[1] the end")
 
 
-def test_what_is_done_is_skipped_until_its_command_or_what_it_needs_changes(run):
+def test_finished_stages_are_skipped_until_their_command_or_a_dependency_changes(run):
     assert run({"1": ("a",), "2": ("b", "1"), "3": ("c",)}) == alone("a", "b", "c")
     assert run({"1": ("a",), "2": ("b", "1"), "3": ("c",)}) == []
     assert run({"1": ("a",), "2": ("b", "1"), "3": ("d",)}) == alone("d")
     assert run({"1": ("A",), "2": ("b", "1"), "3": ("d",)}) == alone("A", "b")
 
 
-def test_what_is_done_is_told_at_first_and_after_each_stage(tmp_path):
-    def told(*names):
+def test_progress_is_reported_at_the_start_and_after_each_stage(tmp_path):
+    def reported(*names):
         done = []
         stages = [Stage(name, (sys.executable, "-c", "")) for name in names]
         Stages(stages, tmp_path, os.environ, tmp_path).run(1, lambda seconds: done.append(list(seconds)))
         return done
 
-    assert told("1", "2", "3") == [[], ["1"], ["1", "2"]]  # what comes after the last one takes it from there
-    assert told("1", "2", "3", "4") == [["1", "2", "3"]]
-    assert told("1", "2", "3", "4") == []
+    assert reported("1", "2", "3") == [[], ["1"], ["1", "2"]]  # after the last one, `run` returns
+    assert reported("1", "2", "3", "4") == [["1", "2", "3"]]
+    assert reported("1", "2", "3", "4") == []
 
 
-def test_what_is_done_is_told_while_a_stage_runs_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("vpt_jax.stages._TELL_EVERY", 0.1)
+def test_progress_is_reported_while_a_stage_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("vpt_jax.stages._PROGRESS_INTERVAL", 0.1)
     done = []
     nap = Stage("nap", (sys.executable, "-c", "import time; time.sleep(0.7)"))
     Stages([nap], tmp_path, os.environ, tmp_path).run(1, lambda seconds: done.append(list(seconds)))
@@ -121,24 +121,24 @@ def test_what_is_done_is_told_while_a_stage_runs_too(tmp_path, monkeypatch):
     assert len(done) > 1
 
 
-def test_a_stage_waits_for_what_it_needs_and_for_nothing_else(run):
-    noted = run({"1": ("nap",), "2": ("b", "1"), "3": ("c",), "4": ("d", "3", "2")}, at_once=2)
-    assert noted.index("ended nap") < noted.index("began b")
-    assert noted.index("ended c") < noted.index("ended nap")
-    assert noted[-2:] == alone("d")
+def test_a_stage_waits_for_its_dependencies_and_for_nothing_else(run):
+    lines = run({"1": ("nap",), "2": ("b", "1"), "3": ("c",), "4": ("d", "3", "2")}, max_parallel=2)
+    assert lines.index("ended nap") < lines.index("began b")
+    assert lines.index("ended c") < lines.index("ended nap")
+    assert lines[-2:] == alone("d")
 
 
-def test_no_more_run_side_by_side_than_asked_for(run):
-    noted = run({str(i): (f"nap {i}",) for i in range(4)}, at_once=2)
-    began = [sum(line.startswith("began") for line in noted[: i + 1]) for i in range(len(noted))]
-    ended = [sum(line.startswith("ended") for line in noted[: i + 1]) for i in range(len(noted))]
+def test_the_number_of_parallel_stages_is_limited(run):
+    lines = run({str(i): (f"nap {i}",) for i in range(4)}, max_parallel=2)
+    began = [sum(line.startswith("began") for line in lines[: i + 1]) for i in range(len(lines))]
+    ended = [sum(line.startswith("ended") for line in lines[: i + 1]) for i in range(len(lines))]
     assert max(b - e for b, e in zip(began, ended, strict=True)) == 2
 
 
 def test_one_that_fails_is_named_with_its_command_and_the_others_are_stopped(run, tmp_path):
     stages = {"1": ("sleep",), "2": ("nap",), "3": ("fail twice", "2"), "4": ("c", "3")}
     with pytest.raises(StageFailedError, match=r"3: ended with code 3\. Alone: ") as error:
-        run(stages, at_once=2)
+        run(stages, max_parallel=2)
     command = shlex.split(str(error.value).partition("Alone: ")[2])
     assert last_note(tmp_path) == "stopped sleep"
     assert subprocess.run(command, cwd=tmp_path).returncode == 3
@@ -147,13 +147,13 @@ def test_one_that_fails_is_named_with_its_command_and_the_others_are_stopped(run
 
 def test_one_that_ends_well_before_it_is_done_is_not_done(run, tmp_path):
     with pytest.raises(StageFailedError, match=r"1: was stopped\. Alone: "):
-        run({"1": ("a",)}, leaves=tmp_path / "result")
+        run({"1": ("a",)}, output=tmp_path / "result")
     (tmp_path / "result").touch()
-    assert run({"1": ("a",)}, leaves=tmp_path / "result") == alone("a")
+    assert run({"1": ("a",)}, output=tmp_path / "result") == alone("a")
 
 
 @pytest.mark.parametrize("numbers", [["SIGTERM"], ["SIGHUP"], ["SIGINT", "SIGINT", "SIGTERM"]])
-def test_a_signal_stops_what_runs_and_the_next_run_goes_on_with_it(run, when_begun, tmp_path, numbers):
+def test_a_signal_stops_running_stages_and_the_next_run_resumes_them(run, when_begun, tmp_path, numbers):
     sent = (lambda number=number: os.kill(os.getpid(), getattr(signal, number)) for number in numbers)
     thread = when_begun("sleep", *sent)
     with pytest.raises(KeyboardInterrupt):
@@ -174,7 +174,7 @@ def test_seconds_of_a_stopped_stage_count(run, when_begun, tmp_path):
     assert json.loads((tmp_path / "notes" / "01.json").read_text())["seconds"] > stopped + 0.7
 
 
-def test_what_a_killed_run_leaves_behind_keeps_the_next_one_off(tmp_path):
+def test_a_stage_that_a_killed_run_left_behind_locks_out_the_next_run(tmp_path):
     program = f"""
 from pathlib import Path
 from vpt_jax.stages import Stage, Stages

@@ -328,12 +328,12 @@ SORTS = [("film.mp4", "libx264"), ("film.mkv", "libx264"), ("film.webm", "libvpx
 @pytest.mark.parametrize(("name", "codec"), SORTS)
 def test_some_seconds_of_a_video_are_what_the_whole_video_has_there(tmp_path, name, codec, monkeypatch):
     film = write_long(tmp_path / name, codec, 150)
-    whole = list(video.steady_frames(film))
+    whole = list(video.resampled_frames(film))
     assert len(whole) == 3000
     decoded = count_decoded(monkeypatch)
     for first, stop in ((0, 30), (1, 2), (1190, 1260), (2001, 2100), (2990, None), (2995, 4000), (5000, 5001)):
         decoded.clear()
-        part = list(video.steady_frames(film, first, stop))
+        part = list(video.resampled_frames(film, first, stop))
         np.testing.assert_array_equal(part, whole[first:stop])
         if 2000 < first < 3000 and name != "film.ts":  # there, no index tells where key frames are
             assert len(decoded) < 200

@@ -1,4 +1,4 @@
-"""Time stamps as files have them: clocks that begin anew, wrong and missing ones, last frames that stay."""
+"""Time stamps of video files: clocks that restart, wrong and missing times, long last frames."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 
 from tests.film_maker import number_of, numbered, write_film
-from vpt_jax.video import VideoError, decode, decode_timed, probe, steady_frames
-from vpt_jax.video_clock import MAX_GAP, in_order, last_seconds, measure, monotone, resample, sort_times
+from vpt_jax.video import VideoError, decode, decode_timed, probe, resampled_frames
+from vpt_jax.video_clock import (
+    MAX_GAP,
+    duration_and_interval,
+    last_frame_duration,
+    make_monotone,
+    presentation_order,
+    resample,
+    sort_times,
+)
 
 
 def in_ms(*times):
@@ -16,8 +24,8 @@ def in_ms(*times):
 
 
 def made_monotone(times, **options):
-    """The times after; no frame may be lost, and each must be later than the one before."""
-    given = list(monotone(enumerate(times), **options))
+    """The repaired times; no frame may be lost, and each time must be later than its predecessor."""
+    given = list(make_monotone(enumerate(times), **options))
     assert [number for number, _ in given] == list(range(len(times)))
     after = [time for _, time in given]
     known = [time for time in after if time is not None]
@@ -35,13 +43,13 @@ def test_good_times_stay_as_they_are(start):
     rng = np.random.default_rng(0)
     for times in (clock(start, 50), (start + np.cumsum(rng.integers(1, 3000, 50))).tolist(), [start], []):
         assert made_monotone(in_ms(*times)) == in_ms(*times)
-        assert made_monotone(in_ms(*times), may_jump=True) == in_ms(*times)
+        assert made_monotone(in_ms(*times), discontinuous=True) == in_ms(*times)
 
 
 @pytest.mark.parametrize("parts", [[60, 60], [60, 5, 60], [5, 1], [40, 30, 20, 10], [10] * 12])
 @pytest.mark.parametrize("gap", [50, 40, 33])
-def test_a_clock_that_begins_anew_goes_on(parts, gap):
-    """Whatever it begins at: streams joined (failing: ts-joined-half-lost)."""
+def test_a_clock_that_restarts_continues_the_previous_one(parts, gap):
+    """At any start time: concatenated streams (failing: ts-joined-half-lost)."""
     for starts in ([0] * 12, [1400 - 700 * i for i in range(12)]):
         times = [time for start, count in zip(starts, parts, strict=False) for time in clock(start, count, gap)]
         assert made_monotone(in_ms(*times)) == in_ms(*clock(starts[0], sum(parts), gap))
@@ -50,8 +58,8 @@ def test_a_clock_that_begins_anew_goes_on(parts, gap):
 def test_a_jump_forward_is_a_new_clock_where_there_may_be_several():
     """(failing: ts-joined-half-lost)"""
     times = clock(0, 60) + clock(95_000, 60) + clock(100, 60) + clock(26 * 3600_000, 60)
-    assert made_monotone(in_ms(*times), may_jump=True) == in_ms(*clock(0, 240))
-    assert made_monotone(in_ms(*times[:120])) == in_ms(*times[:120])  # elsewhere, what is damage is said by `resample`
+    assert made_monotone(in_ms(*times), discontinuous=True) == in_ms(*clock(0, 240))
+    assert made_monotone(in_ms(*times[:120])) == in_ms(*times[:120])  # in other containers, `resample` reports damage
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -62,7 +70,7 @@ def test_a_few_wrong_or_missing_times_lie_between_the_good_ones(seed):
         times, places = list(good), rng.choice(np.arange(1, 99), 5, replace=False)
         for place in places:
             times[place] = wrong
-        after = made_monotone(times, may_jump=True)
+        after = made_monotone(times, discontinuous=True)
         assert all(after[i] == good[i] for i in range(100) if i not in places)
         assert all(abs(after[i] - good[i]) <= Fraction(1, 10) for i in places)
 
@@ -73,11 +81,13 @@ def test_no_times_at_all_stay_none_and_doubled_ones_are_spread():
     assert made_monotone(in_ms(None, 0, 50)) == in_ms(None, 0, 50)
     made_monotone(in_ms(*[7] * 50))
     for seed in range(20):
-        made_monotone(in_ms(*np.random.default_rng(seed).integers(-500, 500, 60)), may_jump=bool(seed % 2))
+        made_monotone(
+            in_ms(*np.random.default_rng(seed).integers(-500, 500, 60)), discontinuous=bool(seed % 2)
+        )
 
 
 def test_permuted_times_are_sorted():
-    """As H.264 has them in AVI."""
+    """As of H.264 in AVI."""
     times = in_ms(1, 4, 3, 5, 2, 8, 7, 9, 6, None, 11, 10)
     given = list(sort_times(enumerate(times)))
     assert [number for number, _ in given] == list(range(12))
@@ -86,20 +96,20 @@ def test_permuted_times_are_sorted():
 
 def test_packets_are_put_in_the_order_shown_clock_by_clock():
     decoded = [(2, 0), (4, 1), (3, 2), (7, 3), (5, None), (6, 5), (0, 0), (2, 1), (1, 2), (5000, 4999)]
-    assert [time for _, time in in_order(decoded, 100)] == [2, 3, 4, 5, 6, 7, 0, 1, 2, 5000]
-    assert [time for _, time in in_order(decoded[:6], None)] == [2, 3, 4, 5, 6, 7]
+    assert [time for _, time in presentation_order(decoded, 100)] == [2, 3, 4, 5, 6, 7, 0, 1, 2, 5000]
+    assert [time for _, time in presentation_order(decoded[:6], None)] == [2, 3, 4, 5, 6, 7]
 
 
-def test_a_last_frame_stays_as_long_as_the_file_says_but_no_shorter_than_the_others():
-    """(failing: last-frame-stays)"""
+def test_a_last_frame_lasts_as_the_file_states_but_no_shorter_than_the_others():
+    """(failing: last-frame-last_duration)"""
     mean = Fraction(1, 20)
     for stated, expected in ((None, mean), (Fraction(1, 25), mean), (Fraction(7, 100), mean), (Fraction(10), 10),
                              (Fraction(3600), MAX_GAP)):  # fmt: skip
-        assert last_seconds(mean, stated) == expected
+        assert last_frame_duration(mean, stated) == expected
         times = in_ms(*clock(500, 40))
-        length, average = measure(times, stated)
+        length, average = duration_and_interval(times, stated)
         assert (length, average) == (Fraction(39, 20) + expected, mean)
-        shown = list(resample(((time, 0) for time in times), stays=lambda: stated))  # noqa: B023
+        shown = list(resample(((time, 0) for time in times), last_duration=lambda: stated))  # noqa: B023
         assert len(shown) == length * 20
 
 
@@ -107,19 +117,19 @@ def test_what_resample_refuses_is_refused_by_measure():
     for times, message in ((in_ms(0, 60_001), "nothing is shown from 0.00 s to 60.00 s"),
                            (in_ms(0, None), "a frame has no time stamp"),
                            (in_ms(*range(0, 10**8, 50_000)), "the video is longer than 24 hours")):  # fmt: skip
-        ticks = 10**7 if len(times) > 2 else 0  # of which none is given, to be quick
-        for read in (measure, lambda times: list(resample(((time, 0) for time in times), first=ticks))):  # noqa: B023
+        ticks = 10**7 if len(times) > 2 else 0  # beyond the end, so that no frame is returned, to be quick
+        for read in (duration_and_interval, lambda times: list(resample(((time, 0) for time in times), first=ticks))):  # noqa: B023
             with pytest.raises(VideoError, match=message):
                 read(times)
 
 
 def all_agree(film, frames):
-    """decode, steady_frames and probe about a film of 20 frames per second."""
+    """decode, resampled_frames and probe agree on a film of 20 frames per second."""
     assert sum(1 for _ in decode(film)) <= frames
-    facts = probe(film)
-    shown = [number_of(frame) for frame in steady_frames(film)]
+    info = probe(film)
+    shown = [number_of(frame) for frame in resampled_frames(film)]
     assert len(shown) == frames
-    assert facts.seconds == pytest.approx(frames / 20, abs=0.051)
+    assert info.seconds == pytest.approx(frames / 20, abs=0.051)
     times = [time for time, _ in decode_timed(film)]
     assert all(a < b for a, b in pairwise(times))
     return shown
@@ -129,8 +139,8 @@ def all_agree(film, frames):
     ("name", "codec"),
     [("film.ts", "libx264"), ("film.m2ts", "mpeg2video"), ("film.mpg", "mpeg1video"), ("film.mkv", "libx264")],
 )
-def test_films_of_which_one_hangs_on_the_other_are_whole(tmp_path, name, codec):
-    """By cat, as streams are joined (failing: ts-joined-half-lost)."""
+def test_concatenated_films_are_read_to_the_end(tmp_path, name, codec):
+    """Concatenated by cat (failing: ts-joined-half-lost)."""
     part = write_film(tmp_path / f"part-{name}", numbered(40), codec).read_bytes()
     film, parts = tmp_path / name, 1 if name.endswith("mkv") else 3
     film.write_bytes(part * parts)
@@ -139,9 +149,9 @@ def test_films_of_which_one_hangs_on_the_other_are_whole(tmp_path, name, codec):
     rate = 25 if codec.startswith("mpeg") else 20
     if rate == 20:
         assert all_agree(film, 40 * parts) == shown
-        assert [number_of(frame) for frame in steady_frames(film, 35, 50)] == shown[35:50]
+        assert [number_of(frame) for frame in resampled_frames(film, 35, 50)] == shown[35:50]
     else:
-        assert sum(1 for _ in steady_frames(film)) == 40 * parts * 20 // rate
+        assert sum(1 for _ in resampled_frames(film)) == 40 * parts * 20 // rate
         assert probe(film).seconds == pytest.approx(40 * parts / rate, abs=0.1)
 
 
@@ -155,12 +165,12 @@ def test_a_transport_stream_with_a_piece_cut_out_has_no_hole(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["film.mkv", "film.webm", "film.mp4", "film.mov"])
-def test_the_last_frame_of_a_film_stays(tmp_path, name):
-    """(failing: last-frame-stays)"""
+def test_the_last_frame_of_a_film_lasts_as_stated(tmp_path, name):
+    """(failing: last-frame-last_duration)"""
     codec, options = ("libvpx", {}) if name.endswith("webm") else ("libx264", {"bf": "0"})
     film = write_film(tmp_path / name, numbered(40), codec, times=clock(0, 40), last=10_000, **options)
     assert all_agree(film, 239)[38:] == [38] + [39] * 200
-    assert [number_of(frame) for frame in steady_frames(film, 230)] == [39] * 9
+    assert [number_of(frame) for frame in resampled_frames(film, 230)] == [39] * 9
 
 
 @pytest.mark.parametrize("name", ["film.mp4", "film.mkv", "film.avi", "film.flv", "film.wmv"])

@@ -1,4 +1,4 @@
-"""Pictures as players show them: turned, mirrored, and with square pixels."""
+"""Frames as players display them: rotated, mirrored, and with square pixels."""
 
 import itertools
 from fractions import Fraction
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.film_maker import corners, numbered, write_film
-from vpt_jax.video import VideoError, decode, fit_aspect, probe, steady_frames
+from vpt_jax.video import VideoError, decode, fit_aspect, probe, resampled_frames
 from vpt_jax.video_display import UPRIGHT, read_orientation, square_width
 
 UNIT = 2**16
@@ -52,26 +52,26 @@ def test_a_matrix_that_no_player_can_use_is_none_and_another_angle_is_refused():
 
 @pytest.mark.parametrize("name", ["film.mp4", "film.mov", "film.mkv"])
 def test_films_are_turned_as_opencv_turns_them_and_mirrored(tmp_path, name):
-    """decode, probe and steady_frames agree (failing: rotated-video)."""
+    """decode, probe and resampled_frames agree (failing: rotated-video)."""
     upright = next(decode(write_film(tmp_path / f"upright-{name}", [corners()])))
     for degrees in (0, 90, 180, 270):
         film = write_film(tmp_path / f"{degrees}-{name}", [corners()], rotate=(degrees, False))
         frame = next(decode(film))
         np.testing.assert_array_equal(frame, cv2.VideoCapture(str(film)).read()[1][..., ::-1])
-        np.testing.assert_array_equal(frame, next(steady_frames(film)))
+        np.testing.assert_array_equal(frame, next(resampled_frames(film)))
         assert probe(film)[:2] == frame.shape[1::-1] == ((64, 36) if degrees % 180 == 0 else (36, 64))
         mirrored = write_film(tmp_path / f"mirrored-{degrees}-{name}", [corners()], rotate=(degrees, True))
-        of_upright = [np.rot90(upright[:, ::-1], turns) for turns in (1, 3)] if degrees % 180 else [
+        candidates = [np.rot90(upright[:, ::-1], turns) for turns in (1, 3)] if degrees % 180 else [
             upright[:, ::-1], upright[::-1]
         ]  # fmt: skip
-        assert sum(np.array_equal(next(decode(mirrored)), expected) for expected in of_upright) == 1
+        assert sum(np.array_equal(next(decode(mirrored)), expected) for expected in candidates) == 1
         assert probe(mirrored)[:2] == frame.shape[1::-1]
 
 
-def test_a_film_that_is_askew_is_refused_by_all(tmp_path):
+def test_a_film_rotated_by_another_angle_is_refused_by_all(tmp_path):
     """(failing: rotated-video)"""
     film = write_film(tmp_path / "film.mp4", [corners()], rotate=(30, False))
-    for read in (decode, steady_frames):
+    for read in (decode, resampled_frames):
         with pytest.raises(VideoError, match="display matrix turns the picture by"):
             next(read(film))
     with pytest.raises(VideoError, match="display matrix turns the picture by"):
@@ -90,7 +90,7 @@ def test_pixels_that_are_not_square_are_stretched(tmp_path, name, codec):
         found = np.abs(frame.astype(int) - cv2.resize(corners(36, 48), (width, 36))).mean()
         assert found < 12
     film = write_film(tmp_path / name, [np.full((36, 48, 3), 200, np.uint8)], codec, aspect=Fraction(4, 3))
-    assert fit_aspect(next(decode(film)), 16, 9).min() > 150  # the whole picture, and no black beside it
+    assert fit_aspect(next(decode(film)), 16, 9).min() > 150  # the whole picture, and no black at its sides
 
 
 def test_pixels_are_stretched_before_the_picture_is_turned(tmp_path):

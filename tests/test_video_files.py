@@ -1,4 +1,4 @@
-"""Which files are videos, what is said of those that are not taken, and how two are told apart."""
+"""Video files: accepted suffixes, skipped files with their reasons, links, and content digests."""
 
 import os
 import shutil
@@ -10,13 +10,13 @@ from vpt_jax import video_files
 from vpt_jax.curation.download import ytdlp
 from vpt_jax.data.clips import find_videos
 from vpt_jax.system.printable import printable
-from vpt_jax.video import VideoError, decode, probe, steady_frames
+from vpt_jax.video import VideoError, decode, probe, resampled_frames
 from vpt_jax.video_files import (
     SUFFIXES,
     content_digest,
+    has_video_signature,
     is_video,
     list_videos,
-    looks_like_video,
     name_problem,
     printable_path,
 )
@@ -38,18 +38,18 @@ KINDS = [
 
 @pytest.mark.parametrize(("suffix", "container", "codec"), KINDS)
 def test_every_kind_is_listed_read_and_whole(tmp_path, suffix, container, codec):
-    """In upper case too; decode, probe and steady_frames agree (failing: suffixes-and-links-ignored)."""
+    """In upper case too; decode, probe and resampled_frames agree (failing: suffixes-and-links-ignored)."""
     path = tmp_path / f"film.{suffix.upper() if len(suffix) % 2 else suffix}"
     write_film(path, numbered(40), codec, format=container)
     assert is_video(path)
     assert find_videos(tmp_path)["film"].video == path
     assert [number_of(frame) for frame in decode(path)] == pytest.approx(list(range(40)), abs=1)  # codecs lose some
     seconds = 40 / (25 if codec.startswith("mpeg") and codec[4] != "4" else 20)
-    assert sum(1 for _ in steady_frames(path)) == pytest.approx(20 * seconds, abs=1)
+    assert sum(1 for _ in resampled_frames(path)) == pytest.approx(20 * seconds, abs=1)
     facts = probe(path)
     assert facts[:2] == (64, 36)
     assert facts.seconds == pytest.approx(seconds, abs=0.06)
-    assert looks_like_video(path) or suffix in ("mxf", "nut", "wtv")
+    assert has_video_signature(path) or suffix in ("mxf", "nut", "wtv")
 
 
 def test_one_list_is_everywhere():
@@ -60,7 +60,7 @@ def test_one_list_is_everywhere():
     assert not any(is_video(f"a.{suffix}") for suffix in ("txt", "jsonl", "mp3", "part", "mp4.part", ""))
 
 
-def test_what_resembles_a_video_and_is_not_taken_is_said(tmp_path, capsys):
+def test_files_that_resemble_a_video_and_are_skipped_are_listed(tmp_path, capsys):
     """(failing: suffixes-and-links-ignored)"""
     film = write_film(tmp_path / "film.mp4", numbered(2))
     for name in ("download.mp4.part", "film", "clip.dat", "music.ogg"):
@@ -72,11 +72,11 @@ def test_what_resembles_a_video_and_is_not_taken_is_said(tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe.dat")
     listing = list_videos(tmp_path)
     assert listing.videos == [film]
-    assert {path.name for path in listing.passed_over} == {"download.mp4.part", "film", "clip.dat", "music.ogg",
-                                                            "link.mp4", "pipe.mp4"}  # fmt: skip
+    assert {path.name for path in listing.skipped} == {"download.mp4.part", "film", "clip.dat", "music.ogg",
+                                                        "link.mp4", "pipe.mp4"}  # fmt: skip
     assert list(find_videos(tmp_path)) == ["film"]
-    said = capsys.readouterr().out
-    assert said.startswith(f"passed over: 6 files, e.g. {tmp_path}/")
+    output = capsys.readouterr().out
+    assert output.startswith(f"skipped: 6 files, e.g. {tmp_path}/")
     (tmp_path / "only").mkdir()
     shutil.copy(film, tmp_path / "only" / "a.mp4")
     find_videos(tmp_path / "only")
@@ -103,7 +103,7 @@ def test_links_are_followed_once(tmp_path):
     for i in range(20):  # each of these leads to all the others
         os.symlink("..", disk / "deep" / f"up{i}")
     assert list(find_videos(videos)) == ["a", "e", "more/c", "more/deep/d", "own/b"]
-    assert any("searched already" in reason for reason in list_videos(videos).passed_over.values())
+    assert any("searched already" in reason for reason in list_videos(videos).skipped.values())
     with pytest.raises(ValueError, match=r"disk2/out lies in .*disk2, which .*videos links to"):
         find_videos(videos, outside=disk / "out")
     find_videos(videos, outside=tmp_path / "out")
@@ -124,12 +124,12 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     listing = list_videos(tmp_path)
     assert [path.name for path in listing.videos] == ["a.mp4", "c.mp4"]
-    assert listing.passed_over == {tmp_path / "theirs": "this folder cannot be read: Permission denied"}
-    assert listing.describe().startswith("passed over: 1 file")
+    assert listing.skipped == {tmp_path / "theirs": "this folder cannot be read: Permission denied"}
+    assert listing.describe().startswith("skipped: 1 file")
 
 
 def test_a_link_to_everything_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(video_files, "_MOST_FILES", 5)
+    monkeypatch.setattr(video_files, "_MAX_FILES", 5)
     for i in range(9):
         (tmp_path / f"{i}.txt").touch()
     with pytest.raises(ValueError, match="more than 5 files"):

@@ -1,12 +1,12 @@
-"""The human action space: named buttons, camera bins, and conversions between its three forms.
+"""The action space of the paper: named buttons, camera bins (mu-law), and conversions between its three forms.
 
 - **raw**: `buttons` uint8 `[..., 20]` (1 = held during the step) and `camera` degrees `[..., 2]` (pitch, yaw per step;
-  positive is down, right). This is what is stored.
-- **factored**: the same buttons, and the camera as one bin of 11 per axis. What the inverse dynamics model predicts.
-- **joint**: one button class of 8,641 and one camera class of 121. What the policy predicts (paper, appendix C.2).
+  positive is down, right). This form is stored.
+- **factored**: the same buttons, and the camera as one bin of 11 per axis. The inverse dynamics model predicts it.
+- **joint**: one button class of 8,641 and one camera class of 121. The policy predicts it (paper, appendix C.2).
 
-Conversions are table look-ups on whole arrays; they take NumPy or JAX arrays, under `jit` too, and answer in kind.
-The tables equal those of the reference (`lib/actions.py`, `lib/action_mapping.py`).
+Conversions are table look-ups on whole arrays; they take NumPy or JAX arrays, also under `jit`, and return the same
+kind. The tables equal those of the reference (`lib/actions.py`, `lib/action_mapping.py`).
 """
 
 from collections.abc import Callable, Mapping
@@ -33,9 +33,9 @@ PITCH, YAW = 0, 1
 
 @dataclass(frozen=True)
 class CameraQuantizer:
-    """Camera degrees per step to one of `2 * max_degrees / bin_size + 1` bins, the middle one being no movement.
+    """Quantizes camera degrees per step to `2 * max_degrees / bin_size + 1` bins; the middle bin is no movement.
 
-    Degrees are clipped to `max_degrees`, compressed by the mu-law (`mu=None`: not), and rounded half to even.
+    Degrees are clipped to `max_degrees`, compressed by the mu-law (not with `mu=None`), and rounded half to even.
     Binning compares with thresholds, so float32 input gets the same bin from NumPy and inside a jitted function.
     """
 
@@ -134,7 +134,7 @@ CLASS_BUTTONS, CLASS_HAS_CAMERA = _button_tables()
 
 
 def joint_from_factored(buttons: UInt8[Array, "... 20"], camera_bins: Int[Array, "... 2"]) -> JointAction:
-    """The joint class of every factored action. Impossible combinations are resolved as the groups above say."""
+    """Joint class of every factored action. Excluding keys are resolved by the rules of the groups above."""
     xp = _namespace(buttons)
     moves = (camera_bins != CAMERA.null_bin).any(-1)
     index = xp.zeros(moves.shape, int)
@@ -146,7 +146,7 @@ def joint_from_factored(buttons: UInt8[Array, "... 20"], camera_bins: Int[Array,
 
 
 def _choice(buttons: UInt8[Array, "... 20"], keys: tuple[str, ...]) -> Int[Array, "..."]:
-    """Which of the excluding `keys` counts: 0 for none, i for the i-th."""
+    """Index of the key that counts among mutually exclusive `keys`: 0 for none, i for the i-th."""
     held = buttons[..., np.array([BUTTON_INDEX[key] for key in keys])] > 0
     choice = (held * np.arange(1, len(keys) + 1)).max(-1)
     return choice * ~held.all(-1) if keys in _CANCELLING else choice
@@ -155,8 +155,8 @@ def _choice(buttons: UInt8[Array, "... 20"], keys: tuple[str, ...]) -> Int[Array
 def factored_from_joint(action: JointAction) -> tuple[UInt8[Array, "... 20"], Int[Array, "... 2"]]:
     """Buttons and camera bins of every joint action.
 
-    A button class without camera means no movement, whatever the camera class says; only `inventory` passes the
-    camera class on, as the reference does.
+    A button class without camera means no movement, whatever the camera class; only `inventory` keeps the camera class,
+    as in the reference.
     """
     xp = _namespace(action.buttons)
     buttons = xp.take(CLASS_BUTTONS, action.buttons, axis=0)
@@ -179,8 +179,8 @@ def raw_from_joint(action: JointAction) -> tuple[UInt8[Array, "... 20"], Float[A
 def is_null(buttons: UInt8[Array, "... 20"], camera: Float[Array, "... 2"]) -> Bool[Array, "..."]:
     """Null actions: no button is held, and both camera bins are that of no movement, so tiny mouse moves are null.
 
-    The factored action is judged, as the reference does (`agent.py`, `_env_action_to_agent`). Opposite keys that cancel
-    each other are thus no null action, although their joint class is 0, the class of doing nothing.
+    The factored action is tested, as in the reference (`agent.py`, `_env_action_to_agent`). Opposite keys that cancel
+    each other are thus no null action, although their joint class is 0, the class of the null action.
     """
     return ~(buttons > 0).any(-1) & (CAMERA.to_bins(camera) == CAMERA.null_bin).all(-1)
 
@@ -193,7 +193,7 @@ def env_from_raw(buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"
 
 
 def raw_from_env(action: Mapping[str, Any]) -> tuple[UInt8[np.ndarray, "20"], Float[np.ndarray, "2"]]:
-    """Buttons and camera of a game's action dict; keys no model predicts are left out, absent keys are up."""
+    """Buttons and camera of a game's action dict; keys that no model predicts are ignored, absent keys are up."""
     buttons = np.array([bool(action.get(name, 0)) for name in BUTTONS], np.uint8)
     return buttons, np.asarray(action.get("camera", (0, 0)), np.float32)
 

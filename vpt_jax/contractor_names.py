@@ -1,8 +1,8 @@
-"""Names of contractor recordings, parsed: recorder version, player, session and start time.
+"""Parser of contractor recordings' names: recorder version, player, session and start time.
 
-OpenAI's files lie at `<recorder-version>/<player>-<session>-<date>-<time>` (README of openai/Video-Pre-Training, "Data
-format"), and their records say none of this. The downloader keeps the version as a prefix: `6.9_NAME`. Not every
-`session` is a single one: `f153ac423f61` is in names of several players, over five months.
+OpenAI's files are named `<recorder-version>/<player>-<session>-<date>-<time>` (README of openai/Video-Pre-Training,
+"Data format"), and their records contain none of this. The downloader keeps the version as a prefix: `6.9_NAME`. A
+`session` is not always a single one: `f153ac423f61` is in names of several players, over five months.
 """
 
 import re
@@ -12,30 +12,30 @@ from typing import NamedTuple
 
 _VERSION = re.compile(r"\d{1,3}\.\d{1,3}")
 _VERSION_PREFIX = re.compile(rf"(?P<version>{_VERSION.pattern})_(?=.)")
-# After the downloader's `FOLDER_`; a digest may follow. Players' names have no "_".
+# The downloader's prefix `FOLDER_` is optional, and so is its digest at the end. Names of players contain no "_".
 _NAME = re.compile(
     r"(.*_)?(?P<player>[^_]+)-(?P<session>[0-9a-f]{12})-(?P<time>\d{8}-\d{6})(-[0-9a-f]{16})?", re.DOTALL
 )
-_SEGMENT = re.compile(r"@\d+-\d+$")  # of a manifest: `VIDEO@200-340`
+_SEGMENT = re.compile(r"@\d+-\d+$")  # suffix of a segment of a manifest: `VIDEO@200-340`
 _SPLITS = ("train", "valid", "test")
 
 
 class ContractorName(NamedTuple):
-    """The parts of a contractor recording's name."""
+    """Parts of a contractor recording's name."""
 
     player: str
     session: str  # twelve hexadecimal digits: files of one player and session are segments of the same play
-    start: datetime | None  # of the segment, in whole seconds; None if the digits are no time
+    start: datetime | None  # of the segment, in whole seconds; None if the digits are not a valid time
 
 
-def video_of(name: str) -> str:
-    """The name of the video that an episode was cut from, or its own."""
+def video_name(name: str) -> str:
+    """Name of the video that an episode was cut from; the episode's own name if it is not a segment."""
     return _SEGMENT.sub("", name)
 
 
 def parse_name(name: str) -> ContractorName | None:
-    """The parts of a recording's or episode's name, in a folder or not; None if it is not named like a contractor's."""
-    if not (match := _NAME.fullmatch(video_of(name).rpartition("/")[2])):
+    """Parses the name of a recording or episode, with or without a folder; None if it has another form."""
+    if not (match := _NAME.fullmatch(video_name(name).rpartition("/")[2])):
         return None
     try:
         start = datetime.strptime(match["time"], "%Y%m%d-%H%M%S")
@@ -45,9 +45,9 @@ def parse_name(name: str) -> ContractorName | None:
 
 
 def recorder_version(path: PurePath) -> str | None:
-    """The recorder version by a recording's path; None if the path does not tell.
+    """Recorder version in a recording's path; None if the path has none.
 
-    It is the prefix of the name, `6.9_NAME`, or the folder, `6.9/NAME`, in which train, valid and test may lie.
+    It is the prefix of the name, `6.9_NAME`, or the folder, `6.9/NAME`, which may contain train, valid and test.
     """
     if match := _VERSION_PREFIX.match(path.name):
         return match["version"]

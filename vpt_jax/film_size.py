@@ -1,15 +1,15 @@
-"""Sizes of films: large enough to read the letters, even, and no larger than encoders and players take."""
+"""Frame sizes of films: large enough for legible text, even, and no larger than encoders and players support."""
 
 import numpy as np
 
 from vpt_jax.video import Frame, resize
 
-MIN_WIDTH = 640  # pixels: smaller frames are enlarged by a whole number
-MAX_HEIGHT, MAX_WIDTH = 2160, 4096  # pixels; larger ones are made smaller
+MIN_WIDTH = 640  # pixels: smaller frames are enlarged by an integer factor
+MAX_HEIGHT, MAX_WIDTH = 2160, 4096  # pixels; larger frames are reduced
 
 
 def film_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width, both even, of a film of frames of a size. Of what is tall and narrow, it has black sides."""
+    """Height and width of a film, both even, for frames of a given size; narrow frames get black sides."""
     scale: float = -(-MIN_WIDTH // width) if width < MIN_WIDTH else 1
     scale = min(scale, MAX_HEIGHT / height, MAX_WIDTH / width)
     film_height, film_width = (max(2, int(scale * side) // 2 * 2) for side in (height, width))
@@ -17,7 +17,7 @@ def film_size(height: int, width: int) -> tuple[int, int]:
 
 
 def fit_inside(frame: Frame, height: int, width: int) -> Frame:
-    """The frame as large as it fits into a size, in the middle of black; an odd row or column is cut off."""
+    """Resize a frame to fit into `height` x `width`, centred on black; one odd row or column is cropped."""
     rows, columns = frame.shape[:2]
     if 0 <= rows - height <= 1 and 0 <= columns - width <= 1:
         return frame[:height, :width]

@@ -1,6 +1,6 @@
-"""JAX's keys of seeds of up to 64 bits.
+"""PRNG keys of JAX from seeds of up to 64 bits.
 
-JAX takes the lower 32 bits of a seed and drops the others without a word, so seeds that differ above would be one.
+JAX silently drops all but the lower 32 bits of a seed, so seeds that differ only in the upper bits would be the same.
 """
 
 import jax
@@ -8,19 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from vpt_jax.system.seeds import SEEDS, check_seed
+from vpt_jax.system.seeds import NUM_SEEDS, check_seed
 
 _HALF = 2**32
 
 
 def seed_key(seed: int) -> Array:
-    """The raw key (uint32) of a seed: below 2**32 that of `jax.random.PRNGKey`; above, its upper half is folded in."""
+    """Raw PRNG key (uint32) of a seed: that of `jax.random.PRNGKey`, with bits above the lower 32 folded in."""
     return seed_keys(seed, 1)[0]
 
 
 def seed_keys(first: int, count: int) -> Array:
-    """The raw keys `[count, ...]` of the seeds from `first` on; after the largest seed comes 0."""
-    seeds = [(check_seed(first) + i) % SEEDS for i in range(count)]
+    """Raw PRNG keys `[count, ...]` of `count` consecutive seeds from `first`; the largest seed wraps around to 0."""
+    seeds = [(check_seed(first) + i) % NUM_SEEDS for i in range(count)]
     low, high = (np.array(half, np.uint32) for half in zip(*(divmod(seed, _HALF)[::-1] for seed in seeds), strict=True))
     keys = jax.vmap(jax.random.PRNGKey)(low)
     if not high.any():

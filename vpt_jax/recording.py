@@ -1,16 +1,16 @@
-"""One recorded episode on disk: NAME.mp4 and NAME.jsonl in OpenAI's contractor format; read, check and write it.
+"""Recordings in OpenAI's contractor format, NAME.mp4 and NAME.jsonl: reader with validation, and writer.
 
-Line `i` of the .jsonl is what the player did on seeing frame `i` of the .mp4. The fields that are read:
+Line `i` of the .jsonl is the action that the player took after frame `i` of the .mp4. The fields that are read:
 
     {"mouse": {"x": 640.0, "y": 360.0, "dx": 3.0, "dy": -40.0, "buttons": [0], "newButtons": [0]},
      "keyboard": {"keys": ["key.keyboard.w"]}, "isGuiOpen": false, "hotbar": 2}
 
-Records say nothing of the recorder's version: the file's name or folder does (`contractor_names.py`). A film may have
-one frame more than there are lines; it belongs to no step.
+Records do not contain the recorder's version: it is in the name of the file or folder (`contractor_names.py`). A video
+may have one frame more than there are lines; that frame belongs to no step.
 
-The reference reads this format in `data_loader.py`. Where we differ, the docstring of the function says so and why.
-One difference is everywhere: the reference drops records in which nothing is done, here every frame keeps its step and
-the data streams decide.
+The reference reads this format in `data_loader.py`. Where this module differs, the docstring of the function states the
+difference and the reason. One difference is general: the reference drops records with null actions; here every frame
+keeps its step, and the data streams filter them.
 """
 
 import json
@@ -29,10 +29,10 @@ from vpt_jax.system.atomic_files import publish
 from vpt_jax.video import FRAME_RATE, VideoError, VideoWriter, decode, draw_cursor, resize
 
 DEGREES_PER_COUNT = 360 / 2400  # of the recorder's mouse
-MAX_DEGREES = 180  # nobody turns further in a twentieth of a second
+MAX_DEGREES = 180  # no player turns further in a twentieth of a second
 MAX_LINE = 2**20  # bytes; a recorder's line has one or two thousand
 MAX_STEPS = 24 * 3600 * FRAME_RATE  # a day
-MAX_COUNTS = 32_767  # the most a mouse's report can hold; a larger number was not written by a recorder
+MAX_COUNTS = 32_767  # the maximum of a mouse report; no recorder writes a larger number
 WINDOW_HEIGHT = 720  # pixels of the recorder's window, in which the mouse position is given
 GUI_MOUSE_SCALE = {"5.7": 0.5, "5.8": 0.5, "6.7": 2.0, "6.8": 2.0, "6.9": 2.0}  # by recorder version; 1 for others
 MOUSE_BUTTONS = ("attack", "use", "pickItem")  # 0, 1, 2
@@ -52,7 +52,7 @@ KEYS = {
 
 
 class BrokenRecording(Exception):  # noqa: N818 - it names what is broken
-    """A recording that cannot be used. `path` is the file at fault, `detail` says where in it and what.
+    """A recording that cannot be used. `path` is the broken file, `detail` the position and the problem.
 
     `reason` is one of "missing actions", "unreadable actions", "missing video", "no records", "empty line", "bad json",
     "missing field", "bad value", "absurd mouse", "absurd size", "unreadable video", "unreadable name",
@@ -77,25 +77,25 @@ class Steps(NamedTuple):
 
 
 def find_recordings(folder: Path) -> list[Path]:
-    """The recordings of a folder as sorted paths without suffix, with those of which the .mp4 or .jsonl is missing."""
+    """The recordings of a folder as sorted paths without suffix, including those whose .mp4 or .jsonl is missing."""
     return sorted({path.with_suffix("") for path in folder.iterdir() if path.suffix.lower() in (".mp4", ".jsonl")})
 
 
 def recording_file(recording: Path, suffix: str) -> Path:
-    """The file of a recording, a path without suffix, that has this suffix in lower, upper or mixed case."""
+    """The file of a recording (a path without suffix) with this suffix in lower, upper or mixed case."""
     mixed = sorted(map("".join, product(*zip(suffix.lower(), suffix.upper(), strict=True))))
     files = [recording.with_name(recording.name + case) for case in (suffix, suffix.upper(), *mixed)]
     return next((file for file in files if file.exists()), files[0])
 
 
-def read_steps(jsonl: Path, observe: Callable[[int, dict[str, Any]], object] | None = None) -> Steps:
-    """All steps of a recording. Holds one record at a time, and some hundred bytes of every step.
+def read_steps(jsonl: Path, on_record: Callable[[int, dict[str, Any]], object] | None = None) -> Steps:
+    """Read all steps of a recording. Holds one record at a time, and some hundred bytes per step.
 
     Args:
-      jsonl: its path tells the recorder version, which decides how far the mouse moves in a GUI.
-      observe: called with the number of each step and its record, whose other fields may hold anything.
+      jsonl: its path contains the recorder version, which determines the mouse scale in a GUI.
+      on_record: called with the number of each step and its record, whose other fields may hold anything.
 
-    Raises `BrokenRecording` for a missing or empty file, and for the first line that is not a whole and credible
+    Raises `BrokenRecording` for a missing or empty file, and for the first line that is not a complete and plausible
     record. Blank lines at the end are allowed (the reference fails on them).
     """
     attack, hotbar = _StuckAttack(), _Hotbar()
@@ -107,8 +107,8 @@ def read_steps(jsonl: Path, observe: Callable[[int, dict[str, Any]], object] | N
         buttons.append(bytes(name in held for name in BUTTONS))
         scale = GUI_MOUSE_SCALE.get(version or record.version, 1.0) if gui_open else 1.0
         rows.append((gui_open, *_camera(record, scale), *_cursor(record, gui_open)))
-        if observe:
-            observe(number, record.content)
+        if on_record:
+            on_record(number, record.content)
     gui, pitch, yaw, x, y = (np.array(column, np.float32) for column in zip(*rows, strict=True))
     held_keys = np.frombuffer(b"".join(buttons), np.uint8).reshape(-1, len(BUTTONS))
     return Steps(held_keys, np.stack([pitch, yaw], 1), gui > 0, np.stack([x, y], 1))
@@ -117,24 +117,25 @@ def read_steps(jsonl: Path, observe: Callable[[int, dict[str, Any]], object] | N
 def read_frames(mp4: Path, steps: Steps, height: int, width: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """The frames of a recording, one for each step, resized to `height` x `width`.
 
-    Frame `i` belongs to step `i`, from the start. Films of some recorders have one frame more than there are steps,
-    which is left out: MineStudio's conversion of OpenAI's data takes such pairs in the same way, and OpenAI's loader
-    never looks for a frame after the last line.
+    Frame `i` belongs to step `i`, from the start. Videos of some recorders have one frame more than there are steps,
+    which is dropped: MineStudio's conversion of OpenAI's data handles such pairs in the same way, and OpenAI's loader
+    reads no frame after the last line.
 
-    Where a GUI is open the mouse cursor, which recorders leave out, is drawn before the resize, at the mouse position
-    cut to whole pixels.
+    Where a GUI is open the mouse cursor, which recorders do not draw, is drawn before the resize, at the mouse position
+    truncated to whole pixels.
 
     Differences from the reference:
 
-    - It draws the cursor only in frames whose record does something. The game draws it in all of them.
-    - It fails on a position left of or above the frame; here the cursor is cut off there as at the other edges.
-    - It skips a frame it cannot read and goes on. Here any other mismatch is an error: a film one frame short may lack
-      its first as well as its last, and frames shifted against their actions teach the wrong thing without a sign.
+    - It draws the cursor only in frames whose record is no null action. The game draws it in all of them.
+    - It fails on a position left of or above the frame; here the cursor is clipped there as at the other edges.
+    - It skips a frame that it cannot read, and continues. Here any other mismatch is an error: a video one frame short
+      may lack its first as well as its last frame, and frames shifted against their actions are wrong training data
+      that nothing else would reveal.
 
     Raises:
       BrokenRecording: the video is missing, cannot be decoded ("unreadable video", "damaged video"), or has fewer
-        frames than there are steps, or two or more too many ("frame count"). Most of this shows only as frames are
-        read: read all of them, and keep none that came before an error.
+        frames than there are steps, or two or more too many ("frame count"). Most of these errors are
+        detected only while frames are read: read all frames, and discard those read before an error.
     """
     if not mp4.is_file():
         raise BrokenRecording(mp4, "missing video", "there is no such file")
@@ -146,7 +147,7 @@ def read_frames(mp4: Path, steps: Steps, height: int, width: int) -> Iterator[UI
                 detail = f"{count} or more frames for the {expected} steps of the .jsonl; one more is allowed"
                 raise BrokenRecording(mp4, "frame count", detail)
             if count > expected:
-                continue  # whether it is the last one shows at the next
+                continue  # the next iteration checks that it is the last one
             if steps.gui_open[count - 1]:
                 x, y = steps.cursor[count - 1].astype(float) * len(frame) / WINDOW_HEIGHT
                 draw_cursor(frame, int(x), int(y))
@@ -158,13 +159,13 @@ def read_frames(mp4: Path, steps: Steps, height: int, width: int) -> Iterator[UI
 
 
 class RecordingWriter:
-    """Writes one recording that exists, with both its files, only once it is whole.
+    """Writes one recording atomically: both files appear under their names only when they are complete.
 
         with RecordingWriter(folder / "episode_0", 360, 640) as recording:
             recording.write(frame, action)
 
-    A recording exists when its .jsonl does. Leaving the block gives first the .mp4 its name, then the .jsonl. An
-    exception or a kill leaves no .jsonl; writing again under the same name then replaces whatever is there.
+    A recording exists when its .jsonl does. Leaving the block renames first the .mp4, then the .jsonl. An exception or
+    a kill leaves no .jsonl; writing again under the same name then replaces the remaining files.
 
     Args:
       path: of the recording, without suffix; FileExistsError if it exists already.
@@ -187,13 +188,13 @@ class RecordingWriter:
         gui_open: bool = False,
         cursor: tuple[float, float] = (0.0, 0.0),
     ) -> None:
-        """Append a frame and the action taken on seeing it. ValueError, and nothing is appended, if one is not valid.
+        """Append a frame and the action taken after it. ValueError, and nothing is appended, if one is invalid.
 
         Args:
           frame: without mouse cursor.
           action: of the 24-key game dict (`actions.ENV_KEYS`); absent keys are up, `camera` is in degrees.
           hotbar: the slot the game has selected, 0 to 8. A change without its key reads back as that key.
-          gui_open: whether the mouse moves a cursor. `ESC` then reads back as `inventory`, else as no button.
+          gui_open: True if the mouse moves a cursor. `ESC` then reads back as `inventory`, else as no button.
           cursor: its (x, y) in pixels of a window 720 pixels high.
         """
         pitch, yaw = _checked_camera(action)
@@ -240,9 +241,9 @@ class RecordingWriter:
 
 
 def _checked_camera(action: Mapping[str, Any]) -> tuple[float, float]:
-    """Pitch and yaw of a game's action; ValueError if a key is unknown or the camera is not two credible angles."""
+    """Pitch and yaw of a game's action; ValueError if a key is unknown or the camera is not two plausible angles."""
     if unknown := set(action) - set(ENV_KEYS):
-        raise ValueError(f"the action has keys no game knows: {sorted(unknown)}; known are {', '.join(ENV_KEYS)}")
+        raise ValueError(f"the action has unknown keys: {sorted(unknown)}; known are {', '.join(ENV_KEYS)}")
     camera = np.asarray(action.get("camera", (0, 0)), float)
     if camera.shape != (2,) or not (np.abs(camera) <= MAX_DEGREES).all():
         raise ValueError(f"the camera {camera} is not a pitch and a yaw of at most {MAX_DEGREES} degrees")
@@ -250,7 +251,7 @@ def _checked_camera(action: Mapping[str, Any]) -> tuple[float, float]:
 
 
 class _Record:
-    """One line of a .jsonl file. Whatever it lacks or holds wrongly is raised with file, line and field."""
+    """One line of a .jsonl file. Missing fields and invalid values raise `BrokenRecording` with file, line, field."""
 
     def __init__(self, path: Path, line: int, text: bytes):
         self._path, self._line = path, line
@@ -259,10 +260,10 @@ class _Record:
         except (ValueError, RecursionError) as error:
             raise self._broken("bad json", f"{error} (cut short?)") from error
         if not isinstance(self.content, dict):
-            raise self._broken("bad json", f"{_short(self.content)} is not an object")
+            raise self._broken("bad json", f"{_truncated(self.content)} is not an object")
 
     def value(self, field: str) -> Any:
-        """What is at a dotted path of names, such as "mouse.dx"."""
+        """The value at a dotted path of names, such as "mouse.dx"."""
         value = self.content
         for name in field.split("."):
             if not isinstance(value, dict) or name not in value:
@@ -273,23 +274,23 @@ class _Record:
     def flag(self, field: str) -> bool:
         value = self.value(field)
         if not isinstance(value, bool):
-            raise self._broken("bad value", f"{field} is {_short(value)}, not true or false")
+            raise self._broken("bad value", f"{field} is {_truncated(value)}, not true or false")
         return value
 
     def counts(self, field: str) -> float:
         """A movement or position of the mouse."""
         value = self.value(field)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self._broken("bad value", f"{field} is {_short(value)}, not a number")
+            raise self._broken("bad value", f"{field} is {_truncated(value)}, not a number")
         if not abs(value) <= MAX_COUNTS:  # NaN too
-            raise self._broken("absurd mouse", f"{field} is {_short(value)}; no mouse goes beyond {MAX_COUNTS}")
+            raise self._broken("absurd mouse", f"{field} is {_truncated(value)}; no mouse goes beyond {MAX_COUNTS}")
         return float(value)
 
     def items(self, field: str, kind: type) -> list[Any]:
         """A list of strings or of integers."""
         value = self.value(field)
         if not isinstance(value, list) or any(type(item) is not kind for item in value):
-            raise self._broken("bad value", f"{field} is {_short(value)}, not a list of {kind.__name__}")
+            raise self._broken("bad value", f"{field} is {_truncated(value)}, not a list of {kind.__name__}")
         return value
 
     def slot(self) -> int | None:
@@ -298,19 +299,19 @@ class _Record:
             return None
         slot = self.value("hotbar")
         if type(slot) is not int or not 0 <= slot < len(HOTBARS):
-            raise self._broken("bad value", f"hotbar is {_short(slot)}, not a slot from 0 to {len(HOTBARS) - 1}")
+            raise self._broken("bad value", f"hotbar is {_truncated(slot)}, not a slot from 0 to {len(HOTBARS) - 1}")
         return slot
 
     @property
     def version(self) -> str:
-        """The recorder version as a field of the record, which OpenAI's do not have."""
+        """The recorder version in the record, a field that OpenAI's recordings do not have."""
         return str(self.content.get("version"))
 
     def _broken(self, reason: str, detail: str) -> BrokenRecording:
         return BrokenRecording(self._path, reason, f"line {self._line}: {detail}")
 
 
-def _short(value: Any) -> str:
+def _truncated(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:60] + "..."
 
@@ -330,7 +331,7 @@ def _read_records(jsonl: Path) -> Iterator[_Record]:
 
 def _read_lines(jsonl: Path) -> Iterator[bytes]:
     try:
-        if not jsonl.is_file() and jsonl.exists():  # a pipe would be waited for
+        if not jsonl.is_file() and jsonl.exists():  # opening a pipe would block
             raise BrokenRecording(jsonl, "unreadable actions", "it is no file")
         with jsonl.open("rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
@@ -346,11 +347,11 @@ def _read_lines(jsonl: Path) -> Iterator[bytes]:
 
 
 def _held(record: _Record, gui_open: bool) -> set[str]:
-    """The buttons a record says are down. Keys and mouse buttons without a meaning in the game are left out.
+    """The buttons held in a record. Keys and mouse buttons without a function in the game are ignored.
 
     The reference keeps ESC as a key of its own, which the models cannot press. Here ESC with an open GUI is
-    `inventory`, the key that closes one too, as in the paper's training (so a comment in the reference says).
-    Without an open GUI it opens the game's menu, and is no button.
+    `inventory`, the key that closes one too, as in the paper's training (according to a comment in the
+    reference). Without an open GUI it opens the game's menu, and is no button.
     """
     held = {KEYS[key] for key in record.items("keyboard.keys", str) if key in KEYS}
     held |= {MOUSE_BUTTONS[i] for i in record.items("mouse.buttons", int) if i in range(len(MOUSE_BUTTONS))}
@@ -358,17 +359,17 @@ def _held(record: _Record, gui_open: bool) -> set[str]:
 
 
 class _StuckAttack:
-    """Takes the attack button out of the steps in which the recorder only believes it is held.
+    """Removes the attack button from steps in which the recorder reports it although it is not held (stuck button).
 
-    The reference's rule: recorders can start with the button stuck, which shows as exactly `[0]` in the first record's
-    `newButtons`, and stays until a later record presses it anew. Release alone does not end it. A player who really
-    attacks in the first record loses that attack.
+    The reference's rule: recorders can start with the button stuck, which is recorded as exactly `[0]` in the first
+    record's `newButtons`, and lasts until a later record presses it again. A release alone does not end it. A player
+    who really attacks in the first record loses that attack.
     """
 
     stuck: bool | None = None  # None: before the first record
 
     def release(self, record: _Record, held: set[str]) -> set[str]:
-        """What is really held in the next record."""
+        """The buttons that are really held in the next record."""
         if self.stuck is None:
             self.stuck = record.items("mouse.newButtons", int) == [0]
         elif self.stuck:
@@ -377,15 +378,15 @@ class _StuckAttack:
 
 
 class _Hotbar:
-    """Where the hotbar slot changes without its number key (by the mouse wheel), adds the key.
+    """Adds the number key of a hotbar slot that was selected without it (by the mouse wheel).
 
     Differences from the reference:
 
     - It drops the change when nothing else happens in the record. Here it counts as an action.
-    - It starts from slot 0, so a recording that starts on another presses a key nobody pressed. Here the first record
+    - It starts from slot 0, so a recording that starts on another slot gets a false key press. Here the first record
       presses nothing.
-    - It presses twice when the slot follows its key a record later. Here the key alone counts, held or just let go.
-    - It needs `hotbar` in every record. Here a record without it (recorders before 6.11) says nothing about the slot.
+    - It presses twice when the slot changes one record after its key. Here the key alone counts, held or just released.
+    - It needs `hotbar` in every record. Here a record without it (recorders before 6.11) changes no slot.
 
     A key held while the slot changes to another one counts as well, as in the reference.
     """
@@ -394,7 +395,7 @@ class _Hotbar:
     before: frozenset[str] | set[str] = frozenset()
 
     def press_scrolled(self, record: _Record, held: set[str]) -> set[str]:
-        """What is held in the next record, with the slot's key if it was scrolled to."""
+        """The buttons held in the next record, with the slot's key if the slot was selected by scrolling."""
         last, now = self.slot, record.slot()
         if now is not None:
             self.slot = now
@@ -409,12 +410,12 @@ def _camera(record: _Record, mouse_scale: float) -> tuple[float, float]:
 
     Differences from the reference:
 
-    - It cuts angles to whole degrees, towards zero, because its array holds integers: six counts are no movement.
-      Here the fraction stays.
+    - It truncates angles to whole degrees because its array holds integers: six counts are no movement. Here the
+      fraction is kept.
     - It has a table of mouse scales by recorder version for open GUIs (`GUI_MOUSE_SCALE`), and never uses it. Here it
-      is used, by the version that the recording's path tells.
+      is used, by the version in the recording's path.
     - It means to ignore turns of more than 180 degrees, but tests only where there is no turn. Here such an angle
-      (and not the other axis) becomes 0: the mouse was caught or let go by the window, the rest of the step is good.
+      (and not the other axis) becomes 0: the window captured or released the mouse, the rest of the step is valid.
     """
     scale = DEGREES_PER_COUNT * mouse_scale
     angles = (record.counts("mouse.dy") * scale, record.counts("mouse.dx") * scale)
@@ -423,5 +424,5 @@ def _camera(record: _Record, mouse_scale: float) -> tuple[float, float]:
 
 
 def _cursor(record: _Record, gui_open: bool) -> tuple[float, float]:
-    """The mouse's position; only asked for where a GUI is open, for elsewhere the game has caught the mouse."""
+    """Mouse position (x, y); read only where a GUI is open, since otherwise the game has captured the mouse."""
     return (record.counts("mouse.x"), record.counts("mouse.y")) if gui_open else (0.0, 0.0)

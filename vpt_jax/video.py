@@ -1,10 +1,10 @@
-"""Frames in and out of video files: decode, resample, resize, encode; and what is drawn on them: cursor, keys, mouse.
+"""Video input and output with PyAV: decode, resample, resize, encode (H.264); drawing of cursor, keys and mouse.
 
-All programs read videos by these functions, so they agree about every file: `video_files` says what a video is,
-`video_clock` when a frame is shown, `video_display` how it is turned and stretched.
+All programs read videos by these functions, so they agree about every file: `video_files` decides which files are
+videos, `video_clock` the time of each frame, `video_display` its rotation and pixel aspect.
 
-A frame is RGB, uint8 `[height, width, 3]`. Decoder, encoder and colour conversion use one thread each: workers run one
-per core, and an encoded file depends on its frames alone.
+A frame is RGB, uint8 `[height, width, 3]`. Decoder, encoder and colour conversion use one thread each: there is one
+worker process per core, and an encoded file depends on its frames alone.
 """
 
 import contextlib
@@ -25,69 +25,84 @@ from jaxtyping import Float, UInt8
 
 from vpt_jax.actions import BUTTON_INDEX, CAMERA, HOTBARS, PITCH, YAW
 from vpt_jax.system.atomic_files import publish
-from vpt_jax.video_clock import FRAME_RATE, MAX_GAP, MAX_JUMP, in_order, measure, monotone, resample, sort_times
+from vpt_jax.video_clock import (
+    FRAME_RATE,
+    MAX_GAP,
+    MAX_JUMP,
+    duration_and_interval,
+    make_monotone,
+    presentation_order,
+    resample,
+    sort_times,
+)
 from vpt_jax.video_display import frame_orientation, square_width
 from vpt_jax.video_files import CONTAINERS, VideoError, name_problem
 
-Frame = UInt8[np.ndarray, "_h _w 3"]  # of any size: a function may take two
+Frame = UInt8[np.ndarray, "_h _w 3"]  # the sizes of two arguments may differ
 
 CRF = 23  # x264's own default
-MAX_PIXELS = 8192 * 4320  # of a frame; a few bytes may claim any size
-MAX_MISSING = 2  # seconds that a video may end before it says so, for a last frame that stays
+MAX_PIXELS = 8192 * 4320  # of a frame; a few bytes of a file can claim any size
+MAX_MISSING = 2  # seconds that a video may end before its stated end, since a last frame may last longer
 PRESET = "superfast"  # nearly twice as fast as "veryfast", for a quarter more bytes at the same error
 
 
 def decode(path: str | Path) -> Iterator[Frame]:
-    """Every frame of a video file as players show it, in the order shown. Holds a few frames at a time.
+    """Decode all frames of a video file in presentation order, as players display them. Holds a few frames at a time.
 
-    Pictures are turned as the file's display matrix says, and stretched to square pixels. A frame in which the decoder
-    painted over damage is an error. Not all damage is noticed: H.264 carries no checksum, and a few changed bytes may
-    decode to a wrong picture. Colours are those OpenCV's reader gives.
+    Frames are rotated and mirrored by the file's display matrix, and stretched to square pixels. A frame in which the
+    decoder concealed damage is an error. Not all damage is detected: H.264 has no checksum, and a few changed bytes may
+    decode to a wrong picture. Colours are those of OpenCV's reader.
 
     Raises:
       FileNotFoundError: there is no such file.
       VideoError: "unreadable video" when the container does not open (an mp4 cut short has lost its index, which is
-        written last), or the display matrix asks for more than quarter turns; "unreadable name" when the name is not
+        written last), or the display matrix asks for anything but quarter turns; "unreadable name" when the name is not
         UTF-8; "damaged video" at the first frame that cannot be decoded as it was encoded, and where a file ends more
         than `MAX_MISSING` seconds before the end that it states.
     """
     return (frame for _, frame in decode_timed(path))
 
 
-class _Extent:
-    """The time that a stream's frames fill by their own time stamps, as far as it is read."""
+class _TimeRange:
+    """Time range of a stream's frames by their own time stamps, as far as it has been read; all in seconds."""
 
     first: Fraction | None = None
     last: Fraction  # time of the last frame
-    stays: Fraction | None = None  # how long the file says that the last frame is shown
+    last_duration: Fraction | None = None  # duration that the file states for the last frame
     end = Fraction(0)
 
-    def note(self, time: Fraction | None, stays: Fraction | None) -> None:
+    def update(self, time: Fraction | None, last_duration: Fraction | None) -> None:
         if time is not None:
             self.first = time if self.first is None else min(self.first, time)
-            self.last, self.stays = time, stays
-            self.end = max(self.end, time + (stays or 0))
+            self.last, self.last_duration = time, last_duration
+            self.end = max(self.end, time + (last_duration or 0))
 
 
 def decode_timed(
-    path: str | Path, since: float = 0, extent: _Extent | None = None
+    path: str | Path, start_time: float = 0, time_range: _TimeRange | None = None
 ) -> Iterator[tuple[Fraction | None, Frame]]:
-    """As `decode`, with each frame's time stamp in seconds, each later than the one before (`video_clock.monotone`).
+    """Decode frames with strictly increasing time stamps in seconds (`video_clock.make_monotone`); None without any.
 
-    None where no frame has one. What is shown before the time `since`, in seconds from the first frame, may be left
-    out, but not the first frame. So what comes late in a long video is there soon.
+    Args:
+      path: the video file.
+      start_time: seconds from the first frame. Earlier frames may be skipped by seeking to a key frame, except for the
+        first frame.
+      time_range: is updated with the frames that are read.
+
+    Raises:
+      FileNotFoundError, VideoError: as `decode`.
     """
-    extent = extent or _Extent()
+    time_range = time_range or _TimeRange()
     with _open(path) as container:
         stream = container.streams.video[0]
         reformatter = VideoReformatter()  # one for all frames: VideoFrame.to_ndarray would build a scaler for each
         try:
-            frames = _noted(_timed(path, container, since), stream, extent)
-            for frame, time in monotone(frames, _may_jump(container), _nominal_gap(stream)):
+            frames = _track_time_range(_decode_from(path, container, start_time), stream, time_range)
+            for frame, time in make_monotone(frames, _is_discontinuous(container), _nominal_gap(stream)):
                 if frame.is_corrupt:
                     raise VideoError("damaged video", f"the frame at {frame.time} s is corrupt")
-                yield time, _show(frame, stream, reformatter)
-            _check_end(stream, extent)
+                yield time, _to_display(frame, stream, reformatter)
+            _check_end(stream, time_range)
         except av.FFmpegError as error:
             raise VideoError("damaged video", str(error)) from error
 
@@ -95,17 +110,17 @@ def decode_timed(
 _TimedFrames = Iterator[tuple[Any, Fraction | None]]
 
 
-def _show(frame: Any, stream: Any, reformatter: VideoReformatter) -> Frame:
-    """A decoded picture as players show it."""
+def _to_display(frame: Any, stream: Any, reformatter: VideoReformatter) -> Frame:
+    """Convert a decoded frame to RGB as players display it: square pixels, then the display matrix."""
     orientation, width = frame_orientation(frame), _square_width(frame, stream)
-    shown = reformatter.reformat(frame, width=width, format="rgb24", threads=1).to_ndarray()
-    return orientation.apply(shown)
+    picture = reformatter.reformat(frame, width=width, format="rgb24", threads=1).to_ndarray()
+    return orientation.apply(picture)
 
 
 def _square_width(frame: Any, stream: Any) -> int:
-    """Width of a frame in square pixels. Where the container does not say their aspect, the coded picture does."""
+    """Width of a frame in square pixels. The aspect is the container's, or else that of the coded picture."""
     aspects = [stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio]
-    if _may_jump(stream.container):  # a stream that changes on its way; PyAV tells the container's as it began
+    if _is_discontinuous(stream.container):  # the aspect may change, and the container's is that of the start
         aspects.reverse()
     width = square_width(frame.width, aspects[0] or aspects[1])
     if not 0 < width * frame.height <= MAX_PIXELS:
@@ -113,12 +128,12 @@ def _square_width(frame: Any, stream: Any) -> int:
     return width
 
 
-def _may_jump(container: Any) -> bool:
-    """True for containers, such as transport streams, that FFmpeg says may hold several clocks."""
+def _is_discontinuous(container: Any) -> bool:
+    """True for containers that may hold several clocks by FFmpeg's flags, such as transport streams."""
     return bool(container.format.flags & av.format.Flags.ts_discont.value)
 
 
-def _is(container: Any, *names: str) -> bool:
+def _is_format(container: Any, *names: str) -> bool:
     return not set(names).isdisjoint(container.format.name.split(","))
 
 
@@ -127,36 +142,36 @@ def _nominal_gap(stream: Any) -> Fraction:
     return 1 / Fraction(rate.numerator, rate.denominator) if rate else Fraction(1, FRAME_RATE)
 
 
-def _noted(frames: _TimedFrames, stream: Any, extent: _Extent) -> _TimedFrames:
-    states_durations = _is(stream.container, "mov", "matroska")  # others guess one by the frame rate
+def _track_time_range(frames: _TimedFrames, stream: Any, time_range: _TimeRange) -> _TimedFrames:
+    has_frame_durations = _is_format(stream.container, "mov", "matroska")  # others derive durations from the frame rate
     for frame, time in frames:
-        extent.note(time, frame.duration * frame.time_base if states_durations and frame.duration else None)
+        time_range.update(time, frame.duration * frame.time_base if has_frame_durations and frame.duration else None)
         yield frame, time
 
 
-def _timed(path: str | Path, container: Any, since: float) -> _TimedFrames:
-    """Frames as the decoder gives them, and their times: the first one, and all from some key frame on."""
+def _decode_from(path: str | Path, container: Any, start_time: float) -> _TimedFrames:
+    """Frames in decoder order with their times: the first one, and all from a key frame before `start_time` on."""
     frames = _all_frames(container)
     first = next(frames, None)
     if first is None:
         return
     yield first
     start = first[1]
-    # What is left out must not look like a frame that lasts, and of several clocks each would have to be found.
-    if start is None or since <= MAX_GAP or _may_jump(container):
+    # Skipped frames must not appear as one long frame, and with several clocks each would have to be found.
+    if start is None or start_time <= MAX_GAP or _is_discontinuous(container):
         yield from frames
-    elif (frames_from_key := _seek(container, start + MAX_GAP, start + Fraction(since))) is not None:
+    elif (frames_from_key := _seek(container, start + MAX_GAP, start + Fraction(start_time))) is not None:
         yield from frames_from_key
     else:
-        with _open(path) as anew:  # where seeking fails, it fails backwards too
-            yield from islice(_all_frames(anew), 1, None)
+        with _open(path) as reopened:  # where seeking fails, seeking back to the start fails as well
+            yield from islice(_all_frames(reopened), 1, None)
 
 
 def _seek(container: Any, earliest: Fraction, latest: Fraction) -> _TimedFrames | None:
-    """Frames from a key frame on that is shown between two times; None if there is none, or the file cannot tell."""
+    """Seek: frames from a key frame between two times on; None if there is no such key frame, or no index."""
     container.seek(int(latest / container.streams.video[0].time_base), stream=container.streams.video[0])
     frames = _all_frames(container)
-    # What is shown before the key frame may need frames from before it.
+    # Frames that are presented before the key frame may depend on frames before it.
     key = next((pair for pair in frames if pair[0].key_frame), None)
     if key is None or key[1] is None or not earliest < key[1] <= latest:
         return None
@@ -167,20 +182,25 @@ def _all_frames(container: Any) -> _TimedFrames:
     stream = container.streams.video[0]
     frames = container.decode(stream)
     timed = ((frame, None if frame.pts is None else frame.pts * frame.time_base) for frame in frames)
-    return sort_times(timed) if _is(container, "avi", "asf") and stream.codec_context.has_b_frames else timed
+    return sort_times(timed) if _is_format(container, "avi", "asf") and stream.codec_context.has_b_frames else timed
 
 
-def _check_end(stream: Any, extent: _Extent) -> None:
-    """Raise if a stream states that it goes on after its last frame: a file cut short, which no decoder notices."""
-    if extent.first is None:
+def _check_end(stream: Any, time_range: _TimeRange) -> None:
+    """Raise if a stream states a longer duration than its frames: a truncated file, which no decoder detects."""
+    if time_range.first is None:
         return
-    stated, end = None, extent.end
+    stated, end = None, time_range.end
     if parts := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):  # Matroska
         hours, minutes, seconds = map(Fraction, parts.groups())
         stated = 3600 * hours + 60 * minutes + seconds
-    elif _is(stream.container, "mov") and len(stream.index_entries):  # its length may be that of a picture that stays
+    elif _is_format(stream.container, "mov") and len(
+        stream.index_entries
+    ):
+        # The container's stated length may include a long last frame; the index does not.
         stated = stream.index_entries[-1].timestamp * stream.time_base
-    elif _is(stream.container, "avi", "mxf") and stream.duration:  # others state that of the sound, or guess
+    elif (
+        _is_format(stream.container, "avi", "mxf") and stream.duration
+    ):  # other containers state that of the sound, or an estimate
         stated = stream.duration * stream.time_base
     if stated is not None and stated - end > MAX_MISSING:
         raise VideoError(
@@ -188,57 +208,65 @@ def _check_end(stream: Any, extent: _Extent) -> None:
         )
 
 
-class Facts(NamedTuple):
-    """What a video file is."""
+class VideoInfo(NamedTuple):
+    """Size, frame rate and duration of a video file."""
 
-    width: int  # pixels, as it is shown
+    width: int  # pixels, as displayed
     height: int
     fps: float  # frames per second, on average
     seconds: float  # from the first frame to the end of the last
 
 
-def probe(path: str | Path) -> Facts:
-    """Reads a video file to its end, and decodes no more than its first frame.
+def probe(path: str | Path) -> VideoInfo:
+    """Read the packets of a video file to its end, and decode its first frame only.
 
     Raises:
-      FileNotFoundError, VideoError: as `steady_frames`, as far as the packets tell.
+      FileNotFoundError, VideoError: as `resampled_frames`, as far as the packets show.
     """
     with _open(path) as container:
         stream, size, packets, corrupt = container.streams.video[0], None, [], False
-        jumps = _may_jump(container)  # where streams were joined, their packets count as damaged
+        discontinuous = _is_discontinuous(
+            container
+        )  # at the joints of concatenated streams, packets count as damaged
         try:
             for packet in container.demux(stream):
                 frames = packet.decode() if size is None else []
-                size = _shown_size(frames[0], stream) if frames else size
+                size = _display_size(frames[0], stream) if frames else size
                 if packet.pts is not None:
                     packets.append((packet.pts, packet.dts, packet.duration))
-                    corrupt = packet.is_corrupt or (corrupt and not jumps)
+                    corrupt = packet.is_corrupt or (corrupt and not discontinuous)
         except av.FFmpegError as error:
             raise VideoError("damaged video", str(error)) from error
         if corrupt:
             raise VideoError("damaged video", "it is cut short")
         if not packets or size is None or stream.time_base is None:
             raise VideoError("unreadable video", "it has no frames")
-        return Facts(*size, *_length(container, packets))
+        return VideoInfo(*size, *_length(container, packets))
 
 
-def _shown_size(frame: Any, stream: Any) -> tuple[int, int]:
-    """Width and height of a frame as it is shown."""
+def _display_size(frame: Any, stream: Any) -> tuple[int, int]:
+    """Width and height of a frame as displayed."""
     height, width = frame_orientation(frame).size(frame.height, _square_width(frame, stream))
     return width, height
 
 
 def _length(container: Any, packets: list[tuple[int, int | None, int | None]]) -> tuple[float, float]:
-    """Frames per second, and seconds, of a stream with these packets: pts, dts, duration."""
-    stream, extent, jumps = container.streams.video[0], _Extent(), _may_jump(container)
+    """Frame rate (frames per second) and duration (seconds) of a stream with these packets: PTS, DTS, duration."""
+    stream, time_range, discontinuous = (
+        container.streams.video[0],
+        _TimeRange(),
+        _is_discontinuous(container),
+    )
     base = Fraction(stream.time_base.numerator, stream.time_base.denominator)
-    states_durations = _is(container, "mov", "matroska")
+    has_frame_durations = _is_format(container, "mov", "matroska")
     for pts, _, duration in sorted(packets, key=lambda packet: packet[0]):
-        extent.note(pts * base, duration * base if states_durations and duration else None)
-    _check_end(stream, extent)
-    ordered = in_order(((pts, dts) for pts, dts, _ in packets), int(MAX_JUMP / base) if jumps else None)
-    timed = monotone(((None, time * base) for _, time in ordered), jumps, _nominal_gap(stream))
-    seconds, mean = measure((time for _, time in timed), extent.stays)
+        time_range.update(pts * base, duration * base if has_frame_durations and duration else None)
+    _check_end(stream, time_range)
+    ordered = presentation_order(
+        ((pts, dts) for pts, dts, _ in packets), int(MAX_JUMP / base) if discontinuous else None
+    )
+    timed = make_monotone(((None, time * base) for _, time in ordered), discontinuous, _nominal_gap(stream))
+    seconds, mean = duration_and_interval((time for _, time in timed), time_range.last_duration)
     return float(1 / mean), float(seconds)
 
 
@@ -247,12 +275,12 @@ def _open(path: str | Path) -> Any:
     if problem := name_problem(path):
         raise VideoError("unreadable name", problem)
     if not Path(path).is_file() and Path(path).exists():
-        raise VideoError("unreadable video", "it is no file")  # a pipe would be waited for
+        raise VideoError("unreadable video", "it is no file")  # opening a pipe would block
     try:
         container = av.open(f"file:{path}", options=only_this_file)
     except av.FileNotFoundError:
         raise
-    except (av.FFmpegError, UnicodeDecodeError) as error:  # some versions of PyAV read all names and titles
+    except (av.FFmpegError, UnicodeDecodeError) as error:  # some versions of PyAV decode all names and titles
         raise VideoError("unreadable video", f"{error} (cut short, or not a video)") from error
     if not container.streams.video:
         container.close()
@@ -264,9 +292,9 @@ def _open(path: str | Path) -> Any:
 
 
 def _prepare_decoder(codec: Any) -> str:
-    """One thread, and frames of no absurd size; or what is wrong."""
+    """Set one thread and a limit of the frame size; returns an error message, or ""."""
     if codec is None:
-        return "its codec is none that is known"
+        return "its codec is unknown"
     codec.thread_count = 1
     codec.options = {"max_pixels": str(MAX_PIXELS)}  # a stream may change its size
     if codec.width * codec.height > MAX_PIXELS:
@@ -274,43 +302,47 @@ def _prepare_decoder(codec: Any) -> str:
     return ""
 
 
-def steady_frames(path: str | Path, first: int = 0, stop: int | None = None) -> Iterator[Frame]:
-    """The frames of a video at 20 per second, or some of them, without decoding all that comes before.
+def resampled_frames(path: str | Path, first: int = 0, stop: int | None = None) -> Iterator[Frame]:
+    """The frames of a video resampled to 20 per second, seeking to the first one requested.
+
+    Args:
+      path: the video file.
+      first, stop: range of frame numbers at 20 per second; `stop` None: to the end.
 
     Raises:
       FileNotFoundError, VideoError: as `decode` and `resample`.
     """
-    extent = _Extent()
-    timed = decode_timed(path, first / FRAME_RATE, extent)
-    frames = resample(timed, first=first, stays=lambda: extent.stays)
+    time_range = _TimeRange()
+    timed = decode_timed(path, first / FRAME_RATE, time_range)
+    frames = resample(timed, first=first, last_duration=lambda: time_range.last_duration)
     return frames if stop is None else islice(frames, stop - first)
 
 
 def fit_aspect(frame: Frame, width: int, height: int) -> Frame:
-    """The frame at the aspect `width` to `height`, its height kept: cut off at both sides, or black added there.
+    """Crop or pad (black) a frame at both sides to the aspect `width` to `height`; its height is kept.
 
-    Games with a wider window show more at the sides and not more above, so this keeps the scale of what is seen.
+    Games with a wider window show more at the sides and not more above, so this keeps the scale of the scene.
     """
-    wanted, there = round(len(frame) * width / height), frame.shape[1]
-    if wanted <= there:
-        left = (there - wanted) // 2
+    wanted, current = round(len(frame) * width / height), frame.shape[1]
+    if wanted <= current:
+        left = (current - wanted) // 2
         return frame[:, left : left + wanted]
-    left = (wanted - there) // 2
-    return np.pad(frame, ((0, 0), (left, wanted - there - left), (0, 0)))
+    left = (wanted - current) // 2
+    return np.pad(frame, ((0, 0), (left, wanted - current - left), (0, 0)))
 
 
 def resize(frame: Frame, height: int, width: int) -> Frame:
-    """The frame at another size: bilinear, no antialiasing, aspect not kept, as the reference's `resize_image`."""
+    """Resize a frame: bilinear, no antialiasing, aspect not kept, as the reference's `resize_image`."""
     return cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 class VideoWriter:
-    """Writes an H.264 mp4 that exists under its name only once it is whole.
+    """Writes an H.264 mp4 atomically: the file appears under its name only when it is complete.
 
         with VideoWriter(path, 360, 640) as video:
             video.write(frame)
 
-    Frames go to `path` + ".partial" beside it. Leaving the block gives the file its name; an exception removes it; a
+    Frames are written to `path` + ".partial". Leaving the block renames the file to `path`; an exception removes it; a
     killed process leaves the partial file, which the next writer of that path overwrites.
 
     Args:
@@ -324,8 +356,8 @@ class VideoWriter:
             raise ValueError(f"{path}: frames of {height}x{width} cannot be stored, both numbers must be even")
         self.path, self._shape, self._frames = Path(path), (height, width, 3), 0
         self._partial = self.path.with_name(self.path.name + ".partial")
-        self._partial.touch()  # the encoder opens it at the first packet: fail here where it cannot be written
-        # "faststart" moves the index to the front, so that a browser plays the film before it has loaded all of it.
+        self._partial.touch()  # the encoder opens it at the first packet: fail here if it is not writable
+        # "faststart" moves the index to the front, so that a browser plays the film while it loads.
         self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "faststart"})
         quality = {"crf": str(crf), "preset": PRESET}
         self._stream = self._container.add_stream("libx264", rate=FRAME_RATE, options=quality)
@@ -334,7 +366,7 @@ class VideoWriter:
         self._reformatter = VideoReformatter()
 
     def write(self, frame: np.ndarray) -> None:
-        """Append a frame, uint8 [height, width, 3]; ValueError if its shape or type is not the film's."""
+        """Append a frame, uint8 `[height, width, 3]`; ValueError if its shape or type differs from the film's."""
         if frame.shape != self._shape or frame.dtype != np.uint8:
             raise ValueError(f"{self.path}: takes frames uint8{self._shape}, not {frame.dtype}{frame.shape}")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
@@ -351,7 +383,7 @@ class VideoWriter:
             if kind is None:
                 self._finish()
         finally:
-            with contextlib.suppress(av.FFmpegError):  # closing an unfinished file; what went wrong is already raised
+            with contextlib.suppress(av.FFmpegError):  # closing an unfinished file; the actual error is already raised
                 self._container.close()
             self._partial.unlink(missing_ok=True)
 
@@ -366,8 +398,8 @@ class VideoWriter:
 def blend(frame: Frame, sprite: UInt8[np.ndarray, "sh sw 4"], x: int, y: int) -> None:
     """Draw an RGBA sprite into the frame, in place, its top left corner at column `x`, row `y`.
 
-    The reference's arithmetic (`composite_images_with_alpha`) to the bit: float64, cut and not rounded. What lies
-    beyond an edge is left out; the reference does so at the right and lower edge only and fails at the other two.
+    The reference's arithmetic (`composite_images_with_alpha`) to the bit: float64, truncated and not rounded. The
+    sprite is clipped at all edges; the reference clips at the right and lower edge only and fails at the other two.
     """
     area = frame[max(y, 0) : max(y + len(sprite), 0), max(x, 0) : max(x + sprite.shape[1], 0)]
     visible = sprite[max(-y, 0) :, max(-x, 0) :][: area.shape[0], : area.shape[1]]
@@ -416,10 +448,10 @@ def draw_action(
     camera: Float[np.ndarray, "2"],
     predicted: tuple[UInt8[np.ndarray, "20"], Float[np.ndarray, "2"]] | None = None,
 ) -> Frame:
-    """A copy of the frame with the action along its upper edge: a cap for every key, lit when held, and the mouse.
+    """A copy of the frame with the action drawn at its upper edge: a cap for every key, lit when held, and the mouse.
 
     Args:
-      frame: left as it is. The letters need about 300 pixels of width: enlarge a smaller frame first.
+      frame: not modified. The letters need about 300 pixels of width: enlarge a smaller frame first.
       buttons: keys held, 1 each.
       camera: degrees. The arrow points where the camera turns and is longest from 10 degrees on, where the bins end.
       predicted: buttons and camera of a second action, for the row below; the rows are then labelled.
@@ -436,10 +468,10 @@ def draw_action(
 
 
 def draw_note(frame: Frame, text: str) -> None:
-    """Write a few words into the lower left corner of the frame, in place; half its height at most."""
+    """Draw a short text into the lower left corner of the frame, in place; at most half of its height."""
     scale = min(0.7 * _FONT_SCALE, 0.004 * len(frame))
     (width, height), _ = cv2.getTextSize(text, _FONT, scale, 1)
-    frame[len(frame) - 2 * height :, : width + 2 * height] //= 4  # a dark ground, to be read on any picture
+    frame[len(frame) - 2 * height :, : width + 2 * height] //= 4  # a dark background, readable on any picture
     cv2.putText(frame, text, (height, len(frame) - height // 2), _FONT, scale, _DOWN, 1, cv2.LINE_AA)
 
 

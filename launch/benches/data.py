@@ -1,4 +1,4 @@
-"""How fast datasets are read and decoded."""
+"""Benchmarks of reading, decoding and preparing datasets."""
 
 import importlib.util
 import json
@@ -25,9 +25,9 @@ from vpt_jax.recording import BrokenRecording, find_recordings, read_frames, rea
 from vpt_jax.system.cores import available_cores
 
 _DATA = flags.DEFINE_string("data", "", "Dataset folder made by launch/prepare.py.")
-_RECORDINGS = flags.DEFINE_string("recordings", "", "Folder of recordings whose frames are stored in several ways.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/bench", "Where a dataset is made if none is given.")
-_NULLS = flags.DEFINE_string("nulls", "drop", "What the loader does with steps that do nothing.")
+_RECORDINGS = flags.DEFINE_string("recordings", "", "Folder of recordings: their frames are encoded by several codecs.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/bench", "Folder for the dataset that is made if none is given.")
+_NULLS = flags.DEFINE_string("nulls", "drop", "Rule of the loader for null actions.")
 _WORKERS = flags.DEFINE_integer("workers", available_cores(), "Processes of the loader; 0: this one.")
 
 ERRORS = DatasetMissingError, DatasetDamagedError, BrokenRecording, RecordError, PrepareError
@@ -35,13 +35,13 @@ CODEC_FRAMES = 1152  # 36 chunks
 
 
 def loader() -> list[Row]:
-    """Batches per second out of the stream, all workers reading, nothing computed."""
+    """Batches per second of the stream, with all workers, without a train step."""
     stream = Stream(
         StreamSettings(_DATA.value or str(make_data()[1]), "train", BATCH.value, LENGTH.value, _NULLS.value)
     )
     workers: int = _WORKERS.value
     with closing(batches(stream, range(BATCH.value), 0, sys.maxsize, workers)) as steps:
-        for _ in range(4 * max(workers, 1)):  # workers started, buffers full
+        for _ in range(4 * max(workers, 1)):  # warm-up: starts the workers, fills the buffers
             next(steps)
         rate = repeat(lambda: next(steps))
     shape = "x".join(map(str, stream.frame_shape[:2]))
@@ -51,7 +51,7 @@ def loader() -> list[Row]:
 
 
 def prepare() -> list[Row]:
-    """Recordings to dataset, from start to end: by one process, by one a core, and by as many of Beam's."""
+    """Recordings to dataset, end to end: by one process, by one per core, and by as many Beam workers."""
     folder, cores = _RECORDINGS.value or str(make_data()[0]), available_cores()
     direct = ("--direct_running_mode=multi_processing", f"--direct_num_workers={cores}")
     runs: dict[str, tuple[int, str, tuple[str, ...]]] = {"1 process": (1, "", ())}
@@ -75,7 +75,7 @@ def _prepare(folder: str, workers: int, runner: str, options: tuple[str, ...]) -
 
 
 def decode() -> list[Row]:
-    """Size, speed on one core and error of each way to store frames."""
+    """Size, speed on one core and error of each image codec."""
     folder = Path(_RECORDINGS.value or make_data()[0] / "train")
     frames = np.stack(list(islice(recorded_frames(folder), CODEC_FRAMES)))
     return [
@@ -87,7 +87,7 @@ def decode() -> list[Row]:
 
 
 def recorded_frames(folder: Path) -> Iterator[np.ndarray]:
-    """The frames of all recordings of a folder, at the model's size: not yet compressed the way datasets are."""
+    """Frames of all recordings of a folder, resized to the model's size, before a dataset's compression."""
     recordings = find_recordings(folder) or find_recordings(folder / "train")
     for path in recordings:
         steps = read_steps(path.with_name(path.name + ".jsonl"))
@@ -95,7 +95,7 @@ def recorded_frames(folder: Path) -> Iterator[np.ndarray]:
 
 
 def make_data() -> tuple[Path, Path]:
-    """Recordings of the embedded game, and a dataset made of them."""
+    """Records the embedded game and prepares a dataset; returns both folders."""
     from vpt_jax.envs.doom.recorder import record  # here, since only this needs the game installed
 
     recording, preparing = config_of("record", "bench"), config_of("prepare")
@@ -105,5 +105,6 @@ def make_data() -> tuple[Path, Path]:
 
 
 def config_of(name: str, *variant: str) -> ConfigDict:
+    """Config of a file in configs/, by name and variant."""
     file = Path(__file__).parents[2] / "configs" / f"{name}.py"
     return runpy.run_path(str(file))["get_config"](*variant)

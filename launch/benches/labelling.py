@@ -1,4 +1,4 @@
-"""How fast long videos are labelled."""
+"""Benchmark of labelling long videos by an inverse dynamics model."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from benches.measuring import DTYPE, SIZE, Row, alternate
 
 from vpt_jax.labelling.model import MODES, label_spans
 from vpt_jax.labelling.plan import Spans
-from vpt_jax.models.idm import REACH, InverseDynamicsModel
+from vpt_jax.models.idm import TEMPORAL_RADIUS, InverseDynamicsModel
 from vpt_jax.models.presets import IDMS
 
 _IDM = flags.DEFINE_enum("idm", "tiny", list(IDMS), "Size of the inverse dynamics model.")
@@ -21,11 +21,11 @@ WINDOW, WINDOWS = 128, 15  # frames of a window, windows of a span, as in config
 
 
 def label() -> list[Row]:
-    """Frames labelled per second by each mode, in turns, so that both meet the same machine."""
+    """Frames labelled per second by each mode, measured in turns, under the same machine load."""
     idm = InverseDynamicsModel(**IDMS[_IDM.value], dtype=jnp.dtype(DTYPE.value))
     rows, frames = _ROWS.value, (WINDOWS + 1) * WINDOW // 2
     rng, size = np.random.default_rng(0), SIZE.value
-    pixels = rng.integers(0, 256, (rows, frames + 2 * REACH, size, size, 3), np.uint8)
+    pixels = rng.integers(0, 256, (rows, frames + 2 * TEMPORAL_RADIUS, size, size, 3), np.uint8)
     spans = jax.device_put(Spans(pixels, np.ones((rows, frames), bool), np.zeros((rows, 2), int)))
     params = jax.jit(idm.init)(jax.random.key(0), pixels[:1, :1])["params"]
     runs = {}

@@ -1,4 +1,4 @@
-"""How fast the policy trains and acts. Needs no library for data, so it runs wherever JAX does."""
+"""Benchmarks of the policy: training, inference, precision. Needs no data libraries, so it runs wherever JAX does."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from benches.measuring import BATCH, DTYPE, LENGTH, SIZE, Row, alternate, peak_m
 
 from vpt_jax.data.batch import Batch
 from vpt_jax.models.convolution import conv3x3
-from vpt_jax.models.flops import TRAINING, conv_flops, policy_flops
+from vpt_jax.models.flops import TRAINING_FACTOR, conv_flops, policy_flops
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
@@ -28,11 +28,11 @@ _AGAINST = flags.DEFINE_enum("against", "none", ["none", "torch"], "Also measure
 
 ERRORS: tuple[type[Exception], ...] = ()
 _SQUARE = 4096
-_BUDGET = 50  # milliseconds from frame to frame of the games
+_FRAME_BUDGET = 50  # milliseconds between two frames of a game
 
 
 def train_step() -> list[Row]:
-    """Updates on random frames that lie on the device."""
+    """Train steps on random frames in device memory."""
     policy, params, batch = random_inputs(BATCH.value, LENGTH.value)
     optimizer = adam(linear_schedule(1e-4, 10, 1000), 0.0625, 5.0)
     state = training.initial_state(params, optimizer, policy.initial_memory(BATCH.value), jax.random.PRNGKey(0))
@@ -44,89 +44,91 @@ def train_step() -> list[Row]:
         state, metrics = compiled(state, batch)
         return metrics
 
-    return policy_rows({"jax": update}, LENGTH.value, seconds, TRAINING)
+    return policy_rows({"jax": update}, LENGTH.value, seconds, TRAINING_FACTOR)
 
 
 def forward() -> list[Row]:
-    """Windows through the policy, without gradients."""
+    """Forward passes of the policy on windows of frames."""
     policy, params, batch = random_inputs(BATCH.value, LENGTH.value)
     memory = policy.initial_memory(BATCH.value)
     step = jax.jit(partial(outputs, policy))
     compiled, seconds = timed(lambda: step.lower(params, batch, memory).compile())
     runs = {"jax": lambda: compiled(params, batch, memory)[0]}
-    if rival := make_rival(policy, params, batch):
-        runs["torch"] = rival.forward
+    if torch_policy := make_torch_policy(policy, params, batch):
+        runs["torch"] = torch_policy.forward
     return policy_rows(runs, LENGTH.value, seconds, passes=1)
 
 
 def gradient() -> list[Row]:
-    """Windows through the policy and back, without an update."""
+    """Forward and backward passes of the policy on windows of frames, without an update."""
     policy, params, batch = random_inputs(BATCH.value, LENGTH.value)
     memory = policy.initial_memory(BATCH.value)
-    total = jax.jit(jax.grad(lambda *inputs: sum(of_head.sum() for of_head in outputs(policy, *inputs)[0].values())))
+    total = jax.jit(jax.grad(lambda *inputs: sum(head.sum() for head in outputs(policy, *inputs)[0].values())))
     compiled, seconds = timed(lambda: total.lower(params, batch, memory).compile())
     runs = {"jax": lambda: compiled(params, batch, memory)}
-    if rival := make_rival(policy, params, batch):
-        runs["torch"] = rival.gradient
-    return policy_rows(runs, LENGTH.value, seconds, TRAINING)
+    if torch_policy := make_torch_policy(policy, params, batch):
+        runs["torch"] = torch_policy.gradient
+    return policy_rows(runs, LENGTH.value, seconds, TRAINING_FACTOR)
 
 
 def act() -> list[Row]:
-    """Frames shown to the policy one at a time, memory carried on; and the whole agent, from a game's frame to keys."""
+    """Single-step inference with the KV cache carried on; and the whole agent, from a game's frame to keys."""
     policy, params, batch = random_inputs(BATCH.value, 1)
-    ring = policy.initial_ring(BATCH.value)
+    ring = policy.initial_ring_memory(BATCH.value)
     step = jax.jit(partial(outputs, policy), donate_argnums=2)
     compiled, seconds = timed(lambda: step.lower(params, batch, ring).compile())
 
-    def play() -> Any:
+    def single_step() -> Any:
         nonlocal ring
-        answer, ring = compiled(params, batch, ring)
-        return answer
+        output, ring = compiled(params, batch, ring)
+        return output
 
-    runs = {"jax": play}
+    runs = {"jax": single_step}
     if agent := make_agent(policy, params):
         observations = [{"pov": np.zeros((360, 640, 3), np.uint8)}] * BATCH.value
         runs["agent"] = lambda: agent.act(observations)
-    if rival := make_rival(policy, params, batch):
-        runs["torch"] = rival.forward
+    if torch_policy := make_torch_policy(policy, params, batch):
+        runs["torch"] = torch_policy.forward
     rows = policy_rows(runs, 1, seconds, passes=1)
-    return [row | {f"of {_BUDGET} ms": f"{float(row['ms']) / _BUDGET:.0%}"} for row in rows]
+    return [row | {f"of {_FRAME_BUDGET} ms": f"{float(row['ms']) / _FRAME_BUDGET:.0%}"} for row in rows]
 
 
 def precision() -> list[Row]:
-    """How far answers, loss and gradient are from those in float32 without shortcuts in matrix products."""
+    """Errors of outputs, loss and gradient, relative to float32 with the highest matmul precision."""
     policy, params, batch = random_inputs(BATCH.value, LENGTH.value)
-    exact = policy.clone(dtype=jnp.float32)
-    true_answers, true_loss, true_grads = _lesson(exact, "highest", params, batch)
+    float32_policy = policy.clone(dtype=jnp.float32)
+    exact_outputs, exact_loss, exact_grads = _outputs_loss_gradient(float32_policy, "highest", params, batch)
     rows = []
-    for by, module, products in (("float32", exact, "default"), (DTYPE.value, policy, "default")):
-        answers, loss, grads = _lesson(module, products, params, batch)
-        apart = {name: float(jnp.abs(answers[name] - truth).max()) for name, truth in true_answers.items()}
-        apart |= {"loss": abs(float(loss - true_loss)), "gradient, share": _distance(grads, true_grads)}
-        rows.append({"preset": _PRESET.value, "by": by} | {name: f"{value:.1e}" for name, value in apart.items()})
+    for by, module, matmul_precision in (("float32", float32_policy, "default"), (DTYPE.value, policy, "default")):
+        inexact, loss, grads = _outputs_loss_gradient(module, matmul_precision, params, batch)
+        errors = {name: float(jnp.abs(inexact[name] - exact).max()) for name, exact in exact_outputs.items()}
+        errors |= {"loss": abs(float(loss - exact_loss)), "gradient, share": _relative_error(grads, exact_grads)}
+        rows.append({"preset": _PRESET.value, "by": by} | {name: f"{value:.1e}" for name, value in errors.items()})
     return rows
 
 
-def _lesson(policy: Policy, products: str, params: Any, batch: Batch) -> tuple[dict[str, Any], Any, Any]:
-    """Log-probabilities and value of all frames, the loss of cloning, and its gradient."""
+def _outputs_loss_gradient(
+    policy: Policy, matmul_precision: str, params: Any, batch: Batch
+) -> tuple[dict[str, Any], Any, Any]:
+    """Log-probabilities and value of all frames, the behavioural cloning loss, and its gradient."""
     memory, rng = policy.initial_memory(len(batch.frames)), jax.random.key(0)
-    with jax.default_matmul_precision(products):
-        answers, _ = jax.jit(partial(outputs, policy))(params, batch, memory)
-        lesson = jax.jit(jax.value_and_grad(partial(cloning_loss, policy), has_aux=True))
-        (loss, _), grads = lesson(params, memory, batch, rng)
-    value = answers.pop("value")
-    logs = {name: jax.nn.log_softmax(logits.astype(jnp.float32)) for name, logits in answers.items()}
-    return logs | {"value": value}, loss, grads
+    with jax.default_matmul_precision(matmul_precision):
+        logits_and_value, _ = jax.jit(partial(outputs, policy))(params, batch, memory)
+        loss_and_gradient = jax.jit(jax.value_and_grad(partial(cloning_loss, policy), has_aux=True))
+        (loss, _), grads = loss_and_gradient(params, memory, batch, rng)
+    value = logits_and_value.pop("value")
+    log_probs = {name: jax.nn.log_softmax(logits.astype(jnp.float32)) for name, logits in logits_and_value.items()}
+    return log_probs | {"value": value}, loss, grads
 
 
-def _distance(ours: Any, truth: Any) -> float:
-    """Between two trees, by the length of the second."""
-    apart = jax.tree.map(jnp.subtract, ours, truth)
-    return float(optax.global_norm(apart) / optax.global_norm(truth))
+def _relative_error(tree: Any, exact: Any) -> float:
+    """Norm of the difference of two trees, relative to the norm of the second."""
+    errors = jax.tree.map(jnp.subtract, tree, exact)
+    return float(optax.global_norm(errors) / optax.global_norm(exact))
 
 
 def make_agent(policy: Policy, params: Any) -> Any:
-    """What plays with the policy, where the libraries for videos are installed."""
+    """Agent that acts by the policy; None where the video libraries are not installed."""
     try:
         from vpt_jax.agent import Agent
         from vpt_jax.training.checkpoints import TrainedPolicy
@@ -134,11 +136,11 @@ def make_agent(policy: Policy, params: Any) -> Any:
         return None
     normalizer = ValueNormalizer.create()
     trained = TrainedPolicy(policy, params, (SIZE.value, SIZE.value, 3), 0, normalizer, normalizer)
-    return Agent(trained, games=BATCH.value)
+    return Agent(trained, num_envs=BATCH.value)
 
 
 def random_inputs(rows: int, length: int) -> tuple[Policy, Any, Batch]:
-    """A policy with fresh parameters, and random frames and actions for it."""
+    """Policy with random parameters, and a batch of random frames and actions."""
     policy = Policy(**POLICIES[_PRESET.value], dtype=jnp.dtype(DTYPE.value), remat=_REMAT.value)
     rng = np.random.default_rng(0)
     batch = Batch(
@@ -154,7 +156,7 @@ def random_inputs(rows: int, length: int) -> tuple[Policy, Any, Batch]:
 
 
 def ceiling() -> list[Row]:
-    """What the machine gives a large matrix product and the image stacks' convolutions: a yardstick for the policy."""
+    """FLOP/s of a large matrix product and of the image stacks' convolutions: an upper bound for the policy."""
     dtype, images, size = jnp.dtype(DTYPE.value), BATCH.value * LENGTH.value, SIZE.value
     square = jnp.ones((_SQUARE, _SQUARE), dtype)
     runs = {f"{_SQUARE}x{_SQUARE} matrices": (jax.jit(jnp.matmul), (square, square), 2.0 * _SQUARE**3)}
@@ -172,13 +174,13 @@ def ceiling() -> list[Row]:
 
 
 def outputs(policy: Policy, params: Any, batch: Batch, memory: Any) -> tuple[dict[str, Any], Any]:
-    """Logits, the value among them, and the next memory."""
+    """Logits of the heads with the value as one more entry, and the next memory."""
     output = policy.apply({"params": params}, batch.frames, batch.first, memory)
     return {**output.logits, "value": output.value}, output.memory
 
 
-def make_rival(policy: Policy, params: Any, batch: Batch) -> Any:
-    """The same in PyTorch, if it was asked for. It must answer as ours does."""
+def make_torch_policy(policy: Policy, params: Any, batch: Batch) -> Any:
+    """The same policy in PyTorch with --against=torch, else None; raises if its outputs differ from JAX's."""
     if _AGAINST.value == "none":
         return None
     try:
@@ -187,15 +189,16 @@ def make_rival(policy: Policy, params: Any, batch: Batch) -> Any:
         sys.exit(f"error: --against=torch needs PyTorch ({error}): pip install torch")
     memory, exact = policy.initial_memory(len(batch.frames)), policy.clone(dtype=jnp.float32)
     with jax.default_matmul_precision("highest"), exact_products():
-        ours, _ = outputs(exact, params, batch, memory._replace(mask=jnp.ones_like(memory.mask)))
-        answers = TorchPolicy(policy, params, np.asarray(batch.frames)).forward()
-    for name, theirs in answers.items():
-        np.testing.assert_allclose(theirs.cpu().numpy().reshape(ours[name].shape), ours[name], atol=1e-3, err_msg=name)
+        expected, _ = outputs(exact, params, batch, memory._replace(mask=jnp.ones_like(memory.mask)))
+        torch_outputs = TorchPolicy(policy, params, np.asarray(batch.frames)).forward()
+    for name, tensor in torch_outputs.items():
+        actual = tensor.cpu().numpy().reshape(expected[name].shape)
+        np.testing.assert_allclose(actual, expected[name], atol=1e-3, err_msg=name)
     return TorchPolicy(policy, params, np.asarray(batch.frames), DTYPE.value)
 
 
 def policy_rows(runs: Mapping[str, Callable[[], Any]], length: int, compile_seconds: float, passes: int) -> list[Row]:
-    """A row for every contestant; they ran in turns. A forward pass is one of `passes`, its gradient two more."""
+    """Measures the runs in turns, a row for each. A forward pass counts as one of `passes`, its gradient as two."""
     rates, frames = alternate(runs), BATCH.value * length
     policy = Policy(**POLICIES[_PRESET.value])
     flops = passes * frames * policy_flops(policy, SIZE.value, SIZE.value, length)

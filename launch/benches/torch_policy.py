@@ -1,7 +1,7 @@
-"""The policy in PyTorch, for `launch/bench.py --against=torch` alone: the same parameters, the same answers.
+"""The policy in PyTorch, for `launch/bench.py --against=torch` alone: the same parameters, the same outputs.
 
-Written as plainly as the reference code runs it: images channel-first, operations one after another; bfloat16 is
-PyTorch's autocast. `x` is a tensor, `p` the part of our parameters that a layer has.
+Eager mode, like the reference code: images channel-first, operations one after another; bfloat16 is PyTorch's autocast.
+`x` is a tensor, `p` the subtree of parameters that belongs to a layer.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vpt_jax.models.kv_cache import causal_band, frames_back
+from vpt_jax.models.kv_cache import causal_band, relative_distance
 from vpt_jax.models.layers import NORM_EPSILON
 from vpt_jax.models.policy import Policy
 
 Params = Mapping[str, Any]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 torch.set_default_device(DEVICE)
-State = list[tuple[Tensor, Tensor]]  # keys and values of every layer; all rows count
+State = list[tuple[Tensor, Tensor]]  # KV cache: keys and values of every layer, all valid
 
 
 class TorchPolicy:
-    """What `launch/bench.py` measures; a memory that is full is carried on."""
+    """PyTorch policy as `launch/bench.py` measures it; it carries a full KV cache from call to call."""
 
     def __init__(self, policy: Policy, params: Params, frames: np.ndarray, dtype: str = "float32") -> None:
         self.policy, self.params, self.dtype = policy, to_torch(params), dtype
@@ -35,26 +35,26 @@ class TorchPolicy:
         """Logits and values, without gradients."""
         with torch.no_grad(), self._cast():
             outputs, self.state = apply(self.policy, self.params, self.frames, self.state)
-        return finished(outputs)
+        return synchronized(outputs)
 
     def gradient(self) -> tuple[Tensor, ...]:
-        """Of the sum of all outputs, by every parameter."""
+        """Gradients of the sum of all outputs with respect to every parameter."""
         with self._cast():
             outputs, _ = apply(self.policy, self.params, self.frames, self.state)
         total = torch.stack([output.float().sum() for output in outputs.values()]).sum()
-        return finished(torch.autograd.grad(total, list(_leaves(self.params))))
+        return synchronized(torch.autograd.grad(total, list(_leaves(self.params))))
 
     def _cast(self) -> AbstractContextManager[Any]:
         return torch.autocast(DEVICE, torch.bfloat16, enabled=self.dtype == "bfloat16")
 
 
 def exact_products() -> AbstractContextManager[Any]:
-    """float32 without TF32, which PyTorch otherwise takes for convolutions on a GPU."""
+    """Context manager for float32 without TF32, which PyTorch otherwise uses for convolutions on a GPU."""
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
-def finished(value: Any) -> Any:
-    """The value, computed: a GPU works on after a call has returned."""
+def synchronized(value: Any) -> Any:
+    """Waits until a value is computed: CUDA kernels run asynchronously."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
     return value
@@ -66,7 +66,7 @@ def _leaves(params: Params) -> Iterator[Tensor]:
 
 
 def to_torch(params: Params) -> Params:
-    """Our parameters as tensors that want a gradient, images' kernels turned to `[out, in, 3, 3]`."""
+    """Converts JAX parameters to tensors that require a gradient, convolution kernels to `[out, in, 3, 3]`."""
     return {name: to_torch(leaf) if isinstance(leaf, Mapping) else _tensor(leaf) for name, leaf in params.items()}
 
 
@@ -78,13 +78,13 @@ def _tensor(leaf: Any) -> Tensor:
 
 
 def initial_state(policy: Policy, batch: int) -> State:
-    """A memory that is full."""
+    """Full KV cache of zeros, `[batch, memory_length, features]`."""
     shape = batch, policy.memory_length, policy.features
     return [(torch.zeros(shape), torch.zeros(shape)) for _ in range(policy.layers)]
 
 
 def apply(policy: Policy, p: Params, frames: Tensor, state: State) -> tuple[dict[str, Tensor], State]:
-    """`frames` `[b, t, h, w, 3]`, uint8. Returns logits, values among them, and the next state."""
+    """Applies the policy to `frames` `[b, t, h, w, 3]`, uint8. Returns logits and values, and the next state."""
     b, t = frames.shape[:2]
     x = frames.flatten(0, 1).permute(0, 3, 1, 2).contiguous().float() / 255
     x = _encode(p["encoder"], x).reshape(b, t, -1)
@@ -119,9 +119,10 @@ def _block(policy: Policy, p: Params, x: Tensor, memory: tuple[Tensor, Tensor]) 
         for a in (_dense(attention["query"], x), key, value)
     )
     mix = _dense(attention["relative"], x).reshape(b, t, policy.heads, -1)
-    band, back = (torch.from_numpy(table).to(DEVICE) for table in (causal_band(t, m + t, m), frames_back(t, m)))
-    curves = attention["basis"][:, back.clamp(0, m - 1)] * band
-    logits = q @ k.transpose(2, 3) / q.shape[-1] + torch.einsum("bthn,nts->bhts", mix, curves)
+    tables = causal_band(t, m + t, m), relative_distance(t, m)
+    band, distance = (torch.from_numpy(table).to(DEVICE) for table in tables)
+    basis = attention["basis"][:, distance.clamp(0, m - 1)] * band
+    logits = q @ k.transpose(2, 3) / q.shape[-1] + torch.einsum("bthn,nts->bhts", mix, basis)
     attended = logits.masked_fill(~band, -1e9).softmax(-1) @ v
     x = x + _dense(attention["out"], attended.transpose(1, 2).reshape(b, t, f))
     x = x + _dense(p["mlp_out"], _norm_dense(p["mlp_in"], x))

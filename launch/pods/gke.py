@@ -7,7 +7,7 @@
 IMAGE is a container of this repository with the `tpu` extra installed. CLAIM is a PersistentVolumeClaim that all pods
 may write to (Filestore, or a bucket through Cloud Storage FUSE); it is mounted at /data, where data and work directory
 must lie. With xpk, storage is attached to the cluster instead (`xpk storage`). A job that fails or is preempted is
-started again, and goes on where it was. With --dry_run the manifest, or xpk's command, is printed only.
+restarted, and resumes from its checkpoint. With --dry_run the manifest, or xpk's command, is printed only.
 """
 
 import json
@@ -30,17 +30,19 @@ _RESTARTS = flags.DEFINE_integer("restarts", 100, "How often a job that fails is
 _XPK = flags.DEFINE_bool("xpk", False, "Start it by xpk instead of kubectl.")
 _CLUSTER = flags.DEFINE_string("cluster", "", "Name of the cluster, for xpk.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print only.")
-_MOUNTS = {"data": "/data", "shm": "/dev/shm"}  # noqa: S108 - where Linux has shared memory
-_STOPPED = 75  # exit status of training that saved before its end: to Kubernetes a failure, so it is started again
+_MOUNTS = {"data": "/data", "shm": "/dev/shm"}  # noqa: S108 - shared memory of Linux
+_STOPPED_STATUS = (
+    75  # exit status of training that was stopped and saved: to Kubernetes a failure, so the job is restarted
+)
 
 
 class PodType(NamedTuple):
-    """How Google calls a TPU."""
+    """Names of a TPU type in Google Cloud."""
 
     accelerator: str  # label of GKE's nodes
     xpk: str  # prefix of xpk's name
-    xpk_units: int  # what the number after it counts, of each chip
-    host_chips: int  # of a host of a slice of several hosts
+    xpk_units: int  # per chip, in the number after the prefix
+    host_chips: int  # chips per host, in a slice of several hosts
 
 
 POD_TYPES = {
@@ -51,8 +53,9 @@ POD_TYPES = {
 
 
 def main(arguments: list[str]) -> None:
+    """Check the flags, and submit the job by kubectl or xpk, or print it."""
     if len(arguments) < 2 or not _IMAGE.value:
-        sys.exit("error: say what to start, and in which container: --image=IMAGE -- launch/train.py --config=...")
+        sys.exit("error: give a program and a container image: --image=IMAGE -- launch/train.py --config=...")
     kind, _, shape = _TOPOLOGY.value.partition(":")
     if kind not in POD_TYPES or not all(size.isdigit() for size in shape.split("x")):
         sys.exit(f"error: no topology {_TOPOLOGY.value!r}: names are like v5e:16x16 ({', '.join(POD_TYPES)})")
@@ -60,12 +63,12 @@ def main(arguments: list[str]) -> None:
         sys.exit(
             "error: " + ("--xpk needs --cluster" if _XPK.value else "--claim is needed: pods lose their own disks")
         )
-    try:  # here, or the job would fail on the cluster, again and again
+    try:  # checked here: on the cluster, the job would fail at every restart
         refuse_remote_settings(arguments[1:])
     except RemotePathError as error:
         sys.exit(f"error: {error}")
-    ours = ["--config.distributed.coordinator=auto", f"--config.stopped_status={_STOPPED}"]
-    program = ["python", *arguments[1:], *ours]
+    added = ["--config.distributed.coordinator=auto", f"--config.stopped_status={_STOPPED_STATUS}"]
+    program = ["python", *arguments[1:], *added]
     chips = prod(map(int, shape.split("x")))
     if _XPK.value:
         command, text = xpk_command(POD_TYPES[kind], chips, program), ""
@@ -80,21 +83,21 @@ def main(arguments: list[str]) -> None:
 
 
 def job_set(pod: PodType, shape: str, program: list[str]) -> dict[str, Any]:
-    """A Kubernetes manifest: as many pods as the slice has hosts, all started again if one fails."""
+    """A Kubernetes JobSet manifest: one pod per host of the slice, all restarted if one fails."""
     chips = prod(map(int, shape.split("x")))
     hosts = max(1, chips // pod.host_chips)
     container = {
         "name": "train",
         "image": _IMAGE.value,
         "command": program,
-        "ports": [{"containerPort": 8471}, {"containerPort": 8080}],  # as Google's guide to TPUs on GKE has it
-        # Reading processes hand batches over in shared memory, of which a pod has 64 MB by itself.
-        "volumeMounts": [{"name": name, "mountPath": place} for name, place in _MOUNTS.items()],
+        "ports": [{"containerPort": 8471}, {"containerPort": 8080}],  # from Google's guide to TPUs on GKE
+        # Data workers pass batches in shared memory, of which a pod has 64 MB by default.
+        "volumeMounts": [{"name": name, "mountPath": path} for name, path in _MOUNTS.items()],
         "resources": {"limits": {"google.com/tpu": chips // hosts}},
     }
     pod_spec = {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": 180,  # to save in
+        "terminationGracePeriodSeconds": 180,  # to save a checkpoint
         "nodeSelector": {
             "cloud.google.com/gke-tpu-accelerator": pod.accelerator,
             "cloud.google.com/gke-tpu-topology": shape,
@@ -121,6 +124,7 @@ def job_set(pod: PodType, shape: str, program: list[str]) -> dict[str, Any]:
 
 
 def xpk_command(pod: PodType, chips: int, program: list[str]) -> list[str]:
+    """The xpk command that creates the workload."""
     return [
         "xpk", "workload", "create", f"--cluster={_CLUSTER.value}", f"--workload={_NAME.value}",
         f"--tpu-type={pod.xpk}-{chips * pod.xpk_units}", f"--docker-image={_IMAGE.value}",

@@ -2,10 +2,10 @@
 
     python launch/pods/local.py --processes=4 -- launch/train.py --config=configs/foundation.py:71m ...
 
-For CPUs, to try out what a cluster will do: of several GPUs in one machine, a single process drives all, so start
-launch/train.py by itself there. Every line is printed with its process's number. SIGTERM and Ctrl-C reach all
-processes; if one fails, all are stopped, by force where they do not stop by themselves. If this program is killed, they
-get a SIGTERM from the kernel, on Linux, so they save and end. With --dry_run the commands are printed only.
+For CPUs, to simulate a cluster of several hosts: several GPUs of one machine are driven by a single process, so start
+launch/train.py directly there. Every output line is printed with its process's number. SIGTERM and Ctrl-C are forwarded
+to all processes; if one fails, all are stopped, and killed after a grace period. If this program is killed, they get a
+SIGTERM from the kernel (Linux), so they save and exit. With --dry_run the commands are printed only.
 """
 
 import ctypes
@@ -25,15 +25,16 @@ from absl import app, flags
 _PROCESSES = flags.DEFINE_integer("processes", 2, "How many.", lower_bound=1)
 _PORT = flags.DEFINE_integer("port", 0, "Where process 0 waits for the others; 0: whatever is free.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands only.")
-_POLL = 0.1  # seconds
-_PATIENCE = 120.0  # seconds to save in; then processes are killed
+_POLL_INTERVAL = 0.1  # seconds
+_GRACE_SECONDS = 120.0  # to save a checkpoint; then processes are killed
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LAST_LINES = 5.0  # seconds to wait for them
+_OUTPUT_TIMEOUT = 5.0  # seconds to read the rest of their output
 
 
 def main(arguments: list[str]) -> None:
+    """Run the commands of all processes, or print them."""
     if len(arguments) < 2:
-        sys.exit("error: say what to start: python launch/pods/local.py --processes=4 -- launch/train.py --config=...")
+        sys.exit("error: no program given: python launch/pods/local.py --processes=4 -- launch/train.py --config=...")
     commands = list(commands_of(arguments[1:], _PROCESSES.value, _PORT.value or free_port()))
     if _DRY_RUN.value:
         print("\n".join(map(shlex.join, commands)))
@@ -42,6 +43,7 @@ def main(arguments: list[str]) -> None:
 
 
 def commands_of(program: list[str], processes: int, port: int) -> list[list[str]]:
+    """The command of each process, with the fields of `config.distributed`."""
     shared = [f"--config.distributed.coordinator=127.0.0.1:{port}", f"--config.distributed.num_processes={processes}"]
     return [
         [sys.executable, *program, *shared, f"--config.distributed.process_id={number}"] for number in range(processes)
@@ -49,64 +51,68 @@ def commands_of(program: list[str], processes: int, port: int) -> list[list[str]
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A TCP port of this machine that is free at the moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def run(commands: list[list[str]]) -> int:
-    """Runs all side by side; returns the exit status of the first that fails, or 0."""
-    stopping: list[float] = []  # when it was first asked for
+    """Run all commands in parallel; returns the exit status of the first that fails, or 0."""
+    stop_times: list[float] = []  # times of the stop requests
     for received in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # training saves and ends on SIGTERM
-        signal.signal(received, lambda *_: stopping.append(time.monotonic()))
-    processes = [start(command) for command in commands]
+        signal.signal(received, lambda *_: stop_times.append(time.monotonic()))
+    processes = [start_process(command) for command in commands]
     readers = [
-        threading.Thread(target=show, args=(number, process.stdout), daemon=True)
+        threading.Thread(target=print_lines, args=(number, process.stdout), daemon=True)
         for number, process in enumerate(processes)
     ]
     for reader in readers:
         reader.start()
-    status, told = 0, False
+    status, terminated = 0, False
     while running := [process for process in processes if process.poll() is None]:
         status = status or next((process.returncode for process in processes if process.returncode), 0)
-        if status and not stopping:
-            stopping.append(time.monotonic())
-        if stopping and not told:
-            told = True
+        if status and not stop_times:
+            stop_times.append(time.monotonic())
+        if stop_times and not terminated:
+            terminated = True
             for process in running:
                 process.terminate()
-        if stopping and time.monotonic() - stopping[0] > _PATIENCE:
-            end(running)
-        time.sleep(_POLL)
-    end(processes)  # what they started and left behind
+        if stop_times and time.monotonic() - stop_times[0] > _GRACE_SECONDS:
+            kill(running)
+        time.sleep(_POLL_INTERVAL)
+    kill(processes)  # including child processes that they left behind
     for reader in readers:
-        reader.join(_LAST_LINES)
+        reader.join(_OUTPUT_TIMEOUT)
     return status or next((process.returncode for process in processes if process.returncode), 0)
 
 
-def start(command: list[str]) -> subprocess.Popen[str]:
+def start_process(command: list[str]) -> subprocess.Popen[str]:
+    """Start a command in a session of its own; on Linux it gets a SIGTERM when this process dies."""
     parent, libc = os.getpid(), ctypes.CDLL(None)
 
-    def end_with_parent() -> None:
+    def exit_with_parent() -> None:
         if sys.platform == "linux":
             libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-            if os.getppid() != parent:  # it was killed in between
+            if os.getppid() != parent:  # the parent was killed in the meantime
                 os._exit(1)
 
-    return subprocess.Popen(  # noqa: S603 - what the user asks for
+    return subprocess.Popen(  # noqa: S603 - the command given by the user
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        preexec_fn=end_with_parent,  # no thread runs yet
-        start_new_session=True,  # a Ctrl-C reaches this process alone, which passes it on once
+        preexec_fn=exit_with_parent,  # safe, since no thread runs yet
+        start_new_session=True,  # a Ctrl-C reaches this process alone, which forwards it once
     )  # fmt: skip
 
 
-def end(processes: list[subprocess.Popen[str]]) -> None:
+def kill(processes: list[subprocess.Popen[str]]) -> None:
+    """Send SIGKILL to the process groups of all processes."""
     for process in processes:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def show(number: int, lines: IO[str]) -> None:
+def print_lines(number: int, lines: IO[str]) -> None:
+    """Print lines with the number of their process."""
     for line in lines:
         sys.stdout.write(f"[{number}] {line}")
         sys.stdout.flush()

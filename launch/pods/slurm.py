@@ -2,8 +2,8 @@
 
     python launch/pods/slurm.py --nodes=5 --gpus=8 -- launch/train.py --config=configs/foundation.py:500m ...
 
-Out of time, the job saves and is queued again; so it is after a failure of a node. With --dry_run the batch script is
-printed only. Start it in the repository's folder, which all nodes must see.
+At its time limit, the job saves a checkpoint and is requeued, as it is after a node failure. With --dry_run the batch
+script is printed only. Start it in the repository's folder, which must be on a disk shared by all nodes.
 """
 
 import shlex
@@ -22,14 +22,15 @@ _HOURS = flags.DEFINE_integer("hours", 24, "Longest time before the job is queue
 _NAME = flags.DEFINE_string("name", "vpt", "Name of the job.")
 _OPTIONS = flags.DEFINE_multi_string("sbatch", [], "More options of sbatch, such as --sbatch=--partition=gpu.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the script only.")
-_NOTICE = 180  # seconds to save in
-_STOPPED = 75  # exit status of training that saved before its end
+_NOTICE = 180  # seconds before the time limit, to save a checkpoint
+_STOPPED_STATUS = 75  # exit status of training that was stopped and saved
 
 
 def main(arguments: list[str]) -> None:
+    """Submit the batch script by sbatch, or print it."""
     if len(arguments) < 2:
-        sys.exit("error: say what to start: python launch/pods/slurm.py --nodes=4 -- launch/train.py --config=...")
-    try:  # here, or the job would fail on the cluster, again and again
+        sys.exit("error: no program given: python launch/pods/slurm.py --nodes=4 -- launch/train.py --config=...")
+    try:  # checked here: on the cluster, the job would fail at every restart
         refuse_remote_settings(arguments[1:])
     except RemotePathError as error:
         sys.exit(f"error: {error}")
@@ -43,19 +44,20 @@ def main(arguments: list[str]) -> None:
 
 
 def script(program: list[str]) -> str:
+    """The batch script: one task per GPU, requeued if the job was stopped."""
     options = [
         f"--job-name={_NAME.value}", f"--nodes={_NODES.value}", f"--ntasks-per-node={_GPUS.value}",
         f"--gpus-per-node={_GPUS.value}", f"--cpus-per-task={_CORES.value}", f"--time={_HOURS.value}:00:00",
         f"--signal=TERM@{_NOTICE}", "--requeue", "--open-mode=append", *_OPTIONS.value,
     ]  # fmt: skip
-    ours = ["--config.distributed.coordinator=auto", f"--config.stopped_status={_STOPPED}"]
-    # srun does not take the cores over from sbatch; and one process that fails leaves the others waiting for it.
-    run = ["srun", f"--cpus-per-task={_CORES.value}", "--kill-on-bad-exit=1", sys.executable, *program, *ours]
+    added = ["--config.distributed.coordinator=auto", f"--config.stopped_status={_STOPPED_STATUS}"]
+    # srun does not inherit --cpus-per-task from sbatch; and if one process fails, the others would wait for it forever.
+    run = ["srun", f"--cpus-per-task={_CORES.value}", "--kill-on-bad-exit=1", sys.executable, *program, *added]
     lines = [
         "#!/bin/bash", *(f"#SBATCH {option}" for option in options), "",
         shlex.join(run),
         "status=$?",
-        f'if [ "$status" = {_STOPPED} ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
+        f'if [ "$status" = {_STOPPED_STATUS} ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
         'exit "$status"',
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Augmentation against OpenCV, the standard library, and arithmetic written out."""
+"""Augmentation compared with OpenCV, the standard library, and explicit arithmetic."""
 
 import colorsys
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vpt_jax.actions import BUTTONS
-from vpt_jax.data.augment import Draw, apply_draw, augment, draw, mirror
+from vpt_jax.data.augment import AugmentParams, apply_augment_params, augment, mirror, sample_augment_params
 from vpt_jax.data.batch import Batch
 
 NEUTRAL = dict(hue=0.0, brightness=1.0, contrast=1.0, saturation=1.0, rotation=0.0, scale=1.0, shear=0.0, shift=(0, 0))
@@ -19,9 +19,9 @@ RANGES = {
 
 
 def change(frames, **amounts):
-    """One clip of some frames, changed by what is not neutral."""
-    drawn = Draw(*(np.array([value], np.float32) for value in (NEUTRAL | amounts).values()))
-    return np.asarray(jax.jit(apply_draw)(drawn, np.asarray(frames, np.uint8)[None]))[0]
+    """Augments one clip with the given parameters; all others are neutral."""
+    params = AugmentParams(*(np.array([value], np.float32) for value in (NEUTRAL | amounts).values()))
+    return np.asarray(jax.jit(apply_augment_params)(params, np.asarray(frames, np.uint8)[None]))[0]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def noise():
     return np.random.default_rng(0).integers(0, 256, (2, 24, 40, 3), np.uint8)
 
 
-def test_nothing_drawn_changes_nothing(noise):
+def test_neutral_parameters_change_nothing(noise):
     np.testing.assert_array_equal(change(noise), noise)
 
 
@@ -80,7 +80,7 @@ def test_frames_of_a_clip_change_alike_and_clips_differently(noise):
     assert (np.asarray(jax.jit(augment)(jax.random.key(1), clips)) != changed).mean() > 0.5
 
 
-def test_half_of_the_clips_are_mirrored_with_what_was_done_in_them(noise):
+def test_half_of_the_clips_are_mirrored_with_their_actions(noise):
     rng = np.random.default_rng(1)
     clips = Batch(
         np.broadcast_to(noise, (200, *noise.shape)),
@@ -104,10 +104,10 @@ def test_half_of_the_clips_are_mirrored_with_what_was_done_in_them(noise):
     jax.tree.map(lambda after, of: np.testing.assert_array_equal(after[mirrored], of[mirrored]), changed, expected)
 
 
-def test_draws_use_the_papers_ranges_fully_and_independently():
-    drawn = draw(jax.random.key(0), 2000)
-    columns = [np.asarray(column) for values in drawn for column in np.reshape(values, (2000, -1)).T]
-    for name, values in zip(Draw._fields, drawn, strict=True):
+def test_parameters_use_the_papers_ranges_fully_and_independently():
+    params = sample_augment_params(jax.random.key(0), 2000)
+    columns = [np.asarray(column) for values in params for column in np.reshape(values, (2000, -1)).T]
+    for name, values in zip(AugmentParams._fields, params, strict=True):
         low, high = RANGES[name]
         assert low <= values.min() < low + 0.01 * (high - low)
         assert high >= values.max() > high - 0.01 * (high - low)

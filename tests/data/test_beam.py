@@ -1,4 +1,4 @@
-"""Preparation by Apache Beam: the same bytes for any number of workers, and whatever is done twice."""
+"""Preparation by Apache Beam: the same bytes for any number of workers, and when tasks are repeated."""
 
 import sys
 from contextlib import nullcontext
@@ -9,9 +9,9 @@ from configs.prepare import get_config
 from tests.conftest import FRAME_SIZE, files, record_episode
 from vpt_jax.data import dataset
 from vpt_jax.data.beam import BeamMissingError
-from vpt_jax.data.encode import Settings, encode_episodes
+from vpt_jax.data.encode import EncodingSettings, encode_episodes
 from vpt_jax.data.prepare import _find, prepare
-from vpt_jax.system.workers import unique_name
+from vpt_jax.system.workers import temporary_path
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def test_any_number_of_workers_makes_the_same_bytes(recordings, by_processes, tm
     assert made == by_processes
 
 
-def test_a_task_done_again_changes_nothing(recordings, tmp_path):
-    config = Settings(FRAME_SIZE, FRAME_SIZE, 8, 90)
+def test_tasks_are_idempotent(recordings, tmp_path):
+    config = EncodingSettings(FRAME_SIZE, FRAME_SIZE, 8, 90)
     tasks = _find(recordings, tmp_path, config)
     (tmp_path / "train").mkdir()
     (tmp_path / "valid").mkdir()
@@ -65,11 +65,11 @@ def test_a_task_done_again_changes_nothing(recordings, tmp_path):
     assert len(once) == 3 * 10 + 1
 
 
-def test_what_a_lost_worker_left_is_not_in_the_dataset(recordings, by_processes, tmp_path, monkeypatch):
+def test_partial_files_of_a_lost_worker_are_not_in_the_dataset(recordings, by_processes, tmp_path, monkeypatch):
     def run(function, tasks):
         for number, task in enumerate(tasks):
             if function is dataset.join_records:
-                unique_name(task[0]).write_bytes(b"half a shard")
+                temporary_path(task[0]).write_bytes(b"half a shard")
             yield number, function(*task)
 
     monkeypatch.setattr(dataset, "SHARD_BYTES", 60_000)
@@ -77,7 +77,7 @@ def test_what_a_lost_worker_left_is_not_in_the_dataset(recordings, by_processes,
     assert files(prepare(settings(recordings, tmp_path / "out"))) == by_processes
 
 
-def test_without_beam_it_says_how_to_get_it(recordings, tmp_path, monkeypatch):
+def test_without_beam_the_error_names_the_pip_command(recordings, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(BeamMissingError, match=r"pip install .*\[beam\]"):
         prepare(settings(recordings, tmp_path / "out", "DirectRunner"))

@@ -1,4 +1,4 @@
-"""What an interrupted preparation left is damaged by a power cut or a disk: the dataset is the same, or refused."""
+"""Damaged intermediate files of an interrupted preparation: the same dataset, or an error with a remedy."""
 
 import shutil
 from contextlib import nullcontext
@@ -57,7 +57,7 @@ def in_process(monkeypatch):
 
 @pytest.fixture
 def interrupted(recordings, tmp_path, monkeypatch):
-    """The folder of a preparation that was stopped just before its dataset got its name."""
+    """The folder of a preparation that was stopped just before its dataset was renamed into place."""
 
     def cut_off(written, path):
         raise PowerCutError
@@ -86,7 +86,7 @@ def undisturbed(recordings, tmp_path):
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_every_state_file_may_be_damaged(interrupted, recordings, tmp_path, undisturbed, damage):
-    """Never a dataset whose frames belong to other actions (attack H2)."""
+    """Frames and actions are never mismatched (attack H2)."""
     saved = shutil.copytree(interrupted, tmp_path / "saved")
     names = [path.relative_to(saved) for path in sorted(saved.rglob("*")) if path.is_file()]
     assert {name.suffix for name in names} > {".records", ".npz", ".broken", ".json"}
@@ -98,14 +98,15 @@ def test_every_state_file_may_be_damaged(interrupted, recordings, tmp_path, undi
 
 
 def test_a_flipped_byte_is_found_by_checksums(interrupted, recordings, tmp_path, undisturbed, capsys):
-    """The records of an episode are read when joined, and encoded anew if one is damaged (attack H2)."""
+    """The records of an episode are read when joined, and encoded again if one is damaged (attack H2)."""
     for suffix in (".records", ".npz"):
         (file,) = interrupted.glob(f"episodes/train/a-*{suffix}")
         data = bytearray(file.read_bytes())
         data[300] ^= 1
         file.write_bytes(data)
     assert files(prepare(settings(recordings, tmp_path / "out"))) == undisturbed
-    assert capsys.readouterr().out.count("1 recordings are encoded anew, since what was kept of them is damaged") == 1
+    message = "1 recordings are encoded again, since their intermediate files are damaged"
+    assert capsys.readouterr().out.count(message) == 1
 
 
 def test_records_of_another_episode_are_not_joined(interrupted, recordings, tmp_path, undisturbed, capsys):
@@ -113,12 +114,12 @@ def test_records_of_another_episode_are_not_joined(interrupted, recordings, tmp_
     a, b = (next(interrupted.glob(f"episodes/train/{name}-*.records")) for name in "ab")
     shutil.copy(a, b)
     assert files(prepare(settings(recordings, tmp_path / "out"))) == undisturbed
-    assert f"encoded anew, since what was kept of them is damaged: {recordings / 'b'}" in capsys.readouterr().out
+    assert f"encoded again, since their intermediate files are damaged: {recordings / 'b'}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "gone"])
 def test_a_damaged_dataset_is_not_called_made(recordings, tmp_path, undisturbed, damage):
-    """Where the dataset itself is damaged, the same command says which file and what to do (attack H2)."""
+    """If the dataset itself is damaged, the same command names the file and the remedy (attack H2)."""
     for name in undisturbed:
         out = shutil.copytree(tmp_path / "undisturbed", tmp_path / "out")
         DAMAGE[damage](out / name)
@@ -128,7 +129,7 @@ def test_a_damaged_dataset_is_not_called_made(recordings, tmp_path, undisturbed,
 
 
 def test_a_disk_that_keeps_nothing_ends_the_run(recordings, tmp_path, monkeypatch):
-    """Encoded again and again, it gives up instead of going on for ever (attack H2)."""
+    """The number of attempts to encode again is bounded (attack H2)."""
     monkeypatch.setattr("vpt_jax.data.dataset.check_episode", lambda *_: (_ for _ in ()).throw(damaged))
     damaged = module.DatasetDamagedError("half a file")
     with pytest.raises(PrepareError, match="check the disk"):
@@ -137,6 +138,6 @@ def test_a_disk_that_keeps_nothing_ends_the_run(recordings, tmp_path, monkeypatc
 
 
 def test_programs_tell_damage_in_a_line():
-    """Which file and what to do, and no traceback."""
+    """Damage is reported in one line with file and remedy, without a traceback."""
     for program in (launch.prepare, launch.label):
         assert {DatasetDamagedError, OpenFilesError} <= set(program.MISTAKES)

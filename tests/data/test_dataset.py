@@ -1,4 +1,4 @@
-"""Recordings to dataset: nothing lost, nothing shifted, broken ones listed, killed runs resumed, errors that help."""
+"""Preparation of datasets: complete and aligned, broken recordings listed, interrupted runs resumed, useful errors."""
 
 import json
 import multiprocessing
@@ -29,7 +29,7 @@ SIZE, CHUNK = 64, 8
 
 
 def picture(rng, frames):
-    """A film that drifts over a coarse random picture: no two frames are alike, and neighbours differ clearly."""
+    """A video that pans over a coarse random picture: all frames are distinct, and neighbours differ clearly."""
     world = np.kron(rng.integers(0, 256, (40, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     return np.stack([world[4 * i : 4 * i + SIZE] for i in range(frames)])
 
@@ -55,7 +55,7 @@ def settings(recordings, out, **changes):
 
 @pytest.fixture(scope="module")
 def takes(tmp_path_factory):
-    """Twelve recordings, and what went into them by name."""
+    """Twelve recordings, and their frames and camera by name."""
     folder = tmp_path_factory.mktemp("takes")
     return folder, {f"take.{seed}": record(folder / f"take.{seed}", seed) for seed in range(12)}
 
@@ -70,7 +70,7 @@ def copy(takes, number, target):
 
 
 def read_episode(index, source, number):
-    """All frames and actions of an episode from its records, whose places are checked on the way."""
+    """All frames and actions of an episode from its records; checks the records' positions."""
     records = range(index.first_record[number], index.first_record[number] + -(-index.lengths[number] // CHUNK))
     parts = [source[record] for record in records]
     for chunk, part in enumerate(parts):
@@ -81,7 +81,7 @@ def read_episode(index, source, number):
 
 
 def check_episode(index, source, number, recordings, film, camera):
-    """Every frame and action of an intact recording is there, in its place."""
+    """Checks that every frame and action of an intact recording is stored at its position."""
     frames, buttons, stored_camera = read_episode(index, source, number)
     distance = np.abs(frames[:, None].astype(int) - film[None]).mean((2, 3, 4))
     np.testing.assert_array_equal(distance.argmin(1), np.arange(len(film)))
@@ -96,7 +96,7 @@ def check_episode(index, source, number, recordings, film, camera):
     assert (index.confidence[rows] == 1).all()
 
 
-# Each of these breaks a recording for certain. A flipped byte somewhere need not: it may change a pixel, or nothing.
+# Each of these always breaks a recording. A flipped byte anywhere need not: it may change a pixel, or nothing.
 
 
 def overwrite(path, start, count):
@@ -192,7 +192,7 @@ def test_a_flip_anywhere_is_listed_or_harmless(takes, tmp_path):
 
 @pytest.fixture(scope="module")
 def made(takes, tmp_path_factory):
-    """Forty recordings and the dataset one worker makes of them."""
+    """Forty recordings and the dataset that one worker prepares from them."""
     folder = tmp_path_factory.mktemp("made")
     for number in range(40):
         copy(takes, number, folder / "recordings" / f"take {number:02}")
@@ -257,7 +257,7 @@ def test_a_dataset_is_made_once(made, capsys):
         prepare(settings(*made, quality=50))
     mp4 = made[0] / "take 00.mp4"
     content = mp4.read_bytes()
-    os.utime(mp4)  # a date is no content
+    os.utime(mp4)  # the date is not part of the content
     prepare(settings(*made))
     mp4.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     try:
@@ -280,7 +280,7 @@ def test_what_cannot_be_prepared_is_refused(takes, made, tmp_path):
     with pytest.raises(PrepareError, match="no recordings"):
         prepare(settings(tmp_path / "recordings", tmp_path / "out"))
     mp4, jsonl = copy(takes, 0, tmp_path / "recordings" / "loose")
-    with pytest.raises(PrepareError, match="loose lies beside the splits valid"):
+    with pytest.raises(PrepareError, match="loose is next to the split folders valid"):
         prepare(settings(tmp_path / "recordings", tmp_path / "out"))
     mp4.rename(tmp_path / "recordings" / "valid" / mp4.name)
     jsonl.unlink()
@@ -298,7 +298,7 @@ def test_a_missing_dataset_says_how_to_make_it(made, tmp_path):
         dataset.open_records(made[1], "valid")
 
 
-def test_tfds_alone_reads_it_and_the_source_travels(made):
+def test_tfds_alone_reads_it_and_the_source_pickles(made):
     source = tfds.builder_from_directory(made[1]).as_data_source("train")
     ours = dataset.open_records(made[1], "train")
     sent = pickle.dumps(ours)
@@ -321,7 +321,7 @@ def test_frames_are_decoded_in_any_selection():
         codecs.decode_frames(b"\0" * len(data), ends, [1])
 
 
-def test_codecs_compare_as_they_must():
+def test_codec_measurements_are_consistent():
     film = picture(np.random.default_rng(0), 40)
     rows = {row.codec: row for row in codecs.measure_codecs(film, chunk_frames=16, repeats=1)}
     jpegs = [rows[name] for name in ("JPEG 85", "JPEG 90", "JPEG 95")]

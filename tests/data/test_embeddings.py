@@ -1,4 +1,4 @@
-"""Embeddings that a killed or disturbed run left: made anew, gone on with, or refused."""
+"""Embeddings of an interrupted run: recomputed, resumed, or rejected."""
 
 import json
 from dataclasses import replace
@@ -28,7 +28,7 @@ def made(settings, tmp_path):
     return tmp_path / "made"
 
 
-def test_damaged_embeddings_are_made_anew(settings, made):
+def test_damaged_embeddings_are_recomputed(settings, made):
     """Each of the two files emptied, halved, of zeros, or of another shape (attack H2)."""
     whole = files(made)
     assert set(whole) == {"train.npy", "train.json"}

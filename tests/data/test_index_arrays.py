@@ -1,4 +1,4 @@
-"""Index arrays that are damaged or hostile are refused when loaded, and the file is named."""
+"""Damaged or hostile index arrays are rejected when loaded, with an error that names the file."""
 
 import io
 import os
@@ -37,7 +37,7 @@ def header_only(array, shape):
     return file.getvalue() + array.tobytes()
 
 
-ARRAYS = {  # file: what is in it instead, by what was
+ARRAYS = {  # file: replacements of its array, as functions of the original
     "chunk_frames": [
         lambda a: np.int64(0),
         lambda a: np.int64(-4),
@@ -92,8 +92,8 @@ ARRAYS = {  # file: what is in it instead, by what was
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_arrays_that_cannot_be_are_refused(small, tmp_path, name):
-    """Zero chunks, NaN angles, keys of 255, short names, ends that fall, other types (attack L4)."""
+def test_invalid_arrays_are_refused(small, tmp_path, name):
+    """Chunks of size zero, NaN angles, buttons of 255, missing names, other dtypes and shapes (attack L4)."""
     data = shutil.copytree(small, tmp_path / "data")
     file = data / "index" / "train" / f"{name}.npy"
     before = np.load(file)
@@ -101,7 +101,7 @@ def test_arrays_that_cannot_be_are_refused(small, tmp_path, name):
         np.save(file, change(before))
         with pytest.raises(DatasetDamagedError, match=r"train/\w+\.npy is damaged: .*\. Remove the dataset") as raised:
             load_index(data, "train")
-        blamed = {"lengths": ("lengths", "names", "buttons")}.get(name, (name,))  # which of two is wrong, nobody knows
+        blamed = {"lengths": ("lengths", "names", "buttons")}.get(name, (name,))  # ambiguous which of two is wrong
         assert any(f"{one}.npy" in str(raised.value) for one in blamed), number
         with pytest.raises(DatasetDamagedError):
             Stream(StreamSettings(str(data), "train", batch=1, length=4))
@@ -112,7 +112,7 @@ class Payload:
         return os.mkdir, ("was executed",)
 
 
-FILES = {  # what the bytes of a file are instead, by what they were
+FILES = {  # replacements of a file's bytes, as functions of the original
     "empty": lambda data, array: b"",
     "half": lambda data, array: data[: len(data) // 2],
     "no header": lambda data, array: data[:20],
@@ -132,8 +132,8 @@ def saved(array):
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_files_that_are_no_arrays_are_refused(small, tmp_path, monkeypatch, name):
-    """And nothing in them is executed, nor memory asked for (attack H1, L4)."""
+def test_files_that_are_not_arrays_are_refused(small, tmp_path, monkeypatch, name):
+    """No code in them is executed, and no memory is allocated for their declared size (attack H1, L4)."""
     monkeypatch.chdir(tmp_path)
     data = shutil.copytree(small, tmp_path / "data")
     file = data / "index" / "train" / f"{name}.npy"
@@ -143,14 +143,14 @@ def test_files_that_are_no_arrays_are_refused(small, tmp_path, monkeypatch, name
         with pytest.raises(DatasetDamagedError, match=rf"{name}\.npy is damaged"):
             load_index(data, "train")
     file.unlink()
-    os.mkfifo(file)  # which would be waited for
+    os.mkfifo(file)  # opening it would block
     with pytest.raises(DatasetDamagedError, match=rf"{name}\.npy is damaged: it is missing"):
         load_index(data, "train")
     assert os.listdir(tmp_path) == ["data"]
 
 
-def test_all_blocks_are_looked_at(small, tmp_path):
-    """Values far from the start, where an array is looked at block by block (attack L4)."""
+def test_all_blocks_are_checked(small, tmp_path):
+    """Invalid values far from the start of an array, which is checked block by block (attack L4)."""
     data = shutil.copytree(small, tmp_path / "data")
     folder = data / "index" / "train"
     frames = 2 * _BLOCK + 9

@@ -1,4 +1,4 @@
-"""Stored frames are JPEGs of the dataset's shape, or refused before a decoder sees them."""
+"""Stored frames are JPEGs of the dataset's shape, or rejected before they reach a decoder."""
 
 import struct
 import tracemalloc
@@ -42,7 +42,7 @@ def test_the_shape_of_a_jpeg_is_read_from_its_header():
 
 
 REFUSED = {
-    "nothing": (b"", "goes from byte 0 to 0"),
+    "nothing": (b"", "extends from byte 0 to 0"),
     "zeros": (b"\0" * 500, "not a JPEG"),
     "PNG": (encode(".png"), "is PNG, and not a JPEG"),
     "TIFF": (encode(".tiff"), "is TIFF, and not a JPEG"),
@@ -71,7 +71,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_anything_else_is_refused_by_name(case, monkeypatch):
-    """Whatever OpenCV could do with it, it does not see it (attack M7)."""
+    """OpenCV never gets the bytes, even of formats that it could decode (attack M7)."""
     data, message = REFUSED[case]
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was given to OpenCV"))
     tracemalloc.start()
@@ -97,16 +97,16 @@ def test_a_jpeg_that_cannot_be_decoded_is_a_value_error(monkeypatch):
 
 
 @pytest.mark.parametrize("ends", [[], [5], [0], [-3], [10**6], [2**31 - 1], [len(JPEG), 7], [len(JPEG), len(JPEG)]])
-def test_ends_that_cannot_be_are_refused(ends):
+def test_invalid_end_offsets_are_refused(ends):
     """Short, negative, falling, beyond the bytes (attack L4)."""
     with pytest.raises(ValueError, match=r"frame|JPEG"):
         codecs.decode_frames(JPEG, np.array(ends, np.int32), [max(0, len(ends) - 1)])
-    with pytest.raises(ValueError, match=r"it holds \d frames, and frame -1 is asked for"):
+    with pytest.raises(ValueError, match=r"it holds \d frames, and frame -1 was requested"):
         codecs.decode_frames(JPEG, np.array(ends, np.int32), [-1])
 
 
 def bomb(name, pictures, chunk, *rest):
-    """A record; from the second on, the first frame of each asks for as much as is let through."""
+    """A record; from the second on, the first frame of each declares the largest accepted size."""
     changes = {"frames": resized(codecs.encode_chunk(pictures)[0], 4096, 4096)} if chunk else {}
     return serialized(name, pictures, chunk, *rest, **changes)
 

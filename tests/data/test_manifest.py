@@ -1,4 +1,4 @@
-"""Manifests: read strictly, and prepared as if their segments had been cut out."""
+"""Manifests: strict validation, and preparation equal to that of segments cut out as videos."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 from configs.prepare import get_config
 from tests.conftest import FRAME_SIZE, record_episode
 from vpt_jax.data import codecs, dataset
-from vpt_jax.data.manifest import ManifestError, Segment, read_segments, write_table
+from vpt_jax.data.manifest import ManifestError, VideoSegment, read_segments, write_table
 from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.recording import read_frames, read_steps
 
@@ -22,7 +22,7 @@ SCHEMA = pa.schema([("video", pa.string()), ("start", pa.float64()), ("end", pa.
 
 
 def write(path, *segments):
-    write_table(path, [dict(zip(Segment._fields, segment, strict=True)) for segment in segments], SCHEMA)
+    write_table(path, [dict(zip(VideoSegment._fields, segment, strict=True)) for segment in segments], SCHEMA)
     return path
 
 
@@ -38,16 +38,16 @@ def test_segments_are_read_in_order_with_their_frames(tmp_path):
         ([("../a.mp4", 0, 1)], "row 0: video is '../a.mp4', and must be a path in the manifest's folder"),
         ([("a.mp4", 0, 1), ("/etc/a.mp4", 0, 1)], "row 1: video is '/etc/a.mp4'"),
         ([(None, 0, 1)], "row 0: video is None"),
-        ([("a.mp4", 1, 1)], "a.mp4 from 1.0 to 1.0 s is no segment"),
-        ([("a.mp4", float("nan"), 1)], "is no segment"),
-        ([("a.mp4", 0, float("inf"))], "is no segment"),
-        ([("a.mp4", None, 1)], "is no segment"),
+        ([("a.mp4", 1, 1)], "a.mp4 from 1.0 to 1.0 s is not a segment"),
+        ([("a.mp4", float("nan"), 1)], "is not a segment"),
+        ([("a.mp4", 0, float("inf"))], "is not a segment"),
+        ([("a.mp4", None, 1)], "is not a segment"),
         ([("a.mp4", 1, 1.01)], "holds no frame"),
-        ([("a.mp4", 0, 1), ("a.mp4", -1, 1)], "row 1: a.mp4 from -1.0 to 1.0 s is no segment"),
-        ([("a.mp4", 0, 1), ("b.mp4", 0, 1e308)], "row 1: b.mp4 from 0.0 to 1e[+]308 s is no segment"),
-        ([("a.mp4", 0, 1e18)], "row 0: a.mp4 from 0.0 to 1e[+]18 s is no segment"),
-        ([("a.mp4", -1e308, 1e308)], "row 0: .* is no segment"),
-        ([("a.mp4", 1e9, 2e9)], "row 0: .* is no segment"),
+        ([("a.mp4", 0, 1), ("a.mp4", -1, 1)], "row 1: a.mp4 from -1.0 to 1.0 s is not a segment"),
+        ([("a.mp4", 0, 1), ("b.mp4", 0, 1e308)], "row 1: b.mp4 from 0.0 to 1e[+]308 s is not a segment"),
+        ([("a.mp4", 0, 1e18)], "row 0: a.mp4 from 0.0 to 1e[+]18 s is not a segment"),
+        ([("a.mp4", -1e308, 1e308)], "row 0: .* is not a segment"),
+        ([("a.mp4", 1e9, 2e9)], "row 0: .* is not a segment"),
         ([("a.mp4", 0, 1), ("n" * 256, 0, 1)], "row 1: video is 'nnn.* 255 bytes at most"),
         ([("\xe9" * 128 + "/a.mp4", 0, 1)], "row 0: video is .* 255 bytes at most"),
         ([("/".join(["n" * 200] * 30), 0, 1)], "row 0: video is"),
@@ -58,19 +58,19 @@ def test_segments_are_read_in_order_with_their_frames(tmp_path):
         ([("a.mp4", 2, 4), ("a.mp4", 0, 3)], "a@40-80 begins before a@0-60 ends"),
     ],
 )
-def test_what_is_no_segment_is_named(tmp_path, segments, message):
+def test_invalid_segments_are_named(tmp_path, segments, message):
     with pytest.raises(ManifestError, match=message):
         read_segments(write(tmp_path / "m.parquet", *segments))
 
 
-def test_what_is_no_manifest_is_named(tmp_path):
+def test_invalid_manifests_are_named(tmp_path):
     path = tmp_path / "m.parquet"
     for content in (b"", b"PAR1 no", b"\0" * 1000):
         path.write_bytes(content)
-        with pytest.raises(ManifestError, match=r"m\.parquet is no manifest"):
+        with pytest.raises(ManifestError, match=r"m\.parquet is not a manifest"):
             read_segments(path)
     pq.write_table(pa.table({"video": ["a.mp4"], "start": [0.0]}), path)
-    with pytest.raises(ManifestError, match=r"m\.parquet is no manifest"):
+    with pytest.raises(ManifestError, match=r"m\.parquet is not a manifest"):
         read_segments(path)
 
 
@@ -173,7 +173,7 @@ def test_columns_of_any_width_are_read(tmp_path, times, names):
         table = table.set_column(i, table.column_names[i], table.column(i).cast(kind))
     pq.write_table(table, tmp_path / "m.parquet")
     end = 12.5 if pa.types.is_decimal(times) else 12.0
-    assert read_segments(tmp_path / "m.parquet") == [Segment("a.mp4", 0.0, end), Segment("b.mp4", 1.0, 2.0)]
+    assert read_segments(tmp_path / "m.parquet") == [VideoSegment("a.mp4", 0.0, end), VideoSegment("b.mp4", 1.0, 2.0)]
 
 
 @pytest.mark.parametrize(
@@ -188,12 +188,12 @@ def test_columns_of_other_types_are_named(tmp_path, column):
     """(attack M9) Timestamps escaped as ValueError."""
     pq.write_table(pa.table({"video": ["a.mp4"], "start": [0.0], "end": column}), tmp_path / "m.parquet")
     with pytest.raises(
-        ManifestError, match=r"m\.parquet(: column end is of type .* seconds, as numbers| is no manifest)"
+        ManifestError, match=r"m\.parquet(: column end is of type .* seconds, as numbers| is not a manifest)"
     ):
         read_segments(tmp_path / "m.parquet")
 
 
-def test_nulls_and_names_that_are_none_are_named(tmp_path):
+def test_nulls_and_invalid_names_are_named(tmp_path):
     for video in (
         pa.array([None], pa.string()),
         pa.array([1]),
@@ -220,17 +220,17 @@ def test_many_rows_are_read_at_once(tmp_path):
     before = time.process_time()
     segments = read_segments(tmp_path / "m.parquet")
     assert len(segments) == count
-    assert segments[-1] == Segment("a.mp4", (count - 1) / 2, count / 2)
+    assert segments[-1] == VideoSegment("a.mp4", (count - 1) / 2, count / 2)
     assert time.process_time() - before < 2  # processor time; at 30 us it was 3
 
 
 def test_more_rows_than_any_job_has_are_refused_before_they_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("vpt_jax.data.manifest.MOST_ROWS", 1)
-    with pytest.raises(ManifestError, match=r"m\.parquet has 2 rows, and may have 1: split it"):
+    monkeypatch.setattr("vpt_jax.data.manifest.MAX_ROWS", 1)
+    with pytest.raises(ManifestError, match=r"m\.parquet has 2 rows; the limit is 1: split it"):
         read_segments(write(tmp_path / "m.parquet", ("a.mp4", 0, 1), ("b.mp4", 0, 1)))
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path):
+def test_a_named_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "m.parquet")
     with pytest.raises(ManifestError, match="no such file"):
         read_segments(tmp_path / "m.parquet")

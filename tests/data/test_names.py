@@ -17,7 +17,7 @@ from vpt_jax.data import dataset
 from vpt_jax.data import prepare as preparation
 from vpt_jax.recording import find_recordings, recording_file
 
-SETTINGS = preparation.Settings(16, 16, 4, 90)
+SETTINGS = preparation.EncodingSettings(16, 16, 4, 90)
 LATIN = os.fsdecode(b"lat\xefin")
 
 
@@ -52,10 +52,10 @@ def test_names_that_are_not_utf8_are_broken_before_any_work(recordings, tmp_path
     (note,) = report["broken"]
     assert note["reason"] == "unreadable name"
     assert note["file"] == "lat\\xefin.jsonl"
-    said = capsys.readouterr().out
-    assert said.startswith(f"broken: {recordings}/lat\\xefin: its name is not UTF-8: rename it")
-    assert "what you mend of them, prepare into another --config.out" in said
-    said.encode()
+    output = capsys.readouterr().out
+    assert output.startswith(f"broken: {recordings}/lat\\xefin: its name is not UTF-8: rename it")
+    assert "to include repaired recordings, prepare them into another --config.out" in output
+    output.encode()
 
 
 def test_suffixes_in_upper_case_are_read(recordings, tmp_path):
@@ -71,7 +71,7 @@ def test_suffixes_in_upper_case_are_read(recordings, tmp_path):
 
 
 def test_suffixes_in_mixed_case_are_read(recordings, tmp_path):
-    """What the folder's list finds is not then missing."""
+    """Files that the folder's listing finds are also found when they are opened."""
     (recordings / "good.mp4").rename(recordings / "good.Mp4")
     (recordings / "good.jsonl").rename(recordings / "good.jsonL")
     names, report = prepared(recordings, tmp_path / "out")
@@ -79,8 +79,8 @@ def test_suffixes_in_mixed_case_are_read(recordings, tmp_path):
     assert report["broken"] == []
 
 
-def test_what_is_no_file_is_a_broken_recording(recordings, tmp_path):
-    """A pipe is not waited for, and a folder is no error that ends the run."""
+def test_a_pipe_or_folder_is_a_broken_recording(recordings, tmp_path):
+    """A named pipe does not block, and a folder does not end the run with an error."""
     for name in ("pipe", "folder"):
         for suffix in (".mp4", ".jsonl"):
             shutil.copy(recordings / f"good{suffix}", recordings / f"{name}{suffix}")
@@ -96,8 +96,8 @@ def test_what_is_no_file_is_a_broken_recording(recordings, tmp_path):
     }
 
 
-def test_files_that_may_not_be_read_are_told_apart_by_that(recordings, monkeypatch):
-    """As another user's: the run goes on, and encodes anew once they may be read."""
+def test_unreadable_files_change_the_result_path(recordings, monkeypatch):
+    """Files without read permission: the run continues, and encodes again once they can be read."""
 
     def refuse(path, whole):
         raise PermissionError(13, "Permission denied", str(path))

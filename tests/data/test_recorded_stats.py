@@ -1,4 +1,4 @@
-"""Statistics of records against counts by hand, and of records that hold anything."""
+"""Recording statistics compared with manual counts, and with records of invalid content."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vpt_jax.data import recorded_stats
-from vpt_jax.data.recorded_stats import RecordedStats, RecordObserver, total
+from vpt_jax.data.recorded_stats import RecordedStats, RecordObserver, sum_stats
 
 
 def stats_of(records, path="8.0_take", steps=slice(None)):
@@ -53,13 +53,13 @@ def test_counts_are_those_of_the_recording_alone():
 
 def test_sums_come_back_from_json():
     parts = [RecordedStats(**json.loads(json.dumps(stats_of(RECORDS, path).as_dict()))) for path in ("6.9_a", "6.9/b")]
-    both = total(parts)
+    both = sum_stats(parts)
     assert both.versions == {"6.9": 2}
     assert both.items["mined"] == {"oak_log": 6}
     summary = both.summary()
     assert summary == {"recordings": 2, "hours": 8 / 20 / 3600, "gui": 0.5, "versions": {"6.9": 2},
                        "items": {kind: dict(counts) for kind, counts in both.items.items()}}  # fmt: skip
-    assert "items" not in total([]).summary()
+    assert "items" not in sum_stats([]).summary()
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,6 @@ def test_what_is_kept_is_bounded(monkeypatch):
     items = stats_of(records).items
     assert {kind: len(counts) for kind, counts in items.items() if counts} == {"held": 200, "picked up": 200}
     assert items["picked up"]["item 4999"] == 4999  # the most frequent
-    monkeypatch.setattr(recorded_stats, "MOST_COUNTED", 300)
+    monkeypatch.setattr(recorded_stats, "MAX_COUNTED_ITEMS", 300)
     many = [RecordedStats(items={"held": {f"{part} {i}": 1 + i for i in range(150)}}) for part in range(5)]
-    assert len(total(many).items["held"]) <= 300
+    assert len(sum_stats(many).items["held"]) <= 300

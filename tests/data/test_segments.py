@@ -1,4 +1,4 @@
-"""Training on segments of a dataset: what streams show of them, against whole episodes."""
+"""Training on segments of a dataset: frames of a stream, compared with whole episodes."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Segments of one session: which are contiguous, and the seams of the episodes that they are joined to."""
+"""Segments of one session: which are contiguous, and the boundaries within joined episodes."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from tests.conftest import files
 from vpt_jax.actions import env_from_raw
 from vpt_jax.data import codecs, dataset
 from vpt_jax.data.prepare import PrepareError, prepare
-from vpt_jax.data.sessions import Span, group_contiguous, is_contiguous
+from vpt_jax.data.sessions import SegmentTiming, group_contiguous, is_contiguous
 from vpt_jax.data.streams import Stream, StreamSettings, WindowStream
 from vpt_jax.recording import RecordingWriter
 from vpt_jax.video import VideoWriter
@@ -32,7 +32,7 @@ def name(seconds, player="cheeky-cornflower-setter", session="02e496ce4abb", ver
 
 def span(seconds, frames=6000, ticks=None, **parts):
     first, last = ticks or (None, None)
-    return Span(Path("recordings") / name(seconds, **parts), frames, first, last)
+    return SegmentTiming(Path("recordings") / name(seconds, **parts), frames, first, last)
 
 
 @pytest.mark.parametrize(
@@ -61,17 +61,17 @@ def span(seconds, frames=6000, ticks=None, **parts):
         (span(0, ticks=(1, 6000)), span(300, ticks=(6041, 9000)), False),
         (span(0, ticks=(1, 6000)), span(300, ticks=(6000, 9000)), False),
         (span(0, ticks=(1, 6000)), span(300, ticks=(1, 9000)), False),  # a new world
-        (span(0, ticks=(1, 6000)), span(300), True),  # told by one alone
-        (Span(Path("a"), 20, 1, 20), Span(Path("a"), 20, 21, 40), False),
-        (Span(Path(name(0)[:-15] + "20221399-000000"), 20, 1, 20), span(1), False),
+        (span(0, ticks=(1, 6000)), span(300), True),  # only one of them has the clock
+        (SegmentTiming(Path("a"), 20, 1, 20), SegmentTiming(Path("a"), 20, 21, 40), False),
+        (SegmentTiming(Path(name(0)[:-15] + "20221399-000000"), 20, 1, 20), span(1), False),
     ],
 )
-def test_what_follows_what(before, after, contiguous):
+def test_is_contiguous(before, after, contiguous):
     assert is_contiguous(before, after) is contiguous
 
 
 def test_two_people_of_one_name_are_not_mixed():
-    """Interleaved segments: the game's clock tells them apart, and without one those in doubt stay apart."""
+    """Interleaved segments: the game's clock separates them; without it, ambiguous ones are not joined."""
     people = {"a": (0, 305, 612), "b": (20, 325, 625)}
     clocks = {"a": (1, 6001, 12001), "b": (50_001, 56_001, 62_001)}
     segments = sorted(
@@ -79,18 +79,21 @@ def test_two_people_of_one_name_are_not_mixed():
         for start, first in zip(starts, clocks[person], strict=True)
     )  # fmt: skip
 
-    def grouped(told):
+    def grouped(with_clock):
         groups = group_contiguous(
-            segments, lambda one: span(one[0], ticks=(one[2], one[2] + 5999) if told else None, player="treechop")
+            segments, lambda one: span(one[0], ticks=(one[2], one[2] + 5999) if with_clock else None, player="treechop")
         )
         return [[(person, start) for start, person, _ in group] for group in groups]
 
-    assert grouped(told=True) == [[(person, start) for start in starts] for person, starts in people.items()]
-    assert grouped(told=False) == [[(person, start)] for start, person, _ in segments]
+    assert grouped(with_clock=True) == [[(person, start) for start in starts] for person, starts in people.items()]
+    assert grouped(with_clock=False) == [[(person, start)] for start, person, _ in segments]
+
+
+OTHER_NAME = SegmentTiming(Path("a"), 5, None, None)
 
 
 def test_groups_are_in_the_order_of_their_first_segment():
-    spans = [span(600), span(0), span(5000), span(300), span(0, player="other"), Span(Path("a"), 5, None, None)]
+    spans = [span(600), span(0), span(5000), span(300), span(0, player="other"), OTHER_NAME]
     assert group_contiguous(spans, lambda one: one) == [
         [spans[1], spans[3], spans[0]] if one is spans[1] else [one] for one in (spans[1], spans[2], *spans[4:])
     ]
@@ -136,7 +139,7 @@ def make(recordings, out, **changes):
 
 
 def read(out, episode):
-    """Frames and actions of an episode, whose records are those that a whole recording of it has."""
+    """Frames and actions of an episode; checks that its records are those of an uncut recording."""
     index, source = dataset.load_index(out, "train"), dataset.open_records(out, "train")
     length, first = int(index.lengths[episode]), index.first_record[episode]
     parts = [source[record] for record in range(first, first - -length // CHUNK)]
@@ -158,7 +161,7 @@ def first_frames(out, reader=Stream):
     return [np.concatenate([getattr(window, field) for window in windows]) for field in ("first", "real")]
 
 
-def test_a_seam_of_contiguous_segments_is_none(tmp_path):
+def test_contiguous_segments_join_without_a_seam(tmp_path):
     """One episode with the frames, actions and records of the uncut recording; `first` at its start alone."""
     names = cut_session(tmp_path, [0, 20, 60])
     out = make(tmp_path / "cut", tmp_path / "out", join_segments=True)
@@ -183,7 +186,7 @@ def test_a_seam_of_contiguous_segments_is_none(tmp_path):
     assert np.flatnonzero(first & real).tolist() == [0, 20, 60]
     for number, rows in enumerate((slice(0, 20), slice(20, 60), slice(60, 90))):
         for part, all_of_it in zip(read(separate, number), (frames, buttons, camera), strict=True):
-            np.testing.assert_array_equal(part, all_of_it[rows])  # joining encodes nothing anew
+            np.testing.assert_array_equal(part, all_of_it[rows])  # joining does not re-encode
 
 
 def remove(path):
@@ -261,7 +264,7 @@ def test_joining_is_part_of_what_a_dataset_was_made_from(tmp_path, capsys):
 
 
 def test_a_flipped_byte_within_a_segment_is_mended(tmp_path, monkeypatch, capsys):
-    """Checksums find it as segments are joined; each that is damaged is encoded anew, in one attempt."""
+    """Checksums find it as segments are joined; damaged ones are encoded again, in one attempt."""
     names = cut_session(tmp_path, [0, 20, 60])
     undisturbed = files(make(tmp_path / "cut", tmp_path / "undisturbed", join_segments=True))
     with monkeypatch.context() as patch:
@@ -274,7 +277,7 @@ def test_a_flipped_byte_within_a_segment_is_mended(tmp_path, monkeypatch, capsys
         data[300] ^= 1
         records.write_bytes(data)
     assert files(make(tmp_path / "cut", tmp_path / "out", join_segments=True)) == undisturbed
-    assert "2 recordings are encoded anew, since what was kept of them is damaged" in capsys.readouterr().out
+    assert "2 recordings are encoded again, since their intermediate files are damaged" in capsys.readouterr().out
 
 
 def test_windows_of_an_idm_go_over_a_seam(tmp_path):

@@ -1,4 +1,4 @@
-"""Readers refuse a dataset whose metadata, index and shards disagree, and keep a bounded number of shards open."""
+"""Readers reject a dataset with inconsistent metadata, index and shards, and keep a bounded number of shards open."""
 
 import errno
 import gc
@@ -65,16 +65,16 @@ def read_all(data):
 
 
 @pytest.mark.parametrize("case", DISAGREEMENTS)
-def test_a_dataset_that_disagrees_with_itself_is_refused(small, tmp_path, case):
-    """Never a frame with the actions of another (attack H2)."""
+def test_an_inconsistent_dataset_is_refused(small, tmp_path, case):
+    """Frames and actions are never mismatched (attack H2)."""
     data = shutil.copytree(small, tmp_path / "data")
     DISAGREEMENTS[case](data)
     with pytest.raises(DatasetDamagedError, match=str(data)):
         read_all(data)
 
 
-def test_what_counts_tell_is_refused_before_a_frame_is_read(small, tmp_path):
-    """At once, and not after hours, whatever needs no shard to be opened (attack H2)."""
+def test_inconsistent_counts_are_refused_before_a_frame_is_read(small, tmp_path):
+    """Errors that need no open shard are raised at the start, not after hours (attack H2)."""
     for case in (*list(DISAGREEMENTS)[:3], "records are missing", "an episode is missing in the index"):
         data = shutil.copytree(small, tmp_path / "data")
         DISAGREEMENTS[case](data)
@@ -83,7 +83,7 @@ def test_what_counts_tell_is_refused_before_a_frame_is_read(small, tmp_path):
         shutil.rmtree(data)
 
 
-def test_records_of_another_place_are_refused(tmp_path):
+def test_records_at_another_position_are_refused(tmp_path):
     """Chunks of an episode in another order, or of another one, as a repeated or lost write leaves them (attack H2)."""
 
     def moved(name, frames, chunk, *rest):
@@ -95,7 +95,7 @@ def test_records_of_another_place_are_refused(tmp_path):
 
 
 def test_tfds_reads_the_same_records(small):
-    """The dataset stays one of TFDS, whatever reads it here."""
+    """The dataset stays readable by TFDS."""
     theirs, ours = tfds.builder_from_directory(small).as_data_source("train"), dataset.open_records(small, "train")
     assert len(theirs) == len(ours) == len(list(ours)) == 5
     for one, other in zip(theirs, pickle.loads(pickle.dumps(ours)), strict=True):  # noqa: S301
@@ -109,7 +109,7 @@ def test_tfds_reads_the_same_records(small):
 
 @contextmanager
 def files_left(count):
-    """The process may open so many files more."""
+    """Limits the process to `count` more open files."""
     gc.collect()  # or descriptors come free in between
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 2, most))
@@ -135,7 +135,7 @@ def many(tmp_path_factory):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files")
 def test_open_shards_are_bounded(many, monkeypatch):
-    """However many shards are read from, few are open (scale, row 4)."""
+    """The number of open shards does not grow with the number of shards read (scale, row 4)."""
     monkeypatch.setattr(shards, "max_open_shards", lambda: 5)
     source = dataset.open_records(many, "train")
     before = len(os.listdir("/proc/self/fd"))
@@ -147,7 +147,7 @@ def test_open_shards_are_bounded(many, monkeypatch):
 
 
 def test_the_bound_is_a_share_of_what_is_allowed(monkeypatch):
-    """A quarter of what RLIMIT_NOFILE leaves besides what JAX and Grain need (scale, row 4)."""
+    """A quarter of RLIMIT_NOFILE after the reserve for JAX and Grain (scale, row 4)."""
     for allowed, bound in {80: 4, 1024: 240, 4: 2, 10**9: 4096, resource.RLIM_INFINITY: 4096}.items():
         monkeypatch.setattr(resource, "getrlimit", lambda _, allowed=allowed: (allowed, allowed))
         assert shards.max_open_shards() == bound
@@ -155,7 +155,7 @@ def test_the_bound_is_a_share_of_what_is_allowed(monkeypatch):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files")
 def test_too_many_open_files_are_not_called_damage(many, monkeypatch):
-    """With a few descriptors left it goes on, closing its own; with none, the message says what to raise (row 4)."""
+    """With few descriptors left, its own are closed; with none, the message names the limit to raise (row 4)."""
     stream = Stream(StreamSettings(str(many), "train", batch=2, length=8, nulls="keep"))
     stream.window(0, 0)  # the order of epochs is kept of a few streams, which then lets an older one go
     monkeypatch.setattr(shards, "_readers", shards._ReaderCache())  # no shard is open that could be closed for it
@@ -189,9 +189,9 @@ def test_a_flipped_bit_is_damage(small, tmp_path):
 
 
 def test_where_few_files_are_allowed_no_workers_are_started(many, monkeypatch):
-    """What comes from workers needs two open files an array (scale, row 4)."""
+    """Arrays from workers need two open files each (scale, row 4)."""
     stream = Stream(StreamSettings(str(many), "train", batch=2, length=8, nulls="keep"))
-    monkeypatch.setattr("vpt_jax.data.streams.allowed_files", lambda: 80)
+    monkeypatch.setattr("vpt_jax.data.streams.open_file_limit", lambda: 80)
     with pytest.warns(UserWarning, match=r"may open 80 files.*ulimit -n 4096"):
         read = list(batches(stream, [0, 1], 0, 3, workers=2))
     for step, batch in enumerate(read):

@@ -1,4 +1,4 @@
-"""Held-out players and sessions: whole, by their names alone, and the same whatever is added."""
+"""Held-out players and sessions: whole, by name alone, and stable when recordings are added."""
 
 import pytest
 

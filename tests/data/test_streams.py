@@ -1,4 +1,4 @@
-"""Every frame a stream shows, against a plain implementation that holds whole episodes in memory."""
+"""Batches of streams, compared with a simple reference implementation that holds whole episodes in memory."""
 
 import shutil
 import subprocess
@@ -34,7 +34,7 @@ def episodes(dataset_dir):
 
 
 def plain_epoch(settings, episodes, order):
-    """All batches of an epoch, the slow way: one long list of frames, cut into rows and windows."""
+    """Reference implementation of an epoch: one long list of frames, cut into rows and windows."""
     sequence = []
     for name in order:
         frames, buttons, camera = episodes[name]
@@ -155,7 +155,7 @@ def test_random_windows_lie_in_one_episode_and_depend_on_seed_step_and_row_alone
     assert stream.steps_per_epoch == -(-400 // 30)
 
 
-def test_every_place_of_a_random_window_is_as_likely(windows):
+def test_random_windows_are_uniform_over_positions(windows):
     stream = WindowStream(windows)
     drawn = Counter((w.episode[0], w.frame[0]) for step in range(2500) for w in [stream.window(step, step % 3)])
     places = {(e, start) for e, length in enumerate(stream.index.lengths) for start in range(length - 10 + 1)}
@@ -196,7 +196,7 @@ def test_windows_end_to_end_show_every_frame_once(windows, episodes):
             assert np.flatnonzero(batch.valid[0]).tolist() == list(range(length))
 
 
-def test_minutes_are_exact_nested_and_whatever_the_seed(windows):
+def test_minutes_are_exact_nested_and_independent_of_the_seed(windows):
     def used(minutes, seed=4, kind=Stream):
         stream = kind(replace(windows, minutes=minutes, seed=seed))
         shown = {
@@ -216,13 +216,13 @@ def test_minutes_are_exact_nested_and_whatever_the_seed(windows):
     assert len(more) == 0.25 * 60 * 20
     assert little < more
     assert used(0)[1] > more
-    with pytest.raises(ValueError, match=r"there are 0\.3 minutes of play, and minutes asks for 99; give 0 for all"):
+    with pytest.raises(ValueError, match=r"there are 0\.3 minutes of play, and minutes is 99; set it to 0 to use all"):
         used(99)
     assert stream.fingerprint() != used(0.25)[0].fingerprint()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_record_is_named_by_whoever_meets_it(settings, tmp_path, workers):
+def test_a_damaged_record_is_named(settings, tmp_path, workers):
     copy = shutil.copytree(settings.dataset, tmp_path / "damaged")
     shard = next(copy.glob("vpt-train.array_record*"))
     data = shard.read_bytes()
@@ -242,7 +242,7 @@ def test_workers_end_with_a_killed_parent(settings):
     parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert parent.stdout.readline() == b"ready\n"
     parent.kill()
-    parent.communicate(timeout=30)  # its output ends when nobody is left who could write to it
+    parent.communicate(timeout=30)  # its output ends when no process has it open
 
 
 @pytest.mark.parametrize(

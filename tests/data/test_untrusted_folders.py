@@ -1,4 +1,4 @@
-"""Nothing in a folder of data or of a model chooses code: every loader is given folders that name a module."""
+"""No arbitrary code execution: every loader of data and models gets folders that name a module."""
 
 import json
 import shutil
@@ -122,8 +122,8 @@ CASES = [(what, kind) for what, kinds in {"features": FEATURES, "info": INFO, "f
 
 
 @pytest.mark.parametrize("case", CASES, ids=": ".join)
-def test_metadata_that_is_not_ours_is_refused(clean, tmp_path, marker, monkeypatch, case):
-    """Before TFDS sees it, which imports what features.json names (attack H1)."""
+def test_foreign_metadata_is_refused(clean, tmp_path, marker, monkeypatch, case):
+    """Rejected before TFDS reads it, which imports what features.json names (attack H1)."""
     data = hostile(clean, tmp_path / "data", case)
     arm(data, marker, monkeypatch)
     file = {"features": "features.json", "info": "dataset_info.json"}.get(case[0]) or FILES[case[1]][0]
@@ -150,7 +150,7 @@ def embedded(data):
 
 LOADERS = {
     "records": lambda data: dataset.open_records(data, "train")[0],
-    "records for who looks for damage": lambda data: dataset.open_damaged_records(data, "train")[0],
+    "records without checks": lambda data: dataset.open_records_unchecked(data, "train")[0],
     "a stream": lambda data: Stream(settings(data)).read(0, [0]),
     "windows": lambda data: WindowStream(settings(data)).read(0, [0]),
     "embeddings": embedded,
@@ -172,7 +172,7 @@ def test_no_loader_of_data_executes_anything(clean, tmp_path, marker, monkeypatc
         LOADERS[loader](data)
 
 
-def test_what_reads_the_index_alone_executes_nothing(clean, tmp_path, marker, monkeypatch):
+def test_readers_of_the_index_alone_execute_nothing(clean, tmp_path, marker, monkeypatch):
     """Labels and figures come from arrays; they need no metadata (attack H1)."""
     data = hostile(clean, tmp_path / "data", ("features", "all classes"))
     arm(data, marker, monkeypatch)
@@ -198,7 +198,7 @@ def workdirs(tmp_path_factory):
         folder = tmp_path_factory.mktemp("run")
         facts = {"stream": {"frame_shape": [8, 8, 3], "length": 4}, "model": {}, "optimizer": {}}
         facts["config"] = json.loads(config.to_json())
-        checkpoints = Checkpoints(folder / "checkpoints", keep_last=1, keep_every_hours=0.0, facts=facts)
+        checkpoints = Checkpoints(folder / "checkpoints", keep_last=1, keep_every_hours=0.0, metadata=facts)
         checkpoints.save(initial_state({"w": np.ones(2, np.float32)}, optax.sgd(0.1), (), np.zeros(2, np.uint32)), 1)
         checkpoints.close()
         made.append(folder)
@@ -220,7 +220,7 @@ def test_no_loader_of_models_executes_anything(workdirs, tmp_path, marker, monke
             for file in chosen:
                 (copy / file).write_text(json.dumps(renamed(json.loads((copy / file).read_text()))))
             arm(copy, marker, monkeypatch)
-            with suppress(Exception):  # what comes of it is not the question here
+            with suppress(Exception):  # the result does not matter here
                 load(copy)
             assert not marker.exists()
             shutil.rmtree(copy)

@@ -1,6 +1,6 @@
-"""A game's process that breaks the protocol of `game_server.py` on purpose, in the way that the episode's seed numbers.
+"""Game process that violates the protocol of `vector/server.py`, with the fault selected by the episode's seed.
 
-It answers by itself, without NumPy and without the library: `python hostile_game.py CHANNEL PICTURE`.
+It needs neither NumPy nor the library: `python hostile_game.py CHANNEL FRAME`.
 """
 
 import json
@@ -14,11 +14,11 @@ HUGE = b"1" + b"0" * 400
 
 
 def answer(info=b'{"apples": 1}', number=b"%d", more=b""):
-    """A form of an answer to a step, in which the number of the question is filled in."""
+    """Template of an answer to a step, in which the number of the request is filled in."""
     return b'{"info": ' + info + b', "number": ' + number + more + b"}\n"
 
 
-# Answers that are none. Each costs its episode.
+# Invalid answers. Each costs its episode.
 INVALID = {
     "no JSON": b"no JSON at all\n",
     "half": b'{"info"\n',
@@ -72,13 +72,13 @@ SHAPES = {
 }  # fmt: skip
 
 
-def fill(form, number):
-    """The bytes of an answer to the question of that number."""
-    return form.replace(b"%d", str(number).encode())
+def fill(template, number):
+    """The bytes of an answer to the request of that number."""
+    return template.replace(b"%d", str(number).encode())
 
 
 def leave_a_clean_child(file):
-    """Starts a process that carries no mark, in a session of its own, whose parent ends at once; notes its number."""
+    """Starts an orphan process without the mark, in a session of its own; writes its PID to the file."""
     program = (
         "import os, sys, time\n"
         "if os.fork(): sys.exit()\n"
@@ -89,14 +89,14 @@ def leave_a_clean_child(file):
         pass
 
 
-def play(connection, picture):
+def play(connection, frame_file):
     faults, steps = {}, 0
     for line in connection.makefile("rb"):
         message = json.loads(line)
         number = message["number"]
         if "make" in message:
             faults = message["arguments"]["faults"]
-            os.ftruncate(picture, 4 * 6 * 3)
+            os.ftruncate(frame_file, 4 * 6 * 3)
             connection.sendall(json.dumps({"shape": SHAPE, "number": number}).encode() + b"\n")
             continue
         if "reset" in message:
@@ -104,7 +104,7 @@ def play(connection, picture):
         else:
             steps += 1
             if fault == "shrink":
-                os.ftruncate(picture, 0)
+                os.ftruncate(frame_file, 0)
             elif fault.startswith("/"):
                 leave_a_clean_child(fault)
             elif fault in INVALID:

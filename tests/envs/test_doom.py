@@ -154,7 +154,7 @@ def test_bad_arguments_say_what_to_do():
 
 
 PLAY_FOR_EVER = """
-from vpt_jax.envs.doom import DoomEnv
+from vpt_jax.envs.doom.env import DoomEnv
 env = DoomEnv("basic", 90, 160)
 env.reset()
 print(env._engine.game.get_instance_id(), flush=True)

@@ -1,10 +1,10 @@
-"""What the scripted player knows of a level: two rooms drawn by hand, and the game's own levels."""
+"""Map and navigation graph of the scripted Doom player: two hand-made rooms, and the game's levels."""
 
 import numpy as np
 import pytest
 
 from vpt_jax.envs.doom.bot.roadmap import Roadmap
-from vpt_jax.envs.doom.bot.terrain import EYES, Terrain
+from vpt_jax.envs.doom.bot.terrain import EYE_HEIGHT, Terrain
 from vpt_jax.envs.doom.env import DoomEnv
 from vpt_jax.envs.doom.level import LEVELS, Geometry, read_geometry
 
@@ -27,7 +27,7 @@ def rooms(floor=0.0, ceiling=128.0, special=0, tag=0):
 
 
 def sees(terrain, a, b):
-    return bool(terrain.sight(np.append(a, EYES), np.append(b, EYES)[None])[1][-1, 0])
+    return bool(terrain.line_of_sight(np.append(a, EYE_HEIGHT), np.append(b, EYE_HEIGHT)[None])[1][-1, 0])
 
 
 def cost(terrain, a, b):
@@ -35,7 +35,7 @@ def cost(terrain, a, b):
     return roadmap.routes(roadmap.node_at(a)).cost[roadmap.node_at(b)]
 
 
-def test_pixels_know_their_sector_and_the_nearest_wall():
+def test_pixels_have_their_sector_and_the_distance_to_walls():
     terrain = Terrain(rooms(), NOTHING)
     points = np.array([[-20.0, 128], [1, 1], [255, 128], [260, 128], [265, 128], [519, 255], [540, 128]])
     assert terrain.sector_at(points).tolist() == [-1, 0, 0, 2, 1, 1, -1]
@@ -82,13 +82,13 @@ def test_keys_and_switches_open_ways():
     assert np.isfinite(cost(walled, WEST, EAST))
 
 
-def test_things_in_the_way_are_gone_around_until_forgotten():
+def test_routes_avoid_added_obstacles_until_they_are_reset():
     terrain, there = Terrain(rooms(), NOTHING), np.array([200.0, 128])
     direct = cost(terrain, WEST, there)
     terrain.add_obstacle(np.array([140.0, 128]))
     assert not terrain.can_walk(WEST, there)[0]
     assert direct < cost(terrain, WEST, there) < 4 * direct
-    terrain.forget_obstacles()
+    terrain.reset_obstacles()
     assert cost(terrain, WEST, there) == direct
 
 

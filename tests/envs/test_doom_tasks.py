@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from vpt_jax.envs.doom.tasks import PLACE, make, make_scripted
-from vpt_jax.envs.rewards import REWARDS, Tally
+from vpt_jax.envs.doom.tasks import PLACE_SIZE, make, make_scripted
+from vpt_jax.envs.rewards import REWARDS, RewardTracker
 
 ARGUMENTS = {"seconds": 3.0, "level": "E1M5", "height": 18, "width": 32}
 IDLE = {"camera": np.zeros(2, np.float32)}
 
 
 def play(env, action, seed=0):
-    """All infos of an episode, and how it ended."""
+    """All infos of an episode, and (terminated, truncated)."""
     infos, over = [env.reset(seed=seed)[1]], (False, False)
     while not any(over):
         *_, terminated, truncated, info = env.step(action)
@@ -24,18 +24,18 @@ def test_an_episode_is_cut_when_its_time_is_over_and_places_are_counted_once():
     assert (len(infos) - 1, over) == (60, (False, True))
     seen, expected = set(), []
     for info in infos:
-        seen.add((info["x"] // PLACE, info["y"] // PLACE))
+        seen.add((info["x"] // PLACE_SIZE, info["y"] // PLACE_SIZE))
         expected.append(len(seen))
     assert [info["places"] for info in infos] == expected
     assert expected[-1] > 2
 
 
-def test_who_stands_still_sees_one_place():
+def test_a_player_that_stands_still_visits_one_place():
     infos, _ = play(make(**ARGUMENTS), IDLE)
     assert {info["places"] for info in infos} == {1}
 
 
-def test_the_script_plays_whatever_it_is_told():
+def test_the_scripted_player_ignores_actions():
     infos, _ = play(make_scripted(**ARGUMENTS), IDLE)
     assert infos[-1]["places"] > 2
     again, _ = play(make_scripted(**ARGUMENTS), IDLE | {"back": 1})
@@ -46,8 +46,8 @@ def test_the_script_plays_whatever_it_is_told():
 def test_tasks_pay_for_what_doom_counts(task):
     (first, last), table = play(make(**ARGUMENTS | {"seconds": 0.05}), IDLE)[0], REWARDS[task]
     assert set(table) <= set(last)
-    tally = Tally(table, first)
-    assert tally.pay(first | {item: first[item] + 3 for item in table}) == pytest.approx(
+    tracker = RewardTracker(table, first)
+    assert tracker.update(first | {item: first[item] + 3 for item in table}) == pytest.approx(
         sum(3 * reward.each for reward in table.values())
     )
-    assert tally.pay(first) == 0  # health lost, for one, is not taken back
+    assert tracker.update(first) == 0  # a decrease, such as of health, is not charged

@@ -1,4 +1,4 @@
-"""No message, number or file size of a game ends the program that plays it: each costs an episode (attack M1)."""
+"""No message, number or file size of a game can end the client: each costs an episode (attack M1)."""
 
 import fcntl
 import io
@@ -14,20 +14,20 @@ import pytest
 from tests.envs import hostile_game
 from tests.envs.hostile_game import INVALID, SHAPES, answer, fill
 from tests.envs.toy_games import SIZE
-from vpt_jax.envs.rewards import REWARDS, Reward, Tally, counted
-from vpt_jax.envs.vector import client as game_client
-from vpt_jax.envs.vector.client import Game, GameClient, GameLostError, Patience
+from vpt_jax.envs.rewards import REWARDS, Reward, RewardTracker, tracked_names
+from vpt_jax.envs.vector import client as client_module
+from vpt_jax.envs.vector.client import EnvClient, EnvLostError, EnvSpec, Timeouts
 from vpt_jax.envs.vector.pool import Pool, _check_counts
 
 APPLES = {"apples": Reward(0.5)}
 BUTTONS, CAMERA = np.zeros(20, np.uint8), np.zeros(2)
 
 
-class Client(GameClient):
-    """A client whose game is the test: `game` is its end of the channel, `file` the descriptor of the picture."""
+class Client(EnvClient):
+    """Client whose game is the test: `game` is the game's end of the channel, `file` the descriptor of the frame."""
 
-    def _start(self, python, channel, picture):
-        self.game, self.file = socket.socket(fileno=os.dup(channel)), os.dup(picture)
+    def _start(self, python, channel, frame_file):
+        self.game, self.file = socket.socket(fileno=os.dup(channel)), os.dup(frame_file)
         return SimpleNamespace(stdin=io.BytesIO(), wait=lambda seconds: 0)
 
     def kill(self):
@@ -35,21 +35,21 @@ class Client(GameClient):
         self.game.close()
         os.close(self.file)
 
-    def hear(self, form):
-        """Let the game say something, and poll until that is an answer or a loss."""
-        said = memoryview(fill(form, self._number))
-        while said:
+    def receive(self, template):
+        """Send a message from the game, and poll until it is an answer or the game is lost."""
+        unsent = memoryview(fill(template, self._number))
+        while unsent:
             self.game.setblocking(False)
             with suppress(BlockingIOError):
-                said = said[self.game.send(said) :]
-            if (heard := self.poll()) is not None:
-                return heard
+                unsent = unsent[self.game.send(unsent) :]
+            if (answer := self.poll()) is not None:
+                return answer
         return self.poll()
 
 
 @pytest.fixture
 def client():
-    started = Client(Game("module:game"), "mark")
+    started = Client(EnvSpec("module:game"), "mark")
     yield started
     started.kill()
 
@@ -57,7 +57,7 @@ def client():
 @pytest.fixture
 def playing(client):
     os.ftruncate(client.file, 4 * 6 * 3)
-    client.hear(b'{"shape": [4, 6, 3], "number": %d}\n')
+    client.receive(b'{"shape": [4, 6, 3], "number": %d}\n')
     client.step(BUTTONS, CAMERA)
     return client
 
@@ -65,82 +65,83 @@ def playing(client):
 @pytest.mark.parametrize("kind", INVALID)
 def test_an_invalid_message_is_a_lost_game(playing, kind):
     if kind == "beyond any count":
-        return  # the pool's to judge, below
-    with pytest.raises(GameLostError) as lost:
-        playing.hear(INVALID[kind])
+        return  # checked by the pool, below
+    with pytest.raises(EnvLostError) as lost:
+        playing.receive(INVALID[kind])
     assert str(lost.value).isprintable()
     assert len(str(lost.value)) < 3000
 
 
 @pytest.mark.parametrize("kind", SHAPES)
-def test_a_shape_that_is_none_is_a_lost_game(client, kind):
-    with pytest.raises(GameLostError, match="shape"):
-        client.hear(b'{"shape": ' + SHAPES[kind].encode() + b', "number": %d}\n')
+def test_an_invalid_shape_is_a_lost_game(client, kind):
+    with pytest.raises(EnvLostError, match="shape"):
+        client.receive(b'{"shape": ' + SHAPES[kind].encode() + b', "number": %d}\n')
 
 
-def test_what_is_valid_is_taken(playing):
-    assert playing.hear(b"{}\n{}\n" + answer(b'{"apples": 1, "x": -0.5}')) == ({"apples": 1.0, "x": -0.5}, False, False)
+def test_valid_messages_are_accepted(playing):
+    info = {"apples": 1.0, "x": -0.5}
+    assert playing.receive(b"{}\n{}\n" + answer(b'{"apples": 1, "x": -0.5}')) == (info, False, False)
     playing.step(BUTTONS, CAMERA)
-    assert playing.hear(answer(b'{"largest": 3.4e38}', more=b', "terminated": true')).terminated
+    assert playing.receive(answer(b'{"largest": 3.4e38}', more=b', "terminated": true')).terminated
     playing.step(BUTTONS, CAMERA)
-    assert playing.hear(b"{}\n" * 300_000) is None  # signs of life, at no cost that grows with their square
+    assert playing.receive(b"{}\n" * 300_000) is None  # heartbeats, at a cost that is not quadratic in their number
 
 
-def test_an_answer_that_came_before_its_question_is_no_answer(playing):
-    playing.hear(answer())
+def test_an_answer_before_its_request_is_a_lost_game(playing):
+    playing.receive(answer())
     playing.game.send(fill(answer(), playing._number))
     playing.step(BUTTONS, CAMERA)
-    with pytest.raises(GameLostError, match="nobody asked for"):
+    with pytest.raises(EnvLostError, match="answers no request"):
         playing.poll()
 
 
 @pytest.mark.parametrize("size", [0, 1, 71])
-def test_a_picture_that_shrinks_is_a_lost_game(playing, size):
+def test_a_truncated_frame_file_is_a_lost_game(playing, size):
     os.pwrite(playing.file, bytes(range(72)), 0)
-    assert playing.picture().tobytes() == bytes(range(72))
+    assert playing.frame().tobytes() == bytes(range(72))
     os.ftruncate(playing.file, size)
-    with pytest.raises(GameLostError, match="left no room for its picture"):
-        playing.picture()
+    with pytest.raises(EnvLostError, match="frame is shorter than the frame"):
+        playing.frame()
 
 
-def test_a_picture_that_grows_is_read_as_far_as_it_goes(playing):
+def test_a_frame_file_that_grows_is_read_up_to_the_frame_size(playing):
     os.ftruncate(playing.file, 1 << 40)
-    assert playing.picture().shape == (4, 6, 3)
+    assert playing.frame().shape == (4, 6, 3)
 
 
 def test_flags_of_the_shared_file_do_no_harm(playing):
     with suppress(OSError):  # not every file system has it
         fcntl.fcntl(playing.file, fcntl.F_SETFL, os.O_DIRECT)
-    with suppress(GameLostError):
-        playing.picture()
+    with suppress(EnvLostError):
+        playing.frame()
 
 
 def test_what_a_game_prints_does_not_fill_the_disk(playing, monkeypatch):
-    monkeypatch.setattr(game_client, "_LARGEST_OUTPUT", 1 << 16)
+    monkeypatch.setattr(client_module, "_MAX_OUTPUT_BYTES", 1 << 16)
     output = playing._output.fileno()
     os.write(output, b"x" * (1 << 17))
-    playing.hear(answer())
-    os.write(output, b"last words \x1b[2J")  # the writer goes on at its place
+    playing.receive(answer())
+    os.write(output, b"last words \x1b[2J")  # the writer continues at its offset
     assert os.fstat(output).st_blocks * 512 < 1 << 16
-    assert playing._last_words() == r"; its last words: last words \x1b[2J"
+    assert playing._output_tail() == r"; the end of its output: last words \x1b[2J"
 
 
 def hostile(monkeypatch, *faults):
-    """A game whose episode of seed i has the i-th fault."""
-    monkeypatch.setattr(game_client, "_SERVER", Path(hostile_game.__file__))
-    return Game("module:game", {"faults": faults}, patience=Patience(start=20, reset=5, step=5, beat=60))
+    """Specification of a game whose episode of seed i has the i-th fault."""
+    monkeypatch.setattr(client_module, "_SERVER", Path(hostile_game.__file__))
+    return EnvSpec("module:game", {"faults": faults}, timeouts=Timeouts(start=20, reset=5, step=5, heartbeat=60))
 
 
 def endings(game, seeds):
     with Pool(game, [iter(range(seeds))], SIZE, APPLES) as pool:
-        turns = [pool.begin()]
+        time_steps = [pool.begin()]
         while not pool.done:
-            turns.append(pool.act(BUTTONS[None], CAMERA[None]))
-        assert all(np.isfinite(turn.reward).all() for turn in turns)
+            time_steps.append(pool.step(BUTTONS[None], CAMERA[None]))
+        assert all(np.isfinite(time_step.reward).all() for time_step in time_steps)
         return [episode.ending for episode in pool.episodes()]
 
 
-def test_a_pool_outlives_what_its_games_do(monkeypatch):
+def test_a_pool_survives_the_faults_of_its_games(monkeypatch):
     faults = ["", "shrink", "deep info", "beyond any count", "three at once", ""]
     assert endings(hostile(monkeypatch, *faults), len(faults)) == ["truncated", *["lost"] * 4, "truncated"]
 
@@ -150,23 +151,23 @@ def test_a_pool_outlives_what_its_games_do(monkeypatch):
     ["diamond_pickaxe", "crafted.diamond_pickaxe", "crafted.planks", "chest", "iron_sword", "crafted.iron_sword"],
 )
 def test_no_count_that_rewards_depend_on_is_beyond_what_games_have(name):
-    """Neither what is crafted nor what is made of paid items gives infinite rewards."""
+    """Neither crafted items nor products of rewarded items give infinite rewards."""
     for count in (3e38, -3e38, float("nan")):
-        with pytest.raises(GameLostError, match=f"of '{name}', beyond"):
+        with pytest.raises(EnvLostError, match=f"of '{name}', beyond"):
             _check_counts({name: count}, REWARDS["diamond"])
     _check_counts({name: 1e9, "elsewhere": 3e38}, REWARDS["diamond"])
-    _check_counts({name: 3e38}, REWARDS["explore"])  # of which nothing there depends
+    _check_counts({name: 3e38}, REWARDS["explore"])  # on which no reward there depends
 
 
-def test_a_reward_depends_on_no_count_that_is_not_looked_at():
+def test_all_counts_that_a_reward_depends_on_are_tracked():
     table = REWARDS["diamond"]
-    looked_at = Looked()
-    Tally(table, looked_at).pay(looked_at)
-    assert looked_at.names == counted(table)
+    info = RecordingInfo()
+    RewardTracker(table, info).update(info)
+    assert info.names == tracked_names(table)
 
 
-class Looked(dict):
-    """Counts of nothing, which note what is asked for."""
+class RecordingInfo(dict):
+    """Empty info that records the names requested."""
 
     def __init__(self):
         self.names = set()
@@ -187,13 +188,13 @@ def test_no_process_outlives_its_game_by_cleaning_its_environment(monkeypatch, t
     assert not Path("/proc", file.read_text()).exists()
 
 
-def test_a_pool_without_a_size_keeps_that_of_its_first_picture():
-    """Pictures of another size cannot be put beside the first."""
+def test_a_pool_without_a_size_keeps_that_of_its_first_frame():
+    """Frames of different sizes cannot be stacked."""
     pool = SimpleNamespace(size=None)
     from vpt_jax.envs.vector.pool import _Row
 
     row = SimpleNamespace(_pool=pool)
-    assert _Row._look(row, np.zeros((4, 6, 3), np.uint8)).shape == (4, 6, 3)
-    assert _Row._look(row, np.zeros((8, 6, 3), np.uint8)).shape == (4, 6, 3)
-    with pytest.raises(GameLostError, match="shows 2x6 pixels"):
-        _Row._look(row, np.zeros((2, 6, 3), np.uint8))
+    assert _Row._resize_frame(row, np.zeros((4, 6, 3), np.uint8)).shape == (4, 6, 3)
+    assert _Row._resize_frame(row, np.zeros((8, 6, 3), np.uint8)).shape == (4, 6, 3)
+    with pytest.raises(EnvLostError, match="renders 2x6 pixels"):
+        _Row._resize_frame(row, np.zeros((2, 6, 3), np.uint8))

@@ -1,4 +1,4 @@
-"""Luanti itself: what keys and mouse do in it, its counters, its resets, and that it goes away. In real time."""
+"""The real Luanti: effects of keys and mouse, counters, resets and clean-up. In real time."""
 
 import signal
 import socket
@@ -287,7 +287,7 @@ def test_a_game_that_ended_is_an_error_and_starts_again():
 
 
 PLAY_FOR_EVER = """
-from vpt_jax.envs.luanti import LuantiEnv
+from vpt_jax.envs.luanti.env import LuantiEnv
 env = LuantiEnv(90, 160)
 env.reset()
 print(env._game._scratch, flush=True)

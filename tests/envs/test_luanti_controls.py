@@ -1,4 +1,4 @@
-"""Luanti's keys and mouse on a screen that is not there."""
+"""Key presses and mouse moves of the Luanti controls, on a fake screen."""
 
 from dataclasses import dataclass, field
 
@@ -65,7 +65,7 @@ def test_keys_without_a_counterpart_press_nothing(act):
     assert not unknown
 
 
-def test_what_a_pixel_cannot_show_is_not_lost(act):
+def test_turns_below_a_pixel_accumulate(act):
     moves = [act(pitch=-0.05, yaw=0.2) for _ in range(6)]
     assert np.sum([move for step in moves for move in step], axis=0).tolist() == [8, -2]  # of 0.15 degrees
 

@@ -1,4 +1,4 @@
-"""The adapter to MineRL against the spec of its interface, and against a stand-in for MineRL (`stubs/`)."""
+"""The MineRL adapter against the specification of its interface, and against a stub of MineRL (`stubs/`)."""
 
 import ast
 import dataclasses
@@ -14,10 +14,10 @@ import pytest
 
 from vpt_jax.actions import BUTTON_INDEX, ENV_KEYS
 from vpt_jax.envs import minerl
-from vpt_jax.envs.games import make_game
+from vpt_jax.envs.games import make_env_spec
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.envs.vector import server
-from vpt_jax.envs.vector.client import GameLostError, Patience
+from vpt_jax.envs.vector.client import EnvLostError, Timeouts
 from vpt_jax.envs.vector.pool import Pool
 
 HERE = Path(__file__).parent
@@ -27,7 +27,7 @@ MINERL, GYM = (HERE / "stubs" / name for name in ("minerl", "gym"))
 
 @pytest.fixture
 def game(monkeypatch):
-    """The adapter in this process, around the stand-in."""
+    """The adapter in this process, around the stub."""
     for folder in (GYM, MINERL):
         monkeypatch.syspath_prepend(folder)
     yield minerl.make(seconds=0.2)
@@ -37,13 +37,13 @@ def game(monkeypatch):
 
 @pytest.fixture
 def path(monkeypatch):
-    """Puts folders of packages on the path of the games' processes; there are short pauses between their tries."""
-    monkeypatch.setattr("vpt_jax.envs.vector.pool._PAUSES", (0.0, 0.01, 0.02, 0.04))
+    """Adds folders of packages to the path of the game processes; with short pauses between retries."""
+    monkeypatch.setattr("vpt_jax.envs.vector.pool._RETRY_PAUSES", (0.0, 0.01, 0.02, 0.04))
     return lambda *folders: monkeypatch.setenv("PYTHONPATH", ":".join(map(str, folders)))
 
 
 def press(*keys, camera=(0.0, 0.0)):
-    return server.action_of({"keys": keys, "camera": camera})
+    return server.action_dict({"keys": keys, "camera": camera})
 
 
 def has_numpy(python):
@@ -69,22 +69,22 @@ def box(low, high, shape):
 
 
 @pytest.mark.parametrize(
-    ("spaces", "change", "complaint"),
+    ("spaces", "change", "message"),
     [
         (0, {"chat": None, "swapHands": ...}, "differ in chat, swapHands"),
         (1, {"inventory": ...}, "lack inventory"),
         (1, {"pov": np.zeros((64, 64, 3), np.uint8)}, r"shape \(64, 64, 3\), not uint8 of \(360, 640, 3\)"),
-        (1, {"pov": np.zeros((360, 640, 3))}, "pictures are float64"),
+        (1, {"pov": np.zeros((360, 640, 3))}, "frames are float64"),
         (0, {"camera": box(-1, 1, (2,))}, "camera is not two angles of -180 to 180 degrees"),
         (0, {"camera": box(-180, 180, (3,))}, "camera is not two angles"),
     ],
 )
-def test_another_interface_is_refused(spaces, change, complaint):
+def test_another_interface_is_refused(spaces, change, message):
     actions = dict.fromkeys(SPEC["actions"]) | {"camera": box(-180, 180, (2,))}
     those = [actions, {"pov": np.zeros((360, 640, 3), np.uint8), "inventory": None}]
     minerl.check_spaces(*those)
     those[spaces] = {name: space for name, space in {**those[spaces], **change}.items() if space is not ...}
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         minerl.check_spaces(*those)
 
 
@@ -112,7 +112,7 @@ def test_the_time_is_over_after_its_steps(game):
     assert game.step(press())[2:4] == (False, False)
 
 
-def test_after_death_the_game_goes_on_without_items(game):
+def test_after_death_the_episode_continues_without_items(game):
     game.reset(seed=1)
     assert game.step(press("attack"))[4]["log"] == 1
     *_, terminated, truncated, info = game.step(press("use"))
@@ -120,7 +120,7 @@ def test_after_death_the_game_goes_on_without_items(game):
     assert game.step(press("attack"))[4]["log"] == 1
 
 
-def test_a_lost_connection_is_no_picture(game):
+def test_a_lost_connection_is_an_error(game):
     game.reset(seed=1)
     with pytest.raises(RuntimeError, match="lost its Minecraft: Connection timed out!"):
         game.step(press("sneak"))
@@ -133,32 +133,32 @@ def test_items_have_the_names_that_are_rewarded():
     others = {name: 1 for name in REWARDS["diamond"] if name not in ("log", "planks")}
     inventory = {name: np.array(count) for name, count in {**wood, **others, "dirt": 0, "oak_boat": 5}.items()}
     stats = {"location_stats": {"xpos": np.array(1.5), "pitch": np.array(2)}}
-    info = minerl.info_of({"inventory": inventory, **stats})
+    info = minerl.extract_info({"inventory": inventory, **stats})
     assert info == {"log": 3, "planks": 12, **others, "oak_boat": 5, "x": 1.5}
     assert all(type(number) is float for number in info.values())
 
 
 def test_the_games_own_count_of_what_was_crafted_is_passed_on():
-    """Where MineRL observes it; so that rewards count what cannot be counted twice (fidelity D6)."""
+    """Where MineRL observes it; so rewards use a count that cannot be inflated (fidelity D6)."""
     crafted = {"oak_planks": np.array(4), "birch_planks": np.array(8), "torch": np.array(0)}
-    assert minerl.info_of({"inventory": {}, "craft_item": crafted}) == {"crafted.planks": 12}
+    assert minerl.extract_info({"inventory": {}, "craft_item": crafted}) == {"crafted.planks": 12}
 
 
 def play(game, seeds, *keys):
-    """Hold keys until all seeds are played; the episodes, and each row's first pixel."""
+    """Hold keys until all seeds are played; returns the episodes, and the first pixel of every frame."""
     buttons = np.zeros((1, 20), np.uint8)
     buttons[0, [BUTTON_INDEX[key] for key in keys]] = 1
     with Pool(game, [iter(seeds)], (360, 640), REWARDS["diamond"], wait_for_resets=False) as pool:
         pixels = [pool.begin().frames[0, 0, 0].tolist()]
         while not pool.done:
-            pixels.append(pool.act(buttons, np.zeros((1, 2), np.float32)).frames[0, 0, 0].tolist())
+            pixels.append(pool.step(buttons, np.zeros((1, 2), np.float32)).frames[0, 0, 0].tolist())
         return pool.episodes(), pixels
 
 
 @pytest.mark.parametrize("python", [sys.executable, *OLD])
 def test_the_pool_plays_it(path, python):
     path(MINERL, GYM)
-    (first, second), pixels = play(make_game("minerl", {"seconds": 0.2}, python), [0, 9], "attack")
+    (first, second), pixels = play(make_env_spec("minerl", {"seconds": 0.2}, python), [0, 9], "attack")
     assert (first.seed, first.steps, first.ending, first.obtained["log"]) == (0, 4, "truncated", 4)
     assert first.reward == second.reward == 0.5
     assert first.info == {"health": 20, "food": 20, "log": 4}
@@ -169,29 +169,29 @@ def test_the_pool_plays_it(path, python):
     ("key", "ending"),
     [("sprint", ("lost", 0)), ("sneak", ("lost", 0)), ("jump", ("truncated", 1))],  # hangs, Minecraft gone, MineRL done
 )
-def test_what_goes_wrong_costs_the_rest_of_the_episode(path, key, ending):
+def test_faults_cost_the_rest_of_the_episode(path, key, ending):
     path(MINERL, GYM)
-    game = dataclasses.replace(make_game("minerl", {"seconds": 0.2}), patience=Patience(step=2))
+    game = dataclasses.replace(make_env_spec("minerl", {"seconds": 0.2}), timeouts=Timeouts(step=2))
     episodes, _ = play(game, [1, 2], key)
     assert [(episode.ending, episode.steps) for episode in episodes] == [ending] * 2
 
 
 @pytest.mark.parametrize(
-    ("installed", "complaint"),
+    ("installed", "message"),
     [
         ([], "MineRL is not installed"),
         (["0.4.4"], r"MineRL 0\.4\.4 \(PyPI's\) is an older, different game"),
         ([MINERL], "MineRL 1.0.2 cannot be imported: No module named 'gym'"),
     ],
 )
-def test_what_is_missing_is_said_with_how_to_get_it(path, tmp_path, installed, complaint):
+def test_missing_packages_are_named_with_the_install_command(path, tmp_path, installed, message):
     (tmp_path / "minerl-0.4.4.dist-info").mkdir()
     (tmp_path / "minerl-0.4.4.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: minerl\nVersion: 0.4.4")
     path(*(tmp_path if folder == "0.4.4" else folder for folder in installed))
-    with pytest.raises(GameLostError, match=rf"(?s){complaint}.*Java 8.*pip install git\+https.*config\.game\.python"):
-        play(make_game("minerl", {}), [1])
+    with pytest.raises(EnvLostError, match=rf"(?s){message}.*Java 8.*pip install git\+https.*config\.game\.python"):
+        play(make_env_spec("minerl", {}), [1])
 
 
-def test_old_pythons_can_read_it():
+def test_the_modules_parse_under_python_3_8():
     for module in (server, minerl):
         ast.parse(Path(module.__file__).read_text(), feature_version=(3, 8))

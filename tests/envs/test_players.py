@@ -1,4 +1,4 @@
-"""The players: human streams, the scripted player's hand, and how it plays."""
+"""Players: human action streams, the model of human input, and the scripted Doom player."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from vpt_jax.actions import BUTTON_INDEX, PITCH, is_null, raw_from_env
 from vpt_jax.envs.doom.bot.player import DoomPlayer, DoomRunner
 from vpt_jax.envs.doom.env import DoomEnv
-from vpt_jax.envs.players import Hand, HumanStreamPlayer
+from vpt_jax.envs.players import HumanInputModel, HumanStreamPlayer
 
 SEED = 3
 
@@ -25,8 +25,8 @@ def test_human_streams_are_whole_and_start_anywhere():
     assert len({(buttons.sum(), np.abs(camera).sum().round(1)) for buttons, camera in runs}) == 3
 
 
-def test_the_hand_turns_the_view_onto_its_target_in_strokes():
-    hand, left, turned = Hand(np.random.default_rng(0)), np.array([-12.0, 80.0]), []
+def test_the_input_model_turns_the_view_to_its_target_in_strokes():
+    hand, left, turned = HumanInputModel(np.random.default_rng(0)), np.array([-12.0, 80.0]), []
     for _ in range(60):
         _, camera = raw_from_env(hand.move((), left, tolerance=2.0))
         left = left - camera
@@ -38,9 +38,9 @@ def test_the_hand_turns_the_view_onto_its_target_in_strokes():
     assert not np.any(turned[-20:])  # and rests when it is there
 
 
-def test_the_hand_does_not_flutter():
+def test_the_input_model_holds_keys_for_a_minimum_time():
     rng = np.random.default_rng(1)
-    hand = Hand(rng)
+    hand = HumanInputModel(rng)
     held = np.array([hand.move({"jump"} if rng.random() < 0.5 else (), np.zeros(2), 1)["jump"] for _ in range(400)])
     presses = np.diff(np.flatnonzero(np.diff(held)))
     assert len(presses) > 20
@@ -73,7 +73,7 @@ def test_the_scripted_player_covers_ground(episode):
     assert places[:, 0].max() > 720  # it opened the door at x = 672
 
 
-def test_the_scripted_player_has_human_manners(episode):
+def test_the_scripted_player_has_human_input_statistics(episode):
     _, buttons, camera, _ = episode
     assert 0.1 < is_null(buttons, camera).mean() < 0.5
     assert 0.2 < (np.abs(camera) > 0.3).any(1).mean() < 0.8

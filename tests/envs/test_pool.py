@@ -12,28 +12,28 @@ from tests.envs.toy_games import SIZE
 from vpt_jax.actions import BUTTON_INDEX
 from vpt_jax.envs.processes.reaper import marked
 from vpt_jax.envs.rewards import Reward
-from vpt_jax.envs.vector.client import Game, GameLostError, Patience
+from vpt_jax.envs.vector.client import EnvLostError, EnvSpec, Timeouts
 from vpt_jax.envs.vector.pool import Pool
 
 APPLES = {"apples": Reward(0.5, 3)}
-PATIENCE = Patience(start=20, reset=1, step=1, beat=3)
+TIMEOUTS = Timeouts(start=20, reset=1, step=1, heartbeat=3)
 ATTACK = np.zeros(20, np.uint8)
 ATTACK[BUTTON_INDEX["attack"]] = 1
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    """Between the tries of a row that cannot play; as many as there are."""
-    monkeypatch.setattr("vpt_jax.envs.vector.pool._PAUSES", (0.0, 0.01, 0.02, 0.04))
+    """Shorter pauses between the retries of a row, equal in number to the real ones."""
+    monkeypatch.setattr("vpt_jax.envs.vector.pool._RETRY_PAUSES", (0.0, 0.01, 0.02, 0.04))
 
 
 def counting(**arguments):
-    return Game("tests.envs.toy_games:Counting", arguments, patience=PATIENCE)
+    return EnvSpec("tests.envs.toy_games:Counting", arguments, timeouts=TIMEOUTS)
 
 
 def faulty(*faults, chance=1.0, **arguments):
     arguments |= {"faults": faults, "chance": chance}
-    return Game("tests.envs.toy_games:Faulty", arguments, patience=PATIENCE)
+    return EnvSpec("tests.envs.toy_games:Faulty", arguments, timeouts=TIMEOUTS)
 
 
 def make_pool(game, rows=2, seeds=None, **options):
@@ -42,19 +42,19 @@ def make_pool(game, rows=2, seeds=None, **options):
 
 
 def attack(pool, rows=2):
-    return pool.act(np.tile(ATTACK, (rows, 1)), np.zeros((rows, 2), np.float32))
+    return pool.step(np.tile(ATTACK, (rows, 1)), np.zeros((rows, 2), np.float32))
 
 
-def shown(turn):
-    """Seed and step in the pictures."""
-    return turn.frames[:, 0, 0, :2].tolist()
+def seed_and_step(time_step):
+    """Seed and step, as encoded in the frames."""
+    return time_step.frames[:, 0, 0, :2].tolist()
 
 
-def test_rows_are_streams_of_episodes_with_a_last_picture_in_which_nobody_plays():
+def test_rows_are_streams_of_episodes_with_one_idle_step_for_the_last_frame():
     with make_pool(counting(steps=2)) as pool:
-        turns = [pool.begin(), *(attack(pool) for _ in range(4))]
-    assert [shown(turn)[0] for turn in turns] == [[0, 0], [0, 1], [0, 2], [2, 0], [2, 1]]
-    assert [shown(turn)[1] for turn in turns] == [[1, 0], [1, 1], [1, 2], [3, 0], [3, 1]]
+        time_steps = [pool.begin(), *(attack(pool) for _ in range(4))]
+    assert [seed_and_step(time_step)[0] for time_step in time_steps] == [[0, 0], [0, 1], [0, 2], [2, 0], [2, 1]]
+    assert [seed_and_step(time_step)[1] for time_step in time_steps] == [[1, 0], [1, 1], [1, 2], [3, 0], [3, 1]]
     for field, expected in {
         "first": [1, 0, 0, 1, 0],
         "playing": [1, 1, 0, 1, 1],
@@ -64,18 +64,18 @@ def test_rows_are_streams_of_episodes_with_a_last_picture_in_which_nobody_plays(
         "truncated": [0, 0, 1, 0, 0],
         "seed": [0, 0, 0, 2, 2],
     }.items():
-        assert [getattr(turn, field)[0] for turn in turns] == expected, field
+        assert [getattr(time_step, field)[0] for time_step in time_steps] == expected, field
 
 
-def test_first_episodes_of_unequal_lengths_leave_the_games_out_of_step():
-    """At every turn, games are spread over the episode (fidelity D3)."""
+def test_first_episodes_of_unequal_lengths_desynchronize_the_games():
+    """At every time, games are spread over the episode (fidelity D3)."""
     limits = [2, 4, None]
     with make_pool(counting(steps=6), rows=3, first_limits=limits) as pool:
-        turns = [pool.begin(), *(attack(pool, 3) for _ in range(12))]
+        time_steps = [pool.begin(), *(attack(pool, 3) for _ in range(12))]
         episodes = pool.episodes()
-    steps = np.array([[step for _, step in shown(turn)] for turn in turns])
+    steps = np.array([[step for _, step in seed_and_step(time_step)] for time_step in time_steps])
     assert (steps[:3] == steps[:3, :1]).all()  # together at the beginning
-    assert all(len(set(of_turn)) == 3 for of_turn in steps[7:])
+    assert all(len(set(row)) == 3 for row in steps[7:])
     first = sorted((one.row, one.steps, one.ending) for one in episodes)
     assert first == [
         (0, 2, "shortened"),
@@ -84,17 +84,17 @@ def test_first_episodes_of_unequal_lengths_leave_the_games_out_of_step():
         (1, 6, "truncated"),
         (2, 6, "truncated"),
     ]
-    assert [turn.truncated.tolist() for turn in turns[:5]] == [[False] * 3] * 5
+    assert [time_step.truncated.tolist() for time_step in time_steps[:5]] == [[False] * 3] * 5
 
 
-def test_episodes_are_counted_up_to_what_is_paid_for():
+def test_rewards_are_limited_to_the_quantity():
     with make_pool(counting(steps=5, truncates=False), rows=1) as pool:
         pool.begin()
-        turns = [attack(pool, 1) for _ in range(5)]
+        time_steps = [attack(pool, 1) for _ in range(5)]
         (episode,) = pool.episodes()
         assert pool.episodes() == []
-    assert [turn.reward[0] for turn in turns] == [0.5, 0.5, 0.5, 0, 0]
-    assert [turn.terminated[0] for turn in turns] == [False] * 4 + [True]
+    assert [time_step.reward[0] for time_step in time_steps] == [0.5, 0.5, 0.5, 0, 0]
+    assert [time_step.terminated[0] for time_step in time_steps] == [False] * 4 + [True]
     assert episode[:5] == (0, 0, 5, 1.5, "terminated")
     assert episode.obtained == {"apples": 5}
     assert "name" not in episode.info
@@ -104,7 +104,7 @@ def test_actions_reach_their_game():
     buttons, camera = np.stack([ATTACK, 0 * ATTACK]), np.array([[0, 1.5], [0, -3]], np.float32)
     with make_pool(counting(steps=1)) as pool:
         pool.begin()
-        pool.act(buttons, camera)
+        pool.step(buttons, camera)
         infos = [episode.info for episode in pool.episodes()]
     assert [(info["apples"], info["turned"]) for info in infos] == [(1, 1.5), (0, -3)]
 
@@ -117,7 +117,7 @@ def test_the_pool_ends_with_its_seeds():
         assert sorted(episode.seed for episode in pool.episodes()) == [0, 5, 7]
 
 
-def test_a_game_is_started_anew_after_some_episodes():
+def test_a_game_is_restarted_after_episodes_per_process():
     with make_pool(faulty("leak", steps=1), rows=1, episodes_per_process=2) as pool:
         pool.begin()
         for _ in range(9):
@@ -125,7 +125,7 @@ def test_a_game_is_started_anew_after_some_episodes():
         processes = [episode.info["process"] for episode in pool.episodes()]
         alive = len(marked(pool.mark))
     assert [len(list(group)) for _, group in itertools.groupby(processes)] == [2, 2, 1]
-    assert 1 <= alive <= 5  # the newest game and its leaks, without those of the games before
+    assert 1 <= alive <= 5  # the newest game and its leaked processes, without those of earlier games
     assert marked(pool.mark) == []
 
 
@@ -135,8 +135,8 @@ def test_a_lost_game_costs_its_episode_and_no_more(fault):
         pool.begin()
         before = time.monotonic()
         while not pool.done:
-            turn = attack(pool)
-            assert not (turn.reward[~turn.acted]).any()
+            time_step = attack(pool)
+            assert not (time_step.reward[~time_step.acted]).any()
         episodes = pool.episodes()
         assert time.monotonic() - before < 60
     assert {episode.seed for episode in episodes} <= set(range(6))
@@ -159,23 +159,23 @@ def test_episodes_with_faults_of_all_kinds_come_to_an_end(count, chance):
         endings = [episode.ending for episode in pool.episodes()]
     assert len(endings) == count
     assert 0 < endings.count("lost") < count / 2
-    assert slowest < PATIENCE.step + 4  # and what it takes to kill
+    assert slowest < TIMEOUTS.step + 4  # and the time to kill
     assert marked(pool.mark) == []
 
 
-def test_what_cannot_be_made_is_said_once():
-    game = Game("tests.envs.toy_games:unmakeable", patience=PATIENCE)
-    with pytest.raises(GameLostError, match=r"(?s)in 5 tries.*install the game first"), make_pool(game) as pool:
+def test_a_game_that_cannot_be_made_is_reported_once():
+    game = EnvSpec("tests.envs.toy_games:unmakeable", timeouts=TIMEOUTS)
+    with pytest.raises(EnvLostError, match=r"(?s)in 5 tries.*install the game first"), make_pool(game) as pool:
         pool.begin()
 
 
-def test_games_that_cannot_play_any_more_are_given_up(tmp_path):
-    game = Game("tests.envs.toy_games:OnceOnly", {"file": str(tmp_path / "played"), "steps": 2}, patience=PATIENCE)
+def test_a_row_gives_up_after_repeated_failures(tmp_path):
+    game = EnvSpec("tests.envs.toy_games:OnceOnly", {"file": str(tmp_path / "played"), "steps": 2}, timeouts=TIMEOUTS)
     with make_pool(game, rows=1) as pool:
         pool.begin()
-        turns = (attack(pool, 1) for _ in range(4))
-        with pytest.raises(GameLostError, match=r"(?s)in 5 tries.*File exists"):
-            list(turns)
+        time_steps = (attack(pool, 1) for _ in range(4))
+        with pytest.raises(EnvLostError, match=r"(?s)in 5 tries.*File exists"):
+            list(time_steps)
         assert [episode.ending for episode in pool.episodes()] == ["truncated"]
     assert pool.lost == 5
 

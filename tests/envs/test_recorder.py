@@ -1,4 +1,4 @@
-"""Recording: contractor files whose frames and actions belong together, whatever interrupts the making."""
+"""The recorder: contractor files with aligned frames and actions, after any interruption."""
 
 import errno
 import hashlib
@@ -54,7 +54,7 @@ def test_every_episode_is_there(recorded):
                                                              for player in ("scripted", "human")}  # fmt: skip
 
 
-def test_a_frame_is_what_the_player_saw_before_its_action(recorded):
+def test_a_frame_is_the_observation_before_its_action(recorded):
     path = next(path for path in find_recordings(recorded / "train") if "scripted" in path.name)
     steps = read_steps(Path(f"{path}.jsonl"))
     frames = np.array(list(read_frames(Path(f"{path}.mp4"), steps, 90, 160)), float)
@@ -101,7 +101,7 @@ def test_asked_to_stop_it_stops_cleanly(tmp_path, number):
         run.send_signal(number)
     message, _ = run.communicate(timeout=30)
     assert run.returncode == 130
-    assert "the same command goes on" in message
+    assert "run the same command again to resume" in message
     assert not list(tmp_path.rglob("*.partial"))
     assert not {path.stem for path in tmp_path.glob("*/*.mp4")} ^ {path.stem for path in tmp_path.glob("*/*.jsonl")}
 
@@ -127,7 +127,7 @@ def test_a_folder_keeps_to_its_settings(recorded, tmp_path):
     (tmp_path / "holiday.mp4").touch()
     with pytest.raises(RecordError, match="in use by something else"):
         record(small_config(tmp_path))
-    with pytest.raises(RecordError, match=r"1 recordings that these settings do not ask for.*000003"):
+    with pytest.raises(RecordError, match=r"1 recordings that these settings do not plan.*000003"):
         record(small_config(recorded, **{"splits.train.episodes": 3}))
     with pytest.raises(RecordError, match=r"was recorded with.*2\.0.*not.*3\.0"):
         record(small_config(recorded, seconds=3.0))
@@ -148,30 +148,32 @@ def test_splits_share_no_seeds(variant, holds_out_levels, players):
     assert {episode.player for episode in episodes} == players
 
 
-def test_settings_that_a_stopped_run_left_empty_are_written_anew(tmp_path):
-    """A full disk or a kill amid the writing of settings.json, before anything was recorded (attack M10)."""
+def test_settings_that_a_stopped_run_left_empty_are_rewritten(tmp_path):
+    """A full disk or a kill while settings.json is written, before anything was recorded (attack M10)."""
     wanted = recorder.Settings(90, 160, 2.0, 0)
     file = tmp_path / "settings.json"
     for content in (None, b"", b'{"height": 9', bytes(20)):
         if content is not None:
             file.write_bytes(content)
         (tmp_path / "settings.json.0123456789ab.writing").write_bytes(b"{")
-        recorder._keep_settings(tmp_path, wanted)
+        recorder._check_settings(tmp_path, wanted)
         assert json.loads(file.read_text()) == asdict(wanted)
-    recorder._keep_settings(tmp_path, wanted)
+    recorder._check_settings(tmp_path, wanted)
     with pytest.raises(RecordError, match="was recorded with"):
-        recorder._keep_settings(tmp_path, replace(wanted, skill=3))
+        recorder._check_settings(tmp_path, replace(wanted, skill=3))
     (tmp_path / "train").mkdir()
     file.write_bytes(b"")
-    with pytest.raises(RecordError, match=r"settings\.json is damaged, and nothing else tells what .*train was"):
-        recorder._keep_settings(tmp_path, wanted)
+    with pytest.raises(
+        RecordError, match=r"settings\.json is damaged, and no other file holds the settings of .*train:"
+    ):
+        recorder._check_settings(tmp_path, wanted)
     file.unlink()
     with pytest.raises(RecordError, match="in use by something else"):
-        recorder._keep_settings(tmp_path, wanted)
+        recorder._check_settings(tmp_path, wanted)
 
 
 def test_a_full_disk_leaves_no_empty_settings(tmp_path, monkeypatch):
-    """The next run starts as if nothing had been (attack M10)."""
+    """The next run starts as in an empty folder (attack M10)."""
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -180,7 +182,7 @@ def test_a_full_disk_leaves_no_empty_settings(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
-            recorder._keep_settings(tmp_path, wanted)
+            recorder._check_settings(tmp_path, wanted)
     assert not (tmp_path / "settings.json").exists()
-    recorder._keep_settings(tmp_path, wanted)
+    recorder._check_settings(tmp_path, wanted)
     assert (tmp_path / "settings.json").exists()

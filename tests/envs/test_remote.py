@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.envs.test_pool import APPLES, attack, counting, make_pool, shown
+from tests.envs.test_pool import APPLES, attack, counting, make_pool, seed_and_step
 from tests.envs.toy_games import SIZE
 
 ray = pytest.importorskip("ray")
@@ -25,10 +25,10 @@ def cluster():
     ray.shutdown()
 
 
-def machines():
-    """The processes of all actors that play."""
+def actors():
+    """The PIDs of all pool actors."""
     titles = {int(path.parent.name): path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")}
-    return [number for number, title in titles.items() if title.startswith(b"ray::Machine")]
+    return [number for number, title in titles.items() if title.startswith(b"ray::PoolActor")]
 
 
 def remote_pool(steps, rows=4):
@@ -37,8 +37,8 @@ def remote_pool(steps, rows=4):
 
 def test_machines_play_as_one_pool_does(cluster):
     with remote_pool(steps=2) as remote, make_pool(counting(steps=2), rows=4) as local:
-        for turns in range(6):
-            one, other = (pool.begin() if not turns else attack(pool, 4) for pool in (remote, local))
+        for number in range(6):
+            one, other = (pool.begin() if not number else attack(pool, 4) for pool in (remote, local))
             for name, rows in one._asdict().items():
                 np.testing.assert_array_equal(rows, getattr(other, name), err_msg=name)
         ended = [sorted(episode[1:5] for episode in pool.episodes()) for pool in (remote, local)]
@@ -52,23 +52,23 @@ def test_losing_a_machine_costs_its_episodes_only(cluster):
     with remote_pool(steps=30) as pool:
         pool.begin()
         for _ in range(3):
-            turn = attack(pool, 4)
-        os.kill(machines()[0], signal.SIGKILL)
+            time_step = attack(pool, 4)
+        os.kill(actors()[0], signal.SIGKILL)
         time.sleep(1)
-        before = turn
-        turn = attack(pool, 4)
-        (away,) = {tuple(rows) for rows in ([0, 1], [2, 3]) if not turn.playing[rows].any()}
+        before = time_step
+        time_step = attack(pool, 4)
+        (away,) = {tuple(rows) for rows in ([0, 1], [2, 3]) if not time_step.playing[rows].any()}
         stays = [row for row in range(4) if row not in away]
-        assert turn.acted[stays].all()
-        assert [seed for seed, _ in shown(turn)] == [seed for seed, _ in shown(before)]
+        assert time_step.acted[stays].all()
+        assert [seed for seed, _ in seed_and_step(time_step)] == [seed for seed, _ in seed_and_step(before)]
         lost = pool.episodes()
         assert [(one.row, one.seed, one.steps, one.reward, one.ending) for one in lost] == [
             (row, before.seed[row], 3, 1.5, "lost") for row in away
         ]
         until = time.monotonic() + 60
-        while not turn.playing[list(away)].all() and time.monotonic() < until:
-            turn = attack(pool, 4)
+        while not time_step.playing[list(away)].all() and time.monotonic() < until:
+            time_step = attack(pool, 4)
             time.sleep(0.1)
-        assert turn.playing[list(away)].all()  # another machine has taken the rows
-        assert not set(turn.seed[list(away)]) & set(range(4))
+        assert time_step.playing[list(away)].all()  # another machine has taken the rows
+        assert not set(time_step.seed[list(away)]) & set(range(4))
         assert pool.lost == 2

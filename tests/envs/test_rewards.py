@@ -1,6 +1,6 @@
 import pytest
 
-from vpt_jax.envs.rewards import REWARDS, Reward, Tally
+from vpt_jax.envs.rewards import REWARDS, Reward, RewardTracker
 
 TIERS = {
     "through the furnace": ("log", "planks", "stick", "crafting_table", "wooden_pickaxe", "cobblestone",
@@ -10,14 +10,14 @@ TIERS = {
 
 
 def total(table, items, counts=()):
-    """What is paid in all for the full quantity of items, obtained one after the other."""
-    tally = Tally(table, {})
+    """Total reward for the full quantity of items, obtained one after the other."""
+    tracker = RewardTracker(table, {})
     info = {}
     paid = 0.0
     for item in items:
         for _ in range(table[item].quantity or dict(counts)[item]):
             info = info | {item: info.get(item, 0) + 1}
-            paid += tally.pay(info)
+            paid += tracker.update(info)
     return paid
 
 
@@ -56,24 +56,24 @@ def test_the_even_variant_pays_one_over_the_quantity():
 
 
 def test_what_is_there_at_the_beginning_used_up_or_not_in_the_table_pays_nothing():
-    tally = Tally({"log": Reward(1, 3)}, {"log": 2})
+    tracker = RewardTracker({"log": Reward(1, 3)}, {"log": 2})
     counts = [2, 3, 0, 1, 1, 4, 9]
-    assert [tally.pay({"log": n, "dirt": 5 * n}) for n in counts] == [0, 1, 0, 0, 0, 1, 1]
-    assert tally.obtained == {"log": 7}
-    assert tally.pay({}) == 0  # a game may leave out what there is none of
+    assert [tracker.update({"log": n, "dirt": 5 * n}) for n in counts] == [0, 1, 0, 0, 0, 1, 1]
+    assert tracker.obtained == {"log": 7}
+    assert tracker.update({}) == 0  # a game may omit items with a count of 0
 
 
 def paid(*infos, table=REWARDS["diamond"]):
-    """What is paid in all, and the tally; the episode begins with nothing."""
-    tally = Tally(table, {})
-    return sum(tally.pay(info) for info in infos), tally
+    """Total reward, and the tracker; the episode begins without items."""
+    tracker = RewardTracker(table, {})
+    return sum(tracker.update(info) for info in infos), tracker
 
 
 def test_what_is_put_down_and_taken_up_again_pays_once():
     """Three diamonds ten times are worth 8, a log seven times 1/8 (fidelity D6)."""
-    reward, tally = paid(*[{"diamond": 3}, {}] * 10)
+    reward, tracker = paid(*[{"diamond": 3}, {}] * 10)
     assert reward == pytest.approx(8)
-    assert tally.obtained["diamond"] == 3  # what evaluation reports
+    assert tracker.obtained["diamond"] == 3  # what evaluation reports
     assert paid(*[{"log": 1}, {"dirt": 1}] * 7)[0] == pytest.approx(1 / 8)
     one_by_one = [{"diamond": n} for n in (1, 2, 3, 2, 1, 0, 1, 2, 3, 0, 3)]
     assert paid(*one_by_one)[0] == pytest.approx(8)
@@ -81,7 +81,7 @@ def test_what_is_put_down_and_taken_up_again_pays_once():
 
 @pytest.mark.parametrize("item", sorted(REWARDS["diamond"]))
 def test_no_item_pays_more_by_being_moved(item):
-    """In the hand, a chest, the crafting grid, on the ground after a death: the game's count falls and comes back."""
+    """In a hand, a chest, the crafting grid, on the ground after a death: the count decreases and increases again."""
     once, _ = paid({item: 2})
     assert paid(*[{item: 2}, {item: 1}, {}, {item: 2}] * 5)[0] == pytest.approx(once)
 
@@ -91,9 +91,9 @@ def test_what_was_used_up_in_crafting_and_collected_anew_pays():
     at_once = [{"log": 1}, {"planks": 4}, {"planks": 4, "log": 1}]
     by_the_grid = [{"log": 1}, {}, {"planks": 4}, {"planks": 4, "log": 1}]
     for infos in (at_once, by_the_grid):
-        reward, tally = paid(*infos)
+        reward, tracker = paid(*infos)
         assert reward == pytest.approx(2 / 8 + 4 / 20)
-        assert (tally.obtained["log"], tally.obtained["planks"]) == (2, 4)
+        assert (tracker.obtained["log"], tracker.obtained["planks"]) == (2, 4)
 
 
 def test_crafting_uses_up_no_more_than_is_missing():
@@ -104,14 +104,14 @@ def test_crafting_uses_up_no_more_than_is_missing():
     pickaxe = {"diamond_pickaxe": 1}
     made = [{"diamond": 6, "stick": 2}, {"diamond": 3}, {"diamond": 3} | pickaxe]
     farmed = [pickaxe, {"diamond": 3} | pickaxe, {"diamond": 3}, {"diamond": 3} | pickaxe] * 10
-    reward, tally = paid(*made, *farmed)
-    assert (tally.obtained["diamond"], tally.obtained["diamond_pickaxe"]) == (6, 1)
+    reward, tracker = paid(*made, *farmed)
+    assert (tracker.obtained["diamond"], tracker.obtained["diamond_pickaxe"]) == (6, 1)
     assert reward == pytest.approx(6 * 8 / 3 + 8 + 2 / 16)
     assert paid(*made, *farmed, {"diamond": 4})[1].obtained["diamond"] == 7
 
 
 def test_the_whole_way_to_a_diamond_pickaxe_with_what_it_uses_up():
-    """Every item is collected or made in the number that the table pays for, and used on the way."""
+    """Every item is collected or crafted in its rewarded quantity, and used on the way."""
     held, infos = {}, []
 
     def change(**numbers):
@@ -156,16 +156,16 @@ def test_what_the_game_counts_as_crafted_pays_after_it_was_placed():
     """MineRL's statistics (fidelity D6): torches are placed, and as many crafted again."""
     first = [{"coal": 1, "stick": 1}, {"torch": 4, "crafted.torch": 4}, {"crafted.torch": 4}]
     again = [{"coal": 1, "stick": 1, "crafted.torch": 4}, {"torch": 4, "crafted.torch": 8}]
-    tally = paid(*first, *again)[1]
-    assert {item: tally.obtained[item] for item in ("torch", "coal", "stick")} == {"torch": 8, "coal": 2, "stick": 2}
+    tracker = paid(*first, *again)[1]
+    assert {item: tracker.obtained[item] for item in ("torch", "coal", "stick")} == {"torch": 8, "coal": 2, "stick": 2}
     blocks = [{"iron_ingot": 9, "crafted.iron_ingot": 9 * n} for n in range(1, 5)]  # to a block of iron and back
     assert paid(*blocks)[1].obtained["iron_ingot"] == 9
-    later = Tally(REWARDS["diamond"], {"crafted.torch": 4})  # crafted before the episode
-    assert later.pay({"crafted.torch": 4}) == 0
+    later = RewardTracker(REWARDS["diamond"], {"crafted.torch": 4})  # crafted before the episode
+    assert later.update({"crafted.torch": 4}) == 0
 
 
 def test_health_is_paid_for_whenever_it_rises():
-    """It cannot be put down: what fell was lost to monsters."""
-    reward, tally = paid({"health": 50}, {"health": 25}, {"health": 50}, table=REWARDS["gather_health"])
+    """It cannot be put down: decreases are damage by monsters."""
+    reward, tracker = paid({"health": 50}, {"health": 25}, {"health": 50}, table=REWARDS["gather_health"])
     assert reward == pytest.approx(3)
-    assert tally.obtained == {"health": 75}
+    assert tracker.obtained == {"health": 75}

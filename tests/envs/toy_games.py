@@ -1,4 +1,4 @@
-"""Games for the pool's tests, played in processes of their own: one that counts, and one that fails in every way."""
+"""Toy environments for the tests of the pool: one that counts, and one with faults of every kind."""
 
 import os
 import random
@@ -13,7 +13,7 @@ SIZE = (4, 6)
 
 
 class Counting:
-    """Shows its seed, its step and its process; `apples` counts steps with attack held, `turned` sums up the yaw."""
+    """Frames encode seed and step; `apples` counts steps with attack held, `turned` sums the yaw, `process`: PID."""
 
     observation_space = {"pov": SimpleNamespace(shape=(*SIZE, 3))}  # noqa: RUF012 - Gymnasium's own name
 
@@ -22,39 +22,39 @@ class Counting:
 
     def reset(self, seed):
         self.seed, self.step_number, self.apples, self.turned = seed, 0, 0, 0.0
-        return self._see()
+        return self._observe()
 
     def step(self, action):
         self.step_number += 1
         self.apples += action["attack"]
         self.turned += float(action["camera"][1])
         over = self.step_number == self._steps
-        return self._see()[0], 0.0, over and not self._truncates, over and self._truncates, self._see()[1]
+        return self._observe()[0], 0.0, over and not self._truncates, over and self._truncates, self._observe()[1]
 
     def close(self):
         pass
 
-    def _see(self):
-        picture = np.zeros((*SIZE, 3), np.uint8)
-        picture[..., 0], picture[..., 1] = self.seed % 256, self.step_number
+    def _observe(self):
+        frame = np.zeros((*SIZE, 3), np.uint8)
+        frame[..., 0], frame[..., 1] = self.seed % 256, self.step_number
         info = {"apples": self.apples, "turned": self.turned, "process": os.getpid(), "name": "left out"}
-        return {"pov": picture}, info
+        return {"pov": frame}, info
 
 
 class Faulty(Counting):
-    """Every step fails by chance, in a way drawn from `faults`."""
+    """Every reset and step fails with probability `chance`, with a random one of `faults`."""
 
     def __init__(self, faults, chance, **options):
         super().__init__(**options)
         self._faults, self._chance, self._random = faults, chance, random.Random(os.getpid())
 
     def reset(self, seed):
-        return self._spoil(super().reset(seed))
+        return self._inject_fault(super().reset(seed))
 
     def step(self, action):
-        return self._spoil(super().step(action))
+        return self._inject_fault(super().step(action))
 
-    def _spoil(self, answer):
+    def _inject_fault(self, answer):
         if self._random.random() < self._chance:
             return getattr(self, self._random.choice(self._faults))(answer)
         return answer
@@ -77,14 +77,14 @@ class Faulty(Counting):
         return answer
 
     def leak(self, answer):
-        """Leaves a process behind, in a session of its own, and memory."""
+        """Leaks a process, in a session of its own, and memory."""
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
         self.leaked = bytearray(1 << 20)
         return answer
 
 
 class OnceOnly(Counting):
-    """Plays one episode, ever: the next does not begin, in this process or another."""
+    """Plays a single episode: later resets fail, in this process and in others."""
 
     def __init__(self, file, **options):
         super().__init__(**options)

@@ -1,4 +1,4 @@
-"""What looks at no frame, against its definition in plain loops."""
+"""Trivial baselines against their definitions in plain loops."""
 
 import math
 from collections import Counter
@@ -9,7 +9,7 @@ import pytest
 from vpt_jax.actions import CAMERA, JointAction, joint_from_raw
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation.baselines import FactoredMarginal, Marginal, idm_baselines, label_baselines, policy_baselines
-from vpt_jax.evaluation.metrics import add, metrics
+from vpt_jax.evaluation.metrics import compute_metrics, sum_totals
 
 
 def test_marginal_is_a_distribution_and_close_to_the_frequencies():
@@ -65,7 +65,7 @@ def test_policy_baselines_in_plain_loops(streams):
 
 @pytest.fixture(scope="module", params=[0.0, 0.1], ids=["all", "6 seconds"])
 def episodes(dataset_dir, request):
-    """Streams that leave no null out, and of each episode in use its rows of 22 choices: buttons, camera bins."""
+    """Streams with all null actions, and the rows of 22 choices (buttons, camera bins) of each episode in use."""
 
     def read(split, minutes):
         stream = Stream(StreamSettings(str(dataset_dir), split, 8, 6, "keep", shuffle=False, minutes=minutes))
@@ -79,7 +79,7 @@ NOTHING = [0] * 20 + [5, 5]
 
 
 def share(train, choice, value):
-    """The smoothed frequency of a choice's value."""
+    """Smoothed frequency of a choice's value."""
     counts = Counter(row[choice] for episode in train for row in episode)
     total, classes = sum(counts.values()), 2 if choice < 20 else 11
     unseen = (sum(number == 1 for number in counts.values()) + 1) / (total + 1)
@@ -89,7 +89,7 @@ def share(train, choice, value):
 def test_factored_marginal_in_plain_loops(episodes):
     (stream, train), _ = episodes
     assert sum(map(len, train)) in (400, 120)
-    marginal = FactoredMarginal.of(stream)
+    marginal = FactoredMarginal.from_stream(stream)
     for choice, frequencies in enumerate([*marginal.buttons, *marginal.camera]):
         assert frequencies.sum() == pytest.approx(1)
         assert frequencies.tolist() == pytest.approx([share(train, choice, v) for v in range(len(frequencies))])
@@ -121,11 +121,11 @@ def test_idm_baselines_in_plain_loops(episodes):
     assert figures["released"]["key_exact"] == np.mean([not any(row[:20]) for episode in valid for row in episode])
 
 
-def test_label_baselines_are_the_same_answers_by_episode(episodes):
+def test_label_baselines_are_the_same_predictions_by_episode(episodes):
     (train, _), (stream, valid) = episodes
     totals, figures = label_baselines(stream), idm_baselines(train, stream)
     for name, by_episode in totals.items():
         assert [int(of.frames) for of in by_episode] == [len(episode) for episode in valid]
-        together = metrics(add(by_episode))
+        together = compute_metrics(sum_totals(by_episode))
         assert math.isnan(together.pop("nll"))
         assert together.items() <= figures[name].items()

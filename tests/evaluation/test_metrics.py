@@ -1,4 +1,4 @@
-"""Figures against counting by hand, and what is made of them against plain loops."""
+"""Metrics against counting by hand; confidence intervals and the evaluator against plain loops."""
 
 from dataclasses import replace
 from functools import partial
@@ -12,27 +12,34 @@ from vpt_jax.actions import BUTTON_INDEX, BUTTONS, CAMERA, is_null
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.dataset import EpisodeIndex
 from vpt_jax.data.streams import Stream, StreamSettings
-from vpt_jax.evaluation.metrics import Prediction, add, confidence_intervals, count, evaluator, label_totals, metrics
+from vpt_jax.evaluation.metrics import (
+    Prediction,
+    compute_metrics,
+    compute_totals,
+    confidence_intervals,
+    evaluator,
+    label_totals,
+    sum_totals,
+)
 from vpt_jax.models.policy import Policy
 from vpt_jax.training.behavioural_cloning import predict_next
 
 
 def keys(*rows):
-    """Buttons of rows of names: "attack jump"."""
+    """Buttons `[n, 20]` from rows of names such as "attack jump"."""
     return np.array([[name in row.split() for name in BUTTONS] for row in rows], np.uint8)
 
 
 @pytest.fixture(scope="module")
 def figures():
-    """Of four frames; a fifth does not count."""
+    """Metrics of four frames; a fifth is not valid."""
     held = keys("attack", "attack jump", "jump", "attack", "use")
-    said = keys("attack", "jump", "attack jump", "", "drop")
+    predicted_keys = keys("attack", "jump", "attack jump", "", "drop")
     turned = np.array([[0, 0], [0, 1.6], [-0.6, 0], [-25, 5], [9, 9]], np.float32)
     bins = np.array([[5, 5], [5, 7], [5, 5], [0, 8], [1, 1]])
     valid = np.array([True, True, True, True, False])
-    return metrics(
-        count(Prediction(np.array([1.0, 2.0, 4.0, 5.0, 100.0]), said, CAMERA.to_degrees(bins)), held, turned, valid)
-    )
+    prediction = Prediction(np.array([1.0, 2.0, 4.0, 5.0, 100.0]), predicted_keys, CAMERA.to_degrees(bins))
+    return compute_metrics(compute_totals(prediction, held, turned, valid))
 
 
 def test_keys_by_hand(figures):
@@ -41,7 +48,7 @@ def test_keys_by_hand(figures):
     assert figures["key_accuracy"] == pytest.approx(77 / 80)  # attack is wrong in three frames
     assert figures["key_exact"] == pytest.approx(1 / 4)
     assert figures["accuracy/attack"] == pytest.approx(1 / 4)
-    assert figures["precision/attack"] == pytest.approx(1 / 2)  # said in two frames, one of them right
+    assert figures["precision/attack"] == pytest.approx(1 / 2)  # predicted in two frames, one of them right
     assert figures["recall/attack"] == pytest.approx(1 / 3)
     assert figures["f1/attack"] == pytest.approx(2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3))
     assert figures["f1/jump"] == figures["precision/jump"] == figures["recall/jump"] == 1
@@ -53,18 +60,19 @@ def test_camera_by_hand(figures):
     assert figures["camera_accuracy"] == pytest.approx(2 / 4)
     assert figures["camera_accuracy/pitch"] == figures["camera_accuracy/yaw"] == pytest.approx(3 / 4)
     assert figures["camera_accuracy_moving"] == pytest.approx(1 / 3)
-    # Pitch: 0, 0, -0.6 and, cut off, -10 degrees; said are 0, 0, 0, -10.
+    # Pitch: 0, 0, -0.6 and, cut off, -10 degrees; the predictions are 0, 0, 0, -10.
     assert figures["mouse_r2/pitch"] == pytest.approx(1 - 0.6**2 / (0.6**2 + 10**2 - 10.6**2 / 4))
-    # Yaw: 0, 1.6, 0, 5 degrees; said are the middles of the bins two and three from the centre.
+    # Yaw: 0, 1.6, 0, 5 degrees; the predictions are the centres of the bins two and three from the centre.
     errors = (11**0.4 - 1 - 1.6) ** 2 + (11**0.6 - 1 - 5) ** 2
     assert figures["mouse_r2/yaw"] == pytest.approx(1 - errors / (1.6**2 + 5**2 - 6.6**2 / 4))
 
 
-@pytest.mark.parametrize(("said", "share"), [(5, 1.0), (6, 0.0)])
-def test_a_camera_that_never_moves_is_told_apart_from_one_said_to_move(said, share):
-    prediction = Prediction(np.zeros(3), keys("", "", ""), np.full((3, 2), CAMERA.centres[said]))
-    of_rest = metrics(count(prediction, prediction.buttons, np.zeros((3, 2), np.float32), np.ones(3, bool)))
-    assert of_rest["mouse_r2/yaw"] == share
+@pytest.mark.parametrize(("predicted_bin", "r2"), [(5, 1.0), (6, 0.0)])
+def test_r2_of_a_camera_that_never_moves_is_1_only_if_predicted(predicted_bin, r2):
+    prediction = Prediction(np.zeros(3), keys("", "", ""), np.full((3, 2), CAMERA.centres[predicted_bin]))
+    still = np.zeros((3, 2), np.float32)
+    totals = compute_totals(prediction, prediction.buttons, still, np.ones(3, bool))
+    assert compute_metrics(totals)["mouse_r2/yaw"] == r2
 
 
 def random_index(names, lengths, seed):
@@ -82,14 +90,15 @@ def recorded():
 
 def test_labels_are_measured_against_the_episode_of_the_same_name(recorded):
     predicted = random_index(("d", "a"), [20, 30], 1)
-    of_d, of_a = label_totals(predicted, recorded)
-    for totals, said, true in ((of_d, slice(0, 20), slice(87, 107)), (of_a, slice(20, 50), slice(0, 30))):
+    totals_d, totals_a = label_totals(predicted, recorded)
+    rows_d, rows_a = (slice(0, 20), slice(87, 107)), (slice(20, 50), slice(0, 30))
+    for totals, (labels, true) in ((totals_d, rows_d), (totals_a, rows_a)):
         assert int(totals.frames) == true.stop - true.start
-        hits = predicted.buttons[said] * recorded.buttons[true]
+        hits = predicted.buttons[labels] * recorded.buttons[true]
         np.testing.assert_array_equal(totals.hits, hits.sum(0))
-        bins = [CAMERA.to_bins(index.camera[rows]) for index, rows in ((predicted, said), (recorded, true))]
+        bins = [CAMERA.to_bins(index.camera[rows]) for index, rows in ((predicted, labels), (recorded, true))]
         np.testing.assert_array_equal(totals.axis_hits, (bins[0] == bins[1]).sum(0))
-    perfect = metrics(add(label_totals(recorded, recorded)))
+    perfect = compute_metrics(sum_totals(label_totals(recorded, recorded)))
     assert perfect["key_exact"] == perfect["f1/mean"] == perfect["camera_accuracy"] == 1
     assert perfect["mouse_r2/pitch"] > 0.95
     assert np.isnan(perfect["nll"])
@@ -105,18 +114,18 @@ def test_labels_of_other_episodes_are_refused(recorded):
 def test_intervals_are_a_plain_bootstrap_over_episodes(recorded):
     held, moved = recorded.buttons.copy(), recorded.camera.copy()
     held[32, BUTTON_INDEX["drop"]] = 1  # in episode b, which some draws leave out
-    said = np.where(np.arange(len(held))[:, None] % 3 == 0, np.roll(held, 1, 0), held)
+    predicted_keys = np.where(np.arange(len(held))[:, None] % 3 == 0, np.roll(held, 1, 0), held)
     moved[::2] += 1
-    predicted = replace(recorded, buttons=said, camera=moved)
+    predicted = replace(recorded, buttons=predicted_keys, camera=moved)
     episodes = label_totals(predicted, replace(recorded, buttons=held))
     rng, drawn = np.random.default_rng(0), []
     for _ in range(200):
-        drawn.append(metrics(add([episodes[i] for i in rng.integers(6, size=6)])))
-    intervals, point = confidence_intervals(episodes, level=0.8, draws=200), metrics(add(episodes))
+        drawn.append(compute_metrics(sum_totals([episodes[i] for i in rng.integers(6, size=6)])))
+    intervals, point = confidence_intervals(episodes, level=0.8, draws=200), compute_metrics(sum_totals(episodes))
     assert intervals.keys() == point.keys()
-    assert any("f1/drop" not in of_draw for of_draw in drawn)
+    assert any("f1/drop" not in metrics_of_draw for metrics_of_draw in drawn)
     for name in point.keys() - {"nll"}:
-        values = sorted(of_draw.get(name, 0.0) for of_draw in drawn)
+        values = sorted(metrics_of_draw.get(name, 0.0) for metrics_of_draw in drawn)
         assert intervals[name] == pytest.approx(tuple(np.quantile(values, [0.1, 0.9])))
     for name in ("key_accuracy", "key_exact", "f1/mean", "camera_accuracy", "mouse_r2/yaw"):
         low, high = intervals[name]
@@ -148,8 +157,8 @@ def test_the_evaluator_agrees_with_one_long_pass(dataset_dir):
         prediction, _ = jitted(params, memory(1), whole)
         acting = whole.valid & ~is_null(whole.buttons, whole.camera)
         for view, counted in (("valid", whole.valid), ("acting", acting)):
-            totals[view].append(count(prediction, whole.buttons, whole.camera, counted))
-    expected = {view: metrics(add(jax.device_get(parts))) for view, parts in totals.items()}
+            totals[view].append(compute_totals(prediction, whole.buttons, whole.camera, counted))
+    expected = {view: compute_metrics(sum_totals(jax.device_get(parts))) for view, parts in totals.items()}
     assert expected["valid"]["frames"] == valid.num_frames > expected["acting"]["frames"] > 0
     assert figures.pop("marginal/nll") == 5.0
     # Test batches are a pass of their own, from an empty memory on (fidelity S8).

@@ -1,3 +1,5 @@
+"""Rollouts of agents: recorded episodes, drift from a reference policy, metrics."""
+
 import itertools
 
 import jax
@@ -6,17 +8,17 @@ import pytest
 
 from tests.envs.toy_games import SIZE
 from vpt_jax.envs.rewards import Reward
-from vpt_jax.envs.vector.client import Game
-from vpt_jax.envs.vector.pool import Pool, Turn
+from vpt_jax.envs.vector.client import EnvSpec
+from vpt_jax.envs.vector.pool import Pool, TimeStep
 from vpt_jax.evaluation.rollouts import (
+    AgentActions,
+    EpisodeResult,
     IdleAgent,
-    Move,
-    Played,
     PolicyAgent,
     RandomAgent,
-    play,
-    ranked,
-    recording,
+    best_median_worst,
+    recording_path,
+    run_episodes,
     summarise,
 )
 from vpt_jax.models.heads import joint_kl
@@ -28,36 +30,37 @@ APPLES = {"apples": Reward(1)}
 
 def make_pool(episodes, rows=2, **arguments):
     seeds = itertools.islice(itertools.count(3), episodes)
-    return Pool(Game("tests.envs.toy_games:Counting", arguments), [seeds] * rows, SIZE, APPLES)
+    return Pool(EnvSpec("tests.envs.toy_games:Counting", arguments), [seeds] * rows, SIZE, APPLES)
 
 
 class Eager(RandomAgent):
     """Attacks in every other step of an episode."""
 
-    def act(self, turn):
-        attack = turn.frames[:, 0, 0, 1] % 2 == 0
+    def act(self, time_step):
+        attack = time_step.frames[:, 0, 0, 1] % 2 == 0
         buttons = np.zeros((len(attack), 20), np.uint8)
         buttons[:, 0] = attack
-        return Move(buttons, np.tile(np.float32([0, 1.5]), (len(attack), 1)), turn.frames[:, 0, 0, 1].astype(float))
+        camera = np.tile(np.float32([0, 1.5]), (len(attack), 1))
+        return AgentActions(buttons, camera, time_step.frames[:, 0, 0, 1].astype(float))
 
 
 def test_episodes_are_played_by_seed_and_recorded(tmp_path):
     with make_pool(5, steps=3) as pool:
-        played = play(Eager(0), pool, tmp_path, 5)
+        played = run_episodes(Eager(0), pool, tmp_path, 5)
     assert [one[:4] for one in played] == [(seed, 3, 2.0, "truncated") for seed in range(3, 8)]
     assert {one.drift for one in played} == {1.0}  # the mean of 0, 1, 2
-    steps = read_steps(recording(tmp_path, 4).with_suffix(".jsonl"))
+    steps = read_steps(recording_path(tmp_path, 4).with_suffix(".jsonl"))
     np.testing.assert_array_equal(steps.buttons[:, 0], [1, 0, 1])
     np.testing.assert_allclose(steps.camera, [[0, 1.5]] * 3)
-    frames = list(read_frames(recording(tmp_path, 4).with_suffix(".mp4"), steps, *SIZE))
+    frames = list(read_frames(recording_path(tmp_path, 4).with_suffix(".mp4"), steps, *SIZE))
     assert len(frames) == 3
 
 
 def test_agents_without_a_policy(tmp_path):
     with make_pool(2, steps=4) as pool:
-        turn = pool.begin()
-        idle, first, again = IdleAgent().act(turn), RandomAgent(1).act(turn), RandomAgent(1).act(turn)
-        many = [RandomAgent(seed).act(turn).buttons for seed in range(200)]
+        time_step = pool.begin()
+        idle, first, again = IdleAgent().act(time_step), RandomAgent(1).act(time_step), RandomAgent(1).act(time_step)
+        many = [RandomAgent(seed).act(time_step).buttons for seed in range(200)]
     assert not idle.buttons.any()
     assert not idle.camera.any()
     np.testing.assert_array_equal(first.buttons, again.buttons)
@@ -69,17 +72,17 @@ def random_like(shapes, seed):
     return jax.tree.map(lambda leaf: rng.normal(0, leaf.shape[0] ** -0.5, leaf.shape).astype(np.float32), shapes)
 
 
-def test_a_policy_drifts_from_its_reference_as_far_as_their_kl_says():
+def test_drift_is_the_kl_from_the_reference_to_the_policy():
     policy = Policy(widths=(4, 4), features=16, heads=2, layers=1, memory_length=4)
     frames, first = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8), np.ones(3, bool)
     start = frames[:, None], first[:, None], policy.initial_memory(3)
     shapes = jax.eval_shape(policy.init, jax.random.key(0), *start)["params"]
     # Logits of about 1: a KL of a few 1e-4, as between initial parameters, is the difference of two numbers near 10
     one, other = (random_like(shapes, seed) for seed in (0, 1))
-    turn = Turn(frames, None, first, first, first, None, None, None)
-    same = PolicyAgent((policy, one), (policy, one), 3, seed=0).act(turn)
-    apart = PolicyAgent((policy, one), (policy, other), 3, seed=0).act(turn)
-    again = PolicyAgent((policy, one), (policy, other), 3, seed=0).act(turn)
+    time_step = TimeStep(frames, None, first, first, first, None, None, None)
+    same = PolicyAgent((policy, one), (policy, one), 3, seed=0).act(time_step)
+    apart = PolicyAgent((policy, one), (policy, other), 3, seed=0).act(time_step)
+    again = PolicyAgent((policy, one), (policy, other), 3, seed=0).act(time_step)
     np.testing.assert_allclose(same.drift, 0, atol=1e-6)
     logits = jax.jit(lambda params: policy.apply({"params": params}, *start).logits)
     p, q = logits(other), logits(one)
@@ -89,10 +92,10 @@ def test_a_policy_drifts_from_its_reference_as_far_as_their_kl_says():
 
 
 def played(seed, reward, ending="truncated", drift=0.5):
-    return Played(seed, 10, reward, ending, {"log": reward}, drift)
+    return EpisodeResult(seed, 10, reward, ending, {"log": reward}, drift)
 
 
-def test_the_figures_of_an_agent():
+def test_metrics_of_an_agent():
     episodes = [played(0, 0.0), played(1, 3.0, "terminated"), played(2, 99.0, "lost"), played(3, 6.0)]
     figures = summarise(episodes)
     assert (figures["episodes"], figures["lost"]) == (3, 1)
@@ -101,11 +104,12 @@ def test_the_figures_of_an_agent():
     assert figures["terminated"] == pytest.approx(1 / 3)
     assert figures["milestone/log"] == pytest.approx(2 / 3)
     assert figures["drift"] == 0.5
-    assert {place: one.seed for place, one in ranked(episodes).items()} == {"best": 3, "median": 1, "worst": 0}
+    chosen = best_median_worst(episodes)
+    assert {place: result.seed for place, result in chosen.items()} == {"best": 3, "median": 1, "worst": 0}
 
 
-def test_an_agent_all_of_whose_games_were_lost():
+def test_an_agent_with_only_lost_episodes():
     figures = summarise([played(0, 1.0, "lost")])
     assert (figures["episodes"], figures["lost"]) == (0, 1)
     assert np.isnan([figures["return"], figures["return_error"], figures["milestone/log"]]).all()
-    assert ranked([played(0, 1.0, "lost")]) == {}
+    assert best_median_worst([played(0, 1.0, "lost")]) == {}

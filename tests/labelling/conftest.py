@@ -37,7 +37,7 @@ def save_checkpoint(workdir, stage, module, config, *inputs, length=WINDOW):
     stream = {"frame_shape": [SIZE, SIZE, 3], "length": length}
     facts = {"stream": stream, "model": {}, "optimizer": {}, "config": json.loads(config.to_json())}
     assert facts["config"]["stage"] == stage
-    checkpoints = Checkpoints(workdir / "checkpoints", keep_last=1, keep_every_hours=0.0, facts=facts)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep_last=1, keep_every_hours=0.0, metadata=facts)
     checkpoints.save(initial_state(params, optax.sgd(0.1), (), jax.random.PRNGKey(0)), 2)
     checkpoints.close()
     return workdir
@@ -117,7 +117,7 @@ def videos(tmp_path_factory):
 def settings(videos, idm_dir, out, /, **changes):
     config = get_config()
     config.update(videos=str(videos), idm=str(idm_dir), out=str(out), span=2, batch=1, chunk_frames=CHUNK, films=1)
-    config.update(workers=1, choice="argmax")  # what tests can tell from the model alone
+    config.update(workers=1, choice="argmax")  # a choice that tests can compute from the model alone
     config.update(changes)
     return config
 
@@ -144,13 +144,13 @@ def launcher():
 
 @pytest.fixture(scope="session")
 def undisturbed(launcher, videos, idm_dir, tmp_path_factory):
-    """The dataset of a job that nothing interrupted, and what the job said."""
+    """The dataset and the output of an uninterrupted job."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     return out, launcher.run(settings(videos, idm_dir, out))
 
 
 class ThisProcess:
-    """In place of a pool of worker processes."""
+    """Fake pool of worker processes: runs tasks in this process."""
 
     def submit(self, function, *arguments):
         future = Future()

@@ -1,4 +1,4 @@
-"""Videos that are added, removed, renamed or replaced while a job is under way: all other work counts."""
+"""Videos that are added, removed, renamed or replaced during a job: all other work is kept."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpt_jax.data.clips import Clip, draw_number, identify
+from vpt_jax.data.clips import Clip, content_keys, sampling_seed
 from vpt_jax.labelling import job, steps
 from vpt_jax.labelling.job import LabelError, label
 from vpt_jax.labelling.plan import Labels
@@ -27,7 +27,7 @@ def frames(steps):
 
 
 def labels_by_brightness(module, window, mode, choice, params, rng, spans, mirror=False):
-    """In place of the model: labels tell the frame they are of, and the video's number for draws."""
+    """Fake model: the labels encode the brightness of their frame, and the video's sampling seed."""
     starts = jnp.arange(spans.valid.shape[1] * 2 // window - 1) * window // 2
     grey = spans.frames.mean((2, 3, 4))[:, 2 + starts[:, None] + jnp.arange(window)]
     number = jnp.broadcast_to(spans.origin[:, :1, None], grey.shape)
@@ -54,7 +54,7 @@ def config(folder, idm_dir, tmp_path):
 
 @pytest.fixture
 def work_done(monkeypatch):
-    """The videos that are decoded, and the steps that are labelled."""
+    """Records the videos that are decoded, and the steps that are labelled."""
     done = []
     encode, save = job.encode_video, steps._save
     monkeypatch.setattr(job, "encode_video", lambda *args: done.append(args[0].video.name) or encode(*args))
@@ -78,7 +78,7 @@ def same_labels(out, other):
 
 
 def fresh(config, tmp_path):
-    """The dataset that a job makes which nothing disturbed."""
+    """The dataset of an uninterrupted job."""
     anew = config.copy_and_resolve_references()
     anew.out = str(tmp_path / "fresh")
     return label(anew)
@@ -101,14 +101,14 @@ def test_the_rest_of_the_work_is_kept(folder, config, tmp_path, monkeypatch, wor
     else:
         write_video(folder / "0.mkv", "ffv1", "bgr0", pictures(frames(1), 24, 16))
     out = label(config)
-    said, decoded = capsys.readouterr().out, [done for done in work_done if isinstance(done, str)]
+    output, decoded = capsys.readouterr().out, [done for done in work_done if isinstance(done, str)]
     assert decoded == {"replace": ["b.mkv"], "add": ["0.mkv"]}.get(change, [])
-    # Left are a step of c and one of d, and what is new; where a video before c is gone, c begins anew.
+    # Remaining: a step of c and one of d, and new videos; if a video before c is removed, c is labelled from its start.
     steps = {"remove first": 4, "remove last": 1, "rename and touch": 2, "replace": 6, "add": 3}
     assert len(work_done) - len(decoded) == steps[change]
-    assert ("videos have changed since this job was begun" in said) == (change != "rename and touch")
-    assert ("1 replaced (b)" in said) == (change == "replace")
-    assert ("1 gone" in said) == change.startswith("remove")
+    assert ("videos have changed since this job was started" in output) == (change != "rename and touch")
+    assert ("1 replaced (b)" in output) == (change == "replace")
+    assert ("1 gone" in output) == change.startswith("remove")
     config.films = 0
     same_labels(out, fresh(config, tmp_path))
     films = [film.stem for film in (out / "films").glob("*")]
@@ -133,8 +133,8 @@ def test_a_replaced_video_is_new_work_and_a_touched_one_is_not(folder, config, t
     label(config)
 
 
-def test_parts_keep_their_videos_when_one_is_removed(folder, config, tmp_path, capsys, work_done):
-    """Also a part that was done: its dataset is made anew (failing: label-advice-refused)."""
+def test_shards_keep_their_videos_when_one_is_removed(folder, config, tmp_path, capsys, work_done):
+    """Also a completed shard: its dataset is created again (failing: label-advice-refused)."""
     config.update(parts=2, films=0)
     label(config)
     (folder / "a.mkv").unlink()
@@ -142,7 +142,7 @@ def test_parts_keep_their_videos_when_one_is_removed(folder, config, tmp_path, c
     config.part = 1
     label(config)
     assert work_done[:2] == ["b.mkv", "d.mkv"]
-    assert "will be made when these are too: part-00000-of-00002" in capsys.readouterr().out
+    assert "is made once these are too: part-00000-of-00002" in capsys.readouterr().out
     work_done.clear()
     config.part = 0
     out = label(config)
@@ -151,8 +151,8 @@ def test_parts_keep_their_videos_when_one_is_removed(folder, config, tmp_path, c
     assert json.loads((out / "report.json").read_text())["made_of"]["videos"].keys() == {"b", "c", "d"}
 
 
-def test_a_model_is_known_by_its_content(folder, config, idm_dir, tmp_path, monkeypatch):
-    """Moved, its job goes on (issue 19, clause 7)."""
+def test_a_model_is_identified_by_its_content(folder, config, idm_dir, tmp_path, monkeypatch):
+    """After the model is moved, the job resumes (issue 19, clause 7)."""
     stop_at_step(config, monkeypatch, 2)
     moved = shutil.copytree(idm_dir, tmp_path / "moved")
     config.idm = str(moved)
@@ -164,29 +164,29 @@ def test_copies_and_segments_have_identities_of_their_own(folder, tmp_path):
     shutil.copy(folder / "a.mkv", folder / "copy.mkv")
     clips = {name: Clip(folder / f"{name}.mkv") for name in ("a", "b", "copy", "none")}
     clips |= {"a@0-5": Clip(folder / "a.mkv", 0, 5), "a@5-9": Clip(folder / "a.mkv", 5, 9)}
-    keys = identify(clips)
+    keys = content_keys(clips)
     assert len(set(keys.values())) == len(keys)
     assert keys["copy"] == f"{keys['a']}#2"
     assert keys["none"] == "missing none"
     (folder / "a.mkv").rename(folder / "elsewhere.mkv")
-    assert identify({"elsewhere": Clip(folder / "elsewhere.mkv")}) == {"elsewhere": keys["a"]}
-    assert draw_number(keys["a"]) == draw_number(keys["copy"]) < 2**28
-    assert draw_number(content_digest(folder / "b.mkv")) == draw_number(keys["b"])  # single.py
-    numbers = [draw_number(keys[name]) for name in ("a", "b", "a@0-5", "a@5-9")]
-    assert len(set(numbers)) == len(numbers)  # segments of a video are drawn independently
+    assert content_keys({"elsewhere": Clip(folder / "elsewhere.mkv")}) == {"elsewhere": keys["a"]}
+    assert sampling_seed(keys["a"]) == sampling_seed(keys["copy"]) < 2**28
+    assert sampling_seed(content_digest(folder / "b.mkv")) == sampling_seed(keys["b"])  # single.py
+    seeds = [sampling_seed(keys[name]) for name in ("a", "b", "a@0-5", "a@5-9")]
+    assert len(set(seeds)) == len(seeds)  # labels of segments are sampled independently
 
 
-def test_videos_that_cannot_be_read_are_told_by_their_names(folder):
-    """One that comes back, or goes, is not taken for another one."""
+def test_unreadable_videos_are_identified_by_their_names(folder):
+    """One that reappears, or disappears, is not confused with another."""
     (folder / "e.mkv").mkdir()
     clips = {name: Clip(folder / f"{name}.mkv") for name in ("e", "gone", "lost")}
-    assert identify(clips) == {"e": "unreadable e", "gone": "missing gone", "lost": "missing lost"}
+    assert content_keys(clips) == {"e": "unreadable e", "gone": "missing gone", "lost": "missing lost"}
     del clips["gone"]
-    assert identify(clips)["lost"] == "missing lost"
-    assert identify({"gone": Clip(folder / "gone.mkv", 0, 5)}) == {"gone": "missing gone@0-5"}
+    assert content_keys(clips)["lost"] == "missing lost"
+    assert content_keys({"gone": Clip(folder / "gone.mkv", 0, 5)}) == {"gone": "missing gone@0-5"}
 
 
-def test_a_step_of_a_plan_that_cannot_be_read_counts_for_nothing(folder, config, tmp_path, monkeypatch):
+def test_steps_of_a_damaged_plan_are_discarded(folder, config, tmp_path, monkeypatch):
     """As after a power cut."""
     stop_at_step(config, monkeypatch, 4)
     (tmp_path / "out.partial" / "part-00000-of-00001" / "labels" / "plan.json").write_text("")

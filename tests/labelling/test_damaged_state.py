@@ -1,4 +1,4 @@
-"""What an interrupted labelling job left is damaged by a power cut or a disk: the dataset is the same, or refused."""
+"""Damaged intermediate files of an interrupted labelling job: the same dataset, or an error with a remedy."""
 
 import shutil
 
@@ -36,14 +36,14 @@ def few(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(few, idm_dir, tmp_path_factory):
-    """The dataset of a job that nothing disturbed."""
+    """The dataset of an uninterrupted job."""
     with pytest.MonkeyPatch.context() as patch:
         run_in_process(patch)
         return label(settings(few, idm_dir, tmp_path_factory.mktemp("made") / "out", films=0))
 
 
 def interrupt(config, name, monkeypatch):
-    """Labels until something is to get this name."""
+    """Runs the job until just before something is renamed to this name."""
 
     def cut_off(written, path):
         raise PowerCutError
@@ -56,13 +56,13 @@ def interrupt(config, name, monkeypatch):
 
 @pytest.mark.parametrize("stage", ["dataset", "out"])
 def test_every_state_file_may_be_damaged(few, idm_dir, made, tmp_path, in_process, monkeypatch, stage):
-    """Settings, frames, counts, notes, labels and assembled datasets: what is damaged is made anew (attack H2)."""
+    """Settings, frames, counts, notes, labels and assembled datasets: damaged files are created again (attack H2)."""
     config, undisturbed = settings(few, idm_dir, tmp_path / "out", films=0), files(made)
     interrupt(config, stage, monkeypatch)
     saved = (tmp_path / "out.partial").rename(tmp_path / "saved")
     names = [path.relative_to(saved) for path in sorted(saved.rglob("*")) if path.is_file()]
     if stage == "dataset":
-        names = [name for name in names if "dataset.writing" not in name.parts]  # written anew in any case
+        names = [name for name in names if "dataset.writing" not in name.parts]  # rewritten in any case
         assert {name.suffix for name in names} == {".records", ".frames", ".broken", ".npz", ".json"}
     else:
         names = [name for name in names if name.parent.name == "dataset" or name.name in ("lengths.npy", "camera.npy")]
@@ -83,9 +83,10 @@ def test_counts_that_are_wrong_are_noticed(few, idm_dir, made, tmp_path, in_proc
     (frames / "0000001.frames").write_text("2")
     shutil.copy(frames / "0000001.records", frames / "0000000.records")
     assert files(label(config)) == files(made)
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert all(
-        f"{few / name} is decoded anew, since what was kept of it is damaged" in said for name in ("a.mkv", "b.mkv")
+        f"{few / name} is decoded again, since its intermediate files are damaged" in output
+        for name in ("a.mkv", "b.mkv")
     )
 
 
@@ -100,7 +101,7 @@ def test_labels_of_other_steps_are_noticed(few, idm_dir, made, tmp_path, in_proc
 
 
 def test_a_flipped_byte_is_named_and_the_remedy_works(few, idm_dir, made, tmp_path, in_process, monkeypatch):
-    """Checksums find what counting does not; the message says what to do, and that works (attack H2)."""
+    """Checksums detect what counts do not; the remedy in the message works (attack H2)."""
     config = settings(few, idm_dir, tmp_path / "out", films=0)
     interrupt(config, "dataset", monkeypatch)
     records = tmp_path / "out.partial/part-00000-of-00001/frames/0000000.records"
@@ -108,14 +109,14 @@ def test_a_flipped_byte_is_named_and_the_remedy_works(few, idm_dir, made, tmp_pa
     data[300] ^= 1
     records.write_bytes(data)
     with pytest.raises(
-        LabelError, match=r"0000000\.records.*Run the same command again, which decodes that video anew"
+        LabelError, match=r"0000000\.records.*Run the same command again, which decodes that video again"
     ):
         label(config)
     assert files(label(config)) == files(made)
 
 
-def test_a_film_that_is_cut_short_is_drawn_anew(few, idm_dir, tmp_path, in_process, monkeypatch):
-    """Films are state files too, drawn or assembled (attack H2)."""
+def test_a_truncated_film_is_rendered_again(few, idm_dir, tmp_path, in_process, monkeypatch):
+    """Films are state files too, in the shard or in its dataset (attack H2)."""
     undisturbed = files(label(settings(few, idm_dir, tmp_path / "undisturbed", films=1)))
     config = settings(few, idm_dir, tmp_path / "out", films=1)
     for stage, film in {"dataset": "dataset.writing/films", "out": "dataset/films"}.items():
@@ -130,7 +131,7 @@ def test_a_film_that_is_cut_short_is_drawn_anew(few, idm_dir, tmp_path, in_proce
 
 
 def test_a_damaged_dataset_is_not_called_labelled(few, idm_dir, made, tmp_path, in_process):
-    """Where the dataset itself is damaged, the same command says so and what to do (attack H2)."""
+    """If the dataset itself is damaged, the same command reports it with the remedy (attack H2)."""
     for name in files(made):
         out = shutil.copytree(made, tmp_path / "out")
         halve(out / name)
@@ -139,8 +140,8 @@ def test_a_damaged_dataset_is_not_called_labelled(few, idm_dir, made, tmp_path, 
         shutil.rmtree(out)
 
 
-def test_half_a_note_is_no_note(tmp_path):
-    """Whoever reads what is wrong with a video does not take half a sentence for it (attack H2)."""
+def test_a_truncated_error_note_is_ignored(tmp_path):
+    """A truncated note is not read as the error of a video (attack H2)."""
     note = tmp_path / "video.broken"
     for text in ("", '["unreadable video", "Inva', '["unreadable video"]', '"unreadable video"', "[1, 2]"):
         note.write_text(text)

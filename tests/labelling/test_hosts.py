@@ -1,4 +1,4 @@
-"""Hosts that share a labelling job and begin or end at the same time."""
+"""Hosts that share a labelling job and start or finish at the same time."""
 
 import os
 from functools import partial
@@ -14,21 +14,23 @@ from .test_changed_videos import labels_by_brightness
 
 @pytest.fixture
 def config_of(idm_dir, tmp_path, monkeypatch, in_process):
-    """The config of a host, by the number of its part."""
+    """The config of a host, by its shard index."""
     monkeypatch.setattr(steps, "label_spans", labels_by_brightness)
     for number, name in enumerate("ab"):
         write_video(tmp_path / "videos" / f"{name}.mkv", "ffv1", "bgr0", pictures(12, 8 + number, 16))
-    return lambda part: settings(tmp_path / "videos", idm_dir, tmp_path / "out", films=0, parts=2, part=part)
+    return lambda shard_index: settings(
+        tmp_path / "videos", idm_dir, tmp_path / "out", films=0, parts=2, part=shard_index
+    )
 
 
 def call_first(patch, place, action):
-    """Before the first call of a function of the job, another host does something."""
+    """Runs `action`, of another host, before the first call of a function of the job."""
     original, left = getattr(job, place), [action]
     patch.setattr(job, place, lambda *arguments: (left and left.pop()(), original(*arguments))[1])
 
 
 def test_a_host_that_waited_while_another_made_the_dataset_has_nothing_to_do(config_of, tmp_path, monkeypatch, capsys):
-    """After it has seen that there is none, and before it has the folder."""
+    """The other host finishes between this one's check for the dataset and its lock of the folder."""
     label(config_of(0))
     call_first(monkeypatch, "_check_window", partial(label, config_of(1)))
     label(config_of(0))
@@ -37,8 +39,8 @@ def test_a_host_that_waited_while_another_made_the_dataset_has_nothing_to_do(con
 
 
 def test_hosts_that_end_together_make_one_dataset(config_of, tmp_path, monkeypatch, capsys):
-    """Both parts are done; the other host moves them together and removes the work."""
-    finish, made = job._label_part, []
+    """Both shards are complete; the other host merges them and removes the intermediate files."""
+    finish, made = job._label_shard, []
 
     def finish_with_the_other(*arguments):
         finish(*arguments)
@@ -46,7 +48,7 @@ def test_hosts_that_end_together_make_one_dataset(config_of, tmp_path, monkeypat
             made.append(None)
             made[:] = [files(label(config_of(1)))]
 
-    monkeypatch.setattr(job, "_label_part", finish_with_the_other)
+    monkeypatch.setattr(job, "_label_shard", finish_with_the_other)
     out = label(config_of(0))
     assert [files(out)] == made
     assert capsys.readouterr().out.count(f"dataset {out}") == 2

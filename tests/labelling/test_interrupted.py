@@ -1,4 +1,4 @@
-"""A labelling job that is killed, or whose settings change half-way, makes the same bytes or says why not."""
+"""A labelling job that is killed, or whose settings change half-way: equal bytes, or an error with the reason."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ class Killed(BaseException):
 
 
 def kill_at_rename(patch, name, done):
-    """The job ends when a file is about to get this name, or when it has got it."""
+    """Ends the job just before a file is renamed to this name, or just after."""
     rename = Path.rename
 
     def rename_and_end(path, target):
@@ -58,9 +58,9 @@ def test_killed_around_any_rename_it_makes_the_same_bytes(videos, idm_dir, tmp_p
 
 
 def done_so_far(out):
-    """When each file of a job was made that is to be made once."""
+    """Modification times of the files of a job that are to be written once."""
     done = {}
-    with suppress(FileNotFoundError):  # it may be tidying up
+    with suppress(FileNotFoundError):  # the job may be removing files
         for path in out.parent.glob("out.partial/*/*/*"):
             if path.suffix in (".records", ".frames", ".broken", ".npz"):
                 done[path] = path.stat().st_mtime_ns
@@ -72,13 +72,13 @@ def count(done, folder):
 
 
 def kill_all(process):
-    """The whole job at once, without warning."""
+    """Kills all processes of a job with SIGKILL."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
 def finish_what_is_missing(launcher, config, out):
-    """Goes on with a job that was killed; nothing is made twice."""
+    """Resumes a job that was killed; checks that no file is written twice."""
     before, process = done_so_far(out), launcher.start(config)
     while process.poll() is None:
         now = done_so_far(out)
@@ -143,11 +143,11 @@ def test_other_settings_are_refused_while_a_job_is_half_done(videos, idm_dir, tm
     changes = {"mode": "exact", "choice": "sample", "mirror": True, "seed": 1, "batch": 9, "span": 3,
                "quality": 80, "chunk_frames": 4}  # fmt: skip
     for name, value in changes.items():
-        with pytest.raises(LabelError, match=f"part-00000-of-00001 was begun with other {name}: remove it"):
+        with pytest.raises(LabelError, match=f"part-00000-of-00001 was started with other {name}: remove it"):
             label(settings(videos, idm_dir, tmp_path / "out", films=0, **{name: value}))
     with monkeypatch.context() as patch:
         patch.setattr(jax, "local_device_count", lambda: 5)  # rows of a step would be other spans
-        with pytest.raises(LabelError, match="was begun with other devices"):
+        with pytest.raises(LabelError, match="was started with other devices"):
             label(half)
     part = tmp_path / "out.partial" / "part-00000-of-00001"
     with locked(part), pytest.raises(FolderInUseError, match="another run is working on"):
@@ -159,12 +159,12 @@ def test_other_settings_are_refused_while_a_job_is_half_done(videos, idm_dir, tm
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine").touch()
 
-    label_part = job._label_part
+    label_part = job._label_shard
     with monkeypatch.context() as patch:
-        patch.setattr(job, "_label_part", label_while_somebody_uses_the_folder)
+        patch.setattr(job, "_label_shard", label_while_somebody_uses_the_folder)
         with pytest.raises(LabelError, match="out is in use by something else"):
             label(half)
-    assert (part / "dataset").is_dir()  # hours of work, which nobody else has done
+    assert (part / "dataset").is_dir()  # hours of work, which must not be lost
     (tmp_path / "out" / "mine").unlink()
     label(half)
     assert labels_by_name(tmp_path / "out").keys() == GOOD.keys()

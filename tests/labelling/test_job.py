@@ -1,4 +1,4 @@
-"""A folder of any videos to a dataset with predicted labels: what it holds, and what is refused.
+"""Labelling of a folder of videos: content of the dataset, and rejected inputs.
 
 Jobs run as a user starts them, by launch/label.py, or in this process, which is quicker.
 """
@@ -21,7 +21,7 @@ import pytest
 from configs import idm
 from vpt_jax.actions import CAMERA
 from vpt_jax.data import codecs, dataset
-from vpt_jax.data.manifest import Segment
+from vpt_jax.data.manifest import VideoSegment
 from vpt_jax.labelling.job import LabelError, label
 from vpt_jax.models.presets import make_idm
 from vpt_jax.video import VideoWriter, decode, fit_aspect, resize
@@ -47,7 +47,7 @@ from .test_plan import frames_labelled, window_starts
 
 
 def test_the_dataset_holds_every_good_video(undisturbed):
-    out, said = undisturbed
+    out, output = undisturbed
     index = dataset.load_index(out, "train")
     assert dict(zip(index.names, index.lengths.tolist(), strict=True)) == GOOD
     assert index.labels == "predicted"
@@ -57,24 +57,24 @@ def test_the_dataset_holds_every_good_video(undisturbed):
     assert set(np.unique(index.camera)) <= set(CAMERA.centres.astype(np.float32))
     assert index.confidence.min() > 0
     assert index.confidence.max() <= 1
-    assert f"7 videos of {sum(GOOD.values())} frames, labelled with a mean confidence of" in said
+    assert f"7 videos of {sum(GOOD.values())} frames, labelled with a mean confidence of" in output
     assert os.listdir(out.parent) == ["out"]
 
 
 def test_broken_videos_are_listed_and_left_out(undisturbed, videos):
-    out, said = undisturbed
+    out, output = undisturbed
     report = json.loads((out / "report.json").read_text())
     assert [note["file"] for note in report["broken"]] == [str(videos / name) for name in BROKEN]
     assert all(note["reason"] and note["detail"] for note in report["broken"])
     assert report["splits"] == {"train": {"episodes": 7, "frames": sum(GOOD.values()), "broken": 3}}
     assert report["made_of"]["mode"] == "shared"
     assert report["mean_confidence"] == pytest.approx(float(np.mean(dataset.load_index(out, "train").confidence)))
-    assert all(f"broken: {videos / name}: unreadable video" in said for name in BROKEN)
-    assert "what you mend of them, label into another --config.out" in said
+    assert all(f"broken: {videos / name}: unreadable video" in output for name in BROKEN)
+    assert "to include repaired videos, label them into another --config.out" in output
 
 
 def read_video(out, number):
-    """The frames of a video from its records, whose labels and places are checked on the way."""
+    """The frames of a video from its records; checks the records' labels and positions."""
     index, source = dataset.load_index(out, "train"), dataset.open_records(out, "train")
     length, frames = int(index.lengths[number]), []
     for chunk in range(-(-length // CHUNK)):
@@ -123,7 +123,7 @@ def test_a_film_shows_the_labels(undisturbed, videos):
 
 
 def write_manifest(path, segments):
-    pq.write_table(pa.table(dict(zip(Segment._fields, zip(*segments, strict=True), strict=True))), path)
+    pq.write_table(pa.table(dict(zip(VideoSegment._fields, zip(*segments, strict=True), strict=True))), path)
     return path
 
 
@@ -173,7 +173,7 @@ def test_a_video_may_change_its_size(videos, idm_dir, tmp_path, in_process):
 
 
 def apply_to_windows(idm_dir, mode, frames):
-    """The logits of every frame: the model applied to window after window, in the plainest way."""
+    """Reference logits of every frame: applies the model window by window."""
     module, params, *_ = load_once(idm_dir)
     logits = {"buttons": np.zeros((len(frames), 20, 2)), "camera": np.zeros((len(frames), 2, 11))}
     starts = window_starts(len(frames), WINDOW)
@@ -197,7 +197,7 @@ def apply_compiled(module, method, params, *inputs):
 
 
 @pytest.mark.parametrize("mode", ["shared", "exact"])
-def test_labels_are_what_the_model_says_of_the_right_windows(
+def test_labels_match_the_model_on_the_right_windows(
     mode, undisturbed, videos, idm_dir, tmp_path, in_process
 ):  # fmt: skip
     out = undisturbed[0] if mode == "shared" else label(settings(videos, idm_dir, tmp_path / "out", mode=mode, batch=5))
@@ -214,13 +214,13 @@ def test_labels_are_what_the_model_says_of_the_right_windows(
         np.testing.assert_allclose(np.log(index.confidence[rows]), log_probs, atol=1e-3)
 
 
-def test_parts_make_the_same_labels(undisturbed, videos, idm_dir, tmp_path, in_process, capsys):
+def test_shards_make_the_same_labels(undisturbed, videos, idm_dir, tmp_path, in_process, capsys):
     label(settings(videos, idm_dir, tmp_path / "whole", choice="sample"))
-    for part in (2, 0, 1):
+    for shard_index in (2, 0, 1):
         assert not (tmp_path / "out").exists()
-        label(settings(videos, idm_dir, tmp_path / "out", choice="sample", parts=3, part=part))
-        if part == 0:
-            assert "when these are too: part-00001-of-00003" in capsys.readouterr().out
+        label(settings(videos, idm_dir, tmp_path / "out", choice="sample", parts=3, part=shard_index))
+        if shard_index == 0:
+            assert "is made once these are too: part-00001-of-00003" in capsys.readouterr().out
     assert sorted(os.listdir(tmp_path)) == ["out", "whole"]
     assert_same_labels(tmp_path / "out", tmp_path / "whole")
     for number in range(len(GOOD)):

@@ -1,4 +1,4 @@
-"""Labels of spans against the model applied window by window; what sharing embeddings changes; the draws."""
+"""Labels of spans compared with the model applied window by window; effect of shared embeddings; sampling."""
 
 from functools import cache, partial
 
@@ -9,14 +9,14 @@ import pytest
 from scipy.special import softmax
 
 from vpt_jax.actions import BUTTON_INDEX, CAMERA
-from vpt_jax.labelling.model import average, choose, label_spans
+from vpt_jax.labelling.model import average_mirrored, label_spans, labels_from_logits
 from vpt_jax.labelling.plan import Spans
 from vpt_jax.models.idm import InverseDynamicsModel
 
 IDM = InverseDynamicsModel(temporal_features=4, widths=(4,), features=16, heads=2, layers=1)
 WINDOW, WINDOWS, ROWS, SIZE = 8, 4, 3, 16
 LENGTH = (WINDOWS + 1) * WINDOW // 2
-INTERIOR = slice(2, WINDOW - 2)  # these embeddings see no frame beyond their window
+INTERIOR = slice(2, WINDOW - 2)  # these embeddings depend on no frame beyond their window
 KEPT = slice(WINDOW // 4, WINDOW - WINDOW // 4)
 ROUNDING = 1e-5  # of log-probabilities, between programs that compute the same; measured: 3e-6
 
@@ -68,7 +68,7 @@ def test_exact_is_the_model_applied_window_by_window(video_frames):
         logits = apply_window(params, frames, spans.valid[:, start : start + WINDOW])
         np.testing.assert_array_equal(labels.buttons[:, i], logits["buttons"].argmax(-1))
         np.testing.assert_array_equal(CAMERA.to_bins(labels.camera[:, i]), logits["camera"].argmax(-1))
-        log_probs = sum(jax.nn.log_softmax(of_head).max(-1).sum(-1) for of_head in logits.values())
+        log_probs = sum(jax.nn.log_softmax(head_logits).max(-1).sum(-1) for head_logits in logits.values())
         np.testing.assert_allclose(np.log(labels.confidence[:, i]), log_probs, atol=ROUNDING)
 
 
@@ -80,7 +80,7 @@ def test_for_a_video_of_a_window_sharing_changes_nothing(video_frames):
         np.testing.assert_allclose(field[:, 0], expected[:, 0], rtol=ROUNDING)
 
 
-def test_only_the_embeddings_of_the_outermost_frames_see_beyond_their_window():
+def test_only_the_embeddings_of_the_outermost_frames_depend_on_other_windows():
     params, spans = random_params(), random_spans()
     of_span = embed(params, spans.frames)
     for start in range(0, LENGTH - WINDOW + 1, WINDOW // 2):
@@ -89,7 +89,7 @@ def test_only_the_embeddings_of_the_outermost_frames_see_beyond_their_window():
         np.testing.assert_allclose(shared[:, INTERIOR], by_itself[:, INTERIOR], atol=1e-5)
         differences = np.abs(shared - by_itself).max((0, 2))
         assert differences[[-2, -1]].min() > 1e-2
-        assert (differences[[0, 1]].min() > 1e-2) == (start > 0)  # before a video there is nothing to see
+        assert (differences[[0, 1]].min() > 1e-2) == (start > 0)  # before a video all is black in both modes
 
 
 @pytest.mark.parametrize("video_frames", [1000, 11])
@@ -102,7 +102,7 @@ def test_without_neighbours_sharing_changes_nothing(video_frames):
 
 def test_with_neighbours_sharing_changes_little():
     """Measured, over eight random models of this size: of the kept choices, 48 of 8,448 differ, and no kept label's
-    log-probability by more than 0.093 nats. Of a trained model this says nothing."""
+    log-probability by more than 0.093 nats. This does not transfer to trained models."""
     same, change = [], []
     for seed in range(8):
         params, spans = random_params(seed), random_spans(seed)
@@ -113,7 +113,7 @@ def test_with_neighbours_sharing_changes_little():
     assert 100 * ROUNDING < max(change) < 0.093
 
 
-def test_draws_depend_on_seed_and_span_alone():
+def test_samples_depend_on_seed_and_span_alone():
     spans = random_spans()
     drawn = label("shared", spans, choice="sample")
     order = np.array([2, 0, 1])
@@ -122,10 +122,10 @@ def test_draws_depend_on_seed_and_span_alone():
 
     frames = spans.frames.copy()
     frames[1:] = 255 - frames[1:]
-    beside = label(
+    other_rows = label(
         "shared", spans._replace(frames=frames, origin=np.array([spans.origin[0], (7, 0), (1, 0)])), choice="sample"
     )
-    for changed, field in zip(beside, drawn, strict=True):
+    for changed, field in zip(other_rows, drawn, strict=True):
         np.testing.assert_allclose(changed[0], field[0], rtol=1e-4)
         assert (changed[1:] != field[1:]).any()
 
@@ -137,7 +137,7 @@ def test_draws_depend_on_seed_and_span_alone():
         assert all((other != field).any() for other in others)
 
 
-def test_every_window_has_its_own_draws():
+def test_every_window_is_sampled_independently():
     spans = random_spans()._replace(
         frames=np.zeros((ROWS, LENGTH + 4, SIZE, SIZE, 3), np.uint8),
         origin=np.stack([np.arange(ROWS), np.zeros(ROWS, int)], -1),
@@ -158,21 +158,28 @@ def logits():
 
 
 @pytest.mark.parametrize("mode", ["shared", pytest.param("exact", marks=pytest.mark.slow)])
-def test_asked_about_both_sides_a_mirrored_film_has_mirrored_labels(mode):
+def test_with_mirror_a_mirrored_video_has_mirrored_labels(mode):
     spans = random_spans()
     mirrored = spans._replace(frames=spans.frames[..., ::-1, :])
     left, right = BUTTON_INDEX["left"], BUTTON_INDEX["right"]
     plain, other = (label(mode, film, choice="mean", mirror=True) for film in (spans, mirrored))
     np.testing.assert_allclose(other.camera, plain.camera * [1, -1], atol=1e-4)
     np.testing.assert_array_equal(other.buttons[..., [left, right]], plain.buttons[..., [right, left]])
-    assert np.abs(plain.camera - label(mode, spans, choice="mean").camera).max() > 0.1  # one side alone says other
+    assert (
+        np.abs(plain.camera - label(mode, spans, choice="mean").camera).max() > 0.1
+    )  # differs from the prediction of one view
 
 
 def test_the_average_is_that_of_probabilities():
     rng = np.random.default_rng(0)
     plain, other = ({"buttons": rng.normal(size=(1, 1, 20, 2)), "camera": rng.normal(size=(1, 1, 2, 11))} for _ in "ab")
-    found = {head: np.exp(of_head)[0, 0] for head, of_head in average(plain, jax.tree.map(jnp.asarray, other)).items()}
-    p, q = ({head: softmax(of_head[0, 0], axis=-1) for head, of_head in said.items()} for said in (plain, other))
+    found = {
+        head: np.exp(head_logits)[0, 0]
+        for head, head_logits in average_mirrored(plain, jax.tree.map(jnp.asarray, other)).items()
+    }
+    p, q = (
+        {head: softmax(head_logits[0, 0], axis=-1) for head, head_logits in view.items()} for view in (plain, other)
+    )
     left, right, jump = (BUTTON_INDEX[key] for key in ("left", "right", "jump"))
     for key, opposite in ((left, right), (right, left), (jump, jump)):
         np.testing.assert_allclose(found["buttons"][key], (p["buttons"][key] + q["buttons"][opposite]) / 2, rtol=1e-5)
@@ -182,12 +189,13 @@ def test_the_average_is_that_of_probabilities():
 
 def choose_all(logits, choice):
     rngs = jax.random.split(jax.random.key(0), 2)
-    return jax.tree.map(np.asarray, jax.jit(choose, static_argnums=1)(logits, choice, rngs))
+    return jax.tree.map(np.asarray, jax.jit(labels_from_logits, static_argnums=1)(logits, choice, rngs))
 
 
 def probabilities(logits):
     return {
-        head: np.exp(of_head[0, 0]) / np.exp(of_head[0, 0]).sum(-1, keepdims=True) for head, of_head in logits.items()
+        head: np.exp(head_logits[0, 0]) / np.exp(head_logits[0, 0]).sum(-1, keepdims=True)
+        for head, head_logits in logits.items()
     }
 
 
@@ -217,7 +225,7 @@ def test_the_mean_of_the_camera_has_the_least_squared_error(logits):
     np.testing.assert_allclose(labels.confidence, expected, rtol=1e-5)
 
 
-def test_draws_are_as_frequent_as_probable_and_independent(logits):
+def test_sample_frequencies_match_probabilities_and_are_independent(logits):
     labels = choose_all(logits, "sample")
     bins = CAMERA.to_bins(labels.camera)
     for drawn, expected in zip((labels.buttons, bins), probabilities(logits).values(), strict=True):

@@ -1,4 +1,4 @@
-"""Which window labels which frame, and what is read for it, against plain loops over frames."""
+"""Labelling plans: kept labels and frames read, compared with simple loops over frames."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 from vpt_jax.data import codecs, dataset
 from vpt_jax.data.clips import Clip, FrameSettings, encode_video
-from vpt_jax.labelling.plan import Labels, Plan, Video
+from vpt_jax.labelling.plan import EncodedVideo, Labels, Plan
 from vpt_jax.video import VideoWriter
 
 LENGTHS = range(1, 43)
@@ -22,7 +22,7 @@ def window_starts(length, window):
 
 
 def frames_labelled(length, window):
-    """(frame, window, place in the window) of every label that counts, frame by frame."""
+    """(frame, window, position in the window) of every kept label, frame by frame."""
     starts, counted = window_starts(length, window), []
     for frame in range(length):
         for number, start in enumerate(starts):
@@ -36,7 +36,7 @@ def frames_labelled(length, window):
 
 
 def spans_of(lengths, window, windows):
-    """The video of every span, and the first window in it."""
+    """The video of every span, and the index of its first window."""
     return [
         (video, first)
         for video, length in enumerate(lengths)
@@ -44,19 +44,19 @@ def spans_of(lengths, window, windows):
     ]
 
 
-def labels_that_tell_where_they_are_from(plan, step, spans):
-    """Of every window of a step: the video, the window's number and the place in it. The last row may be of no span."""
-    shape = plan.rows, plan.windows, plan.window
+def labels_of_their_origin(plan, step, spans):
+    """Labels that encode the video, the window's index and the position in it. The last rows may have no span."""
+    shape = plan.rows, plan.windows_per_span, plan.window
     video, number = np.full(shape, 255), np.full(shape, 255)
     for row, (index, first) in enumerate(spans[step * plan.rows : (step + 1) * plan.rows]):
-        video[row], number[row] = index, np.arange(first, first + plan.windows)[:, None]
+        video[row], number[row] = index, np.arange(first, first + plan.windows_per_span)[:, None]
     place = np.broadcast_to(np.arange(plan.window), shape)
     buttons = np.repeat(number[..., None], 20, -1).astype(np.uint8)
     return Labels(buttons, np.stack([place, video], -1).astype(np.float32), (1000 * number + place).astype(np.float32))
 
 
 def plan_of(lengths, window=8, windows=3, rows=4):
-    return Plan(tuple(Video(Path(), length, 5) for length in lengths), window, windows, rows)
+    return Plan(tuple(EncodedVideo(Path(), length, 5) for length in lengths), window, windows, rows)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -72,8 +72,8 @@ def test_every_frame_is_labelled_once_in_order_by_the_right_window(window, windo
     plan, spans = plan_of(LENGTHS, window, windows, rows), spans_of(LENGTHS, window, windows)
     assert plan.num_spans == len(spans)
     assert plan.steps == -(-len(spans) // rows)
-    steps = [plan.keep(step, labels_that_tell_where_they_are_from(plan, step, spans)) for step in range(plan.steps)]
-    for video, (length, labels) in enumerate(zip(LENGTHS, plan.by_video(steps), strict=True)):
+    steps = [plan.select_kept(step, labels_of_their_origin(plan, step, spans)) for step in range(plan.steps)]
+    for video, (length, labels) in enumerate(zip(LENGTHS, plan.split_by_video(steps), strict=True)):
         expected = frames_labelled(length, window)
         assert (labels.camera[:, 1] == video).all()
         np.testing.assert_array_equal(labels.buttons[:, 7], [number for _, number, _ in expected])
@@ -89,7 +89,7 @@ def test_labels_are_cut_into_videos_wherever_the_steps_end():
     for ends in ([total], [4, total], [3, 4, 24, 31, total], range(1, total + 1)):
         steps = [Labels(*(field[a:b] for field in whole)) for a, b in zip([0, *ends], ends, strict=False)]
         start = 0
-        for length, labels in zip(lengths, plan_of(lengths).by_video(steps), strict=True):
+        for length, labels in zip(lengths, plan_of(lengths).split_by_video(steps), strict=True):
             for field, expected in zip(labels, whole, strict=True):
                 np.testing.assert_array_equal(field, expected[start : start + length])
             start += length
@@ -103,7 +103,7 @@ def test_no_more_steps_are_loaded_than_a_video_needs():
             loaded.append(step)
             yield Labels(np.zeros((5, 20), np.uint8), np.zeros((5, 2), np.uint8), np.zeros(5, np.float32))
 
-    videos = plan_of((7, 3, 30)).by_video(steps())
+    videos = plan_of((7, 3, 30)).split_by_video(steps())
     assert [(len(next(videos).buttons), len(loaded)) for _ in range(3)] == [(7, 2), (3, 2), (30, 8)]
 
 
@@ -120,7 +120,7 @@ def stored(tmp_path_factory):
             encode_video(Clip(film), folder / str(length), FrameSettings(8, 16, (2, 1), chunk_frames=5, quality=90))
             == length
         )
-        videos.append(Video(folder / f"{length}.records", length, 5))
+        videos.append(EncodedVideo(folder / f"{length}.records", length, 5))
         records = [dataset.parse_chunk(record) for record in dataset.read_records(videos[-1].records)]
         decoded = [codecs.decode_frames(r["frames"], r["frame_ends"], range(len(r["frame_ends"]))) for r in records]
         frames.append(np.concatenate(decoded))
@@ -141,7 +141,7 @@ def test_spans_hold_the_frames_of_their_video_and_black_beyond(stored, window, w
                 assert not read.valid[row].any()
                 continue
             video, first = spans[step * rows + row]
-            assert read.origin[row].tolist() == [videos[video].number, first]
+            assert read.origin[row].tolist() == [videos[video].sampling_seed, first]
             for i, pixels in enumerate(read.frames[row]):
                 frame = first * window // 2 + i - 2
                 there = 0 <= frame < len(frames[video])

@@ -10,7 +10,7 @@ from vpt_jax.video import VideoError
 from .conftest import BROKEN, labels_by_name, load_once, pictures, settings, write_video
 
 
-def test_a_video_by_itself_has_the_labels_of_the_dataset(undisturbed, idm_dir, videos):
+def test_a_single_video_has_the_labels_of_the_dataset(undisturbed, idm_dir, videos):
     expected, agent = labels_by_name(undisturbed[0]), vpt_jax.Agent.load(idm_dir)
     for name in sorted(expected)[:3]:
         (video,) = videos.rglob(f"{name.rpartition('/')[2]}.*")
@@ -18,7 +18,7 @@ def test_a_video_by_itself_has_the_labels_of_the_dataset(undisturbed, idm_dir, v
         jax.tree.map(np.testing.assert_array_equal, list(labels), expected[name])
 
 
-def test_what_cannot_be_labelled_is_named(idm_dir, videos, tmp_path):
+def test_invalid_videos_are_named(idm_dir, videos, tmp_path):
     agent = vpt_jax.Agent.load(idm_dir)
     with pytest.raises(VideoError):
         agent.label(videos / BROKEN[0])
@@ -29,8 +29,8 @@ def test_what_cannot_be_labelled_is_named(idm_dir, videos, tmp_path):
 
 
 @pytest.mark.slow
-def test_labels_that_are_drawn_are_those_of_the_dataset(idm_dir, tmp_path, in_process):
-    """Both draw by the content of the video, whatever its name and place among others."""
+def test_sampled_labels_are_those_of_the_dataset(idm_dir, tmp_path, in_process):
+    """The sampling seed depends on the content of the video only, not on its name or the other videos."""
     for number, name in enumerate("ab"):
         write_video(tmp_path / "videos" / f"{name}.mkv", "ffv1", "bgr0", pictures(12, 32, 16 + 16 * number))
     config = settings(tmp_path / "videos", idm_dir, tmp_path / "out", films=0, choice="sample", seed=3)

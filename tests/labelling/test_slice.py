@@ -1,4 +1,4 @@
-"""Labelling on a slice of several hosts: each labels its part of the videos on its own devices (scale row 5)."""
+"""Labelling on a slice of several hosts: each labels its shard of the videos on its own devices (scale row 5)."""
 
 from types import SimpleNamespace
 
@@ -32,7 +32,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_part_is_labelled_on_the_devices_of_its_own_host(monkeypatch, tmp_path):
+def test_a_shard_is_labelled_on_the_devices_of_its_own_host(monkeypatch, tmp_path):
     """`jax.devices()` of a slice are those of all hosts, and no host can reach the others'."""
     own, meshes, make_mesh = jax.devices()[4:6], [], parallel.make_mesh
 

@@ -1,4 +1,4 @@
-"""The convolution's own gradient against the one that JAX derives."""
+"""The convolution's custom gradient against the one that JAX derives."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ MOST = 2 * MIN_IMAGES * MAX_CHUNKS
     [(2 * MIN_IMAGES + 3, *SINGLE), (2 * MIN_IMAGES + 3, *HALF)]
     + [pytest.param(n, *kind, marks=pytest.mark.slow) for n in (1, MIN_IMAGES, MOST) for kind in (SINGLE, HALF)],
 )
-def test_gradients_are_those_that_jax_derives(images, dtype, tolerance):
+def test_gradients_equal_those_of_jax(images, dtype, tolerance):
     keys = jax.random.split(jax.random.key(images), 3)
     x, kernel = jax.random.normal(keys[0], (images, 48, 48, 2), dtype), jax.random.normal(keys[1], (3, 3, 2, 4), dtype)
     upstream = jax.random.normal(keys[2], (images, 48, 48, 4), dtype)
@@ -24,17 +24,17 @@ def test_gradients_are_those_that_jax_derives(images, dtype, tolerance):
     def gradients(conv):
         return jax.jit(jax.grad(lambda x, kernel: (conv(x, kernel) * upstream).sum(), (0, 1)))(x, kernel)
 
-    for ours, derived in zip(gradients(conv3x3), gradients(conv3x3.fun), strict=True):
-        assert ours.dtype == dtype
-        ours, derived = (np.asarray(gradient, np.float32) for gradient in (ours, derived))
-        np.testing.assert_allclose(ours, derived, rtol=0, atol=tolerance * np.abs(derived).max())
+    for actual, expected in zip(gradients(conv3x3), gradients(conv3x3.fun), strict=True):
+        assert actual.dtype == dtype
+        actual, expected = (np.asarray(gradient, np.float32) for gradient in (actual, expected))
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(("images", "convolutions"), [(MIN_IMAGES, 1), (3 * MIN_IMAGES, 3), (1000, MAX_CHUNKS)])
-def test_a_cpu_adds_up_the_kernel_gradient_of_some_images_at_a_time(images, convolutions):
+def test_kernel_gradient_is_accumulated_over_chunks_on_cpus(images, convolutions):
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((images, 48, 48, 2), (3, 3, 2, 4))]
-    of_kernel = jax.jit(jax.grad(lambda kernel, x: conv3x3(x, kernel).sum() ** 2))
-    text = of_kernel.trace(*shapes[::-1]).lower(lowering_platforms=("cpu",)).as_text()
+    kernel_gradient = jax.jit(jax.grad(lambda kernel, x: conv3x3(x, kernel).sum() ** 2))
+    text = kernel_gradient.trace(*shapes[::-1]).lower(lowering_platforms=("cpu",)).as_text()
     assert text.count("stablehlo.convolution") == 1 + convolutions
-    text = of_kernel.trace(*shapes[::-1]).lower(lowering_platforms=("tpu",)).as_text()
+    text = kernel_gradient.trace(*shapes[::-1]).lower(lowering_platforms=("tpu",)).as_text()
     assert text.count("stablehlo.convolution") == 2

@@ -1,4 +1,4 @@
-"""The formulas against XLA's count of the forward pass."""
+"""The FLOP formulas against XLA's cost analysis of the forward pass."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import IDMS, POLICIES
 
 
-def counted(module, *inputs):
-    """XLA's count, of the program as it is before the compiler changes it."""
+def count_flops(module, *inputs):
+    """FLOPs by XLA's cost analysis of the program before optimisation."""
     params = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     return jax.jit(module.apply).lower(params, *inputs).cost_analysis()["flops"]
 
@@ -21,8 +21,8 @@ def test_policy(preset, length):
     policy = Policy(**POLICIES[preset])
     frames = jax.ShapeDtypeStruct((1, length, 128, 128, 3), jnp.uint8)
     first, memory = jax.ShapeDtypeStruct((1, length), bool), jax.eval_shape(lambda: policy.initial_memory(1))
-    # XLA counts norms, ReLUs and softmax too: about a hundredth.
-    assert counted(policy, frames, first, memory) / length == pytest.approx(
+    # XLA counts norms, ReLUs and softmax too: about 1%.
+    assert count_flops(policy, frames, first, memory) / length == pytest.approx(
         policy_flops(policy, 128, 128, length), rel=0.01
     )
 
@@ -31,4 +31,4 @@ def test_policy(preset, length):
 def test_idm(length):
     idm = InverseDynamicsModel(**IDMS["paper"])
     frames = jax.ShapeDtypeStruct((1, length, 128, 128, 3), jnp.uint8)
-    assert counted(idm, frames) / length == pytest.approx(idm_flops(idm, 128, 128, length), rel=0.01)
+    assert count_flops(idm, frames) / length == pytest.approx(idm_flops(idm, 128, 128, length), rel=0.01)

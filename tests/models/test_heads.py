@@ -1,4 +1,4 @@
-"""What the most probable action is; the value normaliser over twenty updates (tests/golden/value_normalizer.npz)."""
+"""Greedy actions; the value normaliser over twenty updates (tests/golden/value_normalizer.npz)."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpt_jax.models.heads import ValueNormalizer, most_probable
+from vpt_jax.models.heads import ValueNormalizer, argmax_joint
 from vpt_jax.openai.weights import value_normalizer_from_openai
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "value_normalizer.npz")
@@ -16,8 +16,8 @@ META = json.loads(str(GOLDEN["meta"]))
 CASES = META["cases"]
 
 
-def assert_within(actual, expected, share):
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=share * np.abs(expected).max())
+def assert_within(actual, expected, tolerance):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -38,10 +38,10 @@ def test_twenty_updates(case):
             mean=mean, var=variance, normalised=normalizer.normalize(target),
             normalised_eval=normalizer.normalize(probe), denormalised=normalizer.denormalize(probe),
         ))  # fmt: skip
-    shares = dict(running_mean=5e-6, running_mean_sq=5e-6, debiasing_term=5e-6, mean=2e-5, var=2e-5,
+    tolerances = dict(running_mean=5e-6, running_mean_sq=5e-6, debiasing_term=5e-6, mean=2e-5, var=2e-5,
                   normalised=1e-4, normalised_eval=5e-5, denormalised=2e-5)  # fmt: skip
-    for name, share in shares.items():
-        assert_within(np.stack([step[name] for step in steps]), GOLDEN[f"{case}/{name}"], share)
+    for name, tolerance in tolerances.items():
+        assert_within(np.stack([step[name] for step in steps]), GOLDEN[f"{case}/{name}"], tolerance)
 
 
 def test_value_loss_and_gradient():
@@ -64,9 +64,9 @@ def test_value_loss_and_gradient():
         np.testing.assert_allclose(normalizer.denormalize(prediction), GOLDEN["loss/value"][i], rtol=1e-5, atol=1e-5)
 
 
-def test_the_most_probable_inventory_leaves_the_camera_still():
+def test_argmax_of_inventory_masks_the_camera():
     logits = {"buttons": np.zeros((2, 8641)), "camera": np.zeros((2, 121))}
     logits["buttons"][:, [8640, 5]] = np.diag([1, 1])  # inventory; attack while turning
     logits["camera"][:, 7] = 1
-    said = most_probable(logits)
-    assert (said.buttons.tolist(), said.camera.tolist()) == ([8640, 5], [60, 7])
+    action = argmax_joint(logits)
+    assert (action.buttons.tolist(), action.camera.tolist()) == ([8640, 5], [60, 7])

@@ -1,4 +1,4 @@
-"""The inverse dynamics model against the reference's tensors (tests/golden/idm_tiny.npz), and what it adds."""
+"""The inverse dynamics model against the reference's tensors (tests/golden/idm_tiny.npz), and its own options."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vpt_jax.models.heads import factored_log_prob
-from vpt_jax.models.idm import REACH, InverseDynamicsModel, see_motion
+from vpt_jax.models.idm import TEMPORAL_RADIUS, InverseDynamicsModel, temporal_difference_init
 from vpt_jax.models.presets import IDMS
 from vpt_jax.openai.weights import idm_from_openai
 
@@ -44,14 +44,14 @@ def test_logits(apply):
     logits = apply(FRAMES)
     assert logits["buttons"].shape == (2, 16, 20, 2)
     assert logits["camera"].shape == (2, 16, 2, 11)
-    for head, of_head in logits.items():
-        assert_close(jax.nn.log_softmax(of_head), GOLDEN[f"logp/{head}"], head)
-        np.testing.assert_array_equal(of_head.argmax(-1), GOLDEN[f"argmax/{head}"])
+    for head, head_logits in logits.items():
+        assert_close(jax.nn.log_softmax(head_logits), GOLDEN[f"logp/{head}"], head)
+        np.testing.assert_array_equal(head_logits.argmax(-1), GOLDEN[f"argmax/{head}"])
     total = sum(GOLDEN[f"action_logp/{head}"] for head in ("buttons", "camera"))
     assert_close(factored_log_prob(logits, BUTTONS, GOLDEN["action/camera"]), total)
 
 
-def test_a_shorter_window_and_one_padded_to_length_are_the_same(apply):
+def test_a_padded_window_equals_a_shorter_one(apply):
     length = META["short"]
     valid = np.broadcast_to(np.arange(16) < length, (2, 16))
     padded = apply(FRAMES * valid[..., None, None, None], valid)
@@ -64,8 +64,8 @@ def test_inner_values(reference):
     module, params = reference
     options = dict(capture_intermediates=True, mutable="intermediates")
     inner = jax.jit(lambda frames: module.apply({"params": params}, frames, **options)[1])(FRAMES)["intermediates"]
-    of_last = np.moveaxis(inner["temporal"]["__call__"][0][-1:, :, ::8, ::8], -1, 1)
-    assert_close(of_last, GOLDEN["inner/conv3d_layer.last_batch_element_every_8th_pixel"])
+    last_frames = np.moveaxis(inner["temporal"]["__call__"][0][-1:, :, ::8, ::8], -1, 1)
+    assert_close(last_frames, GOLDEN["inner/conv3d_layer.last_batch_element_every_8th_pixel"])
     assert_close(inner["encoder"]["dense"]["__call__"][0], GOLDEN["inner/img_process.cnn"])
     assert_close(inner["encoder"]["__call__"][0], GOLDEN["inner/img_process"])
     for i in range(2):
@@ -86,7 +86,7 @@ def test_gradients(reference):
     expected = {name: np.array(GOLDEN.get(f"grad/{name}", np.zeros_like(v))) for name, v in STATE_DICT.items()}
     known = {name: np.ones_like(value) for name, value in STATE_DICT.items()}
     for name in (name.removeprefix("grad_rows/") for name in GOLDEN.files if name.startswith("grad_rows/")):
-        rows = GOLDEN[f"grad_rows_index/{name}"]  # of the largest tensor, only some rows are known
+        rows = GOLDEN[f"grad_rows_index/{name}"]  # for the largest tensor, only some rows are stored
         known[name] = np.zeros_like(known[name])
         known[name][rows], expected[name][rows] = 1, GOLDEN[f"grad_rows/{name}"]
     jax.tree.map_with_path(assert_gradients_close, gradients, convert(expected)[1], convert(known)[1])
@@ -97,7 +97,7 @@ def assert_gradients_close(path, actual, expected, known):
     assert difference <= 1e-3 * np.linalg.norm(expected), f"{jax.tree_util.keystr(path)}: {difference}"
 
 
-def test_the_last_layer_counts_unless_switched_off(reference, apply):
+def test_use_last_switches_the_last_layer(reference, apply):
     module, params = reference
     without = apply(FRAMES)["camera"]
     with_last = jax.jit(module.clone(use_last=True).apply)({"params": params}, FRAMES).logits["camera"]
@@ -112,7 +112,7 @@ def test_embeddings_depend_on_a_frame_and_two_neighbours_on_each_side(reference)
     embed = jax.jit(lambda frames: module.apply({"params": params}, frames, method="embed"))
     before, after = embed(FRAMES), embed(changed)
     differs = np.abs(before - after).max((0, 2)) > 0
-    np.testing.assert_array_equal(np.flatnonzero(differs) + REACH, [6, 7, 8, 9, 10])
+    np.testing.assert_array_equal(np.flatnonzero(differs) + TEMPORAL_RADIUS, [6, 7, 8, 9, 10])
 
 
 def test_parameter_count_of_the_released_model():
@@ -121,7 +121,7 @@ def test_parameter_count_of_the_released_model():
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 482_330_046
 
 
-def test_other_settings_are_refused_by_name():
+def test_unsupported_settings_are_refused():
     settings = META["idm_net_kwargs"]
     wider = settings | {"conv3d_params": settings["conv3d_params"] | {"kernel_size": [7, 1, 1]}}
     with pytest.raises(ValueError, match=r"'conv3d_params' is .*\[7, 1, 1\].*only .*\[5, 1, 1\]"):
@@ -130,12 +130,12 @@ def test_other_settings_are_refused_by_name():
         idm_from_openai(settings | {"attention_mask_style": "clipped_causal"}, {}, STATE_DICT)
 
 
-def test_initial_temporal_filters_pass_on_changes_and_pictures():
-    kernel = np.asarray(see_motion(jax.random.key(0), (15, 32))).reshape(5, 3, 32)
-    changes, pictures = kernel[..., :24], kernel[..., 24:]
-    np.testing.assert_array_equal(changes.sum(0), 0)  # a picture that stays as it is gives nothing
-    np.testing.assert_array_equal(changes[..., :12], -changes[..., 12:])
-    assert ((changes != 0).any(1).sum(0) == 2).all()  # two frames each
-    assert {tuple(np.flatnonzero(frames)) for frames in (changes != 0).any(1).T} >= {(2, 3), (1, 2), (1, 4)}
-    assert (pictures[[0, 1, 3, 4]] == 0).all()
-    assert (pictures[2] > 0).all()  # so that the ReLU lets all of it through
+def test_initial_temporal_filters_are_differences_and_single_frames():
+    kernel = np.asarray(temporal_difference_init(jax.random.key(0), (15, 32))).reshape(5, 3, 32)
+    differences, single_frames = kernel[..., :24], kernel[..., 24:]
+    np.testing.assert_array_equal(differences.sum(0), 0)  # a static picture gives 0
+    np.testing.assert_array_equal(differences[..., :12], -differences[..., 12:])
+    assert ((differences != 0).any(1).sum(0) == 2).all()  # two frames each
+    assert {tuple(np.flatnonzero(frames)) for frames in (differences != 0).any(1).T} >= {(2, 3), (1, 2), (1, 4)}
+    assert (single_frames[[0, 1, 3, 4]] == 0).all()
+    assert (single_frames[2] > 0).all()  # so that the ReLU passes all of it

@@ -1,4 +1,4 @@
-"""Our max-pool against Flax's, values and gradients, ties included."""
+"""Max-pool against that of Flax: values and gradients, including ties."""
 
 import flax.linen as nn
 import jax
@@ -10,13 +10,13 @@ from vpt_jax.models.impala import max_pool
 
 
 @pytest.mark.parametrize("levels", [2, 1000])
-def test_max_pool_is_flaxs(levels):
+def test_max_pool_equals_that_of_flax(levels):
     x = jax.random.randint(jax.random.key(levels), (2, 8, 12, 3), 0, levels).astype(jnp.float32)
     weights = jax.random.normal(jax.random.key(1), (2, 4, 6, 3))
 
     def weighted(pool):
         return lambda x: (pool(x) * weights).sum()
 
-    theirs = lambda x: nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # noqa: E731
-    np.testing.assert_array_equal(max_pool(x), theirs(x))
-    np.testing.assert_allclose(jax.grad(weighted(max_pool))(x), jax.grad(weighted(theirs))(x), rtol=1e-6)
+    flax_pool = lambda x: nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # noqa: E731
+    np.testing.assert_array_equal(max_pool(x), flax_pool(x))
+    np.testing.assert_allclose(jax.grad(weighted(max_pool))(x), jax.grad(weighted(flax_pool))(x), rtol=1e-6)

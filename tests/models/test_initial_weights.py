@@ -1,7 +1,7 @@
 """Every parameter's initial size against numbers written out from the released code (fidelity D5).
 
 Its kernels are brought to a norm per output (`FanInInitReLULayer`, `NormedLinear`, `fan_in_linear`), so the tables hold
-for any width; what they depend on is how many stacks and layers there are. `pytest -s` prints what was measured.
+for any width; they depend on the numbers of stacks and layers. `pytest -s` prints the measured figures.
 """
 
 import re
@@ -14,14 +14,14 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vpt_jax.evaluation.baselines import FactoredMarginal, Marginal
-from vpt_jax.models.idm import CHANGE_SCALE, InverseDynamicsModel
+from vpt_jax.models.idm import DIFFERENCE_SCALE, InverseDynamicsModel
 from vpt_jax.models.policy import Policy
 from vpt_jax.training.behavioural_cloning import cloning
 from vpt_jax.training.inverse_dynamics import inverse_dynamics
 
 FRAME = (8, 8, 3)
 TOLERANCE = 0.01
-KEY = jax.random.key(0, impl="rbg")  # whose generator is one operation, and not a program to compile for every shape
+KEY = jax.random.key(0, impl="rbg")  # a generator that is one operation, without a program to compile for every shape
 ZERO, ONE, STD = "all 0", "all 1", "std"  # else: the norm of the weights into every output
 
 COMMON = {  # path: measure, value
@@ -49,7 +49,7 @@ BRANCHES = {1: (0.7071, 0.8409), 2: (0.5, 0.7071), 4: (0.35355, 0.59460)}
 
 POLICY = Policy((8, 8, 8), 32, 2, layers=4, memory_length=4096, aux_value=True)  # long: entries enough for their std
 IDM = InverseDynamicsModel(8, (8, 8, 8), 32, 2, layers=2)
-SMALL_IDM = InverseDynamicsModel(8, (8, 8), 32, 2, layers=1)  # as many stacks and layers as the demo's
+SMALL_IDM = InverseDynamicsModel(8, (8, 8), 32, 2, layers=1)  # stacks and layers as in the demo
 
 
 def expected(stacks, layers):
@@ -63,7 +63,7 @@ def expected(stacks, layers):
 
 @lru_cache
 def initial(model):
-    """Parameters by path. Nothing but the initialisers is computed."""
+    """Initial parameters by path. Only the initialisers are computed."""
     inputs = [jax.ShapeDtypeStruct((1, 1, *FRAME), jnp.uint8)]
     if isinstance(model, Policy):
         inputs += [jax.ShapeDtypeStruct((1, 1), bool), jax.eval_shape(lambda: model.initial_memory(1))]
@@ -74,15 +74,15 @@ def by_path(params):
     return {path: np.asarray(leaf, np.float64) for path, leaf in flatten_dict(params, sep="/").items()}
 
 
-def measured(measure, leaf):
-    """Every figure that must be as expected."""
+def measure_leaf(measure, leaf):
+    """All figures of a leaf that must equal the expected value."""
     if measure == STD:
         return np.sqrt(np.mean(leaf**2, keepdims=True))  # the mean is 0
     return leaf if measure in (ZERO, ONE) else np.linalg.norm(leaf.reshape(-1, leaf.shape[-1]), axis=0)
 
 
-class Given:
-    """A model whose initial parameters are these."""
+class FixedInitModel:
+    """A stub of a model with the given initial parameters."""
 
     temperature = 1.0
 
@@ -97,23 +97,24 @@ class Given:
 
 
 @pytest.mark.parametrize("model", [POLICY, IDM, SMALL_IDM], ids=["policy", "idm", "small idm"])
-def test_every_parameter_starts_as_large_as_the_references(model):
-    """Policy and inverse dynamics model, each with no parameter left out (fidelity D5)."""
+def test_initial_parameters_have_the_references_scale(model):
+    """All parameters of the policy and the inverse dynamics model (fidelity D5)."""
     table = expected(len(model.widths), model.layers)
     largest = 0.0
     for path, leaf in initial(model).items():
         rules = {rule for pattern, rule in table.items() if re.fullmatch(pattern, path)}
         assert len(rules) == 1, f"{path}: {rules}"
         ((measure, size),) = rules
-        off = np.abs(measured(measure, leaf) - size).max() / (size or 1)
-        largest = max(largest, off)
-        print(f"{path:55} {measure:5} reference {size:<8g} ours {measured(measure, leaf).mean():<8.5g} off {off:.2%}")
-        assert off < TOLERANCE, path
+        error = np.abs(measure_leaf(measure, leaf) - size).max() / (size or 1)
+        largest = max(largest, error)
+        mean = measure_leaf(measure, leaf).mean()
+        print(f"{path:55} {measure:5} reference {size:<8g} ours {mean:<8.5g} error {error:.2%}")
+        assert error < TOLERANCE, path
     print(f"largest difference: {largest:.3%}")
 
 
-def test_the_distance_curves_are_drawn_from_a_normal_distribution():
-    """`th.randn`, entry by entry; and no two layers have the same (fidelity D5)."""
+def test_distance_curves_are_normally_distributed():
+    """`th.randn` for every entry, and different in every layer (fidelity D5)."""
     curves = {path: leaf for path, leaf in initial(POLICY).items() if path.endswith("basis")}
     first, *others = curves.values()
     assert all(np.abs(other - first).max() > 0.1 for other in others)
@@ -121,28 +122,33 @@ def test_the_distance_curves_are_drawn_from_a_normal_distribution():
         assert np.mean(curve**4) / np.mean(curve**2) ** 2 == pytest.approx(3.0, rel=0.1)
 
 
-def test_a_residual_branch_of_the_image_stacks_starts_with_the_references_gain():
+def test_residual_branches_have_the_references_gain():
     """1.2247 with three stacks; 0.41 would be IMPALA's and PPG's (fidelity D5)."""
     params = initial(POLICY)
     norms = [params[f"encoder/stack_1/block_0/conv_{i}/conv/kernel"].reshape(-1, 8) for i in range(2)]
     assert np.prod([np.linalg.norm(kernel, axis=0).mean() for kernel in norms]) == pytest.approx(1.2247, rel=TOLERANCE)
 
 
-def test_our_own_choices_are_options_and_change_nothing_else():
+def test_init_options_change_only_their_parameters():
     """`start_at_marginal` and `temporal_difference`: without them, the reference's; with them, only what they name."""
-    models = Given(initial(SMALL_IDM)), Given(initial(POLICY))
-    plain = inverse_dynamics(models[0], FRAME, None, False, False), cloning(models[1], FRAME, None)
+    models = FixedInitModel(initial(SMALL_IDM)), FixedInitModel(initial(POLICY))
+    default = inverse_dynamics(models[0], FRAME, None, False, False), cloning(models[1], FRAME, None)
     marginals = FactoredMarginal.uniform(), Marginal.uniform()
-    ours = inverse_dynamics(models[0], FRAME, marginals[0], False, False, True), cloning(models[1], FRAME, marginals[1])
-    of_idm, of_policy = ([by_path(objective.init(KEY)) for objective in both] for both in zip(plain, ours, strict=True))
+    changed = (
+        inverse_dynamics(models[0], FRAME, marginals[0], False, False, True),
+        cloning(models[1], FRAME, marginals[1]),
+    )
+    idm_params, policy_params = (
+        [by_path(objective.init(KEY)) for objective in both] for both in zip(default, changed, strict=True)
+    )
 
     def differing(some, others):
         return {path for path, leaf in some.items() if not np.array_equal(leaf, others[path])}
 
     biases = {"actions/buttons/bias", "actions/camera/bias"}
-    assert differing(*of_idm) == biases | {"temporal/conv/kernel"}
-    assert all(not of_idm[0][path].any() for path in biases)
-    changes = np.linalg.norm(of_idm[1]["temporal/conv/kernel"], axis=0)[:6]  # two halves of 4 each
-    np.testing.assert_allclose(changes, CHANGE_SCALE * 2**0.5, rtol=1e-5)
-    assert differing(*of_policy) == biases
-    assert not any(of_policy[0][path].any() for path in biases)
+    assert differing(*idm_params) == biases | {"temporal/conv/kernel"}
+    assert all(not idm_params[0][path].any() for path in biases)
+    changes = np.linalg.norm(idm_params[1]["temporal/conv/kernel"], axis=0)[:6]  # two halves of 4 each
+    np.testing.assert_allclose(changes, DIFFERENCE_SCALE * 2**0.5, rtol=1e-5)
+    assert differing(*policy_params) == biases
+    assert not any(policy_params[0][path].any() for path in biases)

@@ -1,4 +1,4 @@
-"""What is computed in which precision, as docs/scale.md says it."""
+"""Precision of the computation, as documented in docs/scale.md."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from vpt_jax.models.layers import NormConv, NormDense
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize(("layer", "product"), [(NormDense, "dot_general"), (NormConv, "conv_general_dilated")])
-def test_gradients_of_kernels_leave_the_product_in_the_layers_precision(layer, product, dtype):
-    """They are rounded before they are added up over devices; what the optimizer gets is float32 (fidelity S9)."""
+def test_kernel_gradients_have_the_layers_precision(layer, product, dtype):
+    """Gradients are rounded before they are summed over devices; the optimizer gets float32 (fidelity S9)."""
     module, x = layer(6, dtype=dtype), jax.ShapeDtypeStruct((2, 4, 4, 3), jnp.bfloat16)
     params = jax.eval_shape(module.init, jax.random.key(0), x)
     gradient = jax.make_jaxpr(jax.grad(lambda params, x: module.apply(params, x).astype(jnp.float32).sum()))(params, x)
@@ -21,7 +21,7 @@ def test_gradients_of_kernels_leave_the_product_in_the_layers_precision(layer, p
 
 
 def results(jaxpr, name):
-    """Of all operations of a name, also within other operations."""
+    """Results of all operations of a name, including those nested in other operations."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == name:
             yield from (out.aval for out in equation.outvars)

@@ -1,4 +1,4 @@
-"""The policy against the reference's tensors (tests/golden/policy_tiny.npz), and what the reference cannot do."""
+"""The policy against the reference's tensors (tests/golden/policy_tiny.npz), and features that the reference lacks."""
 
 import json
 import re
@@ -19,7 +19,7 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "policy_tiny.npz")
 META = json.loads(str(GOLDEN["meta"]))
 STATE_DICT = {name.removeprefix("param/"): GOLDEN[name] for name in GOLDEN.files if name.startswith("param/")}
 TOLERANCE = 2e-4
-SLOW = pytest.mark.slow  # every boundary is two more chunk lengths to compile
+SLOW = pytest.mark.slow  # every boundary compiles two more chunk lengths
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_three_chunks_with_carried_memory(reference, apply):
             np.testing.assert_array_equal(memory.mask, GOLDEN[f"chunk{number}/state/{layer}/mask"][:, 0])
 
 
-def test_one_frame_at_a_time_gives_the_same(reference, apply):
+def test_single_frames_equal_chunks(reference, apply):
     frames, first = (np.concatenate(parts, axis=1) for parts in zip(*map(chunk, (1, 2, 3)), strict=True))
     memory, values, camera = reference[0].initial_memory(2), [], []
     for t in range(frames.shape[1]):
@@ -74,10 +74,10 @@ def test_one_frame_at_a_time_gives_the_same(reference, apply):
     assert_close(memory.keys[1], GOLDEN["step/state/1/K"])
 
 
-def test_a_ring_remembers_what_a_memory_does():
+def test_a_ring_cache_equals_a_kv_cache():
     params = random_params(SMALL, 32, 32)
     step = jax.jit(lambda *inputs: SMALL.apply({"params": params}, *inputs), donate_argnums=2)
-    memory, ring = SMALL.initial_memory(3), SMALL.initial_ring(3)
+    memory, ring = SMALL.initial_memory(3), SMALL.initial_ring_memory(3)
     rng = np.random.default_rng(0)
     for first in rng.random((3 * SMALL.memory_length, 3, 1)) < 0.1:
         frames = rng.integers(0, 256, (3, 1, 32, 32, 3), np.uint8)
@@ -87,28 +87,28 @@ def test_a_ring_remembers_what_a_memory_does():
         np.testing.assert_allclose(output.logits["buttons"], expected.logits["buttons"], atol=1e-5)
 
 
-def test_a_ring_is_changed_in_place():
-    params, ring = random_params(SMALL, 32, 32), SMALL.initial_ring(1)
+def test_a_ring_cache_is_updated_in_place():
+    params, ring = random_params(SMALL, 32, 32), SMALL.initial_ring_memory(1)
     frame, first = jnp.zeros((1, 1, 32, 32, 3), jnp.uint8), jnp.zeros((1, 1), bool)
     step = jax.jit(lambda memory: SMALL.apply({"params": params}, frame, first, memory).memory, donate_argnums=0)
-    program, of_memory = (step.lower(start).compile() for start in (ring, SMALL.initial_memory(1)))
-    analysis = program.memory_analysis()
+    ring_program, kv_cache_program = (step.lower(start).compile() for start in (ring, SMALL.initial_memory(1)))
+    analysis = ring_program.memory_analysis()
     assert analysis.alias_size_in_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(ring))
     length, features = ring.keys[0].shape[1:]
     moved = re.compile(rf"f32\[1,({length}|{length + 1}),{features}\]\S* (copy|concatenate)\(")
-    assert moved.search(of_memory.as_text())
-    assert not moved.search(program.as_text())
+    assert moved.search(kv_cache_program.as_text())
+    assert not moved.search(ring_program.as_text())
 
 
-def test_a_ring_refuses_chunks():
-    params, ring = random_params(SMALL, 32, 32), SMALL.initial_ring(1)
+def test_a_ring_cache_refuses_chunks():
+    params, ring = random_params(SMALL, 32, 32), SMALL.initial_ring_memory(1)
     frames, first = jnp.zeros((1, SMALL.memory_length, 32, 32, 3), jnp.uint8), jnp.zeros((1, SMALL.memory_length), bool)
     with pytest.raises(ValueError, match="one frame at a time"):
         jax.eval_shape(SMALL.apply, {"params": params}, frames, first, ring)
 
 
 def cloning_gradients(reference, number, memory):
-    """Loss and gradients of a chunk, back under the reference's names and layouts."""
+    """Behavioural cloning loss of a chunk and its gradients."""
     module, params = reference
     action = JointAction(*(GOLDEN[f"chunk{number}/action/{head}"][..., 0] for head in ("buttons", "camera")))
 
@@ -127,7 +127,7 @@ def test_gradients(reference, apply):
     rows = {name.removeprefix("grad_rows_index/"): GOLDEN[name] for name in GOLDEN.files if "rows_index" in name}
     for name, index in rows.items():
         expected[name][index] = GOLDEN[f"grad_rows/{name}"]
-    # The same conversion that maps parameters maps their gradients; for two large tensors only some rows are known.
+    # The same conversion that maps parameters maps their gradients; for two large tensors only some rows are stored.
     _, converted = policy_from_openai(META["policy_kwargs"], META["pi_head_kwargs"], expected)
     known = {name: np.zeros_like(value) if name in rows else np.ones_like(value) for name, value in STATE_DICT.items()}
     for name, index in rows.items():
@@ -141,8 +141,9 @@ def test_gradients(reference, apply):
     _, converted = policy_from_openai(META["policy_kwargs"], META["pi_head_kwargs"], expected)
     assert sum(f"chunk2_grad/{name}" in GOLDEN for name in STATE_DICT) == 18
     for block in ("block_0", "block_1"):
-        actual, wanted = (tree["transformer"][block]["attention"] for tree in (gradients, converted))
-        jax.tree.map_with_path(assert_gradients_close, actual, wanted, jax.tree.map(jnp.ones_like, wanted))
+        actual, expected_tree = (tree["transformer"][block]["attention"] for tree in (gradients, converted))
+        all_known = jax.tree.map(jnp.ones_like, expected_tree)
+        jax.tree.map_with_path(assert_gradients_close, actual, expected_tree, all_known)
 
 
 def assert_gradients_close(path, actual, expected, known):
@@ -167,23 +168,24 @@ def test_inner_values(reference):
     assert_close(inner["final_norm"]["__call__"][0], GOLDEN["chunk1/inner/final_ln"])
 
 
-def test_camera_counts_only_where_the_buttons_say_so(apply, reference):
+def test_camera_counts_only_where_the_button_class_enables_it(apply, reference):
     output = apply(*chunk(1), reference[0].initial_memory(2))
     buttons = GOLDEN["chunk1/action/buttons"][..., 0] // 2 * 2  # even classes have the camera off
     camera = GOLDEN["chunk1/action/camera"][..., 0]
     log_probs = {head: jax.nn.log_softmax(logits) for head, logits in output.logits.items()}
-    of_buttons, of_camera = (
+    button_log_probs, camera_log_probs = (
         np.take_along_axis(log_probs[head], choice[..., None], -1)[..., 0]
         for head, choice in (("buttons", buttons), ("camera", camera))
     )
-    assert_close(joint_log_prob(output.logits, JointAction(buttons, camera)), of_buttons)
-    assert_close(joint_log_prob(output.logits, JointAction(buttons, camera), mask_camera=False), of_buttons + of_camera)
-    assert_close(joint_log_prob(output.logits, JointAction(buttons + 1, camera)) - of_camera,
+    assert_close(joint_log_prob(output.logits, JointAction(buttons, camera)), button_log_probs)
+    unmasked = joint_log_prob(output.logits, JointAction(buttons, camera), mask_camera=False)
+    assert_close(unmasked, button_log_probs + camera_log_probs)
+    assert_close(joint_log_prob(output.logits, JointAction(buttons + 1, camera)) - camera_log_probs,
                  np.take_along_axis(log_probs["buttons"], buttons[..., None] + 1, -1)[..., 0])  # fmt: skip
 
 
 @pytest.mark.parametrize("boundary", [3, pytest.param(1, marks=SLOW), pytest.param(7, marks=SLOW)])
-def test_first_inside_a_chunk_hides_all_before_it(apply, reference, boundary):
+def test_first_inside_a_chunk_masks_earlier_frames(apply, reference, boundary):
     (past, past_first), (frames, _) = chunk(1), chunk(2)
     memory = apply(past, past_first, reference[0].initial_memory(2)).memory
     first = np.zeros((2, 8), bool)
@@ -233,7 +235,7 @@ def test_any_image_size_divisible_by_eight(size):
     assert output.logits["buttons"].shape == (1, 2, 8641)
 
 
-def test_other_image_sizes_are_refused_with_the_remedy():
+def test_other_image_sizes_are_refused():
     with pytest.raises(ValueError, match=r"20x16.*divisible by 8"):
         parameter_shapes(SMALL, 20, 16)
 
@@ -256,7 +258,7 @@ def plain():
     return small_losses()
 
 
-def test_rematerialisation_changes_nothing_but_memory(plain):
+def test_remat_does_not_change_results(plain):
     remat = small_losses(remat=True)
     np.testing.assert_allclose(plain[0], remat[0], rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), plain[1], remat[1])

@@ -1,4 +1,4 @@
-"""OpenAI's files to checkpoints and back, at the size that was released, through the programs."""
+"""Import and export of OpenAI's files, at the released sizes, by the launch programs."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import IDMS, POLICIES
-from vpt_jax.openai.convert import ExchangeError, export_weights, import_weights
+from vpt_jax.openai.convert import ConversionError, export_weights, import_weights
 from vpt_jax.openai.pickle_reader import ModelSettings, WeightsFileError, write_model, write_weights
 from vpt_jax.openai.weights import idm_to_openai, policy_to_openai
 from vpt_jax.training.checkpoints import load_idm, load_model
@@ -145,7 +145,7 @@ def test_mistakes_are_named(tmp_path):
         ("the model is none of nano, tiny, 1x, 2x, 3x", import_weights, *golden, new),
         ("must end in one of .weights, .safetensors", export_weights, run, "x.bin"),
     ):
-        with pytest.raises((ExchangeError, WeightsFileError), match=complaint):
+        with pytest.raises((ConversionError, WeightsFileError), match=complaint):
             function(*arguments)
     assert not new.exists()
     output = launch("import_weights", "--model=none.model", f"--weights={weights}", "--out=x", status=1)

@@ -1,4 +1,4 @@
-"""Strictness of the conversion, and the way back; tests/models/ shows that what was converted is right."""
+"""Errors of the weight conversion, and its round trip; tests/models/ checks that the converted models are right."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,6 @@
 import numpy as np
 
-from vpt_jax.report.films import Moment, draw_large, write_film
+from vpt_jax.report.films import FilmFrame, draw_large, write_film
 from vpt_jax.video import decode
 
 FRAME = np.random.default_rng(0).integers(0, 256, (48, 128, 3), np.uint8)
@@ -8,23 +8,23 @@ ACTION = np.eye(20, dtype=np.uint8)[0], np.array([-1.0, 2.54])
 
 
 def test_the_picture_is_enlarged_whole_below_its_keys():
-    drawn = draw_large(Moment(FRAME, ACTION))
-    np.testing.assert_array_equal(drawn[-48 * 4 :: 4, ::4], FRAME)
-    np.testing.assert_array_equal(drawn[-48 * 4 :], FRAME.repeat(4, 0).repeat(4, 1))
-    panel = drawn[: -48 * 4]
+    image = draw_large(FilmFrame(FRAME, ACTION))
+    np.testing.assert_array_equal(image[-48 * 4 :: 4, ::4], FRAME)
+    np.testing.assert_array_equal(image[-48 * 4 :], FRAME.repeat(4, 0).repeat(4, 1))
+    panel = image[: -48 * 4]
     assert panel.any()
-    assert (draw_large(Moment(FRAME, (0 * ACTION[0], ACTION[1])))[: len(panel)] != panel).any()
+    assert (draw_large(FilmFrame(FRAME, (0 * ACTION[0], ACTION[1])))[: len(panel)] != panel).any()
 
 
 def test_a_note_is_written_into_the_lower_left_corner():
-    drawn, plain = (draw_large(Moment(0 * FRAME, ACTION, note=note)) for note in ("value 1.2", ""))
-    rows, columns = np.nonzero((drawn != plain).any(-1))
+    image, plain = (draw_large(FilmFrame(0 * FRAME, ACTION, note=note)) for note in ("value 1.2", ""))
+    rows, columns = np.nonzero((image != plain).any(-1))
     assert rows.min() >= len(plain) - 48 * 4 / 2
     assert 0 < columns.min() < columns.max() < plain.shape[1] / 2
 
 
 def test_a_film_has_every_moment_and_even_sides(tmp_path):
-    write_film(tmp_path / "a.mp4", (Moment(FRAME[:, :-1].repeat(4, 1)[:, 1:], ACTION) for _ in range(5)))
+    write_film(tmp_path / "a.mp4", (FilmFrame(FRAME[:, :-1].repeat(4, 1)[:, 1:], ACTION) for _ in range(5)))
     frames = list(decode(tmp_path / "a.mp4"))
     assert len(frames) == 5
     assert frames[0].shape[0] % 2 == frames[0].shape[1] % 2 == 0

@@ -1,4 +1,4 @@
-"""The report of the whole loop: the verdicts and figures follow from the runs and labels that it is given."""
+"""Report of the whole loop: its claims and figures are computed from the given runs and labels."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from vpt_jax.actions import BUTTON_INDEX, CAMERA
 from vpt_jax.data.dataset import load_index, open_records, write_index, write_metadata
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation.baselines import policy_baselines
-from vpt_jax.evaluation.metrics import add, confidence_intervals, label_totals, metrics
+from vpt_jax.evaluation.metrics import compute_metrics, confidence_intervals, label_totals, sum_totals
 from vpt_jax.report.loop import Runs, write_loop_report
 from vpt_jax.video import decode
 
@@ -49,11 +49,11 @@ def write_run(folder, losses, share):
     figures = {f"{view}/{name}": share for view in ("test", "test_acting") for name in NAMES}
     figures |= {f"{view}/{name}": 1.0 for view in ("valid", "acting") for name in NAMES}
     figures |= {"marginal/nll": 0.1, "repeat/nll": 0.1}  # of `valid`, too
-    of_model = (
+    lines = (
         {"step": i, "valid/nll": valid, "acting/nll": valid, "test/nll": test, "test_acting/nll": test}
         for i, (valid, test) in enumerate(losses, 1)
     )
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line | figures) + "\n" for line in of_model))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line | figures) + "\n" for line in lines))
     return folder
 
 
@@ -87,24 +87,27 @@ def runs(dataset_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(runs, tmp_path_factory):
-    path, verdicts = write_loop_report(tmp_path_factory.mktemp("report"), runs, {"play <1>": 61.6, "train": 5.0})
-    return path, Page(path.read_text()), verdicts
+    path, claims = write_loop_report(tmp_path_factory.mktemp("report"), runs, {"play <1>": 61.6, "train": 5.0})
+    return path, Page(path.read_text()), claims
 
 
-def test_verdicts_by_hand(made, runs, dataset_dir):
-    *_, verdicts = made
+def test_claims_by_hand(made, runs, dataset_dir):
+    *_, claims = made
     recorded = load_index(dataset_dir, "valid")
     likeliest, means = (
         label_totals(load_index(labels, "train"), recorded) for labels in (runs.held_out_labels, runs.held_out_means)
     )
-    figures, intervals = metrics(add(means)), confidence_intervals(means)
+    figures, intervals = compute_metrics(sum_totals(means)), confidence_intervals(means)
     measured = []
     for name in ("mouse_r2/pitch", "mouse_r2/yaw", "f1/mean"):
         low, high = intervals[name]
         measured.append(f"{figures[name]:.3f} (95% interval {low:.3f} to {high:.3f})")
-    bins = [f"; of the likeliest bin {metrics(add(likeliest))[f'mouse_r2/{axis}']:.3f}" for axis in ("pitch", "yaw")]
+    bins = [
+        f"; of the likeliest bin {compute_metrics(sum_totals(likeliest))[f'mouse_r2/{axis}']:.3f}"
+        for axis in ("pitch", "yaw")
+    ]
     assert bins[0] not in measured[0]
-    assert verdicts == [
+    assert claims == [
         f"yes Mouse R2, pitch, of the mean angle, at least 0.8: {measured[0]}{bins[0]}",
         f"NO  Mouse R2, yaw, of the mean angle, at least 0.8: {measured[1]}{bins[1]}",
         f"yes Mean F1 of keys held in more than 1% of frames, at least 0.6: {measured[2]}",
@@ -121,7 +124,7 @@ def test_verdicts_by_hand(made, runs, dataset_dir):
     ("by_minutes", "of_policies", "expected"),
     [
         ({0.04: 0.2, 0.2: 0.3}, 0.3, "NO .*: 0.2 minutes against 0.333 for 0.300, 1.7 times fewer"),
-        ({0.01: 0.29}, 0.3, r"NO .*: no model of inverse dynamics reaches the policy's 0.300 \(at 0.333 minutes\)"),
+        ({0.01: 0.29}, 0.3, r"NO .*: no inverse dynamics model reaches the policy's 0.300 \(at 0.333 minutes\)"),
         ({0.01: 0.9}, 0.01, r"NO .*: no policy is above 0\.\d\d\d, the most frequent action"),
     ],
 )
@@ -129,14 +132,14 @@ def test_fewer_minutes_are_claimed_only_at_the_best_policys_accuracy(runs, tmp_p
     idms = {m: write_run(tmp_path / f"{m}", ((1, 1),), share) for m, share in by_minutes.items()}
     true = write_run(tmp_path / "true", ((2, 2),), of_policies), *runs.policies["true labels"][1:]
     policies = runs.policies | {"true labels": true}
-    _, verdicts = write_loop_report(tmp_path, runs._replace(idms=idms, policies=policies), {})
-    assert re.fullmatch(expected, verdicts[-1])
+    _, claims = write_loop_report(tmp_path, runs._replace(idms=idms, policies=policies), {})
+    assert re.fullmatch(expected, claims[-1])
 
 
 def test_a_split_chooses_and_another_is_reported(made, runs):
     """No figure is of the play that chose the step, nor the best of several on the play that is reported (S8)."""
-    _, page, verdicts = made
-    assert "2.100 against 2.050" in verdicts[3]  # of step 2; the best on `test` would be 2.040, of step 3
+    _, page, claims = made
+    assert "2.100 against 2.050" in claims[3]  # of step 2; the best on `test` would be 2.040, of step 3
     cells = [text for _, text in page.texts]
     for name in ("IDM, 0.0 minutes", "IDM, 0.1 minutes"):
         assert cells[cells.index(name) + 1] == "2"  # the end of the run, though step 1 was better: it is what labels
@@ -150,13 +153,13 @@ def test_a_split_chooses_and_another_is_reported(made, runs):
     assert cells[cells.index("Marginal distribution") + 1] == f"{trivial['marginal']['nll']:.3f}"
 
 
-def test_page_is_whole_and_says_how_long_it_took(made):
+def test_page_is_complete_and_lists_the_durations(made):
     path, page, _ = made
     assert page.text("h2") == [
-        "Does the loop hold?",
-        "Inverse dynamics: what was done?",
+        "Checked claims",
+        "Inverse dynamics model",
         "Each key",
-        "Policies: what will the player do?",
+        "Policies",
         "Accuracy against labelled minutes",
         "Confusion of labels",
         "Predicted and true actions",
@@ -171,14 +174,14 @@ def test_page_is_whole_and_says_how_long_it_took(made):
 
 
 def test_confusion_in_plain_loops(made, runs, dataset_dir):
-    said, true = load_index(runs.labels, "train"), load_index(dataset_dir, "train")
+    predicted, true = load_index(runs.labels, "train"), load_index(dataset_dir, "train")
     keys = [BUTTON_INDEX[key] for key in ("attack", "forward", "jump", "left")]
-    expected = [said.buttons[true.buttons[:, held] == 1, key].mean() for held in keys for key in keys]
-    bins = [CAMERA.to_bins(np.array(index.camera)) for index in (true, said)]
+    expected = [predicted.buttons[true.buttons[:, held] == 1, key].mean() for held in keys for key in keys]
+    bins = [CAMERA.to_bins(np.array(index.camera)) for index in (true, predicted)]
     for axis in (0, 1):
         for row in range(11):
-            here = bins[1][bins[0][:, axis] == row, axis]
-            expected += [(here == column).sum() / max(len(here), 1) for column in range(11)]
+            labelled = bins[1][bins[0][:, axis] == row, axis]
+            expected += [(labelled == column).sum() / max(len(labelled), 1) for column in range(11)]
     shown = re.findall(r'--share: (\d\.\d{3})"', made[0].read_text())
     assert [float(share) for share in shown] == pytest.approx(expected, abs=0.00051)
 

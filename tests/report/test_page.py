@@ -1,4 +1,4 @@
-"""The parts of a page: what they show, and that they are whole."""
+"""Building blocks of a page: charts, heatmaps."""
 
 import re
 from itertools import pairwise

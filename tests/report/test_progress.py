@@ -1,4 +1,4 @@
-"""The page of a loop that is still running (clause 4: something to see within minutes)."""
+"""Progress page of a running pipeline (clause 4: something to see within minutes)."""
 
 import shutil
 
@@ -24,29 +24,29 @@ def recordings(tmp_path_factory):
     return folder
 
 
-def test_a_film_appears_once_there_is_something_to_see(recordings, tmp_path):
-    drawn, making = [], tmp_path / "recordings"
-    making.mkdir()
+def test_a_film_appears_once_its_data_exist(recordings, tmp_path):
+    drawn, in_progress = [], tmp_path / "recordings"
+    in_progress.mkdir()
 
-    def play():
-        if moments := recorded_play(making):
+    def load():
+        if film_frames := recorded_play(in_progress):
             drawn.append("film")
-        return moments
+        return film_frames
 
     path = tmp_path / "report.html"
-    so_far = ProgressPage(path, ["record", "prepare", "train"], {"Recorded <play>": play})
-    so_far.write({})
+    progress_page = ProgressPage(path, ["record", "prepare", "train"], {"Recorded <play>": load})
+    progress_page.write({})
     page = Page(path.read_text())
     assert page.text("dt") == ["record", "prepare", "train"]
     assert page.text("dd") == ["not done yet"] * 3
     assert page.tags.count("video") == 0
 
-    shutil.copy(recordings / "play0.mp4", making)  # the second file of a recording makes it whole
-    so_far.write({})
+    shutil.copy(recordings / "play0.mp4", in_progress)  # a recording is complete with its second file
+    progress_page.write({})
     assert Page(path.read_text()).tags.count("video") == 0
-    shutil.copy(recordings / "play0.jsonl", making)
+    shutil.copy(recordings / "play0.jsonl", in_progress)
     for seconds in ({}, {"record": 61.4}, {"record": 61.4, "prepare": 3.0}):
-        so_far.write(seconds)
+        progress_page.write(seconds)
         page = Page(path.read_text())
         assert page.tags.count("video") == 1
         assert page.text("figcaption") == ["Recorded <play>"]
@@ -58,11 +58,11 @@ def test_a_film_appears_once_there_is_something_to_see(recordings, tmp_path):
 
 def test_recorded_play_has_its_own_actions(recordings):
     steps = read_steps(recordings / "play0.jsonl")
-    moments = list(recorded_play(recordings))
-    assert len(moments) == len(steps.buttons)
-    for moment, buttons, camera in zip(moments, steps.buttons, steps.camera, strict=True):
-        np.testing.assert_array_equal(moment.action[0], buttons)
-        np.testing.assert_array_equal(moment.action[1], camera)
+    film_frames = list(recorded_play(recordings))
+    assert len(film_frames) == len(steps.buttons)
+    for film_frame, buttons, camera in zip(film_frames, steps.buttons, steps.camera, strict=True):
+        np.testing.assert_array_equal(film_frame.action[0], buttons)
+        np.testing.assert_array_equal(film_frame.action[1], camera)
 
 
 def test_labelled_play_is_the_longest_video_with_its_labels(recordings, tmp_path):
@@ -72,13 +72,13 @@ def test_labelled_play_is_the_longest_video_with_its_labels(recordings, tmp_path
         "predicted", 8,
     )  # fmt: skip
     (tmp_path / "dataset_info.json").touch()
-    actions = [moment.action for moment in labelled_play(tmp_path, recordings)]
+    actions = [film_frame.action for film_frame in labelled_play(tmp_path, recordings)]
     np.testing.assert_array_equal([keys for keys, _ in actions], buttons[24:])
     np.testing.assert_array_equal([degrees for _, degrees in actions], camera[24:])
 
 
 def test_the_demo_has_a_film_as_soon_as_an_episode_is_recorded(recordings, tmp_path):
     films = pipeline.films_of(pipeline.runs_of(get_config(), tmp_path))
-    assert {caption: play() for caption, play in films.items()} == dict.fromkeys(films)
+    assert {caption: load() for caption, load in films.items()} == dict.fromkeys(films)
     shutil.copytree(recordings, tmp_path / "recordings" / "labelled" / "test")
-    assert [play() is not None for play in films.values()] == [True, False]
+    assert [load() is not None for load in films.values()] == [True, False]

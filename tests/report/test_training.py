@@ -1,4 +1,4 @@
-"""The report: whole in one file, the numbers it was given, the film it says it shows."""
+"""Report of a training run: self-contained page, its figures, and its film."""
 
 import base64
 import json
@@ -69,7 +69,7 @@ def model():
 
 
 def objective(policy):
-    return cloning(policy, (SIZE, SIZE, 3), marginal=None)  # which only its beginning needs
+    return cloning(policy, (SIZE, SIZE, 3), marginal=None)  # which only initialisation needs
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +96,14 @@ def made(streams, model, tmp_path_factory):
     return html.read_text(), film, {"model": last, **baselines}
 
 
-def test_page_is_whole_and_alone(made):
+def test_page_is_complete_and_self_contained(made):
     page = Page(made[0])
     assert page.text("h2") == [
-        "How well it predicts held-out play",
+        "Prediction of held-out play",
         "Learning curves",
         "Held-out play: predicted against recorded",
         "F1 of each key",
-        "What it learned from",
+        "Training examples",
     ]
     counts = {tag: page.tags.count(tag) for tag in ("svg", "img", "video", "table", "script", "link", "b")}
     assert counts == {"svg": 4, "img": report.EXAMPLES, "video": 1, "table": 2, "script": 0, "link": 0, "b": 0}
@@ -181,12 +181,12 @@ def test_an_inverse_dynamics_run_has_its_own_baselines_and_leaves_no_frame_out(s
     }
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 3, "train/loss": 1.0, **figures}) + "\n")
 
-    def all_knowing(params, memory, batch):
+    def perfect_predict(params, memory, batch):
         return Prediction(0 * batch.valid, batch.buttons, CAMERA.to_degrees(CAMERA.to_bins(batch.camera))), memory
 
-    knows = Objective(None, lambda rows: (), None, all_knowing)
+    perfect = Objective(None, lambda rows: (), None, perfect_predict)
     html, film = report.write_report(
-        tmp_path, stage="idm", facts={}, baselines=baselines, objective=knows, params=None, train=train, valid=valid
+        tmp_path, stage="idm", facts={}, baselines=baselines, objective=perfect, params=None, train=train, valid=valid
     )
     page = Page(html.read_text())
     assert page.text("h1")[0].startswith("Inverse dynamics: ")
@@ -194,9 +194,9 @@ def test_an_inverse_dynamics_run_has_its_own_baselines_and_leaves_no_frame_out(s
                                    "NLL below all released"]  # fmt: skip
     assert page.text("td")[:2] == [f"{figures['valid/nll']:.3f}", f"{baselines['released']['nll']:.3f}"]
     assert any("before and after" in text for text in page.text("p"))
-    assert "left out, as in training" not in html.read_text()
+    assert "dropped, as in training" not in html.read_text()
     assert len(list(decode(film))) == 100
-    for _, recorded, predicted, _ in report.held_out_play(knows, None, valid, 1, 100):
+    for _, recorded, predicted, _ in report.held_out_play(perfect, None, valid, 1, 100):
         np.testing.assert_array_equal(recorded[0], predicted[0])
 
 

@@ -1,4 +1,4 @@
-"""The page of reinforcement learning in small, of made-up runs whose verdicts are known."""
+"""Report of RL fine-tuning, of made-up runs whose claims are known."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.evaluation.test_rollouts import make_pool
 from tests.html_page import Page
-from vpt_jax.evaluation.rollouts import IdleAgent, Played, play, summarise
+from vpt_jax.evaluation.rollouts import EpisodeResult, IdleAgent, run_episodes, summarise
 from vpt_jax.report.tuning import write_tuning_report
 
 RETURNS = {"cloned": (3, 5), "fine-tuned": (9, 11), "without leash": (6, 8), "from scratch": (1, 1), "random": (0, 1)}
@@ -21,8 +21,10 @@ def folder(tmp_path):
     for name, returns in RETURNS.items():
         (playing / "recordings" / name).mkdir(parents=True)
         with make_pool(2, steps=3) as pool:
-            play(IdleAgent(), pool, playing / "recordings" / name, 2)
-        played = [Played(3 + i, 3, float(r), "truncated", {"log": r}, DRIFTS[name]) for i, r in enumerate(returns)]
+            run_episodes(IdleAgent(), pool, playing / "recordings" / name, 2)
+        played = [
+            EpisodeResult(3 + i, 3, float(r), "truncated", {"log": r}, DRIFTS[name]) for i, r in enumerate(returns)
+        ]
         figures[name] = summarise(played)
         (playing / "agents" / f"{name}.json").write_text(json.dumps({"episodes": [one._asdict() for one in played]}))
     (playing / "figures.json").write_text(json.dumps(figures))
@@ -38,17 +40,17 @@ def write(folder):
     return write_tuning_report(folder, runs, "cloned", {"train": 61.4})
 
 
-def test_the_page_says_what_holds(folder):
-    path, verdicts = write(folder)
-    assert verdicts == [
+def test_claims_that_hold_are_marked(folder):
+    path, claims = write(folder)
+    assert claims == [
         "yes Fine-tuned above the cloned policy by more than two standard errors: 10.00 ± 1.00 against 4.00 ± 1.00, "
         "a difference of 6.00 ± 1.41",
-        "yes Fine-tuned above what learns from scratch: 10.00 ± 1.00 against 1.00 ± 0.00",
-        "yes With the leash, behaviour stays closer to the cloned policy's: 0.20 against 3.00 nats a step",
+        "yes Fine-tuned above the policy trained from scratch: 10.00 ± 1.00 against 1.00 ± 0.00",
+        "yes With the KL penalty (leash), the policy stays closer to the cloned one: 0.20 against 3.00 nats per step",
     ]
     page = Page(path.read_text())
     assert set(RETURNS) <= set(page.text("th"))
-    assert page.text("h2") == ["Does it pay?", "While they learnt", "Agents", "Films", "Time"]
+    assert page.text("h2") == ["Checked claims", "Training curves", "Agents", "Films", "Time"]
     assert page.tags.count("video") == 3 * len(RETURNS)
     assert page.tags.count("svg") == 2
     assert page.text("dd") == ["61 s"]
@@ -62,9 +64,9 @@ def test_the_page_says_what_holds(folder):
         ("without leash", {"drift": 0.1}, 2),
     ],
 )
-def test_the_page_says_what_does_not_hold(folder, agent, change, wrong):
+def test_claims_that_do_not_hold_are_marked(folder, agent, change, wrong):
     file = folder / "playing" / "figures.json"
     figures = json.loads(file.read_text())
     figures[agent] |= change
     file.write_text(json.dumps(figures))
-    assert [verdict[:3] for verdict in write(folder)[1]] == ["NO " if i == wrong else "yes" for i in range(3)]
+    assert [claim[:3] for claim in write(folder)[1]] == ["NO " if i == wrong else "yes" for i in range(3)]

@@ -1,4 +1,4 @@
-"""State files appear whole, in an order that survives a power cut; damaged ones are known as such."""
+"""Atomic writes survive a power cut: fsync before the rename; damaged files are detected."""
 
 import errno
 import json
@@ -12,28 +12,30 @@ from vpt_jax.system.atomic_files import atomic_write, publish, read_arrays, read
 
 @pytest.fixture
 def calls(monkeypatch, tmp_path):
-    """What is asked of the disk, in order: names that are synced or renamed."""
-    seen, names = [], {}
+    """Names of the files that are synced or renamed, in order."""
+    recorded, names = [], {}
     opened, rename, fsync = os.open, os.rename, os.fsync
 
-    def open_and_note(path, *arguments, **named):
+    def open_and_record(path, *arguments, **named):
         names[handle := opened(path, *arguments, **named)] = os.path.relpath(path, tmp_path)
         return handle
 
-    monkeypatch.setattr(os, "open", open_and_note)
-    monkeypatch.setattr(os, "fsync", lambda handle: (seen.append(names[handle]), fsync(handle)))
-    monkeypatch.setattr(os, "rename", lambda a, b: (seen.append(f"-> {os.path.relpath(b, tmp_path)}"), rename(a, b)))
-    return seen
+    monkeypatch.setattr(os, "open", open_and_record)
+    monkeypatch.setattr(os, "fsync", lambda handle: (recorded.append(names[handle]), fsync(handle)))
+    monkeypatch.setattr(
+        os, "rename", lambda a, b: (recorded.append(f"-> {os.path.relpath(b, tmp_path)}"), rename(a, b))
+    )
+    return recorded
 
 
-def test_contents_are_on_the_disk_before_the_name_and_the_name_after(calls, tmp_path):
-    """Otherwise a power cut leaves a name with half a file (attack H2)."""
+def test_contents_are_synced_before_the_rename_and_the_folder_after(calls, tmp_path):
+    """Otherwise a power cut leaves a partial file under the final name (attack H2)."""
     write_text(tmp_path / "x.json", "{}")
     assert calls[0].startswith("x.json.")
     assert calls[1:] == ["-> x.json", "."]
 
 
-def test_all_of_a_folder_is_on_the_disk_before_its_name(calls, tmp_path):
+def test_the_whole_tree_of_a_folder_is_synced_before_the_rename(calls, tmp_path):
     """Files, the folders that name them, then the folder itself (attack H2)."""
     (tmp_path / "new" / "inner").mkdir(parents=True)
     (tmp_path / "new" / "inner" / "file").write_text("x")
@@ -42,13 +44,13 @@ def test_all_of_a_folder_is_on_the_disk_before_its_name(calls, tmp_path):
     assert (tmp_path / "whole" / "inner" / "file").read_text() == "x"
 
 
-def test_an_error_leaves_what_was_there(tmp_path):
-    """A full disk amid the writing, or a stop (attack H2)."""
+def test_an_error_leaves_the_existing_file_unchanged(tmp_path):
+    """A full disk during the write, or a stop (attack H2)."""
     write_text(tmp_path / "x", "before")
 
     def write_half(error):
-        with atomic_write(tmp_path / "x") as writing:
-            writing.write_text("half")
+        with atomic_write(tmp_path / "x") as temporary:
+            temporary.write_text("half")
             raise error
 
     for error in (OSError(errno.ENOSPC, "full"), KeyboardInterrupt()):

@@ -1,4 +1,4 @@
-"""How programs start and end: `~`, seeds, streams that are closed or end early (failing: cli-small-things)."""
+"""Command line of the programs: `~`, seeds, streams that are closed or end early (failing: cli-small-things)."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from vpt_jax import command_line, workers
+from vpt_jax.system import command_line, workers
 
 def main():
     print("beginning \\u00b1 \\udce9", flush=True)
@@ -38,7 +38,7 @@ def run(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
 
     def run(redirection, **variables):
-        """Its exit status and what it printed; it has come to its end."""
+        """Exit status and output of the program, which must have run to its end."""
         line = f"{sys.executable} program.py {redirection}"
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
         ended = subprocess.run(
@@ -58,8 +58,8 @@ def run(tmp_path):
     "redirection",
     ["2>&1 | head -1", "2>&-", "<&- >&- 2>&-", "> /dev/full"],
 )
-def test_nobody_has_to_listen(run, redirection, tmp_path):
-    """And files of a program never get the descriptor of a closed stream."""
+def test_closed_and_broken_streams_do_not_end_a_program(run, redirection, tmp_path):
+    """Nor do files of a program get the descriptor of a closed stream."""
     status, output = run(redirection)
     assert "2>&-" not in redirection or (tmp_path / "done").read_text().endswith("/dev/null")
     assert status == 0
@@ -68,7 +68,7 @@ def test_nobody_has_to_listen(run, redirection, tmp_path):
 
 
 @pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
-def test_any_encoding_will_do(run, variables):
+def test_any_output_encoding_works(run, variables):
     status, output = run("", **variables)
     assert status == 0
     assert output.startswith(b"beginning ")
@@ -86,16 +86,16 @@ def home(monkeypatch):
     [("~", "/home/me"), ("~/data set", "/home/me/data set"), ("mine=~/run", "mine=/home/me/run"), ("./~/x", "./~/x"),
      ("a~b", "a~b"), ("~~ great ~~", "~~ great ~~"), ("", ""), ("/a/~", "/a/~")],
 )  # fmt: skip
-def test_the_home_folder_stands_for_a_tilde(home, text, expanded):
+def test_a_tilde_is_expanded_to_the_home_folder(home, text, expanded):
     assert expand_home(text, "config.out") == expanded
 
 
-def test_a_tilde_of_nobody_is_refused(home):
+def test_a_tilde_of_an_unknown_user_is_refused(home):
     with pytest.raises(NoHomeError, match=r"config\.out is '~nobody_here/x'.*whole path"):
         expand_home("~nobody_here/x", "config.out")
 
 
-def test_every_text_of_a_config_and_every_flag_is_looked_at(home):
+def test_every_text_of_a_config_and_every_flag_is_expanded(home):
     config = ConfigDict({"out": "~/o", "n": 3, "policies": ("a=~/a", "~/b"), "game": {"path": "~/v"}, "search": "~x"})
     expand_config(config)
     assert config.to_dict() == {
@@ -116,15 +116,15 @@ def test_every_text_of_a_config_and_every_flag_is_looked_at(home):
 
 
 @pytest.mark.parametrize(
-    ("config", "complaint"),
+    ("config", "message"),
     [({"seed": -1}, "config.seed is -1"), ({"splits": {"valid": {"seed": 2**64}}}, "config.splits.valid.seed is 18"),
      ({"out": "~nobody_here"}, "config.out is '~nobody_here'")],
 )  # fmt: skip
-def test_mistakes_in_any_field_are_one_line(config, complaint):
+def test_invalid_values_in_any_field_are_one_line(config, message):
     class Flag:
         value = ConfigDict(config)
 
     with pytest.raises(SystemExit) as ended:
-        command_line._read(Flag)
-    assert str(ended.value).startswith(f"error: {complaint}")
+        command_line._read_config(Flag)
+    assert str(ended.value).startswith(f"error: {message}")
     assert "\n" not in str(ended.value)

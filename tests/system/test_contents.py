@@ -1,4 +1,4 @@
-"""Files are told by their content, not by their dates (failing: cli-small-things, touch)."""
+"""Content digests identify files by content, not by time stamps (failing: cli-small-things, touch)."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from vpt_jax.system.contents import file_digest
 
 
 @pytest.mark.parametrize("size", [0, 1000, 5 << 20])
-def test_a_file_is_its_content(tmp_path, size):
+def test_the_digest_depends_on_the_content_alone(tmp_path, size):
     data = os.urandom(size)
     (tmp_path / "a").write_bytes(data)
     (tmp_path / "b").write_bytes(data)
@@ -22,8 +22,8 @@ def test_a_file_is_its_content(tmp_path, size):
     if size:
         (tmp_path / "b").write_bytes(os.urandom(size))  # as large as before
         assert file_digest(tmp_path / "a") != file_digest(tmp_path / "b")
-        place = size // 2 + 100_000 if size > 1 << 20 else size // 2
-        (tmp_path / "b").write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        changed = size // 2 + 100_000 if size > 1 << 20 else size // 2
+        (tmp_path / "b").write_bytes(data[:changed] + bytes([data[changed] ^ 1]) + data[changed + 1 :])
         assert file_digest(tmp_path / "a", whole=True) != file_digest(tmp_path / "b", whole=True)
 
 

@@ -1,4 +1,4 @@
-"""Cores that a process may use, where Slurm, taskset or a container allows fewer (failing: affinity-ignored)."""
+"""Available CPU cores under Slurm, taskset or a container with a CPU quota (failing: affinity-ignored)."""
 
 import os
 
@@ -23,7 +23,7 @@ def machine(monkeypatch, tmp_path):
     return machine
 
 
-def test_all_that_are_allowed(machine):
+def test_without_a_quota_all_cores_of_the_affinity_mask_count(machine):
     assert machine("0::/\n") == 64
     assert machine("0::/\n", cpu_max="max 100000\n") == 64
 

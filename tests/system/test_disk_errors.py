@@ -1,4 +1,4 @@
-"""Errors of the disk end a program in one line with the folder and the remedy (attack L4)."""
+"""Disk errors end a program with one line that names the folder and the remedy (attack L4)."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from vpt_jax.system import command_line, disk_errors
-from vpt_jax.system.disk_errors import explain_disk_error, explained
+from vpt_jax.system.disk_errors import explain_disk_error, raise_disk_errors_as
 
 
 @pytest.mark.parametrize(
@@ -36,16 +36,16 @@ from vpt_jax.system.disk_errors import explain_disk_error, explained
     ],
 )
 def test_the_folder_and_the_remedy_are_named(error, line):
-    told = explain_disk_error(error, ["/data/ds"])
-    assert told.startswith(line)
-    assert told.endswith("What is done is kept: run the same command again")
+    message = explain_disk_error(error, ["/data/ds"])
+    assert message.startswith(line)
+    assert message.endswith("What is done is kept: run the same command again")
     wrapped = RuntimeError("saving failed")
     wrapped.__cause__ = error
-    assert explain_disk_error(wrapped, ["/data/ds"]) == told
+    assert explain_disk_error(wrapped, ["/data/ds"]) == message
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "message"),
     [
         ((errno.EDQUOT, "no more"), "cannot write to /a: Disk quota exceeded; make room there.* kept: run the same"),
         ((errno.EACCES, "not you", "/a/b"), "cannot write to /a/b: Permission denied; .* kept: run the same"),
@@ -53,8 +53,8 @@ def test_the_folder_and_the_remedy_are_named(error, line):
         ((errno.EAGAIN, "no more"), r"^\[Errno 11\] no more\. .* kept: run the same"),
     ],
 )
-def test_errors_of_the_system_are_told_as_those_of_a_job(error, says):
-    with pytest.raises(LookupError, match=says), explained(Path("/a"), LookupError):
+def test_system_errors_are_raised_as_the_errors_of_a_job(error, message):
+    with pytest.raises(LookupError, match=message), raise_disk_errors_as(Path("/a"), LookupError):
         raise OSError(*error)
 
 
@@ -63,14 +63,14 @@ def test_other_errors_are_left_as_they_are():
         assert explain_disk_error(error, [os.curdir]) is None
 
 
-@pytest.mark.parametrize("mistake", [AttributeError, KeyError, TypeError, NameError, IndexError, AssertionError])
-def test_a_mistake_of_the_program_is_not_told_as_the_disks(mistake):
-    """Its traceback is needed, whatever error was being handled when it came up."""
-    with pytest.raises(mistake) as raised:  # noqa: PT012
+@pytest.mark.parametrize("bug", [AttributeError, KeyError, TypeError, NameError, IndexError, AssertionError])
+def test_a_bug_of_the_program_is_not_reported_as_a_disk_error(bug):
+    """Its traceback is needed, whatever error was being handled when it surfaced."""
+    with pytest.raises(bug) as raised:  # noqa: PT012
         try:
             raise FileExistsError(errno.EEXIST, "x", "/data/ds")
         except FileExistsError:
-            raise mistake("a bug")  # noqa: B904
+            raise bug("a bug")  # noqa: B904
     assert explain_disk_error(raised.value, ["/data/ds"]) is None
 
 
@@ -86,8 +86,8 @@ def test_what_was_handled_counts_unless_it_is_suppressed():
         assert (explain_disk_error(raised.value, ["/data/ds"]) is None) == suppressed
 
 
-def test_half_an_array_on_a_full_disk_is_the_disks_fault(monkeypatch):
-    """NumPy says how many bytes it wrote, and not why."""
+def test_a_partly_written_array_on_a_full_disk_is_a_disk_error(monkeypatch):
+    """NumPy reports the number of bytes it wrote, and not the reason."""
     full = SimpleNamespace(f_bavail=0, f_frsize=1)
     monkeypatch.setattr(disk_errors.os, "statvfs", lambda folder: full)
     assert "No space left" in explain_disk_error(OSError("1024 requested and 512 written"), ["/data/ds"])

@@ -1,4 +1,4 @@
-"""A finished folder gets its name, also where that is a mount point (failing: out-is-mount-point)."""
+"""A finished folder is moved to its final path, also to a mount point (failing: out-is-mount-point)."""
 
 import errno
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from configs.prepare import get_config
 from tests.conftest import files
 from vpt_jax.data.prepare import PrepareError, prepare
-from vpt_jax.system import mount_points as room
+from vpt_jax.system import mount_points
 from vpt_jax.system.mount_points import is_free, place_folder
 from vpt_jax.system.workers import FolderInUseError
 
@@ -39,7 +39,7 @@ def mounted(tmp_path, monkeypatch):
     return folder
 
 
-def test_elsewhere_it_is_renamed(source, tmp_path):
+def test_on_the_same_disk_it_is_renamed(source, tmp_path):
     wanted, inode = files(source), source.stat().st_ino
     place_folder(source, tmp_path / "out")
     assert (tmp_path / "out").stat().st_ino == inode
@@ -56,38 +56,38 @@ def test_contents_go_to_a_mount_point(source, mounted):
 
 
 @pytest.mark.parametrize("copies", range(4))
-def test_killed_amid_the_copy_it_is_copied_anew(source, mounted, monkeypatch, copies):
-    wanted, copy, left = files(source), room._copy, [copies]
+def test_after_a_kill_during_the_copy_it_is_copied_again(source, mounted, monkeypatch, copies):
+    wanted, copy, left = files(source), mount_points._copy, [copies]
 
-    def killed(file, place):
+    def killed(file, target):
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
-        copy(file, place)
+        copy(file, target)
 
-    monkeypatch.setattr(room, "_copy", killed)
+    monkeypatch.setattr(mount_points, "_copy", killed)
     with pytest.raises(KeyboardInterrupt):
         place_folder(source, mounted)
     assert is_free(mounted)
     assert not (mounted / "report.json").exists()
     assert files(source) == wanted
-    monkeypatch.setattr(room, "_copy", copy)
+    monkeypatch.setattr(mount_points, "_copy", copy)
     place_folder(source, mounted)
     assert files(mounted) == wanted
 
 
 @pytest.mark.parametrize("place", ["mounted", "elsewhere"])
-def test_what_was_put_there_meanwhile_survives(source, mounted, tmp_path, place):
-    """Hours lie between the question whether a folder is free and the placing of results."""
+def test_files_put_there_in_the_meantime_survive(source, mounted, tmp_path, place):
+    """Hours may pass between the check that a folder is free and the move of the results."""
     out = mounted if place == "mounted" else tmp_path / "elsewhere"
     out.mkdir(exist_ok=True)
     assert is_free(out)
     for name in ("notes.txt", ".incomplete"):  # the latter of another program
         (out / name).write_text("mine")
-    wanted, there = files(source), files(out)
+    wanted, before = files(source), files(out)
     with pytest.raises(FolderInUseError, match=r"holds \.incomplete, which was put there"):
         place_folder(source, out)
-    assert files(out) == there
+    assert files(out) == before
     assert files(source) == wanted
 
 

@@ -1,4 +1,4 @@
-"""URLs in place of paths: refused before anything is made, in every field, flag and function (scale 1.2, row 1)."""
+"""URLs in place of local paths are refused before any file is created: fields, flags, functions (scale 1.2, row 1)."""
 
 import importlib
 import subprocess
@@ -44,7 +44,7 @@ def config_of(name):
 
 
 def text_fields(config, prefix=""):
-    """Names of the fields that can hold text, with what they are set to by a user who gives `text`."""
+    """Pairs of the name of a field that can hold text, and a function from a given text to the field's value."""
     for name, value in config.items():
         if isinstance(value, ConfigDict):
             yield from text_fields(value, f"{prefix}{name}.")
@@ -54,24 +54,24 @@ def text_fields(config, prefix=""):
             yield f"{prefix}{name}", lambda text: ("first", f"NAME={text}")
 
 
-def test_every_path_field_is_there():
+def test_every_path_field_exists():
     for name, fields in PATHS.items():
-        there = dict(text_fields(config_of(name)))
-        assert set(fields) <= set(there), name
+        existing = dict(text_fields(config_of(name)))
+        assert set(fields) <= set(existing), name
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_url_is_refused_in_every_field_of_every_config(name):
-    """Whatever field is added: it is refused unless URL_FIELDS says otherwise (scale row 1)."""
+    """New fields as well, unless URL_FIELDS lists them (scale row 1)."""
     refuse_remote_paths(config_of(name))
     fields = dict(text_fields(config_of(name)))
     assert set(PATHS.get(name, ())) <= set(fields)
-    for field, of_user in fields.items():
+    for field, value_from in fields.items():
         if field in URL_FIELDS and URL_FIELDS[field] is None:
             continue
         config = config_of(name)
         with config.unlocked():
-            config.update_from_flattened_dict({field: of_user(BUCKET)})
+            config.update_from_flattened_dict({field: value_from(BUCKET)})
         with pytest.raises(
             RemotePathError, match=rf"^config\.{field} is '.*gs://bucket/run', which is no local path: "
         ):
@@ -92,7 +92,7 @@ def test_a_url_is_refused_in_every_field_of_every_config(name):
         ("evaluate", "policies", ("gs=runs/one", "runs/two")),
     ],
 )
-def test_what_is_no_remote_path_is_taken(config, field, value):
+def test_local_paths_and_allowed_urls_are_accepted(config, field, value):
     settings = config_of(config)
     settings.update_from_flattened_dict({field: value})
     refuse_remote_paths(settings)
@@ -113,7 +113,7 @@ def test_what_is_no_remote_path_is_taken(config, field, value):
         ("tape://7/run", "mount it as a folder"),
     ],
 )
-def test_the_message_says_what_to_do_in_a_line(path, remedy):
+def test_the_message_is_one_line_with_the_remedy(path, remedy):
     with pytest.raises(RemotePathError) as caught:
         local_path(path)
     assert remedy in str(caught.value)
@@ -146,8 +146,8 @@ def test_library_functions_refuse_urls_and_leave_nothing_behind(tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
-def test_starters_of_clusters_look_at_the_programs_fields():
-    """Refused where the job is submitted, and not by every restart on the cluster."""
+def test_cluster_launchers_check_the_fields_of_the_program():
+    """URLs are refused where the job is submitted, and not by every restart on the cluster."""
     refuse_remote_settings(["launch/prepare.py", "--config.contractor.index=https://host/i.json", "--name=docker://x"])
     with pytest.raises(RemotePathError, match=r"^config\.data\.train is 'gs://bucket/run'"):
         refuse_remote_settings(["launch/train.py", f"--config.data.train={BUCKET}"])

@@ -1,4 +1,4 @@
-"""What strangers wrote reaches no terminal with its control characters (attack M8)."""
+"""Untrusted text reaches no terminal with its control characters (attack M8)."""
 
 import io
 import sys
@@ -24,14 +24,14 @@ def test_control_characters_are_shown_as_escapes():
 
 
 def capture(monkeypatch):
-    """Standard output and error, as they are written."""
+    """Replacements of standard output and error."""
     written = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "stdout", written[0])
     monkeypatch.setattr(sys, "stderr", written[1])
     return written
 
 
-def test_whatever_prints_is_escaped(monkeypatch):
+def test_all_output_is_escaped(monkeypatch):
     streams = capture(monkeypatch)
     escape_output()
     escape_output()  # once is enough
@@ -66,8 +66,8 @@ def test_programs_escape_their_errors(monkeypatch):
         raise ValueError("not \x1b]0;pwned\x07")
 
     monkeypatch.setattr(command_line.app, "run", run)
-    monkeypatch.setattr(command_line.stopping, "install", lambda: None)  # this process goes on
+    monkeypatch.setattr(command_line.stopping, "install", lambda: None)  # this process continues after the test
     command_line.run_plain(fail, (ValueError,))
     assert streams[0].getvalue() == "broken: \\x1b[2J\n"
     assert streams[1].getvalue() == "error: not \\x1b]0;pwned\\x07\n"
-    assert isinstance(sys.stdout, printable._Escaping)
+    assert isinstance(sys.stdout, printable._EscapingStream)

@@ -1,4 +1,4 @@
-"""Seeds of up to 64 bits, and what is refused (failing: big-seed)."""
+"""Seeds of up to 64 bits, and invalid seeds (failing: big-seed)."""
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ def test_all_64_bits_count():
 
 
 @pytest.mark.parametrize("first", [0, 2**31 - 2, 2**32 - 2, 2**64 - 2])
-def test_games_side_by_side_have_the_keys_of_their_own_seeds(first):
+def test_parallel_games_have_the_keys_of_their_own_seeds(first):
     keys = seed_keys(first, 4)
     for i in range(4):
         np.testing.assert_array_equal(keys[i], seed_key((first + i) % 2**64))

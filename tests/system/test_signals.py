@@ -1,4 +1,4 @@
-"""Handlers of signals are kept, whoever set them (scale row 7)."""
+"""Signal handlers of Python and of the C library are kept (scale row 7)."""
 
 import ctypes
 import signal
@@ -13,7 +13,7 @@ NUMBER = signal.SIGUSR1
 
 @pytest.fixture
 def received():
-    """What the handler of this test has received."""
+    """Signals that the handler of this test has received."""
     numbers = []
     before = signal.signal(NUMBER, lambda number, frame: numbers.append(number))
     yield numbers
@@ -44,16 +44,16 @@ def test_it_is_kept_after_an_error_too(received):
 
 
 def test_a_handler_of_the_c_library_is_kept(received):
-    """As JAX's notifier of preemptions is one, which Python does not know of."""
-    of_library = []
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(of_library.append)
+    """JAX's preemption notifier is one, which Python cannot query."""
+    received_in_c = []
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(received_in_c.append)
     library = ctypes.CDLL(None)
     library.signal.restype, library.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
     library.signal(NUMBER, ctypes.cast(handler, ctypes.c_void_p))
     with keep_signal_handlers(NUMBER):
         signal.signal(NUMBER, exit_at_once)
     signal.raise_signal(NUMBER)
-    assert (of_library, received) == ([NUMBER], [])
+    assert (received_in_c, received) == ([NUMBER], [])
 
 
 def test_another_thread_changes_nothing(received):

@@ -1,4 +1,4 @@
-"""Programs that are asked to stop end within seconds, with their workers, whatever is at work (attack M6, L4)."""
+"""Graceful shutdown: programs that are asked to stop end within seconds, with their workers (attack M6, L4)."""
 
 import os
 import signal
@@ -16,10 +16,10 @@ from vpt_jax.system import stopping, workers
 
 ROOT = Path(__file__).parents[2]
 
-# A program that says when it is at work, and then does something that takes long.
+# A program that prints when it is at work, and then does something that takes long.
 PROGRAM = """
 import os, signal, sys, time
-from vpt_jax import command_line, stopping, workers
+from vpt_jax.system import command_line, stopping, workers
 
 def sleep_long(folder):
     with open(folder + "/begun.writing", "w") as file:
@@ -31,8 +31,8 @@ def pool(folder):
     with workers.worker_pool(1) as pool:
         pool.submit(sleep_long, folder).result()
 
-def deaf(folder):  # as in a compilation: the main thread runs no handler before it is over
-    signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)  # so another thread takes the signal
+def blocked(folder):  # as in a compilation: the main thread runs no handler before it is over
+    signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)  # so another thread gets the signal
     print("at work", flush=True)
     time.sleep(60)
 
@@ -54,11 +54,11 @@ def compiling(folder):  # training, while XLA compiles: its handler cannot be ca
     def note(number, frame):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, note)
-    with stopping.noted_by(note):
-        deaf(folder)
+    with stopping.registered_handler(note):
+        blocked(folder)
 
 if __name__ == "__main__":
-    stopping._PATIENCE = 0.5
+    stopping._GRACE_SECONDS = 0.5
     words, sys.argv[1:] = sys.argv[1:], []
     command_line.run_plain(lambda: globals()[words[0]](words[1]), ())
 """
@@ -76,24 +76,24 @@ def start(tmp_path, what, **options):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_workers_end_amid_their_tasks(tmp_path, number):
-    """Nobody waits for a long video to be decoded (failing: stop-waits-for-video)."""
+    """A stop does not wait until a long video is decoded (failing: stop-waits-for-video)."""
     process = start(tmp_path, "pool")
     while not (tmp_path / "begun").exists():
         assert process.poll() is None
         time.sleep(0.02)
-    began = time.monotonic()
+    start_time = time.monotonic()
     os.killpg(process.pid, number)  # as a scheduler does: to the workers too
     _, message = process.communicate(timeout=30)
-    assert time.monotonic() - began < 30  # far from the minute that the task takes
+    assert time.monotonic() - start_time < 30  # far from the minute that the task takes
     assert process.returncode == 130
-    assert "the same command goes on" in message
+    assert "run the same command again to resume" in message
     assert "died" not in message
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "begun").read_text()), 0)
 
 
-@pytest.mark.parametrize("what", ["deaf", "stubborn"])
-def test_what_cannot_be_interrupted_is_named_and_ended(tmp_path, what):
+@pytest.mark.parametrize("what", ["blocked", "stubborn"])
+def test_work_that_cannot_be_interrupted_is_named_and_ended(tmp_path, what):
     process = start(tmp_path, what)
     assert process.stdout.readline() == "at work\n"
     time.sleep(1)  # until it is: it waits much longer
@@ -117,7 +117,7 @@ def test_a_compilation_of_training_is_named_and_ended_by_a_second_signal(tmp_pat
     assert process.returncode == 130
 
 
-def test_a_run_that_has_noted_a_signal_is_left_to_save(monkeypatch):
+def test_a_run_that_has_recorded_a_signal_is_left_to_save(monkeypatch):
     listener, notified = socket.socketpair()
     handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), note := Mock())
 
@@ -126,18 +126,19 @@ def test_a_run_that_has_noted_a_signal_is_left_to_save(monkeypatch):
         notified.send(bytes([signal.SIGINT]))
         notified.close()
 
-    monkeypatch.setattr(stopping, "_SAY_AFTER", 0.01)
-    monkeypatch.setattr(stopping, "_say", said := Mock(side_effect=compiled))
-    monkeypatch.setattr(stopping, "leave", left := Mock(side_effect=SystemExit))
+    monkeypatch.setattr(stopping, "_MESSAGE_DELAY", 0.01)
+    monkeypatch.setattr(stopping, "_print_message", printed := Mock(side_effect=compiled))
+    monkeypatch.setattr(stopping, "exit_now", exited := Mock(side_effect=SystemExit))
     monkeypatch.setattr(stopping.signal, "getsignal", lambda number: handlers[number])
-    notified.send(bytes([signal.SIGTERM, signal.SIGHUP, signal.SIGTERM]))  # at once: no second one, as nothing was said
-    with stopping.noted_by(note), pytest.raises(IndexError), listener:
+    # All at once: none counts as a second signal, as no message was printed.
+    notified.send(bytes([signal.SIGTERM, signal.SIGHUP, signal.SIGTERM]))
+    with stopping.registered_handler(note), pytest.raises(IndexError), listener:
         stopping._watch(listener)
-    said.assert_called_once()
-    left.assert_not_called()
+    printed.assert_called_once()
+    exited.assert_not_called()
 
 
-def test_what_ends_by_itself_is_left_to_it_and_ends_well(tmp_path):
+def test_a_deferred_block_ends_by_itself_with_status_0(tmp_path):
     process = start(tmp_path, "deferred")
     assert process.stdout.readline() == "at work\n"
     process.send_signal(signal.SIGTERM)
@@ -145,57 +146,58 @@ def test_what_ends_by_itself_is_left_to_it_and_ends_well(tmp_path):
     assert (output, process.returncode) == ("ends by itself\n", 0)
 
 
-def test_a_hangup_beside_another_signal_is_not_a_second_one(monkeypatch):
+def test_a_hangup_after_another_signal_is_not_a_second_one(monkeypatch):
     """Shells send SIGHUP twice, systemd after SIGTERM: a run that saves must not be killed by it."""
     asked = []
     monkeypatch.setattr(stopping._State, "received", [])
-    monkeypatch.setattr(stopping, "leave", asked.append)
+    monkeypatch.setattr(stopping, "exit_now", asked.append)
     before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     try:
-        stopping._hang_up(signal.SIGHUP, None)  # as SIGTERM, to whoever handles that
+        stopping._handle_sighup(signal.SIGHUP, None)  # as SIGTERM, to whoever handles that
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as `loop.StopSignal` does then
-        stopping._hang_up(signal.SIGHUP, None)
+        stopping._handle_sighup(signal.SIGHUP, None)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert asked == [signal.SIGTERM]
 
 
-def test_a_hangup_goes_to_a_handler_that_python_does_not_know(monkeypatch):
+def test_a_hangup_goes_to_a_native_handler_that_python_cannot_query(monkeypatch):
     """JAX's, in a job of several processes: SIGHUP interrupted one of them, and the job ended without saving."""
     raised = []
     monkeypatch.setattr(stopping._State, "received", [])
-    monkeypatch.setattr(stopping._State, "terminated_by_others", False)
+    monkeypatch.setattr(stopping._State, "sigterm_delegated", False)
     monkeypatch.setattr(stopping.signal, "raise_signal", raised.append)
-    before = signal.signal(signal.SIGTERM, stopping._interrupt)  # which is what `getsignal` goes on to show
+    before = signal.signal(signal.SIGTERM, stopping._interrupt)  # which `getsignal` still returns
     try:
         with pytest.raises(KeyboardInterrupt):
-            stopping._hang_up(signal.SIGHUP, None)
+            stopping._handle_sighup(signal.SIGHUP, None)
         assert raised == []
         stopping._State.received.clear()
-        stopping.leave_sigterm_to_others()
-        stopping._hang_up(signal.SIGHUP, None)
+        stopping.delegate_sigterm()
+        stopping._handle_sighup(signal.SIGHUP, None)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert raised == [signal.SIGTERM]
     assert stopping._State.received == []  # children are not to be killed: training needs data until it saves
 
 
-def test_the_second_thread_leaves_a_hangup_to_others(monkeypatch):
+def test_the_watcher_thread_leaves_a_hangup_to_a_native_handler(monkeypatch):
     """It would end the process after five seconds, amid the save."""
     listener, notified = socket.socketpair()
-    monkeypatch.setattr(stopping._State, "terminated_by_others", True)
-    monkeypatch.setattr(stopping, "leave", left := Mock(side_effect=SystemExit))
+    monkeypatch.setattr(stopping._State, "sigterm_delegated", True)
+    monkeypatch.setattr(stopping, "exit_now", exited := Mock(side_effect=SystemExit))
     monkeypatch.setattr(stopping.signal, "getsignal", lambda number: stopping._interrupt)
     notified.send(bytes([signal.SIGHUP, signal.SIGHUP, signal.SIGTERM]))
     notified.close()
     with pytest.raises(IndexError), listener:  # there is no further signal
         stopping._watch(listener)
-    left.assert_not_called()
+    exited.assert_not_called()
 
 
 HUNG_UP = """
 import os, signal, sys, time
-from vpt_jax import parallel, stopping
+from vpt_jax import parallel
+from vpt_jax.system import stopping
 coordinator, number = sys.argv[1], int(sys.argv[2])
 stopping.install()
 parallel.start_processes(coordinator, 2, number)

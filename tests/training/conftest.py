@@ -1,4 +1,4 @@
-"""Training runs through the launcher, as a user starts them: own processes, real files."""
+"""Fixtures that train through the launcher, as a user does: own processes, real files."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ class Launcher:
         ]  # fmt: skip
 
     def start(self, workdir, *flags, devices=1, processes=1, bare=False):
-        """Starts a run of so many processes, of so many devices each; `bare`: with no other flags than these."""
+        """Starts a run of `processes` processes with `devices` devices each; `bare`: without the default flags."""
         environment = os.environ | {"XLA_FLAGS": xla_flags(devices)}
         flags = [*([] if bare else self.flags), *flags, f"--config.workdir={workdir}"]
         if processes == 1:
@@ -46,17 +46,17 @@ class Launcher:
         return self.finish(self.start(workdir, *flags, **options), expected)
 
 
-def wait_until(happened, process, seconds=240):
-    """Polls until `happened()`; fails if the process ends before."""
+def wait_until(condition, process, seconds=240):
+    """Polls until `condition()`; fails if the process ends before."""
     deadline = time.monotonic() + seconds
-    while not happened():
+    while not condition():
         assert process.poll() is None, process.communicate()[0][-4000:]
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.002)
 
 
 def kill(process):
-    """As the kernel or a scheduler does: no warning, the workers left alone."""
+    """SIGKILL, as by the kernel or a scheduler: no warning, the workers stay."""
     process.send_signal(signal.SIGKILL)
     process.wait()
 
@@ -74,7 +74,7 @@ def idm_launcher(dataset_dir):
 
 @pytest.fixture(scope="session")
 def undisturbed(launcher, tmp_path_factory):
-    """The work directory of a run of ten steps that nothing interrupted."""
+    """Work directory of an uninterrupted run of ten steps."""
     workdir = tmp_path_factory.mktemp("undisturbed")
     launcher.run(workdir)
     return workdir
@@ -82,7 +82,7 @@ def undisturbed(launcher, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def undisturbed_idm(idm_launcher, tmp_path_factory):
-    """The same, of an inverse dynamics model."""
+    """The same for an inverse dynamics model."""
     workdir = tmp_path_factory.mktemp("undisturbed_idm")
     idm_launcher.run(workdir)
     return workdir

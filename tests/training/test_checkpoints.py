@@ -1,4 +1,4 @@
-"""Checkpoints on disk: which are kept, and what comes back. How runs resume is tested in tests/training."""
+"""Checkpoints on disk: retention, restoring, damage. Resuming of runs is tested in test_resume.py."""
 
 import errno
 import json
@@ -16,7 +16,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from launch.evaluate import identity
+from launch.evaluate import policy_digest
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy
 from vpt_jax.training.checkpoints import (
@@ -25,14 +25,14 @@ from vpt_jax.training.checkpoints import (
     Checkpoints,
     SettingsChangedError,
     TrainedPolicy,
-    _explained,
-    facts_of,
+    _raise_as_damage,
     load_model,
+    run_metadata,
 )
-from vpt_jax.training.digests import damaged, digest, undigested
+from vpt_jax.training.digests import changed_leaves, digest, leaves_without_digest
 from vpt_jax.training.state import initial_state
 
-FACTS = {"stream": {"seed": 0}, "model": {"preset": "tiny"}, "optimizer": {"name": "adam"}}
+METADATA = {"stream": {"seed": 0}, "model": {"preset": "tiny"}, "optimizer": {"name": "adam"}}
 
 
 def state_at(step):
@@ -40,14 +40,14 @@ def state_at(step):
     return initial_state(params, optax.adam(0.1), jnp.ones(4), jax.random.PRNGKey(1))._replace(step=jnp.asarray(step))
 
 
-def restore(folder, facts=FACTS):
+def restore(folder, metadata=METADATA):
     shapes = jax.eval_shape(lambda: state_at(0))
     shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
-    return Checkpoints(folder, keep_last=2, keep_every_hours=0.0, facts=facts).restore(shapes, shardings)
+    return Checkpoints(folder, keep_last=2, keep_every_hours=0.0, metadata=metadata).restore(shapes, shardings)
 
 
-def test_the_newest_are_kept_and_come_back(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, facts=FACTS)
+def test_the_newest_are_kept_and_restored(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, metadata=METADATA)
     assert checkpoints.latest is None
     for step in (1, 2, 3, 4):
         checkpoints.save(state_at(step), step)
@@ -57,18 +57,18 @@ def test_the_newest_are_kept_and_come_back(tmp_path):
         np.testing.assert_array_equal(value, expected)
 
 
-def test_other_facts_are_named(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, facts=FACTS)
+def test_changed_settings_are_named(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, metadata=METADATA)
     checkpoints.save(state_at(1), 1)
     checkpoints.close()
     with pytest.raises(SettingsChangedError, match=r"model\.preset was 'tiny' and is now '1x'"):
-        restore(tmp_path, FACTS | {"model": {"preset": "1x"}})
+        restore(tmp_path, METADATA | {"model": {"preset": "1x"}})
     with pytest.raises(SettingsChangedError, match=r"optimizer\.name was 'adam' and is now 'muon'"):
-        restore(tmp_path, FACTS | {"optimizer": {"name": "muon"}})
+        restore(tmp_path, METADATA | {"optimizer": {"name": "muon"}})
 
 
 def saved(tmp_path, state=None, **options):
-    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, facts=FACTS)
+    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, metadata=METADATA)
     checkpoints.save(state or state_at(1), 1)
     checkpoints.close()
     return tmp_path / "1"
@@ -85,30 +85,30 @@ def test_every_flipped_bit_is_found(tmp_path):
     noise = jnp.asarray(np.random.default_rng(0).integers(0, 1 << 32, 3000, np.uint32).view(np.float32))
     state = state_at(1)._replace(params={"kernel": jnp.nan_to_num(noise).reshape(30, 100)})
     file = data_files(saved(tmp_path, state))[0]
-    whole, shapes = file.read_bytes(), jax.eval_shape(lambda: state)
-    assert len(whole) > 3000 * 4
+    original, shapes = file.read_bytes(), jax.eval_shape(lambda: state)
+    assert len(original) > 3000 * 4
     shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
-    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, facts=FACTS)
-    for place in np.random.default_rng(1).integers(200, len(whole) - 200, 20):
-        data = bytearray(whole)
+    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, metadata=METADATA)
+    for place in np.random.default_rng(1).integers(200, len(original) - 200, 20):
+        data = bytearray(original)
         data[place] ^= 1 << (place % 8)
         file.write_bytes(data)
         with pytest.raises(
             CheckpointDamagedError, match=r"/1/state(: not what was saved, in params/kernel: | cannot be read)"
         ):
             checkpoints.restore(shapes, shardings)
-    file.write_bytes(whole)
+    file.write_bytes(original)
     for value, expected in zip(
         jax.tree.leaves(checkpoints.restore(shapes, shardings)), jax.tree.leaves(state), strict=True
     ):
         np.testing.assert_array_equal(value, expected)
 
 
-def test_a_state_may_be_given_away_once_it_is_being_saved(tmp_path):
-    """The step donates it, while it is written in the background."""
+def test_a_state_may_be_donated_once_save_returns(tmp_path):
+    """The next step donates its buffers while it is written in the background."""
     state = state_at(1)
     expected = jax.tree.map(np.array, state)
-    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, facts=FACTS)
+    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, metadata=METADATA)
     step = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf * 0 + 7, state), donate_argnums=0)
     checkpoints.save(state, 1)
     after = jax.block_until_ready(step(state))
@@ -121,19 +121,20 @@ def test_a_state_may_be_given_away_once_it_is_being_saved(tmp_path):
 def test_digests_name_the_leaf_that_has_changed():
     state = {"kernel": jnp.arange(6.0), "bias": np.int32(3), "name": (jnp.zeros((2, 3), jnp.bfloat16),)}
     digests = json.loads(json.dumps(digest(state)))
-    assert damaged(state, digests) == undigested(state, digests) == []
-    assert damaged(state | {"bias": np.int32(2), "kernel": jnp.arange(6.0).at[2].set(7)}, digests) == ["bias", "kernel"]
-    assert undigested(state | {"new": jnp.zeros(1)}, digests) == ["new"]
+    assert changed_leaves(state, digests) == leaves_without_digest(state, digests) == []
+    changed = state | {"bias": np.int32(2), "kernel": jnp.arange(6.0).at[2].set(7)}
+    assert changed_leaves(changed, digests) == ["bias", "kernel"]
+    assert leaves_without_digest(state | {"new": jnp.zeros(1)}, digests) == ["new"]
 
 
-def test_digests_are_of_numbers_in_order_however_they_lie():
+def test_digests_do_not_depend_on_memory_layout():
     large = np.random.default_rng(0).normal(size=(700, 900)).astype(np.float32)
     leaves = [large.T, large[::2, 1::3], np.zeros((0, 3)), np.float32(1), np.zeros((3, 0)), np.arange(3)[::-1]]
     assert digest({"a": leaves}) == digest({"a": [np.array(leaf, order="C") for leaf in leaves]})
 
 
-def test_parameters_are_told_apart_by_all_that_makes_other_results():
-    """The same parameters with another temperature or normaliser play, and label, otherwise."""
+def test_policy_digests_differ_with_everything_that_changes_results():
+    """The same parameters act and label differently with another temperature or normaliser."""
     module = Policy(widths=(4, 8, 8), features=16, heads=2)
     policy = TrainedPolicy(
         module, {"a": np.ones((2, 3), np.float32)}, (16, 16, 3), 1, ValueNormalizer.create(), ValueNormalizer.create()
@@ -148,47 +149,47 @@ def test_parameters_are_told_apart_by_all_that_makes_other_results():
         policy._replace(normalizer=ValueNormalizer(jnp.ones(1), jnp.ones(1), jnp.ones(()))),
         policy._replace(aux_normalizer=ValueNormalizer(jnp.ones(1), jnp.ones(1), jnp.ones(()))),
     ]
-    assert len({identity(one) for one in [policy, *others]}) == 1 + len(others)
+    assert len({policy_digest(one) for one in [policy, *others]}) == 1 + len(others)
     copy = policy._replace(module=module.clone(), params=jax.device_put(policy.params), step=2)
-    assert identity(copy) == identity(policy)
+    assert policy_digest(copy) == policy_digest(policy)
     assert "0x" not in repr(module)  # an address, which is another at every start
 
 
-def test_digests_do_not_depend_on_where_a_leaf_lies():
-    """Whoever has all of a leaf can verify it, however it was split when it was saved, and the reverse."""
+def test_digests_do_not_depend_on_sharding():
+    """A process with all of a leaf can verify it, however it was sharded when it was saved, and the reverse."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()), "x")
     values = np.arange(8.0 * len(jax.devices()), dtype=np.float32)
     split = jax.device_put(values, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x")))
     assert digest({"a": split}) == digest({"a": values})
     half = len(values) // 2
     halves = {"a": {f"{i}:{i + half}": zlib.crc32(values[i : i + half]) for i in (0, half)}}
-    assert damaged({"a": split}, halves) == []
-    assert damaged({"a": split.at[-1].set(0)}, halves) == ["a"]
+    assert changed_leaves({"a": split}, halves) == []
+    assert changed_leaves({"a": split.at[-1].set(0)}, halves) == ["a"]
 
 
-def test_checkpoints_without_digests_are_loaded_with_a_note(tmp_path, monkeypatch, capsys):
+def test_checkpoints_without_digests_are_loaded_with_a_warning(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("vpt_jax.training.checkpoints.digest", lambda state: None)
     folder = saved(tmp_path)
-    facts = next(path for path in (folder / "facts").iterdir() if "digests" in path.read_text())
-    facts.write_text(facts.read_text().replace('"digests"', '"other"'))
+    metadata = next(path for path in (folder / "facts").iterdir() if "digests" in path.read_text())
+    metadata.write_text(metadata.read_text().replace('"digests"', '"other"'))
     np.testing.assert_array_equal(restore(tmp_path).params["kernel"], state_at(1).params["kernel"])
     assert f"{folder} has no digests, since it is of an older version" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A work directory of a policy."""
+    """Work directory of a policy."""
     model = {"preset": "tiny", "temperature": 1.0, "dtype": "float32", "remat": False}
     config = ConfigDict({"model": model, "optimizer": {"name": "adam"}, "stage": "policy"})
-    facts = facts_of(config, {"frame_shape": [16, 16, 3]})
+    metadata = run_metadata(config, {"frame_shape": [16, 16, 3]})
     workdir = tmp_path_factory.mktemp("run")
-    checkpoints = Checkpoints(workdir / "checkpoints", 1, 0.0, facts)
+    checkpoints = Checkpoints(workdir / "checkpoints", 1, 0.0, metadata)
     checkpoints.save(initial_state({"a": jnp.zeros(3)}, optax.sgd(0.1), (), jax.random.PRNGKey(1)), 1)
     checkpoints.close()
     return workdir
 
 
-FACTS_THAT_ARE_NONE = [
+INVALID_METADATA = [
     "", "{", "[]", "7", "null", "[" * 100_000, '{"a":' * 5_000, "{}", '{"config": 1}', '{"config": {"stage": []}}',
     '{"config": {"stage": "policy"}, "stream": {}}',
     '{"config": {"stage": "policy", "model": 1}, "stream": {"frame_shape": [16, 16, 3]}}',
@@ -202,17 +203,17 @@ FACTS_THAT_ARE_NONE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("facts", FACTS_THAT_ARE_NONE, ids=range(len(FACTS_THAT_ARE_NONE)))
-def test_facts_that_are_none_are_one_kind_of_error(run, tmp_path, facts):
-    """(attack L4) KeyError, TypeError, RecursionError and Orbax's own came as they are."""
+@pytest.mark.parametrize("metadata", INVALID_METADATA, ids=range(len(INVALID_METADATA)))
+def test_invalid_metadata_is_a_checkpoint_error(run, tmp_path, metadata):
+    """(attack L4) Not KeyError, TypeError, RecursionError or Orbax's own exceptions."""
     shutil.copytree(run, tmp_path / "run")
-    (tmp_path / "run" / "checkpoints" / "1" / "facts" / "metadata").write_text(facts)
+    (tmp_path / "run" / "checkpoints" / "1" / "facts" / "metadata").write_text(metadata)
     with pytest.raises(CheckpointError, match=r"checkpoints/1/facts cannot be read|holds a training run") as refused:
         load_model(tmp_path / "run")
     assert str(refused.value).isprintable()
 
 
-def test_a_state_that_is_none_is_the_same_error(run, tmp_path):
+def test_an_invalid_state_is_a_checkpoint_error(run, tmp_path):
     with pytest.raises(CheckpointDamagedError, match=r"checkpoints/1/state lacks params/actions/.* and 94 more: "):
         load_model(run)  # other parameters than those of a policy
     shutil.copytree(run, tmp_path / "run")
@@ -238,39 +239,39 @@ def test_a_state_that_is_none_is_the_same_error(run, tmp_path):
     ],
     ids=repr,
 )
-def test_what_the_machine_lacks_is_no_damage(error, tmp_path):
-    """Nobody is to remove a good checkpoint because too many files are open, or a network disk is away."""
-    with pytest.raises(type(error)) as raised, _explained(tmp_path):
+def test_errors_of_the_machine_are_no_damage(error, tmp_path):
+    """Too many open files or a missing network disk must not lead anybody to remove a good checkpoint."""
+    with pytest.raises(type(error)) as raised, _raise_as_damage(tmp_path):
         raise error
     assert raised.value is error
 
 
 @pytest.mark.parametrize("error", [ValueError("DATA_LOSS: checksum"), OSError(errno.ENOENT, "x"), KeyError("input")])
-def test_what_is_wrong_with_a_file_is_damage(error, tmp_path):
-    with pytest.raises(CheckpointDamagedError, match="cannot be read as part"), _explained(tmp_path):
+def test_errors_of_a_file_are_damage(error, tmp_path):
+    with pytest.raises(CheckpointDamagedError, match="cannot be read as part"), _raise_as_damage(tmp_path):
         raise error
 
 
 @pytest.mark.parametrize("place", ["1/facts/metadata", "1/_CHECKPOINT_METADATA", "1/state/_METADATA", "descriptor"])
-def test_a_pipe_in_a_checkpoint_is_not_waited_for(run, tmp_path, place):
+def test_a_pipe_in_a_checkpoint_is_refused(run, tmp_path, place):
     """(attack L4)"""
     shutil.copytree(run, tmp_path / "run")
     pipe = tmp_path / "run" / "checkpoints" / place
     pipe.unlink(missing_ok=True)
     os.mkfifo(pipe)
-    with pytest.raises(CheckpointDamagedError, match=f"{place} is no file but a pipe"):
+    with pytest.raises(CheckpointDamagedError, match=f"{place} is a pipe, a device or"):
         load_model(tmp_path / "run")
-    with pytest.raises(CheckpointDamagedError, match=f"{place} is no file but a pipe"):
-        Checkpoints(tmp_path / "run" / "checkpoints", 1, 0.0, FACTS)
+    with pytest.raises(CheckpointDamagedError, match=f"{place} is a pipe, a device or"):
+        Checkpoints(tmp_path / "run" / "checkpoints", 1, 0.0, METADATA)
 
 
-# Two processes with two devices each save a state whose leaves lie in several ways, and read it in the same and in
-# another way; process 0 then reads all of it alone, which load_policy would do.
+# Two processes with two devices each save a state whose leaves have several shardings, and read it with the same and
+# with others; process 0 then reads all of it alone, as load_policy does.
 TWO_PROCESSES = """
 import sys
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from vpt_jax.training.digests import damaged, digest, undigested
+from vpt_jax.training.digests import changed_leaves, digest, leaves_without_digest
 from vpt_jax.parallel import start_processes
 coordinator, processes, number = (argument.rpartition("=")[2] for argument in sys.argv[-3:])
 start_processes(coordinator, int(processes), int(number))
@@ -283,12 +284,12 @@ def place(values, specs):
 state = place(whole, specs)
 digests = digest(state)
 assert {n: len(parts) for n, parts in digests.items()} == {"o": 4, "p": 2, "q": 1, "r": 4, "s": 1}, digests
-assert damaged(state, digests) == undigested(state, digests) == []
-assert damaged(whole, digests) == [], "whoever has all of it can verify it"
+assert changed_leaves(state, digests) == leaves_without_digest(state, digests) == []
+assert changed_leaves(whole, digests) == [], "a process with all of a leaf can verify it"
 spoilt = {**whole, "o": whole["o"] * 2, "q": whole["q"] * 2, "s": np.int32(4)}
-assert damaged(spoilt, digests) == ["o", "q", "s"]
-assert damaged(place(spoilt, specs), digests) == ["o", "q", "s"]
-assert damaged(place(whole, dict(zip("opqrs", [P("b", "a"), P("a"), P(), P("a"), P()]))), digests) == []
+assert changed_leaves(spoilt, digests) == ["o", "q", "s"]
+assert changed_leaves(place(spoilt, specs), digests) == ["o", "q", "s"]
+assert changed_leaves(place(whole, dict(zip("opqrs", [P("b", "a"), P("a"), P(), P("a"), P()]))), digests) == []
 print("verified", number, flush=True)
 """
 

@@ -1,4 +1,4 @@
-"""Runs of one experiment share their programs, so that the persistent compilation cache of its stages is hit."""
+"""Runs of one experiment share their programs, so that they hit the persistent compilation cache."""
 
 import jax
 import numpy as np
@@ -8,20 +8,20 @@ import pytest
 from configs import foundation, idm
 from vpt_jax import parallel
 from vpt_jax.training.optimizers import linear_schedule
-from vpt_jax.training.setup import KINDS, batch_shapes, make_setup
+from vpt_jax.training.setup import STAGE_MODELS, batch_shapes, make_setup
 
 FRAME = (16, 16, 3)
 
 
 def programs(stage, steps, seed):
-    """The lowered step, and the lowered first state, of a run of so many steps on data of its own."""
+    """Lowered step and initialisation of a run of `steps` steps on its own data, as text."""
     config = {"policy": foundation, "idm": idm}[stage].get_config("demo")
     config.model.preset = "nano"  # quicker to trace
     config.optimizer.name = {"policy": "adam", "idm": "muon"}[stage]  # Muon takes long to lower
     config.data.batch = config.data.valid_batch = 4
     config.data.length = 4
     mesh = parallel.make_mesh(devices=jax.devices()[:1])
-    marginal = KINDS[stage].marginal.uniform()
+    marginal = STAGE_MODELS[stage].marginal.uniform()
     rng = np.random.default_rng(seed)
     marginal = type(marginal)(*(rng.dirichlet(np.ones(shares.shape[-1]), shares.shape[:-1]) for shares in marginal))
     setup = make_setup(config, mesh, FRAME, marginal, steps)
@@ -32,7 +32,7 @@ def programs(stage, steps, seed):
 
 
 @pytest.mark.parametrize("stage", ["policy", pytest.param("idm", marks=pytest.mark.slow)])
-def test_runs_of_other_lengths_and_data_are_the_same_programs(stage):
+def test_runs_of_other_lengths_and_data_have_the_same_programs(stage):
     """The length of the learning rate's schedule and the data's frequencies are arguments, not constants (clause 4)."""
     for one, other in zip(programs(stage, 100, seed=0), programs(stage, 1500, seed=1), strict=True):
         assert one == other

@@ -1,4 +1,4 @@
-"""Cloning that begins with trained parameters: some of them frozen, frames embedded once, mistakes named."""
+"""Fine-tuning from trained parameters: frozen parameters, precomputed embeddings, error messages."""
 
 import dataclasses
 import json
@@ -12,14 +12,14 @@ import pytest
 
 from tests.training.conftest import ROOT
 from tests.training.test_resume import final_state
-from vpt_jax.data.embeddings import EmbeddedStream, Encoder, OtherEmbeddingsError, write_embeddings
+from vpt_jax.data.embeddings import EmbeddedStream, EmbeddingsMismatchError, Encoder, write_embeddings
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.training.checkpoints import load_policy
 
 
 @pytest.fixture(scope="session")
 def tune(launcher, undisturbed, dataset_dir):
-    """Fine-tunes the policy that tests have trained."""
+    """Fine-tunes the policy of `undisturbed`."""
     flags = [
         "--config=configs/fine_tuning.py:demo", "--config.model.preset=nano",
         f"--config.init_from={undisturbed}", "--config.data.batch=8",
@@ -32,7 +32,7 @@ def tune(launcher, undisturbed, dataset_dir):
 
 @pytest.fixture(scope="session")
 def frozen(tune, tmp_path_factory):
-    """A run that leaves the image stacks as they are."""
+    """Run with frozen image stacks."""
     workdir = tmp_path_factory.mktemp("frozen")
     tune(workdir, "--config.frozen=^encoder/")
     return workdir
@@ -53,7 +53,7 @@ def test_what_is_frozen_stays_to_the_last_bit_and_the_rest_learns(frozen, undist
     assert 2 * trained <= sum(moments) < 2 * trained + 10
 
 
-def test_embedded_frames_teach_the_same(tune, frozen, tmp_path):
+def test_training_on_embeddings_gives_the_same_losses(tune, frozen, tmp_path):
     flag = f"--config.data.embeddings={tmp_path / 'embeddings'}"
     output = tune(tmp_path / "run", flag)
     assert "embedding train: 100%" in output
@@ -90,7 +90,7 @@ def test_embedding_goes_on_where_it_was_killed(dataset_dir, tmp_path, monkeypatc
     np.testing.assert_array_equal(embedded.frames, plain.frames.reshape(2, 16, -1)[..., :5] / 2)
     for name in ("buttons", "camera", "first", "valid"):
         np.testing.assert_array_equal(getattr(embedded, name), getattr(plain, name))
-    with pytest.raises(OtherEmbeddingsError, match="other encoder: remove it, or choose another"):
+    with pytest.raises(EmbeddingsMismatchError, match="other encoder: remove it, or choose another"):
         write_embeddings(settings, encoder(count)._replace(digest="new"), tmp_path)
 
 
@@ -107,7 +107,7 @@ def test_embeddings_are_of_what_a_dataset_holds_wherever_it_lies(dataset_dir, tm
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(OtherEmbeddingsError, match="other records: remove it"):
+    with pytest.raises(EmbeddingsMismatchError, match="other records: remove it"):
         write_embeddings(settings, encoder(count), tmp_path / "embeddings")
 
 
@@ -120,7 +120,10 @@ def test_embeddings_are_of_what_a_dataset_holds_wherever_it_lies(dataset_dir, tm
         (["init_from=nowhere"], "config.init_from: nowhere holds no checkpoint"),
         (["model.temperature=2.0"], "config.model.temperature is 2.0, and the model in"),
         (["frozen=("], "config.frozen: '(' is no regular expression"),
-        (["model.preset=1x", "data.embeddings=unused"], "is not of config.model.preset='1x', or sees other frames"),
+        (
+            ["model.preset=1x", "data.embeddings=unused"],
+            "is not of config.model.preset='1x', or was trained on frames of another size than the data's",
+        ),
     ],
 )
 def test_mistakes_are_named(tune, tmp_path, flags, complaint):

@@ -1,4 +1,4 @@
-"""A step that hangs ends its process, which a scheduler can then start again (scale 1.3)."""
+"""Watchdog timer: a step that hangs ends its process, so that a scheduler can start it again (scale 1.3)."""
 
 import signal
 import subprocess
@@ -26,9 +26,9 @@ from vpt_jax.training.hang import hang_limit
 def wait_for_the_others():
     threading.Event().wait()
 
-with hang_limit({minutes}) as is_alive:
+with hang_limit({minutes}) as heartbeat:
     for _ in range(3):
-        is_alive()
+        heartbeat()
     {what}
 print("left")
 """
@@ -47,18 +47,18 @@ def test_a_hang_ends_with_status_1_and_the_stacks_of_all_threads():
 
 
 @pytest.mark.parametrize("minutes", [0, 60])
-def test_what_does_not_hang_is_left_alone(minutes):
+def test_a_program_that_does_not_hang_ends_normally(minutes):
     ended = run(minutes, "pass")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "left\n", "")
 
 
-def test_every_step_evaluation_and_save_is_a_sign_of_life(tmp_path, monkeypatch):
+def test_the_heartbeat_is_called_after_every_step_evaluation_and_save(tmp_path, monkeypatch):
     done, limits = [], []
 
     @contextmanager
     def limit(minutes):
         limits.append(minutes)
-        yield lambda: done.append("alive")
+        yield lambda: done.append("heartbeat")
 
     monkeypatch.setattr(loop, "hang_limit", limit)
     state = SimpleNamespace(step=0, params=None)
@@ -78,13 +78,13 @@ def test_every_step_evaluation_and_save_is_a_sign_of_life(tmp_path, monkeypatch)
     )
     assert limits == [7.5]
     assert " ".join(done) == " ".join(
-        ["step alive", "step alive evaluation alive", "step alive", "step alive evaluation alive save alive"]
+        ["step heartbeat", "step heartbeat evaluation heartbeat"] * 2 + ["save heartbeat"]
     )
 
 
 @pytest.mark.parametrize("value", [-1.0, float("inf"), float("nan")])
 @pytest.mark.parametrize(("config", "check"), [(foundation, setup.check), (rl_doom, ppg.check)])
-def test_a_limit_that_is_none_is_refused(config, check, value):
+def test_an_invalid_limit_is_refused(config, check, value):
     config = config.get_config()
     config.hang_minutes = value
     with pytest.raises(setup.ConfigError, match=r"config\.hang_minutes is .* or 0 for no limit"):
@@ -92,8 +92,8 @@ def test_a_limit_that_is_none_is_refused(config, check, value):
 
 
 @pytest.mark.slow
-def test_a_process_whose_partner_stands_still_ends(launcher, tmp_path):
-    """SIGSTOP of one of two: the other waits in a collective, for ever without the limit."""
+def test_a_process_ends_when_its_peer_is_stopped(launcher, tmp_path):
+    """SIGSTOP of one of two processes: without the limit, the other waits for ever in a collective."""
     together = [f"--config.distributed.coordinator=127.0.0.1:{free_port()}", "--config.distributed.num_processes=2"]
     flags = [*together, "--config.hang_minutes=0.2", "--config.steps=100000", "--config.evaluate_every=100000",
              "--config.save_every=100000"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The inverse dynamics loss against arithmetic written out, and where it starts."""
+"""The inverse dynamics loss against manual arithmetic, and its initial value."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ SHAPES = {"buttons": (20, 2), "camera": (2, 11)}
 
 
 class Constant:
-    """A model whose logits are its parameters plus the brightness of the first pixel."""
+    """Model whose logits are its parameters plus the brightness of the first pixel."""
 
     def apply(self, variables, frames, valid):
         light = frames[:, :, 0, 0, 0, None, None] / 255

@@ -1,4 +1,4 @@
-"""What a user meets who types something wrong, or whose loss explodes."""
+"""Error messages of the launcher: wrong flags, a diverging loss, a work directory in use."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from vpt_jax.system.workers import locked
         (["--config.data.train=/nowhere"], "python launch/prepare.py --config.recordings=RECORDINGS"),
         (["--config.model.preset=4x"], "config.model.preset is '4x'; choose one of nano, tiny, 1x, 2x, 3x"),
         (["--config.mesh.fsdp=3"], "does not fit 1 devices"),
-        (["--config.data.segments=/none.parquet"], "config.data: /none.parquet is no manifest"),
+        (["--config.data.segments=/none.parquet"], "config.data: /none.parquet is not a manifest"),
         (["--config.data.nulls=skip"], "choose one of drop, mask, keep"),
         (["--config.model.dtype=bf16"], "config.model.dtype is 'bf16'; choose one of float32, bfloat16"),
         (["--config.save_every=0"], "config.save_every must be 1 or more"),

@@ -1,4 +1,4 @@
-"""The same training on any mesh and any number of processes, and checkpoints that move between them."""
+"""Equal training on any mesh and any number of processes, and checkpoints that are resumed on another mesh."""
 
 import json
 import signal
@@ -40,16 +40,17 @@ def mesh_flags(sizes):
 
 
 @pytest.mark.parametrize("mesh", [pytest.param("8,1,1", marks=SLOW), pytest.param("2,4,1", marks=SLOW), "2,2,2"])
-def test_eight_devices_compute_what_one_does(launcher, undisturbed, tmp_path, mesh):
+def test_eight_devices_compute_the_same_as_one(launcher, undisturbed, tmp_path, mesh):
     launcher.run(tmp_path, *mesh_flags(MESHES[mesh]), devices=8)
     assert_same_training(tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize("parts", [1, pytest.param(2, marks=SLOW)])
-def test_an_inverse_dynamics_step_computes_the_same_on_any_mesh(dataset_dir, parts):
+@pytest.mark.parametrize("grad_accum_steps", [1, pytest.param(2, marks=SLOW)])
+def test_an_inverse_dynamics_step_computes_the_same_on_any_mesh(dataset_dir, grad_accum_steps):
     data = WindowStream(StreamSettings(str(dataset_dir), "train", batch=8, length=6, nulls="keep"))
     idm = InverseDynamicsModel(8, widths=(8,), features=32, heads=2, layers=1)
-    objective = inverse_dynamics(idm, data.frame_shape, FactoredMarginal.of(data), augmented=True, mirrored=True)
+    marginal = FactoredMarginal.from_stream(data)
+    objective = inverse_dynamics(idm, data.frame_shape, marginal, augmented=True, mirrored=True)
     rng, optimizer = np.random.default_rng(0), adam(lambda _: 2e-4, 0.01, 5.0)
     params = jax.tree.map(
         lambda leaf: rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape).astype(np.float32),
@@ -61,7 +62,8 @@ def test_an_inverse_dynamics_step_computes_the_same_on_any_mesh(dataset_dir, par
         mesh = Mesh(np.array(jax.devices()[: np.prod(sizes)]).reshape(sizes), parallel.AXES)
         shardings = parallel.tree_shardings(begin, mesh, parallel.RULES["default"])
         with jax.set_mesh(mesh):
-            step = jax.jit(partial(train_step, objective.loss, optimizer, parts=parts), out_shardings=(shardings, None))
+            update = partial(train_step, objective.loss, optimizer, grad_accum_steps=grad_accum_steps)
+            step = jax.jit(update, out_shardings=(shardings, None))
             state, first = step(
                 jax.device_put(begin, shardings), parallel.global_batch(data.read(0, range(8)), mesh, 8)
             )
@@ -72,7 +74,7 @@ def test_an_inverse_dynamics_step_computes_the_same_on_any_mesh(dataset_dir, par
 
 
 def stop_after_two_steps(launcher, process, workdir):
-    """As a scheduler stops a job."""
+    """SIGTERM, as by a scheduler."""
     wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(figures(workdir)) >= 2, process)
     process.send_signal(signal.SIGTERM)
     assert "asked to stop after step" in launcher.finish(process)
@@ -103,7 +105,7 @@ def twenty_steps(launcher, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_compute_what_one_does(launcher, twenty_steps, tmp_path, processes):
+def test_several_processes_compute_the_same_as_one(launcher, twenty_steps, tmp_path, processes):
     options = "--config.steps=20", *mesh_flags((2, 4, 1))
     launcher.run(tmp_path, *options, processes=processes, devices=8 // processes)
     assert_same_training(tmp_path, twenty_steps, steps=20)

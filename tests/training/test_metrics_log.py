@@ -1,4 +1,4 @@
-"""What a run writes down, and what it shows while it goes on."""
+"""Metrics files of a run, and its progress display."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def write(workdir, start, steps, quiet=False):
     log.close()
 
 
-def test_what_came_after_the_checkpoint_is_taken_back(tmp_path):
+def test_metrics_after_the_checkpoint_are_removed(tmp_path):
     write(tmp_path, 0, (1, 2, 3))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1, "lo')  # the process was killed here
@@ -40,10 +40,10 @@ def test_progress_in_lines_where_there_is_no_terminal(capsys, quiet):
 
 
 def test_speeds_by_hand():
-    work = Work(frames=100, flops=3e6, devices=4, peak=1e9)
+    work = Work(frames=100, flops_per_frame=3e6, devices=4, peak_flops=1e9)
     speeds = work.speeds(2.0)
     assert speeds == {
         "speed/frames_per_second": 200, "speed/frames_per_second_per_device": 50, "speed/mfu": pytest.approx(0.15)
     }  # fmt: skip
-    assert work.show(speeds) == "200 frames/s, 50 a device, MFU 15.0%"
-    assert Work(frames=100).show(Work(frames=100).speeds(2.0)) == "200 frames/s"
+    assert work.describe(speeds) == "200 frames/s, 50 a device, MFU 15.0%"
+    assert Work(frames=100).describe(Work(frames=100).speeds(2.0)) == "200 frames/s"

@@ -1,4 +1,4 @@
-"""The cloning loss, the update and the schedule against arithmetic written out."""
+"""The behavioural cloning loss, the update and the schedule against manual arithmetic."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from vpt_jax.training.state import initial_state, train_step
 
 
 class Constant:
-    """A policy whose logits are its parameters, the same for every frame."""
+    """Policy whose logits are its parameters, the same for every frame."""
 
     def apply(self, variables, frames, first, memory):
         shape = first.shape
@@ -65,7 +65,7 @@ def test_training_starts_at_the_marginal_distribution(temperature):
 def test_models_and_the_train_step_need_no_data_libraries():
     """On an accelerator machine that reads no dataset, JAX, Flax and Optax are enough."""
     absent = ("grain", "array_record", "tensorflow_datasets", "ml_collections", "av", "vizdoom", "cv2", "orbax")
-    parts = "models.presets openai_weights training.behavioural_cloning training.inverse_dynamics training.optimizers"
+    parts = "models.presets openai.weights training.behavioural_cloning training.inverse_dynamics training.optimizers"
     modules = ", ".join(f"vpt_jax.{part}" for part in parts.split())
     code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -123,7 +123,7 @@ def test_train_step_carries_memory_without_gradient_and_counts():
     assert float(step(state, jnp.array(1.0))[1]["noise"]) == float(figures["noise"])
 
 
-def test_a_step_in_parts_is_the_step_of_all_rows():
+def test_gradient_accumulation_gives_the_step_of_the_whole_batch():
     rng = np.random.default_rng(0)
     valid = rng.random((8, 3)) < 0.6
     rows = Batch(
@@ -137,9 +137,9 @@ def test_a_step_in_parts_is_the_step_of_all_rows():
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes)
     state = initial_state(params, optax.sgd(0.1), memory, jax.random.PRNGKey(0))
     whole, figures = jax.jit(partial(train_step, objective.loss, optax.sgd(0.1)))(state, rows)
-    by_parts, same = jax.jit(partial(train_step, objective.loss, optax.sgd(0.1), parts=4))(state, rows)
+    accumulated, same = jax.jit(partial(train_step, objective.loss, optax.sgd(0.1), grad_accum_steps=4))(state, rows)
     assert int(same["valid_frames"]) == valid.sum()
     for name in ("loss", "gradient_norm"):
         np.testing.assert_allclose(same[name], figures[name], rtol=1e-5)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), by_parts.params, whole.params)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), by_parts.memory, whole.memory)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), accumulated.params, whole.params)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), accumulated.memory, whole.memory)

@@ -1,10 +1,10 @@
-"""A notice that the machines will be taken away: it stops all processes, whatever Orbax does at that moment."""
+"""Preemption notices stop all processes, whatever Orbax does at that moment."""
 
 import pytest
 from jax.experimental import multihost_utils
 
 from tests.cluster import run_together
-from tests.training.test_checkpoints import FACTS, state_at
+from tests.training.test_checkpoints import METADATA, state_at
 from vpt_jax.training.checkpoints import Checkpoints
 
 RESUMED = """
@@ -42,19 +42,19 @@ class Noticed(Checkpoints):
                 os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(4)  # JAX looks once a second whether the signal has come
 
-facts = {"stream": {}, "model": {}, "optimizer": {}}
-checkpoints = Checkpoints(workdir / "checkpoints", 2, 0.0, facts)
+metadata = {"stream": {}, "model": {}, "optimizer": {}}
+checkpoints = Checkpoints(workdir / "checkpoints", 2, 0.0, metadata)
 for step in (OLDER, RESUMED):
     checkpoints.save(jax.jit(begin, static_argnums=0, out_shardings=sharding)(step), step)
 checkpoints.close()
 
-# The first host's listing of the disk is behind: both believe it, or they would restore different steps.
+# The first host's directory listing is out of date: both hosts use it, or they would restore different steps.
 listed = workdir / ("behind" if number == 0 else "checkpoints")
 if number == 0:
     shutil.copytree(workdir / "checkpoints" / str(OLDER), listed / str(OLDER))
-print("latest", Checkpoints(listed, 2, 0.0, facts).latest, flush=True)
+print("latest", Checkpoints(listed, 2, 0.0, metadata).latest, flush=True)
 
-checkpoints = Noticed(workdir / "checkpoints", 2, 0.0, facts)
+checkpoints = Noticed(workdir / "checkpoints", 2, 0.0, metadata)
 shapes = jax.eval_shape(lambda: begin(0))
 state = checkpoints.restore(shapes, jax.tree.map(lambda _: sharding, shapes))
 start, quiet = int(state.step), number > 0
@@ -92,7 +92,7 @@ def test_orbax_asks_for_no_notice(tmp_path, monkeypatch):
     """It would ask by its own number, which `StopSignal` never reaches (scale row 11)."""
     asked = []
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
-    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, facts=FACTS)
+    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, metadata=METADATA)
     for step in (61_000, 61_001):
         checkpoints.save(state_at(step), step)
     checkpoints.wait()

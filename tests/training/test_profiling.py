@@ -1,14 +1,14 @@
-"""A trace is written, and nothing else changes."""
+"""Profiling writes a trace, and changes nothing else."""
 
 import jax
 import pytest
 
-from vpt_jax.training.profiling import FIRST, LAST, profiled
+from vpt_jax.training.profiling import FIRST_STEP, LAST_STEP, profiled
 
 add = jax.jit(lambda state, batch: (state + batch, state * batch))
 
 
-@pytest.mark.parametrize(("steps", "traces"), [(FIRST - 1, 0), (FIRST, 1), (LAST + 2, 1)])
+@pytest.mark.parametrize(("steps", "traces"), [(FIRST_STEP - 1, 0), (FIRST_STEP, 1), (LAST_STEP + 2, 1)])
 def test_a_trace_of_some_steps(tmp_path, capsys, steps, traces):
     state = 1.0
     with profiled(add, str(tmp_path)) as step:
@@ -20,6 +20,6 @@ def test_a_trace_of_some_steps(tmp_path, capsys, steps, traces):
     assert (float(state), float(metrics)) == (before + steps - 1, before * (steps - 1))
 
 
-def test_without_a_folder_the_step_is_as_it_is():
+def test_without_a_folder_the_step_is_returned_unchanged():
     with profiled(add, "") as step:
         assert step is add

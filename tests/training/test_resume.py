@@ -1,4 +1,4 @@
-"""Killed, stopped, or undisturbed: the same parameters, optimiser state and metrics, to the last bit."""
+"""Killed, stopped and uninterrupted runs: bitwise equal parameters, optimizer state and metrics."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def steps_logged(workdir):
 
 
 def kill_during_save(launcher, workdir, step):
-    """Kills a run while a checkpoint is being written; tries again if that is whole before the signal arrives."""
+    """Kills a run while a checkpoint is being written; tries again if it is complete before the signal arrives."""
     checkpoints = workdir / "checkpoints"
     for _ in range(5):
         process = launcher.start(workdir)

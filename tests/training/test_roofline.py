@@ -1,4 +1,4 @@
-"""What a compiled step costs: collectives read out of a program, and what meshes do to memory and traffic.
+"""Cost of a compiled step: collectives parsed from a program, and memory and traffic on several meshes.
 
 Eight fake devices (tests/conftest.py).
 """
@@ -13,7 +13,7 @@ import pytest
 from configs import foundation, idm
 from vpt_jax import parallel
 from vpt_jax.training.roofline import Chip, Collective, Cost, by_kind, cost_of, find_collectives
-from vpt_jax.training.setup import KINDS, batch_shapes, held_by, make_setup
+from vpt_jax.training.setup import STAGE_MODELS, batch_shapes, make_setup, step_buffers
 
 PROGRAM = """
 %add (x: f32[], y: f32[]) -> f32[] {
@@ -60,11 +60,11 @@ def compiled_step(stage, sizes):
         config.model.preset, config.optimizer.name = "nano", "adam"
     config.data.batch, config.data.valid_batch, config.data.length = 8, 8, 4
     mesh = parallel.make_mesh(*sizes)
-    setup = make_setup(config, mesh, (16, 16, 3), KINDS[stage].marginal.uniform(), 10_000)
+    setup = make_setup(config, mesh, (16, 16, 3), STAGE_MODELS[stage].marginal.uniform(), 10_000)
     batch = batch_shapes(config, mesh, (16, 16, 3))
     with jax.set_mesh(mesh):
         compiled = setup.step.lower(setup.shapes, batch).compile()
-    return setup, compiled, cost_of(compiled, held_by(setup.shapes, batch))
+    return setup, compiled, cost_of(compiled, step_buffers(setup.shapes, batch))
 
 
 def size_of(tree):
@@ -93,7 +93,7 @@ def test_under_fsdp_no_device_holds_more_than_its_share_and_the_old_state_is_giv
 
 
 @stages
-def test_every_device_looks_at_its_share_of_the_frames_whatever_the_mesh(stage):
+def test_every_device_computes_its_share_of_the_frames_whatever_the_mesh(stage):
     _, compiled, _ = compiled_step(stage, (2, 2, 2))
     frames = re.findall(r"f32\[(\d+),16,16,\d+\]\S* convolution\(", compiled.as_text())
     assert set(frames) == {str(8 * 4 // 8)}

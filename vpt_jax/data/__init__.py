@@ -1,1 +1,1 @@
-"""From recordings to batches: the codec of stored frames, the dataset on disk, and the streams that read it."""
+"""Data pipeline from recordings to batches: frame codec, dataset on disk, and the streams that read it."""

@@ -1,7 +1,7 @@
-"""Augmentation of clips on the device: one draw for each clip, applied to all of its frames (paper, appendix D).
+"""Data augmentation of clips on the device: random colour jitter and affine warps, one set of parameters per clip.
 
-Small changes of colour and shape, so that a model learns what moves and not what it looks like. Rows are clips; frames
-come and go as uint8.
+Every frame of a clip gets the same transform (paper, appendix D). The changes are small: they make a model rely on
+motion instead of appearance. Rows are clips; frames are uint8 on input and output.
 """
 
 from typing import NamedTuple
@@ -13,20 +13,21 @@ from jaxtyping import Float, UInt8
 from vpt_jax.actions import BUTTON_INDEX, Array
 from vpt_jax.data.batch import Batch
 
-# Our addition: what the keys do in a mirror
+# Our addition: permutation of the buttons under a horizontal flip
 MIRRORED_KEYS = [BUTTON_INDEX[{"left": "right", "right": "left"}.get(key, key)] for key in BUTTON_INDEX]
 
-MAX_HUE = 0.2  # of a turn of the colour circle
-FACTORS = 0.8, 1.2  # of brightness, contrast and saturation
+MAX_HUE = 0.2  # fraction of a full hue rotation
+FACTORS = 0.8, 1.2  # range of brightness, contrast and saturation factors
 MAX_ROTATION, MAX_SHEAR = 2.0, 2.0  # degrees
 SCALES = 0.98, 1.02
 MAX_SHIFT = 2.0  # pixels
-GREY = 0.299, 0.587, 0.114  # how much the colours count in the brightness (ITU-R BT.601)
+GREY = 0.299, 0.587, 0.114  # luma weights of red, green and blue (ITU-R BT.601)
 
 
 def mirror(rng: jax.Array, batch: Batch) -> Batch:
-    """Half of the clips with left and right exchanged, in the frames and in what was done. Our addition, not the
-    paper's: in most games a mirrored clip is one that might have been played.
+    """Random horizontal flip: mirrors each clip with probability 1/2, frames and actions (left/right keys, yaw).
+
+    Our addition, not the paper's: in most games a mirrored clip is one that might have been played.
     """
     chosen = jax.random.bernoulli(rng, shape=(len(batch.frames),))
 
@@ -40,10 +41,10 @@ def mirror(rng: jax.Array, batch: Batch) -> Batch:
     )
 
 
-class Draw(NamedTuple):
-    """What happens to each clip."""
+class AugmentParams(NamedTuple):
+    """Augmentation parameters, one value per clip of the batch."""
 
-    hue: Float[Array, " b"]
+    hue: Float[Array, " b"]  # fraction of a full hue rotation
     brightness: Float[Array, " b"]
     contrast: Float[Array, " b"]
     saturation: Float[Array, " b"]
@@ -53,14 +54,14 @@ class Draw(NamedTuple):
     shift: Float[Array, "b 2"]  # pixels: right, down
 
 
-def draw(rng: jax.Array, clips: int) -> Draw:
-    """Independent uniform numbers within the paper's ranges."""
-    share = jax.random.uniform(rng, (9, clips))
+def sample_augment_params(rng: jax.Array, clips: int) -> AugmentParams:
+    """Samples parameters for a number of clips, independently and uniformly within the paper's ranges."""
+    uniform = jax.random.uniform(rng, (9, clips))
 
     def between(low: float, high: float, i: int) -> Array:
-        return low + (high - low) * share[i]
+        return low + (high - low) * uniform[i]
 
-    return Draw(
+    return AugmentParams(
         hue=between(-MAX_HUE, MAX_HUE, 0),
         brightness=between(*FACTORS, 1),
         contrast=between(*FACTORS, 2),
@@ -73,27 +74,27 @@ def draw(rng: jax.Array, clips: int) -> Draw:
 
 
 def augment(rng: jax.Array, frames: UInt8[Array, "b t h w 3"]) -> UInt8[Array, "b t h w 3"]:
-    """Every clip changed by a draw of its own."""
-    return apply_draw(draw(rng, len(frames)), frames)
+    """Augments every clip with independently sampled parameters."""
+    return apply_augment_params(sample_augment_params(rng, len(frames)), frames)
 
 
-def apply_draw(drawn: Draw, frames: UInt8[Array, "b t h w 3"]) -> UInt8[Array, "b t h w 3"]:
-    """The clips as the draws say: first the shape, then brightness, contrast, saturation and hue."""
-    changed = jax.vmap(_change_clip)(drawn, frames.astype(jnp.float32) / 255)
+def apply_augment_params(params: AugmentParams, frames: UInt8[Array, "b t h w 3"]) -> UInt8[Array, "b t h w 3"]:
+    """Applies augmentation parameters: first the affine warp, then brightness, contrast, saturation and hue."""
+    changed = jax.vmap(_augment_clip)(params, frames.astype(jnp.float32) / 255)
     return jnp.round(255 * changed).astype(jnp.uint8)
 
 
-def _change_clip(drawn: Draw, clip: Float[Array, "t h w 3"]) -> Float[Array, "t h w 3"]:
-    clip = jnp.clip(_warp(drawn, clip) * drawn.brightness, 0, 1)
+def _augment_clip(params: AugmentParams, clip: Float[Array, "t h w 3"]) -> Float[Array, "t h w 3"]:
+    clip = jnp.clip(_affine_warp(params, clip) * params.brightness, 0, 1)
     mean_grey = (clip @ jnp.array(GREY)).mean((1, 2))[:, None, None, None]
-    clip = jnp.clip(mean_grey + drawn.contrast * (clip - mean_grey), 0, 1)
+    clip = jnp.clip(mean_grey + params.contrast * (clip - mean_grey), 0, 1)
     grey = (clip @ jnp.array(GREY))[..., None]
-    clip = jnp.clip(grey + drawn.saturation * (clip - grey), 0, 1)
-    return _turn_hue(clip, drawn.hue)
+    clip = jnp.clip(grey + params.saturation * (clip - grey), 0, 1)
+    return _rotate_hue(clip, params.hue)
 
 
-def _turn_hue(rgb: Float[Array, "... 3"], turn: Float[Array, ""]) -> Float[Array, "... 3"]:
-    """The colours, their hue turned by a share of the circle; value and saturation (HSV) stay."""
+def _rotate_hue(rgb: Float[Array, "... 3"], turn: Float[Array, ""]) -> Float[Array, "... 3"]:
+    """Rotates the hue by a fraction of the colour circle; value and saturation (HSV) are unchanged."""
     value, low = rgb.max(-1), rgb.min(-1)
     chroma = value - low
     r, g, b = jnp.moveaxis(rgb, -1, 0)
@@ -104,21 +105,23 @@ def _turn_hue(rgb: Float[Array, "... 3"], turn: Float[Array, ""]) -> Float[Array
     return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(distance, 4 - distance), 0, 1)
 
 
-def _warp(drawn: Draw, clip: Float[Array, "t h w 3"]) -> Float[Array, "t h w 3"]:
-    """The frames scaled, sheared, rotated about their centre, then shifted; bilinear, black beyond the edges."""
+def _affine_warp(params: AugmentParams, clip: Float[Array, "t h w 3"]) -> Float[Array, "t h w 3"]:
+    """Scales, shears and rotates frames about their centre, then shifts them; bilinear, black beyond the edges."""
     height, width = clip.shape[1:3]
-    angle, slope = jnp.deg2rad(drawn.rotation), jnp.tan(jnp.deg2rad(drawn.shear))
-    # Where every output pixel comes from: the inverse of rotation, shear and scale. Rows count downwards.
+    angle, slope = jnp.deg2rad(params.rotation), jnp.tan(jnp.deg2rad(params.shear))
+    # Source coordinates of every output pixel: the inverse of rotation, shear and scale. Rows count downwards.
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     y, x = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
-    y, x = y - (height - 1) / 2 - drawn.shift[1], x - (width - 1) / 2 - drawn.shift[0]
+    y, x = y - (height - 1) / 2 - params.shift[1], x - (width - 1) / 2 - params.shift[0]
     x, y = cos * x - sin * y, sin * x + cos * y
     x = x - slope * y
-    return _sample(clip, y / drawn.scale + (height - 1) / 2, x / drawn.scale + (width - 1) / 2)
+    return _bilinear_sample(clip, y / params.scale + (height - 1) / 2, x / params.scale + (width - 1) / 2)
 
 
-def _sample(clip: Float[Array, "t h w 3"], y: Float[Array, "h w"], x: Float[Array, "h w"]) -> Float[Array, "t h w 3"]:
-    """The pixels at fractional places, the same in all frames."""
+def _bilinear_sample(
+    clip: Float[Array, "t h w 3"], y: Float[Array, "h w"], x: Float[Array, "h w"]
+) -> Float[Array, "t h w 3"]:
+    """Bilinear interpolation at fractional pixel coordinates, the same in all frames."""
     top, left = jnp.floor(y).astype(int), jnp.floor(x).astype(int)
 
     def at(row: Array, column: Array) -> Array:

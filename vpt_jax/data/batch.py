@@ -1,4 +1,7 @@
-"""What training reads at a step; alone in its file, since a train step needs it and no dataset."""
+"""Batch of frames and actions that a training step reads.
+
+In a module of its own, because a train step needs this type but no dataset.
+"""
 
 from typing import NamedTuple
 
@@ -7,10 +10,10 @@ from jaxtyping import Bool, Float, UInt8
 
 
 class Batch(NamedTuple):
-    """One step's frames with their actions; `b` rows are `b` streams."""
+    """Frames of one step with their actions; each of the `b` rows continues its own stream from step to step."""
 
     frames: UInt8[np.ndarray, "b t h w 3"]  # or embeddings of them, float [b, t, f] (data/embeddings.py)
     buttons: UInt8[np.ndarray, "b t 20"]
     camera: Float[np.ndarray, "b t 2"]  # degrees per step: pitch, yaw
-    first: Bool[np.ndarray, "b t"]  # the first frame of an episode or of a run: nothing before it is remembered
-    valid: Bool[np.ndarray, "b t"]  # counts in the loss
+    first: Bool[np.ndarray, "b t"]  # first frame of an episode or of a row: resets the recurrent memory (KV cache)
+    valid: Bool[np.ndarray, "b t"]  # loss mask

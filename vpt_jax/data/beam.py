@@ -1,28 +1,30 @@
-"""Preparing datasets on a cluster: tasks are run by an Apache Beam runner instead of processes of this machine.
+"""Dataset preparation on a cluster: an Apache Beam runner executes the tasks instead of local worker processes.
 
-Beam carries the tasks, which are names of files, and not what is in them: all machines need the folders of recordings
-and dataset on a disk that they share, and this library installed. A task leaves a file that appears whole, and is the
-same whoever does it, so Beam may repeat what a lost worker had in hand.
+Beam transports the tasks, which are file names, and no file contents: all machines need the folders of recordings and
+dataset on a shared disk, and this library installed. Tasks are idempotent: the output is deterministic and renamed into
+place atomically, so Beam may repeat the tasks of a lost worker.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from vpt_jax.system.workers import Run
+from vpt_jax.system.workers import TaskRunner
 
 
 class BeamMissingError(ImportError):
-    """Apache Beam is not installed; the message says how to install it."""
+    """Apache Beam is not installed; the message names the pip command."""
 
 
 @contextmanager
-def on_runner(runner: str, options: Sequence[str]) -> Iterator[Run]:
-    """Tasks are run by a Beam runner. Their numbers come when all are done, without results: those lie on the disk.
+def on_runner(runner: str, options: Sequence[str]) -> Iterator[TaskRunner]:
+    """Context manager for a function that runs tasks on a Beam runner.
+
+    It yields the tasks' numbers once all are done, with 0 in place of results, which are on disk.
 
     Args:
-        runner: "DirectRunner" for this machine, or another one of Beam's.
-        options: Beam's own flags, such as "--direct_num_workers=4"; those of a cluster are in its runner's manual.
+        runner: "DirectRunner" for this machine, or another Beam runner.
+        options: Beam's own flags, such as "--direct_num_workers=4"; cluster runners document theirs.
 
     Raises:
         BeamMissingError: Beam is not installed.
@@ -35,7 +37,7 @@ def on_runner(runner: str, options: Sequence[str]) -> Iterator[Run]:
 
     def run(function: Callable[..., Any], tasks: Sequence[tuple]) -> Iterator[tuple[int, Any]]:
         with apache_beam.Pipeline(runner, PipelineOptions(list(options))) as pipeline:
-            # Without a reshuffle, a runner may fuse all into one stage, which one worker then does.
+            # Without a reshuffle, a runner may fuse all tasks into one stage, which runs on a single worker.
             pipeline | apache_beam.Create(list(tasks)) | apache_beam.Reshuffle() | apache_beam.Map(_call, function)
         return ((number, 0) for number in range(len(tasks)))
 

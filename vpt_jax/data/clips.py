@@ -1,4 +1,4 @@
-"""What worker processes do: videos of any size and rate to frames as the model takes them; films of the labels."""
+"""Video preprocessing in worker processes: decode, resample to 20 Hz, resize, encode; videos with labels drawn on."""
 
 import hashlib
 import json
@@ -21,24 +21,24 @@ from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.data.manifest import SUFFIX, read_segments
 from vpt_jax.film_size import film_size, fit_inside
 from vpt_jax.system.atomic_files import publish, read_json, write_text
-from vpt_jax.system.workers import unique_name
-from vpt_jax.video import FRAME_RATE, Frame, VideoError, VideoWriter, draw_action, fit_aspect, resize, steady_frames
+from vpt_jax.system.workers import temporary_path
+from vpt_jax.video import FRAME_RATE, Frame, VideoError, VideoWriter, draw_action, fit_aspect, resampled_frames, resize
 from vpt_jax.video_files import UNREAD, content_digest, list_videos, name_problem, printable_path, utf8_path
 
 
 @dataclass(frozen=True)
 class FrameSettings:
-    """What decides the stored frames (fields: configs/label.py)."""
+    """Settings that determine the stored frames (fields: configs/label.py)."""
 
     height: int
     width: int
-    aspect: tuple[int, int]  # width to height, of the footage the model was trained on
+    aspect: tuple[int, int]  # width : height of the videos the model was trained on
     chunk_frames: int
     quality: int
 
 
 class Clip(NamedTuple):
-    """A video, or some of its frames at 20 per second."""
+    """A video file, or a range of its frames at 20 per second."""
 
     video: Path
     first: int = 0
@@ -50,13 +50,17 @@ class Clip(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of the whole file; 0 if there is none."""
+        """Bytes of the whole file; 0 if it is missing."""
         return self.video.stat().st_size if self.video.is_file() else 0
 
     def frames(self) -> Iterator[Frame]:
-        """Its frames, as they are. VideoError where the video cannot be decoded, or is a second shorter or more."""
+        """Decodes the frames at their original size.
+
+        Raises:
+          VideoError: the video cannot be decoded, or ends a second or more before `stop`.
+        """
         count = 0
-        for frame in steady_frames(self.video, self.first, self.stop):
+        for frame in resampled_frames(self.video, self.first, self.stop):
             count += 1
             yield frame
         if self.stop is not None and self.first + count <= self.stop - FRAME_RATE:
@@ -66,18 +70,18 @@ class Clip(NamedTuple):
 def find_videos(
     source: Path, outside: Path | None = None, log: Callable[[str], None] = lambda line: print(line, flush=True)
 ) -> dict[str, Clip]:
-    """The videos to be labelled, by name, in order: those of a folder and its subfolders, or segments of a manifest.
+    """Finds the videos of a folder and its subfolders, or the segments of a manifest; by name, in order.
 
-    A video's name is its path in the folder without suffix; a segment's has its frames added. Videos that cannot be
-    named in a dataset are listed too: reading one is a `VideoError`.
+    A video's name is its path in the folder without suffix; a segment's has its frames added. Videos whose
+    name cannot be stored in a dataset are included: reading one raises `VideoError`.
 
     Args:
-      source: the folder, in which links are followed (`video_files.list_videos`), or the manifest.
-      outside: a path of results, which must not lie in any folder that is searched.
-      log: called with a line on each video that cannot be used, and on the files that are passed over.
+      source: the folder, where links are followed (`video_files.list_videos`), or the manifest.
+      outside: output path, which must not lie in any searched folder.
+      log: called with one line for each unusable video, and one for the skipped files.
 
     Raises:
-      ValueError: two have the same name, the manifest is none (`ManifestError`), or `outside` is not.
+      ValueError: two videos have the same name, the manifest is invalid (`ManifestError`), or `outside` is inside.
     """
     if source.suffix == SUFFIX and not source.is_dir():
         found = [
@@ -87,7 +91,7 @@ def find_videos(
     else:
         listing = list_videos(source)
         if outside and (inside := listing.folders.intersection(outside.parents)):
-            raise ValueError(f"{outside} lies in {min(inside)}, which {source} links to: choose another place for it")
+            raise ValueError(f"{outside} is inside {min(inside)}, which {source} links to: choose another path for it")
         found = [(utf8_path(path.relative_to(source).with_suffix("").as_posix()), Clip(path))
                  for path in listing.videos]  # fmt: skip
         if line := listing.describe():
@@ -102,10 +106,10 @@ def find_videos(
     return videos
 
 
-def identify(videos: Mapping[str, Clip]) -> dict[str, str]:
-    """The identity of every video or segment by content, whatever it is called (`content_digest`).
+def content_keys(videos: Mapping[str, Clip]) -> dict[str, str]:
+    """Content hashes of videos or segments, by name; independent of file names (`content_digest`).
 
-    A second copy of the same content has "#2" added, and so on. One that cannot be read is told by its name.
+    A second copy of the same content gets the suffix "#2", and so on. An unreadable video is identified by its name.
     """
     files = list(dict.fromkeys(clip.video for clip in videos.values()))
     with ThreadPoolExecutor(16) as pool:
@@ -113,35 +117,35 @@ def identify(videos: Mapping[str, Clip]) -> dict[str, str]:
     keys, copies = {}, Counter[str]()
     for name, clip in videos.items():
         digest = digests[clip.video]
-        digest = f"{digest} {name}" if digest in UNREAD else digest  # files that are absent have no content in common
+        digest = f"{digest} {name}" if digest in UNREAD else digest  # missing files do not share their content
         key = digest if clip.stop is None else f"{digest}@{clip.first}-{clip.stop}"
-        key = f"{key} unnamed" if name_problem(clip.video) else key  # renamed, it is another
+        key = f"{key} unnamed" if name_problem(clip.video) else key  # after a rename it counts as another video
         copies[key] += 1
         keys[name] = key if copies[key] == 1 else f"{key}#{copies[key]}"
     return keys
 
 
-def draw_number(key: str) -> int:
-    """A number by which labels are drawn (`plan.Video.number`), from the identity by content of a video or segment.
+def sampling_seed(key: str) -> int:
+    """Random seed for sampling the labels of a video or segment (`EncodedVideo.sampling_seed`), from its content key.
 
-    A second copy of the same content ("#2") has the same number, so its labels are the same.
+    A second copy of the same content ("#2") has the same seed, so its labels are the same.
     """
     return int(hashlib.sha256(key.partition("#")[0].encode()).hexdigest()[:7], 16)
 
 
 def encode_video(video: Clip, result: Path, settings: FrameSettings) -> int:
-    """Stores the frames of a video at 20 per second, in chunks; returns how many.
+    """Encodes a video's frames at 20 per second as a file of records; returns the number of frames.
 
-    The result exists when it is whole: RESULT.records, and last RESULT.frames, which holds their number; or
-    RESULT.broken, which says what is wrong with the video.
+    Files are written atomically: RESULT.records, then RESULT.frames, which holds the number of frames; or, if the video
+    is broken, RESULT.broken with the reason.
     """
-    writing = unique_name(result)
+    writing = temporary_path(result)
     count = np.zeros(1, int)
     try:
-        dataset.write_records(writing, _records(_model_frames(video, settings, count), settings))
+        dataset.write_records(writing, _records(_resized_frames(video, settings, count), settings))
         if not count[0]:
             raise VideoError("unreadable video", "it has no frames")
-    except (VideoError, FileNotFoundError) as error:  # a manifest may name what is not there
+    except (VideoError, FileNotFoundError) as error:  # a manifest may name missing files
         writing.unlink(missing_ok=True)
         reason, *detail = error.args if isinstance(error, VideoError) else ("missing video", "no such file")
         write_text(Path(f"{result}.broken"), json.dumps([reason, "\n".join(map(str, detail))]))
@@ -152,7 +156,7 @@ def encode_video(video: Clip, result: Path, settings: FrameSettings) -> int:
 
 
 def read_result(result: Path, settings: FrameSettings) -> int | VideoError | None:
-    """The number of frames that `encode_video` stored, or the error that it noted; None if its files are damaged."""
+    """Number of frames that `encode_video` stored, or the error that it recorded; None if its files are damaged."""
     found = read_json(Path(f"{result}.frames"))
     if isinstance(found, int) and found > 0:
         try:
@@ -166,14 +170,14 @@ def read_result(result: Path, settings: FrameSettings) -> int | VideoError | Non
     return None
 
 
-def _model_frames(video: Clip, settings: FrameSettings, count: np.ndarray) -> Iterator[Frame]:
+def _resized_frames(video: Clip, settings: FrameSettings, count: np.ndarray) -> Iterator[Frame]:
     for frame in video.frames():
         count += 1
         yield resize(fit_aspect(frame, *settings.aspect), settings.height, settings.width)
 
 
 def _records(frames: Iterator[Frame], settings: FrameSettings) -> Iterator[bytes]:
-    """Chunks of frames, their labels still empty."""
+    """Serialized chunks of frames with empty labels."""
     while chunk := list(islice(frames, settings.chunk_frames)):
         data, ends = encode_chunk(chunk, settings.quality)
         yield dataset.serialize_chunk(
@@ -192,12 +196,12 @@ def _records(frames: Iterator[Frame], settings: FrameSettings) -> Iterator[bytes
         )
 
 
-def draw_film(
+def render_film(
     video: Clip, film: Path, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]
 ) -> str:  # fmt: skip
-    """Writes the video at 20 frames per second with its labels drawn on it, at a size that encoders take.
+    """Writes a copy of the video at 20 frames per second with its labels drawn on, at a size that encoders accept.
 
-    Returns why there is no film of it, or "": a film is there to be looked at, and the labels do not need it.
+    Returns the reason if no film could be written, else "": films serve visual inspection, and labels do not need them.
     """
     film.parent.mkdir(parents=True, exist_ok=True)
     frames = video.frames()
@@ -208,14 +212,14 @@ def draw_film(
             for frame, keys, angles in zip(chain([first], frames), buttons, camera, strict=True):
                 writer.write(draw_action(fit_inside(frame, *size), keys, angles))  # a video may change its size
     except av.FFmpegError as error:
-        if isinstance(error, OSError):  # the disk is full, or the like: not the film's fault
+        if isinstance(error, OSError):  # a disk error, such as a full disk, not an error of this film
             raise
         return str(error)
     return ""
 
 
-def is_drawn(film: Path, frames: int) -> bool:
-    """True if the film exists and has this many frames; nothing is decoded."""
+def is_film_complete(film: Path, frames: int) -> bool:
+    """Returns whether the film exists and has this many frames; packets are counted, not decoded."""
     try:
         with av.open(str(film)) as container:
             return sum(packet.size > 0 for packet in container.demux(video=0)) == frames

@@ -1,7 +1,7 @@
-"""How frames are compressed in the dataset: one JPEG per frame. docs/storage.md holds the measurement behind it.
+"""Frame codec of the dataset: one JPEG per frame; docs/storage.md has the measurements behind this choice.
 
-A chunk is its frames' JPEGs back to back, with the offset where each one ends, so a reader decodes just the frames it
-wants: a policy stream leaves out the third of the frames in which nothing is done, and pays nothing for them.
+A chunk is the concatenated JPEGs of its frames with the end offset of each, so a reader decodes only the frames that it
+needs: a policy stream skips null actions, a third of the frames, at no cost.
 """
 
 import io
@@ -29,12 +29,12 @@ Chunk = tuple[bytes, Int32[np.ndarray, " n"]]
 
 
 def encode_chunk(frames: Iterable[Frame], quality: int = QUALITY, chroma: int = FULL_CHROMA) -> Chunk:
-    """The frames' JPEGs back to back, and the offset at which each one ends.
+    """Encodes frames as concatenated JPEGs, and returns them with the end offset of each.
 
     Args:
       frames: RGB, all of one size.
-      quality: libjpeg's, 1 to 100.
-      chroma: colour at the resolution of the frames (default), or at half of it.
+      quality: JPEG quality of libjpeg, 1 to 100.
+      chroma: chroma subsampling: full resolution (default), or half of it.
     """
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, chroma]
     jpegs = [cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), options)[1].tobytes() for frame in frames]
@@ -47,12 +47,12 @@ def decode_frames(
     wanted: Sequence[int] | Int[np.ndarray, " n"],
     shape: tuple[int, ...] | None = None,
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """The frames of a chunk at the positions `wanted` (at least one, in any order), RGB.
+    """Decodes the frames of a chunk at the positions `wanted` (at least one, in any order) to RGB.
 
     Args:
-      data, ends: from `encode_chunk`; of unknown origin, they are checked before OpenCV sees them.
+      data, ends: from `encode_chunk`; untrusted, so headers are validated before OpenCV gets the bytes.
       wanted: positions in the chunk.
-      shape: that every frame must have; None: that of the first one.
+      shape: required shape of every frame; None: shape of the first one.
 
     Raises:
       ValueError: a frame is missing, is not a JPEG as `encode_chunk` writes it, has another shape, or is damaged.
@@ -60,25 +60,25 @@ def decode_frames(
     jpegs = [_cut(data, ends, int(i)) for i in wanted]
     shape = shape or jpeg_shape(jpegs[0])
     for jpeg in jpegs:
-        if (there := jpeg_shape(jpeg)) != shape:
-            raise ValueError(f"a stored frame is {_size(there)}, and the frames of this dataset are {_size(shape)}")
+        if (found := jpeg_shape(jpeg)) != shape:
+            raise ValueError(f"a stored frame is {_size(found)}, and the frames of this dataset are {_size(shape)}")
     return np.stack([_decode_jpeg(jpeg, shape) for jpeg in jpegs])
 
 
 def frame_shape(data: bytes, ends: Int32[np.ndarray, " frames"]) -> tuple[int, ...]:
-    """Height, width and channels of a chunk's first frame, by its header. Raises `ValueError` as `decode_frames`."""
+    """Height, width and channels of a chunk's first frame, from its header; raises as `decode_frames` does."""
     return jpeg_shape(_cut(data, ends, 0))
 
 
 def _cut(data: bytes, ends: Int32[np.ndarray, " frames"], i: int) -> bytes:
-    """The bytes of a frame."""
+    """Returns the JPEG bytes of frame `i`."""
     if not isinstance(data, bytes):
-        raise ValueError(f"it holds {len(data)} times frames")
+        raise ValueError(f"it holds {len(data)} values of `frames`")
     if not 0 <= i < len(ends):
-        raise ValueError(f"it holds {len(ends)} frames, and frame {i} is asked for")
+        raise ValueError(f"it holds {len(ends)} frames, and frame {i} was requested")
     start, end = int(ends[i - 1]) if i else 0, int(ends[i])
     if not 0 <= start < end <= len(data):
-        raise ValueError(f"frame {i} goes from byte {start} to {end} of {len(data)}")
+        raise ValueError(f"frame {i} extends from byte {start} to {end} of {len(data)}")
     return data[start:end]
 
 
@@ -97,7 +97,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 class CodecRow(NamedTuple):
-    """What a codec costs: bytes per frame, frames per second of one core, and what it loses (levels of 255, dB)."""
+    """Codec benchmark result: bytes per frame, frames per second of one core, and error (8-bit levels, PSNR in dB)."""
 
     codec: str
     bytes_per_frame: float
@@ -108,9 +108,9 @@ class CodecRow(NamedTuple):
 
 
 def measure_codecs(frames: UInt8[np.ndarray, "n h w 3"], chunk_frames: int = 32, repeats: int = 3) -> list[CodecRow]:
-    """Compares the ways to store chunks of these frames. Times are processor time of this process, best of `repeats`.
+    """Benchmarks codecs on chunks of these frames. Times are CPU time of this process, best of `repeats`.
 
-    H.264 takes each chunk as a film of its own, tuned for decoding; to get at one of its frames all must be decoded.
+    H.264 encodes each chunk as a separate video, tuned for decoding; reading one of its frames decodes the whole chunk.
     """
     codecs: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "H.264, crf 18": (partial(_encode_h264, crf=18), _decode_h264),

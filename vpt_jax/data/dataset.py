@@ -1,13 +1,13 @@
-"""The dataset on disk: a TFDS dataset in ArrayRecord files, and beside it an index of all actions.
+"""Dataset format on disk: a TFDS dataset in ArrayRecord files, and an index of all actions as NumPy arrays.
 
-    DIR/dataset_info.json, features.json                 any program reads it: tfds.builder_from_directory(DIR)
+    DIR/dataset_info.json, features.json                 readable with tfds.builder_from_directory(DIR)
     DIR/vpt-train.array_record-00000-of-00003 ...        one record = one chunk of consecutive frames
     DIR/index/train/{names,lengths,buttons,camera,confidence,labels,chunk_frames}.npy
-    DIR/report.json                                      what it was made of, and what was left out and why
+    DIR/report.json                                      sources of the dataset; skipped recordings with reasons
 
-Every frame of every episode is stored, with its raw action; the records of an episode lie one after another, in order.
-Actions were recorded, or predicted by an inverse dynamics model: `labels` tells which, `confidence` how sure it was.
-The index holds the actions once more, so that a stream plans what to read without touching a frame.
+Every frame of every episode is stored with its raw action; the records of an episode are consecutive and in order.
+Actions were recorded, or predicted by an inverse dynamics model: `labels` holds which, `confidence` the probability.
+The index duplicates the actions, so that a stream plans its reads without decoding frames.
 TFDS needs no TensorFlow for any of this.
 """
 
@@ -26,18 +26,18 @@ from jaxtyping import Float32, Int64, UInt8
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
-from vpt_jax.data.index_arrays import REMEDY, check_actions, map_arrays
+from vpt_jax.data.index_arrays import REMEDY, check_actions, memmap_arrays
 from vpt_jax.data.metadata import SplitFiles, check_features, read_splits
 from vpt_jax.data.shards import RecordSource, open_reader
 from vpt_jax.system.atomic_files import publish
 from vpt_jax.system.paths import local_path
-from vpt_jax.system.workers import unique_name
+from vpt_jax.system.workers import temporary_path
 
 NAME = "vpt"
-VERSION = "2.0.0"  # of the layout; raise it when what is stored changes
+VERSION = "2.0.0"  # of the layout; increase it when the stored content changes
 FEATURES = tfds.features.FeaturesDict(
     {
-        "frames": tfds.features.Scalar(np.object_),  # bytes: the frames' JPEGs back to back, see codecs.py
+        "frames": tfds.features.Scalar(np.object_),  # bytes: concatenated JPEGs of the frames, see codecs.py
         "frame_ends": tfds.features.Tensor(shape=(None,), dtype=np.int32),  # where each JPEG ends in `frames`
         "buttons": tfds.features.Tensor(shape=(None, 20), dtype=np.uint8),
         "camera": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),  # pitch, yaw in degrees per step
@@ -49,16 +49,16 @@ FEATURES = tfds.features.FeaturesDict(
         "num_frames": tfds.features.Scalar(np.int32),  # of the whole episode
     }
 )
-SHARD_BYTES = 2**30  # large, since only so many shards are kept open (shards.py)
+SHARD_BYTES = 2**30  # large, because the number of open shards is limited (shards.py)
 _SERIALIZER = ExampleSerializer(FEATURES.get_serialized_info())
 
 
 @dataclass(frozen=True)
 class EpisodeIndex:
-    """The episodes of a split, in the order of their records, and the actions of all their frames end to end.
+    """Index of a split: its episodes in record order, and the concatenated actions of all their frames.
 
-    `buttons` and `camera` are mapped from disk: open the index in each process that needs it, as sending it to
-    another process would copy them.
+    `buttons` and `camera` are memory-mapped: open the index in each process that needs it, since pickling it copies
+    them.
     """
 
     names: tuple[str, ...]
@@ -87,30 +87,30 @@ class EpisodeIndex:
 
     @property
     def first_frame(self) -> Int64[np.ndarray, " episodes"]:
-        """Position of each episode's first frame in its records: 0, but for a part of one (segments.py)."""
+        """Position of each episode's first frame in its records: 0, except for segments of episodes (segments.py)."""
         return np.zeros_like(self.lengths)
 
 
 def load_index(dataset_dir: Path, split: str) -> EpisodeIndex:
-    """The index of a split.
+    """Loads and validates the index of a split.
 
     Raises:
         DatasetMissingError: there is no such split.
-        DatasetDamagedError: an array is damaged, or holds what cannot be.
+        DatasetDamagedError: an array is damaged, or holds impossible values.
     """
     return _load_index(dataset_dir, split, checked=True)
 
 
-def load_damaged_index(dataset_dir: Path, split: str) -> EpisodeIndex:
-    """The same for who looks for damage: whether there is a credible action for every frame is not checked."""
+def load_index_unchecked(dataset_dir: Path, split: str) -> EpisodeIndex:
+    """Loads an index for validation tools: skips the check that every frame has an action with plausible values."""
     return _load_index(dataset_dir, split, checked=False)
 
 
 def _load_index(dataset_dir: Path, split: str, checked: bool) -> EpisodeIndex:
     folder = _require_split(dataset_dir, split)
     if not (folder / "labels.npy").exists():
-        raise DatasetMissingError(f"{dataset_dir} was made by an older version of this library: make it again")
-    arrays = map_arrays(folder)
+        raise DatasetMissingError(f"{dataset_dir} was made by an older version of this library: prepare it again")
+    arrays = memmap_arrays(folder)
     if checked:
         check_actions(folder, arrays)
     return EpisodeIndex(
@@ -125,26 +125,26 @@ def _load_index(dataset_dir: Path, split: str, checked: bool) -> EpisodeIndex:
 
 
 def open_records(dataset_dir: Path, split: str) -> RecordSource:
-    """All records of a split as a random access source, for Grain or plain indexing: `source[i]["frames"]`.
+    """Opens the records of a split as a random access source, for Grain or plain indexing: `source[i]["frames"]`.
 
-    It pickles in a few kilobytes, and opens its files when first read from, in whichever process that is.
+    It pickles to a few kilobytes, and opens its files at the first read, in whichever process reads.
 
     Raises:
         DatasetMissingError: there is no such split.
-        DatasetDamagedError: metadata, index and shards do not agree; `features.json` describes other features.
+        DatasetDamagedError: metadata, index and shards are inconsistent; `features.json` describes other features.
     """
     source, files = _open_records(dataset_dir, split)
-    there = f"{dataset_dir}, split {split!r}: there are"
-    index = load_damaged_index(dataset_dir, split)
+    prefix = f"{dataset_dir}, split {split!r}: there are"
+    index = load_index_unchecked(dataset_dir, split)
     if len(source) != (expected := int((-(-index.lengths // index.chunk_frames)).sum())):
-        raise DatasetDamagedError(f"{there} {len(source)} records, and the index speaks of {expected}. {REMEDY}")
-    if (stored := sum(map(_size, source.shards))) != files.num_bytes:
-        raise DatasetDamagedError(f"{there} {stored} bytes in shards, and {files.num_bytes} were written. {REMEDY}")
+        raise DatasetDamagedError(f"{prefix} {len(source)} records, and the index expects {expected}. {REMEDY}")
+    if (stored := sum(map(_file_size, source.shards))) != files.num_bytes:
+        raise DatasetDamagedError(f"{prefix} {stored} bytes in shards, and {files.num_bytes} were written. {REMEDY}")
     return source
 
 
-def open_damaged_records(dataset_dir: Path, split: str) -> RecordSource:
-    """The same for who looks for damage: that index and shards agree is not checked."""
+def open_records_unchecked(dataset_dir: Path, split: str) -> RecordSource:
+    """Opens records for validation tools: skips the check that index and shards are consistent."""
     return _open_records(dataset_dir, split)[0]
 
 
@@ -153,13 +153,13 @@ def _open_records(dataset_dir: Path, split: str) -> tuple[RecordSource, SplitFil
     check_features(dataset_dir, FEATURES)
     splits = read_splits(dataset_dir, NAME, VERSION)
     if split not in splits:
-        raise DatasetDamagedError(f"{dataset_dir / 'dataset_info.json'} knows no split {split!r}. {REMEDY}")
+        raise DatasetDamagedError(f"{dataset_dir / 'dataset_info.json'} lists no split {split!r}. {REMEDY}")
     lengths = splits[split].shard_lengths
     shards = [shard_path(dataset_dir, split, i, len(lengths)) for i in range(len(lengths))]
     return RecordSource(shards, lengths, FEATURES), splits[split]
 
 
-def _size(file: Path) -> int:
+def _file_size(file: Path) -> int:
     try:
         return file.stat().st_size
     except FileNotFoundError:
@@ -167,10 +167,10 @@ def _size(file: Path) -> int:
 
 
 def check_dataset(dataset_dir: Path) -> None:
-    """Checks that all splits can be read: metadata, index, and as many records as there should be in every shard.
+    """Validates all splits: metadata, index, and the number of records in every shard.
 
     Raises:
-        DatasetMissingError, DatasetDamagedError, OpenFilesError: of what is wrong.
+        DatasetMissingError, DatasetDamagedError, OpenFilesError: what is wrong, and the remedy.
     """
     folder = Path(dataset_dir) / "index"
     for split in sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ["train"]:
@@ -178,15 +178,15 @@ def check_dataset(dataset_dir: Path) -> None:
         open_records(dataset_dir, split).check_shards()
 
 
-def check_place(index: EpisodeIndex, number: int, values: Mapping[str, Any]) -> None:
-    """Raises `ValueError` if a record is not the one that the index has at this number, but another episode's."""
+def check_record_position(index: EpisodeIndex, number: int, values: Mapping[str, Any]) -> None:
+    """Raises `ValueError` if record `number` is not the chunk of the episode that the index lists at this number."""
     episode = int(np.searchsorted(index.first_record, number, side="right")) - 1
     chunk = number - int(index.first_record[episode])
-    place = index.names[episode].encode(), chunk, chunk * index.chunk_frames, int(index.lengths[episode])
-    there = tuple(values[name] for name in ("episode", "chunk", "first_frame", "num_frames"))
-    if there != place:
+    expected = index.names[episode].encode(), chunk, chunk * index.chunk_frames, int(index.lengths[episode])
+    found = tuple(values[name] for name in ("episode", "chunk", "first_frame", "num_frames"))
+    if found != expected:
         raise ValueError(
-            f"it is chunk {there[1]} of episode {there[0]!r}, where the index has {place[1]} of {place[0]!r}"
+            f"it is chunk {found[1]} of episode {found[0]!r}, where the index has {expected[1]} of {expected[0]!r}"
         )
 
 
@@ -209,19 +209,19 @@ def _require_split(dataset_dir: Path, split: str) -> Path:
 
 
 def serialize_chunk(values: Mapping[str, Any]) -> bytes:
-    """A record's bytes from one value per name of `FEATURES`; the same values always give the same bytes."""
+    """Serializes a record from one value per name of `FEATURES`; deterministic: equal values give equal bytes."""
     example = _SERIALIZER.get_tf_example(FEATURES.encode_example(dict(values)))
-    return example.SerializeToString(deterministic=True)  # TFDS's own call orders the fields at random
+    return example.SerializeToString(deterministic=True)  # TFDS's own call does not fix the order of the fields
 
 
 def parse_chunk(record: bytes) -> dict[str, Any]:
-    """What `serialize_chunk` was given."""
+    """Deserializes a record; the inverse of `serialize_chunk`."""
     return FEATURES.deserialize_example_np(record)
 
 
 def write_records(path: Path, records: Iterable[bytes]) -> int:
-    """Writes an ArrayRecord file, ready for random access, and returns how many records it holds."""
-    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")  # JPEGs do not get smaller
+    """Writes an ArrayRecord file for random access, and returns its number of records."""
+    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")  # JPEGs do not compress further
     count = 0
     try:
         for record in records:
@@ -233,7 +233,7 @@ def write_records(path: Path, records: Iterable[bytes]) -> int:
 
 
 def read_records(path: Path) -> Iterator[bytes]:
-    """All records of an ArrayRecord file, in order. Raises `DatasetDamagedError` where one cannot be read."""
+    """Iterates over the records of an ArrayRecord file. Raises `DatasetDamagedError` where one cannot be read."""
     reader = open_reader(path)
     for number in range(reader.num_records()):
         try:
@@ -243,12 +243,12 @@ def read_records(path: Path) -> Iterator[bytes]:
 
 
 def count_records(path: Path) -> int:
-    """The number of records in an ArrayRecord file. Raises `DatasetDamagedError` if it is no such file."""
+    """Number of records in an ArrayRecord file. Raises `DatasetDamagedError` if it is not one."""
     return open_reader(path).num_records()
 
 
 def read_episode(path: Path, frames: int, chunk_frames: int, name: str = "") -> Iterator[bytes]:
-    """The records of a file that holds one episode, after `check_episode`."""
+    """Iterates over the records of a file that holds one episode, after `check_episode`."""
     check_episode(path, frames, chunk_frames, name)
     return read_records(path)
 
@@ -256,28 +256,28 @@ def read_episode(path: Path, frames: int, chunk_frames: int, name: str = "") -> 
 def check_episode(path: Path, frames: int, chunk_frames: int, name: str = "") -> None:
     """Raises `DatasetDamagedError` if a file does not hold the records of one episode of this name and length.
 
-    Looks at the number of records and at the last one; ArrayRecord's checksums are looked at by whoever reads a record.
+    Checks the number of records and the last one; ArrayRecord verifies checksums whenever a record is read.
     """
     reader, expected = open_reader(path), -(-frames // chunk_frames)
-    if (there := reader.num_records()) != expected:
-        raise DatasetDamagedError(f"{path} holds {there} records, and {frames} frames have {expected}")
-    last = RecordSource([path], [there], FEATURES)[there - 1]
-    if len(last["frame_ends"]) != (left := frames - (expected - 1) * chunk_frames):
-        raise DatasetDamagedError(f"{path}: the last record holds {len(last['frame_ends'])} frames, not {left}")
+    if (found := reader.num_records()) != expected:
+        raise DatasetDamagedError(f"{path} holds {found} records, and {frames} frames have {expected}")
+    last = RecordSource([path], [found], FEATURES)[found - 1]
+    if len(last["frame_ends"]) != (remainder := frames - (expected - 1) * chunk_frames):
+        raise DatasetDamagedError(f"{path}: the last record holds {len(last['frame_ends'])} frames, not {remainder}")
     if last["episode"].decode(errors="replace") != name:
         raise DatasetDamagedError(f"{path} holds episode {last['episode']!r}, not {name!r}")
 
 
 def join_records(path: Path, sources: Sequence[Path], lengths: Mapping[str, int], chunk_frames: int) -> None:
-    """Writes one ArrayRecord file, which appears whole, of the records of some episodes.
+    """Concatenates the records of some episodes into one ArrayRecord file, renamed into place atomically.
 
-    Sources that are damaged, or do not hold their episode, are removed; then there is no such file.
+    Sources that are damaged, or do not hold their episode, are removed; then no joined file is written.
 
     Args:
-        path: of the joined file.
-        sources: a file for each episode.
+        path: the joined file.
+        sources: one file per episode.
         lengths: frames of the episodes, by name, in the same order.
-        chunk_frames: of a record.
+        chunk_frames: frames of a record.
     """
     damaged = []
 
@@ -288,7 +288,7 @@ def join_records(path: Path, sources: Sequence[Path], lengths: Mapping[str, int]
             except DatasetDamagedError:
                 damaged.append(source)
 
-    writing = unique_name(path)
+    writing = temporary_path(path)
     write_records(writing, records())
     for file in (writing, path, *damaged) if damaged else ():
         file.unlink(missing_ok=True)
@@ -297,7 +297,7 @@ def join_records(path: Path, sources: Sequence[Path], lengths: Mapping[str, int]
 
 
 def join_datasets(dataset_dir: Path, sources: Sequence[Path], split: str) -> None:
-    """Makes one dataset of a split of several, which have labels of one kind; their shards are copied."""
+    """Concatenates a split of several datasets into a new dataset; their shards are copied, `labels` must be equal."""
     dataset_dir.mkdir()
     indexes = [load_index(source, split) for source in sources]
     opened = [open_records(source, split) for source in sources]
@@ -317,7 +317,7 @@ def join_datasets(dataset_dir: Path, sources: Sequence[Path], split: str) -> Non
 
 
 def group_by_size(files: Sequence[Path], limit: int) -> Iterator[list[Path]]:
-    """Consecutive files in groups of at most `limit` bytes, or of one file."""
+    """Groups consecutive files so that each group has at most `limit` bytes, or a single file."""
     group: list[Path] = []
     size = 0
     for file in files:
@@ -330,12 +330,12 @@ def group_by_size(files: Sequence[Path], limit: int) -> Iterator[list[Path]]:
 
 
 def shard_path(dataset_dir: Path, split: str, shard: int, num_shards: int) -> Path:
-    """Where TFDS looks for a shard."""
+    """Path of a shard, as TFDS expects it."""
     return dataset_dir / f"{NAME}-{split}.array_record-{shard:05d}-of-{num_shards:05d}"
 
 
 def write_metadata(dataset_dir: Path, shard_lengths: Mapping[str, Sequence[int]]) -> None:
-    """Makes the shards in `dataset_dir` a TFDS dataset; `shard_lengths` says how many records each holds, by split."""
+    """Writes TFDS metadata for the shards in `dataset_dir`; `shard_lengths`: number of records of each, by split."""
     splits = [_split_info(dataset_dir, split, lengths) for split, lengths in shard_lengths.items()]
     tfds.folder_dataset.write_metadata(
         data_dir=dataset_dir,
@@ -378,7 +378,7 @@ def write_index(
 
 
 def _save_rows(path: Path, parts: Iterable[np.ndarray], rows: int) -> None:
-    """Saves the parts end to end as one array, holding one of them in memory at a time."""
+    """Saves the concatenated parts as one array, holding one part in memory at a time."""
     parts = iter(parts)
     first = next(parts)
     header = {"descr": first.dtype.str, "fortran_order": False, "shape": (rows, *first.shape[1:])}

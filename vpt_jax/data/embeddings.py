@@ -1,9 +1,9 @@
-"""Frames that are looked at once: a stream that shows what a frozen image encoder has made of them.
+"""Precomputed (cached) embeddings of a frozen image encoder, and a stream that yields them in place of frames.
 
-    FOLDER/train.npy, valid.npy     an embedding for every frame of the split, float32
-    FOLDER/train.json, valid.json   what they were made of, and how many are there yet
+    FOLDER/train.npy, valid.npy     an embedding of every frame of the split, float32
+    FOLDER/train.json, valid.json   settings and digests of their sources, and the number of frames embedded so far
 
-With the encoder out of the step, the rest of a large policy can be trained on a small machine.
+Without the encoder in the train step, the rest of a large policy can be trained on a small machine.
 """
 
 import hashlib
@@ -25,30 +25,30 @@ from vpt_jax.system.workers import locked, progress_bar
 
 
 class Encoder(NamedTuple):
-    """What makes an embedding of a frame."""
+    """Frozen image encoder: maps frames to embeddings."""
 
     embed: Callable[[UInt8[np.ndarray, "n h w 3"]], Float[np.ndarray, "n f"]]
-    digest: str  # of its parameters
-    features: int  # of an embedding
+    digest: str  # hash of its parameters
+    features: int  # size of an embedding
 
 
 _BATCH = 64  # frames embedded at a time
 _SAVE_EVERY = 16  # batches
 
 
-class OtherEmbeddingsError(ValueError):
-    """A folder holds embeddings of other frames, or by another encoder; the message says what to do."""
+class EmbeddingsMismatchError(ValueError):
+    """Stored embeddings are of other frames or by another encoder; the message names the remedy."""
 
 
 class EmbeddedStream(Stream):
     """A `Stream` whose batches hold embeddings `[b, t, f]` in place of frames."""
 
     def __init__(self, settings: StreamSettings, folder: Path, encoder: str) -> None:
-        """`folder`: from `write_embeddings`; `encoder`: says whose they are."""
+        """Opens the embeddings in `folder`, from `write_embeddings`; `encoder`: its digest, for the fingerprint."""
         super().__init__(settings)
         self._folder, self._encoder = folder, encoder
         file, frames = folder / f"{settings.split}.npy", len(self.index.buttons)
-        rows = _map(file)
+        rows = _open_memmap(file)
         if rows is None or len(rows) != frames:
             raise DatasetDamagedError(f"{file} is damaged, or not of the {frames} frames of the split: remove {folder}")
         self._embeddings: Float32[np.ndarray, "frames f"] = rows
@@ -61,42 +61,42 @@ class EmbeddedStream(Stream):
         return np.where(window.real[:, None], rows, 0)
 
     @property
-    def _bytes_of_frame(self) -> int:
+    def _bytes_per_frame(self) -> int:
         return 4 * self._embeddings.shape[1]
 
     def fingerprint(self) -> dict[str, Any]:
-        """As of the frames, and whose embeddings they are."""
+        """Fingerprint of the frames, with the digest of the encoder."""
         return super().fingerprint() | {"embeddings": self._encoder}
 
 
 def write_embeddings(settings: StreamSettings, encoder: Encoder, folder: Path) -> None:
-    """Embeds all frames of a split, unless that has been done. Killed, it goes on where it was.
+    """Embeds all frames of a split, unless this is done already. An interrupted call resumes where it stopped.
 
     Args:
-        settings: of the stream; dataset and split count.
-        encoder: as it is, for as long as the results are used.
-        folder: of the results.
+        settings: of the stream; only dataset and split matter.
+        encoder: must stay frozen for as long as the embeddings are used.
+        folder: output folder.
 
     Raises:
-        OtherEmbeddingsError: there are other embeddings in the folder.
+        EmbeddingsMismatchError: the folder holds other embeddings.
     """
     all_frames = replace(settings, nulls="keep", segments="", minutes=0.0, shuffle=False, seed=0)
     stream = Stream(replace(all_frames, batch=1, length=_BATCH))
     records = hashlib.sha256()
     for file in sorted(Path(settings.dataset).glob(f"*{settings.split}.array_record*")):
         records.update(file_digest(file).encode())
-    made_of = stream.fingerprint() | {
+    provenance = stream.fingerprint() | {
         "encoder": encoder.digest, "features": encoder.features, "records": records.hexdigest()[:16],
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, wait=True):  # while another run fills it
-        _fill(stream, encoder, folder / f"{settings.split}.npy", made_of)
+    with locked(folder, wait=True):  # for another run that fills it
+        _embed_missing(stream, encoder, folder / f"{settings.split}.npy", provenance)
 
 
-def _fill(stream: Stream, encoder: Encoder, file: Path, made_of: dict[str, Any]) -> None:
-    facts = file.with_suffix(".json")
+def _embed_missing(stream: Stream, encoder: Encoder, file: Path, provenance: dict[str, Any]) -> None:
+    progress_file = file.with_suffix(".json")
     shape = stream.num_frames, encoder.features
-    done = _count_done(file, facts, made_of, shape)
+    done = _count_embedded(file, progress_file, provenance, shape)
     if done == stream.num_frames:
         return
     rows = np.lib.format.open_memmap(file, "r+" if done else "w+", np.float32, None if done else shape)
@@ -108,25 +108,26 @@ def _fill(stream: Stream, encoder: Encoder, file: Path, made_of: dict[str, Any])
             bar.update(count)
             if step % _SAVE_EVERY == 0 or step == stream.steps_per_epoch - 1:
                 rows.flush()
-                with file.open("rb") as written:  # of the mapping, `flush` does not tell the file's length to the disk
+                with file.open("rb") as written:  # `flush` of a memory map does not sync the file's length
                     os.fsync(written.fileno())
-                write_text(facts, json.dumps(made_of | {"done": step * _BATCH + count}, indent=1) + "\n")
+                write_text(progress_file, json.dumps(provenance | {"done": step * _BATCH + count}, indent=1) + "\n")
 
 
-def _count_done(file: Path, facts: Path, made_of: dict[str, Any], shape: tuple[int, int]) -> int:
-    there, rows = read_json(facts), _map(file)
-    done = there.pop("done", None) if isinstance(there, dict) else None
+def _count_embedded(file: Path, progress_file: Path, provenance: dict[str, Any], shape: tuple[int, int]) -> int:
+    """Number of frames embedded so far; raises `EmbeddingsMismatchError` if the file has another provenance."""
+    stored, rows = read_json(progress_file), _open_memmap(file)
+    done = stored.pop("done", None) if isinstance(stored, dict) else None
     if rows is None or type(done) is not int:
-        return 0  # nothing is there yet, or it is damaged
-    if changed := [name for name in made_of if there.get(name) != made_of[name]]:
-        raise OtherEmbeddingsError(
+        return 0  # missing or damaged
+    if changed := [name for name in provenance if stored.get(name) != provenance[name]]:
+        raise EmbeddingsMismatchError(
             f"{file} was made with other {', '.join(changed)}: remove it, or choose another folder for embeddings"
         )
     return done if rows.shape == shape and 0 <= done <= len(rows) else 0
 
 
-def _map(file: Path) -> Float32[np.ndarray, "frames f"] | None:
-    """The embeddings in a file; None if it is not there, or damaged."""
+def _open_memmap(file: Path) -> Float32[np.ndarray, "frames f"] | None:
+    """Memory-maps the embeddings in a file; None if it is missing or damaged."""
     try:
         rows = np.lib.format.open_memmap(file, mode="r") if file.is_file() else None
     except (ValueError, EOFError, OverflowError):

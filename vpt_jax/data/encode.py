@@ -1,6 +1,6 @@
-"""One recording to the records and actions of an episode, or a note that says why it is broken.
+"""Encoding of one recording in a worker process: records and actions of an episode, or a note why it is broken.
 
-A worker process does it. The result appears whole, so a run that was killed goes on with what is missing.
+Results are written atomically, so an interrupted run resumes with the recordings that are missing.
 """
 
 import json
@@ -18,14 +18,14 @@ from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.recorded_stats import RecordObserver
 from vpt_jax.recording import BrokenRecording, Steps, read_frames, read_steps, recording_file
 from vpt_jax.system.atomic_files import atomic_write, publish, read_arrays, read_json, write_text
-from vpt_jax.system.workers import unique_name
+from vpt_jax.system.workers import temporary_path
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.video_files import name_problem, utf8_path
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings that decide, with the recordings, every byte of a dataset (fields: configs/prepare.py)."""
+class EncodingSettings:
+    """Settings that determine, with the recordings, every byte of a dataset (fields: configs/prepare.py)."""
 
     height: int
     width: int
@@ -35,12 +35,12 @@ class Settings:
 
 
 class Recording(NamedTuple):
-    """A recording, or some of its frames, and the place of the result: `.records` and, last, `.npz`; or `.broken`."""
+    """A recording, or a range of its frames, and the path of its result: `.records`, then `.npz`; or `.broken`."""
 
     split: str
     name: str  # of the episode
     source: Path  # without suffix
-    result: Path  # without suffix; the name changes with the settings and with the recording's two files
+    result: Path  # without suffix; its name contains a hash of the settings and of the recording's two files
     size: int  # bytes of both files
     first: int = 0
     stop: int | None = None  # None: to the end
@@ -50,7 +50,7 @@ class Recording(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """True if this run or an earlier one has encoded it or noted why it is broken."""
+        """True if this run or an earlier one has encoded it or recorded why it is broken."""
         return self.is_intact or self.file(".broken").exists()
 
     @property
@@ -59,40 +59,43 @@ class Recording(NamedTuple):
         return self.file(".npz").exists() and self.file(".records").exists()
 
     def file(self, suffix: str) -> Path:
-        """A file of the result."""
+        """Path of a result file."""
         return add_suffix(self.result, suffix)
 
     def actions(self) -> dict[str, np.ndarray]:
-        """The stored actions: `buttons` uint8 [n, 20] and `camera` float32 [n, 2]."""
+        """Stored actions: `buttons` uint8 [n, 20] and `camera` float32 [n, 2]; empty if they cannot be read."""
         return read_arrays(self.file(".npz")) or {}
 
-    def forget_damage(self) -> bool:
-        """Removes the result if something of it cannot be read; the records are checked when joined."""
+    def remove_if_damaged(self) -> bool:
+        """Removes a result with unreadable files, and returns whether it did; the records are checked when joined."""
         note = read_json(self.file(".broken"))
         is_note = isinstance(note, dict) and all(isinstance(note.get(key), str) for key in ("file", "reason", "detail"))
-        is_whole = self.actions().keys() == {"buttons", "camera"} and "stats" in self.recorded()
-        if not self.is_done or (is_whole if self.is_intact else is_note):
+        is_complete = self.actions().keys() == {"buttons", "camera"} and "stats" in self.recorded()
+        if not self.is_done or (is_complete if self.is_intact else is_note):
             return False
         for suffix in (".npz", ".broken"):
             self.file(suffix).unlink(missing_ok=True)
         return True
 
     def recorded(self) -> dict[str, Any]:
-        """Its `stats` (recorded_stats.py), `first_tick` and `last_tick`; empty if they cannot be read."""
+        """Stored `stats` (recorded_stats.py), `first_tick` and `last_tick`; empty if they cannot be read."""
         return read_json(self.file(".json")) or {}
 
 
-def encode_episodes(parts: Sequence[Recording], settings: Settings) -> int:
-    """Encodes a recording, or some segments of it, or notes why they are broken; returns the number of frames.
+def encode_episodes(segments: Sequence[Recording], settings: EncodingSettings) -> int:
+    """Encodes a recording, or segments of it, or records why they are broken; returns the number of frames.
 
-    Done twice, even at the same time, it does no harm: whoever is last replaces the same by the same.
+    Idempotent and safe to run concurrently: output is deterministic and renamed into place atomically.
 
     Args:
-        parts: of one recording, in the order of time.
+        segments: of one recording, in chronological order; the whole recording is one segment.
+        settings: of the frames.
     """
-    mp4, jsonl = (recording_file(parts[0].source, suffix) for suffix in (".mp4", ".jsonl"))
-    files = {part: unique_name(part.result) for part in parts}
-    observers = {part: RecordObserver(parts[0].source, slice(part.first, part.stop)) for part in parts}
+    mp4, jsonl = (recording_file(segments[0].source, suffix) for suffix in (".mp4", ".jsonl"))
+    files = {segment: temporary_path(segment.result) for segment in segments}
+    observers = {
+        segment: RecordObserver(segments[0].source, slice(segment.first, segment.stop)) for segment in segments
+    }
 
     def observe(number: int, record: Mapping[str, Any]) -> None:
         for observer in observers.values():
@@ -102,65 +105,66 @@ def encode_episodes(parts: Sequence[Recording], settings: Settings) -> int:
         if problem := name_problem(jsonl):
             raise BrokenRecording(jsonl, "unreadable name", problem)
         steps = read_steps(jsonl, observe)
-        rows = {part: kept for part in parts if (kept := _rows(part, len(steps.buttons)))}
+        rows = {segment: kept for segment in segments if (kept := _rows(segment, len(steps.buttons)))}
         frames = read_frames(mp4, steps, settings.height, settings.width)
-        _write_parts(rows, files, frames, steps, settings)
+        _write_segments(rows, files, frames, steps, settings)
     except BrokenRecording as error:
-        for part in parts:
-            files[part].unlink(missing_ok=True)
-            _note_broken(part, error)
+        for segment in segments:
+            files[segment].unlink(missing_ok=True)
+            _write_broken_note(segment, error)
         return 0
-    for part in parts:
-        if part in rows:
-            _keep_recorded(part, observers[part])
-            _keep(part, files[part], steps.buttons[rows[part]], steps.camera[rows[part]])
+    for segment in segments:
+        if segment in rows:
+            _write_stats(segment, observers[segment])
+            _publish_result(segment, files[segment], steps.buttons[rows[segment]], steps.camera[rows[segment]])
         else:
-            _note_broken(part, BrokenRecording(jsonl, "too short", f"there are no steps {part.first} to {part.stop}"))
+            missing = f"there are no steps {segment.first} to {segment.stop}"
+            _write_broken_note(segment, BrokenRecording(jsonl, "too short", missing))
     return sum(kept.stop - kept.start for kept in rows.values())
 
 
-def _rows(part: Recording, there: int) -> slice | None:
-    """The steps that are asked for, or None if they are not there. A second may be missing: films' ends are rounded."""
-    stop = there if part.stop is None else part.stop
-    return slice(part.first, min(stop, there)) if part.first < there and stop < there + FRAME_RATE else None
+def _rows(segment: Recording, num_steps: int) -> slice | None:
+    """Requested steps, or None if they do not exist. A second may be missing, since ends of videos are rounded."""
+    first, stop = segment.first, num_steps if segment.stop is None else segment.stop
+    return slice(first, min(stop, num_steps)) if first < num_steps and stop < num_steps + FRAME_RATE else None
 
 
-def _write_parts(
+def _write_segments(
     rows: Mapping[Recording, slice],
     files: Mapping[Recording, Path],
     frames: Iterator[np.ndarray],
     steps: Steps,
-    settings: Settings,
+    settings: EncodingSettings,
 ) -> None:
-    """Writes the records of some steps each. All frames are read, since only their end tells whether they fit."""
+    """Writes the records of each segment. All frames are read, since only their end shows whether they match."""
     position = 0
-    for part, wanted in rows.items():
+    for segment, wanted in rows.items():
         deque(islice(frames, wanted.start - position), maxlen=0)
         kept = Steps(*(field[wanted] for field in steps))
-        dataset.write_records(files[part], _records(part.name, frames, kept, settings))
+        dataset.write_records(files[segment], _records(segment.name, frames, kept, settings))
         position = wanted.stop
     deque(frames, maxlen=0)
 
 
-def _note_broken(part: Recording, error: BrokenRecording) -> None:
+def _write_broken_note(segment: Recording, error: BrokenRecording) -> None:
     note = {"file": utf8_path(error.path.name), "reason": error.reason, "detail": error.detail}
-    write_text(part.file(".broken"), json.dumps(note))
+    write_text(segment.file(".broken"), json.dumps(note))
 
 
-def _keep_recorded(part: Recording, observer: RecordObserver) -> None:
+def _write_stats(segment: Recording, observer: RecordObserver) -> None:
     ticks = {"first_tick": observer.first_tick, "last_tick": observer.last_tick}
-    write_text(part.file(".json"), json.dumps({"stats": observer.stats().as_dict()} | ticks))
+    write_text(segment.file(".json"), json.dumps({"stats": observer.stats().as_dict()} | ticks))
 
 
-def _keep(part: Recording, records: Path, buttons: np.ndarray, camera: np.ndarray) -> None:
-    """Gives the records their name, and then the actions: with them a recording is done."""
-    publish(records, part.file(".records"))
-    with atomic_write(part.file(".npz")) as writing, writing.open("wb") as file:
+def _publish_result(segment: Recording, records: Path, buttons: np.ndarray, camera: np.ndarray) -> None:
+    """Publishes the records, then the actions atomically: the `.npz` marks the recording as done."""
+    publish(records, segment.file(".records"))
+    with atomic_write(segment.file(".npz")) as writing, writing.open("wb") as file:
         np.savez(file, buttons=buttons, camera=camera)
 
 
-def _records(name: str, frames: Iterator[np.ndarray], steps: Steps, settings: Settings) -> Iterator[bytes]:
-    """The serialised chunks of an episode; takes as many frames as there are steps."""
+def _records(name: str, frames: Iterator[np.ndarray], steps: Steps, settings: EncodingSettings) -> Iterator[bytes]:
+    """Serialized chunks of an episode; consumes one frame per step."""
     total = len(steps.buttons)
     for chunk, first in enumerate(range(0, total, settings.chunk_frames)):
         rows = slice(first, first + settings.chunk_frames)
@@ -182,5 +186,5 @@ def _records(name: str, frames: Iterator[np.ndarray], steps: Steps, settings: Se
 
 
 def add_suffix(path: Path, suffix: str) -> Path:
-    """The path with a suffix after its whole name, dots and all."""
+    """Appends a suffix to a path's name."""
     return path.with_name(path.name + suffix)  # `with_suffix` would cut the name at its last dot

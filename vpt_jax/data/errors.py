@@ -2,12 +2,12 @@
 
 
 class DatasetMissingError(FileNotFoundError):
-    """There is no dataset, or no such split, at a path; the message says how to make one."""
+    """Missing dataset or split at a path; the message says how to make one."""
 
 
 class DatasetDamagedError(ValueError):
-    """Files of a dataset are damaged or do not belong together; the message names the file and what to do."""
+    """Damaged or inconsistent dataset files; the message names the file and the remedy."""
 
 
 class OpenFilesError(OSError):
-    """The process may open no more files, or the machine; the message says what to set."""
+    """Limit of open files reached, of the process or of the machine; the message says which limit to raise."""

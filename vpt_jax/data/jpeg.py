@@ -1,7 +1,7 @@
-"""Headers of JPEGs, read before a decoder is given the bytes.
+"""JPEG header validation, before a decoder gets the bytes (protection against decompression bombs).
 
-OpenCV decodes any picture format it knows, and allocates what a header asks for: a few hundred bytes may ask for
-gigabytes. So stored frames must be JPEGs of the kind that is written, of a credible size.
+OpenCV decodes every image format it supports, and allocates the size that a header declares: a few hundred bytes may
+declare gigabytes. So stored frames must be JPEGs of the kind that this library writes, of a bounded size.
 """
 
 MAX_PIXELS = 2**24  # of a frame: 4096 x 4096, 48 MiB decoded
@@ -34,30 +34,30 @@ def jpeg_shape(jpeg: bytes) -> tuple[int, int, int]:
     """Height, width and the three channels of a JPEG, from its frame header (SOF0 or SOF2; ITU-T T.81, annex B).
 
     Raises:
-        ValueError: it is another format, no baseline or progressive JPEG of 8 bits and three channels, has more than
+        ValueError: it is another format, not a baseline or progressive JPEG of 8 bits and three channels, has more than
             `MAX_PIXELS`, or ends before its frame header.
     """
     if jpeg[:3] != b"\xff\xd8\xff":
-        raise ValueError(f"a stored frame of {len(jpeg)} bytes is {_format(jpeg)}, and not a JPEG")
-    place = 2
+        raise ValueError(f"a stored frame of {len(jpeg)} bytes is {_detect_format(jpeg)}, and not a JPEG")
+    position = 2
     for _ in range(_MAX_SEGMENTS):
-        while jpeg[place : place + 2] == b"\xff\xff":  # fill bytes
-            place += 1
-        if len(jpeg) < place + 4 or jpeg[place] != 0xFF:
+        while jpeg[position : position + 2] == b"\xff\xff":  # fill bytes
+            position += 1
+        if len(jpeg) < position + 4 or jpeg[position] != 0xFF:
             break
-        marker = jpeg[place + 1]
+        marker = jpeg[position + 1]
         if marker in _FRAME_HEADERS:
-            return _frame_header(jpeg[place + 4 : place + 10])
+            return _parse_frame_header(jpeg[position + 4 : position + 10])
         if marker in _OTHER_HEADERS:
             raise ValueError(f"a stored frame is a JPEG of kind SOF{marker - 0xC0}: not baseline or progressive")
-        length = 0 if marker in _WITHOUT_LENGTH else int.from_bytes(jpeg[place + 2 : place + 4], "big")
+        length = 0 if marker in _WITHOUT_LENGTH else int.from_bytes(jpeg[position + 2 : position + 4], "big")
         if marker in (0xD8, 0xD9, 0xDA) or (length < 2 and marker not in _WITHOUT_LENGTH):
             break
-        place += 2 + length
+        position += 2 + length
     raise ValueError(f"a stored frame of {len(jpeg)} bytes is not a JPEG: it has no frame header")
 
 
-def _frame_header(header: bytes) -> tuple[int, int, int]:
+def _parse_frame_header(header: bytes) -> tuple[int, int, int]:
     if len(header) < 6:
         raise ValueError("a stored frame is not a JPEG: it ends in its frame header")
     bits, channels = header[0], header[5]
@@ -65,11 +65,11 @@ def _frame_header(header: bytes) -> tuple[int, int, int]:
     if bits != 8 or channels != 3:
         raise ValueError(f"a stored frame is a JPEG of {channels} channels of {bits} bits: 3 of 8 bits are needed")
     if not 1 <= height * width <= MAX_PIXELS:
-        raise ValueError(f"a stored frame is a JPEG of {height}x{width}: from 1 to {MAX_PIXELS:,} pixels are possible")
+        raise ValueError(f"a stored frame is a JPEG of {height}x{width}: from 1 to {MAX_PIXELS:,} pixels are allowed")
     return height, width, channels
 
 
-def _format(data: bytes) -> str:
+def _detect_format(data: bytes) -> str:
     if data[4:8] == b"ftyp":
         return "AVIF or HEIF"
-    return next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), "something else")
+    return next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), "an unknown format")

@@ -1,9 +1,9 @@
-"""Recordings to a dataset: every intact episode is encoded by worker processes, every broken one is listed.
+"""Dataset preparation from recordings: worker processes encode intact episodes; broken ones are listed in the report.
 
-The work lies in `OUT.partial` until the dataset is whole; then one rename makes it `OUT` or, where that is a mount
-point, it is copied (mount_points.py). Each episode is kept there as soon as it is encoded, so a run that was killed
-goes on where it stopped. The shards and the index come out the same, to
-the byte, for any number of workers, interrupted or not. While it runs, it needs twice the dataset's size on disk.
+Intermediate files are in `OUT.partial` until the dataset is complete; then it is renamed to `OUT` or, if that is a
+mount point, copied (mount_points.py). Each episode is stored as soon as it is encoded, so an interrupted run resumes
+where it stopped. Shards and index are deterministic to the byte, for any number of workers, interrupted or not. A run
+needs twice the dataset's size on disk.
 """
 
 import hashlib
@@ -26,37 +26,43 @@ from ml_collections import ConfigDict
 
 from vpt_jax.contractor_names import recorder_version
 from vpt_jax.data import beam, dataset, manifest, sessions, splits
-from vpt_jax.data.encode import Recording, Settings, add_suffix, encode_episodes
+from vpt_jax.data.encode import EncodingSettings, Recording, add_suffix, encode_episodes
 from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.recorded_stats import RecordedStats
 from vpt_jax.recording import GUI_MOUSE_SCALE, find_recordings, recording_file
 from vpt_jax.system.atomic_files import read_json
 from vpt_jax.system.mount_points import is_free, place_folder
 from vpt_jax.system.paths import refuse_remote_paths
-from vpt_jax.system.workers import Run, in_processes, locked, progress_bar
+from vpt_jax.system.workers import TaskRunner, locked, process_runner, progress_bar
 from vpt_jax.video_files import content_digest, name_problem, printable_path, utf8_path
 
 SPLITS = ("train", "valid", "test")
-_ATTEMPTS = 3  # to join what was encoded; each encodes anew what turns out to be damaged
+_ATTEMPTS = 3  # to assemble the encoded episodes; each attempt re-encodes damaged ones
 
 
 class PrepareError(Exception):
-    """A dataset that cannot be made as asked; the message says what to do."""
+    """Dataset that cannot be prepared as configured; the message names the remedy."""
 
 
 def prepare(config: ConfigDict) -> Path:
-    """Makes the dataset `config.out` of the recordings in `config.recordings` (fields: configs/prepare.py).
+    """Prepares the dataset `config.out` from the recordings in `config.recordings` (fields: configs/prepare.py).
 
-    Recordings lie in the subfolders train, valid and test, each a split, or all in the folder itself: then all are
+    Recordings are in the subfolders train, valid and test, one per split, or all in the folder itself: then all are
     `train`. If none is `valid`, some contractors' recordings are held out of `train` (splits.py). Or they are the
-    segments of a manifest in such a folder (vpt_jax/data/manifest.py). Where the dataset is there already, nothing
-    happens. Returns its path. Raises `PrepareError`, and `FolderInUseError` while another run makes it.
+    segments of a manifest in such a folder (vpt_jax/data/manifest.py). Does nothing if the dataset is up to date.
+
+    Returns:
+        Path of the dataset.
+
+    Raises:
+        PrepareError: the dataset cannot be prepared as configured.
+        FolderInUseError: another run prepares the same dataset.
     """
     refuse_remote_paths(config)
     if not (config.recordings and config.out):
-        raise PrepareError("say where recordings are and where the dataset goes: --config.recordings=A --config.out=B")
+        raise PrepareError("set the input and the output folder: --config.recordings=A --config.out=B")
     source, out = Path(config.recordings).resolve(), Path(config.out).resolve()
-    settings = Settings(config.height, config.width, config.chunk_frames, config.quality)
+    settings = EncodingSettings(config.height, config.width, config.chunk_frames, config.quality)
     _check(settings, config.valid)
     partial = add_suffix(out, ".partial")
     recordings = _hold_out(_find(source, partial / "episodes", settings), config.valid)
@@ -65,9 +71,9 @@ def prepare(config: ConfigDict) -> Path:
             print(f"broken: {printable_path(recording.source)}: {problem}", flush=True)
     results = [f"{recording.split}/{recording.result.name}" for recording in recordings]
     results += ["joined"] if config.join_segments else []
-    made_from = {"settings": asdict(settings), "recordings": _digest(results)}
-    if _is_made(out, made_from):
-        print("nothing to do: this dataset is made already")
+    provenance = {"settings": asdict(settings), "recordings": _digest(results)}
+    if _is_up_to_date(out, provenance):
+        print("nothing to do: this dataset is up to date")
     else:
         with locked(partial), _workers(config) as run:
             for _ in range(_ATTEMPTS):
@@ -76,29 +82,31 @@ def prepare(config: ConfigDict) -> Path:
                 if config.join_segments:
                     episodes = _join(run, recordings, settings.chunk_frames)
                     if damaged := [one for one in recordings if not one.is_done]:
-                        _tell_damaged(damaged)
+                        _report_damaged(damaged)
                         continue
-                report = made_from | _describe(source, list(episodes)) | _describe_recorded(episodes)
+                report = provenance | _episode_report(source, list(episodes)) | _recorded_report(episodes)
                 if _assemble(run, partial / "dataset", list(episodes), settings, report):
                     break
             else:
-                raise PrepareError(f"{partial} does not keep what is written there: check the disk, then run it again")
+                raise PrepareError(
+                    f"{partial} loses files that are written to it: check the disk, then run the same command again"
+                )
             place_folder(partial / "dataset", out)
     shutil.rmtree(partial, ignore_errors=True)
     print(_summary(out))
     return out
 
 
-def _workers(config: ConfigDict) -> AbstractContextManager[Run]:
+def _workers(config: ConfigDict) -> AbstractContextManager[TaskRunner]:
     if config.beam.runner:
         return beam.on_runner(config.beam.runner, config.beam.options)
-    return in_processes(config.workers)
+    return process_runner(config.workers)
 
 
-def _check(settings: Settings, valid: ConfigDict) -> None:
+def _check(settings: EncodingSettings, valid: ConfigDict) -> None:
     for field in ("height", "width"):
         if (size := getattr(settings, field)) < 8 or size % 8:
-            raise PrepareError(f"config.{field} is {size}, and must be divisible by 8, as the model's input is")
+            raise PrepareError(f"config.{field} is {size}, and must be divisible by 8, as the model requires")
     if settings.chunk_frames < 1:
         raise PrepareError(f"config.chunk_frames is {settings.chunk_frames}, and must be 1 or more")
     if not 1 <= settings.quality <= 100:
@@ -109,113 +117,114 @@ def _check(settings: Settings, valid: ConfigDict) -> None:
         raise PrepareError(f"config.valid.by is {valid.by!r}; choose one of {', '.join(splits.UNITS)}")
 
 
-def _find(source: Path, results: Path, settings: Settings) -> list[Recording]:
-    """All recordings, split by split, in the order of their names."""
+def _find(source: Path, results: Path, settings: EncodingSettings) -> list[Recording]:
+    """Finds all recordings, by split and name."""
     if source.suffix == manifest.SUFFIX and source.is_file():
         return _find_segments(source, results, settings)
     if not source.is_dir():
         raise PrepareError(f"there is no folder of recordings at {source}, and no manifest (NAME{manifest.SUFFIX})")
     folders = {split: source / split for split in SPLITS if (source / split).is_dir()}
-    loose = find_recordings(source)
-    if folders and loose:
-        raise PrepareError(f"{loose[0]} lies beside the splits {', '.join(folders)}: move it into one of these folders")
-    found = {split: find_recordings(folder) for split, folder in folders.items()} or {"train": loose}
+    unassigned = find_recordings(source)
+    if folders and unassigned:
+        names = ", ".join(folders)
+        raise PrepareError(f"{unassigned[0]} is next to the split folders {names}: move it into one of these folders")
+    found = {split: find_recordings(folder) for split, folder in folders.items()} or {"train": unassigned}
     if not any(found.values()):
         raise PrepareError(f"there are no recordings (NAME.mp4 and NAME.jsonl) in {source}")
     places = [(split, path) for split, paths in found.items() for path in paths]
     return list(_describe_recordings(places, results, settings).values())
 
 
-def _find_segments(source: Path, results: Path, settings: Settings) -> list[Recording]:
-    """The segments of a manifest; the subfolder that a video lies in is its split, as with folders."""
+def _find_segments(source: Path, results: Path, settings: EncodingSettings) -> list[Recording]:
+    """Finds the recordings of a manifest's segments; as with folders, a video's subfolder is its split."""
     try:
         segments = manifest.read_segments(source)
     except manifest.ManifestError as error:
         raise PrepareError(str(error)) from error
     found: dict[str, list[Recording]] = {split: [] for split in SPLITS}
-    places = {segment.video: _place(source, segment.video) for segment in segments}
+    places = {segment.video: _locate(source, segment.video) for segment in segments}
     recordings_at = _describe_recordings(places.values(), results, settings)
-    for segment in segments:  # those of a recording after one another, as they are in time
+    for segment in segments:  # grouped by recording, in chronological order
         split, _ = places[segment.video]
         whole = recordings_at[places[segment.video]]
-        place = whole.result.with_name(f"{whole.result.name}-{_digest(segment)}")
+        result = whole.result.with_name(f"{whole.result.name}-{_digest(segment)}")
         name, rows = segment.name.removeprefix(f"{split}/"), segment.frames
-        found[split].append(whole._replace(name=name, result=place, first=rows.start, stop=rows.stop))
+        found[split].append(whole._replace(name=name, result=result, first=rows.start, stop=rows.stop))
     for recordings in found.values():
         names = Counter(recording.name for recording in recordings)
-        if twice := [name for name, count in names.items() if count > 1]:
-            raise PrepareError(f"{source}: two segments would be called {twice[0]}: remove one")
-    return [recording for of_split in found.values() for recording in of_split]
+        if duplicates := [name for name, count in names.items() if count > 1]:
+            raise PrepareError(f"{source}: two segments would be called {duplicates[0]}: remove one")
+    return [recording for split_recordings in found.values() for recording in split_recordings]
 
 
-def _place(source: Path, video: str) -> tuple[str, Path]:
-    """Split and path, without suffix, of a manifest's recording."""
+def _locate(source: Path, video: str) -> tuple[str, Path]:
+    """Returns split and path, without suffix, of a manifest's recording."""
     folder = Path(video).parent.as_posix()
     return folder if folder in SPLITS else "train", (source.parent / video).with_suffix("")
 
 
 def _hold_out(recordings: Sequence[Recording], valid: ConfigDict) -> list[Recording]:
-    """The same recordings, some of `train` made `valid` where nothing was put there by hand."""
+    """Moves held-out recordings from `train` to `valid`, unless the user provides recordings in `valid`."""
     if any(recording.split == "valid" for recording in recordings):
         return list(recordings)
     names = [recording.name for recording in recordings if recording.split == "train"]
     chosen = splits.held_out(names, valid.fraction, valid.by, valid.seed)
     if chosen:
-        print(f"{len(chosen):,} of {len(names):,} recordings are held out as valid: see config.valid", flush=True)
+        print(f"{len(chosen):,} of {len(names):,} recordings are held out as valid (see config.valid)", flush=True)
     return sorted(
-        (_as_valid(one) if one.split == "train" and one.name in chosen else one for one in recordings),
+        (_move_to_valid(one) if one.split == "train" and one.name in chosen else one for one in recordings),
         key=lambda recording: SPLITS.index(recording.split),
     )
 
 
-def _as_valid(recording: Recording) -> Recording:
+def _move_to_valid(recording: Recording) -> Recording:
     result = recording.result.parent.with_name("valid") / recording.result.name
     return recording._replace(split="valid", result=result)
 
 
 def _describe_recordings(
-    places: Iterable[tuple[str, Path]], results: Path, settings: Settings
+    places: Iterable[tuple[str, Path]], results: Path, settings: EncodingSettings
 ) -> dict[tuple[str, Path], Recording]:
-    """The recordings at some places, split and path without suffix; their files are read, several at a time."""
+    """Describes recordings by split and path without suffix; hashes their files in a thread pool."""
     distinct = list(dict.fromkeys(places))
     with ThreadPoolExecutor(16) as pool:
         recordings = pool.map(lambda place: _recording(place[0], place[1], results, settings), distinct)
         return dict(zip(distinct, recordings, strict=True))
 
 
-def _recording(split: str, path: Path, results: Path, settings: Settings) -> Recording:
-    halves = [half for suffix in (".mp4", ".jsonl") if (half := recording_file(path, suffix)).exists()]
-    # Dates change by copying. What cannot be read is found broken when it is encoded.
-    contents = [content_digest(half, whole=half.suffix.lower() == ".jsonl") for half in halves]
-    state = [asdict(settings), [half.suffix for half in halves], contents]
-    if (version := recorder_version(path)) in GUI_MOUSE_SCALE:  # told by the folder, perhaps
+def _recording(split: str, path: Path, results: Path, settings: EncodingSettings) -> Recording:
+    files = [file for suffix in (".mp4", ".jsonl") if (file := recording_file(path, suffix)).exists()]
+    # Content hashes, since copying changes dates. Unreadable files are reported as broken by the encoder.
+    contents = [content_digest(file, whole=file.suffix.lower() == ".jsonl") for file in files]
+    state = [asdict(settings), [file.suffix for file in files], contents]
+    if (version := recorder_version(path)) in GUI_MOUSE_SCALE:  # the folder's name may contain it
         state.append(version)
     plain = len(os.fsencode(path.name)) < 150 and not name_problem(path.name)
     name = path.name if plain else f"{utf8_path(path.name)[:30]}-{_digest(path.name)}"
     result = results / split / f"{name}-{_digest(state)}"
-    return Recording(split, utf8_path(path.name), path, result, sum(half.stat().st_size for half in halves))
+    return Recording(split, utf8_path(path.name), path, result, sum(file.stat().st_size for file in files))
 
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def _is_made(out: Path, made_from: dict[str, Any]) -> bool:
-    """Whether `out` is this very dataset; raises where it is anything else but empty."""
+def _is_up_to_date(out: Path, provenance: dict[str, Any]) -> bool:
+    """Returns whether `out` is already this dataset; raises `PrepareError` if it is anything else and not empty."""
     if out.is_file():
         raise PrepareError(f"{out} is a file, and config.out must be a folder: choose another --config.out")
     if is_free(out):
         return False
     if not (out / "report.json").is_file():
         raise PrepareError(f"{out} is in use by something else: choose another --config.out")
-    there = read_json(out / "report.json")
-    if not (isinstance(there, dict) and isinstance(there.get("settings"), dict)):
+    report = read_json(out / "report.json")
+    if not (isinstance(report, dict) and isinstance(report.get("settings"), dict)):
         raise PrepareError(f"{out / 'report.json'} is damaged: remove {out}, or choose another --config.out")
-    if there["settings"] != made_from["settings"]:
-        differ = [f"{key} {there['settings'].get(key)}, not {value}" for key, value in made_from["settings"].items()
-                  if there["settings"].get(key) != value]  # fmt: skip
+    if report["settings"] != provenance["settings"]:
+        differ = [f"{key} {report['settings'].get(key)}, not {value}" for key, value in provenance["settings"].items()
+                  if report["settings"].get(key) != value]  # fmt: skip
         raise PrepareError(f"{out} was made with {'; '.join(differ)}: remove it, or choose another --config.out")
-    if there.get("recordings") != made_from["recordings"]:
+    if report.get("recordings") != provenance["recordings"]:
         raise PrepareError(
             f"recordings changed since {out} was made, or config.valid or config.join_segments did: remove it, or "
             "choose another --config.out"
@@ -227,79 +236,84 @@ def _is_made(out: Path, made_from: dict[str, Any]) -> bool:
     return True
 
 
-def _encode_all(run: Run, recordings: Sequence[Recording], settings: Settings) -> None:
-    """Runs `encode_episodes` on all recordings not yet done, and shows how it goes."""
+def _encode_all(run: TaskRunner, recordings: Sequence[Recording], settings: EncodingSettings) -> None:
+    """Runs `encode_episodes` on all recordings that are not done, with a progress bar."""
     for folder in {recording.result.parent for recording in recordings}:
         folder.mkdir(parents=True, exist_ok=True)
-        for left_over in folder.glob("*.writing"):
-            left_over.unlink()
-    if damaged := [recording for recording in recordings if recording.forget_damage()]:
-        _tell_damaged(damaged)
-    left = [recording for recording in recordings if not recording.is_done]
-    if len(left) < len(recordings):
-        print(f"{len(recordings) - len(left)} of {len(recordings)} recordings are done already", flush=True)
-    todo = [list(parts) for _, parts in groupby(left, key=lambda recording: recording.source)]
+        for unfinished in folder.glob("*.writing"):
+            unfinished.unlink()
+    if damaged := [recording for recording in recordings if recording.remove_if_damaged()]:
+        _report_damaged(damaged)
+    pending = [recording for recording in recordings if not recording.is_done]
+    if len(pending) < len(recordings):
+        print(f"{len(recordings) - len(pending)} of {len(recordings)} recordings are done already", flush=True)
+    todo = [list(segments) for _, segments in groupby(pending, key=lambda recording: recording.source)]
     frames, start = 0, time.monotonic()
-    with progress_bar(sum(parts[0].size for parts in todo), desc="encoding", unit="B", unit_scale=True) as bar:
+    with progress_bar(sum(segments[0].size for segments in todo), desc="encoding", unit="B", unit_scale=True) as bar:
         try:
-            for done, (number, count) in enumerate(run(encode_episodes, [(parts, settings) for parts in todo]), 1):
+            for done, (number, count) in enumerate(
+                run(encode_episodes, [(segments, settings) for segments in todo]), 1
+            ):
                 frames += count
                 rate = f", {frames / (time.monotonic() - start):,.0f} frames/s" if frames else ""
                 bar.set_postfix_str(f"{done}/{len(todo)} recordings{rate}", refresh=False)
                 bar.update(todo[number][0].size)
         except BrokenProcessPool:
             raise PrepareError(
-                f"a worker process died, short of memory or by one of these recordings: {_at_work(left)}. What is done "
-                "is kept: run the same command again, with a smaller --config.workers or without that recording"
+                f"a worker process died, out of memory or at one of these recordings: {_in_progress(pending)}. "
+                "Finished work is kept: run the same command again, with a smaller --config.workers or without it"
             ) from None
 
 
-def _tell_damaged(recordings: Sequence[Recording]) -> None:
+def _report_damaged(recordings: Sequence[Recording]) -> None:
     named = ", ".join(map(str, recordings[:3])) + (", ..." if len(recordings) > 3 else "")
-    print(f"{len(recordings)} recordings are encoded anew, since what was kept of them is damaged: {named}", flush=True)
+    print(
+        f"{len(recordings)} recordings are encoded again, since their intermediate files are damaged: {named}",
+        flush=True,
+    )
 
 
-def _at_work(recordings: Sequence[Recording]) -> str:
-    begun = {path.name for folder in {one.result.parent for one in recordings} for path in folder.glob("*.writing")}
-    return ", ".join(str(one) for one in recordings if any(name.startswith(one.result.name) for name in begun))
+def _in_progress(recordings: Sequence[Recording]) -> str:
+    started = {path.name for folder in {one.result.parent for one in recordings} for path in folder.glob("*.writing")}
+    return ", ".join(str(one) for one in recordings if any(name.startswith(one.result.name) for name in started))
 
 
-def _join(run: Run, recordings: Sequence[Recording], chunk_frames: int) -> dict[Recording, list[Recording]]:
-    """All recordings in their order, contiguous segments of a session as one; each with those that it is made of.
+def _join(run: TaskRunner, recordings: Sequence[Recording], chunk_frames: int) -> dict[Recording, list[Recording]]:
+    """Joins contiguous segments of a session; maps every resulting episode to its segments, in the original order.
 
-    Where segments were damaged, they are no more intact.
+    Damaged segments lose their records, so they are no longer `is_intact`.
     """
     groups: dict[Recording, list[Recording]] = {}
     for split in SPLITS:
         whole = [one for one in recordings if one.split == split and one.stop is None and one.file(".npz").exists()]
-        groups |= {group[0]: group for group in sessions.group_contiguous(whole, _span)}
-    later = {part for group in groups.values() for part in group[1:]}
+        groups |= {group[0]: group for group in sessions.group_contiguous(whole, _segment_timing)}
+    later = {segment for group in groups.values() for segment in group[1:]}
     made = {one: groups.get(one, [one]) for one in recordings if one not in later}
-    episodes = {_joined(parts) if len(parts) > 1 else one: parts for one, parts in made.items()}
+    episodes = {_joined_recording(segments) if len(segments) > 1 else one: segments for one, segments in made.items()}
     tasks = [
-        (episode.result, [(part.result, part.name) for part in parts], episode.name, chunk_frames)
-        for episode, parts in episodes.items()
-        if len(parts) > 1
+        (episode.result, [(segment.result, segment.name) for segment in segments], episode.name, chunk_frames)
+        for episode, segments in episodes.items()
+        if len(segments) > 1
     ]
     for _ in run(sessions.join_episode, tasks):
         pass
     return episodes
 
 
-def _joined(parts: Sequence[Recording]) -> Recording:
-    result = parts[0].result.with_name(f"joined-{_digest([part.result.name for part in parts])}")
-    return parts[0]._replace(result=result, size=sum(part.size for part in parts))
+def _joined_recording(segments: Sequence[Recording]) -> Recording:
+    result = segments[0].result.with_name(f"joined-{_digest([segment.result.name for segment in segments])}")
+    return segments[0]._replace(result=result, size=sum(segment.size for segment in segments))
 
 
-def _span(recording: Recording) -> sessions.Span:
+def _segment_timing(recording: Recording) -> sessions.SegmentTiming:
     recorded, frames = recording.recorded(), len(recording.actions()["buttons"])
-    return sessions.Span(recording.source, frames, recorded.get("first_tick"), recorded.get("last_tick"))
+    return sessions.SegmentTiming(recording.source, frames, recorded.get("first_tick"), recorded.get("last_tick"))
 
 
 def _assemble(
-    run: Run, folder: Path, recordings: Sequence[Recording], settings: Settings, report: dict[str, Any]
+    run: TaskRunner, folder: Path, recordings: Sequence[Recording], settings: EncodingSettings, report: dict[str, Any]
 ) -> bool:
-    """Writes the dataset of all intact episodes to `folder`, anew; or returns False if some of them were damaged."""
+    """Writes the dataset of all intact episodes to `folder`, emptied first; returns False if some were damaged."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -307,19 +321,24 @@ def _assemble(
     splits = {split: episodes for split, episodes in splits.items() if episodes}
     if not splits:
         raise PrepareError(f"all {len(recordings)} recordings are broken; {folder / 'report.json'} says why")
-    counts = {split: _write_split(run, folder, split, of, settings.chunk_frames) for split, of in splits.items()}
+    counts = {
+        split: _write_split(run, folder, split, episodes, settings.chunk_frames) for split, episodes in splits.items()
+    }
     if damaged := [episode for episodes in splits.values() for episode in episodes if not episode.is_intact]:
-        _tell_damaged(damaged)
+        _report_damaged(damaged)
         return False
     dataset.write_metadata(folder, counts)
     dataset.check_dataset(folder)
     return True
 
 
-def _write_split(run: Run, folder: Path, split: str, episodes: Sequence[Recording], chunk_frames: int) -> list[int]:
+def _write_split(
+    run: TaskRunner, folder: Path, split: str, episodes: Sequence[Recording], chunk_frames: int
+) -> list[int]:
     """Writes a split's index and shards; returns the number of records in each shard.
 
-    Episodes whose records are damaged, or are not those of as many frames as the index has, are then no more intact.
+    Episodes lose their records, and so are no longer `is_intact`, if these are damaged or differ in length from the
+    index.
     """
     lengths = {episode.name: len(episode.actions()["buttons"]) for episode in episodes}
     dataset.write_index(
@@ -333,7 +352,7 @@ def _write_split(run: Run, folder: Path, split: str, episodes: Sequence[Recordin
     )
     shards = list(dataset.group_by_size([episode.file(".records") for episode in episodes], dataset.SHARD_BYTES))
     paths = [dataset.shard_path(folder, split, i, len(shards)) for i in range(len(shards))]
-    joined = [folder.parent / "shards" / path.name for path in paths]  # apart: a lost worker leaves half a file
+    joined = [folder.parent / "shards" / path.name for path in paths]  # a lost worker leaves partial files
     joined[0].parent.mkdir(exist_ok=True)
     in_order = iter(lengths.items())
     lengths_of = [dict(islice(in_order, len(shard))) for shard in shards]
@@ -347,8 +366,8 @@ def _write_split(run: Run, folder: Path, split: str, episodes: Sequence[Recordin
     return list(map(dataset.count_records, paths))
 
 
-def _describe(source: Path, recordings: Sequence[Recording]) -> dict[str, Any]:
-    """What went in and what was left out, for `report.json`."""
+def _episode_report(source: Path, recordings: Sequence[Recording]) -> dict[str, Any]:
+    """Counts of episodes and frames by split, and the broken recordings, for `report.json`."""
     folder = source.parent if source.is_file() else source
     splits = {recording.split: Counter(episodes=0, frames=0, broken=0) for recording in recordings}
     broken = []
@@ -362,15 +381,17 @@ def _describe(source: Path, recordings: Sequence[Recording]) -> dict[str, Any]:
     return {"splits": splits, "broken": broken}
 
 
-def _describe_recorded(episodes: Mapping[Recording, Sequence[Recording]]) -> dict[str, Any]:
-    """Statistics of each split's recordings and the segments that were joined, for `report.json`."""
+def _recorded_report(episodes: Mapping[Recording, Sequence[Recording]]) -> dict[str, Any]:
+    """Statistics of each split's recordings, and the joined segments, for `report.json`."""
     recorded = {episode.split: RecordedStats() for episode in episodes}
-    for episode, parts in episodes.items():
-        for part in parts:
-            recorded[episode.split].add(RecordedStats(**part.recorded().get("stats", {})))
-    stats = {split: of_split.summary() for split, of_split in recorded.items() if of_split.recordings}
-    joined = {f"{one.split}/{one.name}": [p.name for p in parts] for one, parts in episodes.items() if len(parts) > 1}
-    return {"recorded": stats} | ({"joined": joined} if joined else {})
+    for episode, segments in episodes.items():
+        for segment in segments:
+            recorded[episode.split].add(RecordedStats(**segment.recorded().get("stats", {})))
+    summaries = {split: stats.summary() for split, stats in recorded.items() if stats.recordings}
+    joined = {
+        f"{one.split}/{one.name}": [p.name for p in segments] for one, segments in episodes.items() if len(segments) > 1
+    }
+    return {"recorded": summaries} | ({"joined": joined} if joined else {})
 
 
 def _summary(out: Path) -> str:
@@ -383,6 +404,8 @@ def _summary(out: Path) -> str:
     for reason, count in reasons.most_common():
         lines.append(f"  left out for {reason!r}: {count:,}")
     if reasons:
-        lines.append(f"  every one is listed in {out / 'report.json'}")
-        lines.append("  this dataset stays as it is: what you mend of them, prepare into another --config.out")
+        lines.append(f"  all are listed in {out / 'report.json'}")
+        lines.append(
+            "  this dataset is not extended: to include repaired recordings, prepare them into another --config.out"
+        )
     return "\n".join(lines)

@@ -1,8 +1,8 @@
-"""Statistics that only recordings tell, not their frames and actions: recorder version, open GUIs, items.
+"""Recording metadata statistics: recorder version, open GUIs, items (not stored in frames and actions).
 
 A record's `inventory` is a list of `{"type": "oak_log", "quantity": 3}`; its `stats` are the game's own counts in this
-world so far, `{"minecraft.mine_block:minecraft.oak_log": 3}`. Both come from elsewhere and may be missing (BASALT's are
-stripped) or hold anything: what cannot be counted is left out, and what is kept is bounded.
+world so far, `{"minecraft.mine_block:minecraft.oak_log": 3}`. Both are untrusted and may be missing (BASALT's are
+stripped) or hold anything: invalid values are skipped, and the size of the result is bounded.
 """
 
 from collections import Counter
@@ -14,24 +14,24 @@ from typing import Any
 from vpt_jax.contractor_names import recorder_version
 from vpt_jax.video import FRAME_RATE
 
-HELD = "held"  # in this many recordings, at some time
+HELD = "held"  # number of recordings in which the item was held at some time
 EVENTS = {"mine_block": "mined", "craft_item": "crafted", "pickup": "picked up", "use_item": "used"}  # of `stats`
 UNKNOWN_VERSION = "none given"
-MOST_ITEMS = 200  # of each kind that are kept, of a recording and of all: the most frequent
-MOST_COUNTED = 10_000  # of each kind before the rare ones are dropped; the game has about a thousand
-LONGEST_NAME = 64  # characters
-MOST_EVENTS = 10**9  # a larger count was not written by a game
+MAX_ITEMS = 200  # most frequent items of each kind that are kept, per recording and in total
+MAX_COUNTED_ITEMS = 10_000  # items of each kind before rare ones are dropped; the game has about a thousand
+MAX_NAME_LENGTH = 64  # characters
+MAX_EVENT_COUNT = 10**9  # larger counts are invalid
 
 
 @dataclass
 class RecordedStats:
-    """Counts of some recordings, or of parts of them."""
+    """Accumulated counts of recordings or segments of them."""
 
     recordings: int = 0
     frames: int = 0
-    gui_frames: int = 0  # in which a GUI is open
-    versions: Counter[str] = field(default_factory=Counter)  # recordings of each recorder version
-    items: dict[str, Counter[str]] = field(default_factory=dict)  # by kind: how often of each item
+    gui_frames: int = 0  # frames with an open GUI
+    versions: Counter[str] = field(default_factory=Counter)  # number of recordings by recorder version
+    items: dict[str, Counter[str]] = field(default_factory=dict)  # by kind: counts of items
 
     def __post_init__(self) -> None:
         self.versions = Counter(self.versions)
@@ -45,16 +45,16 @@ class RecordedStats:
         self.versions.update(other.versions)
         for kind, counts in other.items.items():
             self.items[kind].update(counts)
-            if len(self.items[kind]) > MOST_COUNTED:
+            if len(self.items[kind]) > MAX_COUNTED_ITEMS:
                 self.items[kind] = Counter(_most_frequent(self.items[kind]))
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, and for `RecordedStats(**values)`."""
+        """JSON-serializable fields; `RecordedStats(**values)` restores them."""
         items = {kind: dict(counts) for kind, counts in self.items.items()}
         return vars(self) | {"versions": dict(self.versions), "items": items}
 
     def summary(self) -> dict[str, Any]:
-        """Figures for a report; `items`, if there are any, and versions are the `MOST_ITEMS` most frequent ones."""
+        """Summary for a report; versions, and items if there are any, are limited to the `MAX_ITEMS` most frequent."""
         items = {kind: _most_frequent(counts) for kind, counts in self.items.items()}
         figures = {
             "recordings": self.recordings,
@@ -66,15 +66,15 @@ class RecordedStats:
 
 
 class RecordObserver:
-    """Gathers the statistics of a recording from its records, as `read_steps` reads them.
+    """Collects the statistics of a recording from its records, as a callback of `read_steps`.
 
     Args:
-        recording: path, which tells the recorder version.
-        steps: those that count, if not all do.
+        recording: path, which may contain the recorder version.
+        steps: range of steps to count; default: all.
     """
 
     def __init__(self, recording: PurePath, steps: slice = slice(None)):
-        self.first_tick: int | None = None  # of the game's server, in the first and the last record; None if not told
+        self.first_tick: int | None = None  # server tick of the first and the last record; None if missing
         self.last_tick: int | None = None
         self._version = recorder_version(recording)
         self._first, self._stop = steps.start or 0, steps.stop
@@ -85,7 +85,7 @@ class RecordObserver:
         self._stats: Any = None
 
     def observe(self, number: int, record: Mapping[str, Any]) -> None:
-        """Counts a step, if it is one of those asked for."""
+        """Counts a step, if it is in the range."""
         if number < self._first or (self._stop is not None and number >= self._stop):
             return
         tick = record.get("serverTick")
@@ -101,25 +101,25 @@ class RecordObserver:
             self._held |= set(_item_types(inventory))
 
     def stats(self) -> RecordedStats:
-        """The statistics of all that was observed."""
+        """Statistics of the observed steps."""
         stats = RecordedStats(1, self._frames, self._gui_frames, Counter([self._version or UNKNOWN_VERSION]))
-        stats.items[HELD].update(sorted(self._held)[:MOST_ITEMS])
+        stats.items[HELD].update(sorted(self._held)[:MAX_ITEMS])
         for kind, item, count in _events(self._stats_before, self._stats):
             stats.items[kind][item] += count
         stats.items |= {kind: Counter(_most_frequent(counts)) for kind, counts in stats.items.items()}
         return stats
 
 
-def total(parts: Iterable[RecordedStats]) -> RecordedStats:
-    """The sum of some statistics."""
-    whole = RecordedStats()
+def sum_stats(parts: Iterable[RecordedStats]) -> RecordedStats:
+    """Sums statistics."""
+    result = RecordedStats()
     for part in parts:
-        whole.add(part)
-    return whole
+        result.add(part)
+    return result
 
 
 def _most_frequent(counts: Mapping[str, int]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_ITEMS])
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_ITEMS])
 
 
 def _item_types(inventory: Any) -> Iterable[str]:
@@ -129,7 +129,7 @@ def _item_types(inventory: Any) -> Iterable[str]:
 
 
 def _events(before: Any, after: Any) -> Iterable[tuple[str, str, int]]:
-    """Counts of each event and item since the earlier statistics; in a new world, all counts."""
+    """Yields kind, item and increase of each count since the earlier statistics; all counts if the world is new."""
     if not isinstance(after, dict):
         return
     before = before if isinstance(before, dict) else {}
@@ -138,17 +138,17 @@ def _events(before: Any, after: Any) -> Iterable[tuple[str, str, int]]:
         kind, name = EVENTS.get(event.removeprefix("minecraft.")), _name(item)
         if kind and name and _is_count(value):
             last = before.get(key, 0)
-            rise = value - last if _is_count(last) and last <= value else value
-            if rise:
-                yield kind, name, rise
+            increase = value - last if _is_count(last) and last <= value else value
+            if increase:
+                yield kind, name, increase
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= MOST_EVENTS
+    return type(value) is int and 0 <= value <= MAX_EVENT_COUNT
 
 
 def _name(value: Any) -> str | None:
-    """A name that can be shown, without the game's prefix."""
-    if not isinstance(value, str) or len(value) > LONGEST_NAME or not value.isprintable():
+    """A printable name without the game's prefix, or None."""
+    if not isinstance(value, str) or len(value) > MAX_NAME_LENGTH or not value.isprintable():
         return None
     return value.removeprefix("minecraft.").removeprefix("minecraft:")

@@ -1,7 +1,7 @@
-"""Random access to the records of a split, with a bounded number of open shards.
+"""Random access to the records of a split, with an LRU cache of open shards.
 
-A process keeps an LRU cache of readers, whose size is a share of what RLIMIT_NOFILE allows: however many shards there
-are and however long a run takes, it does not run out of file descriptors.
+The size of the per-process cache of readers is a fraction of RLIMIT_NOFILE: a process does not run out of file
+descriptors, independent of the number of shards and the duration of a run.
 """
 
 import errno
@@ -23,20 +23,20 @@ from tensorflow_datasets.core.features import FeaturesDict
 
 from vpt_jax.data.errors import DatasetDamagedError, OpenFilesError
 
-_RESERVED = 64  # descriptors that are left to JAX, Grain's shared memory (40 at times) and checkpoints
-_SHARE, _LEAST, _MOST = 4, 2, 4096  # a quarter of the others
-_LIMITS = (errno.EMFILE, errno.ENFILE)
+_RESERVED = 64  # descriptors reserved for JAX, Grain's shared memory (up to 40) and checkpoints
+_LIMIT_DIVISOR, _MIN_OPEN, _MAX_OPEN = 4, 2, 4096  # a quarter of the rest is for open shards
+_OPEN_FILE_ERRNOS = (errno.EMFILE, errno.ENFILE)
 _UNREADABLE = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, DecodeError)
 
 
 class RecordSource(Sequence):
-    """The records of a split: `source[i]["frames"]`. Shards are opened when first read from, in whichever process.
+    """Random access source of a split's records: `source[i]["frames"]`.
 
-    Pickles in a few kilobytes.
+    Shards are opened at the first read, in whichever process reads. Pickles to a few kilobytes.
     """
 
     def __init__(self, shards: Sequence[Path], lengths: Sequence[int], features: FeaturesDict) -> None:
-        """`lengths`: how many records each shard has; `features`: of a record."""
+        """Takes the number of records of each shard, `lengths`, and the features of a record."""
         self.shards, self.lengths, self._features = tuple(shards), tuple(lengths), features
         self._ends = list(itertools.accumulate(self.lengths))
         self._token = next(_tokens)
@@ -54,17 +54,17 @@ class RecordSource(Sequence):
         if not 0 <= number < len(self):
             raise IndexError(f"record {number} of {len(self)}")
         shard = bisect_right(self._ends, number)
-        place = number - (self._ends[shard - 1] if shard else 0)
+        position = number - (self._ends[shard - 1] if shard else 0)
         try:
-            record = self._reader(shard).read([place])[0]
+            record = self._reader(shard).read([position])[0]
             return self._features.deserialize_example_np(record)
         except DatasetDamagedError:
             raise
-        except _UNREADABLE as error:  # RuntimeError: a checksum is wrong
-            raise DatasetDamagedError(f"{self.shards[shard]}, record {place} of the shard: {error}") from error
+        except _UNREADABLE as error:  # RuntimeError: checksum mismatch
+            raise DatasetDamagedError(f"{self.shards[shard]}, record {position} of the shard: {error}") from error
 
     def __getitems__(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
-        """Several records."""
+        """Reads several records."""
         return [self[number] for number in numbers]
 
     def check_shards(self) -> None:
@@ -77,14 +77,14 @@ class RecordSource(Sequence):
 
 
 class _ReaderCache:
-    """Readers of the shards that were read from last, of all sources of the process."""
+    """LRU cache of shard readers, shared by all sources of the process."""
 
     def __init__(self) -> None:
         self._readers: OrderedDict[tuple[int, int], ArrayRecordReader] = OrderedDict()
-        self._lock = threading.RLock()  # a source may be collected, and dropped, at any moment
+        self._lock = threading.RLock()  # garbage collection of a source may call `drop` at any time
 
     def get(self, key: tuple[int, int], shard: Path, length: int) -> ArrayRecordReader:
-        """The reader of a shard. One that is dropped is closed when its last user has done."""
+        """Returns the reader of a shard. An evicted reader is closed when its last user releases it."""
         with self._lock:
             if key in self._readers:
                 self._readers.move_to_end(key)
@@ -96,8 +96,8 @@ class _ReaderCache:
             except OpenFilesError:
                 self._readers.clear()
                 reader = open_reader(shard)
-            if (there := reader.num_records()) != length:
-                raise DatasetDamagedError(f"{shard} holds {there} records, and dataset_info.json says {length}")
+            if (found := reader.num_records()) != length:
+                raise DatasetDamagedError(f"{shard} holds {found} records, and dataset_info.json says {length}")
             self._readers[key] = reader
             return reader
 
@@ -112,51 +112,51 @@ _readers, _tokens = _ReaderCache(), itertools.count()
 
 
 def max_open_shards() -> int:
-    """The largest number of shards that a process keeps open."""
-    return min(max((allowed_files() - _RESERVED) // _SHARE, _LEAST), _MOST)
+    """Maximum number of shards that a process keeps open."""
+    return min(max((open_file_limit() - _RESERVED) // _LIMIT_DIVISOR, _MIN_OPEN), _MAX_OPEN)
 
 
-def allowed_files() -> int:
-    """The process's limit of open files."""
+def open_file_limit() -> int:
+    """Limit of open files of the process (RLIMIT_NOFILE)."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if allowed == resource.RLIM_INFINITY else allowed
 
 
 def open_reader(file: Path) -> ArrayRecordReader:
-    """A reader of an intact ArrayRecord file.
+    """Opens a reader of an intact ArrayRecord file.
 
     Raises:
-        DatasetDamagedError: the file is missing, or is no whole ArrayRecord file.
-        OpenFilesError: the process has too many open files.
-        OSError: the file may not be read.
+        DatasetDamagedError: the file is missing, or is not a complete ArrayRecord file.
+        OpenFilesError: too many open files.
+        OSError: the file cannot be read, for example without permission.
     """
     try:
-        os.close(os.open(file, os.O_RDONLY))  # the reader itself does not say why it cannot open a file
+        os.close(os.open(file, os.O_RDONLY))  # the reader itself does not report why it cannot open a file
         reader = ArrayRecordReader(str(file), options="readahead_buffer_size:0", file_reader_buffer_size=2**15)
         if not reader.ok():
-            _explain(reader, file)
+            _raise_read_error(reader, file)
     except FileNotFoundError:
         raise DatasetDamagedError(f"{file} is missing") from None
     except OSError as error:
-        if error.errno not in _LIMITS:
+        if error.errno not in _OPEN_FILE_ERRNOS:
             raise
         raise OpenFilesError(
             error.errno,
-            f"too many open files: this process may open {allowed_files()}. Raise the limit (ulimit -n 4096), then run "
-            "the same command again. Nothing is damaged. The file that could not be opened",
+            f"too many open files: this process may open {open_file_limit()}. Raise the limit (ulimit -n 4096), then "
+            "run the same command again. Nothing is damaged. The file that could not be opened",
             str(file),
         ) from error
     return reader
 
 
-def _explain(reader: ArrayRecordReader, file: Path) -> NoReturn:
-    """Raises what is wrong with a reader."""
+def _raise_read_error(reader: ArrayRecordReader, file: Path) -> NoReturn:
+    """Raises the error that made a reader invalid."""
     try:
         reader.read([0])
-        reason = "no ArrayRecord file, or only a part of one"
+        reason = "not an ArrayRecord file, or a truncated one"
     except RuntimeError as error:
         reason = str(error)
-    for number in _LIMITS:
+    for number in _OPEN_FILE_ERRNOS:
         if os.strerror(number) in reason:
             raise OSError(number, os.strerror(number), str(file))
     raise DatasetDamagedError(f"{file} cannot be read: {reason}")

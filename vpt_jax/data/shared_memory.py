@@ -1,7 +1,7 @@
-"""Room in shared memory (/dev/shm) for the batches that reading processes hand over.
+"""Prefetch settings of data workers that fit into shared memory (/dev/shm).
 
-Grain's workers write batches there. Containers often have 64 MB of it (Docker's default), and a process that writes
-more than there is dies of SIGBUS, which names no cause.
+Grain's workers pass batches through shared memory. Containers often have 64 MB of it (Docker's default), and a process
+that writes more dies of SIGBUS without a message.
 """
 
 import os
@@ -9,40 +9,41 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the mount point on Linux
 
 
-class Reading(NamedTuple):
-    """Workers and buffers that read batches ahead; the batches do not depend on them."""
+class PrefetchSettings(NamedTuple):
+    """Number of data workers and prefetch depth; the batches do not depend on them."""
 
-    workers: int  # processes; 0: the program itself reads
-    ahead: int  # batches that each worker reads before they are asked for
+    workers: int  # processes; 0: the program reads itself
+    ahead: int  # batches that each worker prefetches
 
 
-def batches_in_flight(reading: Reading) -> int:
-    """The most batches that lie in shared memory at a time (measured with Grain 0.2).
+def batches_in_flight(settings: PrefetchSettings) -> int:
+    """Maximum number of batches in shared memory at a time (measured with Grain 0.2).
 
-    Each worker has a queue, and a buffer in the program, of `ahead` batches each, and one batch on its way into either;
-    the program works on two.
+    Each worker has a queue, and a buffer in the program, of `ahead` batches each, and one batch in transit to each of
+    them; the program uses two.
     """
-    return reading.workers * (2 * reading.ahead + 2) + 2
+    return settings.workers * (2 * settings.ahead + 2) + 2
 
 
-def fit_shared_memory(wanted: Reading, batch_bytes: int, folder: Path = SHARED_MEMORY) -> Reading:
-    """The same, or with smaller buffers, fewer workers or none, if the batches would not fit; it is said on stderr."""
-    if not (wanted.workers and folder.is_dir()):
-        return wanted
+def fit_shared_memory(requested: PrefetchSettings, batch_bytes: int, folder: Path = SHARED_MEMORY) -> PrefetchSettings:
+    """Reduces buffers, then workers, until the batches fit into shared memory, and warns on stderr if it does."""
+    if not (requested.workers and folder.is_dir()):
+        return requested
     state = os.statvfs(folder)
     free = state.f_bavail * state.f_frsize
-    choices = [wanted, *(Reading(workers, 1) for workers in range(wanted.workers, 0, -1))]
-    chosen = next((one for one in choices if batches_in_flight(one) * batch_bytes <= free), Reading(0, wanted.ahead))
-    if chosen != wanted:
-        need = batches_in_flight(wanted) * batch_bytes
+    choices = [requested, *(PrefetchSettings(workers, 1) for workers in range(requested.workers, 0, -1))]
+    fitting = (choice for choice in choices if batches_in_flight(choice) * batch_bytes <= free)
+    chosen = next(fitting, PrefetchSettings(0, requested.ahead))
+    if chosen != requested:
+        needed = batches_in_flight(requested) * batch_bytes
         instead = f"{chosen.workers} of them with smaller buffers read" if chosen.workers else "this process reads"
         print(
-            f"{folder} has {_megabytes(free)} free, and {wanted.workers} reading process(es) with batches of "
-            f"{_megabytes(batch_bytes)} need {_megabytes(need)}: {instead}, which may be slower and changes nothing "
-            f"else. To have it faster, give more shared memory (docker run --shm-size={_gigabytes(need)}g; Kubernetes: "
+            f"{folder} has {_megabytes(free)} free, and {requested.workers} data worker(s) with batches of "
+            f"{_megabytes(batch_bytes)} need {_megabytes(needed)}: {instead}, which may be slower and changes nothing "
+            f"else. To avoid this, give more shared memory (docker run --shm-size={_gigabytes(needed)}g; Kubernetes: "
             f"an emptyDir of medium Memory mounted at {folder}), or use smaller batches",
             file=sys.stderr,
             flush=True,

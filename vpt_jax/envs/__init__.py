@@ -1,5 +1,5 @@
-"""Games behind the human interface: Gymnasium environments that take the MineRL key dict and give back a picture."""
+"""Gymnasium environments with the human interface: actions are MineRL's key dict, observations are RGB frames."""
 
 
 class RecordError(Exception):
-    """Recordings that cannot be made as asked, or a game that is not installed; the message says what to do."""
+    """A recording cannot be made as configured, or a game is not installed; the message names the remedy."""

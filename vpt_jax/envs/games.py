@@ -1,50 +1,54 @@
-"""The games there are, and how each is made; none is imported before a process of its own plays it."""
+"""Registry of the games and how each is made; a game is imported only in its own process."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from vpt_jax.envs.vector.client import Game, Patience
+from vpt_jax.envs.vector.client import EnvSpec, Timeouts
 
 
-class Kind(NamedTuple):
-    """What `config.game.name` chooses."""
+class RegisteredGame(NamedTuple):
+    """Registry entry that `config.game.name` selects."""
 
     make: str  # "module:function"
-    scripted: str  # the same, of a game that a script plays; empty: there is none
-    patience: Patience
-    wait_for_resets: bool  # worth it where they are quick: then equal runs are equal
+    scripted: str  # the same for a variant with a scripted player; empty: there is none
+    timeouts: Timeouts
+    wait_for_resets: bool  # True where resets are fast: then equal runs are reproducible
 
 
 GAMES = {
-    "doom": Kind(
+    "doom": RegisteredGame(
         make="vpt_jax.envs.doom.tasks:make",
         scripted="vpt_jax.envs.doom.tasks:make_scripted",
-        patience=Patience(start=60, reset=30, step=10),
+        timeouts=Timeouts(start=60, reset=30, step=10),
         wait_for_resets=True,
     ),
-    "luanti": Kind(
+    "luanti": RegisteredGame(
         make="vpt_jax.envs.luanti.env:make",
         scripted="",
-        patience=Patience(start=60, reset=120, step=10),
+        timeouts=Timeouts(start=60, reset=120, step=10),
         wait_for_resets=False,
     ),
-    "video": Kind(  # no game: nothing that is done changes what is seen
+    "video": RegisteredGame(  # not a game: actions have no effect on the frames
         make="vpt_jax.envs.video_env:make",
         scripted="",
-        patience=Patience(start=60, reset=30, step=10),
+        timeouts=Timeouts(start=60, reset=30, step=10),
         wait_for_resets=True,
     ),
-    "minerl": Kind(
+    "minerl": RegisteredGame(
         make="vpt_jax.envs.minerl:make",
         scripted="",
-        patience=Patience(start=300, reset=300, step=60),
+        timeouts=Timeouts(start=300, reset=300, step=60),
         wait_for_resets=False,
     ),
 }
 
 
-def make_game(name: str, arguments: Mapping[str, Any], python: str = "", scripted: bool = False) -> Game:
-    """The game of that name; `python` is the interpreter that has its packages (default: this one)."""
-    kind = GAMES[name]
-    make = kind.scripted if scripted else kind.make
-    return Game(make, dict(arguments), python, kind.patience)
+def make_env_spec(name: str, arguments: Mapping[str, Any], python: str = "", scripted: bool = False) -> EnvSpec:
+    """Returns the environment specification of a registered game.
+
+    `python` is the interpreter that has its packages (default: this one); `scripted` selects the variant with a
+    scripted player.
+    """
+    game = GAMES[name]
+    make = game.scripted if scripted else game.make
+    return EnvSpec(make, dict(arguments), python, game.timeouts)

@@ -1,4 +1,4 @@
-"""What every game here has in common: the action space, and the types of what `reset` and `step` give back."""
+"""Common interface of the environments: action space, observation space, and the types of `reset` and `step`."""
 
 import numpy as np
 from gymnasium import spaces
@@ -17,5 +17,5 @@ def action_space() -> spaces.Dict:
 
 
 def observation_space(height: int, width: int) -> spaces.Dict:
-    """One picture, `{"pov": uint8[height, width, 3]}`."""
+    """The observation space of one RGB frame, `{"pov": uint8[height, width, 3]}`."""
     return spaces.Dict({"pov": spaces.Box(0, 255, (height, width, 3), np.uint8)})

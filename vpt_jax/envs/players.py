@@ -1,4 +1,4 @@
-"""Players: what chooses the next action from what a game shows, with a hand that moves keys and mouse as people do."""
+"""Scripted players: replay of human action streams, and a model of human keyboard and mouse input."""
 
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -15,18 +15,18 @@ _STREAMS = resources.files("vpt_jax.envs") / "human_streams.npz"
 
 
 class Player(Protocol):
-    """Something that plays: it sees what `Env.reset` or `Env.step` gave, and answers with an action for `Env.step`."""
+    """Interface of a player: maps the observation and info of `Env.reset` or `Env.step` to the next action."""
 
     def act(self, observation: Mapping[str, Any], info: Mapping[str, float]) -> dict[str, Any]:
-        """The next 24-key action."""
+        """Returns the next 24-key action."""
         ...
 
 
 class HumanStreamPlayer:
-    """Plays what people once did in Minecraft, whatever it sees: recorded actions from a random place onwards.
+    """Replays recorded human actions of Minecraft from a random position, independent of the observation.
 
-    Its keys and mouse are truly human in their statistics, though not in what they are for. There are three streams of
-    one minute; a stream starts over at its end.
+    Its keys and mouse moves have human statistics, but no relation to the game. There are three streams of one minute;
+    a stream repeats from its start.
     """
 
     def __init__(self, seed: int):
@@ -38,54 +38,54 @@ class HumanStreamPlayer:
         self._step = int(rng.integers(len(self._buttons)))
 
     def act(self, observation: Mapping[str, Any], info: Mapping[str, float]) -> dict[str, Any]:
-        """The action of the stream's next step."""
+        """Returns the action of the stream's next step."""
         step, self._step = self._step, (self._step + 1) % len(self._buttons)
         return actions.env_from_raw(self._buttons[step], self._camera[step])
 
 
-class Hand:
-    """Carries out what a scripted player wants, at a human hand's pace and precision.
+class HumanInputModel:
+    """Model of human keyboard and mouse input: limits a scripted player to a person's speed and precision.
 
-    Keys stay down, or up, for at least a moment. The mouse moves in strokes: bell-shaped in speed, too long or too
-    short by a tenth, and followed by a short rest in which the eye measures what is left.
+    A key stays down, or up, for a minimum time of 4 to 9 steps. The mouse moves in strokes with a bell-shaped speed
+    profile and a length error of about 10%, each followed by a short pause before the rest of the turn.
     """
 
     def __init__(self, rng: np.random.Generator):
         self._rng = rng
         self._held = np.zeros(len(BUTTONS), np.uint8)
-        self._fixed = np.zeros(len(BUTTONS), int)  # steps until a key may change again
+        self._locked = np.zeros(len(BUTTONS), int)  # steps until a key may change again
         self._stroke = np.zeros((0, 2))
-        self._rest = 0
+        self._pause = 0
 
     def move(self, keys: Iterable[str], turn: Float[np.ndarray, "2"], tolerance: float) -> dict[str, Any]:
-        """The next action for keys that should be held, and degrees (pitch, yaw) the view should still turn.
+        """Returns the next action, for the keys to hold and the remaining turn (pitch, yaw) in degrees.
 
-        A turn below `tolerance` degrees is left alone.
+        A turn below `tolerance` degrees is not made.
         """
         return actions.env_from_raw(self._press(keys), self._slide(turn, tolerance))
 
     def _press(self, keys: Iterable[str]) -> UInt8[np.ndarray, "20"]:
-        wanted = np.zeros_like(self._held)
-        wanted[[BUTTON_INDEX[key] for key in keys]] = 1
-        self._fixed -= 1
-        change = (wanted != self._held) & (self._fixed <= 0)
-        self._held = np.where(change, wanted, self._held)
-        self._fixed = np.where(change, self._rng.integers(4, 10, len(BUTTONS)), self._fixed)
+        requested = np.zeros_like(self._held)
+        requested[[BUTTON_INDEX[key] for key in keys]] = 1
+        self._locked -= 1
+        change = (requested != self._held) & (self._locked <= 0)
+        self._held = np.where(change, requested, self._held)
+        self._locked = np.where(change, self._rng.integers(4, 10, len(BUTTONS)), self._locked)
         return self._held
 
     def _slide(self, turn: Float[np.ndarray, "2"], tolerance: float) -> Float[np.ndarray, "2"]:
         if not len(self._stroke):
-            self._rest -= 1
-            if self._rest > 0 or np.abs(turn).max() < tolerance:
+            self._pause -= 1
+            if self._pause > 0 or np.abs(turn).max() < tolerance:
                 return np.zeros(2)
             self._stroke = self._plan_stroke(turn)
-            self._rest = int(self._rng.integers(2, 6))
+            self._pause = int(self._rng.integers(2, 6))
         step, self._stroke = self._stroke[0], self._stroke[1:]
         return np.round(step / MOUSE_STEP) * MOUSE_STEP
 
     def _plan_stroke(self, turn: Float[np.ndarray, "2"]) -> Float[np.ndarray, "steps 2"]:
         steps = int(np.clip(2.5 + np.abs(turn).max() / 6 + self._rng.normal(0, 0.7), 2, 24))
         time = (np.arange(steps) + 0.5) / steps
-        speed = (time * (1 - time)) ** 2  # the least jerky way from rest to rest
+        speed = (time * (1 - time)) ** 2  # speed of the minimum-jerk trajectory
         wobble = speed[:, None] * (1 + self._rng.normal(0, 0.12, (steps, 2)))
         return turn * self._rng.normal(1, 0.1) * wobble / speed.sum()

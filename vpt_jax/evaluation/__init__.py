@@ -1,1 +1,1 @@
-"""Figures of models: metrics on held-out play, trivial baselines, rollouts in environments."""
+"""Evaluation of models: metrics on held-out data, trivial baselines, rollouts in environments."""

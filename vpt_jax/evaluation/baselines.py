@@ -1,7 +1,7 @@
-"""What predictors reach that look at no frame: the figures any model has to beat, on the same held-out frames.
+"""Trivial baselines that use no frames: the metrics any model has to beat, on the same held-out frames.
 
-As a distribution, "repeat" gives the last action (or choice) the share of training frames that do repeat it, and
-spreads the rest as the marginal distribution does.
+"repeat" is a mixture: it gives the last action (or choice) the share of training frames in which it is repeated, and
+distributes the rest as the marginal distribution.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from vpt_jax.actions import (
     joint_from_raw,
     raw_from_joint,
 )
-from vpt_jax.evaluation.metrics import Prediction, Totals, add, count, metrics
+from vpt_jax.evaluation.metrics import Prediction, Totals, compute_metrics, compute_totals, sum_totals
 
 if TYPE_CHECKING:  # a train step uses a marginal on machines that read no dataset
     from vpt_jax.data.streams import Stream
@@ -30,7 +30,7 @@ RawActions = tuple[UInt8[np.ndarray, "n 20"], Float[np.ndarray, "n 2"]]
 
 
 class Marginal(NamedTuple):
-    """How often each joint class occurs: the best predictor of joint actions that does not look at the frames."""
+    """Marginal distribution of the joint classes: the best predictor of joint actions that uses no frames."""
 
     buttons: Float[np.ndarray, " button_classes"]
     camera: Float[np.ndarray, " camera_classes"]
@@ -41,30 +41,30 @@ class Marginal(NamedTuple):
         return cls(*(np.full(classes, 1 / classes) for classes in (NUM_BUTTON_CLASSES, NUM_CAMERA_CLASSES)))
 
     @classmethod
-    def of(cls, stream: "Stream") -> "Marginal":
-        """The distribution in a stream."""
+    def from_stream(cls, stream: "Stream") -> "Marginal":
+        """Distribution of a stream's actions."""
         return cls.fit(joint_from_raw(*map(np.concatenate, zip(*_sampled_actions(stream), strict=True))))
 
     @classmethod
     def fit(cls, actions: JointAction) -> "Marginal":
-        """The distribution of the actions; the camera's over the frames in which it moves."""
+        """Distribution of the actions; the camera's over the frames in which it moves."""
         moving = CLASS_HAS_CAMERA[actions.buttons]
         return cls(
             _smoothed(actions.buttons, NUM_BUTTON_CLASSES), _smoothed(actions.camera[moving], NUM_CAMERA_CLASSES)
         )
 
     def log_prob(self, actions: JointAction) -> Float[np.ndarray, " n"]:
-        """Nats; the camera counts where the buttons have it on, as in the policy's loss."""
+        """Log-probabilities in nats; the camera counts where the button class includes it, as in the policy's loss."""
         camera = np.where(CLASS_HAS_CAMERA[actions.buttons], np.log(self.camera[actions.camera]), 0)
         return np.log(self.buttons[actions.buttons]) + camera
 
     def mode(self, frames: int) -> JointAction:
-        """The most frequent choice, in every frame."""
+        """Most frequent action, repeated for `frames` frames."""
         return JointAction(np.full(frames, self.buttons.argmax()), np.full(frames, self.camera.argmax()))
 
 
 class FactoredMarginal(NamedTuple):
-    """How often each button is down and each camera bin occurs, each choice by itself."""
+    """Marginal distributions of each button and each camera axis, as independent choices."""
 
     buttons: Float[np.ndarray, "20 2"]  # up, down
     camera: Float[np.ndarray, "2 bins"]
@@ -75,8 +75,8 @@ class FactoredMarginal(NamedTuple):
         return cls(np.full((len(BUTTONS), 2), 1 / 2), np.full((2, CAMERA.num_bins), 1 / CAMERA.num_bins))
 
     @classmethod
-    def of(cls, stream: "Stream") -> "FactoredMarginal":
-        """The distribution in a stream."""
+    def from_stream(cls, stream: "Stream") -> "FactoredMarginal":
+        """Distribution of a stream's actions."""
         buttons, camera = map(np.concatenate, zip(*_sampled_actions(stream), strict=True))
         bins = CAMERA.to_bins(camera)
         return cls(
@@ -85,7 +85,7 @@ class FactoredMarginal(NamedTuple):
         )
 
     def probabilities(self, actions: RawActions) -> Float[np.ndarray, "n 22"]:
-        """Of every choice of every action."""
+        """Probabilities of the 22 choices of every action."""
         choices = _choices(actions)
         buttons, camera = choices[:, :-2], choices[:, -2:]
         keys, axes = np.arange(buttons.shape[1]), np.arange(2)
@@ -93,10 +93,10 @@ class FactoredMarginal(NamedTuple):
 
 
 def _smoothed(classes: Integer[np.ndarray, " n"], num_classes: int) -> Float[np.ndarray, " classes"]:
-    """Frequencies; a share is spread over all classes, the share of the classes seen once.
+    """Class frequencies with Good-Turing smoothing: the share of classes seen once is spread over all classes.
 
-    That is the Good-Turing estimate of how much of the distribution is still unseen: it keeps the loss on new classes
-    finite without making the baseline weaker than it need be.
+    That share estimates the probability mass that is still unseen: it keeps the loss on new classes finite, without
+    making the baseline weaker than necessary.
     """
     counts = np.bincount(classes, minlength=num_classes)
     unseen = ((counts == 1).sum() + 1) / (len(classes) + 1)
@@ -104,9 +104,10 @@ def _smoothed(classes: Integer[np.ndarray, " n"], num_classes: int) -> Float[np.
 
 
 def policy_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, float]]:
-    """`metrics` of two predictors of joint actions: `marginal` always says the same; `repeat` the last action again."""
-    marginal = Marginal.of(train)
-    repeating = np.concatenate([_repeats(joint_from_raw(*actions)) for actions in _sampled_actions(train)]).mean()
+    """Metrics of two predictors of joint actions: `marginal` is constant; `repeat` repeats the last action."""
+    marginal = Marginal.from_stream(train)
+    repeated = [_is_repeated(joint_from_raw(*actions)) for actions in _sampled_actions(train)]
+    repeat_share = np.concatenate(repeated).mean()
 
     def constant(raw: RawActions) -> Prediction:
         actions = joint_from_raw(*raw)
@@ -114,30 +115,30 @@ def policy_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, fl
 
     def repeat(raw: RawActions) -> Prediction:
         actions = joint_from_raw(*raw)
-        chance = (1 - repeating) * np.exp(marginal.log_prob(actions)) + repeating * _repeats(actions)
-        return Prediction(-np.log(chance), *raw_from_joint(_previous(actions)))
+        probability = (1 - repeat_share) * np.exp(marginal.log_prob(actions)) + repeat_share * _is_repeated(actions)
+        return Prediction(-np.log(probability), *raw_from_joint(_previous(actions)))
 
     return {name: _metrics_of(valid, predict) for name, predict in {"marginal": constant, "repeat": repeat}.items()}
 
 
 def idm_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, float]]:
-    """`metrics` of two predictors of factored actions: `released` says no key and no movement; `repeat` as above."""
-    marginal = FactoredMarginal.of(train)
+    """Metrics of two predictors of factored actions: `released` predicts no key and no movement; `repeat` as above."""
+    marginal = FactoredMarginal.from_stream(train)
     same = np.concatenate([_same_choices(actions) for actions in _sampled_actions(train)])
-    repeating = (same.sum(0) + 1) / (len(same) + 2)  # a choice that never changed in training may yet
+    repeat_share = (same.sum(0) + 1) / (len(same) + 2)  # smoothed: a choice that never changed in training may change
 
     def released(raw: RawActions) -> Prediction:
         return _released(raw)._replace(loss=-np.log(marginal.probabilities(raw)).sum(1))
 
     def repeat(raw: RawActions) -> Prediction:
-        chance = (1 - repeating) * marginal.probabilities(raw) + repeating * _same_choices(raw)
-        return _repeated(raw)._replace(loss=-np.log(chance).sum(1))
+        probabilities = (1 - repeat_share) * marginal.probabilities(raw) + repeat_share * _same_choices(raw)
+        return _repeated(raw)._replace(loss=-np.log(probabilities).sum(1))
 
     return {name: _metrics_of(valid, predict) for name, predict in {"released": released, "repeat": repeat}.items()}
 
 
 def label_baselines(recorded: "Stream") -> dict[str, list[Totals]]:
-    """Totals by episode of what needs no training: `released` and `repeat`, without a loss."""
+    """Totals by episode of the baselines that need no training, `released` and `repeat`; the loss is NaN."""
     return {"released": _totals(recorded, _released), "repeat": _totals(recorded, _repeated)}
 
 
@@ -158,50 +159,50 @@ def _choices(raw: RawActions) -> Int[np.ndarray, "n 22"]:
 
 
 def _same_choices(raw: RawActions) -> Bool[np.ndarray, "n 22"]:
-    """Which choices equal those of the step before."""
+    """Mask of the choices that equal those of the previous step."""
     choices = _choices(raw)
     return choices == _shifted(choices)
 
 
 def _shifted(choices: Int[np.ndarray, "n 22"]) -> Int[np.ndarray, "n 22"]:
-    """The choices of the step before; before the first, nothing is done."""
-    nothing = np.array([[0] * (choices.shape[1] - 2) + [CAMERA.null_bin] * 2])
-    return np.concatenate([nothing, choices])[: len(choices)]
+    """Choices of the previous step; before the first, null actions."""
+    null = np.array([[0] * (choices.shape[1] - 2) + [CAMERA.null_bin] * 2])
+    return np.concatenate([null, choices])[: len(choices)]
 
 
 def _metrics_of(valid: "Stream", predict: Callable[[RawActions], Prediction]) -> dict[str, float]:
-    return metrics(add(_totals(valid, predict)))
+    return compute_metrics(sum_totals(_totals(valid, predict)))
 
 
 def _totals(stream: "Stream", predict: Callable[[RawActions], Prediction]) -> list[Totals]:
-    """What a predictor of an episode's actions gets, by episode."""
+    """Totals of a predictor, by episode."""
     episodes = (_scored_actions(stream, episode) for episode in range(len(stream.index.names)))
-    return [count(predict(raw), *raw, np.ones(len(raw[0]), bool)) for raw in episodes]
+    return [compute_totals(predict(raw), *raw, np.ones(len(raw[0]), bool)) for raw in episodes]
 
 
 def _sampled_actions(stream: "Stream") -> Iterator[RawActions]:
-    """The actions of each episode in use; of a large stream, of 1,000 to 2,000 episodes, evenly spread."""
+    """Actions of each episode in use; in a large stream, of 1,000 to 2,000 evenly spaced episodes."""
     episodes = np.flatnonzero(stream.lengths)
     return (_scored_actions(stream, episode) for episode in episodes[:: max(len(episodes) // 1000, 1)])
 
 
 def _scored_actions(stream: "Stream", episode: int) -> RawActions:
-    """The actions of an episode's frames that count in the loss."""
+    """Actions of an episode's frames that count in the loss."""
     buttons, camera = stream.actions(episode)
     scored = stream.scored(episode)
     return buttons[scored], camera[scored]
 
 
 def _previous(actions: JointAction) -> JointAction:
-    """The action before each; before the first, none."""
+    """Previous action of each; before the first, the null action."""
     return JointAction(
         np.concatenate([[0], actions.buttons])[: len(actions.buttons)],
         np.concatenate([[NULL_CAMERA_CLASS], actions.camera])[: len(actions.camera)],
     )
 
 
-def _repeats(actions: JointAction) -> Bool[np.ndarray, " n"]:
-    """Whether an action equals the one before it; the camera class tells only where the buttons have the camera on."""
+def _is_repeated(actions: JointAction) -> Bool[np.ndarray, " n"]:
+    """Mask of the actions that equal the previous one; the camera counts only where the button class includes it."""
     last = _previous(actions)
     same_camera = (actions.camera == last.camera) | ~CLASS_HAS_CAMERA[actions.buttons]
     return (actions.buttons == last.buttons) & same_camera

@@ -1,4 +1,4 @@
-"""How well a model names what a player did in held-out play: sums over frames, and the figures that follow."""
+"""Metrics of action prediction on held-out data: NLL, accuracy, F1 of keys, R2 of the mouse; sums over frames."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -21,9 +21,7 @@ AXES = ("pitch", "yaw")
 
 
 class Prediction(NamedTuple):
-    """What a model says of some frames: an action, the most probable unless said otherwise, and its loss on the
-    recorded one.
-    """
+    """Predicted actions (the most probable ones, unless noted otherwise), and the loss of the recorded ones."""
 
     loss: Float[Array, "..."]  # nats
     buttons: UInt8[Array, "... 20"]
@@ -35,29 +33,29 @@ Predict = Callable[[Any, Any, Batch], tuple[Prediction, Any]]
 
 
 class Totals(NamedTuple):
-    """Sums over frames, from which all metrics follow. Degrees are cut off where the bins end, at 10."""
+    """Sums over frames, from which all metrics follow. Degrees are clipped to the bins' range, 10."""
 
     loss: Float[Array, ""]  # nats
     frames: Int[Array, ""]
-    hits: Int[Array, "20"]  # predicted down, and down
+    hits: Int[Array, "20"]  # true positives: predicted down, and down
     predicted: Int[Array, "20"]  # predicted down
     pressed: Int[Array, "20"]  # down
-    exact: Int[Array, ""]  # all 20 buttons right
-    axis_hits: Int[Array, "2"]  # the bin right
-    camera_hits: Int[Array, ""]  # both bins right
+    exact: Int[Array, ""]  # frames with all 20 buttons right
+    axis_hits: Int[Array, "2"]  # frames with the right bin
+    camera_hits: Int[Array, ""]  # frames with both bins right
     moving: Int[Array, ""]  # frames in which the camera moves
-    moving_hits: Int[Array, ""]  # of these, both bins right
+    moving_hits: Int[Array, ""]  # of these, with both bins right
     degrees: Float[Array, "2"]
     squares: Float[Array, "2"]  # of the degrees
-    errors: Float[Array, "2"]  # squares of predicted less recorded degrees
+    errors: Float[Array, "2"]  # squared errors: of predicted minus recorded degrees
 
 
-def count(
+def compute_totals(
     prediction: Prediction, buttons: UInt8[Array, "... 20"], camera: Float[Array, "... 2"], valid: Bool[Array, "..."]
 ) -> Totals:
-    """Totals of some frames, given what was done in them (camera in degrees)."""
+    """Totals of some frames, given the recorded buttons and camera (degrees); only `valid` frames count."""
     frames = tuple(range(valid.ndim))
-    said, held = ((keys > 0) & valid[..., None] for keys in (prediction.buttons, buttons))
+    predicted, pressed = ((keys > 0) & valid[..., None] for keys in (prediction.buttons, buttons))
     bins = CAMERA.to_bins(camera)
     axis_hit = (CAMERA.to_bins(prediction.camera) == bins) & valid[..., None]
     hit, moving = axis_hit.all(-1), (bins != CAMERA.null_bin).any(-1) & valid
@@ -65,30 +63,30 @@ def count(
     errors = (prediction.camera - degrees) * valid[..., None]
     return Totals(
         loss=(prediction.loss * valid).sum(), frames=valid.sum(),
-        hits=(said & held).sum(frames), predicted=said.sum(frames), pressed=held.sum(frames),
-        exact=((said == held).all(-1) & valid).sum(),
+        hits=(predicted & pressed).sum(frames), predicted=predicted.sum(frames), pressed=pressed.sum(frames),
+        exact=((predicted == pressed).all(-1) & valid).sum(),
         axis_hits=axis_hit.sum(frames), camera_hits=hit.sum(), moving=moving.sum(), moving_hits=(hit & moving).sum(),
         degrees=degrees.sum(frames), squares=(degrees**2).sum(frames), errors=(errors**2).sum(frames),
     )  # fmt: skip
 
 
-def add(parts: Sequence[Totals]) -> Totals:
-    """The totals of all parts together."""
+def sum_totals(parts: Sequence[Totals]) -> Totals:
+    """Sums totals field by field."""
     return Totals(*(np.sum(field, axis=0) for field in zip(*parts, strict=True)))
 
 
-def metrics(totals: Totals) -> dict[str, float]:
-    """The figures of some totals.
+def compute_metrics(totals: Totals) -> dict[str, float]:
+    """Computes metrics from totals.
 
     - `nll`: nats per frame.
-    - `key_accuracy`: share of right answers over all frames and all 20 keys ("micro"; always saying "released" scores
-      high); `key_exact`: share of frames with all keys right. The paper does not say which of these its number is.
-    - `accuracy/KEY`, `precision/KEY`, `recall/KEY`, `f1/KEY`: of every key pressed or predicted at all; `f1/mean`: over
-      those held in more than 1% of the frames.
+    - `key_accuracy`: micro-averaged accuracy over all frames and all 20 keys (always predicting "released" scores
+      high); `key_exact`: share of frames with all keys right. The paper does not specify which of them it reports.
+    - `accuracy/KEY`, `precision/KEY`, `recall/KEY`, `f1/KEY`: of every key that is pressed or predicted in any frame;
+      `f1/mean`: mean F1 of the keys held in more than 1% of the frames.
     - `camera_accuracy`: share of frames with both bins right; `camera_accuracy/AXIS`: with this one;
       `camera_accuracy_moving`: both, over the frames in which the camera moves.
-    - `mouse_r2/AXIS`: 1 less the squared error's share of the variance, of degrees cut off at 10, where the bins end.
-      Of a camera that never moves, it is 1 if that was said of every frame, and 0 if not.
+    - `mouse_r2/AXIS`: coefficient of determination of the degrees, clipped to 10, where the bins end: 1 minus squared
+      error / variance. If the camera never moves, it is 1 if that was predicted for every frame, and 0 if not.
     """
     totals = Totals(*(np.asarray(field, np.float64) for field in totals))
     frames = float(totals.frames)
@@ -102,14 +100,14 @@ def metrics(totals: Totals) -> dict[str, float]:
         "key_exact": float(totals.exact / frames),
         "f1/mean": float(f1[common].sum() / max(common.sum(), 1)),
     }
-    of_keys = {
+    key_metrics = {
         "accuracy": 1 - wrong / frames,
         "precision": totals.hits / np.maximum(totals.predicted, 1),
         "recall": totals.hits / np.maximum(totals.pressed, 1),
         "f1": f1,
     }
-    seen = np.flatnonzero(totals.pressed + totals.predicted)
-    figures |= {f"{name}/{BUTTONS[i]}": float(values[i]) for name, values in of_keys.items() for i in seen}
+    used = np.flatnonzero(totals.pressed + totals.predicted)
+    figures |= {f"{name}/{BUTTONS[i]}": float(values[i]) for name, values in key_metrics.items() for i in used}
     return figures | _camera_metrics(totals, frames)
 
 
@@ -127,46 +125,47 @@ def _camera_metrics(totals: Totals, frames: float) -> dict[str, float]:
 
 
 def label_totals(predicted: "EpisodeIndex", recorded: "EpisodeIndex") -> list[Totals]:
-    """Totals of every predicted episode against the recorded one of the same name, without a loss.
+    """Totals of every labelled episode against the recorded one of the same name; the loss is NaN.
 
     Raises:
-        ValueError: an episode is not among the recorded ones, or of another length there.
+        ValueError: an episode is not among the recorded ones, or has another length there.
     """
     totals = []
     for episode, name in enumerate(predicted.names):
         if name not in recorded.names:
             raise ValueError(f"no episode {name} was recorded")
-        said, true = predicted.rows(episode), recorded.rows(recorded.names.index(name))
-        if said.stop - said.start != true.stop - true.start:
-            raise ValueError(f"episode {name} has {said.stop - said.start} labels for {true.stop - true.start} frames")
-        buttons, camera = predicted.buttons[said], np.asarray(predicted.camera[said])
+        labels, true = predicted.rows(episode), recorded.rows(recorded.names.index(name))
+        count, frames = labels.stop - labels.start, true.stop - true.start
+        if count != frames:
+            raise ValueError(f"episode {name} has {count} labels for {frames} frames")
+        buttons, camera = predicted.buttons[labels], np.asarray(predicted.camera[labels])
         prediction = Prediction(np.full(len(buttons), np.nan), buttons, camera)
-        everything = np.ones(len(buttons), bool)
-        totals.append(count(prediction, recorded.buttons[true], np.asarray(recorded.camera[true]), everything))
+        all_valid = np.ones(len(buttons), bool)
+        totals.append(compute_totals(prediction, recorded.buttons[true], np.asarray(recorded.camera[true]), all_valid))
     return totals
 
 
 def confidence_intervals(
     episodes: Sequence[Totals], level: float = 0.95, draws: int = 1000
 ) -> dict[str, tuple[float, float]]:
-    """Bootstrap intervals of the metrics over episodes, since the frames of one episode are much alike.
+    """Bootstrap confidence intervals of the metrics, by resampling episodes: frames of one episode are correlated.
 
-    Every draw takes as many episodes as there are, with repetition, and the interval holds the middle `level` of the
-    draws' figures. A metric that a draw does not have (a key that none of its episodes presses) counts as 0 in it.
+    Every draw resamples all episodes with replacement, and the interval spans the middle `level` of the draws' values.
+    A metric that is missing in a draw (of a key that none of its episodes presses) counts as 0 there.
     """
     stacked = Totals(*(np.stack(field).astype(np.float64) for field in zip(*episodes, strict=True)))
     rng, number = np.random.default_rng(0), len(episodes)
     drawn = []
     for _ in range(draws):
         weights = np.bincount(rng.integers(number, size=number), minlength=number)
-        drawn.append(metrics(Totals(*(np.tensordot(weights, field, 1) for field in stacked))))
+        drawn.append(compute_metrics(Totals(*(np.tensordot(weights, field, 1) for field in stacked))))
     tails = [(1 - level) / 2, (1 + level) / 2]
-    names = metrics(add(episodes))
+    names = compute_metrics(sum_totals(episodes))
     return {name: tuple(np.quantile([figures.get(name, 0.0) for figures in drawn], tails).tolist()) for name in names}
 
 
-# Which frames of a batch count in figures of a name. Policies are asked about frames in which something is done; to be
-# compared with one, an IDM is measured on these alone too.
+# Masks of the frames that count in a metric, by name. Policies are evaluated on frames with an action that is not null;
+# for comparison, an IDM is evaluated on these alone too ("acting").
 VIEWS: dict[str, Callable[[Batch], Bool[Array, "b t"]]] = {
     "valid": lambda batch: batch.valid,
     "acting": lambda batch: batch.valid & ~is_null(jnp.asarray(batch.buttons), jnp.asarray(batch.camera)),
@@ -176,11 +175,11 @@ VIEWS: dict[str, Callable[[Batch], Bool[Array, "b t"]]] = {
 def evaluation_step(
     predict: Predict, views: Sequence[str], params: Any, carry: tuple[Any, list[Totals]], batch: Batch
 ) -> tuple[Any, list[Totals]]:
-    """Adds a batch to the totals, of which there are as many as views."""
+    """Adds a batch to the totals, one for each view."""
     memory, totals = carry
     prediction, memory = predict(params, memory, batch)
-    seen = [count(prediction, batch.buttons, batch.camera, VIEWS[view](batch)) for view in views]
-    return memory, jax.tree.map(jnp.add, totals, seen)
+    batch_totals = [compute_totals(prediction, batch.buttons, batch.camera, VIEWS[view](batch)) for view in views]
+    return memory, jax.tree.map(jnp.add, totals, batch_totals)
 
 
 def evaluator(
@@ -192,42 +191,44 @@ def evaluator(
     views: Sequence[str] = ("valid",),
     test_batches: Callable[[], Iterable[Batch]] | None = None,
 ) -> Callable[[Any], dict[str, float]]:
-    """A function of the parameters that goes over all validation batches and returns `metrics`.
+    """Makes a function that evaluates parameters on all validation batches and returns `compute_metrics`.
 
-    They are called `VIEW/NAME`; those of the baselines stand beside them as `BASELINE/NAME`. Those of test batches are
-    called `test/NAME` in place of `valid/NAME`, and `test_VIEW/NAME` of other views.
+    Metrics are named `VIEW/NAME`, and those of the baselines `BASELINE/NAME`. Metrics of test batches are named
+    `test/NAME` in place of `valid/NAME`, and `test_VIEW/NAME` in other views.
 
     Args:
-        predict: the model.
-        initial_memory: its memory before the first batch, of all rows.
+        predict: predictions of the model on a batch.
+        initial_memory: makes the model's memory before the first batch, for all rows.
         batches: starts a pass over the global batches.
-        by_rows: how batches and memory lie on the mesh.
-        baselines: their metrics.
+        by_rows: sharding of batches and memory.
+        baselines: metrics by baseline.
         views: names from `VIEWS`.
-        test_batches: the same of play by which nothing is chosen, neither a checkpoint nor a setting; none: no such
-            figures.
+        test_batches: the same for test data, by which nothing is selected, neither a checkpoint nor a setting; None:
+            no test metrics.
     """
     replicated = NamedSharding(by_rows.mesh, PartitionSpec())
     step = jax.jit(partial(evaluation_step, predict, views), out_shardings=(by_rows, replicated), donate_argnums=1)
-    begin = jax.jit(lambda: (initial_memory(), [_no_totals() for _ in views]), out_shardings=(by_rows, replicated))
+    begin = jax.jit(lambda: (initial_memory(), [_zero_totals() for _ in views]), out_shardings=(by_rows, replicated))
 
-    def over(all_batches: Iterable[Batch], params: Any) -> list[dict[str, float]]:
+    def evaluate_batches(all_batches: Iterable[Batch], params: Any) -> list[dict[str, float]]:
         carry = begin()
         for batch in all_batches:
             carry = step(params, carry, batch)
-        return [metrics(of_view) for of_view in jax.device_get(carry[1])]
+        return [compute_metrics(view_totals) for view_totals in jax.device_get(carry[1])]
 
     def evaluate(params: Any) -> dict[str, float]:
-        by_predictor: dict[str, Mapping[str, float]] = dict(zip(views, over(batches(), params), strict=True))
+        by_predictor: dict[str, Mapping[str, float]] = dict(
+            zip(views, evaluate_batches(batches(), params), strict=True)
+        )
         if test_batches:
             names = ["test" if view == "valid" else f"test_{view}" for view in views]
-            by_predictor |= zip(names, over(test_batches(), params), strict=True)
+            by_predictor |= zip(names, evaluate_batches(test_batches(), params), strict=True)
         by_predictor |= baselines
-        return {f"{who}/{name}": value for who, figures in by_predictor.items() for name, value in figures.items()}
+        return {f"{key}/{name}": value for key, figures in by_predictor.items() for name, value in figures.items()}
 
     return evaluate
 
 
-def _no_totals() -> Totals:
-    none = Prediction(jnp.zeros(0), jnp.zeros((0, len(BUTTONS)), jnp.uint8), jnp.zeros((0, 2)))
-    return count(none, none.buttons, none.camera, jnp.zeros(0, bool))
+def _zero_totals() -> Totals:
+    empty = Prediction(jnp.zeros(0), jnp.zeros((0, len(BUTTONS)), jnp.uint8), jnp.zeros((0, 2)))
+    return compute_totals(empty, empty.buttons, empty.camera, jnp.zeros(0, bool))

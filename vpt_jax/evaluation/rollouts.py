@@ -1,4 +1,4 @@
-"""How well an agent plays: many episodes of fixed seeds, recorded, and the figures that follow."""
+"""Rollouts of agents in environments: recorded episodes of fixed seeds, and metrics such as return and milestones."""
 
 import math
 from collections.abc import Sequence
@@ -12,165 +12,175 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from vpt_jax.actions import NUM_BUTTON_CLASSES, NUM_CAMERA_CLASSES, JointAction, env_from_raw, raw_from_joint
-from vpt_jax.envs.vector.pool import Episode, Pool, Turn
+from vpt_jax.envs.vector.pool import Episode, Pool, TimeStep
 from vpt_jax.keys import seed_key
-from vpt_jax.models.heads import draw_joint, joint_kl
-from vpt_jax.models.policy import Policy, look_once
+from vpt_jax.models.heads import joint_kl, sample_joint
+from vpt_jax.models.policy import Policy, apply_single_step
 from vpt_jax.recording import RecordingWriter
 from vpt_jax.system.workers import progress_bar
 from vpt_jax.video import Frame
 
 
-class Move(NamedTuple):
-    """What an agent does in `n` games."""
+class AgentActions(NamedTuple):
+    """Actions of an agent in `n` environments, with its KL to a reference policy."""
 
     buttons: UInt8[np.ndarray, "n 20"]
     camera: Float[np.ndarray, "n 2"]  # degrees
-    drift: Float[np.ndarray, " n"]  # KL(reference, agent) in nats
+    drift: Float[np.ndarray, " n"]  # KL(reference, agent) in nats; NaN without a policy
 
 
-class Agent(Protocol):
-    """Something that plays `n` games at once."""
+class VectorAgent(Protocol):
+    """Agent that acts in `n` environments at once."""
 
-    def act(self, turn: Turn) -> Move:
-        """What to do next in every game."""
+    def act(self, time_step: TimeStep) -> AgentActions:
+        """Returns the next action of every environment."""
         ...
 
 
 class PolicyAgent:
-    """Draws its actions from a policy, and measures how far it has drifted from a reference policy."""
+    """Samples its actions from a policy, and computes the KL from a reference policy to it (drift)."""
 
     def __init__(self, policy: tuple[Policy, Any], reference: tuple[Policy, Any], rows: int, seed: int):
-        """The policy and the one to compare with, each with its parameters."""
+        """Compiles the step of both policies.
+
+        Args:
+            policy: with its parameters.
+            reference: policy to compare with, and its parameters.
+            rows: number of environments.
+            seed: of the sampled actions.
+        """
         modules, self._params = zip(policy, reference, strict=True)
         self._act = jax.jit(partial(_act, modules), donate_argnums=1)
-        self._rings = tuple(module.initial_ring(rows) for module in modules)
-        self._rng, self._turns = seed_key(seed), 0
+        self._rings = tuple(module.initial_ring_memory(rows) for module in modules)
+        self._rng, self._steps = seed_key(seed), 0
 
-    def act(self, turn: Turn) -> Move:
-        """The same seed and the same turns give the same actions."""
-        rng = jax.random.fold_in(self._rng, self._turns)
-        move, self._rings = self._act(self._params, self._rings, turn.frames, turn.first, rng)
-        self._turns += 1
-        return jax.device_get(move)
+    def act(self, time_step: TimeStep) -> AgentActions:
+        """Returns sampled actions; the same seed and the same time steps give the same actions."""
+        rng = jax.random.fold_in(self._rng, self._steps)
+        actions, self._rings = self._act(self._params, self._rings, time_step.frames, time_step.first, rng)
+        self._steps += 1
+        return jax.device_get(actions)
 
 
 def _act(
     modules: tuple[Policy, Policy], params: Any, rings: Any, frames: Array, first: Array, rng: jax.Array
-) -> tuple[Move, Any]:
-    said, reference = (
-        look_once(module, of, frames, first, ring) for module, of, ring in zip(modules, params, rings, strict=True)
+) -> tuple[AgentActions, Any]:
+    output, reference = (
+        apply_single_step(module, of_module, frames, first, ring)
+        for module, of_module, ring in zip(modules, params, rings, strict=True)
     )
-    drift = joint_kl(reference.logits, said.logits)
-    return Move(*raw_from_joint(draw_joint(rng, said.logits)), drift), (said.memory, reference.memory)
+    drift = joint_kl(reference.logits, output.logits)
+    return AgentActions(*raw_from_joint(sample_joint(rng, output.logits)), drift), (output.memory, reference.memory)
 
 
 class RandomAgent:
-    """Draws evenly from all joint actions."""
+    """Samples uniformly from all joint actions."""
 
     def __init__(self, seed: int):
         self._rng = np.random.default_rng(seed)
 
-    def act(self, turn: Turn) -> Move:
-        """Whatever the games show."""
+    def act(self, time_step: TimeStep) -> AgentActions:
+        """Returns random actions, whatever the frames."""
         classes = (NUM_BUTTON_CLASSES, NUM_CAMERA_CLASSES)
-        action = JointAction(*(self._rng.integers(number, size=len(turn.first)) for number in classes))
-        return Move(*raw_from_joint(action), np.full(len(turn.first), np.nan))
+        action = JointAction(*(self._rng.integers(number, size=len(time_step.first)) for number in classes))
+        return AgentActions(*raw_from_joint(action), np.full(len(time_step.first), np.nan))
 
 
 class IdleAgent:
-    """Does nothing: for games that a script plays."""
+    """Does nothing: for environments in which a scripted player acts."""
 
-    def act(self, turn: Turn) -> Move:
-        """No key, no turn."""
-        n = len(turn.first)
-        return Move(np.zeros((n, 20), np.uint8), np.zeros((n, 2), np.float32), np.full(n, np.nan))
+    def act(self, time_step: TimeStep) -> AgentActions:
+        """Returns null actions: no key, no camera movement."""
+        n = len(time_step.first)
+        return AgentActions(np.zeros((n, 20), np.uint8), np.zeros((n, 2), np.float32), np.full(n, np.nan))
 
 
-class Played(NamedTuple):
-    """An episode that was evaluated."""
+class EpisodeResult(NamedTuple):
+    """Result of an evaluated episode."""
 
     seed: int
     steps: int
     reward: float
-    ending: str
+    ending: str  # "terminated", "truncated" or "lost"
     obtained: dict[str, float]
     drift: float  # mean over its steps, in nats
 
 
-def play(agent: Agent, pool: Pool, folder: Path, total: int) -> list[Played]:
-    """Plays all episodes of the pool, by seed; each is recorded in `folder` under its seed (`recording`)."""
-    played: list[Played] = []
+def run_episodes(agent: VectorAgent, pool: Pool, folder: Path, total: int) -> list[EpisodeResult]:
+    """Plays all episodes of the pool, and records each in `folder` (`recording_path`); returns results by seed."""
+    results: list[EpisodeResult] = []
     with ExitStack() as stack, progress_bar(total, desc=folder.name, unit="episode") as bar:
-        takes: dict[int, _Take] = {}
-        turn = pool.begin()
+        recorders: dict[int, _EpisodeRecorder] = {}
+        time_step = pool.begin()
         while not pool.done:
-            move = agent.act(turn)
-            for row in np.flatnonzero(turn.playing).tolist():
-                if turn.first[row]:
-                    takes[row] = _Take(stack, recording(folder, turn.seed[row]), turn.frames.shape[1:3])
-                takes[row].add(turn.frames[row], move.buttons[row], move.camera[row], move.drift[row])
-            turn = pool.act(move.buttons, move.camera)
+            actions = agent.act(time_step)
+            for row in np.flatnonzero(time_step.playing).tolist():
+                if time_step.first[row]:
+                    path = recording_path(folder, time_step.seed[row])
+                    recorders[row] = _EpisodeRecorder(stack, path, time_step.frames.shape[1:3])
+                recorders[row].add(time_step.frames[row], actions.buttons[row], actions.camera[row], actions.drift[row])
+            time_step = pool.step(actions.buttons, actions.camera)
             for episode in pool.episodes():
-                played.append(takes.pop(episode.row).finish(episode))
+                results.append(recorders.pop(episode.row).finish(episode))
                 bar.update()
-    return sorted(played)
+    return sorted(results)
 
 
-def recording(folder: Path, seed: int) -> Path:
-    """Where the episode of a seed lies, without suffix."""
+def recording_path(folder: Path, seed: int) -> Path:
+    """Path of a seed's recording, without suffix."""
     return folder / f"{seed:09}"
 
 
-class _Take:
-    """An episode that is being played."""
+class _EpisodeRecorder:
+    """Recorder of an episode in progress."""
 
     def __init__(self, stack: ExitStack, path: Path, size: tuple[int, ...]):
-        """`stack` gives up what is not finished."""
+        """Opens the recording; on exit, `stack` discards it if it is not finished."""
         self._writer = RecordingWriter(path, *size)
         self._drifts: list[float] = []
-        self._open = stack.enter_context(ExitStack())
-        self._open.enter_context(self._writer)
+        self._exit_stack = stack.enter_context(ExitStack())
+        self._exit_stack.enter_context(self._writer)
 
     def add(self, frame: Frame, buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"], drift: float) -> None:
         self._writer.write(frame, env_from_raw(buttons, camera))
         self._drifts.append(drift)
 
-    def finish(self, episode: Episode) -> Played:
-        self._open.close()
+    def finish(self, episode: Episode) -> EpisodeResult:
+        self._exit_stack.close()
         figures = episode.seed, episode.steps, episode.reward, episode.ending, episode.obtained
-        return Played(*figures, float(np.mean(self._drifts)))
+        return EpisodeResult(*figures, float(np.mean(self._drifts)))
 
 
-def summarise(played: Sequence[Played]) -> dict[str, float]:
-    """The figures of an agent; lost episodes are counted, and left out of everything else (NaN, if there is no other).
+def summarise(results: Sequence[EpisodeResult]) -> dict[str, float]:
+    """Metrics of an agent; lost episodes are counted, and left out of everything else (NaN if none remains).
 
     - `return`, `steps`: means over episodes; `return_error`: the mean's standard error.
-    - `obtained/ITEM`, `obtained_error/ITEM`: of what is rewarded; `milestone/ITEM`: share of episodes with any.
-    - `drift`: mean KL to the reference policy, in nats a step.
-    - `episodes`, `lost`; `terminated`: share of episodes that the game itself ended.
+    - `obtained/ITEM`, `obtained_error/ITEM`: mean number of a rewarded item, and its standard error; `milestone/ITEM`:
+      share of episodes with at least one.
+    - `drift`: mean KL from the reference policy, in nats a step.
+    - `episodes`, `lost`; `terminated`: share of episodes that the environment itself ended.
     """
-    whole = [one for one in played if one.ending != "lost"]
-    figures: dict[str, float] = {"episodes": len(whole), "lost": len(played) - len(whole)}
-    figures["return"], figures["return_error"] = _mean([one.reward for one in whole])
-    figures["steps"], _ = _mean([one.steps for one in whole])
-    figures["terminated"], _ = _mean([one.ending == "terminated" for one in whole])
-    figures["drift"], _ = _mean([one.drift for one in whole])
-    for item in played[0].obtained:
-        counts = [one.obtained[item] for one in whole]
+    completed = [result for result in results if result.ending != "lost"]
+    figures: dict[str, float] = {"episodes": len(completed), "lost": len(results) - len(completed)}
+    figures["return"], figures["return_error"] = _mean([result.reward for result in completed])
+    figures["steps"], _ = _mean([result.steps for result in completed])
+    figures["terminated"], _ = _mean([result.ending == "terminated" for result in completed])
+    figures["drift"], _ = _mean([result.drift for result in completed])
+    for item in results[0].obtained:
+        counts = [result.obtained[item] for result in completed]
         figures[f"obtained/{item}"], figures[f"obtained_error/{item}"] = _mean(counts)
         figures[f"milestone/{item}"], _ = _mean([count > 0 for count in counts])
     return figures
 
 
 def _mean(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and its standard error."""
+    """Mean and its standard error; NaN where undefined."""
     array = np.asarray(values, float)
     error = array.std(ddof=1) / math.sqrt(len(array)) if len(array) > 1 else math.nan
     return float(array.mean()) if len(array) else math.nan, float(error)
 
 
-def ranked(played: Sequence[Played]) -> dict[str, Played]:
-    """The best, the median and the worst of the episodes that were not lost."""
-    whole = sorted((one for one in played if one.ending != "lost"), key=lambda one: one.reward)
-    return {"best": whole[-1], "median": whole[len(whole) // 2], "worst": whole[0]} if whole else {}
+def best_median_worst(results: Sequence[EpisodeResult]) -> dict[str, EpisodeResult]:
+    """Best, median and worst episode by reward, of those that were not lost."""
+    completed = sorted((result for result in results if result.ending != "lost"), key=lambda result: result.reward)
+    return {"best": completed[-1], "median": completed[len(completed) // 2], "worst": completed[0]} if completed else {}

@@ -1,5 +1,5 @@
-"""An inverse dynamics model over whole videos: any videos in, a dataset with predicted labels out."""
+"""Pseudo-labelling: an inverse dynamics model (IDM) predicts the actions of videos; the result is a dataset."""
 
 
 class LabelError(Exception):
-    """Labels that cannot be made as asked; the message says what to do."""
+    """Labelling that cannot be done as configured; the message names the remedy."""

@@ -1,15 +1,17 @@
-"""Labelling as a job: a folder of videos in, a dataset with predicted labels out; any number of hosts share the videos.
+"""Resumable labelling job: from a folder of videos to a dataset with predicted labels, sharded over hosts.
+
+Each host labels one shard of the videos: `config.part` of `config.parts`.
 
     OUT.partial/videos.json                           the videos by content, with their numbers
-    OUT.partial/part-00000-of-00004/settings.json     what this part is made of; other settings are refused
+    OUT.partial/part-00000-of-00004/settings.json     settings and model of this shard; other settings are rejected
                                     frames/           every video's frames at the model's size, or why it is broken
                                     labels/           the labels of every step
                                     labelled/         labels of whole videos, from before videos changed
-                                    dataset/          the part's labelled dataset, once it is whole
-    OUT/                                              the dataset of all parts, moved together by whoever ends last
+                                    dataset/          the shard's labelled dataset, once it is complete
+    OUT/                                              the dataset of all shards, merged by the host that finishes last
 
-Every file appears under its name only when it is whole, so a job that was killed goes on with what is missing. Videos
-may be added, removed, renamed and replaced in between: what was done for the others counts (`resume.py`).
+All files are written atomically, so an interrupted job resumes with the files that are missing. Videos may be added,
+removed, renamed and replaced in between: work on the others is kept (`resume.py`).
 """
 
 import json
@@ -29,20 +31,20 @@ from vpt_jax.data import dataset
 from vpt_jax.data.clips import (
     Clip,
     FrameSettings,
-    draw_film,
-    draw_number,
+    content_keys,
     encode_video,
     find_videos,
-    identify,
-    is_drawn,
+    is_film_complete,
     read_result,
+    render_film,
+    sampling_seed,
 )
 from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.manifest import SUFFIX
 from vpt_jax.labelling import LabelError, resume
 from vpt_jax.labelling.model import CHOICES, MODES, model_digest
-from vpt_jax.labelling.parts import SPLIT, Job, assemble, is_done, merge
-from vpt_jax.labelling.plan import Plan, Video
+from vpt_jax.labelling.parts import SPLIT, JobShard, is_complete, merge_shards, write_shard_dataset
+from vpt_jax.labelling.plan import EncodedVideo, Plan
 from vpt_jax.labelling.steps import label_steps, read_steps, read_videos, step_file
 from vpt_jax.system.atomic_files import read_json, write_text
 from vpt_jax.system.mount_points import is_free
@@ -51,49 +53,55 @@ from vpt_jax.system.printable import printable
 from vpt_jax.system.workers import locked, progress_bar, worker_pool
 from vpt_jax.training.checkpoints import TrainedIDM, load_idm
 
-VERSION = 3  # of the files in OUT.partial
+VERSION = 3  # of the file formats in OUT.partial
 
 
 def label(config: ConfigDict) -> Path:
-    """Makes the dataset `config.out` of the videos in `config.videos` (fields: configs/label.py).
+    """Labels the videos in `config.videos` and writes the dataset `config.out` (fields: configs/label.py).
 
-    Where the dataset is there already, nothing happens. Returns its path. Raises `LabelError`, and `FolderInUseError`
-    while another run labels the same part.
+    Does nothing if the dataset is up to date.
+
+    Returns:
+        Path of the dataset; it does not exist yet if other shards are missing.
+
+    Raises:
+        LabelError: labelling cannot be done as configured.
+        FolderInUseError: another run labels the same shard.
     """
     refuse_remote_paths(config)
     _check(config)
     out = Path(config.out).resolve()
     work = out.with_name(f"{out.name}.partial")
     idm = load_idm(config.idm)
-    videos = _find(config)
-    keys, made_of = identify(videos), _made_of(config, idm)
+    videos = _find_videos(config)
+    keys, made_of = content_keys(videos), _label_settings(config, idm)
     wanted = made_of | {"videos": keys}
-    if _is_made(out, wanted):
-        return _tell_made(out, work)
+    if _is_up_to_date(out, wanted):
+        return _report_done(out, work)
     _check_window(config, idm)
     with locked(work, wait=True):
-        if _is_made(out, wanted):  # while it waited
-            return _tell_made(out, work)
-        jobs = _share(config, idm, videos, keys, work)
-    job = jobs[config.part]
-    with locked(job.folder):
-        _keep_settings(job, made_of)
-        _label_part(job, config, idm)
-    with locked(work, wait=True):  # for a host that looks whether this part is done
-        if _is_made(out, wanted) or merge(work, jobs, out):  # or another host was faster
+        if _is_up_to_date(out, wanted):  # finished by another host while this one waited
+            return _report_done(out, work)
+        shards = _assign_shards(config, idm, videos, keys, work)
+    shard = shards[config.part]
+    with locked(shard.folder):
+        _check_settings(shard, made_of)
+        _label_shard(shard, config, idm)
+    with locked(work, wait=True):  # while another host checks whether this shard is complete
+        if _is_up_to_date(out, wanted) or merge_shards(work, shards, out):  # or another host was faster
             shutil.rmtree(work, ignore_errors=True)
             print(_summary(out))
     return out
 
 
-def _tell_made(out: Path, work: Path) -> Path:
-    shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed at its very end
+def _report_done(out: Path, work: Path) -> Path:
+    shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed just before it finished
     print(f"nothing to do: {out} is labelled already")
     return out
 
 
-def _is_made(out: Path, made_of: dict[str, Any]) -> bool:
-    """Whether `out` is this very dataset; raises where it is anything else but empty."""
+def _is_up_to_date(out: Path, made_of: dict[str, Any]) -> bool:
+    """Returns whether `out` is already this dataset; raises `LabelError` if it is anything else and not empty."""
     if out.is_file():
         raise LabelError(f"{out} is a file, and config.out must be a folder: choose another --config.out")
     if is_free(out):
@@ -101,11 +109,11 @@ def _is_made(out: Path, made_of: dict[str, Any]) -> bool:
     if not (out / "report.json").is_file():
         raise LabelError(f"{out} is in use by something else: choose another --config.out")
     report = read_json(out / "report.json")
-    there = report.get("made_of") if isinstance(report, dict) else None
-    if not isinstance(there, dict):
+    existing = report.get("made_of") if isinstance(report, dict) else None
+    if not isinstance(existing, dict):
         raise LabelError(f"{out / 'report.json'} is damaged: remove {out}, or choose another --config.out")
-    if changed := [name for name in made_of if made_of[name] != there.get(name)]:
-        videos = resume.describe_other_videos(there.get("videos", {}), made_of["videos"])
+    if changed := [name for name in made_of if made_of[name] != existing.get(name)]:
+        videos = resume.describe_differences(existing.get("videos", {}), made_of["videos"])
         raise LabelError(
             f"{out} was labelled with other {', '.join(changed)}: remove it, or choose another out"
             + (f" (videos {videos})" if videos else "")
@@ -119,7 +127,7 @@ def _is_made(out: Path, made_of: dict[str, Any]) -> bool:
 
 def _check(config: ConfigDict) -> None:
     if not (config.videos and config.idm and config.out):
-        raise LabelError("say what to label, by which model, and where to: --config.videos, --config.idm, --config.out")
+        raise LabelError("set the videos, the model and the output folder: --config.videos, --config.idm, --config.out")
     for field, choices in {"mode": MODES, "choice": CHOICES}.items():
         if config[field] not in choices:
             raise LabelError(f"config.{field} is {config[field]!r}; choose one of {', '.join(choices)}")
@@ -139,10 +147,10 @@ def _check(config: ConfigDict) -> None:
     if not (videos.is_dir() or (videos.suffix == SUFFIX and videos.is_file())):
         raise LabelError(f"there is no folder of videos at {videos}, and no manifest (NAME{SUFFIX})")
     if Path(config.videos).resolve() in Path(config.out).resolve().parents:
-        raise LabelError(f"config.out lies in {config.videos}, where its films would be labelled too: choose another")
+        raise LabelError(f"config.out is inside {config.videos}, where its films would be labelled too: choose another")
 
 
-def _find(config: ConfigDict) -> dict[str, Clip]:
+def _find_videos(config: ConfigDict) -> dict[str, Clip]:
     try:
         videos = find_videos(Path(config.videos).resolve(), Path(config.out).resolve())
     except ValueError as error:
@@ -161,133 +169,138 @@ def _check_window(config: ConfigDict, idm: TrainedIDM) -> None:
         raise LabelError(f"{config.idm} was trained on windows of {idm.window} frames: labelling needs a multiple of 4")
 
 
-def _share(
+def _assign_shards(
     config: ConfigDict, idm: TrainedIDM, videos: dict[str, Clip], keys: dict[str, str], work: Path
-) -> list[Job]:  # fmt: skip
-    """All parts: a video's number tells which one it belongs to."""
+) -> list[JobShard]:  # fmt: skip
+    """Assigns videos to shards: the video's number modulo the number of shards."""
     height, width, _ = idm.frame_shape
     frames = FrameSettings(height, width, tuple(config.aspect), config.chunk_frames, config.quality)
-    numbers, jobs = resume.number_videos(work, keys), []
-    for part in range(config.parts):
-        mine = {name: clip for name, clip in videos.items() if numbers[name] % config.parts == part}
-        keys_of_part, numbers_of_part = {name: keys[name] for name in mine}, {name: numbers[name] for name in mine}
-        folder = work / f"part-{part:05}-of-{config.parts:05}"
-        jobs.append(Job(mine, keys_of_part, numbers_of_part, folder, frames))
-    return jobs
+    numbers, shards = resume.number_videos(work, keys), []
+    for shard_index in range(config.parts):
+        own = {name: clip for name, clip in videos.items() if numbers[name] % config.parts == shard_index}
+        own_keys, own_numbers = {name: keys[name] for name in own}, {name: numbers[name] for name in own}
+        folder = work / f"part-{shard_index:05}-of-{config.parts:05}"
+        shards.append(JobShard(own, own_keys, own_numbers, folder, frames))
+    return shards
 
 
-def _made_of(config: ConfigDict, idm: TrainedIDM) -> dict[str, Any]:
-    """What decides the labels, besides the videos."""
+def _label_settings(config: ConfigDict, idm: TrainedIDM) -> dict[str, Any]:
+    """Settings and model that determine the labels, in addition to the videos."""
     fields = ("mode", "choice", "mirror", "seed", "batch", "span", "aspect", "chunk_frames", "quality")
     made_of = {name: config[name] for name in fields} | {"idm": f"step {idm.step}, parameters {model_digest(idm)}"}
     return json.loads(json.dumps(made_of))
 
 
-def _keep_settings(job: Job, made_of: dict[str, Any]) -> None:
-    """Notes what the part is made of, or raises if what is there was made of something else."""
-    file = job.folder / "settings.json"
-    # A step has rows for each device.
+def _check_settings(shard: JobShard, made_of: dict[str, Any]) -> None:
+    """Stores the settings of the shard; raises `LabelError` if existing files were made with other settings."""
+    file = shard.folder / "settings.json"
+    # The number of rows of a step depends on the number of devices.
     made_of = made_of | {"devices": jax.local_device_count(), "version": VERSION}
-    there = read_json(file)
-    if not isinstance(there, dict):
-        _start_anew(job.folder, file)
+    existing = read_json(file)
+    if not isinstance(existing, dict):
+        _clear_folder(shard.folder, file)
         write_text(file, json.dumps(made_of, indent=1) + "\n")
-        there = made_of
-    if changed := [name for name in made_of if made_of[name] != there.get(name)]:
-        raise LabelError(f"{job.folder} was begun with other {', '.join(changed)}: remove it, or choose another out")
+        existing = made_of
+    if changed := [name for name in made_of if made_of[name] != existing.get(name)]:
+        raise LabelError(
+            f"{shard.folder} was started with other {', '.join(changed)}: remove it, or choose another out"
+        )
 
 
-def _start_anew(folder: Path, settings: Path) -> None:
-    """Removes what was made with settings that cannot be read."""
+def _clear_folder(folder: Path, settings: Path) -> None:
+    """Removes all files of a shard whose settings cannot be read."""
     if settings.exists():
-        print(f"{settings} is damaged, so what was made with it is made anew", flush=True)
+        print(f"{settings} is damaged, so all files in its folder are created again", flush=True)
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _label_part(job: Job, config: ConfigDict, idm: TrainedIDM) -> None:
-    if is_done(job):
+def _label_shard(shard: JobShard, config: ConfigDict, idm: TrainedIDM) -> None:
+    if is_complete(shard):
         return
-    shutil.rmtree(job.folder / "dataset", ignore_errors=True)  # of other videos
-    for damaged in _forget_damage(job):
-        print(f"{job.videos[damaged]} is decoded anew, since what was kept of it is damaged", flush=True)
+    shutil.rmtree(shard.folder / "dataset", ignore_errors=True)  # a dataset of other videos
+    for damaged in _remove_damaged(shard):
+        print(f"{shard.videos[damaged]} is decoded again, since its intermediate files are damaged", flush=True)
     with worker_pool(config.workers) as pool:
-        _encode_all(pool, job)
-        names = [name for name in job.videos if job.result(name, "frames").exists()]
+        _encode_all(pool, shard)
+        names = [name for name in shard.videos if shard.result(name, "frames").exists()]
         labels = None
         if names:
-            folder = job.folder / "labels"
-            plan, kept = _begin_plan(job, names, config, idm)
+            folder = shard.folder / "labels"
+            plan, kept = _resume_plan(shard, names, config, idm)
             try:
                 if plan.videos:
                     label_steps(plan, folder, config, idm)
             except DatasetDamagedError as error:
                 raise LabelError(str(error)) from error
-            if names != sorted(names, key=job.numbers.__getitem__):  # some came later; plans are in order of numbers
-                kept = resume.keep_all(job.folder, plan, partial(read_steps, folder))
+            # Plans are in order of numbers, which differs from that of names if videos were added later.
+            if names != sorted(names, key=shard.numbers.__getitem__):
+                kept = resume.save_all_labels(shard.folder, plan, partial(read_steps, folder))
             labels = partial(read_videos, plan, folder, names, kept)
-            _draw_films(pool, job, names[: config.films], labels)
-        assemble(job, names, labels)
+            _render_films(pool, shard, names[: config.films], labels)
+        write_shard_dataset(shard, names, labels)
 
 
-def _forget_damage(job: Job) -> Iterator[str]:
-    """Removes what was kept of videos whose files are damaged or disagree, and gives their names."""
-    for name in job.videos:
-        files = [job.result(name, suffix) for suffix in ("records", "frames", "broken")]
-        if any(file.exists() for file in files[1:]) and read_result(files[0].with_suffix(""), job.frames) is None:
+def _remove_damaged(shard: JobShard) -> Iterator[str]:
+    """Removes the files of videos whose files are damaged or inconsistent, and yields their names."""
+    for name in shard.videos:
+        files = [shard.result(name, suffix) for suffix in ("records", "frames", "broken")]
+        if any(file.exists() for file in files[1:]) and read_result(files[0].with_suffix(""), shard.frames) is None:
             for file in files:
                 file.unlink(missing_ok=True)
             yield name
 
 
-def _begin_plan(job: Job, names: Sequence[str], config: ConfigDict, idm: TrainedIDM) -> tuple[Plan, dict[str, Path]]:
-    """The plan of what is to be labelled, and files of labels that are kept from earlier plans, by name."""
-    frames = {name: int(job.result(name, "frames").read_text()) for name in names}
-    videos = [resume.Decoded(job.numbers[name], frames[name], job.keys[name], name) for name in names]
-    make_plan = lambda some: _make_plan(job, some, config, idm)  # noqa: E731
-    return resume.settle_plan(job.folder, videos, make_plan, partial(read_steps, job.folder / "labels"), step_file)
+def _resume_plan(
+    shard: JobShard, names: Sequence[str], config: ConfigDict, idm: TrainedIDM
+) -> tuple[Plan, dict[str, Path]]:
+    """Returns the plan of the videos to label, and the files of labels that are kept from earlier plans, by name."""
+    frames = {name: int(shard.result(name, "frames").read_text()) for name in names}
+    videos = [resume.NumberedVideo(shard.numbers[name], frames[name], shard.keys[name], name) for name in names]
+    make_plan = lambda selected: _make_plan(shard, selected, config, idm)  # noqa: E731
+    return resume.resume_plan(shard.folder, videos, make_plan, partial(read_steps, shard.folder / "labels"), step_file)
 
 
-def _encode_all(pool: ProcessPoolExecutor, job: Job) -> None:
-    """Decodes every video that is not done yet, and shows how it goes."""
-    (job.folder / "frames").mkdir(exist_ok=True)
-    for left_over in (job.folder / "frames").glob("*.writing"):
-        left_over.unlink()
-    sizes = _sizes(job.videos)
-    done = {name for name in job.videos if any(job.result(name, kind).exists() for kind in ("frames", "broken"))}
+def _encode_all(pool: ProcessPoolExecutor, shard: JobShard) -> None:
+    """Decodes the videos that are not done, with a progress bar."""
+    (shard.folder / "frames").mkdir(exist_ok=True)
+    for unfinished in (shard.folder / "frames").glob("*.writing"):
+        unfinished.unlink()
+    sizes = _sizes(shard.videos)
+    done = {name for name in shard.videos if any(shard.result(name, kind).exists() for kind in ("frames", "broken"))}
     frames, start = 0, time.monotonic()
     with progress_bar(sum(sizes.values()), desc="decoding", unit="B", unit_scale=True) as bar:
         bar.update(sum(sizes[name] for name in done))
         futures = {
-            pool.submit(encode_video, clip, job.result(name, "records").with_suffix(""), job.frames): name
-            for name, clip in job.videos.items()
+            pool.submit(encode_video, clip, shard.result(name, "records").with_suffix(""), shard.frames): name
+            for name, clip in shard.videos.items()
             if name not in done
         }
         for future in as_completed(futures):
-            frames += _finished(future, job.videos[futures[future]].video)
+            frames += _future_result(future, shard.videos[futures[future]].video)
             bar.set_postfix_str(f"{frames / (time.monotonic() - start):,.0f} frames/s", refresh=False)
             bar.update(sizes[futures[future]])
 
 
-def _finished(future: Future, video: Path) -> Any:
+def _future_result(future: Future, video: Path) -> Any:
     try:
         return future.result()
     except BrokenProcessPool:
         raise LabelError(
-            f"a worker process died, short of memory or by a video such as {video}. What is done is kept: run the same "
+            f"a worker process died, out of memory or at a video such as {video}. Finished work is kept: run the same "
             "command again, with a smaller --config.workers or without that video"
         ) from None
     except Exception as error:
-        error.add_note(f"at {video}; what is done is kept, run the same command to go on")
+        error.add_note(f"at {video}; finished work is kept: run the same command again to resume")
         raise
 
 
-def _make_plan(job: Job, decoded: Sequence[resume.Decoded], config: ConfigDict, idm: TrainedIDM) -> Plan:
-    """Rows of a step are no more than there are spans, and always as many on every device."""
-    chunk = job.frames.chunk_frames
+def _make_plan(shard: JobShard, decoded: Sequence[resume.NumberedVideo], config: ConfigDict, idm: TrainedIDM) -> Plan:
+    """Makes a plan whose rows per step are limited by the number of spans, and divisible by that of local devices."""
+    chunk = shard.frames.chunk_frames
     videos = tuple(
-        Video(resume.result_file(job.folder / "frames", video.number, "records"), video.frames, chunk,
-              number=draw_number(video.key))
+        EncodedVideo(resume.result_file(shard.folder / "frames", video.number, "records"), video.frames, chunk,
+              sampling_seed=sampling_seed(video.key))
         for video in decoded
     )  # fmt: skip
     plan, devices = Plan(videos, idm.window, config.span, 1), jax.local_device_count()
@@ -295,15 +308,15 @@ def _make_plan(job: Job, decoded: Sequence[resume.Decoded], config: ConfigDict, 
     return Plan(videos, idm.window, config.span, -(-rows // devices) * devices)
 
 
-def _draw_films(pool: ProcessPoolExecutor, job: Job, names: Sequence[str], labels: Any) -> None:
+def _render_films(pool: ProcessPoolExecutor, shard: JobShard, names: Sequence[str], labels: Any) -> None:
     films = {}
-    for name, of_video in zip(names, labels(), strict=False):
-        film = job.folder / "films" / f"{name}.mp4"
-        if not is_drawn(film, len(of_video.buttons)):
-            films[pool.submit(draw_film, job.videos[name], film, of_video.buttons, of_video.camera)] = name
+    for name, video_labels in zip(names, labels(), strict=False):
+        film = shard.folder / "films" / f"{name}.mp4"
+        if not is_film_complete(film, len(video_labels.buttons)):
+            films[pool.submit(render_film, shard.videos[name], film, video_labels.buttons, video_labels.camera)] = name
     with progress_bar(len(films), desc="drawing films", unit="film", disable=not films) as bar:
         for future in as_completed(films):
-            if problem := _finished(future, job.videos[films[future]].video):
+            if problem := _future_result(future, shard.videos[films[future]].video):
                 bar.write(f"no film of {films[future]}: {problem}")
             bar.update()
 
@@ -320,7 +333,7 @@ def _summary(out: Path) -> str:
         printable(f"  broken: {note['file']}: {note['reason']}: {note['detail']}") for note in report["broken"][:5]
     ]
     if len(report["broken"]) > 5:
-        lines.append(f"  every one is listed in {out / 'report.json'}")
+        lines.append(f"  all are listed in {out / 'report.json'}")
     if report["broken"]:
-        lines.append("  this dataset stays as it is: what you mend of them, label into another --config.out")
+        lines.append("  this dataset is not extended: to include repaired videos, label them into another --config.out")
     return "\n".join(lines)

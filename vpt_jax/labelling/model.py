@@ -1,4 +1,4 @@
-"""Labels for the windows of some spans by the inverse dynamics model, with embeddings shared by windows or without."""
+"""Pseudo-labels of spans of windows by the inverse dynamics model (IDM), with or without shared frame embeddings."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from vpt_jax.actions import CAMERA, YAW, Array
 from vpt_jax.data.augment import MIRRORED_KEYS
 from vpt_jax.labelling.plan import Labels, Spans
 from vpt_jax.models.heads import factored_log_prob
-from vpt_jax.models.idm import REACH, InverseDynamicsModel
+from vpt_jax.models.idm import TEMPORAL_RADIUS, InverseDynamicsModel
 from vpt_jax.training.checkpoints import TrainedIDM
 from vpt_jax.training.digests import params_digest
 
@@ -23,7 +23,7 @@ CHOICES = ("argmax", "sample", "mean")
 
 
 def model_digest(idm: TrainedIDM) -> str:
-    """The identity of a model by its parameters and settings, window and frame size, wherever its files lie."""
+    """Hash of a model's parameters, architecture, window and frame size; independent of the path of its files."""
     return params_digest(idm.params, idm.module, tuple(idm.frame_shape), idm.window)
 
 
@@ -37,21 +37,23 @@ def label_spans(
     spans: Spans,
     mirror: bool = False,
 ) -> Labels:
-    """Labels of all windows of some spans: `[b, windows, window, ...]`.
+    """Predicts labels for all windows of some spans: `[b, windows, window, ...]`.
 
     Args:
-      window, mode, mirror: as of `span_logits`.
-      choice: "argmax", the most probable of each choice; "sample", drawn as probable as the model says; or "mean",
-        the most probable keys, and the camera's degrees on average over its bins: of all answers the one with the least
-        squared error, mostly between the middles of bins.
-      rng: of the draws; they depend on it, the video and the window, not on what else is in the batch.
+      window, mode, mirror: as in `span_logits`.
+      choice: "argmax", the most probable class of each factor; "sample", sampled from the model's distribution; or
+        "mean", the most probable buttons, and the expected camera angle over its bins, which minimizes the squared
+        error and mostly lies between bin centres.
+      rng: key for sampling; samples depend on it, the video and the window, not on the rest of the batch.
     """
     if choice not in CHOICES:
         raise ValueError(f"choice is {choice!r}; choose from {', '.join(CHOICES)}")
 
     def label_window(i: Array, logits: Logits) -> Labels:
-        keys = jax.vmap(lambda at: jax.random.fold_in(jax.random.fold_in(rng, at[0]), at[1] + i))(spans.origin)
-        return choose(logits, choice, keys)
+        keys = jax.vmap(lambda origin: jax.random.fold_in(jax.random.fold_in(rng, origin[0]), origin[1] + i))(
+            spans.origin
+        )
+        return labels_from_logits(logits, choice, keys)
 
     return span_logits(idm, window, mode, params, spans, mirror, label_window)
 
@@ -63,19 +65,23 @@ def span_logits(
     params: Any,
     spans: Spans,
     mirror: bool = False,
-    then: Callable[[Array, Logits], Any] = lambda _, logits: logits,
+    postprocess: Callable[[Array, Logits], Any] = lambda _, logits: logits,
 ) -> Any:
-    """What the model says of all windows of some spans: `[b, windows, window, choices, classes]` by head.
+    """Predicts logits for all windows of some spans: `[b, windows, window, choices, classes]` by head.
 
     Args:
+      idm: the model.
       window: frames, an even number.
-      mode: "exact" takes every window by itself, as the model was trained: beyond it all is black. "shared" computes
-        the embedding of every frame once, for both windows that it is in. Only the embeddings of a window's outermost
-        two frames on each side differ: they then see their true neighbours. None of these frames is kept, but all
-        frames attend to them, so other labels differ slightly. Where a window is a whole video, nothing differs.
-      mirror: whether the model is asked about the mirror image of every window as well, and both answers count half.
-        Our addition, for models trained on mirrored windows.
-      then: makes of a window's number and logits, `[b, window, ...]`, what is returned in place of the logits.
+      mode: "exact" processes every window separately, as in training: frames beyond it are black. "shared" computes
+        the embedding of every frame once, for both windows that contain it. Only the embeddings of a window's outermost
+        two frames on each side differ: their temporal convolution reads the true neighbours. The labels of these frames
+        are not kept, but all frames attend to them, so other labels differ slightly. If a window is a whole video,
+        nothing differs.
+      params: of the model.
+      spans: input frames.
+      mirror: test-time augmentation: averages the predictions for every window and its mirror image. Our addition, for
+        models trained on mirrored windows.
+      postprocess: function of a window's index and its logits, `[b, window, ...]`, applied before windows are stacked.
     """
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; choose from {', '.join(MODES)}")
@@ -87,46 +93,52 @@ def span_logits(
     def cut(array: Array, start: Array, length: int) -> Array:
         return jax.lax.dynamic_slice_in_dim(array, start, length, axis=1)
 
-    def embed_half(i: Array) -> list[Array]:  # in pieces, whose activations need not fit into memory all at once
-        return [idm.apply(variables, cut(frames, i * half, half + 2 * REACH), method="embed") for frames in views]
+    def embed_half(i: Array) -> list[Array]:  # half a window at a time, to bound the memory of activations
+        length = half + 2 * TEMPORAL_RADIUS
+        return [idm.apply(variables, cut(frames, i * half, length), method="embed") for frames in views]
 
     def exact(i: Array) -> Any:
         valid = cut(spans.valid, i * half, window)
-        windows = (cut(frames, i * half + REACH, window) for frames in views)
-        return finish(i, [idm.apply(variables, frames, valid).logits for frames in windows])
+        windows = (cut(frames, i * half + TEMPORAL_RADIUS, window) for frames in views)
+        return combine(i, [idm.apply(variables, frames, valid).logits for frames in windows])
 
     def shared(i: Array) -> Any:
         valid = cut(spans.valid, i * half, window)
-        windows = (jnp.concatenate([of_view[i], of_view[i + 1]], axis=1) for of_view in halves)
-        return finish(i, [idm.apply(variables, x, valid, method="attend").logits for x in windows])
+        windows = (jnp.concatenate([embeddings[i], embeddings[i + 1]], axis=1) for embeddings in halves)
+        return combine(i, [idm.apply(variables, x, valid, method="attend").logits for x in windows])
 
-    def finish(i: Array, logits: list[Logits]) -> Any:
-        return then(i, average(*logits) if mirror else logits[0])
+    def combine(i: Array, logits: list[Logits]) -> Any:
+        return postprocess(i, average_mirrored(*logits) if mirror else logits[0])
 
     if mode == "shared":
         halves = jax.lax.map(embed_half, jnp.arange(count + 1))
-    of_windows = jax.lax.map(shared if mode == "shared" else exact, jnp.arange(count))
-    return jax.tree.map(lambda array: jnp.moveaxis(array, 0, 1), of_windows)
+    outputs = jax.lax.map(shared if mode == "shared" else exact, jnp.arange(count))
+    return jax.tree.map(lambda array: jnp.moveaxis(array, 0, 1), outputs)
 
 
-def average(plain: Logits, mirrored: Logits) -> Logits:
-    """What the answers for a window and for its mirror image, left and right put back, say on average."""
-    back = {
+def average_mirrored(plain: Logits, mirrored: Logits) -> Logits:
+    """Averages the probabilities for a window and its mirror image, with left and right of the latter swapped back.
+
+    Returns log-probabilities by head.
+    """
+    unmirrored = {
         "buttons": mirrored["buttons"][:, :, np.array(MIRRORED_KEYS)],
         "camera": mirrored["camera"].at[:, :, YAW].set(mirrored["camera"][:, :, YAW, ::-1]),
     }
-    plain, back = ({head: jax.nn.log_softmax(of_head) for head, of_head in said.items()} for said in (plain, back))
-    return {head: jnp.logaddexp(plain[head], back[head]) - jnp.log(2) for head in plain}
+    p, q = (
+        {head: jax.nn.log_softmax(head_logits) for head, head_logits in view.items()} for view in (plain, unmirrored)
+    )
+    return {head: jnp.logaddexp(p[head], q[head]) - jnp.log(2) for head in p}
 
 
-def choose(logits: Logits, choice: str, rngs: Array) -> Labels:
-    """Labels from logits, and the probability of the classes they are in; `rngs` has a key for every row."""
+def labels_from_logits(logits: Logits, choice: str, rngs: Array) -> Labels:
+    """Chooses labels, and computes the probability of their classes (confidence); `rngs` has a key for every row."""
     if choice == "sample":
-        of_heads = jax.vmap(lambda rng: jax.random.split(rng, len(logits)))(rngs)
-        draw = jax.vmap(jax.random.categorical)
-        chosen = {head: draw(of_heads[:, i], of_head) for i, (head, of_head) in enumerate(logits.items())}
+        head_rngs = jax.vmap(lambda rng: jax.random.split(rng, len(logits)))(rngs)
+        sample = jax.vmap(jax.random.categorical)
+        chosen = {head: sample(head_rngs[:, i], head_logits) for i, (head, head_logits) in enumerate(logits.items())}
     else:
-        chosen = {head: of_head.argmax(-1) for head, of_head in logits.items()}
+        chosen = {head: head_logits.argmax(-1) for head, head_logits in logits.items()}
     camera = CAMERA.to_degrees(chosen["camera"])
     if choice == "mean":
         camera = jax.nn.softmax(logits["camera"]) @ jnp.asarray(CAMERA.centres, jnp.float32)

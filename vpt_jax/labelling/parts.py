@@ -1,4 +1,7 @@
-"""The labelled dataset of a part of a job, from decoded videos and their labels; and the dataset of all parts."""
+"""Labelled dataset of one shard of a job, from decoded videos and their labels; and merging of all shards.
+
+Shards are the parts of a job: `config.part` of `config.parts`, in folders `part-00000-of-00004`.
+"""
 
 import json
 import shutil
@@ -10,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vpt_jax.data import dataset
-from vpt_jax.data.clips import Clip, FrameSettings, is_drawn
+from vpt_jax.data.clips import Clip, FrameSettings, is_film_complete
 from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
 from vpt_jax.labelling import LabelError
 from vpt_jax.labelling.plan import Labels
@@ -23,23 +26,23 @@ SPLIT = "train"
 
 
 @dataclass(frozen=True)
-class Job:
-    """The videos of one part of a labelling job, and where its work lies."""
+class JobShard:
+    """One shard of a labelling job: its videos, and the folder of its intermediate files."""
 
     videos: dict[str, Clip]  # by name
-    keys: dict[str, str]  # their identity by content
-    numbers: dict[str, int]  # the same for the same content, whatever became of other videos
-    folder: Path
+    keys: dict[str, str]  # content keys (clips.content_keys)
+    numbers: dict[str, int]  # by content: stable when other videos are added or removed
+    folder: Path  # of intermediate files
     frames: FrameSettings
 
     def result(self, name: str, suffix: str) -> Path:
-        """A file of a video's encoded frames."""
+        """Path of a file of a video's encoded frames."""
         return result_file(self.folder / "frames", self.numbers[name], suffix)
 
 
-def is_done(job: Job) -> bool:
-    """True if the part's dataset is there, whole, and of these videos. One that is damaged is removed."""
-    folder = job.folder / "dataset"
+def is_complete(shard: JobShard) -> bool:
+    """Returns whether the shard's dataset is complete and of these videos. A damaged dataset is removed."""
+    folder = shard.folder / "dataset"
     if not folder.exists():
         return False
     try:
@@ -48,79 +51,85 @@ def is_done(job: Job) -> bool:
             dataset.check_dataset(folder)
             index = dataset.load_index(folder, SPLIT)
             for name, frames in zip(index.names, index.lengths.tolist(), strict=True):
-                if (film := folder / "films" / f"{name}.mp4").exists() and not is_drawn(film, frames):
+                if (film := folder / "films" / f"{name}.mp4").exists() and not is_film_complete(film, frames):
                     raise DatasetDamagedError(f"{film} is damaged")
     except (DatasetDamagedError, DatasetMissingError) as error:
-        print(f"{folder} is made anew, since it is damaged: {error}", flush=True)
+        print(f"{folder} is damaged, so it is created again: {error}", flush=True)
         shutil.rmtree(folder)
         return False
-    return report["made_of"].get("videos") == job.keys
+    return report["made_of"].get("videos") == shard.keys
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The report of a part's dataset; raises `DatasetDamagedError`."""
+    """Reads the report of a shard's dataset; raises `DatasetDamagedError`."""
     report = read_json(folder / "report.json")
     if not (isinstance(report, dict) and {"broken", "made_of"} <= report.keys()):
         raise DatasetDamagedError(f"{folder / 'report.json'} is damaged")
     return report
 
 
-def assemble(job: Job, names: Sequence[str], labels: Any) -> None:
-    """Writes the part's dataset, anew."""
-    folder = job.folder / "dataset.writing"
+def write_shard_dataset(shard: JobShard, names: Sequence[str], labels: Any) -> None:
+    """Writes the dataset of a shard and renames it into place atomically.
+
+    Args:
+        shard: the shard, all of whose videos are decoded.
+        names: of its intact videos, in order.
+        labels: function that returns an iterator over the labels of these videos.
+    """
+    folder = shard.folder / "dataset.writing"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     notes = [
         dict(zip(("file", "reason", "detail"), (str(clip), *read_json(note)), strict=True))
-        for name, clip in job.videos.items()
-        if (note := job.result(name, "broken")).exists()
+        for name, clip in shard.videos.items()
+        if (note := shard.result(name, "broken")).exists()
     ]
     if names:
-        groups = list(dataset.group_by_size([job.result(name, "records") for name in names], dataset.SHARD_BYTES))
-        of_videos = zip(names, (job.result(name, "records") for name in names), labels(), strict=True)
-        chunk = job.frames.chunk_frames
+        groups = list(dataset.group_by_size([shard.result(name, "records") for name in names], dataset.SHARD_BYTES))
+        videos = zip(names, (shard.result(name, "records") for name in names), labels(), strict=True)
+        chunk = shard.frames.chunk_frames
         with progress_bar(len(names), desc="writing", unit="video") as bar:
-            shards = []
+            record_counts = []
             for i, group in enumerate(groups):
                 path = dataset.shard_path(folder, SPLIT, i, len(groups))
-                shards.append(dataset.write_records(path, _labelled_records(of_videos, len(group), chunk, bar)))
-        lengths = {name: len(of_video.buttons) for name, of_video in zip(names, labels(), strict=True)}
+                record_counts.append(dataset.write_records(path, _labelled_records(videos, len(group), chunk, bar)))
+        lengths = {name: len(video_labels.buttons) for name, video_labels in zip(names, labels(), strict=True)}
         dataset.write_index(
             folder / "index" / SPLIT,
             lengths,
-            (of_video.buttons for of_video in labels()),
-            (of_video.camera for of_video in labels()),
-            (of_video.confidence for of_video in labels()),
+            (video_labels.buttons for video_labels in labels()),
+            (video_labels.camera for video_labels in labels()),
+            (video_labels.confidence for video_labels in labels()),
             "predicted",
-            job.frames.chunk_frames,
+            shard.frames.chunk_frames,
         )
-        dataset.write_metadata(folder, {SPLIT: shards})
-    if (job.folder / "films").exists():
-        (job.folder / "films").rename(folder / "films")
-    made_of = json.loads((job.folder / "settings.json").read_text())
+        dataset.write_metadata(folder, {SPLIT: record_counts})
+    if (shard.folder / "films").exists():
+        (shard.folder / "films").rename(folder / "films")
+    made_of = json.loads((shard.folder / "settings.json").read_text())
     made_of = {name: value for name, value in made_of.items() if name not in ("devices", "version")}
-    made_of["videos"] = job.keys
+    made_of["videos"] = shard.keys
     (folder / "report.json").write_text(json.dumps({"broken": notes, "made_of": made_of}, indent=1) + "\n")
-    publish(folder, job.folder / "dataset")
+    publish(folder, shard.folder / "dataset")
 
 
-def _whole_records(records: Path, frames: int, chunk_frames: int) -> Iterator[bytes]:
-    """The records of a video. Where one is damaged, all are removed: the next run decodes the video anew."""
+def _checked_records(records: Path, frames: int, chunk_frames: int) -> Iterator[bytes]:
+    """Yields the records of a video. If one is damaged, all are removed: the next run decodes the video again."""
     try:
         yield from dataset.read_episode(records, frames, chunk_frames)
     except DatasetDamagedError as error:
         records.unlink(missing_ok=True)
-        raise LabelError(f"{error}. Run the same command again, which decodes that video anew") from error
+        raise LabelError(f"{error}. Run the same command again, which decodes that video again") from error
 
 
 def _labelled_records(
-    of_videos: Iterator[tuple[str, Path, Labels]], count: int, chunk_frames: int, bar: Any
+    videos: Iterator[tuple[str, Path, Labels]], count: int, chunk_frames: int, bar: Any
 ) -> Iterator[bytes]:
-    """The records of the next `count` videos, with their labels in."""
+    """Yields the records of the next `count` videos with their labels filled in."""
     for _ in range(count):
-        name, records, labels = next(of_videos)
+        name, records, labels = next(videos)
         first = 0
-        for chunk, record in enumerate(_whole_records(records, len(labels.buttons), chunk_frames)):
+        for chunk, record in enumerate(_checked_records(records, len(labels.buttons), chunk_frames)):
             values = dataset.parse_chunk(record)
             rows = slice(first, first + len(values["frame_ends"]))
             yield dataset.serialize_chunk(
@@ -140,22 +149,22 @@ def _labelled_records(
         bar.update()
 
 
-def merge(folder: Path, jobs: Sequence[Job], out: Path) -> bool:
-    """Makes one dataset of all parts, if all are done; says whether it did."""
-    there = [job.folder / "dataset" for job in jobs]
-    if missing := [job.folder.name for job in jobs if not is_done(job)]:
-        print(f"this part is done; the dataset will be made when these are too: {', '.join(missing)}")
+def merge_shards(folder: Path, shards: Sequence[JobShard], out: Path) -> bool:
+    """Merges the datasets of all shards into `out`, if all are complete; returns whether it did."""
+    datasets = [shard.folder / "dataset" for shard in shards]
+    if missing := [shard.folder.name for shard in shards if not is_complete(shard)]:
+        print(f"this part is done; the dataset is made once these are too: {', '.join(missing)}")
         return False
     merged = folder / "merged"
     shutil.rmtree(merged, ignore_errors=True)
-    reports = [read_report(part) for part in there]
+    reports = [read_report(path) for path in datasets]
     videos: dict[str, str] = {}
-    for part, report in zip(there, reports, strict=True):
+    for path, report in zip(datasets, reports, strict=True):
         videos |= report["made_of"].pop("videos")
         if report["made_of"] != reports[0]["made_of"]:
-            raise LabelError(f"{part.parent} was labelled with other settings than {there[0].parent}: remove one")
+            raise LabelError(f"{path.parent} was labelled with other settings than {datasets[0].parent}: remove one")
     broken = [note for report in reports for note in report["broken"]]
-    labelled = [part for part in there if (part / "index").exists()]
+    labelled = [path for path in datasets if (path / "index").exists()]
     if not labelled:
         raise LabelError(f"all {len(broken)} videos are broken, the first: {broken[0]}")
     dataset.join_datasets(merged, labelled, SPLIT)
@@ -164,9 +173,9 @@ def merge(folder: Path, jobs: Sequence[Job], out: Path) -> bool:
     report = {"splits": {SPLIT: counts}, "mean_confidence": float(np.mean(index.confidence)), "broken": broken}
     made_of = reports[0]["made_of"] | {"videos": dict(sorted(videos.items()))}
     (merged / "report.json").write_text(json.dumps(report | {"made_of": made_of}, indent=1) + "\n")
-    for part in there:
-        if (part / "films").exists():
-            shutil.copytree(part / "films", merged / "films", dirs_exist_ok=True)
+    for path in datasets:
+        if (path / "films").exists():
+            shutil.copytree(path / "films", merged / "films", dirs_exist_ok=True)
     dataset.check_dataset(merged)
     place_folder(merged, out)
     return True

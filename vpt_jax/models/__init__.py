@@ -1,1 +1,1 @@
-"""Flax Linen modules of VPT: pure functions of (parameters, inputs, memory)."""
+"""Flax Linen modules of VPT: pure functions of (parameters, inputs, KV cache)."""

@@ -1,4 +1,4 @@
-"""What the models say: joint and factored action heads, and the running normaliser of the value head.
+"""Output heads: joint and factored action heads, and the running normaliser of the value head's targets.
 
 Sources: paper appendices C.2, E.3 and G.1; reference `lib/action_head.py`, `lib/scaled_mse_head.py`,
 `lib/normalize_ewma.py`.
@@ -24,14 +24,14 @@ from vpt_jax.actions import (
 from vpt_jax.models.layers import fan_in_normalized
 
 HEAD_CLASSES = {"buttons": NUM_BUTTON_CLASSES, "camera": NUM_CAMERA_CLASSES}
-FACTORED_CHOICES = {"buttons": (len(BUTTONS), 2), "camera": (2, CAMERA.num_bins)}  # choices, classes of each
-LOGIT_SCALE = 0.01  # nearly uniform at the start
+FACTORED_CHOICES = {"buttons": (len(BUTTONS), 2), "camera": (2, CAMERA.num_bins)}  # number of choices, classes of each
+LOGIT_SCALE = 0.01  # initial policy nearly uniform
 VARIANCE_FLOOR = 1e-2
 DEBIAS_FLOOR = 1e-5
 
 
 class JointActionHead(nn.Module):
-    """One linear layer per choice; logits are divided by `temperature`, in float32."""
+    """Joint action head: a linear layer for `buttons` and one for `camera`; logits / `temperature`, in float32."""
 
     temperature: float = 1.0
 
@@ -49,11 +49,11 @@ def joint_log_prob(
 ) -> Float[Array, "..."]:
     """Log-probability of joint actions.
 
-    The camera's choice counts only where the button class has the camera on (paper, appendix E.3). The released code
-    always counts it: `mask_camera=False`.
+    The camera's log-probability is added only where the button class has the camera on (paper, appendix E.3). The
+    released code always adds it: `mask_camera=False`.
     """
-    buttons = _chosen(logits["buttons"], action.buttons)
-    camera = _chosen(logits["camera"], action.camera)
+    buttons = _select_log_prob(logits["buttons"], action.buttons)
+    camera = _select_log_prob(logits["camera"], action.camera)
     if mask_camera:
         camera = jnp.where(jnp.asarray(CLASS_HAS_CAMERA)[action.buttons], camera, 0)
     return buttons + camera
@@ -62,34 +62,38 @@ def joint_log_prob(
 def joint_kl(
     p: dict[str, Float[Array, "... classes"]], q: dict[str, Float[Array, "... classes"]]
 ) -> Float[Array, "..."]:
-    """KL(p, q) in nats of two distributions of joint actions, given by their logits.
+    """KL divergence KL(p || q) in nats of two distributions of joint actions, given by their logits.
 
-    Actions without camera are the same whatever its choice is, so that counts as often as `p` has the camera on.
+    Where the button class has the camera off, the camera's choice has no effect. So the camera's divergence is weighted
+    by the probability that `p` has the camera on.
     """
-    moves = (jax.nn.softmax(p["buttons"], axis=-1) * jnp.asarray(CLASS_HAS_CAMERA)).sum(-1)
-    return _kl(p["buttons"], q["buttons"]) + moves * _kl(p["camera"], q["camera"])
+    return _kl(p["buttons"], q["buttons"]) + _camera_probability(p) * _kl(p["camera"], q["camera"])
 
 
 def joint_entropy(logits: dict[str, Float[Array, "... classes"]]) -> Float[Array, "..."]:
-    """Entropy in nats of a distribution of joint actions, the camera counted as in `joint_kl`."""
-    moves = (jax.nn.softmax(logits["buttons"], axis=-1) * jnp.asarray(CLASS_HAS_CAMERA)).sum(-1)
+    """Entropy in nats of a distribution of joint actions; the camera is weighted as in `joint_kl`."""
     buttons, camera = (_entropy(logits[head]) for head in JointAction._fields)
-    return buttons + moves * camera
+    return buttons + _camera_probability(logits) * camera
 
 
-def draw_joint(rng: jax.Array, logits: dict[str, Float[Array, "... classes"]]) -> JointAction:
-    """Joint actions drawn at random; the camera is still where the buttons' choice has it off."""
+def _camera_probability(logits: dict[str, Float[Array, "... classes"]]) -> Float[Array, "..."]:
+    """Probability of the button classes that have the camera on."""
+    return (jax.nn.softmax(logits["buttons"], axis=-1) * jnp.asarray(CLASS_HAS_CAMERA)).sum(-1)
+
+
+def sample_joint(rng: jax.Array, logits: dict[str, Float[Array, "... classes"]]) -> JointAction:
+    """Sample joint actions; the camera is the null class where the button class has the camera off."""
     rngs = jax.random.split(rng, len(JointAction._fields))
-    draws = (jax.random.categorical(key, logits[h]) for key, h in zip(rngs, JointAction._fields, strict=True))
-    return _still(*draws)
+    samples = (jax.random.categorical(key, logits[h]) for key, h in zip(rngs, JointAction._fields, strict=True))
+    return _mask_camera(*samples)
 
 
-def most_probable(logits: dict[str, Float[Array, "... classes"]]) -> JointAction:
-    """The most probable choice of each head; the camera is still where the buttons' choice has it off."""
-    return _still(*(logits[head].argmax(-1) for head in JointAction._fields))
+def argmax_joint(logits: dict[str, Float[Array, "... classes"]]) -> JointAction:
+    """Greedy joint actions: the argmax of each head; the camera is null where the button class has the camera off."""
+    return _mask_camera(*(logits[head].argmax(-1) for head in JointAction._fields))
 
 
-def _still(buttons: Int[Array, "..."], camera: Int[Array, "..."]) -> JointAction:
+def _mask_camera(buttons: Int[Array, "..."], camera: Int[Array, "..."]) -> JointAction:
     return JointAction(buttons, jnp.where(jnp.asarray(CLASS_HAS_CAMERA)[buttons], camera, NULL_CAMERA_CLASS))
 
 
@@ -103,13 +107,16 @@ def _entropy(logits: Float[Array, "... classes"]) -> Float[Array, "..."]:
     return -(jnp.exp(log_p) * log_p).sum(-1)
 
 
-def _chosen(logits: Float[Array, "... classes"], choice: Array) -> Float[Array, "..."]:
+def _select_log_prob(logits: Float[Array, "... classes"], choice: Array) -> Float[Array, "..."]:
     log_probs = jax.nn.log_softmax(logits, axis=-1)
     return jnp.take_along_axis(log_probs, choice[..., None], axis=-1)[..., 0]
 
 
 class FactoredActionHead(nn.Module):
-    """Independent choices: each button up or down, a bin for each axis of the camera; `temperature` as above."""
+    """Factored action head: each button up or down, and a bin for each camera axis, all independent.
+
+    Logits are divided by `temperature`, in float32.
+    """
 
     temperature: float = 1.0
 
@@ -126,11 +133,15 @@ def factored_log_prob(
     camera_bins: Int[Array, "... 2"],
 ) -> Float[Array, "..."]:
     """Log-probability of factored actions: the sum over all 22 choices."""
-    return _chosen(logits["buttons"], buttons.astype(int)).sum(-1) + _chosen(logits["camera"], camera_bins).sum(-1)
+    button_log_probs = _select_log_prob(logits["buttons"], buttons.astype(int))
+    return button_log_probs.sum(-1) + _select_log_prob(logits["camera"], camera_bins).sum(-1)
 
 
 class ValueNormalizer(NamedTuple):
-    """Running mean and square of the value targets; an exponential average with bias correction. Not trained."""
+    """Running mean and mean square of the value targets: an exponential moving average (EWMA) with bias correction.
+
+    These are statistics, not trained parameters.
+    """
 
     mean: Float[Array, " outputs"]
     mean_square: Float[Array, " outputs"]
@@ -138,31 +149,31 @@ class ValueNormalizer(NamedTuple):
 
     @classmethod
     def create(cls, outputs: int = 1) -> "ValueNormalizer":
-        """A normaliser that has seen nothing: mean 0, variance at its floor."""
+        """Create a normaliser without any data: mean 0, variance at its floor."""
         return cls(jnp.zeros(outputs), jnp.zeros(outputs), jnp.zeros(()))
 
     def update(
         self, targets: Float[Array, "... outputs"], valid: Bool[Array, "..."], decay: float = 0.99999
     ) -> "ValueNormalizer":
-        """Take the valid ones of a batch of targets in; the whole batch counts as one step of the average."""
+        """Update the statistics with the valid targets of a batch; the whole batch is one step of the average."""
         count, flat = valid.sum(), targets.reshape(-1, targets.shape[-1]) * valid.reshape(-1, 1)
         mean, mean_square = (values.sum(0) / jnp.maximum(count, 1) for values in (flat, flat**2))
         batch = ValueNormalizer(mean, mean_square, jnp.ones(()))
-        weight = jnp.where(count > 0, 1 - decay, 0)  # of nothing, nothing is learnt
+        weight = jnp.where(count > 0, 1 - decay, 0)  # a batch without valid targets changes nothing
         return jax.tree.map(lambda old, new: (1 - weight) * old + weight * new, self, batch)
 
     def moments(self) -> tuple[Float[Array, " outputs"], Float[Array, " outputs"]]:
-        """Mean and variance, corrected for the start at zero."""
+        """Mean and variance, with the correction of the bias towards the initial zeros."""
         debias = jnp.maximum(self.debias, DEBIAS_FLOOR)
         mean = self.mean / debias
         return mean, jnp.maximum(self.mean_square / debias - mean**2, VARIANCE_FLOOR)
 
     def normalize(self, values: Float[Array, "... outputs"]) -> Float[Array, "... outputs"]:
-        """Values in units of the targets' spread."""
+        """Normalise values to mean 0 and variance 1 of the targets."""
         mean, variance = self.moments()
         return (values - mean) / jnp.sqrt(variance)
 
     def denormalize(self, values: Float[Array, "... outputs"]) -> Float[Array, "... outputs"]:
-        """Back to the targets' own unit."""
+        """Undo `normalize`: convert normalised values back to the unit of the targets."""
         mean, variance = self.moments()
         return values * jnp.sqrt(variance) + mean

@@ -1,6 +1,6 @@
 """The inverse dynamics model (paper, appendix D; reference `lib/policy.py`: `InverseActionNet`).
 
-It says what was done at every frame of a window, having seen the frames before and after.
+It predicts the action at every frame of a window from the frames before and after it (non-causal).
 """
 
 from typing import NamedTuple
@@ -14,14 +14,14 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from vpt_jax.models.heads import FactoredActionHead
 from vpt_jax.models.impala import ImpalaEncoder, scale_frames
-from vpt_jax.models.kv_cache import empty_memory
+from vpt_jax.models.kv_cache import empty_cache
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
 from vpt_jax.models.transformer import Transformer
 from vpt_jax.parallel import BATCH, constrain
 
-REACH = 2  # frames to each side that the temporal convolution sees
-CHANGES = np.array([(1, 2, 2, 0, 1, 0), (0, -1, 0, -2, -1, -1)])  # later and earlier frame of the initial filters
-CHANGE_SCALE = 4.0  # initial norm of one half of such a filter; 1 for the filters of a single frame
+TEMPORAL_RADIUS = 2  # context frames on each side of the temporal convolution
+FRAME_PAIRS = np.array([(1, 2, 2, 0, 1, 0), (0, -1, 0, -2, -1, -1)])  # offsets of later and earlier frame
+DIFFERENCE_SCALE = 4.0  # initial norm of each frame's weights in a difference filter; 1 in single-frame filters
 
 
 class IDMOutput(NamedTuple):
@@ -30,29 +30,32 @@ class IDMOutput(NamedTuple):
     logits: dict[str, Float[Array, "b t choices classes"]]
 
 
-def see_motion(key: jax.Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Float[Array, "in features"]:
-    """Initial temporal filters: three in four are the change from one frame to another, the rest the frame itself.
+def temporal_difference_init(
+    key: jax.Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32
+) -> Float[Array, "in features"]:
+    """Initialiser of the temporal filters: three in four are a difference of two frames, the rest the frame itself.
 
-    Our choice, where training is asked for it (`config.initial.temporal_difference`); the reference's, which a new
-    model has, are all random and of norm 1. A picture hardly differs from the one before, and among random filters
-    that small difference drowns: a small model then needs several times the frames until it tells left from right.
-    Every change comes with its negative, so that the ReLU loses nothing of it.
+    Our choice, used with `config.initial.temporal_difference`. By default a new model has the reference's initial
+    filters, all random and of norm 1. Consecutive frames differ little, and random filters hardly pass that difference
+    on: a small model then needs several times the frames until it tells left from right. Every difference filter has a
+    negated copy, so that the ReLU loses nothing of it.
     """
-    features = shape[-1]
+    features, frames = shape[-1], 2 * TEMPORAL_RADIUS + 1
     pairs = 3 * features // 8
-    colours = fan_in_normalized()(key, (shape[0] // (2 * REACH + 1), features), dtype).T
-    pictures = jnp.zeros((features, 2 * REACH + 1, colours.shape[1]), dtype).at[:, REACH].set(jnp.abs(colours))
-    numbers = np.arange(pairs)
-    later, earlier = CHANGES[:, numbers % CHANGES.shape[1]] + REACH
-    changes = jnp.zeros_like(pictures[:pairs]).at[numbers, later].set(colours[:pairs])
-    changes = CHANGE_SCALE * changes.at[numbers, earlier].set(-colours[:pairs])
-    return jnp.concatenate([changes, -changes, pictures[2 * pairs :]]).reshape(features, -1).T
+    colours = fan_in_normalized()(key, (shape[0] // frames, features), dtype).T
+    zeros = jnp.zeros((features, frames, colours.shape[1]), dtype)
+    single_frame = zeros.at[:, TEMPORAL_RADIUS].set(jnp.abs(colours))
+    index = np.arange(pairs)
+    later, earlier = FRAME_PAIRS[:, index % FRAME_PAIRS.shape[1]] + TEMPORAL_RADIUS
+    differences = zeros[:pairs].at[index, later].set(colours[:pairs])
+    differences = DIFFERENCE_SCALE * differences.at[index, earlier].set(-colours[:pairs])
+    return jnp.concatenate([differences, -differences, single_frame[2 * pairs :]]).reshape(features, -1).T
 
 
 class TemporalConv(nn.Module):
-    """Convolution over five frames at every pixel, ReLU; "valid": the outermost two frames only lend their pixels.
+    """Temporal convolution over five frames at every pixel, then ReLU; "valid" padding: two frames fewer on each side.
 
-    As a matrix product over the five frames' channels, which is what a (5, 1, 1) convolution is.
+    A (5, 1, 1) convolution, computed as a matrix product over the five frames' channels.
     """
 
     features: int
@@ -60,18 +63,18 @@ class TemporalConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b s h w c"]) -> Float[Array, "b s-4 h w features"]:
-        frames = x.shape[1] - 2 * REACH
-        neighbours = jnp.concatenate([x[:, i : i + frames] for i in range(2 * REACH + 1)], axis=-1)
+        frames = x.shape[1] - 2 * TEMPORAL_RADIUS
+        neighbours = jnp.concatenate([x[:, i : i + frames] for i in range(2 * TEMPORAL_RADIUS + 1)], axis=-1)
         conv = nn.Dense(self.features, dtype=self.dtype, kernel_init=fan_in_normalized(), name="conv")
         return nn.relu(conv(neighbours))
 
 
 class InverseDynamicsModel(nn.Module):
-    """Frames of a window in, factored action logits of every frame out.
+    """Inverse dynamics model (IDM): frames of a window in, factored action logits of every frame out.
 
-    `idm.apply({"params": params}, frames)`. A window may have any length; training and labelling use 128. It is two
-    parts, which labelling calls by themselves: `embed` looks at a frame and its two neighbours on each side, and
-    `attend` at all embeddings of a window, those of later frames too.
+    `idm.apply({"params": params}, frames)`. A window may have any length; training and labelling use 128. Labelling
+    calls its two parts separately: `embed` depends on a frame and its two neighbours on each side, and `attend` on all
+    embeddings of a window, including those of later frames.
     """
 
     temporal_features: int  # channels out of the temporal convolution
@@ -80,7 +83,7 @@ class InverseDynamicsModel(nn.Module):
     heads: int
     layers: int = 2
     temperature: float = 1.0
-    # The released model computes its last dense layer and then ignores it; its weights need `use_last=False`.
+    # The released code computes the last dense layer and ignores its output; released weights need `use_last=False`.
     use_last: bool = True
     remat: bool = False  # recompute the image stacks in the backward pass, to save memory
     dtype: DTypeLike = jnp.float32  # of the computation; parameters, norms and softmax are float32
@@ -98,12 +101,12 @@ class InverseDynamicsModel(nn.Module):
     def __call__(
         self, frames: UInt8[Array | np.ndarray, "b t h w 3"], valid: Bool[Array | np.ndarray, "b t"] | None = None
     ) -> IDMOutput:
-        """Beyond the window all is black; `valid` (default: all) marks the frames that are to be looked at."""
-        beyond = [(0, 0), (REACH, REACH), (0, 0), (0, 0), (0, 0)]
-        return self.attend(self.embed(jnp.pad(frames, beyond)), valid)
+        """Action logits of a window, padded with black frames; `valid` (default: all) marks frames to attend to."""
+        padding = [(0, 0), (TEMPORAL_RADIUS, TEMPORAL_RADIUS), (0, 0), (0, 0), (0, 0)]
+        return self.attend(self.embed(jnp.pad(frames, padding)), valid)
 
     def embed(self, frames: UInt8[Array | np.ndarray, "b s h w 3"]) -> Float[Array, "b s-4 features"]:
-        """Embeddings of all frames but the outermost two on each side, which are context."""
+        """Embeddings of all frames except the two outermost on each side, which are context only."""
         x = self.temporal(scale_frames(frames, self.dtype))
         b, t = x.shape[:2]
         return constrain(self.encoder(x.reshape(b * t, *x.shape[2:])).reshape(b, t, self.features), BATCH)
@@ -111,11 +114,11 @@ class InverseDynamicsModel(nn.Module):
     def attend(
         self, x: Float[Array, "b t features"], valid: Bool[Array | np.ndarray, "b t"] | None = None
     ) -> IDMOutput:
-        """The logits of a window from its embeddings."""
+        """Action logits of a window from its embeddings, with full (non-causal) attention over the `valid` frames."""
         b, t = x.shape[:2]
         valid = jnp.ones((b, t), bool) if valid is None else valid
         mask = jnp.broadcast_to(valid[:, None, :], (b, t, t))
-        x, _ = self.transformer(x, mask, empty_memory(b, 0, self.features, self.layers, self.dtype))
+        x, _ = self.transformer(x, mask, empty_cache(b, 0, self.features, self.layers, self.dtype))
         x = nn.relu(x)
         last = self.last(x)
         return IDMOutput(self.actions(self.final_norm(last if self.use_last else x)))

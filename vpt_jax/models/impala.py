@@ -1,4 +1,4 @@
-"""The residual image encoder (IMPALA, reference `lib/impala_cnn.py`): one embedding per frame."""
+"""Residual image encoder (IMPALA ResNet, reference `lib/impala_cnn.py`): one embedding per frame."""
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,7 @@ DENSE_SCALE = 1.4  # the reference's initial scale of the layer after the convol
 
 
 class ResidualBlock(nn.Module):
-    """`x + conv(conv(x))`; `scale` is the initial gain of the residual branch, the root of it in each convolution."""
+    """`x + conv(conv(x))`; `scale` is the residual branch's initial gain, its square root that of each convolution."""
 
     scale: float
     dtype: DTypeLike = jnp.float32
@@ -29,10 +29,10 @@ class ResidualBlock(nn.Module):
 
 
 def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h/2 w/2 c"]:
-    """3x3 max-pool with stride 2, padded by one; even height and width. The gradient goes to the first of equals.
+    """3x3 max-pool with stride 2, padding 1, for even height and width; of equal values the first gets the gradient.
 
-    It equals `nn.max_pool`, but for its gradient, which is made of selections: XLA's own takes four times as long on
-    CPUs and is slow elsewhere too. Columns come first, so that equals are told apart in row-major order.
+    Same result as `nn.max_pool`. The gradient is computed by selections (`jnp.where`): XLA's own takes four times as
+    long on CPUs and is slow elsewhere too. Columns are pooled first, so that ties are resolved in row-major order.
     """
     return _max_of_three(_max_of_three(x, axis=2), axis=1)
 
@@ -48,10 +48,10 @@ def _max_of_three(x: Float[Array, "n h w c"], axis: int) -> Float[Array, "n h2 w
 
 
 class DownStack(nn.Module):
-    """Convolution, max-pool, norm, residual blocks."""
+    """Downsampling stack: convolution, max-pool, norm, residual blocks."""
 
     features: int
-    scale: float  # initial gain of the residual blocks, divided by the root of their number in each
+    scale: float  # initial gain; that of each residual block is `scale / sqrt(BLOCKS_PER_STACK)`
     first_norm: bool = True
     dtype: DTypeLike = jnp.float32
 
@@ -66,20 +66,21 @@ class DownStack(nn.Module):
 
 
 def scale_frames(frames: UInt8[Array | np.ndarray, "... h w 3"], dtype: DTypeLike) -> Float[Array, "... h w 3"]:
-    """Pixels from 0 to 1; there is no other normalisation."""
+    """Scale pixels from 0..255 to 0..1; there is no other normalisation."""
     return jnp.asarray(frames).astype(dtype) / 255
 
 
 class ImpalaEncoder(nn.Module):
-    """`[n, h, w, c]` images to `[n, features]`; height and width divisible by `2 ** len(widths)`.
+    """Image encoder `[n, h, w, c] -> [n, features]`; height and width must be divisible by `2 ** len(widths)`.
 
-    The feature map is flattened in (height, width, channel) order; `openai_weights` permutes the reference's
-    channel-first rows to fit. With `remat` the activations of a stack are computed again in the backward pass.
+    The feature map is flattened in (height, width, channel) order; `vpt_jax/openai/weights.py` permutes the reference's
+    channel-first rows accordingly. With `remat` (rematerialisation, gradient checkpointing) the backward pass
+    recomputes a stack's activations.
     """
 
     widths: tuple[int, ...]
     features: int
-    first_norm: bool = False  # before the very first convolution; the policy has none there
+    first_norm: bool = False  # norm before the first convolution; the policy has none there
     remat: bool = False
     dtype: DTypeLike = jnp.float32
 

@@ -1,8 +1,7 @@
-"""The two layers everything is built from: norm, then a linear map, then ReLU (reference `lib/util.py`).
+"""Basic layers of all models: norm, then dense layer or convolution, then ReLU (reference `lib/util.py`).
 
-A layer that is preceded by a norm has no bias, since the norm shifts already. Parameters and norms are float32;
-`dtype` is what the linear map computes in, and its gradient too, until it has been added up over devices
-(docs/scale.md, "Precision").
+A layer with a norm before it has no bias, since the norm has a shift. Parameters and norms are float32. `dtype` is the
+precision of the linear map, and of its gradient until that has been summed over devices (docs/scale.md, "Precision").
 """
 
 from collections.abc import Callable, Sequence
@@ -25,9 +24,9 @@ ImageNorm = partial(TokenNorm, reduction_axes=(-3, -2, -1), feature_axes=-1)
 
 
 def fan_in_normalized(scale: float = 1.0) -> Callable[..., Array]:
-    """Initialiser of kernels `[..., in, out]`: the weights into every output have Euclidean norm `scale`.
+    """Kernel initialiser for `[..., in, out]`: the weights of every output have Euclidean norm `scale`.
 
-    Their direction is that of uniform numbers in (-1, 1), as in the reference.
+    They are drawn uniformly from (-1, 1), then rescaled, as in the reference.
     """
 
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:

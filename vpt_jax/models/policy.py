@@ -11,36 +11,38 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from vpt_jax.models.heads import JointActionHead
 from vpt_jax.models.impala import ImpalaEncoder, scale_frames
-from vpt_jax.models.kv_cache import AnyMemory, Memory, Ring, empty_memory, empty_ring, look
+from vpt_jax.models.kv_cache import AnyCache, KVCache, RingKVCache, attention_mask, empty_cache, empty_ring_cache
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
 from vpt_jax.models.transformer import Transformer
 from vpt_jax.parallel import BATCH, constrain
 
 
-class PolicyOutput(NamedTuple, Generic[AnyMemory]):
-    """`logits` of `buttons` `[b, t, 8641]` and `camera` `[b, t, 121]`; `value` in normalised units; the new memory.
+class PolicyOutput(NamedTuple, Generic[AnyCache]):
+    """Action logits, normalised value estimates and the updated KV cache.
 
-    `aux_value` is for PPG's sleep, of policies that have it: learning it shapes what they see in a frame.
+    `logits` has those of `buttons` `[b, t, 8641]` and `camera` `[b, t, 121]`. `aux_value` is that of the auxiliary
+    value head for PPG's sleep phase, in policies that have one: its loss trains the shared features.
     """
 
     logits: dict[str, Float[Array, "b t classes"]]
     value: Float[Array, "b t"]
-    memory: AnyMemory
+    memory: AnyCache
     aux_value: Float[Array, "b t"] | None = None
 
 
 class Policy(nn.Module):
-    """Frames in, joint action logits and a value out, with a memory carried from chunk to chunk.
+    """Causal VPT policy: frames in, joint action logits and a value estimate out.
 
-    `policy.apply({"params": params}, frames, first, memory)`. A chunk may have any length: feeding the same frames one
-    by one gives the same answers. `presets.py` names the paper's sizes.
+    `policy.apply({"params": params}, frames, first, memory)`. The memory is a KV cache (Transformer-XL memory) that is
+    carried from chunk to chunk. A chunk may have any length: one frame at a time gives the same outputs.
+    `presets.py` has the paper's sizes.
     """
 
     widths: tuple[int, ...]  # channels of the image stacks
     features: int  # width of the transformer
     heads: int
     layers: int = 4
-    memory_length: int = 128  # frames a frame can look back to, itself included
+    memory_length: int = 128  # attention span in frames, including the frame itself
     temperature: float = 1.0
     aux_value: bool = False  # a second value head (paper, appendix G.1)
     remat: bool = False  # recompute the image stacks in the backward pass, to save memory
@@ -51,12 +53,15 @@ class Policy(nn.Module):
         self,
         frames: UInt8[Array | np.ndarray, "b t h w 3"] | Float[Array | np.ndarray, "b t f"],
         first: Bool[Array | np.ndarray, "b t"],
-        memory: AnyMemory,
-    ) -> PolicyOutput[AnyMemory]:
-        """`first[b, t]` marks the first frame of an episode: nothing before it is remembered or attended to.
+        memory: AnyCache,
+    ) -> PolicyOutput[AnyCache]:
+        """Compute the outputs of a chunk of frames.
 
-        A chunk of one frame may come with a `Ring` for a memory, which is faster: give it away (`donate_argnums`), and
-        it is changed in place. In place of frames there may be what `embed` has made of them.
+        Args:
+            frames: RGB frames, or their embeddings from `embed`.
+            first: True at the first frame of an episode: frames before it are masked out of the attention.
+            memory: the `KVCache` or, faster with a chunk of one frame, the `RingKVCache` before the chunk. A donated
+                ring buffer (`donate_argnums`) is updated in place.
         """
         b, t = frames.shape[:2]
         if frames.ndim == 3:
@@ -64,7 +69,7 @@ class Policy(nn.Module):
         else:
             x = self.encoder()(scale_frames(frames.reshape(b * t, *frames.shape[2:]), self.dtype))
         x = constrain(x.reshape(b, t, self.features), BATCH)
-        mask, memory = look(first, memory)
+        mask, memory = attention_mask(first, memory)
         transformer = Transformer(self.layers, self.heads, dtype=self.dtype, name="transformer")
         x, memory = transformer(x, mask, memory)
         x = NormDense(self.features, dtype=self.dtype, name="last")(nn.relu(x))
@@ -79,33 +84,33 @@ class Policy(nn.Module):
 
     @nn.nowrap
     def encoder(self) -> ImpalaEncoder:
-        """The image stacks: one embedding per frame."""
+        """The image encoder: one embedding per frame."""
         return ImpalaEncoder(self.widths, self.features, remat=self.remat, dtype=self.dtype, name="encoder")
 
-    def initial_memory(self, batch: int) -> Memory:
-        """The memory before a stream begins."""
-        return empty_memory(batch, self.memory_length, self.features, self.layers, self.dtype)
+    def initial_memory(self, batch: int) -> KVCache:
+        """Empty `KVCache` for the start of a stream."""
+        return empty_cache(batch, self.memory_length, self.features, self.layers, self.dtype)
 
-    def initial_ring(self, batch: int) -> Ring:
-        """The memory before a stream begins that is acted on, one frame at a time."""
-        return empty_ring(batch, self.memory_length, self.features, self.layers, self.dtype)
+    def initial_ring_memory(self, batch: int) -> RingKVCache:
+        """Empty `RingKVCache` for the start of a stream that is processed one frame at a time, as in acting."""
+        return empty_ring_cache(batch, self.memory_length, self.features, self.layers, self.dtype)
 
 
 def init_params(policy: Policy, frame_shape: tuple[int, ...], rng: jax.Array) -> Any:
-    """Random parameters of a policy that sees frames of (height, width, channels)."""
+    """Random initial parameters of a policy; `frame_shape` is (height, width, channels)."""
     frames, first = jnp.zeros((1, 1, *frame_shape), jnp.uint8), jnp.zeros((1, 1), bool)
     return policy.init(rng, frames, first, policy.initial_memory(1))["params"]
 
 
 def embed(policy: Policy, params: Any, frames: UInt8[Array, "n h w 3"]) -> Float[Array, "n f"]:
-    """What the policy's image stacks make of each frame, for its transformer."""
+    """Embeddings of frames by the policy's image encoder: the input of its transformer."""
     return policy.encoder().apply({"params": params["encoder"]}, scale_frames(frames, policy.dtype))
 
 
-def look_once(
-    policy: Policy, params: Any, frames: UInt8[Array, "b h w 3"], first: Bool[Array, " b"], ring: Ring
-) -> PolicyOutput[Ring]:
-    """What the policy says of one frame in each of `b` streams, as when it acts: without the axis of time."""
+def apply_single_step(
+    policy: Policy, params: Any, frames: UInt8[Array, "b h w 3"], first: Bool[Array, " b"], ring: RingKVCache
+) -> PolicyOutput[RingKVCache]:
+    """Apply the policy to one frame in each of `b` streams, as in acting; the outputs have no time axis."""
     output = policy.apply({"params": params}, frames[:, None], first[:, None], ring)
-    logits = {head: of_head[:, 0] for head, of_head in output.logits.items()}
+    logits = {head: head_logits[:, 0] for head, head_logits in output.logits.items()}
     return PolicyOutput(logits, output.value[:, 0], output.memory)

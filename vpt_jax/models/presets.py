@@ -1,10 +1,10 @@
 """Named model sizes. The policies of the paper are 1x (71M parameters), 2x (248M) and 3x (0.5B); its IDM has 0.5B.
 
-`tiny` learns a small game on two CPU cores. `nano` is for trying out a setup and for tests: it compiles in a moment.
+`tiny` learns a small game on two CPU cores. `nano` is for trying out a setup and for tests: it compiles in seconds.
 
-1x, 2x and the IDM are as OpenAI's released files have them. Of 3x the image stacks are known from one, and the number
-of heads follows the others. The paper's text gives the IDM four blocks and 64, 128 and 128 channels, where the released
-one has two and 256, 512 and 512: `paper` is the released one.
+1x, 2x and the IDM match OpenAI's released files. For 3x the image stacks are known from a released file, and the number
+of heads is extrapolated from the others. The paper's text gives the IDM four blocks and 64, 128 and 128 channels; the
+released IDM has two and 256, 512 and 512: `paper` is the released one.
 """
 
 from collections.abc import Mapping
@@ -31,12 +31,12 @@ IDMS: dict[str, dict[str, Any]] = {
 
 
 def make_policy(model: Mapping[str, Any]) -> Policy:
-    """The policy that the fields of `config.model` describe (configs/foundation.py, configs/rl_doom.py)."""
+    """Build the policy described by `config.model` (configs/foundation.py, configs/rl_doom.py)."""
     return Policy(**POLICIES[model["preset"]], aux_value=model.get("aux_value", False), **_options(model))
 
 
 def make_idm(model: Mapping[str, Any]) -> InverseDynamicsModel:
-    """The inverse dynamics model that the fields of `config.model` describe (configs/idm.py)."""
+    """Build the inverse dynamics model described by `config.model` (configs/idm.py)."""
     return InverseDynamicsModel(**IDMS[model["preset"]], use_last=model["use_last"], **_options(model))
 
 

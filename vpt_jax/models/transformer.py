@@ -1,4 +1,4 @@
-"""The causal transformer with memory (reference `lib/util.py`: `ResidualRecurrentBlocks`)."""
+"""Transformer with a KV cache, Transformer-XL style (reference `lib/util.py`: `ResidualRecurrentBlocks`)."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -6,16 +6,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from vpt_jax.models.attention import RelativeAttention
-from vpt_jax.models.kv_cache import AnyMemory, next_memory, ring_row
+from vpt_jax.models.kv_cache import AnyCache, ring_row, update_cache
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
 
 MLP_RATIO = 4
 
 
 class TransformerBlock(nn.Module):
-    """Norm; attention added to the *normalised* input; then an MLP added to that.
+    """Transformer block: norm, attention with a residual, MLP with a residual.
 
-    The raw input is not added anywhere, as in the reference.
+    The attention's residual is the *normalised* input: the raw input is not added anywhere, as in the reference.
     """
 
     heads: int
@@ -30,6 +30,7 @@ class TransformerBlock(nn.Module):
         memory: tuple[Float[Array, "b m f"], Float[Array, "b m f"]],
         row: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t f"], tuple[Float[Array, "b m f"], Float[Array, "b m f"]]]:
+        """Compute the block's output and its updated keys and values; arguments as of `RelativeAttention`."""
         features = x.shape[-1]
         x = TokenNorm(dtype=self.dtype, name="norm")(x)
         attended, memory = RelativeAttention(self.heads, self.scale, dtype=self.dtype, name="attention")(
@@ -42,7 +43,7 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """`layers` blocks, one memory, of which the mask is the caller's business."""
+    """Stack of `layers` transformer blocks with one KV cache; the caller supplies the attention mask."""
 
     layers: int
     heads: int
@@ -50,15 +51,21 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t f"], mask: Bool[Array, "b t s"], memory: AnyMemory
-    ) -> tuple[Float[Array, "b t f"], AnyMemory]:
-        """`mask` says what every frame may look at. Returns the output, and the memory with new keys and values."""
+        self, x: Float[Array, "b t f"], mask: Bool[Array, "b t s"], memory: AnyCache
+    ) -> tuple[Float[Array, "b t f"], AnyCache]:
+        """Compute the output, and the cache with the new keys and values.
+
+        Args:
+            x: the embedded frames of the chunk.
+            mask: True where a frame may attend to a key.
+            memory: the cache before the chunk; its own mask is neither read nor changed.
+        """
         scale = (2 * self.layers) ** -0.5  # two residual branches a layer
         row = ring_row(memory)
-        remembered = []
+        updated = []
         for i, layer_memory in enumerate(zip(memory.keys, memory.values, strict=True)):
             block = TransformerBlock(self.heads, scale, dtype=self.dtype, name=f"block_{i}")
             x, layer_memory = block(x, mask, layer_memory, row)
-            remembered.append(layer_memory)
-        keys, values = zip(*remembered, strict=True)
-        return x, next_memory(memory, keys, values)
+            updated.append(layer_memory)
+        keys, values = zip(*updated, strict=True)
+        return x, update_cache(memory, keys, values)

@@ -1,1 +1,1 @@
-"""OpenAI's released weights: read, converted and written."""
+"""Import and export of OpenAI's released weights: reading, conversion, writing."""

@@ -1,1 +1,1 @@
-"""Pages of figures and films: the parts of any page, the report of a training run, the report of the whole loop."""
+"""HTML reports with charts and films: building blocks of pages, reports of training, evaluation and the whole loop."""

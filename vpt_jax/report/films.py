@@ -1,4 +1,4 @@
-"""Films of play: every frame enlarged, with what is done drawn above it."""
+"""Films of play: every frame enlarged, with its action drawn above it."""
 
 import math
 from collections.abc import Iterator
@@ -11,51 +11,51 @@ from jaxtyping import Float, UInt8
 from vpt_jax.film_size import MAX_HEIGHT, MAX_WIDTH, film_size, fit_inside
 from vpt_jax.video import Frame, VideoWriter, draw_action, draw_note
 
-FILM_CRF = 28  # about 100 kB a second, for films are part of pages
-PICTURE_WIDTH = 512  # pixels, about: frames are enlarged by a whole number
+FILM_CRF = 28  # about 100 kB/s: films are embedded in pages
+PICTURE_WIDTH = 512  # pixels, approximately: frames are enlarged by an integer factor
 
 Action = tuple[UInt8[np.ndarray, "20"], Float[np.ndarray, "2"]]  # buttons; degrees of pitch and yaw
 
 
-class Moment(NamedTuple):
-    """A frame of a film."""
+class FilmFrame(NamedTuple):
+    """A frame of a film with its action."""
 
     frame: Frame
     action: Action
-    predicted: Action | None = None  # a second action, for a row below
-    note: str = ""  # written on the picture
+    predicted: Action | None = None  # a second action, drawn in a second row
+    note: str = ""  # text drawn on the picture
 
 
-def draw_large(moment: Moment) -> Frame:
-    """The frame enlarged, and above it the action's keys and, if given, those of the predicted one; even in size.
+def draw_large(film_frame: FilmFrame) -> Frame:
+    """Draw the enlarged frame, with the keys of its action and of the predicted one, if any, above it; even in size.
 
-    A frame that is too large for a film is made smaller, and a narrow one has black sides.
+    A frame that is too large for a film is reduced, and a narrow one gets black sides.
     """
-    large = _enlarge(moment.frame)
-    if moment.note:
-        draw_note(large, moment.note)
-    rows = 1 if moment.predicted is None else 2
-    panel = np.zeros((2 * math.ceil(rows * large.shape[1] / 40), large.shape[1], 3), np.uint8)
-    drawn = np.concatenate([draw_action(panel, *moment.action, predicted=moment.predicted), large])
-    return drawn[: len(drawn) // 2 * 2, : drawn.shape[1] // 2 * 2]
+    enlarged = _enlarge(film_frame.frame)
+    if film_frame.note:
+        draw_note(enlarged, film_frame.note)
+    rows = 1 if film_frame.predicted is None else 2
+    panel = np.zeros((2 * math.ceil(rows * enlarged.shape[1] / 40), enlarged.shape[1], 3), np.uint8)
+    image = np.concatenate([draw_action(panel, *film_frame.action, predicted=film_frame.predicted), enlarged])
+    return image[: len(image) // 2 * 2, : image.shape[1] // 2 * 2]
 
 
 def _enlarge(frame: Frame) -> Frame:
-    """By a whole number, or to the largest size of a film."""
+    """Enlarge by an integer factor, or reduce to the largest size of a film."""
     height, width = frame.shape[:2]
     factor = min(round(PICTURE_WIDTH / width), MAX_HEIGHT // height, MAX_WIDTH // width)
     if factor < 1:
         return fit_inside(frame, *film_size(height, width))
-    large = frame.repeat(factor, 0).repeat(factor, 1)
-    sides = max(0, PICTURE_WIDTH // 2 - large.shape[1])
-    return np.pad(large, ((0, 0), (sides // 2, sides - sides // 2), (0, 0)))
+    enlarged = frame.repeat(factor, 0).repeat(factor, 1)
+    sides = max(0, PICTURE_WIDTH // 2 - enlarged.shape[1])
+    return np.pad(enlarged, ((0, 0), (sides // 2, sides - sides // 2), (0, 0)))
 
 
-def write_film(path: Path, play: Iterator[Moment]) -> None:
-    """Writes a film of what `play` gives, as it comes."""
-    first = draw_large(next(play))
+def write_film(path: Path, film_frames: Iterator[FilmFrame]) -> None:
+    """Write a film; `film_frames` is consumed lazily."""
+    first = draw_large(next(film_frames))
     height, width, _ = first.shape
     with VideoWriter(path, height, width, crf=FILM_CRF) as video:
         video.write(first)
-        for moment in play:
-            video.write(draw_large(moment))
+        for film_frame in film_frames:
+            video.write(draw_large(film_frame))

@@ -1,7 +1,7 @@
-"""The report of the whole loop: whether labels by an inverse dynamics model do instead of the player's own.
+"""Report of the whole VPT loop: compares policies trained on predicted (pseudo-) labels and on true labels.
 
-Every figure is of the held-out split `test`, by which nothing is chosen: a policy's best step is the one with the
-lowest loss on the split `valid`, and inverse dynamics models are taken as their training ends, which is how one labels.
+Every figure is of the held-out split `test`, which selects nothing: a policy's best step is the one with the lowest
+loss on the split `valid`, and inverse dynamics models are evaluated at their last step, whose checkpoint labels.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +14,16 @@ from vpt_jax.actions import BUTTONS, CAMERA
 from vpt_jax.data.dataset import EpisodeIndex, load_index
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation.baselines import label_baselines, policy_baselines
-from vpt_jax.evaluation.metrics import AXES, COMMON_SHARE, Totals, add, confidence_intervals, label_totals, metrics
-from vpt_jax.report.films import Moment, write_film
+from vpt_jax.evaluation.metrics import (
+    AXES,
+    COMMON_SHARE,
+    Totals,
+    compute_metrics,
+    confidence_intervals,
+    label_totals,
+    sum_totals,
+)
+from vpt_jax.report.films import FilmFrame, write_film
 from vpt_jax.report.page import Line, curve, facts_list, film, grid, heatmap, page, paragraph, section, table
 from vpt_jax.training.metrics_log import read_metrics
 from vpt_jax.video import FRAME_RATE, decode, resize
@@ -23,8 +31,8 @@ from vpt_jax.video import FRAME_RATE, decode, resize
 FILM_SECONDS = 15
 FILM_SIZE = 288, 512  # height, width
 Figures = Mapping[str, float]
-_HEADLINES = {
-    "key_accuracy": "Keypress accuracy: right answers, all 20 keys of all frames",
+_TITLES = {
+    "key_accuracy": "Keypress accuracy: correct predictions, all 20 keys of all frames",
     "key_exact": "Keypress accuracy: frames with all 20 keys right",
     "f1/mean": f"Mean F1 of keys held in more than {COMMON_SHARE:.0%} of frames",
     "camera_accuracy/pitch": "Camera bin right, pitch",
@@ -32,52 +40,53 @@ _HEADLINES = {
     "mouse_r2/pitch": "Mouse R2, pitch, of the likeliest bin",
     "mouse_r2/yaw": "Mouse R2, yaw, of the likeliest bin",
 }
-_OF_MEANS = {
+_MEAN_ANGLE_TITLES = {
     "mouse_r2/pitch": "Mouse R2, pitch, of the mean angle",
     "mouse_r2/yaw": "Mouse R2, yaw, of the mean angle",
 }
-_PROGRESS = {"f1/mean": "F1", "mouse_r2/pitch": "pitch", "mouse_r2/yaw": "yaw"}
+_CURVE_LABELS = {"f1/mean": "F1", "mouse_r2/pitch": "pitch", "mouse_r2/yaw": "yaw"}
 _NAMES = {"released": "All released, no movement", "repeat": "Previous action", "marginal": "Most frequent action"}
 
 
 class Runs(NamedTuple):
-    """Where everything lies that is compared."""
+    """Paths of the runs, datasets and recordings that are compared."""
 
     idms: Mapping[float, Path]  # work directory by minutes; the last one labelled
     policies: Mapping[str, tuple[Path, Path, float]]  # work directory, dataset and minutes (0: all of it) by name
     held_out: Path  # dataset with the true labels, split `test`
-    held_out_labels: Path  # of the same episodes, the likeliest
-    held_out_means: Path  # the same, the camera's degrees being the mean of what the model holds possible
+    held_out_labels: Path  # predicted labels of the same episodes, the most probable
+    held_out_means: Path  # the same with the camera degrees' mean under the predicted distribution
     truth: Path  # dataset of the unlabelled play with its true labels
     labels: Path  # of the same episodes, predicted
-    recordings: Mapping[str, Path]  # folders of films: `held-out` and `unlabelled`
+    recordings: Mapping[str, Path]  # folders of videos: `held-out` and `unlabelled`
 
 
 class Scores(NamedTuple):
     """All figures of the page."""
 
-    idm: list[Totals]  # by episode, of the held-out ones, the likeliest labels
-    means: list[Totals]  # the same, of mean angles
+    idm: list[Totals]  # per held-out episode, of the most probable labels
+    means: list[Totals]  # the same, of the mean angles
     baselines: dict[str, list[Totals]]
-    unlabelled: list[Totals]  # the labels that the policy learnt from, which did not see the true ones
-    policies: dict[str, dict[str, float]]  # at each one's chosen step, by name
-    trivial: dict[str, dict[str, float]]  # what a policy has to beat
-    idm_curve: dict[float, dict[str, float]]  # by minutes, on the frames in which something is done
+    unlabelled: list[Totals]  # per episode, of the labels that the policy is trained on
+    policies: dict[str, dict[str, float]]  # metrics at the chosen step, by name
+    trivial: dict[str, dict[str, float]]  # metrics of the baselines of a policy
+    idm_curve: dict[float, dict[str, float]]  # metrics by minutes of training data, on frames without null actions
     policy_curve: dict[float, dict[str, float]]
 
 
 def write_loop_report(folder: Path, runs: Runs, seconds: Mapping[str, float]) -> tuple[Path, list[str]]:
-    """Writes `report.html` into a folder; returns its path and the verdicts, a line each.
+    """Write `report.html` into a folder; returns its path and the checked claims, one line each.
 
     Args:
-      runs: what to compare.
-      seconds: that each stage took.
+      folder: output folder.
+      runs: the runs to compare.
+      seconds: duration of each stage, by name.
     """
     scores = _score(runs)
-    verdicts = list(_verdicts(scores))
+    claims = list(_claims(scores))
     films = list(_films(folder, runs))
     sections = [
-        _verdict_section(verdicts),
+        _claims_section(claims),
         _idm_section(scores, runs),
         _keys_section(scores),
         _policy_section(scores, runs),
@@ -87,15 +96,15 @@ def write_loop_report(folder: Path, runs: Runs, seconds: Mapping[str, float]) ->
         section("Time", facts_list({name: f"{taken:.0f} s" for name, taken in seconds.items()})),
     ]
     path = folder / "report.html"
-    path.write_text(page("Video pretraining in small: the whole loop", sections), encoding="utf-8")
-    return path, [f"{'yes' if holds else 'NO':<4}{claim}: {measured}" for claim, measured, holds in verdicts]
+    path.write_text(page("Video pretraining at small scale: the whole loop", sections), encoding="utf-8")
+    return path, [f"{'yes' if holds else 'NO':<4}{claim}: {measured}" for claim, measured, holds in claims]
 
 
 def _score(runs: Runs) -> Scores:
     recorded = Stream(StreamSettings(str(runs.held_out), "test", 1, 1, "keep", shuffle=False))
     chosen = {name: _at_chosen_step(workdir) for name, (workdir, _, _) in runs.policies.items()}
-    played = Stream(StreamSettings(str(runs.policies["true labels"][1]), "train", 1, 1))
-    trivial = policy_baselines(played, Stream(StreamSettings(str(runs.held_out), "test", 1, 1)))
+    train = Stream(StreamSettings(str(runs.policies["true labels"][1]), "train", 1, 1))
+    trivial = policy_baselines(train, Stream(StreamSettings(str(runs.held_out), "test", 1, 1)))
     curve = {}
     for name, (_, dataset, minutes) in runs.policies.items():
         if load_index(dataset, "train").labels == "recorded":
@@ -107,45 +116,45 @@ def _score(runs: Runs) -> Scores:
         unlabelled=label_totals(load_index(runs.labels, "train"), load_index(runs.truth, "train")),
         policies=chosen,
         trivial=trivial,
-        idm_curve={minutes: _last(workdir, "test_acting") for minutes, workdir in runs.idms.items()},
+        idm_curve={minutes: _at_last_step(workdir, "test_acting") for minutes, workdir in runs.idms.items()},
         policy_curve=dict(sorted(curve.items())),
     )
 
 
 def _at_chosen_step(workdir: Path) -> dict[str, float]:
-    """Figures of the split `test` at the step with the lowest loss on `valid`.
+    """Metrics of the split `test` at the step with the lowest loss on `valid`.
 
-    A run on few data is best before it knows them by heart; but the lowest of several losses on the very play that is
-    reported would be too low (fidelity S8).
+    A run on few data is best before it overfits; but the minimum of several losses on the reported split itself would
+    be biased low (fidelity S8).
     """
     line = min(_evaluations(workdir), key=lambda line: line["valid/nll"])
-    return _part(line, "test") | {"step": line["step"]}
+    return _metrics_of_view(line, "test") | {"step": line["step"]}
 
 
-def _last(workdir: Path, view: str) -> dict[str, float]:
-    """Figures of the end of a run: of the checkpoint that labels."""
+def _at_last_step(workdir: Path, view: str) -> dict[str, float]:
+    """Metrics of a run's last step, whose checkpoint labels."""
     *_, line = _evaluations(workdir)
-    return _part(line, view) | {"step": line["step"]}
+    return _metrics_of_view(line, view) | {"step": line["step"]}
 
 
 def _evaluations(workdir: Path) -> list[dict[str, float]]:
     return [line for line in read_metrics(workdir) if "test/nll" in line]
 
 
-def _part(line: Figures, name: str) -> dict[str, float]:
+def _metrics_of_view(line: Figures, name: str) -> dict[str, float]:
     return {key.removeprefix(f"{name}/"): value for key, value in line.items() if key.startswith(f"{name}/")}
 
 
-def _verdicts(scores: Scores) -> Iterator[tuple[str, str, bool]]:
-    """What the loop is to show, what was measured, and whether it holds."""
-    figures, likeliest = metrics(add(scores.means)), metrics(add(scores.idm))
+def _claims(scores: Scores) -> Iterator[tuple[str, str, bool]]:
+    """Claims of the loop: statement, measured values, and True if it holds."""
+    figures, likeliest = compute_metrics(sum_totals(scores.means)), compute_metrics(sum_totals(scores.idm))
     intervals = confidence_intervals(scores.means)  # the keys are those of the likeliest labels
-    for name, least in {"mouse_r2/pitch": 0.8, "mouse_r2/yaw": 0.8, "f1/mean": 0.6}.items():
+    for name, minimum in {"mouse_r2/pitch": 0.8, "mouse_r2/yaw": 0.8, "f1/mean": 0.6}.items():
         low, high = intervals[name]
         measured = f"{figures[name]:.3f} (95% interval {low:.3f} to {high:.3f})"
-        if name in _OF_MEANS:
+        if name in _MEAN_ANGLE_TITLES:
             measured += f"; of the likeliest bin {likeliest[name]:.3f}"
-        yield f"{_OF_MEANS.get(name, _HEADLINES[name])}, at least {least}", measured, figures[name] >= least
+        yield f"{_MEAN_ANGLE_TITLES.get(name, _TITLES[name])}, at least {minimum}", measured, figures[name] >= minimum
     predicted, true, small = (
         scores.policies[name]["nll"] for name in ("predicted labels", "true labels", "the small labelled set")
     )
@@ -164,70 +173,68 @@ def _verdicts(scores: Scores) -> Iterator[tuple[str, str, bool]]:
 
 
 def _efficiency(scores: Scores, metric: str) -> tuple[float, str]:
-    """How many times fewer minutes an IDM needs than the best policy, for at least the same accuracy.
+    """Ratio of labelled minutes, best policy to IDM, for at least the same accuracy; and a description.
 
-    A policy that is no better than the most frequent action sets no standard.
+    The ratio is 0 if no policy is better than the most frequent action.
     """
     minutes, best = max(((m, f[metric]) for m, f in scores.policy_curve.items()), key=lambda pair: pair[1])
     if best <= (trivial := scores.trivial["marginal"][metric]):
         return 0.0, f"no policy is above {trivial:.3f}, the most frequent action"
     enough = [m for m, figures in scores.idm_curve.items() if figures[metric] >= best]
     if not enough:
-        return 0.0, f"no model of inverse dynamics reaches the policy's {best:.3f} (at {minutes:.3g} minutes)"
+        return 0.0, f"no inverse dynamics model reaches the policy's {best:.3f} (at {minutes:.3g} minutes)"
     ratio = minutes / min(enough)
     return ratio, f"{min(enough):g} minutes against {minutes:.3g} for {best:.3f}, {ratio:.1f} times fewer"
 
 
-def _verdict_section(verdicts: Sequence[tuple[str, str, bool]]) -> str:
-    rows = [[claim, measured, "yes" if holds else "no"] for claim, measured, holds in verdicts]
-    return section("Does the loop hold?", table(["", "Measured", "Holds"], rows))
+def _claims_section(claims: Sequence[tuple[str, str, bool]]) -> str:
+    rows = [[claim, measured, "yes" if holds else "no"] for claim, measured, holds in claims]
+    return section("Checked claims", table(["", "Measured", "Holds"], rows))
 
 
 def _idm_rows(scores: Scores) -> Iterator[list[str]]:
-    others, drawn = [metrics(add(parts)) for parts in scores.baselines.values()], metrics(add(scores.unlabelled))
-    for titles, episodes in ((_HEADLINES, scores.idm), (_OF_MEANS, scores.means)):
-        figures, intervals = metrics(add(episodes)), confidence_intervals(episodes)
+    all_baselines = [compute_metrics(sum_totals(episodes)) for episodes in scores.baselines.values()]
+    sampled = compute_metrics(sum_totals(scores.unlabelled))
+    for titles, episodes in ((_TITLES, scores.idm), (_MEAN_ANGLE_TITLES, scores.means)):
+        figures, intervals = compute_metrics(sum_totals(episodes)), confidence_intervals(episodes)
         for name, title in titles.items():
             low, high = intervals[name]
-            baselines = (f"{of[name]:z.3f}" for of in others)
-            of_drawn = f"{drawn[name]:z.3f}" if titles is _HEADLINES else ""
-            yield [title, f"{figures[name]:z.3f}", f"{low:z.3f} to {high:z.3f}", *baselines, of_drawn]
+            baselines = (f"{baseline[name]:z.3f}" for baseline in all_baselines)
+            sampled_cell = f"{sampled[name]:z.3f}" if titles is _TITLES else ""
+            yield [title, f"{figures[name]:z.3f}", f"{low:z.3f} to {high:z.3f}", *baselines, sampled_cell]
 
 
 def _idm_section(scores: Scores, runs: Runs) -> str:
-    explained = (
-        f"On {add(scores.idm).frames:,.0f} frames of {len(scores.idm)} held-out episodes, labelled as a video would "
-        "be, by the model as its training ended, the frames in which nothing is done included; they were played on the "
-        "level of the training play, and nothing was chosen by them. The 95% "
-        "intervals are over episodes. The paper reports a keypress accuracy of 90.6% without saying which; saying "
-        "'released' always scores high in the first of the two, so its number may be the second. The previous action "
-        "is the true one, which no video tells. Mouse R2 is of degrees cut off at 10, where the bins end: of the "
-        "middle of the likeliest bin, and of the mean over all bins, which is the answer with the least squared error; "
-        "the paper does not say which its 0.97 is. The last column is of the labels that the policy learnt from: of "
-        "the unlabelled play, whose true labels neither this model nor that policy saw, drawn as probable as the model "
-        "says."
+    text = (
+        f"On {sum_totals(scores.idm).frames:,.0f} frames of {len(scores.idm)} held-out episodes, labelled like any "
+        "video by the model of the last training step, null actions included; they were played on the level of the "
+        "training play, and selected nothing. The 95% intervals are over episodes. The paper reports a keypress "
+        "accuracy of 90.6% without a definition; always predicting 'released' scores high in the first of the two, so "
+        "its number may be the second. The previous action is the true one, which a video does not contain. Mouse R2 "
+        "is of degrees clipped at 10, where the bins end: of the middle of the likeliest bin, and of the mean over all "
+        "bins, which minimises the squared error; the paper does not specify which its 0.97 is. The last column is of "
+        "the labels that the policy was trained on: of the unlabelled play, whose true labels neither this model nor "
+        "that policy was trained on, sampled from the predicted distribution."
     )
     baselines = (_NAMES[name] for name in scores.baselines)
-    columns = ["", "Inverse dynamics model", "95% interval", *baselines, "Drawn labels, unlabelled play"]
+    columns = ["", "Inverse dynamics model", "95% interval", *baselines, "Sampled labels, unlabelled play"]
     chart = _progress_chart(list(runs.idms.values())[-1])
-    return section(
-        "Inverse dynamics: what was done?", table(columns, list(_idm_rows(scores))), paragraph(explained), grid([chart])
-    )
+    return section("Inverse dynamics model", table(columns, list(_idm_rows(scores))), paragraph(text), grid([chart]))
 
 
 def _progress_chart(workdir: Path) -> str:
-    """Whether more training would help."""
+    """Held-out metrics of the labelling model by training step, to judge if more training would help."""
     log = _evaluations(workdir)
     lines = [
-        Line(_PROGRESS[name], [line["step"] for line in log], [line[f"test/{name}"] for line in log], colour)
-        for name, colour in zip(_PROGRESS, ("model", "train", "repeat"), strict=True)
+        Line(_CURVE_LABELS[name], [line["step"] for line in log], [line[f"test/{name}"] for line in log], colour)
+        for name, colour in zip(_CURVE_LABELS, ("model", "train", "repeat"), strict=True)
     ]
-    return curve("The labelling model while it learnt, on held-out play", lines, "step", "F1 and R2")
+    return curve("Labelling model by training step, on held-out play", lines, "step", "F1 and R2")
 
 
 def _keys_section(scores: Scores) -> str:
-    totals, intervals = add(scores.idm), confidence_intervals(scores.idm)
-    figures, repeat = metrics(totals), metrics(add(scores.baselines["repeat"]))
+    totals, intervals = sum_totals(scores.idm), confidence_intervals(scores.idm)
+    figures, repeat = compute_metrics(totals), compute_metrics(sum_totals(scores.baselines["repeat"]))
     rows: list[Sequence[str | float]] = []
     for i in np.argsort(-totals.pressed, kind="stable"):
         key = BUTTONS[i]
@@ -242,8 +249,8 @@ def _keys_section(scores: Scores) -> str:
         ])  # fmt: skip
     columns = ["Key", "F1", "Precision", "Recall", "F1, 95% interval", "F1 of the previous action", "Accuracy",
                "Accuracy of 'released'", "Held"]  # fmt: skip
-    explained = "Saying 'released' always has an F1 of 0. Keys that nobody holds in the held-out play are left out."
-    return section("Each key", table(columns, rows), paragraph(explained))
+    text = "Always predicting 'released' has an F1 of 0. Keys that are never held in the held-out play are omitted."
+    return section("Each key", table(columns, rows), paragraph(text))
 
 
 def _policy_section(scores: Scores, runs: Runs) -> str:
@@ -251,8 +258,14 @@ def _policy_section(scores: Scores, runs: Runs) -> str:
     named = {f"Cloned from {name}": figures for name, figures in scores.policies.items() if "minutes" not in name}
     named |= {"Marginal distribution": scores.trivial["marginal"], "Repeat the last action": scores.trivial["repeat"]}
     rows: list[Sequence[str | float]] = [
-        [name, f"{of['nll']:.3f}", f"{1 - of['nll'] / trivial:.1%}", of["f1/mean"], of["camera_accuracy_moving"]]
-        for name, of in named.items()
+        [
+            name,
+            f"{figures['nll']:.3f}",
+            f"{1 - figures['nll'] / trivial:.1%}",
+            figures["f1/mean"],
+            figures["camera_accuracy_moving"],
+        ]
+        for name, figures in named.items()
     ]
     columns = ["", "NLL, nats per frame", "Below marginal", "Mean F1", "Camera accuracy, moving"]
     colours = {"predicted labels": "model", "true labels": "train", "the small labelled set": "repeat"}
@@ -262,13 +275,13 @@ def _policy_section(scores: Scores, runs: Runs) -> str:
         label = name.removeprefix("the ").removesuffix(" labelled set")
         lines.append(Line(label, [line["step"] for line in log], [line["test/nll"] for line in log], colour))
     chart = curve("Loss on held-out play, by training step", lines, "step", "nats per frame")
-    explained = (
-        "Loss of the true actions of held-out play, of each run at its step that was best on other held-out episodes, "
-        "which are in no figure of this page. The policies were trained alike and for as many steps; frames labelled "
-        "as doing nothing are left out, as in the paper. The marginal distribution "
-        "is that of the true labels; 'repeat' knows the true last action, which a policy has to see in the frames."
+    text = (
+        "Loss of the true actions of held-out play, of each run at its best step on other held-out episodes, which are "
+        "in no figure of this page. The policies were trained with the same settings and number of steps; frames "
+        "labelled as null actions are dropped, as in the paper. The marginal distribution is that of the true labels; "
+        "'repeat' has the true last action as input, which a policy has to infer from the frames."
     )
-    return section("Policies: what will the player do?", table(columns, rows), grid([chart]), paragraph(explained))
+    return section("Policies", table(columns, rows), grid([chart]), paragraph(text))
 
 
 def _efficiency_section(scores: Scores) -> str:
@@ -285,56 +298,57 @@ def _efficiency_section(scores: Scores) -> str:
         ]
         charts.append(curve(title, lines, "minutes of labelled play", "share of frames", log_ticks=ticks))
     for name, by_minutes in (("IDM", scores.idm_curve), ("Policy", scores.policy_curve)):
-        for minutes, of in by_minutes.items():
-            figures = (f"{of[metric]:.3f}" for metric in titles)
-            rows.append([f"{name}, {minutes:.1f} minutes", f"{of['step']:,.0f}", *figures])
-    for name, of in scores.trivial.items():
-        rows.append([_NAMES[name], "", *(f"{of[metric]:.3f}" for metric in titles)])
-    explained = (
-        "The paper's figure 3 in small: what was done is easier to tell from the frames before and after than what "
-        "will be done. All are measured on the same held-out frames, those in which the player does something: the "
-        "IDMs as their training ended, the last of which labels, and the policies at the step that was best on other "
-        "held-out episodes. Runs on fewer minutes have fewer steps: with more they only learn by heart."
+        for minutes, figures in by_minutes.items():
+            cells = (f"{figures[metric]:.3f}" for metric in titles)
+            rows.append([f"{name}, {minutes:.1f} minutes", f"{figures['step']:,.0f}", *cells])
+    for name, figures in scores.trivial.items():
+        rows.append([_NAMES[name], "", *(f"{figures[metric]:.3f}" for metric in titles)])
+    text = (
+        "The paper's figure 3 at small scale: past actions are easier to infer from the frames before and after than "
+        "future actions are to predict. All are measured on the same held-out frames, those without null actions: the "
+        "IDMs at their last step, the last of which labels, and the policies at their best step on other held-out "
+        "episodes. Runs on fewer minutes have fewer steps: with more they only overfit."
     )
     return section("Accuracy against labelled minutes", grid(charts, 24), table(["", "Steps", *titles.values()], rows),
-                   paragraph(explained))  # fmt: skip
+                   paragraph(text))  # fmt: skip
 
 
 def _confusion_section(runs: Runs) -> str:
     predicted, recorded = load_index(runs.labels, "train"), load_index(runs.truth, "train")
-    said, true = _aligned(predicted, recorded)
+    predicted_actions, true = _aligned(predicted, recorded)
     common = np.flatnonzero(true[0].mean(0) > COMMON_SHARE)
     names = [BUTTONS[i] for i in common]
     held = true[0][:, common].astype(float)
-    keys = held.T @ said[0][:, common] / np.maximum(held.sum(0), 1)[:, None]
+    keys = held.T @ predicted_actions[0][:, common] / np.maximum(held.sum(0), 1)[:, None]
     maps = [heatmap("Keys: of the frames with this key held, the share labelled with that key", names, names, keys)]
     degrees = [f"{angle:+.1f}" for angle in CAMERA.centres]
     for axis, name in enumerate(AXES):
         pairs = np.zeros((CAMERA.num_bins, CAMERA.num_bins))
-        np.add.at(pairs, tuple(CAMERA.to_bins(np.asarray(of[1]))[:, axis] for of in (true, said)), 1)
+        bins = (CAMERA.to_bins(np.asarray(camera))[:, axis] for _, camera in (true, predicted_actions))
+        np.add.at(pairs, tuple(bins), 1)
         shares = pairs / np.maximum(pairs.sum(1, keepdims=True), 1)
         maps.append(heatmap(f"Camera, {name}: degrees moved (rows) and labelled (columns)", degrees, degrees, shares))
-    explained = (
-        "Of the drawn labels of the unlabelled play. Each row adds up what was labelled where the truth was what the "
-        "row says."
+    text = (
+        "Of the sampled labels of the unlabelled play. A row is the distribution of the labels of frames with that "
+        "true action."
     )
-    return section("Confusion of labels", paragraph(explained), grid(maps, 34))
+    return section("Confusion of labels", paragraph(text), grid(maps, 34))
 
 
 def _aligned(predicted: EpisodeIndex, recorded: EpisodeIndex) -> list[tuple[np.ndarray, np.ndarray]]:
     """Buttons and camera of the predicted and of the recorded labels of the same frames."""
     rows = [recorded.rows(recorded.names.index(name)) for name in predicted.names]
-    here = np.concatenate([np.arange(of.start, of.stop) for of in rows])
+    indices = np.concatenate([np.arange(row.start, row.stop) for row in rows])
     return [
         (np.asarray(predicted.buttons), np.asarray(predicted.camera)),
-        (np.asarray(recorded.buttons)[here], np.asarray(recorded.camera)[here]),
+        (np.asarray(recorded.buttons)[indices], np.asarray(recorded.camera)[indices]),
     ]
 
 
 _FILM_TEXT = (
-    "Above the picture: the action that was recorded, and the one that the inverse dynamics model says was taken. A "
-    "lit key is held; the arrow shows where the camera turns, and how far. Labels of unlabelled play are drawn, those "
-    "of held-out play are the likeliest."
+    "Above the picture: the recorded action, and the one predicted by the inverse dynamics model. A lit key is held; "
+    "the arrow shows the direction and angle of the camera movement. Labels of unlabelled play are sampled, those of "
+    "held-out play are the most probable ones."
 )
 
 
@@ -346,13 +360,14 @@ def _films(folder: Path, runs: Runs) -> Iterator[str]:
     ):
         episode = predicted.names[int(np.argmax(predicted.lengths))]
         path = folder / f"film-{name}.mp4"
-        write_film(path, _moments(runs.recordings[name] / f"{episode}.mp4", episode, recorded, predicted))
+        write_film(path, _film_frames(runs.recordings[name] / f"{episode}.mp4", episode, recorded, predicted))
         yield film(path, f"{name.capitalize()} episode {episode}, {FRAME_RATE} frames per second")
 
 
-def _moments(video: Path, episode: str, recorded: EpisodeIndex, predicted: EpisodeIndex) -> Iterator[Moment]:
+def _film_frames(video: Path, episode: str, recorded: EpisodeIndex, predicted: EpisodeIndex) -> Iterator[FilmFrame]:
     rows, labels = (index.rows(index.names.index(episode)) for index in (recorded, predicted))
     for i, frame in zip(range(FILM_SECONDS * FRAME_RATE), decode(video), strict=False):
-        true, said = rows.start + i, labels.start + i
-        recorded_action = recorded.buttons[true], recorded.camera[true]
-        yield Moment(resize(frame, *FILM_SIZE), recorded_action, (predicted.buttons[said], predicted.camera[said]))
+        row, label = rows.start + i, labels.start + i
+        recorded_action = recorded.buttons[row], recorded.camera[row]
+        predicted_action = predicted.buttons[label], predicted.camera[label]
+        yield FilmFrame(resize(frame, *FILM_SIZE), recorded_action, predicted_action)

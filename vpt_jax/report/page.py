@@ -1,7 +1,7 @@
-"""The parts of any page: each function returns HTML, and escapes the text it is given.
+"""Building blocks of HTML pages: each function returns HTML, and escapes its text arguments.
 
-A page is one file: styles, charts, pictures and films are in it, and nothing is loaded from elsewhere. It follows the
-reader's light or dark theme.
+A page is a self-contained file: styles, charts, pictures and films are embedded, and nothing is loaded from elsewhere.
+It follows the light or dark theme of the browser.
 """
 
 import base64
@@ -20,8 +20,8 @@ from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Name: (on light ground, on dark ground). Charts are drawn in the light colours, each of which then becomes a variable.
-# As text, all have a contrast of 4.5 or more with the ground.
+# Name: (on light background, on dark background). Charts are drawn in the light colours, which are then replaced by CSS
+# variables. As text, all have a contrast of 4.5 or more with the background.
 COLOURS = {
     "ground": ("#fcfcfb", "#14171b"),
     "ink": ("#1c2024", "#e6e8ea"),
@@ -69,7 +69,7 @@ img, video { width: 100%; display: block; border-radius: 4px; }
 
 
 def page(title: str, sections: Sequence[str]) -> str:
-    """A whole HTML document of some sections, one below the other."""
+    """An HTML document of several sections."""
     light, dark = (" ".join(f"--{name}: {pair[theme]};" for name, pair in COLOURS.items()) for theme in (0, 1))
     style = _STYLE.replace("LIGHT", light).replace("DARK", dark)
     return (
@@ -81,22 +81,22 @@ def page(title: str, sections: Sequence[str]) -> str:
 
 
 def section(heading: str, *parts: str) -> str:
-    """A heading and what stands below it."""
+    """A section with a heading."""
     return f"<section>\n<h2>{escape(heading)}</h2>\n" + "\n".join(parts) + "\n</section>"
 
 
 def paragraph(text: str) -> str:
-    """Explaining text."""
+    """A paragraph of text."""
     return f"<p>{escape(text)}</p>"
 
 
 def facts_list(facts: Mapping[str, str]) -> str:
-    """Labels with their values."""
+    """A definition list of labels and values."""
     return "<dl>" + "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items()) + "</dl>"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> str:
-    """A table; the first cell of a row is its heading. Strings stand as they are, a float is a share, with a bar."""
+    """A table; the first cell of a row is its heading. Strings are printed unchanged, floats as shares with a bar."""
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
     body = "\n".join(
         f'<tr><th scope="row">{escape(str(name))}</th>{"".join(map(_cell, cells))}</tr>' for name, *cells in rows
@@ -111,11 +111,11 @@ def _cell(value: str | float) -> str:
 
 
 def heatmap(title: str, rows: Sequence[str], columns: Sequence[str], shares: Float[np.ndarray, "r c"]) -> str:
-    """Shares from 0 to 1 as a table of coloured cells; those below 1% are left blank."""
+    """A heatmap of shares from 0 to 1 as an HTML table; cells below 1% have no text."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
     body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(map(_heat_cell, of_row))}</tr>'
-        for name, of_row in zip(rows, shares, strict=True)
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(map(_heat_cell, row))}</tr>'
+        for name, row in zip(rows, shares, strict=True)
     )
     cells = f"<thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody>"
     caption = f"<figcaption>{escape(title)}</figcaption>"
@@ -128,7 +128,7 @@ def _heat_cell(share: float) -> str:
 
 
 def grid(parts: Sequence[str], column: int = 30) -> str:
-    """Parts side by side, as many as fit into the window if a column takes at least so many times the font size."""
+    """A responsive grid; `column` is the minimum width of a column in rem (multiples of the font size)."""
     return f'<div class="grid" style="--column: {column}rem">\n' + "\n".join(parts) + "\n</div>"
 
 
@@ -151,7 +151,7 @@ def _data_uri(kind: str, data: bytes) -> str:
 
 
 class Line(NamedTuple):
-    """A line of a chart; its label and last value stand at its right end. An empty label: no such text."""
+    """A line of a chart; its label and last value are drawn at its right end (not with an empty label)."""
 
     label: str
     x: Sequence[float]
@@ -170,9 +170,14 @@ def curve(
     y_max: float | None = None,
     log_ticks: Sequence[float] = (),
 ) -> str:
-    """A line chart as inline SVG: its colours and font are those of the page. `y_max` cuts its top.
+    """A line chart as inline SVG, in the colours and font of the page.
 
-    It starts at x = 0; or, with `log_ticks`, x is logarithmic with these ticks, and points are marked.
+    Args:
+      title: its caption.
+      lines: the lines to draw.
+      x_label, y_label: axis labels.
+      y_max: upper limit of the y axis.
+      log_ticks: ticks of a logarithmic x axis, on which points are marked; empty: a linear x axis that starts at 0.
     """
     svg, no_metadata = io.StringIO(), dict.fromkeys(("Date", "Format", "Type", "Creator"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9}):
@@ -193,7 +198,7 @@ def curve(
 
 def _draw_line(axes: Axes, line: Line, marker: str) -> None:
     colour = COLOURS[line.colour][0]
-    marker = "o" if len(line.x) == 1 else marker  # a line of one point cannot be seen
+    marker = "o" if len(line.x) == 1 else marker  # a line of one point is invisible
     axes.plot(line.x, line.y, line.style, color=colour, linewidth=line.width, alpha=line.alpha, marker=marker)
 
 
@@ -220,7 +225,7 @@ def _make_logarithmic(axes: Axes, ticks: Sequence[float]) -> None:
 
 
 def _label_ends(axes: Axes, lines: Sequence[Line], gap: float = 0.08) -> None:
-    """Writes the labels beside the right ends, moved apart where they would overlap (`gap`: share of the height)."""
+    """Draw the labels at the right ends, moved apart where they would overlap (`gap`: share of the height)."""
     low, high = axes.get_ylim()
     lines = sorted(lines, key=lambda line: line.y[-1])
     wanted = np.clip([(line.y[-1] - low) / (high - low) for line in lines], 0, 1)
@@ -231,7 +236,7 @@ def _label_ends(axes: Axes, lines: Sequence[Line], gap: float = 0.08) -> None:
 
 
 def _inline(svg: str, title: str) -> str:
-    """The SVG as part of a page: without what only a file of its own needs, its colours those of the page's theme."""
+    """Convert an SVG document to inline SVG: namespaces and ids removed, colours replaced by CSS variables."""
     svg = svg[svg.index("<svg ") :]
     svg = re.sub(r' (?:xmlns(?::\w+)?|version)="[^"]*"| id="[\w.]*_\d+"', "", svg)
     for name, (light, _) in COLOURS.items():

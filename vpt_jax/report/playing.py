@@ -1,48 +1,50 @@
-"""The page of an evaluation in a game: a table of all agents, and films of what they did."""
+"""Report of an evaluation in a game: a table of all agents, and films of their episodes."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from vpt_jax.evaluation.rollouts import Played, ranked, recording, summarise
+from vpt_jax.evaluation.rollouts import EpisodeResult, best_median_worst, recording_path, summarise
 from vpt_jax.recording import read_steps
-from vpt_jax.report.films import Moment, write_film
+from vpt_jax.report.films import FilmFrame, write_film
 from vpt_jax.report.page import film, grid, page, paragraph, section, table
 from vpt_jax.video import FRAME_RATE, decode
 
 FILM_SECONDS = 30
 
 _EXPLAINED = (
-    "Every agent plays episodes of the same seeds. Behind ± stands the standard error of the mean. Drift is the mean "
-    "KL divergence, per step, from the reference policy to the agent, on what the agent sees; a film shows the "
-    "beginning of an episode as the policy sees it, enlarged, with the keys and the mouse above it."
+    "Every agent plays episodes of the same seeds. ± is the standard error of the mean. Drift is the mean "
+    "KL divergence, per step, from the reference policy to the agent, on the agent's frames; a film shows the "
+    "beginning of an episode in the policy's input frames, enlarged, with the keys and the mouse above them."
 )
 
 
 def write_playing_report(
     folder: Path,
     title: str,
-    agents: Mapping[str, Sequence[Played]],
+    agents: Mapping[str, Sequence[EpisodeResult]],
     recordings: Path,
     before: Sequence[str] = (),
     after: Sequence[str] = (),
 ) -> Path:
-    """Writes `report.html` into a folder, and the films it shows into `films` beside the recordings; returns its path.
+    """Write `report.html` into a folder, and its films into `films` next to the recordings; returns the page's path.
 
     Args:
-        agents: by name, what they played.
-        recordings: a folder of theirs for each.
+        folder: output folder.
+        title: title of the page.
+        agents: results of the episodes of each agent, by name.
+        recordings: a folder with the recordings of each agent in a subfolder.
         before, after: sections above the table of agents, and below the films.
     """
-    films, shelf = [], recordings.with_name("films")
-    shelf.mkdir(exist_ok=True)
+    films, film_folder = [], recordings.with_name("films")
+    film_folder.mkdir(exist_ok=True)
     for name, played in agents.items():
-        for place, one in ranked(played).items():
-            path, source = shelf / f"{name}-{place}.mp4", recording(recordings / name, one.seed)
+        for rank, one in best_median_worst(played).items():
+            path, source = film_folder / f"{name}-{rank}.mp4", recording_path(recordings / name, one.seed)
             if not path.exists() or path.stat().st_mtime < source.with_suffix(".jsonl").stat().st_mtime:
-                write_film(path, _moments(source))
-            caption = f"{name}: {place} of {len(played)} episodes, return {one.reward:.1f}, seed {one.seed}"
+                write_film(path, _film_frames(source))
+            caption = f"{name}: {rank} of {len(played)} episodes, return {one.reward:.1f}, seed {one.seed}"
             films.append(film(path, caption))
     sections = [*before, playing_table(agents), section("Films", grid(films)), *after]
     path = folder / "report.html"
@@ -50,8 +52,8 @@ def write_playing_report(
     return path
 
 
-def playing_table(agents: Mapping[str, Sequence[Played]]) -> str:
-    """All agents' figures in a section."""
+def playing_table(agents: Mapping[str, Sequence[EpisodeResult]]) -> str:
+    """A section with a table of all agents' metrics."""
     figures = {name: summarise(played) for name, played in agents.items()}
     items = [key.removeprefix("milestone/") for key in next(iter(figures.values())) if key.startswith("milestone/")]
     columns = ["Agent", "Return", "Steps", "Ended by the game", "Drift, nats", "Episodes", "Lost"]
@@ -76,8 +78,8 @@ def _row(name: str, figures: Mapping[str, float], items: Sequence[str]) -> list[
     return row
 
 
-def _moments(path: Path) -> Iterator[Moment]:
-    """The beginning of a recording."""
+def _film_frames(path: Path) -> Iterator[FilmFrame]:
+    """Film frames of the first `FILM_SECONDS` of a recording."""
     steps, frames = read_steps(path.with_suffix(".jsonl")), decode(path.with_suffix(".mp4"))
     for frame, *action in islice(zip(frames, steps.buttons, steps.camera, strict=False), FILM_SECONDS * FRAME_RATE):
-        yield Moment(frame, (action[0], action[1]))
+        yield FilmFrame(frame, (action[0], action[1]))

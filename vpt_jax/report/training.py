@@ -1,4 +1,4 @@
-"""The report of a training run: a page of figures and a film of held-out play, predicted against recorded."""
+"""Report of a training run: a page of metrics and curves, and a film of held-out play, predicted against recorded."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from vpt_jax.actions import BUTTONS, PITCH, YAW
 from vpt_jax.data.streams import Stream
 from vpt_jax.evaluation.metrics import COMMON_SHARE
-from vpt_jax.report.films import Moment, draw_large, write_film
+from vpt_jax.report.films import FilmFrame, draw_large, write_film
 from vpt_jax.report.page import Line, curve, facts_list, film, grid, page, paragraph, picture, section, table
 from vpt_jax.training.metrics_log import read_metrics
 from vpt_jax.training.objective import Objective
@@ -20,8 +20,8 @@ from vpt_jax.video import FRAME_RATE
 
 FILM_SECONDS = 25
 EXAMPLES = 9
-_CHUNK = 64  # frames the model is fed at a time, for the film
-_SMOOTHING = 25  # the smoothed loss is the mean over one part in so many of the curve
+_CHUNK = 64  # frames per call of the model, for the film
+_SMOOTHING = 25  # the window of the smoothed loss is this fraction (1/25) of the curve
 _PREDICTORS = {
     "model": "Model",
     "marginal": "Marginal distribution",
@@ -29,9 +29,9 @@ _PREDICTORS = {
     "repeat": "Repeat the last action",
 }
 _TITLES = {"policy": "Behavioural cloning", "idm": "Inverse dynamics"}
-_WHAT_IT_SEES = {
-    "policy": "The policy sees the recorded frames up to now and names the action that the player takes next.",
-    "idm": "The model sees the frames before and after, and names what was done in between.",
+_INPUT_DESCRIPTIONS = {
+    "policy": "The policy predicts the player's next action from the recorded frames so far.",
+    "idm": "The model predicts the action from the frames before and after.",
 }
 _SHARES = {  # metric: its name, its unit
     "f1/mean": ("Mean F1 of the keys", "F1"),
@@ -51,33 +51,33 @@ def write_report(
     train: Stream,
     valid: Stream,
 ) -> tuple[Path, Path]:
-    """Writes `report.html` and `film.mp4` into the work directory of a run, and returns their paths.
+    """Write `report.html` and `film.mp4` into the work directory of a run, and return their paths.
 
     Args:
       workdir: holds the run's `metrics.jsonl`; ValueError if that has no evaluation.
-      stage: "policy" or "idm", what was trained.
-      facts: what else to say about the run, at the top.
-      baselines: their metrics, from `baselines`; the model is measured against the first.
-      objective, params: what the film shows.
-      train: gives the example frames.
-      valid: gives the film, of its episode with most frames to show, and how often each key is held.
+      stage: "policy" or "idm", the trained model.
+      facts: further labels and values for the top of the page.
+      baselines: metrics of the baselines, from `baselines`; the model is compared with the first.
+      objective, params: the model whose predictions the film shows.
+      train: source of the example frames.
+      valid: source of the film, of its episode with the most kept frames, and of the key frequencies.
     """
     log = read_metrics(workdir)
     step, evaluated = _last_evaluation(log, workdir)
     figures = {"model": evaluated, **baselines}
-    report, play = workdir / "report.html", workdir / "film.mp4"
+    report, film_path = workdir / "report.html", workdir / "film.mp4"
     episode = int(np.argmax(valid.kept_lengths))
-    write_film(play, held_out_play(objective, params, valid, episode, FILM_SECONDS * FRAME_RATE))
+    write_film(film_path, held_out_play(objective, params, valid, episode, FILM_SECONDS * FRAME_RATE))
     sections = [
         facts_list(facts),
-        _headline_section(figures, step, _WHAT_IT_SEES[stage]),
+        _headline_section(figures, step, _INPUT_DESCRIPTIONS[stage]),
         _curves_section(log, figures),
-        _film_section(play, valid, episode),
+        _film_section(film_path, valid, episode),
         _keys_section(figures, valid),
         _examples_section(train),
     ]
     report.write_text(page(f"{_TITLES[stage]}: {workdir.resolve().name}", sections), encoding="utf-8")
-    return report, play
+    return report, film_path
 
 
 def _last_evaluation(log: Sequence[Mapping[str, float]], workdir: Path) -> tuple[int, dict[str, float]]:
@@ -88,29 +88,28 @@ def _last_evaluation(log: Sequence[Mapping[str, float]], workdir: Path) -> tuple
     return int(last["step"]), {name.removeprefix("valid/"): value for name, value in last.items()}
 
 
-def _headline_section(figures: Mapping[str, Mapping[str, float]], step: int, what_it_sees: str) -> str:
-    """The model beside its baselines."""
+def _headline_section(figures: Mapping[str, Mapping[str, float]], step: int, input_description: str) -> str:
+    """Metrics of the model and of its baselines."""
     _, trivial, *_ = figures
     by_predictor = list(figures.values())
     rows: list[Sequence[str | float]] = [
-        ["NLL (nats per frame)", *(f"{of['nll']:.3f}" for of in by_predictor)],
+        ["NLL (nats per frame)", *(f"{metrics['nll']:.3f}" for metrics in by_predictor)],
         [
             "NLL below " + _PREDICTORS[trivial].lower(),
-            *(f"{1 - of['nll'] / figures[trivial]['nll']:.1%}" for of in by_predictor),
+            *(f"{1 - metrics['nll'] / figures[trivial]['nll']:.1%}" for metrics in by_predictor),
         ],
     ]
     for metric, (title, _) in _SHARES.items():
-        rows.append([title, *(of[metric] for of in by_predictor)])
-    explained = (
+        rows.append([title, *(metrics[metric] for metrics in by_predictor)])
+    text = (
         f"After step {step:,}, on {int(figures['model']['frames']):,} frames of held-out play. NLL, the negative "
-        f"log-likelihood of the recorded action, is better lower; F1 and accuracy are better higher. {what_it_sees} "
-        "The baselines see no frames; but the one that repeats knows the action before, which the model does not. The "
-        "camera is right where both of "
-        "its angles fall in the recorded bins. The mean F1 is over the keys held in more than "
-        f"{COMMON_SHARE:.0%} of the frames."
+        "log-likelihood of the recorded action, is better lower; F1 and accuracy are better higher. "
+        f"{input_description} The baselines do not use frames; but the one that repeats has the previous action as "
+        "input, which the model has not. The camera is correct where both of its angles fall in the recorded bins. The "
+        f"mean F1 is over the keys held in more than {COMMON_SHARE:.0%} of the frames."
     )
     comparison = table(["", *(_PREDICTORS[name] for name in figures)], rows)
-    return section("How well it predicts held-out play", comparison, paragraph(explained))
+    return section("Prediction of held-out play", comparison, paragraph(text))
 
 
 def _keys_section(figures: Mapping[str, Mapping[str, float]], valid: Stream) -> str:
@@ -118,7 +117,7 @@ def _keys_section(figures: Mapping[str, Mapping[str, float]], valid: Stream) -> 
     episodes = range(len(valid.index.names))
     held = np.concatenate([valid.actions(episode)[0][valid.scored(episode)] for episode in episodes]).mean(0)
     rows = [
-        [BUTTONS[i], *(of.get(f"f1/{BUTTONS[i]}", 0.0) for of in figures.values()), f"{held[i]:.1%}"]
+        [BUTTONS[i], *(metrics.get(f"f1/{BUTTONS[i]}", 0.0) for metrics in figures.values()), f"{held[i]:.1%}"]
         for i in np.argsort(-held, kind="stable")
         if f"f1/{BUTTONS[i]}" in figures["repeat"]
     ]
@@ -135,15 +134,15 @@ def _curves_section(log: Sequence[Mapping[str, float]], figures: Mapping[str, Ma
         Line("training", steps, smoothed(loss), "train"),
         *_validation_lines(log, figures, "nll"),
     ]
-    top = 1.1 * max(of["nll"] for of in figures.values())
+    top = 1.1 * max(metrics["nll"] for metrics in figures.values())
     charts = [curve("Loss", losses, "step", "nats per frame", y_max=top)]
     for metric, (title, unit) in _SHARES.items():
         charts.append(curve(title, _validation_lines(log, figures, metric), "step", unit))
-    explained = (
+    text = (
         "Of the training loss, the thin line is single steps and the thick one their running mean; its steep start may "
-        "lie above the chart. All else is of held-out play."
+        "lie above the chart. All other lines are of held-out play."
     )
-    return section("Learning curves", grid(charts), paragraph(explained))
+    return section("Learning curves", grid(charts), paragraph(text))
 
 
 def _validation_lines(
@@ -160,13 +159,13 @@ def _validation_lines(
 
 
 def series(log: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
-    """Steps and values of a metric."""
+    """Steps and values of a metric in a log."""
     lines = [line for line in log if name in line]
     return [line["step"] for line in lines], [line[name] for line in lines]
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """The mean over a window around each value; at the ends, over the part of the window that there is."""
+    """Moving average over a centred window, truncated at both ends."""
     if not len(values):
         return []
     window = np.ones(2 * (len(values) // _SMOOTHING // 2) + 1)
@@ -174,20 +173,21 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 
 def _examples_section(train: Stream) -> str:
-    """Frames from all over the training data."""
-    spread = Stream(replace(train.settings, batch=EXAMPLES, length=1))  # row i starts at i / EXAMPLES of the epoch
-    batch = spread.read(0, range(EXAMPLES))
+    """Evenly spaced frames of the training data."""
+    # Row i starts at i / EXAMPLES of the epoch.
+    examples = Stream(replace(train.settings, batch=EXAMPLES, length=1))
+    batch = examples.read(0, range(EXAMPLES))
     pictures = [
-        picture(draw_large(Moment(batch.frames[row, 0], action)), describe(*action))
+        picture(draw_large(FilmFrame(batch.frames[row, 0], action)), describe(*action))
         for row, action in enumerate(zip(batch.buttons[:, 0], batch.camera[:, 0], strict=True))
         if batch.valid[row, 0]
     ]
-    explained = "Frames as the model sees them, enlarged, each with the action its player took next."
-    return section("What it learned from", paragraph(explained), grid(pictures, column=20))
+    text = "Input frames of the model, enlarged, each with the next action of its player."
+    return section("Training examples", paragraph(text), grid(pictures, column=20))
 
 
 def describe(buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"]) -> str:
-    """An action in words: `forward, jump; camera 2.5° right, 0.3° up`."""
+    """Description of an action: `forward, jump; camera 2.5° right, 0.3° up`."""
     keys = ", ".join(BUTTONS[i] for i in np.flatnonzero(buttons)) or "no key"
     turns = [
         f"{abs(degrees):.1f}° {names[int(degrees < 0)]}"
@@ -198,20 +198,21 @@ def describe(buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"]) -
 
 
 def _film_section(path: Path, valid: Stream, episode: int) -> str:
-    explained = (
-        "Above the picture: the action that was recorded, and the one that the model holds most probable. A lit key is "
-        "held; the arrow shows where the camera turns, and how far."
+    text = (
+        "Above the picture: the recorded action, and the most probable one by the model. A lit key is held; the arrow "
+        "shows the direction and angle of the camera movement."
     )
     if valid.settings.nulls == "drop":
-        explained += " Frames in which the player does nothing are left out, as in training."
+        text += " Frames with null actions are dropped, as in training."
     caption = f"Held-out episode {valid.index.names[episode]}, {FRAME_RATE} frames per second"
-    return section("Held-out play: predicted against recorded", grid([film(path, caption), paragraph(explained)]))
+    return section("Held-out play: predicted against recorded", grid([film(path, caption), paragraph(text)]))
 
 
-def held_out_play(objective: Objective, params: Any, stream: Stream, episode: int, limit: int) -> Iterator[Moment]:
-    """The first `limit` frames that the stream shows of an episode, each with its recorded and its predicted action.
+def held_out_play(objective: Objective, params: Any, stream: Stream, episode: int, limit: int) -> Iterator[FilmFrame]:
+    """The first `limit` kept frames of an episode, each with its recorded and its predicted action.
 
-    The model reads the recorded frames, its memory carried on; the prediction is each head's most probable choice.
+    The model processes the recorded frames in chunks, and its memory (KV cache) is carried from chunk to chunk. The
+    prediction is the most probable action of each head.
     """
     predict = jax.jit(objective.predict)
     memory = objective.initial_memory(1)
@@ -222,4 +223,4 @@ def held_out_play(objective: Objective, params: Any, stream: Stream, episode: in
         buttons, camera = (np.asarray(choice[0]) for choice in (predicted.buttons, predicted.camera))
         for i in range(min(stop - start, _CHUNK)):
             recorded = batch.buttons[0, i], batch.camera[0, i]
-            yield Moment(batch.frames[0, i], recorded, (buttons[i], camera[i]))
+            yield FilmFrame(batch.frames[0, i], recorded, (buttons[i], camera[i]))

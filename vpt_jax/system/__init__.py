@@ -1,1 +1,1 @@
-"""Processes, files and signals of the operating system: what every other package may use."""
+"""Processes, files, signals and command lines: the operating-system layer that every other package may import."""

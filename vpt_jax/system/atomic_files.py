@@ -1,7 +1,8 @@
-"""Files that jobs leave for their next start: they appear whole, stay whole after a power cut, and damage is noticed.
+"""Atomic writes: write to a temporary file, fsync, rename. Files appear complete and survive a power cut.
 
-A rename alone does not do that: after a power cut or a kernel crash, ext4 and XFS may show the new name with an empty
-or a short file. So contents go to the disk (fsync) before the rename, and the name after it.
+A rename alone is not enough: after a power cut or a kernel crash, ext4 and XFS may show the new name with an empty or
+short file. So the contents are flushed to disk (fsync) before the rename, and the directory entry after it. The readers
+return None for files that are damaged nevertheless.
 """
 
 import errno
@@ -16,67 +17,67 @@ from typing import Any
 
 import numpy as np
 
-from vpt_jax.system.workers import unique_name
+from vpt_jax.system.workers import temporary_path
 
 _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # some network file systems have no fsync of folders
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives a temporary path to write a file to, which gets its name once it is whole and on the disk.
+    """Atomic write: yields a temporary path, and publishes it as `path` (fsync, then rename) when the block ends.
 
-    An error in the block removes the temporary file and leaves what was under the name.
+    An exception in the block removes the temporary file and leaves an existing `path` unchanged.
     """
-    writing = unique_name(path)
+    temporary = temporary_path(path)
     try:
-        yield writing
-        publish(writing, path)
+        yield temporary
+        publish(temporary, path)
     except BaseException:
-        writing.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, UTF-8, atomically."""
-    with atomic_write(path) as writing:
-        writing.write_text(text, encoding="utf-8")
+    """Write a UTF-8 text file atomically (temporary file, fsync, rename)."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
-def publish(written: Path, path: Path) -> None:
-    """Renames a file or a folder to `path`, after all of it is on the disk."""
-    _sync_tree(written)
-    written.rename(path)
-    _sync(path.parent)
+def publish(source: Path, path: Path) -> None:
+    """Rename a file or folder to `path` durably: fsync its whole tree, rename it, fsync the parent folder."""
+    _fsync_tree(source)
+    source.rename(path)
+    _fsync(path.parent)
 
 
-def _sync_tree(path: Path) -> None:
+def _fsync_tree(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        for inner in path.iterdir():
-            _sync_tree(inner)
-    _sync(path)
+        for child in path.iterdir():
+            _fsync_tree(child)
+    _fsync(path)
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _NO_FSYNC:
             raise
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file, or None if there is no such file or it is damaged."""
+    """The value of a JSON file, or None if the file is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):  # ValueError: of JSON, and of UTF-8
+    except (FileNotFoundError, ValueError, RecursionError):  # ValueError: invalid JSON or invalid UTF-8
         return None
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of an `.npz` file, or None if there is no such file or it is damaged."""
+    """The arrays of an `.npz` file, or None if the file is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             return dict(stored)

@@ -1,31 +1,31 @@
-"""The identity of a file by its content: the same for a copy, a renamed or touched file, whatever its dates."""
+"""Content digest of a file: SHA-256 of its bytes, independent of file name and time stamps."""
 
 import hashlib
 from pathlib import Path
 
-_WHOLE = 4 << 20  # bytes
-_PIECE, _PIECES = 1 << 16, 16
+_FULL_READ_LIMIT = 4 << 20  # bytes: smaller files are hashed completely
+_SAMPLE_BYTES, _NUM_SAMPLES = 1 << 16, 16
 
 
 def file_digest(path: Path, whole: bool = False) -> str:
-    """32 hexadecimal digits.
+    """Content digest of a file, 32 hexadecimal digits of SHA-256.
 
-    Larger files are told by their size and by pieces at even distances, the first at the head and the last at the tail,
-    so a change that keeps the size and lies between the pieces is missed. Another recording or encoding of the same
-    size differs in nearly every byte.
+    Of files larger than 4 MiB, the size and 16 evenly spaced samples are hashed, the first at the start and the last at
+    the end, so a change that keeps the size and lies between the samples is missed. Another recording or encoding of
+    the same size differs in nearly every byte.
 
     Args:
         path: a file.
-        whole: read all of it, of whatever size; otherwise, up to 4 MiB.
+        whole: hash all bytes, whatever the size.
     """
     size = path.stat().st_size
     digest = hashlib.sha256(size.to_bytes(8, "big"))
     with path.open("rb") as file:
-        if whole or size <= _WHOLE:
+        if whole or size <= _FULL_READ_LIMIT:
             while data := file.read(1 << 20):
                 digest.update(data)
         else:
-            for i in range(_PIECES):
-                file.seek((size - _PIECE) * i // (_PIECES - 1))
-                digest.update(file.read(_PIECE))
+            for i in range(_NUM_SAMPLES):
+                file.seek((size - _SAMPLE_BYTES) * i // (_NUM_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()[:32]

@@ -1,6 +1,6 @@
-"""One line for errors of the disk (full, over quota, read-only, forbidden): the folder, and what to do.
+"""Disk error messages: turns OSErrors (disk full, quota, read-only, permission denied) into one line with the remedy.
 
-Libraries wrap them, or keep the words alone, so the whole chain of an exception is searched.
+Libraries wrap these errors, or keep their text alone, so the whole exception chain is searched.
 """
 
 import errno
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _OPEN_FILES = "allow more (ulimit -n 65536), or run fewer workers"
-_ROOM = "make room there, or choose another folder"
+_FREE_SPACE = "make room there, or choose another folder"
 _REMEDIES = {
-    errno.ENOSPC: _ROOM,
-    errno.EDQUOT: _ROOM,
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
     errno.EFBIG: "allow larger files (ulimit -f), or choose another folder",
     errno.EROFS: "mount it for writing, or choose another folder",
     errno.EACCES: "change who may read and write it (ls -ld), or choose another folder",
@@ -29,8 +29,8 @@ _REMEDIES = {
     errno.ENFILE: _OPEN_FILES,
     errno.ENOMEM: "end other programs, or run fewer workers",
 }
-_NO_FILES_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # whichever it was, the next would have met it too
-_WORDS = {  # as libraries in C++ have them
+_NOT_FILE_SPECIFIC = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # any other file would have failed as well
+_ERROR_TEXTS = {  # as C++ libraries phrase them
     "no space left on device": errno.ENOSPC,
     "file too large": errno.EFBIG,
     "read-only file system": errno.EROFS,
@@ -41,8 +41,8 @@ _WORDS = {  # as libraries in C++ have them
     "too many open files": errno.EMFILE,
     "cannot allocate memory": errno.ENOMEM,
 }
-_KEPT = "What is done is kept: run the same command again"
-_MISTAKES = (
+_RESUME_HINT = "What is done is kept: run the same command again"
+_PROGRAM_BUGS = (
     AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError, RecursionError,
     SyntaxError, TypeError, UnicodeError, ArithmeticError,
 )  # fmt: skip
@@ -50,44 +50,49 @@ _NEARLY_FULL = 1 << 20  # bytes free
 
 
 @contextmanager
-def explained(folder: Path, kind: type[Exception]) -> Iterator[None]:
-    """Raises errors of the system as `kind`, which tells what to do; `folder` is where the run writes."""
+def raise_disk_errors_as(folder: Path, kind: type[Exception]) -> Iterator[None]:
+    """Convert an OSError in the block to `kind`, with a message that names the remedy.
+
+    Args:
+        folder: the output folder of the run.
+        kind: the exception type to raise.
+    """
     try:
         yield
     except OSError as error:
-        raise kind(explain_disk_error(error, [folder]) or f"{error}. {_KEPT}") from error
+        raise kind(explain_disk_error(error, [folder]) or f"{error}. {_RESUME_HINT}") from error
 
 
 def explain_disk_error(error: BaseException, folders: Sequence[str | Path] = ()) -> str | None:
-    """The line, or None where the disk is not to blame.
+    """One-line message for a disk error, or None if the error has another cause.
 
     Args:
-        error: what ended the program.
-        folders: where it writes; errors that name no file are of the fullest of them.
+        error: the exception that ended the program.
+        folders: its output folders; an error without a file name is attributed to the one with the least free space.
     """
-    for one in _chain(error):
-        number, file = _number(one), getattr(one, "filename", None)
+    for one in _exception_chain(error):
+        number, file = _errno_of(one), getattr(one, "filename", None)
         if number is None and isinstance(one, OSError) and _is_full(folders):
             number = errno.ENOSPC  # NumPy: "1024 requested and 512 written"
-        if number not in _REMEDIES or (number == errno.ENOENT and not _writes(file, folders)):
+        if number not in _REMEDIES or (number == errno.ENOENT and not _is_output(file, folders)):
             continue
-        if number in _NO_FILES_FAULT:
-            return f"{os.strerror(number).lower()}: {_REMEDIES[number]}. {_KEPT}"
-        place = os.fsdecode(file) if isinstance(file, str | bytes) else str(_fullest(folders) or "the disk")
-        what = "read" if isinstance(file, str | bytes) and folders and not _writes(file, folders) else "write to"
-        return f"cannot {what} {place}: {os.strerror(number)}; {_REMEDIES[number]}. {_KEPT}"
+        if number in _NOT_FILE_SPECIFIC:
+            return f"{os.strerror(number).lower()}: {_REMEDIES[number]}. {_RESUME_HINT}"
+        path = os.fsdecode(file) if isinstance(file, str | bytes) else str(_fullest(folders) or "the disk")
+        action = "read" if isinstance(file, str | bytes) and folders and not _is_output(file, folders) else "write to"
+        return f"cannot {action} {path}: {os.strerror(number)}; {_REMEDIES[number]}. {_RESUME_HINT}"
     return None
 
 
-def system_error_numbers(error: BaseException) -> set[int]:
-    """The numbers (`errno`) that an error and those that led to it have, or have in words."""
-    return {number for one in _chain(error) if (number := _number(one)) is not None}
+def errno_values(error: BaseException) -> set[int]:
+    """The `errno` values of an exception and its causes, also where only their text is left."""
+    return {number for one in _exception_chain(error) if (number := _errno_of(one)) is not None}
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and those that led to it.
+def _exception_chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and its causes (`__cause__`, `__context__`, members of groups).
 
-    What was being handled when a mistake of the program came up did not lead to it: that needs its traceback.
+    The error that was being handled when a bug of the program surfaced is not its cause: a bug needs its traceback.
     """
     seen: set[int] = set()
     waiting = [error]
@@ -96,34 +101,37 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         if id(one) not in seen:
             seen.add(id(one))
             yield one
-            handled = None if one.__suppress_context__ or isinstance(one, _MISTAKES) else one.__context__
+            handled = None if one.__suppress_context__ or isinstance(one, _PROGRAM_BUGS) else one.__context__
             waiting += [other for other in (one.__cause__, handled) if other is not None]
             waiting += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
 
 
-def _number(error: BaseException) -> int | None:
+def _errno_of(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         return error.errno
     text = str(error).lower()
-    return next((number for words, number in _WORDS.items() if words in text), None)
+    return next((number for words, number in _ERROR_TEXTS.items() if words in text), None)
 
 
-def _writes(file: object, folders: Sequence[str | Path]) -> bool:
-    """True if a file lies in one of the folders, or in one that a run puts beside it, as OUT.partial."""
+def _is_output(file: object, folders: Sequence[str | Path]) -> bool:
+    """True if a file lies in an output folder, or in a folder next to it that a run creates, such as OUT.partial."""
     if not isinstance(file, str | bytes):
         return False
     path = os.path.abspath(os.fsdecode(file))
-    return any(path.startswith(os.path.abspath(folder)) or _holds(path, folder) for folder in folders if str(folder))
+    return any(
+        path.startswith(os.path.abspath(folder)) or _is_ancestor(path, folder) for folder in folders if str(folder)
+    )
 
 
-def _holds(path: str, folder: str | Path) -> bool:
-    return Path(os.path.abspath(folder)).is_relative_to(path)  # a folder above it, which cannot be made
+def _is_ancestor(path: str, folder: str | Path) -> bool:
+    return Path(os.path.abspath(folder)).is_relative_to(path)  # a parent folder that cannot be created
 
 
-def _free(folder: str | Path) -> int | None:
-    for there in (Path(folder), *Path(folder).absolute().parents):
+def _free_bytes(folder: str | Path) -> int | None:
+    """Free space at a folder, or at its nearest existing parent; None if none can be read."""
+    for existing in (Path(folder), *Path(folder).absolute().parents):
         try:
-            state = os.statvfs(there)
+            state = os.statvfs(existing)
         except OSError:
             continue
         return state.f_bavail * state.f_frsize
@@ -131,8 +139,8 @@ def _free(folder: str | Path) -> int | None:
 
 
 def _fullest(folders: Sequence[str | Path]) -> str | Path | None:
-    return min((folder for folder in folders if str(folder)), key=lambda folder: _free(folder) or 0, default=None)
+    return min((folder for folder in folders if str(folder)), key=lambda folder: _free_bytes(folder) or 0, default=None)
 
 
 def _is_full(folders: Sequence[str | Path]) -> bool:
-    return any((free := _free(folder)) is not None and free < _NEARLY_FULL for folder in folders if str(folder))
+    return any((free := _free_bytes(folder)) is not None and free < _NEARLY_FULL for folder in folders if str(folder))

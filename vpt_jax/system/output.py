@@ -1,4 +1,4 @@
-"""Standard output and error that never end a program: closed, a pipe that has ended, a lost terminal, any encoding."""
+"""Standard output and error that never end a program: closed streams, broken pipes, lost terminals, any encoding."""
 
 import io
 import os
@@ -8,52 +8,52 @@ from typing import Any, TextIO
 
 
 def prepare_output() -> None:
-    """Makes both streams of this process write whatever can be written and pass over the rest.
+    """Make stdout and stderr of this process ignore write errors and encode unencodable characters as escapes.
 
-    A job of hours is worth more than its messages. Streams that something else has put in place (a test) are left.
+    A job of hours is worth more than its messages. Streams that something else has replaced (a test) are left alone.
     """
-    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
-        _open_closed(number)
+    for name, descriptor in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        _reopen_if_closed(descriptor)
         stream, original = getattr(sys, name), getattr(sys, f"__{name}__")
         if name != "stdin" and stream is original:
-            setattr(sys, name, _lasting(stream, number))
+            setattr(sys, name, _robust_stream(stream, descriptor))
 
 
-def _open_closed(number: int) -> None:
-    """Descriptors that are closed would be given to the next files that are opened, and messages written into them."""
+def _reopen_if_closed(descriptor: int) -> None:
+    """Open a closed standard descriptor as /dev/null; otherwise the next opened file gets it, and the messages too."""
     try:
-        os.fstat(number)
+        os.fstat(descriptor)
     except OSError:
-        _send_nowhere(number)
+        _redirect_to_devnull(descriptor)
 
 
-def _send_nowhere(number: int) -> None:
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    if nowhere != number:
-        os.dup2(nowhere, number)
-        os.close(nowhere)
-    os.set_inheritable(number, True)
+def _redirect_to_devnull(descriptor: int) -> None:
+    devnull = os.open(os.devnull, os.O_RDWR)
+    if devnull != descriptor:
+        os.dup2(devnull, descriptor)
+        os.close(devnull)
+    os.set_inheritable(descriptor, True)
 
 
-class _Lasting(io.FileIO):
-    """Writes to a descriptor until it cannot be written to; what comes later goes nowhere."""
+class _FailsafeFile(io.FileIO):
+    """A raw file that is redirected to /dev/null after its first failed write."""
 
     def write(self, data: Any) -> int:
         try:
             return super().write(data) or 0
         except OSError:
             with suppress(OSError):
-                _send_nowhere(self.fileno())
+                _redirect_to_devnull(self.fileno())
             return len(memoryview(data).cast("B"))
 
 
-def _lasting(stream: TextIO | None, number: int) -> TextIO:
-    raw = _Lasting(number, "w", closefd=False)
+def _robust_stream(stream: TextIO | None, descriptor: int) -> TextIO:
+    raw = _FailsafeFile(descriptor, "w", closefd=False)
     write_through = bool(getattr(stream, "write_through", False))
     return io.TextIOWrapper(
         raw if write_through else io.BufferedWriter(raw),  # type: ignore[arg-type]
         encoding=getattr(stream, "encoding", "utf-8"),
-        errors="backslashreplace",  # what the terminal's encoding lacks, and names that are not UTF-8
-        line_buffering=number == 2 or bool(getattr(stream, "line_buffering", False)),
+        errors="backslashreplace",  # for characters outside the terminal's encoding, and names that are not UTF-8
+        line_buffering=descriptor == 2 or bool(getattr(stream, "line_buffering", False)),
         write_through=write_through,
     )

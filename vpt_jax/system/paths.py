@@ -1,7 +1,7 @@
-"""Refuses addresses such as `gs://bucket/run` where a path of this machine is needed, with the command that helps.
+"""Rejects URLs such as `gs://bucket/run` where a local path is needed, with a message that names the remedy.
 
-No program here opens an object store or a web server by such a path: `pathlib` would take it for the relative folder
-`gs:/bucket/run`, and a run's checkpoints would lie on a disk that is lost with its pod.
+No program here opens an object store or a web server by such a path: `pathlib` would interpret it as the relative
+folder `gs:/bucket/run`, and a run's checkpoints would be written to a disk that is lost with its pod.
 """
 
 import re
@@ -9,21 +9,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# Config fields that hold no path, or may hold a URL: the schemes that each takes (None: it is not looked at).
+# Config fields that hold no path, or may hold a URL: the accepted schemes of each (None: not checked).
 URL_FIELDS: dict[str, tuple[str, ...] | None] = {
     "contractor.index": ("http", "https", "file"),
     "urls": None,
     "search": None,
     "terms": None,
     "reject_words": None,
-    "beam.options": None,  # a runner in the cloud has its own staging folders there
+    "beam.options": None,  # a runner in the cloud has its own staging folders in a bucket
     "game.cluster": ("ray",),
     "distributed.coordinator": None,
 }
 
-_STORES = "gs|s3|s3a|az|abfs|abfss|wasbs|adl|oci|r2|hdfs|hf|http|https|ftp|sftp|file"
+_KNOWN_SCHEMES = "gs|s3|s3a|az|abfs|abfss|wasbs|adl|oci|r2|hdfs|hf|http|https|ftp|sftp|file"
 # A scheme and two slashes anywhere (as in NAME=gs://...), or the one slash that `pathlib` leaves of a known scheme's.
-_URL = re.compile(rf"(?:([A-Za-z][A-Za-z0-9+.-]*)://|(?:^|[=/,'\"\s])({_STORES}):/)(.*)", re.DOTALL)
+_URL = re.compile(rf"(?:([A-Za-z][A-Za-z0-9+.-]*)://|(?:^|[=/,'\"\s])({_KNOWN_SCHEMES}):/)(.*)", re.DOTALL)
 
 _COPY = "; results are copied the other way round, after the run"
 _REMEDIES = {
@@ -35,46 +35,46 @@ _REMEDIES = {
     "file": "give the path alone, without file://",
 }
 _REMEDIES["https"] = _REMEDIES["ftp"] = _REMEDIES["http"]
-_OTHERWISE = "mount it as a folder or copy it to this machine, and give the local path"
+_DEFAULT_REMEDY = "mount it as a folder or copy it to this machine, and give the local path"
 
 
 class RemotePathError(ValueError):
-    """An address of an object store or a web server in place of a local path; the message says what to do."""
+    """A URL of an object store or a web server in place of a local path; the message names the remedy."""
 
 
-def local_path(path: str | Path, what: str = "the path") -> Path:
-    """The path, if it is one of this machine.
+def local_path(path: str | Path, name: str = "the path") -> Path:
+    """Validate that `path` is a local path, and return it.
 
     Args:
-        path: as a user gives it.
-        what: what to call it in the message, such as `config.workdir`.
+        path: as given by the user.
+        name: the name used in the error message, such as `config.workdir`.
 
     Raises:
-        RemotePathError: it is a URL such as `gs://bucket/run`, or what `pathlib` makes of one, `gs:/bucket/run`.
+        RemotePathError: it is a URL such as `gs://bucket/run`, or its form after `pathlib`, `gs:/bucket/run`.
     """
     if found := _URL.search(str(path)):
         scheme, rest = (found[1] or found[2]).lower(), found[3].lstrip("/")
-        remedy = _REMEDIES.get(scheme, _OTHERWISE).format(scheme=scheme, host=rest.split("/")[0], rest=rest)
-        message = f"{what} is {str(path)!r}, which is no local path: {remedy}"
+        remedy = _REMEDIES.get(scheme, _DEFAULT_REMEDY).format(scheme=scheme, host=rest.split("/")[0], rest=rest)
+        message = f"{name} is {str(path)!r}, which is no local path: {remedy}"
         raise RemotePathError(" ".join(message.split()))
     return Path(path)
 
 
 def refuse_remote_paths(config: Any) -> None:
-    """Look at every text in a `ConfigDict`, nested fields and tuples included, but for those of `URL_FIELDS`.
+    """Check every text in a `ConfigDict`, nested fields and tuples included, except for `URL_FIELDS`.
 
     Raises:
-        RemotePathError: names the field.
+        RemotePathError: a field holds a URL; the message names it.
     """
     for field, text in _texts(config.to_dict()):
         _refuse(field, text)
 
 
 def refuse_remote_settings(arguments: Iterable[str]) -> None:
-    """The same for `--config.FIELD=VALUE` on a command line that another machine will run.
+    """Check the `--config.FIELD=VALUE` arguments of a command line that another machine will run.
 
     Raises:
-        RemotePathError: names the field.
+        RemotePathError: a field holds a URL; the message names it.
     """
     for argument in arguments:
         field, _, value = argument.lstrip("-").partition("=")
@@ -90,12 +90,12 @@ def _refuse(field: str, text: str) -> None:
 
 
 def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
-    """Every text with the name of its field."""
+    """Pairs of field name and text, for every text in a nested config value."""
     if isinstance(value, str | Path):
         yield field, str(value)
     elif isinstance(value, Mapping):
         for name in value:
             yield from _texts(value[name], f"{field}.{name}" if field else str(name))
     elif isinstance(value, list | tuple | set | frozenset):
-        for one in value:
-            yield from _texts(one, field)
+        for item in value:
+            yield from _texts(item, field)

@@ -1,7 +1,7 @@
-"""Escapes control characters in text that strangers wrote, before it reaches a terminal.
+"""Escapes control characters in untrusted text before it reaches a terminal (terminal escape injection).
 
-Names of files, reason phrases of web servers, texts in pickles and the output of games may hold escape sequences, which
-terminals obey: they set titles, move the cursor, hide lines, or answer as if typed. `printable` shows them instead.
+File names, reason phrases of web servers, texts in pickles and the output of games may contain escape sequences, which
+a terminal executes: they set titles, move the cursor, hide lines, or inject input. `printable` makes them visible.
 """
 
 import re
@@ -10,34 +10,34 @@ from typing import Any, TextIO
 
 # Control characters (C0, DEL, C1), zero-width and bidirectional marks, line separators, half characters (of names that
 # are not UTF-8), the byte order mark and tags. Letters of all scripts are left as they are.
-_HIDDEN = (
+_CONTROL_CHARACTERS = (
     "\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f"
 )
-_ALL = re.compile(f"[{_HIDDEN}]")
-_WITHIN_LINES = re.compile(f"(?![\n\t])[{_HIDDEN}]")
-_WITHIN_BARS = re.compile(f"(?![\n\t\r])[{_HIDDEN}]")
+_ALL = re.compile(f"[{_CONTROL_CHARACTERS}]")
+_EXCEPT_LINES = re.compile(f"(?![\n\t])[{_CONTROL_CHARACTERS}]")
+_EXCEPT_PROGRESS_BARS = re.compile(f"(?![\n\t\r])[{_CONTROL_CHARACTERS}]")
 
 
 def printable(text: object, lines: bool = False, length: int | None = None) -> str:
-    r"""The text with control characters as escapes, such as `\x1b`.
+    r"""Escape control characters in text, such as `\x1b`.
 
     Args:
-        text: anything; `str` of it is taken.
+        text: any object; converted by `str`.
         lines: keep line breaks and tabs.
-        length: keep this many characters at most, then "...".
+        length: truncate to this many characters, followed by "...".
     """
     whole = str(text)
     if length is not None and len(whole) > length:
         whole = whole[:length] + "..."
-    return (_WITHIN_LINES if lines else _ALL).sub(_escape, whole)
+    return (_EXCEPT_LINES if lines else _ALL).sub(_escape, whole)
 
 
 def _escape(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 
 
-class _Escaping:
-    """A text stream that escapes the characters of a pattern."""
+class _EscapingStream:
+    """A text stream that escapes the characters matched by a pattern."""
 
     def __init__(self, stream: TextIO, escaped: re.Pattern[str]):
         self._stream, self._escaped = stream, escaped
@@ -54,8 +54,8 @@ class _Escaping:
 
 
 def escape_output() -> None:
-    """Makes standard output and error of this process escape control characters, whoever prints them."""
-    if not isinstance(sys.stdout, _Escaping):
-        sys.stdout = _Escaping(sys.stdout, _WITHIN_LINES)  # type: ignore[assignment]
-    if not isinstance(sys.stderr, _Escaping):
-        sys.stderr = _Escaping(sys.stderr, _WITHIN_BARS)  # type: ignore[assignment]
+    """Make stdout and stderr of this process escape control characters, whatever code prints them."""
+    if not isinstance(sys.stdout, _EscapingStream):
+        sys.stdout = _EscapingStream(sys.stdout, _EXCEPT_LINES)  # type: ignore[assignment]
+    if not isinstance(sys.stderr, _EscapingStream):
+        sys.stderr = _EscapingStream(sys.stderr, _EXCEPT_PROGRESS_BARS)  # type: ignore[assignment]

@@ -1,10 +1,10 @@
-"""Seeds of up to 64 bits, such as time stamps and hashes: which are refused, and those of games (keys: `keys.py`)."""
+"""Seeds of up to 64 bits, such as time stamps and hashes: validation, and seeds of episodes (PRNG keys: `keys.py`)."""
 
 import operator
 from typing import Any
 
-SEEDS = 2**64
-_EPISODES = 2**52  # games get seeds as JSON, and Lua's numbers are exact up to 2**53
+NUM_SEEDS = 2**64
+_NUM_EPISODE_SEEDS = 2**52  # games get seeds as JSON, and Lua's numbers are exact up to 2**53
 
 
 class SeedError(ValueError):
@@ -12,24 +12,24 @@ class SeedError(ValueError):
 
 
 def check_seed(seed: Any, name: str = "the seed") -> int:
-    """The seed as an `int`.
+    """Validate a seed and return it as an `int`.
 
     Args:
         seed: an integer of Python, NumPy or JAX.
-        name: what to call it in the message, such as `config.seed`.
+        name: the name used in the error message, such as `config.seed`.
 
     Raises:
-        SeedError: it is negative, too large, or no whole number.
+        SeedError: the seed is negative, too large, or no whole number.
     """
     try:
         number = -1 if isinstance(seed, bool) else operator.index(seed)
     except TypeError:
         number = -1
-    if not 0 <= number < SEEDS:
+    if not 0 <= number < NUM_SEEDS:
         raise SeedError(f"{name} is {seed!r}, and must be a whole number from 0 to 2**64 - 1")
     return number
 
 
 def episode_seed(seed: int) -> int:
-    """The seed of a game's first episode: the seed itself below 2**52. Those of further episodes count up."""
-    return check_seed(seed) % _EPISODES
+    """Seed of the first episode of a game: `seed` modulo 2**52. Later episodes increment it."""
+    return check_seed(seed) % _NUM_EPISODE_SEEDS

@@ -1,4 +1,4 @@
-"""Signal handlers that outlive a library which installs its own."""
+"""Restores signal handlers (Python's and the C library's) after a library has installed its own."""
 
 import ctypes
 import signal
@@ -6,31 +6,31 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_SIGACTION_BYTES = 1024  # room for any system's `struct sigaction` (Linux: 152)
+_SIGACTION_BYTES = 1024  # enough for any system's `struct sigaction` (Linux: 152)
 
 
 @contextmanager
 def keep_signal_handlers(*numbers: signal.Signals) -> Iterator[None]:
-    """Restore the handlers of these signals when the block ends, Python's and those of the C library both.
+    """Restore the handlers of these signals when the block ends, both Python's and those of the C library.
 
-    JAX's notifier of preemptions is a handler of the C library, which `signal.getsignal` does not see. Outside the main
+    JAX's preemption notifier is a handler of the C library, which `signal.getsignal` does not return. Outside the main
     thread nothing is done, since Python lets no library change a handler there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    of_python = {number: signal.getsignal(number) for number in numbers}
-    of_library = {number: _action(number) for number in numbers}
+    python_handlers = {number: signal.getsignal(number) for number in numbers}
+    c_handlers = {number: _get_sigaction(number) for number in numbers}
     try:
         yield
     finally:
         for number in numbers:
-            if of_python[number] is not None:  # None: not Python's
-                signal.signal(number, of_python[number])
-            _sigaction(number, of_library[number], None)
+            if python_handlers[number] is not None:  # None: not installed by Python
+                signal.signal(number, python_handlers[number])
+            _sigaction(number, c_handlers[number], None)
 
 
-def _action(number: signal.Signals) -> ctypes.Array:
+def _get_sigaction(number: signal.Signals) -> ctypes.Array:
     action = ctypes.create_string_buffer(_SIGACTION_BYTES)
     _sigaction(number, None, action)
     return action
@@ -38,4 +38,4 @@ def _action(number: signal.Signals) -> ctypes.Array:
 
 def _sigaction(number: signal.Signals, new: ctypes.Array | None, old: ctypes.Array | None) -> None:
     if ctypes.CDLL(None, use_errno=True).sigaction(int(number), new, old):
-        raise OSError(ctypes.get_errno(), f"no handler of {number.name} can be read or set")
+        raise OSError(ctypes.get_errno(), f"the handler of {number.name} cannot be read or set")

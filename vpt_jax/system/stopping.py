@@ -1,12 +1,12 @@
-"""Ends a program that is asked to stop: by Ctrl-C, SIGTERM, or SIGHUP (its terminal or connection is gone).
+"""Graceful shutdown on Ctrl-C (SIGINT), SIGTERM, and SIGHUP (the terminal or connection is lost).
 
-The first signal raises KeyboardInterrupt in the main thread, so that `finally` blocks end workers and games. A second
-thread learns of it at once, also while the main thread is inside a compilation, where Python runs no signal handler: it
-says what is waited for, and ends the process after a few seconds, or on a second signal. What programs write appears
-whole or not at all, so the same command resumes.
+The first signal raises KeyboardInterrupt in the main thread, so that `finally` blocks end workers and games. A watcher
+thread is notified immediately (`signal.set_wakeup_fd`), also while the main thread is inside a compilation, where
+Python runs no signal handler: it prints what the program is waiting for, and ends the process after a grace period of a
+few seconds, or on a second signal. Programs write their files atomically, so the same command resumes.
 
-A stopped program leaves by `os._exit`: XLA's threads may still compile, and crash when the interpreter is taken down
-under them (SIGSEGV after all was done).
+A stopped program exits by `os._exit`: XLA's threads may still be compiling, and crash when the interpreter is torn down
+under them (SIGSEGV after all work was done).
 """
 
 import multiprocessing
@@ -24,50 +24,50 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-STATUS = 130  # exit status, as shells have it for Ctrl-C
+EXIT_STATUS = 130  # as shells report for Ctrl-C
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_SAY_AFTER = 0.5  # seconds
-_PATIENCE = 5.0  # seconds until the process is ended from outside the main thread
-_LAST_DEEDS = 1.0  # seconds
+_MESSAGE_DELAY = 0.5  # seconds
+_GRACE_SECONDS = 5.0  # until the watcher thread ends the process
+_FINALIZER_TIMEOUT = 1.0  # seconds
 _PACKAGE = Path(__file__).parents[1]
 
 
 class _State:
-    """Of this process: signals are for all of it."""
+    """Signal state of this process; signals concern all of its threads."""
 
     received: list[int] = []  # noqa: RUF012
-    terminated_by_others = False  # a handler that `signal.getsignal` does not show deals with SIGTERM
-    noting: list[Callable[[int, FrameType | None], None]] = []  # noqa: RUF012 - handlers as `noted_by` has them
-    deferred = 0  # blocks that end by themselves when they are asked to
+    sigterm_delegated = False  # a handler that `signal.getsignal` does not return handles SIGTERM
+    registered: list[Callable[[int, FrameType | None], None]] = []  # noqa: RUF012 - handlers of `registered_handler`
+    deferred = 0  # number of active `deferred` blocks
 
 
 def install() -> None:
-    """From now on, signals stop this process as the module says. Signals that are ignored (nohup, `&`) stay so."""
+    """Install the signal handlers and the watcher thread. Signals that are ignored (nohup, `&`) stay ignored."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    resource_tracker.ensure_running()  # Python's own, which removes what others leave, must survive the terminal too
+    resource_tracker.ensure_running()  # Python's cleanup process must survive the loss of the terminal as well
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    listener, notified = socket.socketpair()
-    notified.setblocking(False)
-    signal.set_wakeup_fd(notified.detach(), warn_on_full_buffer=False)  # open for as long as the process is there
+    listener, notifier = socket.socketpair()
+    notifier.setblocking(False)
+    signal.set_wakeup_fd(notifier.detach(), warn_on_full_buffer=False)  # stays open until the process ends
     for number in SIGNALS:
         if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _hang_up if number == signal.SIGHUP else _interrupt)
+            signal.signal(number, _handle_sighup if number == signal.SIGHUP else _interrupt)
     threading.Thread(target=_watch, args=(listener,), daemon=True).start()
 
 
-def leave_sigterm_to_others() -> None:
-    """From now on SIGTERM is dealt with by a handler of another language, which Python does not know, and so is SIGHUP.
+def delegate_sigterm() -> None:
+    """Leave SIGTERM, and SIGHUP with it, to a native handler that Python cannot query.
 
-    JAX's is one, in a job of several processes: all of them are told, save, and end.
+    JAX's preemption notifier is such a handler, in a job of several processes: all of them are notified, save, and end.
     """
-    _State.terminated_by_others = True
+    _State.sigterm_delegated = True
 
 
 @contextmanager
 def deferred() -> Iterator[list[int]]:
-    """Signals are noted in the list that the block gets, and do not interrupt it. It has to end by itself, soon.
+    """Record signals in the yielded list instead of interrupting the block, which has to end by itself soon.
 
-    A second signal ends the process at once.
+    A second signal ends the process immediately.
     """
     _State.deferred += 1
     try:
@@ -77,23 +77,23 @@ def deferred() -> Iterator[list[int]]:
 
 
 @contextmanager
-def noted_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """While this handler of the caller's notes signals, and sets another for the next one, others see that it waits.
+def registered_handler(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Tell the watcher thread that the caller's own `handler` records signals, and installs another for the next one.
 
-    If it has not been called after half a second, since the main thread compiles, what is waited for is named, and a
-    further signal ends the process.
+    If the handler has not been called half a second after a signal, since the main thread is compiling, the watcher
+    prints what the program is waiting for, and a further signal ends the process.
     """
-    _State.noting.append(handler)
+    _State.registered.append(handler)
     try:
         yield
     finally:
-        _State.noting.remove(handler)
+        _State.registered.remove(handler)
 
 
-def end_children(name: str) -> None:
-    """If this process was asked to stop, kills its child processes whose name begins so: nobody waits for their work.
+def kill_children(name: str) -> None:
+    """Kill child processes whose name starts with `name`, if this process was asked to stop: their work is discarded.
 
-    Whoever handles signals in another way (training, which saves) is not concerned.
+    Processes that handle signals in another way (training, which saves first) are not affected.
     """
     for child in multiprocessing.active_children() if _State.received else ():
         if child.name.startswith(name):
@@ -101,15 +101,15 @@ def end_children(name: str) -> None:
             child.join()
 
 
-def leave(status: int) -> NoReturn:
-    """Ends the process now, with its child processes, whatever other threads do."""
+def exit_now(status: int) -> NoReturn:
+    """End the process immediately, with its child processes, whatever other threads do (`os._exit`)."""
     for child in multiprocessing.active_children():
         with suppress(OSError, ValueError):  # it has ended, or was closed
             child.kill()
-    # Semaphores, shared memory and temporary folders, which Python removes at exit; some of it may wait for others.
+    # Semaphores, shared memory and temporary folders, which Python removes at exit; some finalizers may block.
     finalizers = threading.Thread(target=multiprocessing.util._run_finalizers, daemon=True)  # type: ignore[attr-defined]
     finalizers.start()
-    finalizers.join(_LAST_DEEDS)
+    finalizers.join(_FINALIZER_TIMEOUT)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
@@ -119,83 +119,83 @@ def leave(status: int) -> NoReturn:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     _State.received.append(number)
     if len(_State.received) > 1:
-        leave(STATUS)
+        exit_now(EXIT_STATUS)
     if not _State.deferred:
         raise KeyboardInterrupt
 
 
-def _hang_up(number: int, frame: FrameType | None) -> None:
-    """The same as SIGTERM, whoever handles that at the moment; after another signal it is nothing new.
+def _handle_sighup(number: int, frame: FrameType | None) -> None:
+    """Treat SIGHUP as SIGTERM, whichever handler that has at the moment; ignore it after another signal.
 
-    Shells and systemd send it beside other signals, so it never counts as a second one.
+    Shells and systemd send SIGHUP along with other signals, so it never counts as a second one.
     """
     handler = signal.getsignal(signal.SIGTERM)
     if _State.received or handler == signal.SIG_DFL:
         return
-    if handler == _interrupt and not _State.terminated_by_others:
+    if handler == _interrupt and not _State.sigterm_delegated:
         _interrupt(number, frame)
     else:
         signal.raise_signal(signal.SIGTERM)
 
 
 def _watch(listener: socket.socket) -> None:
-    """The second thread; gets a byte for every signal, at once."""
-    asked = told = False
-    unnoted = 0  # a signal that the caller's handler has not been called with yet (`noted_by`)
+    """Watcher thread: receives one byte per signal, immediately, from the wakeup file descriptor."""
+    stopping = message_printed = False
+    pending = 0  # a signal for which the registered handler has not been called yet (`registered_handler`)
     deadline = 0.0
     while True:
-        listener.settimeout(_SAY_AFTER if asked or unnoted else None)
+        listener.settimeout(_MESSAGE_DELAY if stopping or pending else None)
         try:
             number = listener.recv(1)[0]
         except TimeoutError:
             number = 0
-        if unnoted and not _is_to_be_noted(unnoted):
-            unnoted, told = 0, told and asked
+        if pending and not _has_registered_handler(pending):
+            pending, message_printed = 0, message_printed and stopping
         if not number:
-            if (asked or unnoted) and not told:
-                _say(f"stopping: waiting for {_at_work()}; a second Ctrl-C or SIGTERM ends it at once")
-                told = True
-            if asked and time.monotonic() > deadline and not _State.deferred:
-                leave(STATUS)
+            if (stopping or pending) and not message_printed:
+                _print_message(f"stopping: waiting for {_current_work()}; a second Ctrl-C or SIGTERM ends it at once")
+                message_printed = True
+            if stopping and time.monotonic() > deadline and not _State.deferred:
+                exit_now(EXIT_STATUS)
             continue
-        if _is_to_be_noted(number):
-            if unnoted and told and number != signal.SIGHUP:
-                leave(STATUS)
-            unnoted = unnoted or number
+        if _has_registered_handler(number):
+            if pending and message_printed and number != signal.SIGHUP:
+                exit_now(EXIT_STATUS)
+            pending = pending or number
             continue
-        others = _State.terminated_by_others and number != signal.SIGINT
-        if others or _handler(number) != _interrupt:
-            continue  # whoever has set another handler deals with it
-        if asked and number != signal.SIGHUP:
-            leave(STATUS)
-        if not asked:
-            asked, deadline = True, time.monotonic() + _PATIENCE
+        delegated = _State.sigterm_delegated and number != signal.SIGINT
+        if delegated or _handler(number) != _interrupt:
+            continue  # another handler is responsible
+        if stopping and number != signal.SIGHUP:
+            exit_now(EXIT_STATUS)
+        if not stopping:
+            stopping, deadline = True, time.monotonic() + _GRACE_SECONDS
 
 
 def _handler(number: int) -> Any:
     return signal.getsignal(signal.SIGTERM if number == signal.SIGHUP else number)
 
 
-def _is_to_be_noted(number: int) -> bool:
-    """True if a handler of `noted_by` is pending for this signal, or set for the next one."""
-    return _handler(number) in _State.noting
+def _has_registered_handler(number: int) -> bool:
+    """True if the current handler of this signal was announced by `registered_handler`, so its call is pending."""
+    return _handler(number) in _State.registered
 
 
-def _at_work() -> str:
-    """A description of the main thread's current work."""
+def _current_work() -> str:
+    """A description of the main thread's current work, from its stack frames."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    ours = "the main thread"
+    description = "the main thread"
     found = False
     while frame is not None:
         file, name = frame.f_code.co_filename, frame.f_code.co_name
         if "compile" in name and f"{os.sep}jax{os.sep}" in file:
             return "a compilation"
         if not found and (_PACKAGE in Path(file).parents or f"{os.sep}launch{os.sep}" in file):
-            ours, found = f"{name} ({Path(file).name})", True
+            description, found = f"{name} ({Path(file).name})", True
         frame = frame.f_back
-    return ours
+    return description
 
 
-def _say(text: str) -> None:
-    with suppress(OSError, ValueError, AttributeError):  # nobody listens any more
+def _print_message(text: str) -> None:
+    with suppress(OSError, ValueError, AttributeError):  # stderr may be closed
         print(f"\n{text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Long jobs in worker processes: a pool that ends with its parent, a lock on the output folder, a progress bar."""
+"""Worker processes: a process pool that ends with its parent, a lock on the output folder (flock), a progress bar."""
 
 import fcntl
 import multiprocessing
@@ -24,13 +24,13 @@ from vpt_jax.system.stopping import SIGNALS
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of freshly started processes, 0 meaning one per core that this process may use (`cores.py`).
+    """A pool of freshly spawned processes; `workers` 0: one per core that this process may use (`cores.py`).
 
-    Leaving the block drops what has not begun. An exception (Ctrl-C, SIGTERM) kills the workers amid their tasks: a
-    task must leave its result whole or not at all.
+    Leaving the block drops tasks that have not started. An exception (Ctrl-C, SIGTERM) kills the workers in the middle
+    of their tasks: a task must write its result atomically.
     """
     context = _WorkerContext()
-    pool = ProcessPoolExecutor(workers or available_cores(), context, initializer=end_with_parent)
+    pool = ProcessPoolExecutor(workers or available_cores(), context, initializer=exit_with_parent)
     try:
         yield pool
     except BaseException:
@@ -41,10 +41,10 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 class _Worker(SpawnProcess):
-    """Signals that its parent should deal with are held back until `end_with_parent`, so also while it imports."""
+    """A spawned process that blocks the parent's signals until `exit_with_parent`, so also during its imports."""
 
     def start(self) -> None:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which the child inherits
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the child inherits the mask
         try:
             super().start()
         finally:
@@ -52,28 +52,28 @@ class _Worker(SpawnProcess):
 
 
 class _WorkerContext(SpawnContext):
-    """Knows the processes that it has made."""
+    """A multiprocessing context that keeps its processes, to kill them."""
 
     def __init__(self) -> None:
-        self._made: list[_Worker] = []
+        self._processes: list[_Worker] = []
 
     def Process(self, *args: Any, **options: Any) -> _Worker:  # type: ignore[override]  # noqa: N802
-        self._made.append(_Worker(*args, **options))
-        return self._made[-1]
+        self._processes.append(_Worker(*args, **options))
+        return self._processes[-1]
 
     def kill(self) -> None:
-        for process in self._made:
+        for process in self._processes:
             if process.pid is not None:
                 process.kill()
 
 
-# What runs `function(*task)` for every task, somewhere, and gives each task's number and result as they come.
-Run = Callable[[Callable[..., Any], Sequence[tuple]], Iterator[tuple[int, Any]]]
+# Runs `function(*task)` for every task, and yields each task's index and result in order of completion.
+TaskRunner = Callable[[Callable[..., Any], Sequence[tuple]], Iterator[tuple[int, Any]]]
 
 
 @contextmanager
-def in_processes(workers: int) -> Iterator[Run]:
-    """Tasks are run by a pool of processes. An error of a task is raised with a note that says which."""
+def process_runner(workers: int) -> Iterator[TaskRunner]:
+    """A `TaskRunner` on a pool of processes. An error of a task is raised with a note that names the task."""
     with worker_pool(workers) as pool:
 
         def run(function: Callable[..., Any], tasks: Sequence[tuple]) -> Iterator[tuple[int, Any]]:
@@ -84,89 +84,93 @@ def in_processes(workers: int) -> Iterator[Run]:
                 except BrokenProcessPool:
                     raise
                 except Exception as error:
-                    what = f"{function.__name__} of {tasks[futures[future]][0]}"
-                    error.add_note(f"in {what}; what is done is kept, run the same command to go on")
+                    description = f"{function.__name__} of {tasks[futures[future]][0]}"
+                    error.add_note(f"in {description}; finished work is kept, run the same command again to resume")
                     raise
 
         yield run
 
 
-def unique_name(path: Path) -> Path:
-    """Where to write what is then renamed to `path`: another one in every call, of any process on any machine."""
+def temporary_path(path: Path) -> Path:
+    """A temporary name next to `path`, for an atomic rename: unique per call, across processes and machines."""
     return path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.writing")
 
 
-def end_with_parent() -> None:
-    """Called in a worker: it ends when its parent does, and not by a signal that the parent should deal with.
+def exit_with_parent() -> None:
+    """Initialise a worker: it exits when its parent does, and not on a signal that the parent should handle.
 
     Terminals and schedulers send signals to all processes of a job.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # not ignored: what the worker starts would inherit that
+    for number in (signal.SIGTERM, signal.SIGHUP):  # not SIG_IGN, which processes that the worker starts would inherit
         signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    threading.Thread(target=_wait_for_parents_end, daemon=True).start()
+    threading.Thread(target=_wait_for_parent_exit, daemon=True).start()
 
 
-def _wait_for_parents_end() -> None:
+def _wait_for_parent_exit() -> None:
     multiprocessing.parent_process().join()  # type: ignore[union-attr]
-    os._exit(1)  # the parent was killed: without this the worker would wait for work for ever
+    os._exit(1)  # the parent was killed: otherwise the worker would wait for tasks forever
 
 
 class FolderInUseError(RuntimeError):
-    """Another run, or something of another kind, holds a folder; the message says which."""
+    """A folder is locked by another run, or holds something else; the message says which."""
 
 
 @contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[int]:
-    """Makes a folder and keeps a second run off it; the lock goes with the process, however that ends.
+    """Create a folder and lock it exclusively (flock) against a second run; the lock is released when the process ends.
 
-    It is the descriptor that is locked, which the block gets: a process that inherits it holds the folder as well.
+    The lock belongs to the file descriptor, which the block gets: a process that inherits it holds the lock as well.
+
+    Args:
+        folder: the folder to lock.
+        wait: wait until the lock is free instead of raising.
 
     Raises:
-        FolderInUseError: another process holds the folder, and this one is not to wait for it.
-        RemotePathError: it is an address, not a folder.
+        FolderInUseError: another process holds the lock, and `wait` is False.
+        RemotePathError: `folder` is a URL.
     """
     local_path(folder, "the folder")
-    while (handle := _lock(folder, wait)) is None:
+    while (descriptor := _lock(folder, wait)) is None:
         pass
     try:
-        yield handle
+        yield descriptor
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def _lock(folder: Path, wait: bool) -> int | None:
-    """A locked descriptor of the folder; None if the run that held it before has removed the folder."""
+    """A locked descriptor of the folder; None if the run that held the lock before has removed the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        handle = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        if _is_at(handle, folder):
-            return handle
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if _is_at(descriptor, folder):
+            return descriptor
     except BlockingIOError:
-        os.close(handle)
+        os.close(descriptor)
         raise FolderInUseError(f"another run is working on {folder}: wait until it has finished") from None
     except BaseException:
-        os.close(handle)
+        os.close(descriptor)
         raise
-    os.close(handle)
+    os.close(descriptor)
     return None
 
 
-def _is_at(handle: int, folder: Path) -> bool:
-    """True if the open folder is the one that has this path."""
+def _is_at(descriptor: int, folder: Path) -> bool:
+    """True if the open folder is the one at this path."""
     try:
-        return os.path.samestat(os.fstat(handle), folder.stat())
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
     except FileNotFoundError:
         return False
 
 
 def progress_bar(total: int, **options: Any) -> tqdm:
-    """A tqdm bar with rate and time left; where there is no terminal, a line every ten seconds."""
+    """A tqdm bar with rate and remaining time; without a terminal, one line every ten seconds."""
     terminal = sys.stderr.isatty()
     return tqdm(
         total=total, file=None if terminal else _LogLines(), mininterval=0.1 if terminal else 10, **options
@@ -174,7 +178,7 @@ def progress_bar(total: int, **options: Any) -> tqdm:
 
 
 class _LogLines:
-    """Where there is no terminal, a bar's redraws become lines of their own."""
+    """A stream that writes the redraws of a progress bar as separate lines, for output that is no terminal."""
 
     last = ""
 

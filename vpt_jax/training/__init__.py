@@ -1,1 +1,1 @@
-"""Objectives and the loop that follows them. Nothing here imports a game or a video decoder."""
+"""Objectives, train step, training loop, checkpoints. Only the package `ppg` imports environments or video."""

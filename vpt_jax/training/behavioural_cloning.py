@@ -1,4 +1,4 @@
-"""Behavioural cloning: the policy learns to say what the player did (paper, equation 1)."""
+"""Behavioural cloning: the policy learns to predict the player's recorded actions (paper, equation 1)."""
 
 from functools import partial
 from typing import Any
@@ -11,17 +11,18 @@ from vpt_jax.actions import joint_from_raw, raw_from_joint
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.baselines import Marginal
 from vpt_jax.evaluation.metrics import Prediction
-from vpt_jax.models.heads import joint_log_prob, most_probable
-from vpt_jax.models.kv_cache import Memory
+from vpt_jax.models.heads import argmax_joint, joint_log_prob
+from vpt_jax.models.kv_cache import KVCache
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.training.objective import Objective, start_at_marginal
 from vpt_jax.training.state import Metrics
 
 
 def cloning(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal | None) -> Objective:
-    """To say what the player does next, from the frames up to now.
+    """Behavioural cloning objective: predict the player's next action from the frames up to now.
 
-    Initial parameters are the reference's, but that the model starts at the marginal distribution if there is one.
+    Parameters are initialised as in the reference code; with a `marginal`, the action heads' biases are set so that the
+    model starts at that distribution.
     """
     return Objective(
         partial(_init, policy, frame_shape, marginal),
@@ -37,8 +38,8 @@ def _init(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal | Non
 
 
 def cloning_loss(
-    policy: Policy, params: Any, memory: Memory, batch: Batch, rng: jax.Array
-) -> tuple[Float[Array, ""], tuple[Metrics, Memory]]:
+    policy: Policy, params: Any, memory: KVCache, batch: Batch, rng: jax.Array
+) -> tuple[Float[Array, ""], tuple[Metrics, KVCache]]:
     """Mean negative log-probability (nats) of the recorded joint actions over the valid frames."""
     del rng  # no augmentation and no dropout
     output = policy.apply({"params": params}, batch.frames, batch.first, memory)
@@ -48,8 +49,8 @@ def cloning_loss(
     return loss, ({"valid_frames": frames}, output.memory)
 
 
-def predict_next(policy: Policy, params: Any, memory: Memory, batch: Batch) -> tuple[Prediction, Memory]:
-    """The most probable action of every frame, the loss of the recorded one, and the memory after the batch."""
+def predict_next(policy: Policy, params: Any, memory: KVCache, batch: Batch) -> tuple[Prediction, KVCache]:
+    """Most probable action of every frame, the loss of the recorded one, and the memory after the batch."""
     output = policy.apply({"params": params}, batch.frames, batch.first, memory)
     loss = -joint_log_prob(output.logits, joint_from_raw(batch.buttons, batch.camera))
-    return Prediction(loss, *raw_from_joint(most_probable(output.logits))), output.memory
+    return Prediction(loss, *raw_from_joint(argmax_joint(output.logits))), output.memory

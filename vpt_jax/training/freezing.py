@@ -1,4 +1,4 @@
-"""Training some of the parameters: the others, named by a regular expression on their path, stay as they are."""
+"""Frozen parameters, selected by a regular expression on their path: no gradient, no update, no optimizer state."""
 
 import re
 from typing import Any
@@ -10,13 +10,14 @@ from vpt_jax.parallel import path_name
 
 
 class PatternError(ValueError):
-    """A pattern that matches no parameter, or all of them, or is none; the message shows some paths."""
+    """An invalid pattern, or one that matches no parameter or all of them; the message lists some paths."""
 
 
-def frozen(params: Any, pattern: str) -> Any:
-    """Which parameters stay as they are: those in whose path, such as `encoder/dense/norm/scale`, the pattern is found.
+def frozen_mask(params: Any, pattern: str) -> Any:
+    """Boolean mask over the parameters: true where `pattern` is found in the path, such as `encoder/dense/norm/scale`.
 
-    Raises `PatternError`.
+    Raises:
+        PatternError: the pattern is no regular expression, or matches no parameter, or all.
     """
     try:
         search = re.compile(pattern).search
@@ -31,16 +32,23 @@ def frozen(params: Any, pattern: str) -> Any:
     return matches
 
 
-def hold(params: Any, pattern: str) -> Any:
-    """The parameters, of which the frozen ones get no gradient, nor is any computed for them alone."""
-    stays = frozen(params, pattern)
-    return jax.tree.map(lambda leaf, held: jax.lax.stop_gradient(leaf) if held else leaf, params, stays)
+def stop_gradient_on_frozen(params: Any, pattern: str) -> Any:
+    """Applies `stop_gradient` to parameters whose path matches `pattern`.
+
+    The backward pass then computes nothing that only their gradients would need. Raises `PatternError`.
+    """
+    mask = frozen_mask(params, pattern)
+    return jax.tree.map(lambda leaf, is_frozen: jax.lax.stop_gradient(leaf) if is_frozen else leaf, params, mask)
 
 
 def freeze(optimizer: optax.GradientTransformation, pattern: str) -> optax.GradientTransformation:
-    """The optimizer for the others: the frozen ones take no room in its state, and do not decay."""
+    """Restricts an optimizer to the parameters that are not frozen.
+
+    Frozen ones have no optimizer state, get no update and no weight decay. The optimizer's `init` and `update` raise
+    `PatternError`.
+    """
 
     def label(params: Any) -> Any:
-        return jax.tree.map(lambda held: "frozen" if held else "trained", frozen(params, pattern))
+        return jax.tree.map(lambda is_frozen: "frozen" if is_frozen else "trained", frozen_mask(params, pattern))
 
     return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, label)

@@ -1,7 +1,7 @@
-"""A limit to how long a step may hang: past it, the stacks of all threads are printed and the process ends.
+"""Watchdog timer for hanging steps: past the limit, the stacks of all threads are printed and the process ends.
 
-A collective operation waits for all hosts. If one of them is stuck, so are the others, and nothing says so: only an end
-lets the scheduler start the job again.
+A collective operation waits for all hosts. If one of them is stuck, so are the others, without any error: only when the
+process ends can the scheduler start the job again.
 """
 
 import faulthandler
@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def hang_limit(minutes: float) -> Iterator[Callable[[], None]]:
-    """Give a function to call after everything that is done: the time until its next call is limited.
+    """Context manager that yields a heartbeat function; the time between two of its calls is limited to `minutes`.
 
-    Past the limit the process ends with status 1, by a thread that needs no Python. Nothing is limited before the first
-    call, nor if `minutes` is 0.
+    Past the limit the process ends with status 1, by a native thread that does not need the GIL. There is no limit
+    before the first call, nor if `minutes` is 0.
     """
     if not minutes:
         yield lambda: None

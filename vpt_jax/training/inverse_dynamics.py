@@ -1,4 +1,4 @@
-"""Inverse dynamics: the model learns to say what was done, from the frames before and after (paper, appendix D)."""
+"""Inverse dynamics: the model learns to predict actions from the frames before and after (paper, appendix D)."""
 
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.baselines import FactoredMarginal
 from vpt_jax.evaluation.metrics import Prediction
 from vpt_jax.models.heads import factored_log_prob
-from vpt_jax.models.idm import InverseDynamicsModel, see_motion
+from vpt_jax.models.idm import InverseDynamicsModel, temporal_difference_init
 from vpt_jax.training.objective import Objective, start_at_marginal
 from vpt_jax.training.state import Metrics
 
@@ -26,10 +26,11 @@ def inverse_dynamics(
     mirrored: bool,
     temporal_difference: bool = False,
 ) -> Objective:
-    """To say what was done at every frame of a window.
+    """Inverse dynamics objective: predict the action of every frame of a window.
 
-    Initial parameters are the reference's, but that the model starts at the marginal distribution if there is one, and
-    its temporal filters as `see_motion` if `temporal_difference` says so.
+    Parameters are initialised as in the reference code, with two exceptions: with a `marginal`, the action heads'
+    biases are set so that the model starts at that distribution; with `temporal_difference`, its temporal filters start
+    as `temporal_difference_init`. `augmented` and `mirrored` turn on augmentation of the training frames.
     """
     return Objective(
         partial(_init, idm, frame_shape, marginal, temporal_difference),
@@ -49,7 +50,7 @@ def _init(
     params = idm.init(rng, jnp.zeros((1, 1, *frame_shape), jnp.uint8))["params"]
     if temporal_difference:
         conv = params["temporal"]["conv"]
-        filters = see_motion(jax.random.fold_in(rng, 1), conv["kernel"].shape)
+        filters = temporal_difference_init(jax.random.fold_in(rng, 1), conv["kernel"].shape)
         params = params | {"temporal": {"conv": conv | {"kernel": filters}}}
     return start_at_marginal(params, marginal._asdict(), idm.temperature) if marginal is not None else params
 
@@ -63,7 +64,7 @@ def inverse_dynamics_loss(
     batch: Batch,
     rng: jax.Array,
 ) -> tuple[Float[Array, ""], tuple[Metrics, tuple[()]]]:
-    """Mean negative log-probability (nats) of the recorded actions over the valid frames, all 22 choices added up."""
+    """Mean negative log-probability (nats) of the recorded actions over the valid frames, summed over 22 choices."""
     if augmented:
         batch = batch._replace(frames=augment(rng, batch.frames))
     if mirrored:
@@ -76,7 +77,7 @@ def inverse_dynamics_loss(
 def predict_window(
     idm: InverseDynamicsModel, params: Any, memory: tuple[()], batch: Batch
 ) -> tuple[Prediction, tuple[()]]:
-    """The most probable action of every frame, and the loss of the recorded one; there is no memory."""
+    """Most probable action of every frame, and the loss of the recorded one; the memory is empty."""
     logits = idm.apply({"params": params}, batch.frames, batch.valid).logits
     camera = CAMERA.to_degrees(logits["camera"].argmax(-1))
     return Prediction(_losses(logits, batch), logits["buttons"].argmax(-1), camera), memory

@@ -1,4 +1,4 @@
-"""The loop: draw a batch, step, log the step before, evaluate, save. It stops cleanly and resumes exactly."""
+"""Training loop: draw a batch, step, log the previous step, evaluate, save. It stops cleanly and resumes exactly."""
 
 import signal
 import time
@@ -21,31 +21,32 @@ from vpt_jax.training.state import Metrics, State
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss or another figure became NaN or infinite; the message names it, the step and the episodes."""
+    """The loss or another metric became NaN or infinite; the message names it, the step and the episodes."""
 
 
 class StopSignal:
-    """Whether the run was asked to stop, by SIGTERM or, in a job of one process, Ctrl-C; a context manager.
+    """Preemption notice: SIGTERM or, in a job of one process, Ctrl-C; a context manager that installs the handlers.
 
-    All hosts get the same answer. While the main thread compiles, and cannot notice, `stopping.noted_by` speaks for it.
+    All hosts get the same answer. While the main thread compiles and runs no handlers, the watcher thread of `stopping`
+    reports the signal (`stopping.registered_handler`).
     """
 
     def __init__(self) -> None:
         self.received = False
-        self._asked = 0  # times
-        self._before: dict[int, Any] = {}
-        self._watched = ExitStack()
+        self._calls = 0
+        self._previous_handlers: dict[int, Any] = {}
+        self._exit_stack = ExitStack()
 
     def __enter__(self) -> Self:
         if jax.process_count() == 1:  # with several, JAX's own handler tells the other hosts
             numbers = (signal.SIGTERM, signal.SIGINT)
-            self._before = {number: signal.signal(number, self._receive) for number in numbers}
-            self._watched.enter_context(stopping.noted_by(self._receive))
+            self._previous_handlers = {number: signal.signal(number, self._receive) for number in numbers}
+            self._exit_stack.enter_context(stopping.registered_handler(self._receive))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._watched.close()
-        for number, handler in self._before.items():
+        self._exit_stack.close()
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -53,16 +54,19 @@ class StopSignal:
         signal.signal(number, signal.SIG_DFL)  # a second signal ends the run at once
 
     def __call__(self) -> bool:
-        """Asked after every step, and where else a run can stop; all hosts must ask as often."""
-        self._asked += 1
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(self._asked):
+        """True once the run is to stop; a collective operation, which all hosts must call equally often.
+
+        It is called after every step, and wherever else a run can stop.
+        """
+        self._calls += 1
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(self._calls):
             self.received = True
         return self.received
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train, and what to do every so many steps; evaluation and saving also happen at the end."""
+    """Number of steps, and intervals in steps of logging, evaluation and saving, which also happen after the last."""
 
     steps: int
     log_every: int
@@ -70,7 +74,7 @@ class Schedule:
     save_every: int
 
     def is_due(self, every: int, step: int) -> bool:
-        """Whether something done every so many steps is done after this one."""
+        """True after every `every`-th step, and after the last."""
         return step % every == 0 or step == self.steps
 
 
@@ -89,69 +93,82 @@ def run(
     goodput: Goodput,
     hang_minutes: float = 0.0,
 ) -> State:
-    """Trains from `state.step` to the end of the schedule, or until told to stop.
+    """Trains from `state.step` to the end of the schedule, or until a preemption notice.
 
-    The order matters: figures of a step are written before its checkpoint, and the checkpoint before the next batch is
+    The order matters: metrics of a step are written before its checkpoint, and the checkpoint before the next batch is
     drawn, so that wherever a run is killed, resuming repeats what is not in the checkpoint and nothing else. A step's
-    loss is looked at while the next one runs, so that the device never waits; only saving and evaluating wait for it.
-    Batches may end before the schedule does: those that take long, when asked to `stop`. A step, an evaluation or a
-    save that takes more than `hang_minutes` (0: no limit) ends the process with status 1; compiling the step may take
-    longer, compiling the evaluation may not.
+    loss is fetched while the next one runs (asynchronous dispatch), so that the device never waits; only saving and
+    evaluating wait for it.
+
+    Args:
+        state: train state to start from; its `step` is the number of finished steps.
+        schedule: number of steps, and intervals of logging, evaluation and saving.
+        train_step: state and batch -> next state and metrics, among them "loss".
+        batches: may end before the schedule does: an iterator whose batches take long ends when asked to `stop`.
+        stop: preemption notice.
+        evaluate: parameters -> metrics; None: no evaluation.
+        episodes: step, counted from 0 -> names of the episodes in its batch, for the message of `NonFiniteLossError`.
+        checkpoints, log, progress: outputs; all are closed at the end.
+        goodput: wall time by category.
+        hang_minutes: a step, an evaluation or a save that takes longer ends the process with status 1 (0: no limit);
+            compiling the step may take longer, compiling the evaluation may not.
+
+    Raises:
+        NonFiniteLossError: a metric of a step is NaN or infinite.
     """
-    latest = _Latest(schedule, episodes, log, progress, goodput)
+    pending = _PendingMetrics(schedule, episodes, log, progress, goodput)
     saved = done = int(state.step)
 
-    def look() -> None:
-        """Evaluates."""
+    def run_evaluation() -> None:
         if evaluate is None:
             return
-        with goodput.spent("step"):
-            latest.settle()
-        began = time.monotonic()
-        with goodput.spent("evaluation"):
+        with goodput.measure("step"):
+            pending.flush()
+        start_time = time.monotonic()
+        with goodput.measure("evaluation"):
             figures = evaluate(state.params)
         log.write(done, figures)
-        progress.evaluated(done, figures, time.monotonic() - began)
+        progress.evaluated(done, figures, time.monotonic() - start_time)
 
     def save() -> None:
         nonlocal saved
-        with goodput.spent("step"):
-            latest.settle()
-        with goodput.spent("checkpoint"):
+        with goodput.measure("step"):
+            pending.flush()
+        with goodput.measure("checkpoint"):
             checkpoints.save(state, done)
         saved = done
 
-    with closing(checkpoints), closing(progress), closing(log), hang_limit(hang_minutes) as is_alive:
+    with closing(checkpoints), closing(progress), closing(log), hang_limit(hang_minutes) as heartbeat:
         while done < schedule.steps and not stop.received:
-            batch = _draw(batches, latest.is_running, progress, goodput)
+            batch = _next_batch(batches, pending.is_running, progress, goodput)
             if batch is None:
                 break
-            with goodput.spent("step"):
+            with goodput.measure("step"):
                 state, metrics = train_step(state, batch)
-                latest.settle()
+                pending.flush()
             done += 1
-            is_alive()
-            latest.take(done, metrics)
+            heartbeat()
+            pending.set(done, metrics)
             stop()
             if schedule.is_due(schedule.evaluate_every, done):
-                look()
-                is_alive()
+                run_evaluation()
+                heartbeat()
             if schedule.is_due(schedule.save_every, done):
                 save()
-                is_alive()
+                heartbeat()
         if stop.received:
-            progress.say(f"asked to stop after step {done}; the same command goes on from there")
+            progress.log(f"asked to stop after step {done}; run the same command again to resume")
             if saved < done:
                 save()
-        with goodput.spent("checkpoint"):
+        with goodput.measure("checkpoint"):
             checkpoints.wait()
-        goodput.note(done)
-        progress.say(str(goodput))
+        goodput.write(done)
+        progress.log(str(goodput))
     return state
 
 
-class _Latest:
-    """The figures of the last step, which are looked at while the next one runs."""
+class _PendingMetrics:
+    """Metrics of the last step, still on the device; they are fetched and logged while the next step runs."""
 
     def __init__(
         self,
@@ -165,35 +182,35 @@ class _Latest:
         self._goodput, self._step = goodput, 0
         self._metrics: Metrics | None = None
 
-    def take(self, step: int, metrics: Metrics) -> None:
-        """Those of a step that has been started."""
+    def set(self, step: int, metrics: Metrics) -> None:
+        """Stores the metrics of a step that has been dispatched."""
         self._step, self._metrics = step, metrics
 
     def is_running(self) -> bool:
-        """Whether the devices are still at it."""
+        """True while the devices still compute the step."""
         return self._metrics is not None and not self._metrics["loss"].is_ready()
 
-    def settle(self) -> None:
-        """Looks at them, once."""
+    def flush(self) -> None:
+        """Waits for the metrics, logs them and drops them."""
         if self._metrics is not None:
-            _report(self._step, self._metrics, self._schedule, self._episodes, self._log, self._progress)
+            _log_step(self._step, self._metrics, self._schedule, self._episodes, self._log, self._progress)
             if self._schedule.is_due(self._schedule.log_every, self._step):
-                self._log.show(self._step, self._goodput.note(self._step))
+                self._log.write_tensorboard(self._step, self._goodput.write(self._step))
         self._metrics = None
 
 
-def _draw(batches: Iterator[Any], is_running: Callable[[], bool], progress: Progress, goodput: Goodput) -> Any:
-    """The next batch, if there is one. Waiting for it is a loss only if the devices have nothing else to do."""
-    asked = time.monotonic()
+def _next_batch(batches: Iterator[Any], is_running: Callable[[], bool], progress: Progress, goodput: Goodput) -> Any:
+    """Next batch, or None. Waiting for it counts as input wait only if the devices have nothing else to do."""
+    start_time = time.monotonic()
     batch = next(batches, None)
-    seconds = time.monotonic() - asked
+    seconds = time.monotonic() - start_time
     busy = is_running()
-    progress.waited(0.0 if busy else seconds)
+    progress.add_input_wait(0.0 if busy else seconds)
     goodput.add("step" if busy else "input", seconds)
     return batch
 
 
-def _report(
+def _log_step(
     step: int,
     metrics: Metrics,
     schedule: Schedule,
@@ -201,13 +218,14 @@ def _report(
     log: MetricsLog,
     progress: Progress,
 ) -> None:
+    """Writes a step's metrics to all outputs; raises `NonFiniteLossError`."""
     figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
     if bad := [f"{name} {value}" for name, value in figures.items() if not np.isfinite(value)]:
         names = ", ".join(episodes(step - 1))
         raise NonFiniteLossError(
             f"step {step}: {', '.join(bad)}; the batch holds frames of: {names}. The last checkpoint is from before; a "
-            "lower learning rate or leaving these out may help."
+            "lower learning rate, or leaving out these episodes, may help."
         )
     if schedule.is_due(schedule.log_every, step):
         log.write(step, {f"train/{name}": value for name, value in figures.items()})
-    log.show(step, progress.step(step, figures))
+    log.write_tensorboard(step, progress.step(step, figures))

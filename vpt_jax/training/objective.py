@@ -1,4 +1,4 @@
-"""What a stage of training is made of, whatever its model: the one thing the launcher and the loop know of it."""
+"""Interface between a training stage's model and the rest: the launcher and the loop use nothing else of it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,21 +13,26 @@ from vpt_jax.training.state import Loss
 
 
 class Objective(NamedTuple):
-    """A model's beginning, what it is to minimise, and what it says."""
+    """A model's initialisation, loss and predictions, as pure functions."""
 
-    init: Callable[[jax.Array], Any]  # a random key to parameters
-    initial_memory: Callable[[int], Any]  # a number of rows to the memory before the first batch
+    init: Callable[[jax.Array], Any]  # random key -> parameters
+    initial_memory: Callable[[int], Any]  # number of rows -> memory before the first batch
     loss: Loss
     predict: Predict
 
 
 def start_at_marginal(params: Any, shares: Mapping[str, Float[Array, "..."]], temperature: float) -> Any:
-    """The parameters, with the action heads' biases such that each class starts near its share of the actions.
+    """Initialises the action heads' biases to the log marginal, so that each class starts near its share of actions.
 
-    Our choice (`config.initial.start_at_marginal`); the paper is silent, and OpenAI's heads start with no bias. From
-    there, a small model's first few hundred steps go into learning the frequencies by way of its features, which at
-    learning rates above 1e-4 end up the same for every frame and stay so. From here, the first thing to learn is what
-    the frames tell.
+    Our choice (`config.initial.start_at_marginal`); the paper does not specify it, and OpenAI's heads start with no
+    bias. Without a bias, a small model spends its first few hundred steps learning the frequencies through its
+    features, which at learning rates above 1e-4 collapse to the same value for every frame and stay there. With it,
+    the first thing to learn is how actions depend on the frames.
+
+    Args:
+        params: of the model; `params["actions"]` holds the heads.
+        shares: marginal probabilities by head.
+        temperature: by which the model divides its logits.
     """
     heads = {
         name: head | {"bias": temperature * jnp.log(jnp.asarray(shares[name], jnp.float32)).reshape(-1)}

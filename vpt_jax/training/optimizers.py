@@ -1,12 +1,13 @@
 """Adam or Muon with decoupled weight decay, clipping, and a linear schedule (paper, appendices D and E).
 
-The paper gives Adam, a learning rate and a weight decay, and not how the decay is applied. We decouple it (AdamW): a
+The paper gives Adam, a learning rate and a weight decay, but not how the decay is applied. We decouple it (AdamW): a
 step shrinks a weight by `learning_rate * weight_decay` of itself. Coupled, the decay is added to the gradient before
-Adam normalises: where the gradient is small, the decay is all that is left, and is blown up to a full step whatever its
+Adam normalises: where the gradient is small, only the decay remains and is scaled up to a full step, whatever its
 coefficient. OpenAI's fine-tuning demonstration couples it (`torch.optim.Adam`). Biases and norms are not decayed.
 
 Muon (https://kellerjordan.github.io/posts/muon) is our addition: it makes all directions of a kernel's update equally
-large. What gives little gradient at first, as up and down do beside left and right, is then learnt much sooner.
+large. Actions that give little gradient at first, such as up and down compared with left and right, are then learnt
+much sooner.
 """
 
 from collections.abc import Callable
@@ -22,10 +23,10 @@ from vpt_jax.parallel import path_name
 
 
 def linear_schedule(peak: float, warmup_steps: int, total_steps: int | Int[Array, ""]) -> optax.Schedule:
-    """Up from 0 to `peak` over the warm-up, then down to 0 at `total_steps`, on straight lines.
+    """Linear warm-up from 0 to `peak` over `warmup_steps`, then linear decay to 0 at `total_steps`.
 
-    `total_steps` may be traced, which `optax.linear_schedule` does not take: runs of different lengths are then one
-    program, and compiled once.
+    `total_steps` may be traced, unlike in `optax.linear_schedule`: runs of different lengths then share one program,
+    which is compiled once.
     """
 
     def learning_rate(step: Any) -> Any:
@@ -37,13 +38,13 @@ def linear_schedule(peak: float, warmup_steps: int, total_steps: int | Int[Array
 
 
 def adam(schedule: optax.Schedule, weight_decay: float, clip_norm: float) -> optax.GradientTransformation:
-    """The paper's update; gradients are first scaled down to a global norm of at most `clip_norm`."""
+    """AdamW, the paper's update, after gradient clipping to a global norm of at most `clip_norm`."""
     decay = optax.adamw(schedule, weight_decay=weight_decay, mask=_is_matrix)
     return optax.chain(optax.clip_by_global_norm(clip_norm), decay)
 
 
 def muon(schedule: optax.Schedule, weight_decay: float, clip_norm: float) -> optax.GradientTransformation:
-    """Muon for kernels, with updates of Adam's size; Adam for biases and norms, and undecayed for the action heads."""
+    """Muon for kernels, with updates of Adam's size; Adam for biases and norms, and, undecayed, for action heads."""
     update = optax.contrib.muon(
         schedule,
         weight_decay=weight_decay,
@@ -60,7 +61,7 @@ OPTIMIZERS: dict[str, Callable[[optax.Schedule, float, float], optax.GradientTra
 
 
 def _matrices(params: Any) -> Any:
-    """Which parameters are matrices from inputs to outputs, a convolution's window being among its inputs."""
+    """Muon's dimension numbers: input and output axes of each matrix; a convolution's window counts as input."""
 
     def axes(path: tuple[Any, ...], leaf: Array) -> optax.contrib.MuonDimensionNumbers | None:
         if leaf.ndim < 2 or path_name(path).startswith("actions/"):

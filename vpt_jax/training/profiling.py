@@ -1,4 +1,4 @@
-"""A trace of some training steps, for xprof or Perfetto: what runs on the devices when, and for how long."""
+"""Profiler trace of some training steps, for xprof or Perfetto: device operations with their times."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,25 +6,25 @@ from typing import Any
 
 import jax
 
-FIRST, LAST = 4, 6  # steps of a start that are traced: those before compile and fill the buffers
+FIRST_STEP, LAST_STEP = 4, 6  # traced steps of a start: earlier ones compile and fill the buffers
 
-Step = Callable[[Any, Any], tuple[Any, Any]]
+StepFunction = Callable[[Any, Any], tuple[Any, Any]]
 
 
 @contextmanager
-def profiled(train_step: Step, folder: str) -> Iterator[Step]:
-    """The same step, of which a few are traced into `folder` (look at it with `xprof FOLDER`); "": none are."""
+def profiled(train_step: StepFunction, folder: str) -> Iterator[StepFunction]:
+    """Wraps a train step so that a few calls are traced into `folder` (view with `xprof FOLDER`); "": no trace."""
     count, tracing = 0, False
 
     def step(state: Any, batch: Any) -> tuple[Any, Any]:
         nonlocal count, tracing
         count += 1
-        if count == FIRST:
+        if count == FIRST_STEP:
             jax.block_until_ready(state)
             jax.profiler.start_trace(folder)
             tracing = True
         result = train_step(state, batch)
-        if count == LAST:
+        if count == LAST_STEP:
             jax.block_until_ready(result)
             jax.profiler.stop_trace()
             tracing = False
@@ -35,5 +35,5 @@ def profiled(train_step: Step, folder: str) -> Iterator[Step]:
     finally:
         if tracing:
             jax.profiler.stop_trace()
-        if folder and count < FIRST:
-            print(f"no trace: it would be of steps {FIRST} to {LAST} of a start, and there were {count}", flush=True)
+        if folder and count < FIRST_STEP:
+            print(f"no trace: steps {FIRST_STEP} to {LAST_STEP} of a start are traced, it had {count}", flush=True)

@@ -1,7 +1,7 @@
-"""What a compiled step costs on a device: memory by kind, arithmetic, traffic, collectives, and the time they bound.
+"""Roofline of a compiled step on a device: memory by kind, FLOPs, memory traffic, collectives, lower bounds of time.
 
-Times are a roofline: the least that each resource needs by itself at its peak. A real step takes longer than the
-longest of them, since nothing runs at its peak and not all overlaps.
+The times are the least that each resource needs by itself at its peak. A real step takes longer than the longest of
+them, since nothing runs at its peak and not everything overlaps.
 """
 
 import re
@@ -17,7 +17,7 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """Peak figures of a device, from its maker's data sheet (cloud.google.com/tpu/docs, NVIDIA)."""
+    """Peak memory, speed and bandwidths of a device, from its data sheet (cloud.google.com/tpu/docs, NVIDIA)."""
 
     memory: float  # bytes of HBM
     flops: float  # bfloat16 operations a second, dense
@@ -45,20 +45,20 @@ _GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[(\d+),(\d+)\])")
 
 
 class Collective(NamedTuple):
-    """Devices exchange a tensor."""
+    """Collective operation of a program: the devices of a group exchange a tensor."""
 
     kind: str
-    bytes: int  # of the whole tensor: what is reduced or gathered, on each device
-    devices: int  # that take part together
+    bytes: int  # of the whole tensor that is reduced or gathered, on each device
+    devices: int  # in a group
 
-    def sent(self) -> float:
-        """Bytes that each device sends at least, as in a ring."""
+    def bytes_sent(self) -> float:
+        """Lower bound of the bytes that each device sends, reached by a ring algorithm."""
         share = (self.devices - 1) / self.devices
         return self.bytes * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
 
 
 class Cost(NamedTuple):
-    """Of one step on one device."""
+    """Cost of one step on one device."""
 
     memory: dict[str, int]  # bytes by kind
     flops: float
@@ -67,12 +67,12 @@ class Cost(NamedTuple):
 
     @property
     def total_memory(self) -> int:
-        """Bytes that have to be there at once."""
+        """Bytes in use at the same time."""
         return sum(self.memory.values())
 
     def seconds(self, chip: Chip) -> dict[str, float]:
-        """The least that each resource needs for a step."""
-        sent = sum(collective.sent() for collective in self.collectives)
+        """Lower bound of the step's time by resource, in seconds."""
+        sent = sum(collective.bytes_sent() for collective in self.collectives)
         return {
             "arithmetic": self.flops / chip.flops,
             "memory traffic": self.bytes / chip.memory_bandwidth,
@@ -80,34 +80,34 @@ class Cost(NamedTuple):
         }
 
 
-def cost_of(compiled: Compiled, held: Mapping[str, Any]) -> Cost:
-    """The cost of a compiled train step; arithmetic, traffic and collectives in a loop are counted once, as XLA does.
+def cost_of(compiled: Compiled, buffers: Mapping[str, Any]) -> Cost:
+    """Cost of a compiled train step; FLOPs, traffic and collectives in a loop are counted once, as XLA does.
 
     Args:
       compiled: the step.
-      held: what it takes in, by kind: trees of shapes with their shardings.
+      buffers: inputs of the step by kind: trees of shapes with their shardings.
 
     Raises:
-      ValueError: the compiler does not say.
+      ValueError: the compiler reports no cost.
     """
-    devices = jax.tree.leaves(held)[0].sharding.num_devices
+    devices = jax.tree.leaves(buffers)[0].sharding.num_devices
     analysis, properties, program = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     if analysis is None or properties is None or program is None:
-        raise ValueError("this compiler does not say what a program costs")
-    memory = {kind: device_bytes(shapes) for kind, shapes in held.items()}
-    taken = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    memory["padding and rest"] = taken - sum(memory.values())
+        raise ValueError("this compiler reports no cost of a program (memory_analysis, cost_analysis or as_text)")
+    memory = {kind: device_bytes(shapes) for kind, shapes in buffers.items()}
+    arguments = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    memory["padding and rest"] = arguments - sum(memory.values())
     memory |= {"temporaries": analysis.temp_size_in_bytes, "program": analysis.generated_code_size_in_bytes}
     return Cost(memory, properties["flops"], properties["bytes accessed"], list(find_collectives(program, devices)))
 
 
 def device_bytes(shapes: Any) -> int:
-    """Bytes of a tree's tensors on one device; the shapes come with their shardings."""
+    """Bytes of a tree of tensors on one device; its leaves are shapes with shardings."""
     return sum(prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def find_collectives(program: str, devices: int) -> Iterator[Collective]:
-    """The collectives in the text of a program for so many `devices`. What stands in a loop is counted once."""
+    """Parses the collectives from the HLO text of a program for `devices` devices; one in a loop is counted once."""
     for line in program.splitlines():
         if found := _INSTRUCTION.search(line):
             kind, group = found["kind"], _group_size(line, devices)
@@ -121,7 +121,7 @@ def find_collectives(program: str, devices: int) -> Iterator[Collective]:
 
 
 def _group_size(line: str, devices: int) -> int:
-    """How many take part; no groups: all, but in a permutation, from one to another."""
+    """Number of devices that take part: all if no groups are given, 2 (sender, receiver) in a permutation."""
     groups = _GROUPS.search(line)
     if groups is None:
         return 2 if "source_target_pairs" in line else devices
@@ -133,7 +133,7 @@ def _bytes(dtype: str, dimensions: str) -> int:
 
 
 def by_kind(collectives: list[Collective]) -> Mapping[str, tuple[int, int]]:
-    """How many of each kind, and their bytes together."""
+    """Number and total bytes of the collectives, by kind."""
     number: Counter[str] = Counter()
     size: Counter[str] = Counter()
     for collective in collectives:

@@ -1,7 +1,7 @@
-"""What the fields of a training config make: objective, optimizer, state, and the step that is compiled.
+"""Builds a training run from its config: objective, optimizer, train state and jitted step.
 
-`launch/train.py` runs it and `launch/compile.py` compiles it for machines that are not there, so both are of the very
-same step. Needs no data: what a step depends on of a dataset is the shape of its frames and the actions' frequencies.
+`launch/train.py` runs the step and `launch/compile.py` compiles the same step ahead of time, for devices that are not
+attached. Needs no dataset: a step depends only on the shape of its frames and the actions' frequencies.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,12 +21,12 @@ from vpt_jax.actions import BUTTONS
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.baselines import FactoredMarginal, Marginal
 from vpt_jax.keys import seed_key
-from vpt_jax.models.flops import TRAINING, idm_flops, policy_flops
+from vpt_jax.models.flops import TRAINING_FACTOR, idm_flops, policy_flops
 from vpt_jax.models.presets import DTYPES, IDMS, POLICIES, make_idm, make_policy
 from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.training.behavioural_cloning import cloning
 from vpt_jax.training.checkpoints import IDM_STAGE, CheckpointError, load_idm, load_policy
-from vpt_jax.training.freezing import PatternError, freeze, hold
+from vpt_jax.training.freezing import PatternError, freeze, stop_gradient_on_frozen
 from vpt_jax.training.inverse_dynamics import inverse_dynamics
 from vpt_jax.training.objective import Objective
 from vpt_jax.training.optimizers import OPTIMIZERS, linear_schedule
@@ -36,11 +36,11 @@ FrameShape = tuple[int, ...]
 
 
 class ConfigError(ValueError):
-    """A field of the config has a value that cannot be; the message says which values can."""
+    """A config field has an invalid value; the message names the field and the valid values."""
 
 
-class Kind(NamedTuple):
-    """What `config.stage` chooses, as far as the step goes."""
+class StageModel(NamedTuple):
+    """Model and objective of a value of `config.stage`."""
 
     presets: Mapping[str, Any]  # sizes of the model
     marginal: type[Marginal] | type[FactoredMarginal]
@@ -73,54 +73,54 @@ def _idm_flops(config: Any, frame_shape: FrameShape) -> float:
     return idm_flops(make_idm(config.model), height, width, config.data.length)
 
 
-KINDS = {
-    "policy": Kind(POLICIES, Marginal, _cloning, _policy_flops),
-    "idm": Kind(IDMS, FactoredMarginal, _inverse_dynamics, _idm_flops),
+STAGE_MODELS = {
+    "policy": StageModel(POLICIES, Marginal, _cloning, _policy_flops),
+    "idm": StageModel(IDMS, FactoredMarginal, _inverse_dynamics, _idm_flops),
 }
 
 
 @dataclass(frozen=True)
 class Step:
-    """The step of a run; its length is an argument of the program, so that runs of other lengths compile no other."""
+    """Jitted train step of a run; the run's length is an argument, so that runs of all lengths share one program."""
 
-    program: Wrapped  # of a state, whose memory it takes over, a batch and `total_steps`
+    program: Wrapped  # (state, which is donated; batch; `total_steps`) -> next state, metrics
     total_steps: np.int32
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """The next state, and metrics."""
+        """Next state, and metrics."""
         return self.program(state, batch, self.total_steps)
 
     def lower(self, state: TrainState, batch: Batch) -> Lowered:
-        """The program for these shapes, to be compiled."""
+        """Lowers the program for these shapes, for ahead-of-time compilation."""
         return self.program.lower(state, batch, self.total_steps)
 
 
 class Setup(NamedTuple):
-    """Everything about a training run but its data."""
+    """A training run without its data."""
 
     objective: Objective
-    init: Callable[..., TrainState]  # makes every tensor where it is to lie; takes first parameters, if not random ones
+    init: Callable[..., TrainState]  # makes the sharded state; takes initial parameters, or draws random ones
     shapes: TrainState  # with their shardings
     shardings: TrainState
     step: Step
 
 
 def check(config: Any, mesh: Mesh) -> None:
-    """Find what would fail later, or be something else than was meant.
+    """Checks the config for errors that would otherwise show later, or not at all.
 
     Raises:
-      ConfigError: names the field and the values that it can have.
+      ConfigError: a field is invalid; the message names it and its valid values.
       RemotePathError: a field has a URL where it needs a path.
     """
     refuse_remote_paths(config)
-    if config.stage not in KINDS:
-        raise ConfigError(f"config.stage is {config.stage!r}; choose one of {', '.join(KINDS)}")
+    if config.stage not in STAGE_MODELS:
+        raise ConfigError(f"config.stage is {config.stage!r}; choose one of {', '.join(STAGE_MODELS)}")
     if frozen_pattern(config) and not config.init_from:
         raise ConfigError(
             "config.frozen and config.data.embeddings keep parameters as config.init_from has them, and that is empty"
         )
     check_choices(config, {
-        "model.preset": KINDS[config.stage].presets, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS,
+        "model.preset": STAGE_MODELS[config.stage].presets, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS,
         "sharding": parallel.RULES,
     })  # fmt: skip
     check_hang_minutes(config)
@@ -141,20 +141,20 @@ def check(config: Any, mesh: Mesh) -> None:
 
 
 def check_choices(config: Any, choices: Mapping[str, Iterable[str]]) -> None:
-    """Raises a `ConfigError` that names the choices if a field has none of them."""
+    """Raises a `ConfigError` that names the choices, unless each field has one of its choices."""
     for field, table in choices.items():
         if (name := attrgetter(field)(config)) not in table:
             raise ConfigError(f"config.{field} is {name!r}; choose one of {', '.join(table)}")
 
 
 def check_hang_minutes(config: Any) -> None:
-    """Raise a `ConfigError` if the limit of a hanging step is none."""
+    """Raises a `ConfigError` unless `config.hang_minutes` is a finite number of minutes, or 0."""
     if not 0 <= config.hang_minutes < float("inf"):
         raise ConfigError(f"config.hang_minutes is {config.hang_minutes}: give minutes, or 0 for no limit")
 
 
 def make_mesh(config: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of `config.mesh` over devices (default: all of all hosts); raises `ConfigError` if it does not fit."""
+    """Device mesh of `config.mesh` (default: all devices of all hosts); raises `ConfigError` if it does not fit."""
     try:
         return parallel.make_mesh(**config.mesh, devices=devices)
     except ValueError as error:
@@ -162,72 +162,73 @@ def make_mesh(config: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def pretrained_params(config: Any) -> Any:
-    """The parameters of `config.init_from`, in host memory; raises as `pretrained_model`."""
+    """Parameters of `config.init_from`, in host memory; raises as `pretrained_model`."""
     return pretrained_model(config).params
 
 
 def pretrained_model(config: Any) -> Any:
-    """The `TrainedPolicy` or `TrainedIDM` of `config.init_from`, its arrays in host memory.
+    """Loads the `TrainedPolicy` or `TrainedIDM` of `config.init_from`, with its arrays in host memory.
 
     Raises:
-      ConfigError: there are none, or they are of another kind of model, or of one with another temperature, or not
-        every host sees the same newest checkpoint.
+      ConfigError: there is none, or it is of another stage or has another temperature, or the hosts find different
+        newest checkpoints.
     """
     try:
         pretrained = (load_idm if config.stage == IDM_STAGE else load_policy)(config.init_from)
     except (FileNotFoundError, CheckpointError) as error:
         raise ConfigError(f"config.init_from: {error}") from error
-    if len(steps := sorted(set(parallel.of_all_hosts(pretrained.step)))) > 1:
+    if len(steps := sorted(set(parallel.gather_from_hosts(pretrained.step)))) > 1:
         raise ConfigError(
             f"config.init_from: the newest checkpoint in {config.init_from} is that of step "
-            f"{' or '.join(map(str, steps))}, by the host that looks: begin once its training has ended and all hosts "
-            "see its last, or give each a copy"
+            f"{' or '.join(map(str, steps))}, depending on the host: start once its training has ended and all hosts "
+            "find its last checkpoint, or give each a copy"
         )
     for field in ("temperature", "use_last"):
-        if field in config.model and (there := getattr(pretrained.module, field)) != config.model[field]:
+        if field in config.model and (trained := getattr(pretrained.module, field)) != config.model[field]:
             raise ConfigError(
                 f"config.model.{field} is {config.model[field]}, and the model in {config.init_from} was trained with "
-                f"{there}: set the same"
+                f"{trained}: set the same"
             )
     arrays = {"params", "normalizer", "aux_normalizer"} & set(pretrained._fields)
     return pretrained._replace(**jax.device_get({name: getattr(pretrained, name) for name in arrays}))
 
 
 def frozen_pattern(config: Any) -> str:
-    """What names the parameters that are not trained; empty: all are."""
+    """Regular expression of the parameters that are not trained; empty: all are trained."""
     patterns = (config.frozen, "^encoder/" if config.data.get("embeddings") else "")
     return "|".join(pattern for pattern in patterns if pattern)
 
 
 def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, steps: int) -> Setup:
-    """The run that a config describes, on a mesh.
+    """Builds the run that a config describes, on a mesh.
 
     Args:
       config: fields as in configs/foundation.py or configs/idm.py.
       frame_shape: height, width and channels.
-      marginal: how frequent the actions are, of the kind that `KINDS` names.
-      steps: of the whole run, for the schedule of the learning rate.
+      marginal: frequencies of the actions, of the stage's `marginal` type in `STAGE_MODELS`.
+      steps: of the whole run, for the learning rate schedule.
 
     Raises:
-      ConfigError: `config.frozen` names no parameters, or all.
+      ConfigError: `config.frozen` matches no parameters, or all.
     """
-    objective = KINDS[config.stage].objective(config, frame_shape, marginal)
+    objective = STAGE_MODELS[config.stage].objective(config, frame_shape, marginal)
     pattern = frozen_pattern(config)
-    loss = _held(objective.loss, pattern) if pattern else objective.loss
+    loss = _with_frozen_params(objective.loss, pattern) if pattern else objective.loss
 
-    def optimizer_of(steps: Any) -> optax.GradientTransformation:
+    def masked_optimizer(steps: Any) -> optax.GradientTransformation:
         optimizer = make_optimizer(config, steps)
         return freeze(optimizer, pattern) if pattern else optimizer
 
-    # What differs between the runs of an experiment is passed to the programs, not built in: so they are compiled once.
-    def init_of(marginal: Any, params: Any = None) -> TrainState:
-        of_marginal = KINDS[config.stage].objective(config, frame_shape, marginal)
-        return _make_state(of_marginal, optimizer_of(steps), config.data.batch, config.seed, params)
+    # Values that differ between the runs of an experiment are arguments of the programs, not constants: so the programs
+    # are compiled once.
+    def init_state(marginal: Any, params: Any = None) -> TrainState:
+        objective = STAGE_MODELS[config.stage].objective(config, frame_shape, marginal)
+        return _make_state(objective, masked_optimizer(steps), config.data.batch, config.seed, params)
 
     def update(state: TrainState, batch: Batch, steps: Any) -> tuple[TrainState, Metrics]:
-        return train_step(loss, optimizer_of(steps), state, batch, parts=config.data.parts)
+        return train_step(loss, masked_optimizer(steps), state, batch, grad_accum_steps=config.data.parts)
 
-    init = partial(init_of, marginal)
+    init = partial(init_state, marginal)
     try:
         shapes = jax.eval_shape(init)
     except PatternError as error:
@@ -237,37 +238,37 @@ def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, 
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
     )
     step = Step(jax.jit(update, out_shardings=(shardings, None), donate_argnums=0), np.int32(steps))
-    init = partial(jax.jit(init_of, out_shardings=shardings), marginal)
+    init = partial(jax.jit(init_state, out_shardings=shardings), marginal)
     return Setup(objective, init, shapes, shardings, step)
 
 
-def _held(loss: Loss, pattern: str) -> Loss:
-    return lambda params, *others: loss(hold(params, pattern), *others)
+def _with_frozen_params(loss: Loss, pattern: str) -> Loss:
+    return lambda params, *inputs: loss(stop_gradient_on_frozen(params, pattern), *inputs)
 
 
-def first_params(config: Any, shapes: Any) -> Any:
-    """What a run of `config.init_from` begins with, in host memory; heads that its model has not are left out.
+def initial_params(config: Any, shapes: Any) -> Any:
+    """Initial parameters of a run from `config.init_from`, in host memory, restricted to the modules in `shapes`.
 
     Raises:
-      ConfigError: as `pretrained_params`, or they are not of these shapes.
+      ConfigError: as `pretrained_params`, or the parameters have other shapes.
     """
-    there = pretrained_params(config)
-    params = {name: there[name] for name in there if name in shapes}
+    pretrained = pretrained_params(config)
+    params = {name: pretrained[name] for name in pretrained if name in shapes}
     if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, shapes):
         raise ConfigError(
             f"the model in {config.init_from} (config.init_from) is not of config.model.preset="
-            f"{config.model.preset!r}, or sees other frames than the data have: set its size, and prepare the data at "
-            "its frames' size"
+            f"{config.model.preset!r}, or was trained on frames of another size than the data's: set its size, "
+            "and prepare the data at its frames' size"
         )
     return params
 
 
 def batch_shapes(config: Any, mesh: Mesh, frame_shape: FrameShape) -> Batch:
-    """Shapes of a global batch, and how it lies."""
+    """Shapes of a global batch, with their shardings."""
 
     def shape(dtype: type, *dimensions: int) -> Any:
-        whole = config.data.batch, config.data.length, *dimensions
-        return jax.ShapeDtypeStruct(whole, dtype, sharding=parallel.batch_sharding(mesh))
+        full_shape = config.data.batch, config.data.length, *dimensions
+        return jax.ShapeDtypeStruct(full_shape, dtype, sharding=parallel.batch_sharding(mesh))
 
     return Batch(
         frames=shape(np.uint8, *frame_shape),
@@ -278,8 +279,8 @@ def batch_shapes(config: Any, mesh: Mesh, frame_shape: FrameShape) -> Batch:
     )
 
 
-def held_by(shapes: TrainState, batch: Batch) -> dict[str, Any]:
-    """What a step takes in, by kind, as `cost.cost_of` has it."""
+def step_buffers(shapes: TrainState, batch: Batch) -> dict[str, Any]:
+    """Input buffers of a step by kind, for `roofline.cost_of`."""
     return {
         "parameters": shapes.params,
         "optimizer": shapes.opt_state,
@@ -289,12 +290,12 @@ def held_by(shapes: TrainState, batch: Batch) -> dict[str, Any]:
 
 
 def training_flops(config: Any, frame_shape: FrameShape) -> float:
-    """Operations of training on a frame, as MFU counts them: the model's, whatever is computed twice to save memory."""
-    return TRAINING * KINDS[config.stage].flops(config, frame_shape)
+    """FLOPs of training on a frame, as MFU counts them: the model's, without recomputation (rematerialisation)."""
+    return TRAINING_FACTOR * STAGE_MODELS[config.stage].flops(config, frame_shape)
 
 
 def make_optimizer(config: Any, steps: Any) -> optax.GradientTransformation:
-    """The optimizer of `config.optimizer`, for a run of so many steps (an integer, or traced)."""
+    """Optimizer of `config.optimizer` for a run of `steps` steps (an integer, or traced)."""
     schedule = linear_schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, steps)
     return OPTIMIZERS[config.optimizer.name](schedule, config.optimizer.weight_decay, config.optimizer.clip_norm)
 

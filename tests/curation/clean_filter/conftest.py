@@ -19,7 +19,7 @@ from . import made_set
 
 
 def new_idm(workdir, size, preset):
-    """A work directory of a model that has not learnt anything yet: its first weights, as training would begin."""
+    """Work directory of an untrained model: its initial weights."""
     config = idm.get_config("demo")
     config.model.preset = preset
     module = make_idm(config.model)
@@ -30,7 +30,7 @@ def new_idm(workdir, size, preset):
     params = jax.jit(objective.init)(jax.random.key(0))
     stream = {"frame_shape": [size, size, 3], "length": 8}
     facts = {"stream": stream, "model": {}, "optimizer": {}, "config": jsonable(config)}
-    checkpoints = Checkpoints(workdir / "checkpoints", keep_last=1, keep_every_hours=0.0, facts=facts)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep_last=1, keep_every_hours=0.0, metadata=facts)
     checkpoints.save(initial_state(params, optax.sgd(0.1), (), jax.random.PRNGKey(0)), 1)
     checkpoints.close()
     return workdir
@@ -38,7 +38,7 @@ def new_idm(workdir, size, preset):
 
 @pytest.fixture(scope="session")
 def idm_dir(tmp_path_factory):
-    """One that looks at small pictures, to be quick."""
+    """Work directory of a model for small pictures, to be quick."""
     return new_idm(tmp_path_factory.mktemp("idm"), 64, "nano")
 
 

@@ -1,7 +1,7 @@
-"""Labelled frames and films that are made: Minecraft as it is, with overlays drawn on, and things that are not it.
+"""Synthetic labelled frames and films: Minecraft as it is, with overlays drawn on, and footage of other things.
 
-Clips are cut into blocks of two seconds. What is learnt from comes from even blocks, what is tested on from odd ones;
-a quarter of a second at both ends of the blocks is left out of learning. Overlays, menus and levels of Doom differ too.
+Clips are cut into blocks of two seconds. Training frames come from even blocks, test frames from odd ones; a quarter of
+a second at both ends of the blocks is left out of training. Overlays, menus and levels of Doom differ too.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ def clip_frames(clips, part, rate):
 
 
 def doom_frames(level, count, seed):
-    """A player who runs about and shoots."""
+    """Frames of a random player who runs about and shoots."""
     from vpt_jax.envs.doom.env import DoomEnv
 
     rng, frames = np.random.default_rng(seed), []
@@ -43,8 +43,8 @@ def doom_frames(level, count, seed):
         if len(frames) % 10 == 0:
             action = {"forward": int(rng.random() < 0.8), "attack": int(rng.random() < 0.3),
                       "camera": np.array([0, rng.normal(0, 4)])}  # fmt: skip
-        seen, _, ended, _, _ = env.step(action)
-        frames.append(seen["pov"].copy())
+        observation, _, ended, _, _ = env.step(action)
+        frames.append(observation["pov"].copy())
         if ended:
             env.reset(seed=seed + len(frames))
     env.close()
@@ -65,7 +65,7 @@ def menu(rng, height, width):
 
 
 def shapes(rng, height, width):
-    """A game that is drawn: sky, ground and shapes."""
+    """A drawn game: sky, ground and shapes."""
     frame = np.empty((height, width, 3), np.uint8)
     horizon = int(height * rng.uniform(0.3, 0.7))
     frame[:horizon], frame[horizon:] = rng.integers(0, 256, (2, 3))
@@ -91,8 +91,8 @@ def vary(frame, rng):
 
 
 def labelled(part, clips=CLIPS, rate=3, times=4, others=40):
-    """Frames by class and group: `[(class, group, kind, frame)]`. Every clean frame is there once with each overlay of
-    `times`, and as often without."""
+    """Frames by class and group: `[(class, group, kind, frame)]`. Every clean frame occurs `times` times with
+    an overlay, and as often without."""
     rng, rows = np.random.default_rng({"learn": 1, "test": 2}[part]), []
     kinds, count = list(OVERLAYS), 0
     for clip, blocks in clip_frames(clips, part, rate).items():

@@ -1,4 +1,4 @@
-"""The machine in NumPy is scikit-learn's; novelty; what is refused."""
+"""The SVM in NumPy agrees with scikit-learn; patch distances; thresholds; invalid files are refused."""
 
 import builtins
 
@@ -6,9 +6,21 @@ import numpy as np
 import pytest
 from sklearn.svm import SVC
 
-from vpt_jax.curation.clean_filter.classifier import Classifier, ClassifierError, Machine, load_classifier, margins
-from vpt_jax.curation.clean_filter.novelty import distances, remember, summary
-from vpt_jax.curation.clean_filter.training import HeldOut, choose_threshold, classify, cross_fit_thresholds, fit
+from vpt_jax.curation.clean_filter.classifier import (
+    ClassifierError,
+    FrameClassifier,
+    SVMClassifier,
+    load_classifier,
+    margins,
+)
+from vpt_jax.curation.clean_filter.novelty import build_patch_memory, distance_features, patch_distances
+from vpt_jax.curation.clean_filter.training import (
+    CrossValidationResult,
+    choose_threshold,
+    classify,
+    cross_fit_thresholds,
+    fit,
+)
 
 
 def three_clouds(rng, count=120, d=7):
@@ -16,16 +28,16 @@ def three_clouds(rng, count=120, d=7):
     return rng.normal(0, 1, (count, d)) + 1.5 * np.eye(3, d)[labels], labels
 
 
-def machine_of(svc, d):
+def svm_from(svc, d):
     arrays = svc.support_vectors_, svc.n_support_, svc.dual_coef_, svc.intercept_, np.array(svc._gamma)
-    return Machine(np.zeros(d), np.ones(d), *arrays)
+    return SVMClassifier(np.zeros(d), np.ones(d), *arrays)
 
 
 def test_decisions_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     x, labels = three_clouds(rng)
     svc, new = SVC(C=20, gamma="scale", break_ties=True).fit(x, labels), rng.normal(0, 2, (2500, 7))
-    decisions = machine_of(svc, 7).decide(new)
+    decisions = svm_from(svc, 7).decision_function(new)
     np.testing.assert_allclose(decisions, svc.decision_function(new), atol=1e-9)
     np.testing.assert_array_equal(decisions.argmax(-1), svc.predict(new))
     assert ((margins(decisions) >= 0) == (classify(decisions, 0.0) == 0)).all()
@@ -37,13 +49,13 @@ def test_a_stored_classifier_decides_the_same(tmp_path):
     everything = [rng.normal(0, 1, (180, size, size, 6)).astype(np.float32) for size in (4, 1)]
     everything[0][labels == 1, 0, 0] += 6
     everything[1][labels == 2] += 3
-    known, maps = ([cells[part] for cells in everything] for part in (slice(0, 90), slice(90, 180)))
-    stored = Classifier(*fit(known, labels[:90], groups[:90], 20.0), 0.25, {"embedder": "idm"})
+    training, maps = ([cells[part] for cells in everything] for part in (slice(0, 90), slice(90, 180)))
+    stored = FrameClassifier(*fit(training, labels[:90], groups[:90], 20.0), 0.25, {"embedder": "idm"})
     stored.save(tmp_path / "filter.npz")
     loaded = load_classifier(tmp_path / "filter.npz")
-    np.testing.assert_array_equal(loaded.decide(maps), stored.decide(maps))
+    np.testing.assert_array_equal(loaded.decision_function(maps), stored.decision_function(maps))
     assert (loaded.threshold, loaded.made_of, loaded.digest()) == (0.25, {"embedder": "idm"}, stored.digest())
-    assert (loaded.decide(maps).argmax(-1) == labels[90:]).mean() > 0.9
+    assert (loaded.decision_function(maps).argmax(-1) == labels[90:]).mean() > 0.9
     with np.load(tmp_path / "filter.npz", allow_pickle=False) as file:
         assert all(file[name].dtype != object for name in file)
 
@@ -51,19 +63,19 @@ def test_a_stored_classifier_decides_the_same(tmp_path):
 def test_a_cell_is_compared_with_clean_ones_around_its_place():
     rng = np.random.default_rng(2)
     clean = rng.normal(0, 1, (40, 8, 8, 3)).astype(np.float32)
-    memory = remember(clean)
-    assert distances(clean, memory).max() == pytest.approx(0, abs=1e-2)
+    memory = build_patch_memory(clean)
+    assert patch_distances(clean, memory).max() == pytest.approx(0, abs=1e-2)
     moved = np.roll(clean[:1], 1, axis=2)
-    assert distances(moved, memory)[0, :, 1:].max() == pytest.approx(0, abs=1e-2)
-    own = np.zeros((40, 40), bool)
-    own[7] = np.arange(40) == 7
-    assert distances(clean, memory, own)[7].min() > 0.01
+    assert patch_distances(moved, memory)[0, :, 1:].max() == pytest.approx(0, abs=1e-2)
+    same_group = np.zeros((40, 40), bool)
+    same_group[7] = np.arange(40) == 7
+    assert patch_distances(clean, memory, same_group)[7].min() > 0.01
     strange = clean[:1].copy()
     strange[0, 5, 6] = 50
-    found = distances(strange, memory)
+    found = patch_distances(strange, memory)
     assert np.unravel_index(found.argmax(), found.shape) == (0, 5, 6)
-    assert summary(found).shape == (1, 64 + 32)
-    assert summary(found)[0, 64] == found.max()
+    assert distance_features(found).shape == (1, 64 + 32)
+    assert distance_features(found)[0, 64] == found.max()
 
 
 def test_the_threshold_is_the_lowest_that_is_precise_enough():
@@ -81,11 +93,11 @@ def test_no_frame_is_judged_by_a_threshold_that_it_chose():
     assert others == [1, 4, 4]
     assert cross_fit_thresholds(margin, clean, folds, 0.9).tolist() == [1, 1, 4, 4, 4, 4]
     decisions = np.stack([margin, np.zeros(6), np.full(6, -1.0)], -1)
-    held_out = HeldOut(np.where(clean, 0, 1), decisions, np.array([1, 1, 4, 4, 4, 4.0]), 4.0)
+    held_out = CrossValidationResult(np.where(clean, 0, 1), decisions, np.array([1, 1, 4, 4, 4, 4.0]), 4.0)
     assert held_out.predictions().tolist() == [0, 0, 1, 1, 1, 0]
 
 
-def test_what_is_no_classifier_is_refused(tmp_path):
+def test_a_file_that_is_no_classifier_is_refused(tmp_path):
     with pytest.raises(
         ClassifierError, match=r"there is no classifier at .*none.npz: train one with --config.labelled"
     ):
@@ -94,7 +106,7 @@ def test_what_is_no_classifier_is_refused(tmp_path):
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     np.savez(tmp_path / "pickled.npz", facts=np.array([{}], object))
     for name in ("noise", "other", "pickled"):
-        with pytest.raises(ClassifierError, match=f"{name}.npz is no classifier of launch/filter.py"):
+        with pytest.raises(ClassifierError, match=f"{name}.npz is not a classifier written by launch/filter.py"):
             load_classifier(tmp_path / f"{name}.npz")
 
 

@@ -1,4 +1,4 @@
-"""Videos that are filtered again: known by their content, whatever they are called and whenever they were touched."""
+"""Cached results of a filtered video are addressed by its content, not by its name or modification time."""
 
 import os
 from types import SimpleNamespace
@@ -19,29 +19,31 @@ def decoded(monkeypatch):
     """The videos that are decoded, in this process."""
     names = []
 
-    def ahead(pool, todo, config, embedder):
+    def prefetch(pool, todo, config, embedder):
         for clip, result in todo:
             names.append(clip.video.name)
-            sampled = job.sample(clip, result, config.rate, embedder.size)
+            sampled = job.sample_frames(clip, result, config.rate, embedder.size)
             yield clip, result, SimpleNamespace(result=lambda: sampled)  # noqa: B023
 
-    monkeypatch.setattr(job, "_ahead", ahead)
+    monkeypatch.setattr(job, "_prefetch", prefetch)
     return names
 
 
 def rows_of(folder):
-    """Filters the videos of a folder, by a model that finds everything clean; returns the table of videos."""
+    """Filters the videos of a folder with a classifier that labels everything clean; returns the table of videos."""
     config = get_config()
     config.update(videos=str(folder), min_seconds=0.0)
     embedder = Embedder((8, 8), lambda frames: [frames.mean((1, 2), np.float32)[:, None, None]], "embedder")
-    machine = SimpleNamespace(
-        digest=lambda: "machine", threshold=0.0, decide=lambda maps: np.tile([1.0, 0.0, 0.0], (len(maps[0]), 1))
+    classifier = SimpleNamespace(
+        digest=lambda: "classifier",
+        threshold=0.0,
+        decision_function=lambda maps: np.tile([1.0, 0.0, 0.0], (len(maps[0]), 1)),
     )
-    job.filter_videos(config, machine, embedder)
+    job.filter_videos(config, classifier, embedder)
     return pq.read_table(folder / "videos.parquet").to_pylist()
 
 
-def test_touched_and_renamed_is_the_same_and_replaced_is_new(tmp_path, decoded):
+def test_a_touched_and_renamed_video_is_cached_and_a_replaced_one_is_not(tmp_path, decoded):
     """(failing: same-size-replaced)"""
     write_film(tmp_path / "a.mp4", [corners(64, 64)] * 3)
     rows_of(tmp_path)

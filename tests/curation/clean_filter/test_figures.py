@@ -1,6 +1,6 @@
-"""What the filter can do on made footage that it has not learnt from (docs/filtering.md): frames, seconds, videos.
+"""Metrics of the filter on held-out synthetic footage (docs/filtering.md): frames, segments, videos.
 
-Minutes of work: an untrained model's image stack sees two thousand pictures.
+Takes minutes: an untrained model's image stack embeds two thousand pictures.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ RATE = 3
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A work directory, and the filter that has learnt from the even blocks of the clips."""
+    """A work directory, and the filter that was trained on the even blocks of the clips."""
     folder = tmp_path_factory.mktemp("figures")
     workdir = new_idm(folder / "idm", 128, "tiny")
     labelled = made_set.write_folder(folder / "labelled", made_set.labelled("learn", times=6))
@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
 
 
 def unseen(clip):
-    """Eight seconds of a clip from blocks that were not learnt from."""
+    """Eight seconds of a clip from blocks that were not trained on."""
     blocks = made_set.clip_frames(made_set.CLIPS, "test", RATE)[clip]
     return [frame for block in sorted(blocks) for frame in blocks[block]][: 8 * RATE]
 
@@ -41,21 +41,21 @@ def test_clean_frames_are_found_and_little_else(trained, tmp_path):
     workdir, path = trained
     rows = made_set.labelled("test")
     frames = labelled_set.find_frames(made_set.write_folder(tmp_path, rows))
-    machine = load_classifier(path)
+    classifier = load_classifier(path)
     maps = training.embed_pictures(frames, embedders.make_embedder("idm", str(workdir)))
-    decisions, labels = machine.decide(maps), np.array([frame.label for frame in frames])
+    decisions, labels = classifier.decision_function(maps), np.array([frame.label for frame in frames])
     margin = margins(decisions)
     at_recall = np.quantile(margin[labels == 0], 0.2)
-    for threshold in (at_recall, machine.threshold):
+    for threshold in (at_recall, classifier.threshold):
         recall, precision, false = measured(labels, margin >= threshold)
         print(f"threshold {threshold:.2f}: recall {recall:.3f}, precision {precision:.3f}, false by class {false}")
         assert recall >= 0.8
         assert precision >= 0.95
 
 
-def measured(labels, said):
-    """Recall, precision and false positives; a clean frame is there once, and with four overlays that count as one."""
-    right, overlaid, others = ((said & (labels == label)).sum() for label in range(3))
+def measured(labels, predicted):
+    """Recall, precision and false positives; each clean frame occurs once, and with four overlays that count as one."""
+    right, overlaid, others = ((predicted & (labels == label)).sum() for label in range(3))
     return right / (labels == 0).sum(), right / (right + overlaid / 4 + others), (int(overlaid), int(others))
 
 

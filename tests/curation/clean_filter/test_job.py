@@ -1,4 +1,4 @@
-"""A folder of videos to tables of what is clean: made whole, resumed, and what is refused."""
+"""The filter job on a folder of videos: tables of clean segments, resuming, and invalid settings."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def run(config):
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory):
-    """Seconds of the clips, with a face camera or without; and what cannot be decoded."""
+    """Seconds of the clips, with a face camera or without; and files that cannot be decoded."""
     folder, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(5)
     for clip, blocks in made_set.clip_frames(made_set.CLIPS, "test", 3).items():
         frames = [frame for block in blocks.values() for frame in block][:24]
@@ -49,7 +49,7 @@ def test_training_writes_a_classifier_and_a_report(small_filter, small_labelled)
     assert not list(small_filter.parent.glob("*.writing"))
 
 
-def test_tables_say_what_is_clean_and_why_the_rest_is_not(idm_dir, small_filter, videos, tmp_path):
+def test_tables_hold_clean_segments_and_reasons_for_dropped_videos(idm_dir, small_filter, videos, tmp_path):
     shutil.copytree(videos, tmp_path, dirs_exist_ok=True)
     run(settings(idm_dir, small_filter, videos=tmp_path, threshold=0.0))
     rows = {row["name"]: row for row in pq.read_table(tmp_path / "videos.parquet").to_pylist()}
@@ -66,7 +66,7 @@ def test_tables_say_what_is_clean_and_why_the_rest_is_not(idm_dir, small_filter,
         assert rows[clip]["labelled_clean"] > rows[f"{clip} face"]["labelled_clean"] + 0.3
 
 
-def test_other_rules_decode_nothing_anew(idm_dir, small_filter, videos, tmp_path, monkeypatch):
+def test_other_rules_decode_nothing_again(idm_dir, small_filter, videos, tmp_path, monkeypatch):
     shutil.copytree(videos, tmp_path, dirs_exist_ok=True)
     run(settings(idm_dir, small_filter, videos=tmp_path))
     before = tables(tmp_path)
@@ -99,41 +99,41 @@ def start(config):
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_it_makes_the_same_bytes(idm_dir, small_filter, videos, tmp_path):
+def test_a_killed_and_resumed_run_writes_the_same_bytes(idm_dir, small_filter, videos, tmp_path):
     for name in ("undisturbed", "killed"):
         shutil.copytree(videos, tmp_path / name)
     undisturbed = start(settings(idm_dir, small_filter, videos=tmp_path / "undisturbed"))
-    said, _ = undisturbed.communicate(timeout=300)
-    assert undisturbed.returncode == 0, said
-    config, answers = settings(idm_dir, small_filter, videos=tmp_path / "killed"), tmp_path / "killed/filter.answers"
+    output, _ = undisturbed.communicate(timeout=300)
+    assert undisturbed.returncode == 0, output
+    config, cache = settings(idm_dir, small_filter, videos=tmp_path / "killed"), tmp_path / "killed/filter.answers"
     process = start(config)
-    wait_until(lambda: len(list(answers.glob("*.npz"))) >= 3, process)
+    wait_until(lambda: len(list(cache.glob("*.npz"))) >= 3, process)
     kill(process)
-    done = {path: path.stat().st_mtime_ns for path in answers.glob("*.npz")}
+    done = {path: path.stat().st_mtime_ns for path in cache.glob("*.npz")}
     assert 3 <= len(done) < 8
     assert not (tmp_path / "killed/segments.parquet").exists()
     process = start(config)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    assert f"{len(done)} of 8 videos are looked at already" in said
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert f"{len(done)} of 8 videos are classified already" in output
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert tables(tmp_path / "killed") == tables(tmp_path / "undisturbed")
-    assert {path.suffix for path in answers.iterdir()} == {".npz", ".json"}
+    assert {path.suffix for path in cache.iterdir()} == {".npz", ".json"}
 
 
-def test_what_cannot_be_done_is_refused(idm_dir, small_filter, small_labelled, videos, tmp_path):
+def test_invalid_settings_are_refused(idm_dir, small_filter, small_labelled, videos, tmp_path):
     def refused(message, **changes):
         with pytest.raises(MISTAKES, match=message):
             run(settings(idm_dir, small_filter, **changes))
 
-    refused("say where the classifier is to be, and give labelled frames")
+    refused("config.classifier must name the classifier's file, and config.labelled")
     refused("config.embedder is 'magic'; choose one of idm, clip", videos=videos, embedder="magic")
     refused(r'needs open_clip: pip install -c constraints.txt -e ".\[clip\]"', videos=videos, embedder="clip")
     refused("holds no checkpoint", videos=videos, weights=str(tmp_path))
     refused("config.kernel is 4, and must be odd", videos=videos, kernel=4)
     refused("config.min_share is 80", videos=videos, min_share=80.0)
     refused("no folder of videos at", videos=tmp_path / "none")
-    refused("config.out is .*, and must be a folder that the videos lie in", videos=videos, out=tmp_path)
+    refused("config.out is .*, and must be a folder that contains the videos", videos=videos, out=tmp_path)
     (tmp_path / "nothing").mkdir()
     refused("there are no videos in", videos=tmp_path / "nothing")
     refused("no folder of labelled frames", labelled=tmp_path / "none")
@@ -146,15 +146,15 @@ def test_what_cannot_be_done_is_refused(idm_dir, small_filter, small_labelled, v
 
 
 def test_a_classifier_of_other_weights_and_too_few_videos_are_refused(idm_dir, small_filter, small_labelled, tmp_path):
-    machine = commands.load_classifier(small_filter)
-    machine.made_of["weights"] = "others"
-    machine.save(tmp_path / "other.npz")
+    classifier = commands.load_classifier(small_filter)
+    classifier.made_of["weights"] = "others"
+    classifier.save(tmp_path / "other.npz")
     with pytest.raises(ClassifierError, match=r"other.npz was trained with other weights"):
         run(settings(idm_dir, tmp_path / "other.npz", videos=tmp_path))
     for name in ("clean", "artifacts", "other"):
         (tmp_path / "labelled" / name).mkdir(parents=True)
         for number, picture in enumerate(sorted((small_labelled / name).iterdir())[:4]):
             shutil.copy(picture, tmp_path / "labelled" / name / f"same_{number}.jpg")
-    with pytest.raises(ClassifierError, match=r"the pictures of 'clean' are of 1 videos, and 3 are needed"):
+    with pytest.raises(ClassifierError, match=r"the pictures of 'clean' come from 1 videos, and 3 are needed"):
         run(settings(idm_dir, tmp_path / "one.npz", labelled=tmp_path / "labelled"))
     assert not (tmp_path / "one.npz").exists()

@@ -1,4 +1,4 @@
-"""From labels of frames to what counts: smoothing, five seconds, four fifths."""
+"""Segments from labels of frames: median filter, minimum of five seconds, minimum share of four fifths."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vpt_jax.curation.clean_filter.segments import Rules, judge, median_filter, runs
+from vpt_jax.curation.clean_filter.segments import SegmentRules, median_filter, runs, select_segments
 
 RATE = 3
 
@@ -19,15 +19,15 @@ def times(frames):
     return [number / RATE for number in range(frames + 1)]
 
 
-def text(of):
-    return "".join(".#"[int(label)] for label in of)
+def text(of_labels):
+    return "".join(".#"[int(label)] for label in of_labels)
 
 
 @pytest.mark.parametrize(("before", "after"), [
     ("#######.#######", "###############"),
     ("###...#########", "###############"),
     ("####....#######", "####....#######"),
-    (".#######", ".#######"),  # four of the seven around the first frame are itself: beyond the end it goes on
+    (".#######", ".#######"),  # four of the seven around the first frame are itself: beyond the end it is repeated
     ("...#######", "...#######"),
     ("#.........#", "#.........#"),
     ("#", "#"), ("", ""),
@@ -38,10 +38,11 @@ def test_the_label_is_that_of_most_of_seven_frames(before, after):
 
 @settings(deadline=None)  # the first call imports SciPy
 @given(hnp.arrays(bool, st.integers(0, 60)), st.sampled_from([1, 3, 7]))
-def test_median_is_that_of_scipy_with_the_ends_repeated(of, kernel):
+def test_median_is_that_of_scipy_with_the_ends_repeated(of, median_window):
     from scipy.ndimage import median_filter as expected
 
-    assert median_filter(of, kernel).tolist() == expected(of.astype(int), kernel, mode="nearest").astype(bool).tolist()
+    reference = expected(of.astype(int), median_window, mode="nearest").astype(bool)
+    assert median_filter(of, median_window).tolist() == reference.tolist()
 
 
 @given(hnp.arrays(bool, st.integers(0, 60)))
@@ -55,28 +56,28 @@ def test_runs_cover_what_is_true_and_do_not_touch(of):
 
 
 def test_five_seconds_count_and_a_frame_less_does_not():
-    rules = Rules(kernel=1, min_share=0)
-    verdict = judge(labels("." + 15 * "#" + "." + 14 * "#"), times(31), rules)
-    assert [(span.start, span.end) for span in verdict.spans] == [(1 / 3, pytest.approx(16 / 3))]
-    assert judge(labels(14 * "#" + "."), times(15), rules).reason == "no 5 s in a row are clean"
+    rules = SegmentRules(median_window=1, min_share=0)
+    selection = select_segments(labels("." + 15 * "#" + "." + 14 * "#"), times(31), rules)
+    assert [(span.start, span.end) for span in selection.spans] == [(1 / 3, pytest.approx(16 / 3))]
+    assert select_segments(labels(14 * "#" + "."), times(15), rules).reason == "no 5 s in a row are clean"
 
 
 def test_a_video_is_kept_from_four_fifths_on():
-    kept = judge(labels(80 * "#" + 20 * "."), times(100), Rules())
+    kept = select_segments(labels(80 * "#" + 20 * "."), times(100), SegmentRules())
     assert kept.share == pytest.approx(0.8)
     assert [span[:2] for span in kept.spans] == [(0, pytest.approx(80 / 3))]
     assert kept.reason == ""
-    dropped = judge(labels(79 * "#" + 21 * "."), times(100), Rules())
+    dropped = select_segments(labels(79 * "#" + 21 * "."), times(100), SegmentRules())
     assert dropped == (pytest.approx(0.79), [], "79% of its frames are clean, and 80% are needed")
 
 
-def test_a_segment_says_how_many_of_its_frames_were_clean_before_smoothing():
-    (span,) = judge(labels(8 * "#" + "." + 11 * "#"), times(20), Rules()).spans
+def test_a_segment_has_the_share_of_frames_clean_before_smoothing():
+    (span,) = select_segments(labels(8 * "#" + "." + 11 * "#"), times(20), SegmentRules()).spans
     assert span == (0, pytest.approx(20 / 3), 0.95)
 
 
-def test_nothing_to_see_is_not_clean():
-    assert judge(np.zeros(0, bool), [0.0], Rules()).spans == []
+def test_a_video_without_frames_is_not_clean():
+    assert select_segments(np.zeros(0, bool), [0.0], SegmentRules()).spans == []
 
 
 @pytest.mark.parametrize(("pattern", "share", "smooth", "kept"), [
@@ -88,7 +89,7 @@ def test_nothing_to_see_is_not_clean():
 def test_the_share_is_that_of_the_labels_before_the_median_filter(pattern, share, smooth, kept):
     """A video is dropped by its labels as they are; only then are they smoothed (fidelity D7)."""
     clean = labels(pattern)
-    verdict = judge(clean, times(len(clean)), Rules())
-    assert verdict.share == pytest.approx(share)
+    selection = select_segments(clean, times(len(clean)), SegmentRules())
+    assert selection.share == pytest.approx(share)
     assert median_filter(clean, 7).mean() == pytest.approx(smooth, abs=0.04)
-    assert bool(verdict.spans) == kept
+    assert bool(selection.spans) == kept

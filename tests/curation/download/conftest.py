@@ -1,4 +1,4 @@
-"""A web server that serves pairs of recordings, and misbehaves by path."""
+"""HTTP test server for pairs of recordings, with faulty behaviour by path."""
 
 import json
 import re
@@ -20,7 +20,7 @@ FRAMES = [20 + 4 * kind for kind in range(KINDS)]
 
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory):
-    """The bytes of a few recordings of noise, which does not get small: [{".mp4": bytes, ".jsonl": bytes}]."""
+    """Bytes of some recordings of incompressible noise: [{".mp4": bytes, ".jsonl": bytes}]."""
     folder = tmp_path_factory.mktemp("pairs")
     for kind, frames in enumerate(FRAMES):
         rng = np.random.default_rng(kind)
@@ -31,7 +31,7 @@ def pairs(tmp_path_factory):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """A server as it should be: parts of files, if they are still the same, and lengths."""
+    """Handler of a correct server: Content-Length, range requests, If-Range."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = 0
@@ -60,29 +60,29 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
-    def serve(self, data, stop=None, ranges=True, length=None, tag='"1"', told=True):
-        """Sends a file, or the part asked for, up to byte `stop` of the file; its tag is `told`, or not."""
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if ranges else None
-        if asked and self.headers.get("If-Range", tag) == tag:
-            start, end = int(asked[1]), min(int(asked[2] or len(data)) + bool(asked[2]), len(data))
+    def serve(self, data, stop=None, ranges=True, length=None, etag='"1"', send_etag=True):
+        """Sends a file, or the requested range, up to byte `stop` of the file, with or without its ETag."""
+        requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if ranges else None
+        if requested and self.headers.get("If-Range", etag) == etag:
+            start, end = int(requested[1]), min(int(requested[2] or len(data)) + bool(requested[2]), len(data))
             if start >= len(data):
                 self.head(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(data)}"})
                 return
             self.entry["start"] = start
             self.head(206, {"Content-Length": end - start, "Content-Range": f"bytes {start}-{end - 1}/{len(data)}"}
-                      | ({"ETag": tag} if told else {}))  # fmt: skip
+                      | ({"ETag": etag} if send_etag else {}))  # fmt: skip
         else:
             start, end = 0, len(data)
             size = len(data) if length is None else length
-            self.head(200, {"Content-Length": size} | ({"ETag": tag} if told else {}))
+            self.head(200, {"Content-Length": size} | ({"ETag": etag} if send_etag else {}))
         self.send(data[start : end if stop is None else min(stop, end)])
         if stop is not None or length is not None:
             self.close_connection = True
 
     def send(self, data, pause=0.0):
         step = 4096 if not pause else 1
-        for place in range(0, len(data), step):
-            self.entry["sent"] += self.connection.send(data[place : place + step])
+        for offset in range(0, len(data), step):
+            self.entry["sent"] += self.connection.send(data[offset : offset + step])
             time.sleep(pause or self.server.pause)
 
     def log_message(self, *arguments):
@@ -96,14 +96,14 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.behaviour, self.requests, self.log = {}, {}, Counter(), []
-        self.lock, self.over, self.pause = threading.Lock(), threading.Event(), 0.0
+        self.lock, self.closing, self.pause = threading.Lock(), threading.Event(), 0.0
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request, client_address):
-        pass  # clients are killed
+        pass  # killed clients cause errors
 
     def add_pairs(self, pairs, count, basedir="/store/"):
-        """Serves an index of so many pairs; returns what each file should hold, by its name at the client's."""
+        """Serves an index of `count` pairs; returns the expected content of each file by its local name."""
         paths, expected = [], {}
         for number in range(count):
             stem = f"player{number:03d}-abc-20220101"
@@ -121,7 +121,7 @@ def server():
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield running
-        running.over.set()  # those that stall
+        running.closing.set()  # wakes handlers that stall
         running.shutdown()
         thread.join()
 

@@ -1,4 +1,4 @@
-"""Contractor recordings from servers that misbehave: what exists arrives byte for byte, the rest is listed."""
+"""Contractor download from faulty servers: existing pairs arrive byte for byte, missing ones are in the report."""
 
 import errno
 import json
@@ -18,13 +18,13 @@ from .conftest import FRAMES, files, report, settings
 
 
 @pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.05)
+def short_backoff(monkeypatch):
+    monkeypatch.setattr(transfer, "INITIAL_BACKOFF", 0.05)
 
 
 def stall(request, data):
     request.serve(data, stop=len(data) // 2)
-    request.server.over.wait(20)
+    request.server.closing.wait(20)
 
 
 def trickle(request, data):
@@ -32,7 +32,7 @@ def trickle(request, data):
     request.send(data, pause=0.05)
 
 
-def trickle_head(request, data):
+def trickle_headers(request, data):
     request.connection.send(b"HTTP/1.1 200 OK\r\n")
     request.send(b"X-Long: " + b"x" * 10_000, pause=0.05)
 
@@ -67,21 +67,21 @@ def chunked(request, data):
 
 
 def changing(request, data):
-    """Half of the old version, then the new one, whatever part is asked for."""
+    """Sends half of the old version, then the new one, for any requested range."""
     old = request.number == 0
-    request.serve(b"old" * len(data) if old else data, stop=len(data) // 2 if old else None, tag=f'"{old}"')
+    request.serve(b"old" * len(data) if old else data, stop=len(data) // 2 if old else None, etag=f'"{old}"')
 
 
-def changing_untold(request, data):
-    """The same of a server that tells no tags, and both are of one size."""
+def changing_without_etag(request, data):
+    """Like `changing`, from a server without ETags; both versions have the same size."""
     old = request.number == 0
-    request.serve(b"o" * len(data) if old else data, stop=len(data) // 2 if old else None, told=False)
+    request.serve(b"o" * len(data) if old else data, stop=len(data) // 2 if old else None, send_etag=False)
 
 
-def parts_untold(request, data):
-    """Half of the file to whoever asks for all; parts come without a tag."""
-    part = "Range" in request.headers
-    request.serve(data, stop=None if part else len(data) // 2, told=not part)
+def ranges_without_etag(request, data):
+    """Sends half of the file in response to a request for all of it, and ranges without an ETag."""
+    is_range = "Range" in request.headers
+    request.serve(data, stop=None if is_range else len(data) // 2, send_etag=not is_range)
 
 
 def status(code, count=99, **headers):
@@ -106,34 +106,37 @@ GOOD = {
     "without length": without_length,
     "chunked": chunked,
     "changes": changing,
-    "changes, without tags": changing_untold,
-    "parts without tags": parts_untold,
+    "changes, without ETags": changing_without_etag,
+    "ranges without ETags": ranges_without_etag,
 }
-BAD = {  # those that take longest first
+BAD = {  # the slowest ones first
     "stalls": (stall, "failed", "imed out|less than"),
     "trickles": (trickle, "failed", "less than 1024 bytes a second"),
-    "trickles its head": (trickle_head, "failed", "less than 1024 bytes a second"),
+    "trickles its headers": (trickle_headers, "failed", "less than 1024 bytes a second"),
     "trickles a chunk": (trickle_chunk, "failed", "less than 1024 bytes a second"),
     "404": (status(404), "gone", "404"),
     "410": (status(410), "gone", "410"),
     "403": (status(403), "failed", "403"),
     "500": (status(500), "failed", "500"),
     "always 416": (status(416), "failed", "416"),
-    "says more": (lambda r, d: r.serve(d, length=len(d) + 1000, ranges=False), "failed", "1000 more expected"),
-    "says less": (lambda r, d: r.serve(d, length=len(d) - 500), "broken", "cut short"),
-    "claims too much": (lambda r, d: r.serve(d, length=10**13), "too large", "10,000,000,000,000 bytes"),
-    "endless": (endless, "too large", "goes on after 1,000,000 bytes"),
+    "too few bytes": (lambda r, d: r.serve(d, length=len(d) + 1000, ranges=False), "failed", "1000 more expected"),
+    "stated size too small": (lambda r, d: r.serve(d, length=len(d) - 500), "broken", "truncated"),
+    "stated size over the limit": (lambda r, d: r.serve(d, length=10**13), "too large", "10,000,000,000,000 bytes"),
+    "endless": (endless, "too large", "continues after 1,000,000 bytes"),
     "loop": (lambda r, d: r.head(301, {"Location": r.path, "Content-Length": "0"}), "failed", "more than 5 times"),
-    "to nonsense": (status(302, Location="http://[x"), "failed", "Invalid IPv6 URL"),
-    "to a file": (status(302, Location="file:///etc/passwd"), "failed", "not on the web"),
-    "packed": (lambda r, d: r.head(200, {"Content-Encoding": "gzip", "Content-Length": "0"}), "failed", "packed"),
-    "junk": (lambda r, d: r.serve(b"<html>busy</html>" * 50), "broken", "no mp4|no JSON"),
+    "redirect to a malformed URL": (status(302, Location="http://[x"), "failed", "Invalid IPv6 URL"),
+    "redirect to a file": (status(302, Location="file:///etc/passwd"), "failed", r"not an http\(s\) URL"),
+    "gzip": (lambda r, d: r.head(200, {"Content-Encoding": "gzip", "Content-Length": "0"}), "failed", "compressed"),
+    "junk": (lambda r, d: r.serve(b"<html>busy</html>" * 50), "broken", "not an mp4|not valid JSON"),
     "empty": (lambda r, d: r.serve(b""), "broken", "no index|empty"),
 }
 
 
 def misbehave(server, expected):
-    """Serves a half of every fourth pair badly. What cannot be had goes out of `expected`, and is returned by name."""
+    """Assigns faulty behaviour to one file of every fourth pair.
+
+    Pairs that cannot be downloaded are removed from `expected`, and returned by name.
+    """
     kinds = {name: behave for name, (behave, _, _) in BAD.items()} | GOOD
     stems, bad = sorted({name.rsplit(".", 1)[0] for name in expected}), {}
     for number, (name, suffix) in enumerate((name, suffix) for name in kinds for suffix in (".mp4", ".jsonl")):
@@ -147,7 +150,7 @@ def misbehave(server, expected):
     return bad
 
 
-def test_what_exists_arrives_and_the_rest_is_listed(server, pairs, tmp_path, capsys):
+def test_existing_pairs_are_downloaded_and_missing_ones_reported(server, pairs, tmp_path, capsys):
     expected = server.add_pairs(pairs, 300)
     bad = misbehave(server, expected)
     config = settings(f"{server.url}/index.json", tmp_path)
@@ -161,11 +164,11 @@ def test_what_exists_arrives_and_the_rest_is_listed(server, pairs, tmp_path, cap
         assert (notes[name]["url"], notes[name]["state"]) == (url, state), notes[name]
         assert re.search(why, notes[name]["why"]), notes[name]
     assert report(tmp_path)["here"] == len(expected) // 2
-    check_the_second_run(server, config, bad, expected, pairs)
+    check_second_run(server, config, bad, expected, pairs)
 
 
-def check_the_second_run(server, config, bad, expected, pairs):
-    """Only what failed is asked for again, and then comes; what is settled, only with `retry_missing`."""
+def check_second_run(server, config, bad, expected, pairs):
+    """Only failed pairs are retried, with success; permanently missing ones only with `retry_missing`."""
     server.behaviour.clear()
     server.requests.clear()
     index = {"/index.json"}
@@ -185,11 +188,11 @@ def check_the_second_run(server, config, bad, expected, pairs):
     for name, data in files(folder).items():
         assert data == pairs[int(name[10:13]) % len(pairs)][Path(name).suffix], name
     twice = {path for path, count in server.requests.items() if count > 1} - index
-    assert len(twice) == 2  # the rest of what promised more is of another version by now: all is asked for
+    assert len(twice) == 2  # the file with too few bytes has another version now: it is requested from byte 0
     assert max(server.requests[path] for path in twice) == 2
 
 
-def test_a_mirror_on_disk_and_a_limit_of_pairs(server, pairs, tmp_path):
+def test_local_mirror_and_limit_of_pairs(server, pairs, tmp_path):
     expected = server.add_pairs(pairs, 12)
     for path, data in server.files.items():
         place = tmp_path / "a mirror" / path.removeprefix("/")
@@ -206,7 +209,7 @@ def test_a_mirror_on_disk_and_a_limit_of_pairs(server, pairs, tmp_path):
     ]
     download(settings(index.as_uri(), tmp_path))
     assert len(files(tmp_path / "recordings/train")) == 22
-    download(settings(f"{server.url}/index.json", tmp_path))  # what is gone there need not be gone here
+    download(settings(f"{server.url}/index.json", tmp_path))  # gone there, but requested here
     assert files(tmp_path / "recordings/train") == expected
     paths = [f"data/{'x' * 300}/x.mp4", "data/8.0/player000-abc-20220101.mp4"]
     index.write_text(json.dumps({"basedir": "store", "relpaths": paths}))
@@ -219,7 +222,7 @@ def test_a_mirror_on_disk_and_a_limit_of_pairs(server, pairs, tmp_path):
         download(settings(str(index), tmp_path / "other"))
 
 
-def test_a_server_that_is_down_ends_the_run_and_costs_nothing(server, pairs, tmp_path):
+def test_consecutive_failures_end_the_run_and_are_retried(server, pairs, tmp_path):
     expected = server.add_pairs(pairs, 60)
     config = settings(f"{server.url}/index.json", tmp_path, retries=0, connections=2)
     for path in list(server.files):
@@ -237,11 +240,11 @@ def test_a_server_that_is_down_ends_the_run_and_costs_nothing(server, pairs, tmp
     assert len(server.log) == 101
 
 
-def test_a_page_in_place_of_all_files_settles_nothing(server, pairs, tmp_path, capsys):
+def test_pages_in_place_of_all_files_are_not_permanent_failures(server, pairs, tmp_path, capsys):
     expected = server.add_pairs(pairs, 60)
-    config = settings(f"{server.url}/index.json", tmp_path, connections=1)  # so that pairs end in their order
+    config = settings(f"{server.url}/index.json", tmp_path, connections=1)  # so that pairs are completed in order
     server.behaviour = {path: BAD["junk"][0] for path in list(server.files)[10:] if path != "/index.json"}
-    with pytest.raises(ContractorError, match=r"20 pairs in a row failed, .*no JSON.*run the same command again"):
+    with pytest.raises(ContractorError, match=r"20 pairs in a row failed, .*not valid JSON.*run the same command"):
         download(config)
     assert {note["state"] for note in report(tmp_path)["missing"]} == {"failed"}
     server.behaviour.clear()
@@ -249,13 +252,13 @@ def test_a_page_in_place_of_all_files_settles_nothing(server, pairs, tmp_path, c
     assert files(tmp_path / "recordings/train") == expected
     (tmp_path / "recordings/train").rename(tmp_path / "away")
     server.behaviour = {path: BAD["junk"][0] for path in server.files if re.search(r"player\d\d[02468]", path)}
-    for retry in (False, True):  # what is known to be broken may be so many pairs in a row
+    for retry in (False, True):  # known broken pairs are not counted as consecutive failures
         download(settings(f"{server.url}/index.json", tmp_path, retry_missing=retry))
-        assert "30 of 60 pairs are in" in (said := capsys.readouterr().out)
-        assert "30 broken; --config.contractor.retry_missing asks again" in said
+        assert "30 of 60 pairs are in" in (output := capsys.readouterr().out)
+        assert "30 broken; set --config.contractor.retry_missing to retry them" in output
 
 
-def test_the_bandwidth_is_shared_and_kept(server, pairs, tmp_path):
+def test_rate_limit_is_shared_by_connections(server, pairs, tmp_path):
     expected = server.add_pairs(pairs, 24)
     size = sum(map(len, expected.values()))
     config = settings(f"{server.url}/index.json", tmp_path, megabytes_per_second=size / 2e6)
@@ -282,66 +285,66 @@ def test_a_full_disk_ends_the_run(server, pairs, tmp_path, monkeypatch):
     assert files(tmp_path / "recordings/train") == expected
 
 
-def test_a_dry_run_tells_pairs_hours_and_bytes_and_fetches_nothing(server, pairs, tmp_path, capsys, monkeypatch):
+def test_dry_run_estimates_pairs_hours_and_bytes_without_a_download(server, pairs, tmp_path, capsys, monkeypatch):
     expected = server.add_pairs(pairs, 60)
     config = settings(f"{server.url}/index.json", tmp_path, dry_run=True)
     download(config)
     hours, size = sum(FRAMES) * 10 / 20 / 3600, sum(map(len, expected.values()))
-    said = capsys.readouterr().out
-    assert "asked about all 60 pairs: 60 are there, 0 gone, 0 did not answer; 60 films told their length" in said
-    assert f"in all: 60 pairs, {hours:.2f} hours, {size / 1e9:.3f} GB" in said
+    output = capsys.readouterr().out
+    assert "requested all 60 pairs: 60 available, 0 gone, 0 unanswered; 60 videos state their duration" in output
+    assert f"\ntotal: 60 pairs, {hours:.2f} hours, {size / 1e9:.3f} GB" in output
     assert sum(entry["sent"] for entry in server.log) < 60 * 200
-    films = [path for path in server.files if path.endswith(".mp4")]
-    for path in films[:5]:  # of very many parts
+    videos = [path for path in server.files if path.endswith(".mp4")]
+    for path in videos[:5]:  # with very many boxes
         server.files[path] = b"\0\0\0\x08free" * 5000
     server.log.clear()
     download(config)
-    assert "60 are there, 0 gone, 0 did not answer; 55 films told their length" in capsys.readouterr().out
+    assert "60 available, 0 gone, 0 unanswered; 55 videos state their duration" in capsys.readouterr().out
     assert len(server.log) < 60 * 6 + 5 * 20
     server.behaviour = {path: lambda r, d: r.serve(d, stop=20, ranges=False) for path in server.files}
     server.behaviour["/index.json"] = lambda request, data: request.serve(data)
     download(config)
-    said = capsys.readouterr().out
-    assert "60 are there, 0 gone, 0 did not answer; 0 films told their length" in said
+    output = capsys.readouterr().out
+    assert "60 available, 0 gone, 0 unanswered; 0 videos state their duration" in output
     size = sum(len(data) for path, data in server.files.items() if path != "/index.json")
-    assert f"in all: 60 pairs, hours unknown, {size / 1e9:.3f} GB" in said
+    assert f"\ntotal: 60 pairs, hours unknown, {size / 1e9:.3f} GB" in output
     server.behaviour.clear()
     monkeypatch.setattr(contractor_survey, "SAMPLE", 20)
-    for path in list(server.files)[::3]:  # of the jsonl and mp4 of pairs in turn, so that two in three lack one
+    for path in list(server.files)[::3]:  # alternately .jsonl and .mp4, so that two of three pairs lack one
         server.behaviour[path] = status(404)
     server.behaviour["/index.json"] = lambda request, data: request.serve(data)
     download(config)
-    said = capsys.readouterr().out
-    there = int(re.search(r"asked about 20 pairs, drawn at random, of 60 pairs: (\d+) are there", said)[1])
-    assert f"by that, all are about: {3 * there} pairs" in said
+    output = capsys.readouterr().out
+    available = int(re.search(r"requested 20 randomly sampled of 60 pairs: (\d+) available", output)[1])
+    assert f"estimated total: {3 * available} pairs" in output
     assert not (tmp_path / "recordings").exists()
 
 
-def test_what_cannot_be_downloaded_is_refused(server, tmp_path):
+def test_invalid_settings_and_indexes_are_refused(server, tmp_path):
     with pytest.raises(ContractorError, match=r"--config.contractor.index=URL"):
         download(settings("", tmp_path))
     with pytest.raises(ContractorError, match=r"config.contractor.connections is 0, and must be 1 or more"):
         download(settings("x", tmp_path, connections=0))
-    with pytest.raises(ContractorError, match=r"no index to be had at http.*: gone: the server says 404"):
+    with pytest.raises(ContractorError, match=r"cannot download the index http.*: gone: the server returned 404"):
         download(settings(f"{server.url}/nothing", tmp_path))
-    with pytest.raises(ContractorError, match=r"no index to be had at file:///nowhere/index.json: failed"):
+    with pytest.raises(ContractorError, match=r"cannot download the index file:///nowhere/index.json: failed"):
         download(settings("/nowhere/index.json", tmp_path))
     assert not any(tmp_path.iterdir())
     (tmp_path / "recordings").mkdir()
     (tmp_path / "recordings/download.json").write_text("mine")
     server.files["/index.json"] = b'{"basedir": ".", "relpaths": ["a.mp4"]}'
-    with pytest.raises(ContractorError, match=r"download.json is no report of a download: move it away"):
+    with pytest.raises(ContractorError, match=r"download.json is not a download report: move it away"):
         download(settings(f"{server.url}/index.json", tmp_path))
     (tmp_path / "recordings/mine.mp4").touch()
-    with pytest.raises(ContractorError, match="is no folder, or has recordings beside train"):
+    with pytest.raises(ContractorError, match="is not a folder, or has recordings outside of train"):
         download(settings(f"{server.url}/index.json", tmp_path))
     (tmp_path / "recordings/mine.mp4").unlink()
     with locked(tmp_path / "recordings"), pytest.raises(FolderInUseError):
         download(settings(f"{server.url}/index.json", tmp_path))
 
 
-def test_an_index_from_elsewhere_names_no_machine_of_ours(server, pairs, tmp_path):
-    """(attack L4) What trusts whoever is inside, such as a cloud's metadata, is not asked for a stranger."""
+def test_untrusted_index_cannot_reach_private_addresses(server, pairs, tmp_path):
+    """(attack L4) Server-side request forgery: services that trust internal clients, such as a cloud's metadata."""
     expected = server.add_pairs(pairs, 1)
     index = tmp_path / "index.json"
     index.write_bytes(server.files["/index.json"])
@@ -360,31 +363,31 @@ def test_an_index_from_elsewhere_names_no_machine_of_ours(server, pairs, tmp_pat
      "224.0.0.1", "::1", "::", "fe80::1%eth0", "fd00:ec2::254", "::ffff:169.254.169.254", "::ffff:7f00:1",
      "2002:7f00:1::", "ff02::1"],
 )  # fmt: skip
-def test_addresses_that_are_not_on_the_public_internet(address):
+def test_private_addresses(address):
     assert not http_client.is_public(address)
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "20.60.1.1", "2606:4700:4700::1111", "::ffff:1.1.1.1"])
-def test_addresses_on_the_public_internet(address):
+def test_public_addresses(address):
     assert http_client.is_public(address)
 
 
-def test_a_redirect_to_this_machine_is_not_followed(server, monkeypatch):
-    """(attack L4) Wherever a name leads to is judged when it is connected to, so after every redirect."""
+def test_redirect_to_a_private_address_is_not_followed(server, monkeypatch):
+    """(attack L4) The address is checked at every connection, so after every redirect."""
     server.behaviour["/public"] = status(302, Location=server.url.replace("127.0.0.1", "localhost") + "/private")
     server.files |= {"/public": b"", "/private": b"secret"}
-    asked = []
-    monkeypatch.setattr(http_client, "is_public", lambda address: asked.append(address) or len(asked) == 1)
+    checked = []
+    monkeypatch.setattr(http_client, "is_public", lambda address: checked.append(address) or len(checked) == 1)
     with pytest.raises(http_client.FetchError, match=r"localhost is at .*, which is not on the public internet"):
-        http_client.Bodies(5, threading.Event()).read_part(server.url + "/public", 0, 10)
+        http_client.HTTPClient(5, threading.Event()).read_range(server.url + "/public", 0, 10)
     assert server.requests == {"/public": 1}
 
 
-def test_what_a_server_says_is_shown_without_its_escapes(server):
-    """(attack M8) A reason phrase may hold what terminals obey."""
+def test_messages_of_servers_are_escaped(server):
+    """(attack M8) A reason phrase may contain escape sequences for terminals."""
     server.files["/a"] = b""
     server.behaviour["/a"] = lambda request, data: request.connection.send(
         b"HTTP/1.1 403 \x1b]0;pwned\x07 \x1b[2J\r\nContent-Length: 0\r\n\r\n"
     )
-    with pytest.raises(http_client.FetchError, match=r"^the server says 403 \\x1b\]0;pwned\\x07 \\x1b\[2J$"):
-        http_client.Bodies(5, threading.Event(), private=True).read_part(server.url + "/a", 0, 1)
+    with pytest.raises(http_client.FetchError, match=r"^the server returned 403 \\x1b\]0;pwned\\x07 \\x1b\[2J$"):
+        http_client.HTTPClient(5, threading.Event(), private=True).read_range(server.url + "/a", 0, 1)

@@ -1,4 +1,4 @@
-"""From an index as OpenAI's README prints it to a dataset with a train and a valid split, and its statistics."""
+"""From an index as in OpenAI's README to a dataset with a train and a valid split, and its statistics."""
 
 import json
 from contextlib import nullcontext
@@ -28,7 +28,7 @@ NAMES = {f"{player}-{number:012x}-20220421-09{segment}639": player
 
 
 def write(folder, name, surplus):
-    """A recording with OpenAI's fields, and so many frames more than lines."""
+    """Writes a recording with OpenAI's fields, and `surplus` more frames than lines."""
     folder.mkdir(parents=True, exist_ok=True)
     with RecordingWriter(folder / name, SIZE, SIZE) as recording:
         for i in range(LINES):
@@ -46,7 +46,7 @@ def write(folder, name, surplus):
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    """Everything as by default, but for places and sizes; one pair has a frame too many, another has two."""
+    """Default settings except for paths and sizes; one pair has one surplus frame, another has two."""
     run = nullcontext(lambda function, tasks: ((number, function(*task)) for number, task in enumerate(tasks)))
     monkeypatch.setattr("vpt_jax.data.prepare._workers", lambda _: run)
     for number, name in enumerate(NAMES):
@@ -59,13 +59,13 @@ def config(tmp_path, monkeypatch):
     return config
 
 
-def test_an_index_becomes_a_dataset_that_trains(config, tmp_path, capsys):
-    """`data.train` and `data.valid` are there at once, without a common player (fidelity S7, D9, D1, D2)."""
+def test_index_becomes_a_dataset(config, tmp_path, capsys):
+    """The dataset has splits `train` and `valid` without a common player (fidelity S7, D9, D1, D2)."""
     download(config)
     out = prepare(config)
     report = json.loads((out / "report.json").read_text())
-    ((left_out, reason),) = [(note["file"], note["reason"]) for note in report["broken"]]
-    assert (left_out, reason) == (f"train/6.9_{next(iter(NAMES))}.mp4", "frame count")  # two frames too many
+    ((broken_file, reason),) = [(note["file"], note["reason"]) for note in report["broken"]]
+    assert (broken_file, reason) == (f"train/6.9_{next(iter(NAMES))}.mp4", "frame count")  # two surplus frames
     splits = {split: dataset.load_index(out, split) for split in ("train", "valid")}
     names = [name for index in splits.values() for name in index.names]
     assert sorted(names) == sorted(f"6.9_{name}" for name in list(NAMES)[1:])
@@ -79,17 +79,17 @@ def test_an_index_becomes_a_dataset_that_trains(config, tmp_path, capsys):
         np.testing.assert_allclose(index.camera[GUIS:LINES], 3, rtol=1e-6)
         stream = Stream(StreamSettings(str(out), split, batch=1, length=LINES))
         frames = stream.read(0, [0]).frames[0].mean((1, 2, 3))
-        assert np.abs(frames - 16 * np.arange(LINES))[GUIS:].max() < 4  # before, there is a cursor
+        assert np.abs(frames - 16 * np.arange(LINES))[GUIS:].max() < 4  # earlier frames show a cursor
     check_statistics(out, tmp_path, capsys)
 
 
 def check_statistics(out, tmp_path, capsys):
-    """`data.py stats` without the recordings, by the report, says what reading all of them says."""
+    """`data.py stats` by the report equals the statistics of all recordings."""
     config = data_config.get_config()
     config.update(data=str(out), out=str(tmp_path / "stats"), workers=1)
     capsys.readouterr()
     values = summarize(config)["recorded"]
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert sum(of["recordings"] for of in values.values()) == 5
     for of in values.values():
         count = of["recordings"]
@@ -98,13 +98,13 @@ def check_statistics(out, tmp_path, capsys):
             "items": {"held": {"oak_log": count}, "mined": {"oak_log": count * (LINES - 1)}, "crafted": {},
                       "picked up": {}, "used": {}},
         }  # fmt: skip
-    assert "recorder version 6.9" in said
-    assert "Items in train" in said
+    assert "recorder version 6.9" in output
+    assert "Items in train" in output
     assert "oak_log" in (tmp_path / "stats" / "stats.html").read_text()
     assert json.loads((tmp_path / "stats" / "stats.json").read_text())["recorded"] == values
 
 
-def test_what_lies_in_valid_by_hand_stays_as_it_is(config, tmp_path):
+def test_existing_valid_folder_is_kept(config, tmp_path):
     download(config)
     (tmp_path / "A" / "valid").mkdir()
     last = f"6.9_{list(NAMES)[-1]}"
@@ -113,7 +113,7 @@ def test_what_lies_in_valid_by_hand_stays_as_it_is(config, tmp_path):
     assert dataset.load_index(prepare(config), "valid").names == (last,)
 
 
-def test_nothing_is_held_out_if_so_asked(config):
+def test_fraction_zero_holds_out_no_recordings(config):
     download(config)
     config.valid.fraction = 0.0
     out = prepare(config)
@@ -125,8 +125,8 @@ def test_nothing_is_held_out_if_so_asked(config):
         prepare(config)
 
 
-def test_segments_of_a_manifest_are_split_and_counted_alike(config, tmp_path):
-    """Parts of a recording with a frame too many are read and held out as the whole one is (fidelity D1, S7)."""
+def test_segments_of_a_manifest_are_split_and_counted(config, tmp_path):
+    """Segments of a recording with a surplus frame are read and held out like the complete one (fidelity D1, S7)."""
     download(config)
     names = [f"6.9_{name}" for name in list(NAMES)[1:]]
     rows = [(f"train/{name}.mp4", *times) for name in names for times in ((0.0, 0.2), (0.2, LINES / 20))]
@@ -152,7 +152,7 @@ def test_segments_of_a_manifest_are_split_and_counted_alike(config, tmp_path):
     ("field", "value", "message"),
     [("fraction", 1.0, "below 1"), ("fraction", -0.1, "0 .none. or more"), ("by", "world", "choose one of player")],
 )
-def test_wrong_settings_are_named(config, field, value, message):
+def test_invalid_settings_are_named(config, field, value, message):
     config.valid[field] = value
     with pytest.raises(PrepareError, match=rf"config.valid.{field} is .*{message}"):
         prepare(config)

@@ -1,4 +1,4 @@
-"""Indexes of contractor recordings: what they list, what is refused, and that names never lead out of the folder."""
+"""Indexes of contractor recordings: parsing, refused entries, and no path traversal by names."""
 
 import json
 import re
@@ -10,9 +10,9 @@ import pytest
 from vpt_jax.contractor_names import parse_name
 from vpt_jax.curation.download.contractor import ContractorError, download
 from vpt_jax.curation.download.contractor_index import (
-    LONGEST_NAME,
-    MAX_BYTES,
-    BrokenIndexError,
+    MAX_INDEX_BYTES,
+    MAX_NAME_LENGTH,
+    InvalidIndexError,
     local_name,
     parse_index,
 )
@@ -54,7 +54,7 @@ NAME = "cheeky-cornflower-setter-74ae6c2eae2e-20220315-122354"
     ],
 )
 def test_paths_with_and_without_suffix_folder_and_slash(tmp_path, basedir, suffix, path, name):
-    """As OpenAI's README prints an index, and as the indexes are; the name does not tell which (fidelity D9)."""
+    """As in OpenAI's README, and as in the indexes; the local name is the same for both (fidelity D9)."""
     (pair,) = parse(tmp_path, {"basedir": basedir, "relpaths": [path + suffix]}).pairs
     assert re.fullmatch(name, pair.name)
     assert pair.name == local_name(path)
@@ -66,17 +66,17 @@ def test_paths_with_and_without_suffix_folder_and_slash(tmp_path, basedir, suffi
     )
 
 
-def test_a_path_and_the_same_with_a_suffix_are_one_recording(tmp_path):
+def test_paths_with_and_without_suffix_are_one_recording(tmp_path):
     index = parse(tmp_path, {"basedir": "", "relpaths": [f"8.0/{NAME}", f"8.0/{NAME}.mp4", f"data/8.0/{NAME}"]})
     assert [pair.relpath for pair in index.pairs] == [f"8.0/{NAME}"]
     assert index.refused_count == 2
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.zip", "x-options.json", ".mp4", ".jsonl", "x.MP4", "x.mp4.part"])
-def test_other_files_are_no_pairs(tmp_path, name):
+def test_other_files_are_refused(tmp_path, name):
     index = parse(tmp_path, {"basedir": "", "relpaths": [f"data/8.0/{name}", name, "8.0/x"]})
     assert [pair.name for pair in index.pairs] == ["8.0_x"]
-    assert [why for _, why in index.refused] == ["it is no .mp4"] * 2
+    assert [reason for _, reason in index.refused] == ["not an .mp4 file"] * 2
 
 
 HOSTILE = [
@@ -90,7 +90,7 @@ ODD = [
 ]  # fmt: skip
 
 
-def test_hostile_entries_are_listed_and_write_nothing_elsewhere(server, pairs, tmp_path):
+def test_hostile_entries_are_reported_and_write_nothing_elsewhere(server, pairs, tmp_path):
     relpaths = ["data/8.0/twice.mp4", *HOSTILE, *ODD]
     server.files["/index.json"] = json.dumps({"basedir": server.url + "/b", "relpaths": relpaths}).encode()
     for entry in ("data/8.0/twice.mp4", *ODD):
@@ -102,38 +102,38 @@ def test_hostile_entries_are_listed_and_write_nothing_elsewhere(server, pairs, t
     names = {local_name(entry) for entry in ("data/8.0/twice.mp4", *ODD)}
     assert len(names) == len(ODD) + 1
     assert files(tmp_path / "recordings/train").keys() == {name + suffix for name in names for suffix in pairs[0]}
-    assert all(len(name) <= LONGEST_NAME and name.isascii() and name[0] not in ".-" for name in names)
+    assert all(len(name) <= MAX_NAME_LENGTH and name.isascii() and name[0] not in ".-" for name in names)
     assert len(report(tmp_path)["refused"]) == report(tmp_path)["refused_count"] == len(HOSTILE)
 
 
 BROKEN = [
-    ("<html>", "it is no JSON"),
-    ("[" * 100_000, "it is no JSON"),
+    ("<html>", "not an index: invalid JSON"),
+    ("[" * 100_000, "not an index: invalid JSON"),
     ([], "basedir"),
     ({"basedir": 3, "relpaths": ["x.mp4"]}, "basedir"),
     ({"basedir": "https://host/", "relpaths": {}}, "relpaths"),
     ({"basedir": "https://host/", "relpaths": []}, "relpaths"),
-    ({"basedir": "file:///etc", "relpaths": ["x.mp4"]}, "not one that an index there may have"),
-    ({"basedir": "ftp://host/", "relpaths": ["x.mp4"]}, "not one that an index there may have"),
-    ({"basedir": "https://host/?x=", "relpaths": ["x.mp4"]}, "no folder"),
-    ({"basedir": "https://[host", "relpaths": ["x.mp4"]}, "no URL"),
+    ({"basedir": "file:///etc", "relpaths": ["x.mp4"]}, "has a scheme that this index may not use"),
+    ({"basedir": "ftp://host/", "relpaths": ["x.mp4"]}, "has a scheme that this index may not use"),
+    ({"basedir": "https://host/?x=", "relpaths": ["x.mp4"]}, "is not a folder"),
+    ({"basedir": "https://[host", "relpaths": ["x.mp4"]}, "is not a URL"),
 ]
 
 
 @pytest.mark.parametrize(("content", "message"), BROKEN)
-def test_what_is_no_index_is_refused(tmp_path, content, message):
-    with pytest.raises(BrokenIndexError, match=message) as caught:
+def test_invalid_indexes_are_refused(tmp_path, content, message):
+    with pytest.raises(InvalidIndexError, match=message) as caught:
         parse(tmp_path, content)
     assert WEB in str(caught.value)
 
 
-def test_an_index_is_bounded(server, tmp_path):
-    server.behaviour["/index.json"] = lambda request, data: request.head(200, {"Content-Length": MAX_BYTES + 1})
+def test_size_of_an_index_is_limited(server, tmp_path):
+    server.behaviour["/index.json"] = lambda request, data: request.head(200, {"Content-Length": MAX_INDEX_BYTES + 1})
     with pytest.raises(ContractorError, match="too large"):
         download(settings(f"{server.url}/index.json", tmp_path))
     index = parse(tmp_path, {"basedir": "b", "relpaths": [*range(5000), "x.mp4"]})
     assert [pair.relpath for pair in index.pairs] == ["x.mp4"]
     assert [entry for entry, _ in index.refused] == list(map(str, range(1000)))
     assert index.refused_count == 5000
-    with pytest.raises(BrokenIndexError, match=r"lists 1,000,001 paths, and may list 1,000,000"):
+    with pytest.raises(InvalidIndexError, match=r"lists 1,000,001 paths; the limit is 1,000,000"):
         parse(tmp_path, {"basedir": "b", "relpaths": 1_000_001 * [1]})

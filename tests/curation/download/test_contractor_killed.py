@@ -1,4 +1,4 @@
-"""The whole line as a user starts it, killed again and again: each byte is fetched once, and no half stays."""
+"""Command line of the contractor download, killed repeatedly: each byte is downloaded once, no partial file remains."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def start(server, folder, *flags):
 
 
 def kill_at(process, server, seconds):
-    """Kills a run so long after it began to fetch."""
+    """Kills a run `seconds` after its first download."""
     server.log.clear()
     deadline = time.monotonic() + 120
     while len(server.log) < 2 and process.poll() is None:
@@ -46,7 +46,7 @@ def kill_at(process, server, seconds):
 
 
 def on_disk(folder):
-    """Bytes of each file, by its path at the server, that are kept: of whole files and of such on their way."""
+    """Bytes on disk of each complete or partial file, by its path on the server."""
     sizes = {}
     for path in folder.rglob("*"):
         if match := re.fullmatch(r"8\.0_(.*\.(mp4|jsonl))(\.partial)?", path.name):
@@ -55,17 +55,17 @@ def on_disk(folder):
 
 
 def check_requests(server, kept):
-    """What was asked for in a run is just what was not on disk before: from the first byte on that was missing."""
+    """A run requests only missing files, once each, and partial ones from their first missing byte on."""
     paths = [entry["path"] for entry in server.log]
-    log = server.log[paths.index("/index.json") + 1 :]  # what is before may still be of the run that was killed
+    log = server.log[paths.index("/index.json") + 1 :]  # earlier requests may be of the killed run
     first = {entry["path"]: entry["start"] for entry in log}
     assert len(first) == len(log)  # once each
-    for path, place in first.items():
-        assert place == kept.get(path, 0) < len(server.files[path])
+    for path, offset in first.items():
+        assert offset == kept.get(path, 0) < len(server.files[path])
 
 
 @pytest.mark.slow
-def test_killed_ten_times_it_fetches_nothing_twice(server, pairs, tmp_path):
+def test_resume_after_ten_kills_downloads_each_byte_once(server, pairs, tmp_path):
     expected = server.add_pairs(pairs, 300)
     server.pause = 0.05
     rng, kept, served, killed = np.random.default_rng(0), {}, 0, []
@@ -92,18 +92,18 @@ def test_killed_ten_times_it_fetches_nothing_twice(server, pairs, tmp_path):
 
 
 @pytest.mark.slow
-def test_mistakes_and_dry_runs_end_in_one_line(server, pairs, tmp_path):
+def test_user_errors_are_one_line(server, pairs, tmp_path):
     server.add_pairs(pairs, 3)
     dry = start(server, tmp_path, "--config.contractor.dry_run").communicate(timeout=60)[0]
-    assert "in all: 3 pairs" in dry
+    assert "\ntotal: 3 pairs" in dry
     wrong = start(server, tmp_path, "--config.contractor.index=nowhere.json").communicate(timeout=60)[0]
-    assert wrong.startswith("error: there is no index to be had at file:///")
+    assert wrong.startswith("error: cannot download the index file:///")
     assert wrong.count("\n") == 1
     assert not (tmp_path / "recordings").exists()
 
 
 @pytest.mark.slow
-def test_stopped_while_a_server_stalls_it_ends_soon(server, pairs, tmp_path):
+def test_interrupt_ends_a_stalled_download(server, pairs, tmp_path):
     server.add_pairs(pairs, 30)
     for path in server.files:
         if path.endswith(".mp4"):
@@ -111,9 +111,9 @@ def test_stopped_while_a_server_stalls_it_ends_soon(server, pairs, tmp_path):
     process = start(server, tmp_path)
     while len(server.log) < 17:  # eight pairs: all connections stall
         time.sleep(0.01)
-    stopped = time.monotonic()
+    interrupted = time.monotonic()
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130, output
-    assert "the same command goes on" in output
-    assert time.monotonic() - stopped < 5  # the time-out is 30 seconds
+    assert "run the same command again to resume" in output
+    assert time.monotonic() - interrupted < 5  # the timeout is 30 seconds

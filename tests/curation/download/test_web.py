@@ -1,4 +1,4 @@
-"""Collecting videos from a site on this machine, by the real yt-dlp; what a site says of them; a run that is killed."""
+"""Crawler for web videos: local site and real yt-dlp, rejection by metadata, resume after a kill."""
 
 import errno
 import hashlib
@@ -20,17 +20,24 @@ from yt_dlp.utils import DownloadError
 from configs.web import get_config
 from vpt_jax.curation.download import sandbox, ytdlp
 from vpt_jax.curation.download.journal import Journal
-from vpt_jax.curation.download.metadata import NAME, Rules, clean, read_entry, reject, safe_name
-from vpt_jax.curation.download.sandbox import Lost
+from vpt_jax.curation.download.metadata import (
+    SAFE_NAME,
+    RejectRules,
+    parse_entry,
+    rejection_reason,
+    safe_name,
+    sanitize,
+)
+from vpt_jax.curation.download.sandbox import TaskFailed
 from vpt_jax.curation.download.search_terms import REJECT_WORDS
-from vpt_jax.curation.download.web import MANIFEST, CollectError, Record, collect
-from vpt_jax.curation.download.ytdlp import Manners, open_downloader, state_after
+from vpt_jax.curation.download.web import MANIFEST, ArchiveRecord, CollectError, collect
+from vpt_jax.curation.download.ytdlp import RequestPolicy, open_downloader, state_for_error
 from vpt_jax.data.clips import find_videos
 from vpt_jax.data.manifest import is_inside, read_segments, write_table
 from vpt_jax.video import VideoError, probe
 
 from ...training.conftest import kill, wait_until
-from .video_site import Film, open_site, write_films
+from .video_site import Video, open_site, write_videos
 
 ROOT = Path(__file__).parents[3]
 
@@ -42,61 +49,61 @@ def site():
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
-    return write_films(tmp_path_factory.mktemp("films"))
+def videos(tmp_path_factory):
+    return write_videos(tmp_path_factory.mktemp("videos"))
 
 
 def settings(site, out, **more):
     config = get_config()
-    feed = site.address("feed?q={term}&n={results}") if site else "http://a.b/{term}{results}"
+    feed = site.url("feed?q={term}&n={results}") if site else "http://a.b/{term}{results}"
     config.update(out=str(out), terms=("dig",), search=feed)
     config.update(height=32, pause=0.0, backoff=0.05, retries=1, rate=0, timeout=60, **more)
     return config
 
 
 def archive(out):
-    """Records by the last part of the address."""
+    """Records of the archive by the last part of their URL."""
     return {record["url"].rsplit("/", 1)[1]: record for record in map(json.loads, (out / "archive.jsonl").open())}
 
 
-def mixed(films):
-    """What a search may bring, by path."""
+def mixed(videos):
+    """Typical and faulty search results, by path."""
     return {
-        "good.mp4": Film(films[0], title="Let's play: xps3, animations"),
-        "again.mp4": Film(films[1], cuts=1, title="../../x\n\x85" + 10_000 * "w"),
-        "..%2f..%2fx.mp4": Film(films[2]),
-        "word.mp4": Film(films[3], title="Sky wars", description="my SkyBlock\nworld"),
-        "short.mp4": Film(films[3], seconds=59),
-        "untold.mp4": Film(films[3], seconds=None),
-        "gone.mp4": Film(films[3], status=404),
-        "broken.mp4": Film(films[3], cuts=100),
-        "endless.mp4": Film(b"", endless=True),
-        "odd": Film(films[3], headers={"Content-Disposition": 'attachment; filename="../../x.sh"'}),
-        "text.mp4": Film(b"no film"),
+        "good.mp4": Video(videos[0], title="Let's play: xps3, animations"),
+        "again.mp4": Video(videos[1], truncations=1, title="../../x\n\x85" + 10_000 * "w"),
+        "..%2f..%2fx.mp4": Video(videos[2]),
+        "word.mp4": Video(videos[3], title="Sky wars", description="my SkyBlock\nworld"),
+        "short.mp4": Video(videos[3], seconds=59),
+        "unknown_duration.mp4": Video(videos[3], seconds=None),
+        "gone.mp4": Video(videos[3], status=404),
+        "broken.mp4": Video(videos[3], truncations=100),
+        "endless.mp4": Video(b"", endless=True),
+        "odd": Video(videos[3], headers={"Content-Disposition": 'attachment; filename="../../x.sh"'}),
+        "text.mp4": Video(b"no film"),
     }
 
 
 @pytest.fixture(scope="module")
-def mixed_run(films, tmp_path_factory):
-    """The site, the settings and the folder of a run that found all of these."""
+def mixed_run(videos, tmp_path_factory):
+    """Site, settings and output folder of a run with all of these search results."""
     with open_site() as site:
-        site.feeds = {"dig": mixed(films), "build": {"good.mp4": Film(films[0])}}
+        site.feeds = {"dig": mixed(videos), "build": {"good.mp4": Video(videos[0])}}
         out = tmp_path_factory.mktemp("mixed") / "out"
-        config = settings(site, out, max_bytes=1_000_000, urls=(site.address("feed?q=build&n=9"),))
+        config = settings(site, out, max_bytes=1_000_000, urls=(site.url("feed?q=build&n=9"),))
         yield site, config, collect(config)
 
 
-def test_it_takes_what_is_wanted_and_says_what_became_of_the_rest(mixed_run, films, capsys):
+def test_downloads_and_reasons_of_rejected_videos(mixed_run, videos, capsys):
     site, config, out = mixed_run
     records = archive(out)
     states = {path: record["state"] for path, record in records.items()}
-    taken = {"good.mp4": films[0], "again.mp4": films[1], "..%2f..%2fx.mp4": films[2]}
+    taken = {"good.mp4": videos[0], "again.mp4": videos[1], "..%2f..%2fx.mp4": videos[2]}
     assert states == dict.fromkeys(taken, "taken") | {
-        "word.mp4": "rejected", "short.mp4": "rejected", "untold.mp4": "rejected", "endless.mp4": "rejected",
+        "word.mp4": "rejected", "short.mp4": "rejected", "unknown_duration.mp4": "rejected", "endless.mp4": "rejected",
         "gone.mp4": "gone", "broken.mp4": "failed", "odd": "failed", "text.mp4": "failed",
     }  # fmt: skip
     assert records["word.mp4"]["reason"] == "'skyblock' in description"
-    assert records["short.mp4"]["reason"] == records["untold.mp4"]["reason"] == "shorter than 60 s"
+    assert records["short.mp4"]["reason"] == records["unknown_duration.mp4"]["reason"] == "shorter than 60 s"
     assert records["endless.mp4"]["reason"] == "larger than 1,000,000 bytes"
     assert not {"/word.mp4", "/short.mp4"} & set(site.requests)
     assert len(records["again.mp4"]["title"]) == 300
@@ -111,41 +118,44 @@ def test_it_takes_what_is_wanted_and_says_what_became_of_the_rest(mixed_run, fil
     assert os.listdir(out.parent) == ["out"]
     assert sorted(os.listdir(out)) == ["archive.jsonl", "archive.parquet", "searches.jsonl", "videos", "videos.parquet"]
 
-    asked = len(site.requests)
+    first_requests = len(site.requests)
     collect(config)
-    assert len(site.requests) == asked
-    site.feeds["dig"]["broken.mp4"].cuts = 0
+    assert len(site.requests) == first_requests
+    site.feeds["dig"]["broken.mp4"].truncations = 0
     config.retry_failed = True
     collect(config)
-    assert set(site.requests[asked:]) == {"/broken.mp4", "/odd", "/text.mp4"}
+    assert set(site.requests[first_requests:]) == {"/broken.mp4", "/odd", "/text.mp4"}
     assert archive(out)["broken.mp4"]["state"] == "taken"
     assert len(read_segments(out / "videos.parquet")) == 4
     assert "4 taken" in capsys.readouterr().out
 
 
-def test_a_dry_run_asks_for_no_video_and_its_searches_are_not_made_again(site, films, tmp_path, capsys):
-    site.feeds["dig"] = mixed(films) | {"known": Film(b"", link="https://www.youtube.com/watch?v=abcdefghijk")}
+def test_dry_run_requests_no_video_and_keeps_its_searches(site, videos, tmp_path, capsys):
+    site.feeds["dig"] = mixed(videos) | {"known": Video(b"", link="https://www.youtube.com/watch?v=abcdefghijk")}
     config = settings(site, tmp_path / "out", dry_run=True)
     out = collect(config)
     assert site.requests == ["/feed?q=dig&n=500"]
-    said = capsys.readouterr().out
-    assert "found 12 videos, 0 of them seen before\n  would ask for 10: 0.8 hours, and 1 videos of untold" in said
-    assert "left out, 'skyblock' in description: 1" in said
-    assert "left out, shorter than 60 s: 1" in said
+    output = capsys.readouterr().out
+    assert (
+        "found 12 videos, 0 of them already in the archive\n"
+        "  would download 10: 0.8 hours, and 1 videos of unknown duration" in output
+    )
+    assert "rejected, 'skyblock' in description: 1" in output
+    assert "rejected, shorter than 60 s: 1" in output
     assert not (out / "videos").exists()
     assert not (out / "archive.jsonl").read_text()
     assert '"Youtube-abcdefghijk"' in (out / "searches.jsonl").read_text()
     config.update(reject_words=("wars",), min_seconds=10)
     collect(config)
-    assert "would ask for 11" in capsys.readouterr().out
+    assert "would download 11" in capsys.readouterr().out
     assert len(site.requests) == 1
     config.search_again = True
     collect(config)
     assert site.requests == 2 * ["/feed?q=dig&n=500"]
 
 
-def test_it_stops_where_a_site_fails_again_and_again(site, films, tmp_path):
-    site.feeds["dig"] = {f"{number}.mp4": Film(films[0], status=503) for number in range(8)}
+def test_run_ends_after_consecutive_failures(site, videos, tmp_path):
+    site.feeds["dig"] = {f"{number}.mp4": Video(videos[0], status=503) for number in range(8)}
     config = settings(site, tmp_path / "out", workers=1, max_failures=2)
     config.retries = 0
     with pytest.raises(CollectError, match=r"stopped after 2 failures in a row, the last: .*503"):
@@ -157,29 +167,29 @@ def test_it_stops_where_a_site_fails_again_and_again(site, films, tmp_path):
         collect(config)
 
 
-@pytest.mark.parametrize("lost", [{"a"}, {"a", "b"}])
-def test_a_run_of_which_no_search_is_answered_fails(tmp_path, monkeypatch, capsys, lost):
-    """(attack M8) It ended with status 0. What strangers wrote is shown without its escape sequences."""
-    entry = asdict(read_entry({"url": "http://a.b/c", "duration": 1}, "Web", "c"))
+@pytest.mark.parametrize("unanswered", [{"a"}, {"a", "b"}])
+def test_run_without_an_answered_search_fails(tmp_path, monkeypatch, capsys, unanswered):
+    """(attack M8) Such a run ended with status 0 once. Escape sequences in untrusted text are escaped."""
+    entry = asdict(parse_entry({"url": "http://a.b/c", "duration": 1}, "Web", "c"))
 
-    def run(function, tasks, *_):
+    def run_tasks(function, tasks, *_):
         for number, (query, *_) in enumerate(tasks):
-            yield number, Lost("HTTP Error 403: \x1b]0;pwned\x07") if query[-1] in lost else [entry]
+            yield number, TaskFailed("HTTP Error 403: \x1b]0;pwned\x07") if query[-1] in unanswered else [entry]
 
-    monkeypatch.setattr(sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run_tasks", run_tasks)
     config = settings(None, tmp_path / "out", search="http://c.d/{results}/{term}")
     config.terms = ("a", "b")
     fails = pytest.raises(CollectError, match=r"none of 2 searches was answered, the last: .*\\x1b\]0;pwned\\x07")
-    with fails if len(lost) == 2 else nullcontext():
+    with fails if len(unanswered) == 2 else nullcontext():
         collect(config)
     assert "no answer to 'http://c.d/500/a': HTTP Error 403: \\x1b]0;pwned\\x07" in capsys.readouterr().out
     assert (tmp_path / "out" / "archive.parquet").exists()
 
 
 @pytest.mark.slow
-def test_killed_twice_it_goes_on_and_takes_nothing_twice(site, films, tmp_path):
+def test_resume_after_two_kills_downloads_no_video_twice(site, videos, tmp_path):
     paths = [f"{number}.mp4" for number in range(12)]
-    site.feeds["dig"] = {path: Film(films[n % 4], delay=0.02) for n, path in enumerate(paths)}
+    site.feeds["dig"] = {path: Video(videos[n % 4], delay=0.02) for n, path in enumerate(paths)}
     out = tmp_path / "out"
     fields = settings(site, out, workers=3).to_dict()
     given = ("out", "terms", "search", "height", "pause", "backoff", "workers", "rate")
@@ -194,12 +204,12 @@ def test_killed_twice_it_goes_on_and_takes_nothing_twice(site, films, tmp_path):
         kill(process)
         assert len(archive(out)) < len(paths)
         for path in (out / "videos").iterdir():
-            assert path.read_bytes() in films
+            assert path.read_bytes() in videos
     before = {path: site.feeds["dig"][path].sent for path, record in archive(out).items()}
     process = start()
-    said = process.communicate()[0]
-    assert process.returncode == 0, said
-    assert "12 taken" in said
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    assert "12 taken" in output
     assert sorted(archive(out)) == sorted(paths)
     assert len((out / "archive.jsonl").read_text().splitlines()) == len(paths)
     assert {path: site.feeds["dig"][path].sent for path in before} == before
@@ -212,8 +222,8 @@ def test_killed_twice_it_goes_on_and_takes_nothing_twice(site, films, tmp_path):
 COOKIES = "# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t0\tname\tvalue\n"
 
 
-def test_a_video_that_was_whole_gets_its_name_after_a_kill(site, films, tmp_path):
-    site.feeds["dig"] = {"a.mp4": Film(films[0], headers={"Set-Cookie": "other=1"})}
+def test_complete_file_of_a_killed_run_is_moved(site, videos, tmp_path):
+    site.feeds["dig"] = {"a.mp4": Video(videos[0], headers={"Set-Cookie": "other=1"})}
     (tmp_path / "cookies").write_text(COOKIES)
     config = settings(site, tmp_path / "out", cookies=str(tmp_path / "cookies"))
     out = collect(config)
@@ -224,50 +234,50 @@ def test_a_video_that_was_whole_gets_its_name_after_a_kill(site, films, tmp_path
     (out / "partial" / record["id"]).mkdir(parents=True)
     (out / record["file"]).rename(out / "partial" / record["id"] / "whole")
     with (out / "archive.jsonl").open("a") as file:
-        file.write('{"id": "to')  # a line that was not finished
+        file.write('{"id": "to')  # an incomplete line
     collect(config)
-    assert (out / record["file"]).read_bytes() == films[0]
+    assert (out / record["file"]).read_bytes() == videos[0]
     assert archive(out) == {"a.mp4": record}
-    assert len(site.requests) == 3  # the search; the page, which is the film; the film
+    assert len(site.requests) == 3  # the search; the page, which is the video; the video
     record["file"] = "../a.mp4"
     (out / "archive.jsonl").write_text(json.dumps(record) + "\n")
     with pytest.raises(CollectError, match=r"archive.jsonl, line 1: file is '../a.mp4'. Remove"):
         collect(config)
     (out / "archive.jsonl").write_text("[1]\n")
-    with pytest.raises(CollectError, match=r"archive.jsonl, line 1: no JSON object. Remove"):
+    with pytest.raises(CollectError, match=r"archive.jsonl, line 1: not a JSON object. Remove"):
         collect(config)
 
 
 @pytest.mark.parametrize("field", [{"id": "../../other"}, {"id": ".."}, {"id": "a-b\n"}, {"id": 7}, {"url": 7}])
-def test_a_journal_leads_to_no_other_folder(tmp_path, field):
+def test_journal_cannot_refer_to_other_folders(tmp_path, field):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "whole").touch()
-    record = asdict(Record("Web-a", "http://a.b/c", "", "dig", None, "failed")) | field
-    entry = asdict(read_entry({"url": "http://a.b/c"}, "Web", "a")) | field
+    record = asdict(ArchiveRecord("Web-a", "http://a.b/c", "", "dig", None, "failed")) | field
+    entry = asdict(parse_entry({"url": "http://a.b/c"}, "Web", "a")) | field
     config = settings(None, tmp_path / "out")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "archive.jsonl").write_text(json.dumps(record) + "\n")
-    with pytest.raises(CollectError, match=r"archive.jsonl, line 1: no record of a video. Remove this line"):
+    with pytest.raises(CollectError, match=r"archive.jsonl, line 1: not a record of a video. Remove this line"):
         collect(config)
     (tmp_path / "out" / "archive.jsonl").unlink()
     search = {"query": config.search.format(term="dig", results=500), "results": 500, "entries": [entry]}
     (tmp_path / "out" / "searches.jsonl").write_text(json.dumps(search) + "\n")
-    with pytest.raises(CollectError, match=r"searches.jsonl, line 1: no search. Remove this line"):
+    with pytest.raises(CollectError, match=r"searches.jsonl, line 1: not a search. Remove this line"):
         collect(config)
     assert (tmp_path / "other" / "whole").exists()
 
 
-def test_late_films_get_no_name_odd_texts_fit_tables_and_disks_get_full(tmp_path, monkeypatch):
-    entries = [asdict(read_entry({"url": f"http://a.b/{name}"}, "Web", name)) for name in "ab"]
+def test_timeouts_lone_surrogates_and_a_full_disk(tmp_path, monkeypatch):
+    entries = [asdict(parse_entry({"url": f"http://a.b/{name}"}, "Web", name)) for name in "ab"]
 
-    def run(function, tasks, *_):
+    def run_tasks(function, tasks, *_):
         for number, (_, folder, *_) in enumerate(tasks):
             if function is ytdlp.fetch:
                 folder.mkdir(parents=True)
                 (folder / "whole").touch()
-            yield number, entries if function is ytdlp.search else Lost("\ud800" + 5000 * "w")
+            yield number, entries if function is ytdlp.search else TaskFailed("\ud800" + 5000 * "w")
 
-    monkeypatch.setattr(sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run_tasks", run_tasks)
     out = collect(settings(None, tmp_path / "out"))
     assert sorted(os.listdir(out)) == ["archive.jsonl", "archive.parquet", "searches.jsonl", "videos.parquet"]
     assert {record["reason"] for record in archive(out).values()} == {" " + 1999 * "w"}
@@ -285,7 +295,7 @@ def test_late_films_get_no_name_odd_texts_fit_tables_and_disks_get_full(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("says", "state"),
+    ("message", "state"),
     [
         ("[youtube] a: Private video. Sign in if you've been granted access to this video", "gone"),
         ("[youtube] a: Video unavailable", "gone"),
@@ -295,20 +305,20 @@ def test_late_films_get_no_name_odd_texts_fit_tables_and_disks_get_full(tmp_path
         ("[youtube] a: Unable to download API page: HTTP Error 429: Too Many Requests", "failed"),
     ],
 )
-def test_what_a_site_answers_says_whether_to_ask_again(says, state):
-    assert state_after(DownloadError(f"ERROR: {says}")) == state
+def test_state_for_error_messages_of_sites(message, state):
+    assert state_for_error(DownloadError(f"ERROR: {message}")) == state
 
 
-def test_a_film_that_is_cut_short_is_noticed(films, tmp_path):
-    (tmp_path / "film.mp4").write_bytes(films[0])
+def test_truncated_videos_are_detected(videos, tmp_path):
+    (tmp_path / "film.mp4").write_bytes(videos[0])
     assert probe(tmp_path / "film.mp4") == (64, 36, 20, 2)
     for share in (0.3, 0.6, 0.99):
-        (tmp_path / "film.mp4").write_bytes(films[0][: int(share * len(films[0]))])
+        (tmp_path / "film.mp4").write_bytes(videos[0][: int(share * len(videos[0]))])
         with pytest.raises(VideoError, match=r"damaged video: it is cut short|unreadable video"):
             probe(tmp_path / "film.mp4")
 
 
-RULES = Rules(REJECT_WORDS, 60, 3600, 17)
+RULES = RejectRules(REJECT_WORDS, 60, 3600, 17)
 
 
 @pytest.mark.parametrize(
@@ -324,17 +334,17 @@ RULES = Rules(REJECT_WORDS, 60, 3600, 17)
         ({"duration": float("nan"), "description": None, "tags": 3}, None),
         ({"live_status": "is_upcoming"}, "live"),
         ({"live_status": "was_live"}, None),
-        ({"age_limit": 18}, "for ages over 17"),
-        ({"url": "file:///etc/passwd"}, "no web address"),
-        ({"url": "ytsearch9:more"}, "no web address"),
-        ({"url": "https://a.b/" + 2000 * "c"}, "no web address"),
-        ({"url": "https://a.b/\ud800"}, "no web address"),
+        ({"age_limit": 18}, "age limit over 17"),
+        ({"url": "file:///etc/passwd"}, "no http(s) URL"),
+        ({"url": "ytsearch9:more"}, "no http(s) URL"),
+        ({"url": "https://a.b/" + 2000 * "c"}, "no http(s) URL"),
+        ({"url": "https://a.b/\ud800"}, "no http(s) URL"),
         ({"duration": 10**400}, None),
     ],
 )
-def test_what_a_site_says_rules_videos_out(fields, reason):
-    entry = read_entry({"url": "https://a.b/c", "title": "a film", "duration": 300} | fields, "Youtube", "abc")
-    assert reject(entry, RULES) == reason
+def test_rejection_by_metadata(fields, reason):
+    entry = parse_entry({"url": "https://a.b/c", "title": "a film", "duration": 300} | fields, "Youtube", "abc")
+    assert rejection_reason(entry, RULES) == reason
 
 
 HOSTILE = st.text() | st.sampled_from(["../../x", "a\0b", "a\nb", "w" * 10_000, "/etc", "..", "a%2f", "-rf", "\ud800"])
@@ -343,36 +353,36 @@ HOSTILE = st.text() | st.sampled_from(["../../x", "a\0b", "a\nb", "w" * 10_000, 
 @given(HOSTILE, HOSTILE, HOSTILE, HOSTILE)
 def test_names_are_safe_and_differ(site_name, id, other, url):
     name = safe_name(site_name, id, url)
-    assert NAME.fullmatch(name)
+    assert SAFE_NAME.fullmatch(name)
     assert is_inside(f"videos/{name}.mp4")
     assert (safe_name("Youtube", id, url) == safe_name("Youtube", other, url)) == (id == other)
     assert (safe_name("Generic", "a", id) == safe_name("Generic", "a", other)) == (id == other)
-    assert clean(id, 50).isprintable() or not id
-    json.dumps(clean(id, 50)).encode()
+    assert sanitize(id, 50).isprintable() or not id
+    json.dumps(sanitize(id, 50)).encode()
 
 
-def test_the_smallest_format_that_is_enough_and_has_no_sound_is_chosen():
-    def film(id, height, video="avc1", audio="none", protocol="https", **more):
+def test_smallest_sufficient_format_without_sound_is_chosen():
+    def video_format(id, height, video="avc1", audio="none", protocol="https", **more):
         fields = {"format_id": id, "height": height, "vcodec": video, "acodec": audio, "protocol": protocol}
         return fields | {"url": f"https://a.b/{id}", "ext": "mp4"} | more
 
     def choose(*formats):
-        with open_downloader(Manners(0, 0, 0, 0, ""), 360) as downloader:
+        with open_downloader(RequestPolicy(0, 0, 0, 0, ""), 360) as downloader:
             info = {"id": "a", "title": "a", "formats": list(formats), "extractor": "a", "webpage_url": "https://a.b"}
             return downloader.process_ie_result(info, download=False)["format_id"]
 
-    sound = film("sound", None, video="none", audio="mp4a")
-    low, high, vp9 = film("240", 240), film("720", 720), film("vp9", 360, video="vp9")
-    program = film("rtmp", 360, protocol="rtmp")
-    assert choose(low, high, sound, program, film("360", 360), vp9) == "360"
+    sound = video_format("sound", None, video="none", audio="mp4a")
+    low, high, vp9 = video_format("240", 240), video_format("720", 720), video_format("vp9", 360, video="vp9")
+    program = video_format("rtmp", 360, protocol="rtmp")
+    assert choose(low, high, sound, program, video_format("360", 360), vp9) == "360"
     assert choose(low, high, sound, vp9) == "vp9"
-    assert choose(low, high, sound, film("both", 360, audio="mp4a")) == "720"
-    assert choose(low, sound, film("both", 360, audio="mp4a")) == "both"
+    assert choose(low, high, sound, video_format("both", 360, audio="mp4a")) == "720"
+    assert choose(low, sound, video_format("both", 360, audio="mp4a")) == "both"
     with pytest.raises(Exception, match="Requested format is not available"):
         choose(low, sound, program)
 
 
-def test_the_queries_of_the_page_run(mixed_run, monkeypatch):
+def test_documented_queries_run(mixed_run, monkeypatch):
     monkeypatch.chdir(mixed_run[-1])
     page = (ROOT / "docs" / "collecting.md").read_text()
     queries = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
@@ -383,7 +393,7 @@ def test_the_queries_of_the_page_run(mixed_run, monkeypatch):
     assert read_segments(mixed_run[-1] / "early.parquet") == []  # no title says that a world begins
 
 
-TITLES = {  # whether a set like `earlygame_keyword` takes a video of this title
+TITLES = {  # by title: True if a set like `earlygame_keyword` includes the video
     "I made a NEW WORLD in Minecraft": True, "Minecraft new survival world": True, "A Fresh Start!": True,
     "Let's Play Minecraft Episode 1": True, "lets play ep. 01 - wood": True, "Survival part #1": True,
     "100 days: Day 1": True, "My first night": True, "Episode 1": True,
@@ -392,8 +402,8 @@ TITLES = {  # whether a set like `earlygame_keyword` takes a video of this title
 }  # fmt: skip
 
 
-def test_the_first_minutes_are_taken_of_videos_whose_title_says_so(tmp_path, monkeypatch):
-    """The documented query has title words and the cut of `earlygame_keyword` (fidelity S6)."""
+def test_earlygame_query_selects_first_minutes_by_title(tmp_path, monkeypatch):
+    """The documented query selects by title words and cuts as for `earlygame_keyword` (fidelity S6)."""
     monkeypatch.chdir(tmp_path)
     rows = [
         {"title": title, "video": f"videos/{number}.mp4", "start": 0.0, "end": 200.0 + 20 * number, "fps": 60.0}

@@ -1,4 +1,4 @@
-"""Datasets made of drifting pictures, no two episodes alike unless they are made so; commands in this process."""
+"""Datasets of drifting pictures, no two episodes alike unless made so; an IDM; commands in this process."""
 
 import shutil
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from configs import data as data_config
 from configs import prepare as prepare_config
 from vpt_jax.actions import BUTTON_INDEX, CAMERA, env_from_raw
 from vpt_jax.curation.validation import diff, summarize, validate
-from vpt_jax.curation.validation.alignment import Said
+from vpt_jax.curation.validation.alignment import FrameLogProbs
 from vpt_jax.data import prepare
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.recording import RecordingWriter
@@ -33,12 +33,12 @@ def small_idm(size=SIZE, window=8):
 
 
 def perfect(buttons, camera, sure=0.9):
-    """What a model says that is right, and so sure of it."""
-    said = []
+    """Log-probabilities of a model that gives the right classes the probability `sure`."""
+    log_probs = []
     for chosen, classes in ((buttons, 2), (CAMERA.to_bins(camera), CAMERA.num_bins)):
         right = np.eye(classes)[chosen]
-        said.append(np.log(right * sure + (1 - right) * (1 - sure) / (classes - 1)).astype(np.float32))
-    return Said(*said)
+        log_probs.append(np.log(right * sure + (1 - right) * (1 - sure) / (classes - 1)).astype(np.float32))
+    return FrameLogProbs(*log_probs)
 
 
 def record(path, seed, frames=160):
@@ -88,7 +88,7 @@ def _no_pools():
     """Pools of processes take seconds to start."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (diff, prepare, summarize, validate):
-            patch.setattr(module, "in_processes", _in_this_process)
+            patch.setattr(module, "process_runner", _in_this_process)
         yield
 
 

@@ -57,12 +57,12 @@ def test_ten_displaced_recordings_of_forty_are_found(tmp_path):
     data = [f".data.{split}={tmp_path / 'training'}" for split in ("train", "valid")]
     run("launch/train.py", "=configs/idm.py:demo", *data, f".workdir={tmp_path / 'idm'}", f".steps={STEPS}",
         ".report=False")  # fmt: skip
-    said = run("launch/data.py validate", f".data={tmp_path / 'dataset'}", f".idm={tmp_path / 'idm'}", expected=1)
+    output = run("launch/data.py validate", f".data={tmp_path / 'dataset'}", f".idm={tmp_path / 'idm'}", expected=1)
 
     findings = json.loads((tmp_path / "dataset.inspection" / "validate.json").read_text())["findings"]
     found = {Path(finding["where"]).name: finding for finding in findings}
     expected = {jsonl.stem: frames for jsonl, frames in displaced.items()}
-    print(said, expected)
+    print(output, expected)
     assert expected.keys() <= {name for name, finding in found.items() if finding["kind"] == "displaced"}
     right = [offset_of(found[name]["detail"]) == frames for name, frames in expected.items()]
     assert sum(right) >= 8

@@ -1,12 +1,12 @@
-"""Actions against what a model said of their frames: one that is right, one that knows nothing; and how one reads."""
+"""Alignment of actions with log-probabilities of a model that is right, and of one that is ignorant; scoring."""
 
 import numpy as np
 import pytest
 
 from vpt_jax.actions import CAMERA
-from vpt_jax.curation.validation.alignment import FURTHEST, Reader, fit_actions
+from vpt_jax.curation.validation.alignment import MAX_SHIFT, EpisodeScorer, measure_alignment
 from vpt_jax.curation.validation.episodes import find_episodes
-from vpt_jax.curation.validation.findings import describe, misfits
+from vpt_jax.curation.validation.findings import alignment_findings, describe_shift
 from vpt_jax.labelling.single import label_video
 
 from .conftest import perfect, small_idm
@@ -22,44 +22,44 @@ def play(seed, frames=FRAMES):
     return buttons, camera.astype(np.float32)
 
 
-@pytest.mark.parametrize("late", [-FURTHEST, -3, -1, 0, 1, 4, FURTHEST])
+@pytest.mark.parametrize("late", [-MAX_SHIFT, -3, -1, 0, 1, 4, MAX_SHIFT])
 def test_the_displacement_is_found(late):
     buttons, camera = play(0)
-    fit = fit_actions(perfect(buttons, camera), np.roll(buttons, late, 0), np.roll(camera, late, 0))
-    assert fit.late == late
-    assert fit.log_likelihood[fit.late + FURTHEST] == pytest.approx(22 * np.log(0.9), abs=1e-4)
-    found = list(misfits({"episode": fit}))
+    alignment = measure_alignment(perfect(buttons, camera), np.roll(buttons, late, 0), np.roll(camera, late, 0))
+    assert alignment.late == late
+    assert alignment.log_likelihood[alignment.late + MAX_SHIFT] == pytest.approx(22 * np.log(0.9), abs=1e-4)
+    found = list(alignment_findings({"episode": alignment}))
     assert [finding.kind for finding in found] == (["displaced"] if late else [])
-    assert not late or describe(fit) in found[0].detail
+    assert not late or describe_shift(alignment) in found[0].detail
 
 
 def test_actions_of_another_episode_do_not_fit():
-    fits = {seed: fit_actions(perfect(*play(seed)), *play(seed)) for seed in range(5)}
-    assert not list(misfits(fits))
-    found = list(misfits(fits | {"other": fit_actions(perfect(*play(5)), *play(6))}))
+    alignments = {seed: measure_alignment(perfect(*play(seed)), *play(seed)) for seed in range(5)}
+    assert not list(alignment_findings(alignments))
+    found = list(alignment_findings(alignments | {"other": measure_alignment(perfect(*play(5)), *play(6))}))
     assert [(finding.kind, finding.where) for finding in found] == [("does not fit", "other")]
 
 
-def test_of_a_model_that_knows_nothing_and_of_rest_nothing_is_concluded():
+def test_an_ignorant_model_and_resting_players_give_no_findings():
     buttons, camera = play(0)
-    ignorant = fit_actions(perfect(buttons, camera, sure=1 / 2)._replace(camera=np.full((FRAMES, 2, 11), -np.log(11))),
-                           np.roll(buttons, 3, 0), np.roll(camera, 3, 0))  # fmt: skip
-    resting = fit_actions(perfect(buttons * 0, camera * 0), buttons * 0, camera * 0)
-    fits = {seed: fit_actions(perfect(*play(seed)), *play(seed)) for seed in range(5)}
-    assert not list(misfits(fits | {"ignorant": ignorant, "resting": resting}))
-    assert not list(misfits({"ignorant": ignorant}))
+    uniform = perfect(buttons, camera, sure=1 / 2)._replace(camera=np.full((FRAMES, 2, 11), -np.log(11)))
+    ignorant = measure_alignment(uniform, np.roll(buttons, 3, 0), np.roll(camera, 3, 0))
+    resting = measure_alignment(perfect(buttons * 0, camera * 0), buttons * 0, camera * 0)
+    alignments = {seed: measure_alignment(perfect(*play(seed)), *play(seed)) for seed in range(5)}
+    assert not list(alignment_findings(alignments | {"ignorant": ignorant, "resting": resting}))
+    assert not list(alignment_findings({"ignorant": ignorant}))
 
 
-def test_of_few_frames_nothing_is_said():
+def test_too_few_frames_give_no_alignment():
     buttons, camera = play(0, 219)
-    assert fit_actions(perfect(buttons, camera), buttons, camera) is None
+    assert measure_alignment(perfect(buttons, camera), buttons, camera) is None
 
 
-def test_an_episode_is_read_as_labelling_reads_its_video(clean):
+def test_an_episode_is_scored_as_labelling_scores_its_video(clean):
     idm, episode = small_idm(), find_episodes(clean)[0]
     labels = label_video(idm, clean.parent / "recordings" / f"{episode}.mp4", aspect=(1, 1))
-    said = Reader(idm).read(episode)
-    chosen = (labels.buttons, said.buttons), (CAMERA.to_bins(labels.camera), said.camera)
+    log_probs = EpisodeScorer(idm).log_probs(episode)
+    chosen = (labels.buttons, log_probs.buttons), (CAMERA.to_bins(labels.camera), log_probs.camera)
     likelihood = sum(np.take_along_axis(of, np.int64(at)[..., None], -1).sum((1, 2)) for at, of in chosen)
     np.testing.assert_allclose(likelihood, np.log(labels.confidence), atol=1e-4)
-    assert len(said.buttons) == episode.frames
+    assert len(log_probs.buttons) == episode.frames

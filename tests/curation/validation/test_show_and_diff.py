@@ -1,4 +1,4 @@
-"""Pictures and films can be looked at; what changed between two datasets is told; commands are checked."""
+"""Excerpts as pictures and films; the difference between two datasets; invalid settings."""
 
 import json
 
@@ -60,11 +60,11 @@ def test_the_difference_of_two_datasets(clean, settings, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("command", "changes", "message"),
     [
-        ("stats", dict(data=""), "say which dataset: --config.data=DATASET"),
+        ("stats", dict(data=""), "config.data is empty; give a dataset: --config.data=DATASET"),
         ("show", dict(workers=-1), "config.workers must not be negative"),
         ("show", dict(episode="train/z"), "there is no episode 'train/z' in .*; the first is train/a"),
         ("show", dict(excerpts=0), "must be more than 0"),
-        ("diff", {}, "say what the dataset is compared with: --config.other=DATASET"),
+        ("diff", {}, "config.other is empty; give a dataset to compare with: --config.other=DATASET"),
     ],
 )
 def test_bad_settings_are_named(clean, settings, command, changes, message):
@@ -76,5 +76,5 @@ def test_bad_settings_are_named(clean, settings, command, changes, message):
 
 def test_a_command_that_is_not_known_is_named():
     assert programs.run("data", "chek", status=1).splitlines()[-1] == (
-        "error: say what to do: python launch/data.py {stats,validate,show,diff} --config.data=DATASET"
+        "error: choose a command: python launch/data.py {stats,validate,show,diff} --config.data=DATASET"
     )

@@ -1,4 +1,4 @@
-"""Figures against counts by hand."""
+"""Dataset statistics against counts by hand."""
 
 import json
 import re
@@ -61,9 +61,9 @@ def test_recordings_tell_of_guis_and_versions(clean, settings, tmp_path, capsys)
     }  # fmt: skip
     assert json.loads((tmp_path / "out" / "stats.json").read_text()) == values
     assert values["splits"]["train"]["episodes"] == 4
-    said, page = capsys.readouterr().out, Page((tmp_path / "out" / "stats.html").read_text())
-    assert all("recorder version 6.13" in text for text in (said, " ".join(page.text("th"))))
-    assert re.search(r"^  episodes +4 +2$", said, re.MULTILINE)
+    output, page = capsys.readouterr().out, Page((tmp_path / "out" / "stats.html").read_text())
+    assert all("recorder version 6.13" in text for text in (output, " ".join(page.text("th"))))
+    assert re.search(r"^  episodes +4 +2$", output, re.MULTILINE)
 
 
 def test_a_folder_without_recordings_is_named(clean, settings, tmp_path):

@@ -1,4 +1,4 @@
-"""What is wrong with datasets is found, each once and nothing else; nothing is found where all is well."""
+"""Each problem of a dataset is found once, and nothing else; nothing is found in an intact one."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from vpt_jax.curation.validation import validate
 from vpt_jax.curation.validation.commands import COMMANDS
 from vpt_jax.curation.validation.duplicates import find_copies
 from vpt_jax.curation.validation.episodes import InspectionError
-from vpt_jax.curation.validation.leakage import session_of, video_of
+from vpt_jax.curation.validation.leakage import session_of, video_name
 from vpt_jax.curation.validation.records import check_actions
 from vpt_jax.data import dataset
 
@@ -67,7 +67,7 @@ def test_broken_records_and_indexes_are_found(clean, settings, tmp_path):
     np.save(folder / "camera.npy", camera)
     np.save(folder / "names.npy", np.array(["a", "b", "c", "x"]))
     assert found(settings(damaged)) == [
-        ("broken", "train/b", "the camera turns by no number, or by more than 180 degrees, in 1 frames"),
+        ("broken", "train/b", "camera angles are NaN or larger than 180 degrees in 1 frames"),
         ("broken", "train/b", "record 1 and the index differ in camera"),
         *(("broken", "train/x", f"record {number} and the index differ in episode") for number in range(5)),
     ]
@@ -80,13 +80,13 @@ def test_broken_records_and_indexes_are_found(clean, settings, tmp_path):
     ]
 
 
-def test_what_no_player_does_is_found():
+def test_implausible_actions_are_found():
     buttons, camera, confidence = np.zeros((300, 20), np.uint8), np.zeros((300, 2)), np.ones(300)
     assert not list(check_actions(5, buttons, camera, confidence))
     buttons[50:151, 2] = 1
     confidence[7] = np.nan
     assert list(check_actions(5, buttons, camera, confidence)) == [
-        "confidences are not from 0 to 1",
+        "confidences are not between 0 and 1",
         "forward is held for 5 s from frame 50 on: a stuck key?",
     ]
     assert not list(check_actions(6, buttons, camera, np.ones(300)))
@@ -106,31 +106,31 @@ def test_runs_of_moving_pictures_are_copies():
     assert not find_copies([*play, other[:130]])  # 93 frames are too few
 
 
-def test_names_tell_of_videos_and_sessions():
-    assert video_of("deep/talk@0-200") == "deep/talk"
+def test_names_contain_videos_and_sessions():
+    assert video_name("deep/talk@0-200") == "deep/talk"
     assert session_of(f"6.9/{SESSION}-20220421-092639@20-40") == SESSION
     assert session_of("E1M5-runner-000001") is None
 
 
-def test_a_run_that_was_killed_goes_on(clean, settings, monkeypatch, tmp_path):
-    looked, scan = [], validate.scan_episode
+def test_a_killed_run_resumes(clean, settings, monkeypatch, tmp_path):
+    scanned, scan = [], validate.scan_episode
 
     def stopping(episode, *arguments):
-        if len(looked) == 3:
+        if len(scanned) == 3:
             raise KeyboardInterrupt
-        looked.append(episode)
+        scanned.append(episode)
         scan(episode, *arguments)
 
     monkeypatch.setattr(validate, "scan_episode", stopping)
     with pytest.raises(KeyboardInterrupt):
         found(settings(clean))
-    monkeypatch.setattr(validate, "scan_episode", lambda *arguments: (looked.append(arguments[0]), scan(*arguments)))
+    monkeypatch.setattr(validate, "scan_episode", lambda *arguments: (scanned.append(arguments[0]), scan(*arguments)))
     moved = shutil.copytree(clean, tmp_path / "moved", copy_function=shutil.copyfile)  # elsewhere, of another date
     assert found(settings(moved)) == []
-    assert len(looked) == len({str(episode) for episode in looked}) == 6
+    assert len(scanned) == len({str(episode) for episode in scanned}) == 6
 
 
-def test_what_was_seen_is_of_the_content_and_of_the_model(clean, settings, tmp_path):
+def test_cached_results_are_addressed_by_content_and_model(clean, settings, tmp_path):
     """A dataset or a model in the same place, of the same size, date and step, may be another one."""
     data = shutil.copytree(clean, tmp_path / "data")
     config, episodes = settings(data), validate.find_episodes(data, checked=False)
@@ -161,22 +161,22 @@ def test_models_that_cannot_be_used_are_named(clean, settings, monkeypatch, idm,
         found(settings(clean, idm="some", **changes))
 
 
-class Reading:
-    """In place of a model: one that is right, but for two episodes."""
+class FakeScorer:
+    """Fake of `EpisodeScorer`: a model that is right, but for two episodes."""
 
     def __init__(self, *_):
         pass
 
-    def read(self, episode):
+    def log_probs(self, episode):
         index, others = episode.index, {"valid/e": 1}
         rows = index.rows(others.get(str(episode), episode.number))
         late = 2 if episode.name == "c" else 0
         return perfect(*(np.roll(field[rows], -late, 0) for field in (index.buttons, index.camera)))
 
 
-def test_what_a_model_says_is_reported(clean, settings, monkeypatch, tmp_path, capsys):
+def test_findings_of_a_model_are_reported(clean, settings, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(validate, "load_idm", lambda workdir: small_idm())
-    monkeypatch.setattr(validate, "Reader", Reading)
+    monkeypatch.setattr(validate, "EpisodeScorer", FakeScorer)
     monkeypatch.setattr("vpt_jax.curation.validation.alignment.MIN_BLOCKS", 7)
     displaced, other = found(settings(clean, idm="some"))
     assert displaced[:2] == ("displaced", "train/c")

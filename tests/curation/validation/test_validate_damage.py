@@ -26,7 +26,7 @@ def shard(data, number):
 
 
 def test_a_flipped_bit_is_a_finding_and_all_else_is_checked(small, settings, tmp_path):
-    """ArrayRecord's checksum: one record is lost, the others are looked at, and the status is 1 (attack M2)."""
+    """ArrayRecord's checksum: one record is lost, the others are checked, and the status is 1 (attack M2)."""
     data = shutil.copytree(small, tmp_path / "data")
     flip(shard(data, 0), 300)
     findings = found(settings(data))
@@ -59,7 +59,7 @@ def test_a_damaged_shard_is_found_record_by_record(small, settings, tmp_path, da
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"frames": b""}, "record 1: frame 0 goes from byte 0 to"),
+        ({"frames": b""}, "record 1: frame 0 extends from byte 0 to"),
         ({"frames": b"\0" * 9_000}, "record 1: a stored frame of .* not a JPEG"),
         ({"frame_ends": [1]}, "record 1 and the index differ in frame_ends"),
         ({"frame_ends": [4, 3, 2, 1]}, "record 1: "),
@@ -69,7 +69,7 @@ def test_a_damaged_shard_is_found_record_by_record(small, settings, tmp_path, da
     ],
 )
 def test_records_of_nonsense_are_findings(settings, tmp_path, changes, message):
-    """Whatever is in a record, it is named, and the others are checked (attack M2)."""
+    """A record with any invalid field is named, and the others are checked (attack M2)."""
 
     def record(name, pictures, chunk, *rest):
         return serialized(name, pictures, chunk, *rest, **(changes if (name, chunk) == ("train0", 1) else {}))
@@ -79,8 +79,8 @@ def test_records_of_nonsense_are_findings(settings, tmp_path, changes, message):
     assert re.search(message, findings[0][2])
 
 
-def test_what_shows_a_dataset_refuses_a_damaged_one(small, settings, tmp_path):
-    """Looking for damage is validate's work; the others say what is wrong (attack H2)."""
+def test_show_and_diff_refuse_a_damaged_dataset(small, settings, tmp_path):
+    """Only validate accepts damage; the other commands raise an error that names it (attack H2)."""
     data = shutil.copytree(small, tmp_path / "data")
     shard(data, 1).unlink()
     for command in (lambda: show.show(settings(data)), lambda: diff.diff(settings(data, other=str(small)))):
@@ -96,8 +96,8 @@ def test_metadata_that_are_damaged_end_it_with_a_line(small, settings, tmp_path)
         found(settings(data))
 
 
-def test_a_scan_that_is_damaged_is_made_anew(small, settings, tmp_path, monkeypatch):
-    """What a run that was killed left of an episode may be half a file (attack H2)."""
+def test_a_damaged_scan_is_repeated(small, settings, tmp_path, monkeypatch):
+    """A killed run may leave a truncated result of an episode (attack H2)."""
     monkeypatch.setattr("vpt_jax.curation.validation.validate.shutil.rmtree", lambda *_, **__: None)
     assert found(settings(small)) == []
     scans = sorted((tmp_path / "out").glob("validate.partial/*/*.npz"))

@@ -1,4 +1,4 @@
-"""Games on a Ray cluster, as far as training starts and stops with them; Ray itself is a stub but for the slow test."""
+"""Start and stop of training with games on a Ray cluster; Ray is a stub, except in the slow test."""
 
 import importlib
 import os
@@ -17,7 +17,7 @@ from vpt_jax.training.setup import ConfigError, make_mesh
 
 @pytest.fixture
 def ray(monkeypatch):
-    """A module that does to signals what Ray 2.60 does."""
+    """Stub module that installs the signal handler of Ray 2.60."""
 
     def exit_at_once(number, frame):
         sys.exit(number)
@@ -43,8 +43,8 @@ def config_of(**game):
     return config
 
 
-def test_sigterm_still_stops_a_run_whose_games_ray_plays(ray):
-    """Ray's own handler would end it at once, with status 15 and nothing saved (scale row 7)."""
+def test_sigterm_still_stops_a_run_with_games_on_ray(ray):
+    """Ray's own handler would end the process at once, with status 15 and nothing saved (scale row 7)."""
     config = config_of()
     before = signal.getsignal(signal.SIGTERM)
     with loop.StopSignal() as stop:
@@ -55,7 +55,7 @@ def test_sigterm_still_stops_a_run_whose_games_ray_plays(ray):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_sigterm_still_stops_a_run_that_finds_no_cluster(ray):
+def test_sigterm_still_stops_a_run_without_a_cluster(ray):
     config = config_of(cluster="nowhere")
     with loop.StopSignal() as stop:
         with pytest.raises(ConfigError, match=r"config\.game\.cluster is 'nowhere': no cluster"):

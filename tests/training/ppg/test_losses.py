@@ -1,4 +1,4 @@
-"""The arithmetic of PPG in double precision, against what it comes to when written out."""
+"""Losses and advantages of PPG in double precision, compared with explicit calculations."""
 
 import jax
 import jax.numpy as jnp
@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from vpt_jax.actions import CLASS_HAS_CAMERA, JointAction
-from vpt_jax.models.heads import ValueNormalizer, draw_joint, joint_entropy, joint_kl, joint_log_prob
+from vpt_jax.models.heads import ValueNormalizer, joint_entropy, joint_kl, joint_log_prob, sample_joint
 from vpt_jax.models.policy import PolicyOutput
 from vpt_jax.training.ppg.losses import (
-    Coefficients,
-    Fragment,
-    advantages,
-    clipped_loss,
+    LossWeights,
+    Segment,
+    clipped_surrogate_loss,
+    compute_gae,
     explained_variance,
     sleep_loss,
     wake_loss,
@@ -42,30 +42,30 @@ def random_logits(seed, *shape):
 
 
 class FixedPolicy:
-    """A "policy" whose parameters are its output."""
+    """Stub policy whose parameters are its output."""
 
     @staticmethod
     def apply(variables, frames, first, memory):
         return PolicyOutput(memory=memory, **variables["params"])
 
 
-def fragment_of(action, log_prob, advantage, target, valid=None):
+def segment_of(action, log_prob, advantage, target, valid=None):
     shape = np.shape(advantage)
     valid = np.ones(shape, bool) if valid is None else valid
     frames, first = np.zeros((*shape, 2, 2, 3), np.uint8), np.zeros(shape, bool)
-    return Fragment(frames, first, valid, action, log_prob, jnp.asarray(advantage), jnp.asarray(target))
+    return Segment(frames, first, valid, action, log_prob, jnp.asarray(advantage), jnp.asarray(target))
 
 
-def test_advantages_of_an_episode_that_goes_on():
+def test_advantages_of_an_episode_that_continues():
     reward, value = np.array([[1.0, 0.0]]), np.array([[0.5, 0.25, 2.0]])
     always = np.ones((1, 2), bool)
     second = 0 + 0.9 * 2.0 - 0.25
     first = 1 + 0.9 * 0.25 - 0.5 + 0.9 * 0.8 * second
-    np.testing.assert_allclose(advantages(reward, value, always, ~always, 0.9, 0.8), [[first, second]], rtol=1e-6)
+    np.testing.assert_allclose(compute_gae(reward, value, always, ~always, 0.9, 0.8), [[first, second]], rtol=1e-6)
 
 
 def test_advantages_where_episodes_end():
-    # Steps: 0 and 1 of an episode, its last picture, 0 and 1 of the next one.
+    # Steps: 0 and 1 of an episode, its last frame, 0 and 1 of the next one.
     reward = np.array([[1.0, 2.0, 0.0, 0.0, 5.0]])
     value = np.array([[0.5, 0.25, 8.0, 1.0, 3.0, 100.0]])
     valid = np.array([[1, 1, 0, 1, 1]], bool)
@@ -74,13 +74,13 @@ def test_advantages_where_episodes_end():
         one = 2 + 0.9 * after - 0.25
         four = 5 + 0.9 * last - 3
         expected = [1 + 0.9 * 0.25 - 0.5 + 0.72 * one, one, 0, 0 + 0.9 * 3 - 1 + 0.72 * four, four]
-        np.testing.assert_allclose(advantages(reward, value, valid, terminated, 0.9, 0.8), [expected], rtol=1e-6)
+        np.testing.assert_allclose(compute_gae(reward, value, valid, terminated, 0.9, 0.8), [expected], rtol=1e-6)
 
 
-def test_a_lost_game_invents_nothing():
-    """Its last action had no outcome: the step before is worth what the value says of the picture after it."""
+def test_a_lost_game_bootstraps():
+    """Its last action had no outcome: the return of the step before bootstraps from the value of the frame after it."""
     reward, value = np.array([[1.0, 99.0]]), np.array([[0.5, 0.25, 77.0]])
-    found = advantages(reward, value, np.array([[True, False]]), np.zeros((1, 2), bool), 0.9, 0.8)
+    found = compute_gae(reward, value, np.array([[True, False]]), np.zeros((1, 2), bool), 0.9, 0.8)
     np.testing.assert_allclose(found, [[1 + 0.9 * 0.25 - 0.5, 0]], rtol=1e-6)
 
 
@@ -89,7 +89,7 @@ def test_a_lost_game_invents_nothing():
     [(1.0, 2.0, -2.0), (1.1, 2.0, -2.2), (1.5, 2.0, -2.4), (0.5, 2.0, -1.0), (1.5, -2.0, 3.0), (0.5, -2.0, 1.6)],
 )
 def test_the_clipped_loss(ratio, advantage, loss):
-    np.testing.assert_allclose(clipped_loss(jnp.log(ratio), jnp.array(advantage), 0.2), loss, rtol=1e-6)
+    np.testing.assert_allclose(clipped_surrogate_loss(jnp.log(ratio), jnp.array(advantage), 0.2), loss, rtol=1e-6)
 
 
 @pytest.mark.parametrize("log_ratio", [-1e4, -25.0, 25.0, 1e4])
@@ -97,7 +97,7 @@ def test_the_clipped_loss(ratio, advantage, loss):
 def test_any_ratio_has_a_finite_loss_and_gradient(log_ratio, advantage):
     """No infinity times 0 (fidelity S10); in float32, the gradient's square as well."""
     with jax.enable_x64(False):
-        loss, gradient = jax.value_and_grad(clipped_loss)(jnp.float32(log_ratio), jnp.float32(advantage), 0.2)
+        loss, gradient = jax.value_and_grad(clipped_surrogate_loss)(jnp.float32(log_ratio), jnp.float32(advantage), 0.2)
     assert np.isfinite([loss, gradient, np.float32(gradient) ** 2]).all()
 
 
@@ -118,8 +118,8 @@ def test_the_kl_is_that_of_the_whole_joint_action():
 
 
 def test_drawn_actions_are_as_frequent_as_their_probability():
-    logits = jax.tree.map(lambda of_head: jnp.tile(of_head, (1, 4000, 1)), logits_of(0.6, 0.9))
-    drawn = draw_joint(jax.random.key(0), logits)
+    logits = jax.tree.map(lambda head_logits: jnp.tile(head_logits, (1, 4000, 1)), logits_of(0.6, 0.9))
+    drawn = sample_joint(jax.random.key(0), logits)
     moves = np.asarray(drawn.buttons == WITH)
     np.testing.assert_allclose(moves.mean(), 0.6, atol=0.03)
     np.testing.assert_allclose((drawn.camera == 0)[moves].mean(), 0.9, atol=0.03)
@@ -129,28 +129,28 @@ def test_drawn_actions_are_as_frequent_as_their_probability():
     np.testing.assert_allclose(np.exp(log_prob)[~moves], 0.4, rtol=1e-6)
 
 
-def wake(leash=0.3, weights=Coefficients(), valid=None, said=None, pretrained=None):  # noqa: B008 - it does not change
-    """The loss of two steps, the policy's parameters and everything it depends on."""
-    said = random_logits(1, 1, 2) if said is None else said
+def wake(kl_coef=0.3, weights=LossWeights(), valid=None, logits=None, pretrained=None):  # noqa: B008 - it does not change
+    """The loss of two steps, the policy's parameters, and both policies' logits."""
+    logits = random_logits(1, 1, 2) if logits is None else logits
     pretrained = random_logits(2, 1, 2) if pretrained is None else pretrained
     action = JointAction(np.array([[WITH, WITHOUT]]), np.array([[3, 60]]))
-    log_prob = joint_log_prob(said, action) - jnp.log(jnp.array([[1.1, 1.6]]))
-    fragment = fragment_of(action, log_prob, [[2.0, -1.0]], [[3.0, 5.0]], valid)
+    log_prob = joint_log_prob(logits, action) - jnp.log(jnp.array([[1.1, 1.6]]))
+    segment = segment_of(action, log_prob, [[2.0, -1.0]], [[3.0, 5.0]], valid)
     normalizer = ValueNormalizer(jnp.array([2.0]), jnp.array([8.0]), jnp.array(1.0))  # mean 2, variance 4
-    params = {"logits": said, "value": jnp.array([[0.5, 1.0]])}
+    params = {"logits": logits, "value": jnp.array([[0.5, 1.0]])}
 
     def loss(params):
-        return wake_loss(FixedPolicy, weights, params, "memory", fragment, pretrained, normalizer, jnp.asarray(leash))
+        return wake_loss(FixedPolicy, weights, params, "memory", segment, pretrained, normalizer, jnp.asarray(kl_coef))
 
-    return loss, params, said, pretrained
+    return loss, params, logits, pretrained
 
 
 def test_the_wake_loss_written_out():
-    loss, params, said, pretrained = wake(weights=Coefficients(entropy=0.01))
+    loss, params, logits, pretrained = wake(weights=LossWeights(entropy=0.01))
     value, metrics = loss(params)
     policy_loss = np.mean([-2.2, 1.6])
     value_loss = np.mean([(0.5 - (3 - 2) / 2) ** 2, (1.0 - (5 - 2) / 2) ** 2])
-    kl, entropy = np.mean(joint_kl(pretrained, said)), np.mean(joint_entropy(said))
+    kl, entropy = np.mean(joint_kl(pretrained, logits)), np.mean(joint_entropy(logits))
     np.testing.assert_allclose(metrics["policy_loss"], policy_loss, rtol=1e-6)
     np.testing.assert_allclose(metrics["value_loss"], value_loss, rtol=1e-6)
     np.testing.assert_allclose(metrics["clipped"], 0.5)
@@ -158,15 +158,15 @@ def test_the_wake_loss_written_out():
 
 
 def test_the_value_has_a_weight_of_its_own_in_the_wake():
-    """The paper's 0.5 is of the sleep (fidelity S12)."""
+    """The paper's 0.5 is that of the sleep phase (fidelity S12)."""
     losses = []
     for weight in (0.0, 1.0):
-        loss, params, *_ = wake(weights=Coefficients(wake_value=weight, value=9.0))
+        loss, params, *_ = wake(weights=LossWeights(wake_value=weight, value=9.0))
         losses.append(loss(params))
     np.testing.assert_allclose(losses[1][0] - losses[0][0], losses[0][1]["value_loss"], rtol=1e-6)
 
 
-def test_steps_that_are_not_valid_count_nowhere():
+def test_steps_that_are_not_valid_are_masked():
     loss, params, *_ = wake(valid=np.array([[True, False]]))
     metrics = loss(params)[1]
     np.testing.assert_allclose([metrics["policy_loss"], metrics["value_loss"]], [-2.2, 0], rtol=1e-6)
@@ -175,7 +175,7 @@ def test_steps_that_are_not_valid_count_nowhere():
     assert np.any(gradient["logits"]["buttons"][:, 0])
 
 
-def test_the_gradient_of_the_leash_pulls_to_the_pretrained_policy():
+def test_the_gradient_of_the_kl_penalty_pulls_to_the_pretrained_policy():
     """By finite differences, and in the direction that covers what the pretrained policy does."""
     p, q = logits_of(0.6, 0.9), logits_of(0.3, 0.2)
 
@@ -189,22 +189,22 @@ def test_the_gradient_of_the_leash_pulls_to_the_pretrained_policy():
 
 
 def test_the_sleep_loss_written_out():
-    said, before = random_logits(3, 1, 2), random_logits(4, 1, 2)
+    logits, before = random_logits(3, 1, 2), random_logits(4, 1, 2)
     action = JointAction(np.array([[WITH, WITHOUT]]), np.array([[3, 60]]))
-    fragment = fragment_of(action, np.zeros((1, 2)), [[0.0, 0.0]], [[3.0, 5.0]])
+    segment = segment_of(action, np.zeros((1, 2)), [[0.0, 0.0]], [[3.0, 5.0]])
     normalizer = ValueNormalizer(jnp.array([2.0]), jnp.array([8.0]), jnp.array(1.0))
-    params = {"logits": said, "value": jnp.array([[0.5, 1.0]]), "aux_value": jnp.array([[0.0, 1.5]])}
-    weights = Coefficients(value=0.5, aux_value=0.25, clone=2.0)
-    value, _ = sleep_loss(FixedPolicy, weights, params, None, fragment, before, normalizer)
-    expected = 0.5 * (0.25 / 2) + 0.25 * (0.25 / 2) + 2 * np.mean(joint_kl(before, said))
+    params = {"logits": logits, "value": jnp.array([[0.5, 1.0]]), "aux_value": jnp.array([[0.0, 1.5]])}
+    weights = LossWeights(value=0.5, aux_value=0.25, clone=2.0)
+    value, _ = sleep_loss(FixedPolicy, weights, params, None, segment, before, normalizer)
+    expected = 0.5 * (0.25 / 2) + 0.25 * (0.25 / 2) + 2 * np.mean(joint_kl(before, logits))
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
-def numpy_ppo(said, action, log_prob, advantage, value, target, valid):
+def numpy_ppo(logits, action, log_prob, advantage, value, target, valid):
     """PPO's loss in plain NumPy, step by step."""
     losses = []
     for row, step in zip(*np.nonzero(valid), strict=True):
-        buttons, camera = (np.asarray(said[head], np.float64)[row, step] for head in ("buttons", "camera"))
+        buttons, camera = (np.asarray(logits[head], np.float64)[row, step] for head in ("buttons", "camera"))
         chosen = [int(part[row, step]) for part in action]
         new = buttons[chosen[0]] - np.log(np.exp(buttons).sum())
         if CLASS_HAS_CAMERA[chosen[0]]:
@@ -217,18 +217,18 @@ def numpy_ppo(said, action, log_prob, advantage, value, target, valid):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_without_leash_and_sleep_it_is_plain_ppo(seed):
+def test_without_kl_penalty_and_sleep_phase_it_is_plain_ppo(seed):
     rng = np.random.default_rng(seed)
     shape = (3, 4)
-    said = random_logits(seed, *shape)
+    logits = random_logits(seed, *shape)
     action = JointAction(rng.integers(8641, size=shape), rng.integers(121, size=shape))
-    log_prob = np.asarray(joint_log_prob(said, action)) + rng.normal(0, 0.3, shape)
+    log_prob = np.asarray(joint_log_prob(logits, action)) + rng.normal(0, 0.3, shape)
     advantage, value, target = rng.normal(size=(3, *shape))
     valid = rng.random(shape) < 0.8
-    fragment = fragment_of(action, log_prob, advantage, target, valid)
+    segment = segment_of(action, log_prob, advantage, target, valid)
     normalizer = ValueNormalizer(jnp.zeros(1), jnp.ones(1), jnp.ones(()))
-    params = {"logits": said, "value": jnp.asarray(value)}
+    params = {"logits": logits, "value": jnp.asarray(value)}
     others = random_logits(99, *shape)
-    found, _ = wake_loss(FixedPolicy, Coefficients(), params, None, fragment, others, normalizer, jnp.zeros(()))
-    expected = numpy_ppo(said, action, log_prob, advantage, value, target, valid)
+    found, _ = wake_loss(FixedPolicy, LossWeights(), params, None, segment, others, normalizer, jnp.zeros(()))
+    expected = numpy_ppo(logits, action, log_prob, advantage, value, target, valid)
     np.testing.assert_allclose(found, expected, rtol=1e-9)

@@ -1,4 +1,4 @@
-"""Playing and learning in one process: a small policy in games that need none, on meshes of one and of two devices."""
+"""Rollouts and updates in one process: a small policy in toy environments, on meshes of one and of two devices."""
 
 from functools import partial
 
@@ -9,11 +9,11 @@ import optax
 import pytest
 
 from vpt_jax import parallel
-from vpt_jax.envs.vector.pool import Turn
+from vpt_jax.envs.vector.pool import TimeStep
 from vpt_jax.models.heads import ValueNormalizer, joint_log_prob
 from vpt_jax.models.policy import Policy, init_params
-from vpt_jax.training.ppg.learner import Learner, Recipe, segment_order, take_segments
-from vpt_jax.training.ppg.rollout import Player
+from vpt_jax.training.ppg.learner import Learner, PPGConfig, segment_order, take_segments
+from vpt_jax.training.ppg.rollout import RolloutCollector
 from vpt_jax.training.ppg.setup import initial_state
 
 GAMES, LENGTH, SEGMENTS = 4, 5, 4
@@ -21,82 +21,82 @@ POLICY = Policy(widths=(4,), features=16, heads=2, layers=1, memory_length=4, au
 SHAPE = (8, 8, 3)
 
 
-class Episodes:
-    """Games that show their row, episode and step, and the last camera; row `r` has episodes of `5 + r` steps."""
+class ToyVectorEnv:
+    """Toy environments; frames encode row, episode, step and last camera; row `r` has episodes of `5 + r` steps."""
 
-    waited, lost = 0.0, 0
+    wait_seconds, lost = 0.0, 0
 
     def __init__(self):
         self._lengths, self._steps = 5 + np.arange(GAMES), np.zeros(GAMES, int)
         self._episodes, self._camera = np.zeros(GAMES, int), np.zeros((GAMES, 2), np.float32)
 
     def begin(self):
-        return self._turn(first=self._steps == 0, acted=np.zeros(GAMES, bool))
+        return self._time_step(first=self._steps == 0, acted=np.zeros(GAMES, bool))
 
-    def act(self, buttons, camera):
+    def step(self, buttons, camera):
         over = self._steps == self._lengths
         self._steps, self._episodes = np.where(over, 0, self._steps + 1), self._episodes + over
         self._camera = camera
-        return self._turn(first=over, acted=~over)
+        return self._time_step(first=over, acted=~over)
 
     def episodes(self):
         return []
 
-    def _turn(self, first, acted):
+    def _time_step(self, first, acted):
         rng = np.random.default_rng(0).integers(0, 256, (7, 11, *SHAPE), np.uint8)
         frames = rng[(np.arange(GAMES) + 3 * self._episodes) % 7, self._steps].copy()
         frames[:, 0, 0, 0] += (10 * self._camera[:, 1]).astype(np.uint8)
         cut = acted & (self._steps == self._lengths)
         reward = np.where(acted, np.sin(self._steps + self._camera[:, 0]), 0).astype(np.float32)
-        nobody = np.zeros(GAMES, bool)
-        return Turn(frames, self._episodes, first, self._steps < self._lengths, acted, reward, nobody, cut)
+        false = np.zeros(GAMES, bool)
+        return TimeStep(frames, self._episodes, first, self._steps < self._lengths, acted, reward, false, cut)
 
 
 def some_params():
-    """Random parameters, without compiling what draws them."""
+    """Random parameters, without compiling their initialisation."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(partial(init_params, POLICY, SHAPE), jax.random.key(0))
     return jax.tree.map(lambda leaf: (0.3 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
 
 
-def make_player(mesh):
-    return Player(POLICY, Episodes(), mesh, GAMES, LENGTH, jax.random.PRNGKey(7))
+def make_collector(mesh):
+    return RolloutCollector(POLICY, ToyVectorEnv(), mesh, GAMES, LENGTH, jax.random.PRNGKey(7))
 
 
-def test_random_segments_say_of_every_action_what_was_said_when_it_was_taken():
-    """Each begins with the memory of its start, stored while acting (fidelity D3, D11)."""
-    player, params = make_player(parallel.make_mesh(devices=jax.devices()[:1])), some_params()
-    player.play(params, ValueNormalizer.create(), LENGTH * SEGMENTS)  # so that memories are not empty
-    rollout = player.play(params, ValueNormalizer.create(), LENGTH * SEGMENTS)
+def test_random_segments_reproduce_the_log_probs_of_the_rollout():
+    """Each segment starts with the KV cache that was stored while acting (fidelity D3, D11)."""
+    collector, params = make_collector(parallel.make_mesh(devices=jax.devices()[:1])), some_params()
+    collector.collect(params, ValueNormalizer.create(), LENGTH * SEGMENTS)  # so that KV caches are not empty
+    rollout = collector.collect(params, ValueNormalizer.create(), LENGTH * SEGMENTS)
     streams = rollout.frames, rollout.first, rollout.valid, rollout.action, rollout.log_prob
     order = segment_order(jax.random.PRNGKey(0), jnp.int32(0), jnp.int32(0), (GAMES, SEGMENTS), True)
-    assert len({tuple(of_game) for of_game in np.asarray(order)}) > 1
-    speak, seen = jax.jit(POLICY.apply), 0
+    assert len({tuple(segments) for segments in np.asarray(order)}) > 1
+    apply, num_valid = jax.jit(POLICY.apply), 0
     for batch in jnp.arange(SEGMENTS):
-        memory, *streams_there = take_segments(LENGTH, order, batch, rollout.memory, *streams)
-        frames, first, valid, action, log_prob = streams_there
-        said = speak({"params": params}, frames, first, memory)
-        ratio = np.where(valid, joint_log_prob(said.logits, action) - log_prob, 0)
+        memory, *segment_streams = take_segments(LENGTH, order, batch, rollout.memory, *streams)
+        frames, first, valid, action, log_prob = segment_streams
+        output = apply({"params": params}, frames, first, memory)
+        ratio = np.where(valid, joint_log_prob(output.logits, action) - log_prob, 0)
         np.testing.assert_allclose(ratio, 0, atol=2e-5)
-        seen += valid.sum()
-    assert seen == rollout.valid.sum() > 0.7 * GAMES * LENGTH * SEGMENTS
+        num_valid += valid.sum()
+    assert num_valid == rollout.valid.sum() > 0.7 * GAMES * LENGTH * SEGMENTS
 
 
-def play_and_learn(devices, learning_rate, iterations=2, **settings):
+def run_iterations(devices, learning_rate, iterations=2, **settings):
     """The metrics of each iteration, and the last state."""
     mesh = parallel.make_mesh(devices=jax.devices()[:devices])
-    recipe, optimizer, params = Recipe(**settings), optax.sgd(learning_rate), some_params()
+    ppg_config, optimizer, params = PPGConfig(**settings), optax.sgd(learning_rate), some_params()
     with jax.set_mesh(mesh):
-        begin = partial(initial_state, optimizer, True, 0)
-        shapes = jax.eval_shape(begin, params, ValueNormalizer.create())
+        init_state = partial(initial_state, optimizer, True, 0)
+        shapes = jax.eval_shape(init_state, params, ValueNormalizer.create())
         shardings = parallel.tree_shardings(shapes, mesh, parallel.RULES["default"])
-        by_rows = parallel.batch_sharding(mesh)
-        learner = Learner(POLICY, optimizer, recipe, LENGTH, shardings, by_rows)
-        state = jax.jit(begin, out_shardings=shardings)(params, ValueNormalizer.create())
-        memory = jax.jit(partial(POLICY.initial_memory, GAMES), out_shardings=by_rows)()
-        player, log = make_player(mesh), []
+        row_sharding = parallel.batch_sharding(mesh)
+        learner = Learner(POLICY, optimizer, ppg_config, LENGTH, shardings, row_sharding)
+        state = jax.jit(init_state, out_shardings=shardings)(params, ValueNormalizer.create())
+        memory = jax.jit(partial(POLICY.initial_memory, GAMES), out_shardings=row_sharding)()
+        collector, log = make_collector(mesh), []
         for _ in range(iterations):
-            rollout = player.play(state.params, state.normalizer, LENGTH * SEGMENTS)
+            rollout = collector.collect(state.params, state.normalizer, LENGTH * SEGMENTS)
             state, memory, metrics = learner.learn(state, rollout, memory)
             log.append({name: float(value) for name, value in metrics.items()})
         return log, jax.device_get(state)
@@ -104,8 +104,8 @@ def play_and_learn(devices, learning_rate, iterations=2, **settings):
 
 @pytest.mark.slow  # compiles all programs of learning; the test above is its quick sibling
 def test_without_learning_nothing_differs():
-    """Neither from the policy that acted, nor from the pretrained one, nor from the one before the sleep."""
-    log, _ = play_and_learn(devices=1, learning_rate=0.0)
+    """Neither from the policy that acted, nor from the pretrained one, nor from the one before the sleep phase."""
+    log, _ = run_iterations(devices=1, learning_rate=0.0)
     for metrics in log:
         assert abs(metrics["kl_acting"]) < 1e-7
         assert abs(metrics["kl_acting_first"]) < 1e-7
@@ -116,8 +116,8 @@ def test_without_learning_nothing_differs():
 
 @pytest.mark.slow  # compiles all programs of learning for two meshes
 def test_any_number_of_devices_draws_the_same_minibatches_and_learns_the_same():
-    """The order of segments depends on no device, and sums on it in their last digits alone (fidelity D3)."""
-    (one, state), (two, other) = (play_and_learn(devices, learning_rate=0.01) for devices in (1, 2))
+    """The order of segments is independent of the devices, and sums differ in their last digits only (fidelity D3)."""
+    (one, state), (two, other) = (run_iterations(devices, learning_rate=0.01) for devices in (1, 2))
     for metrics, expected in zip(two, one, strict=True):
         assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-6)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), other.params, state.params)

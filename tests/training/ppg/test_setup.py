@@ -1,4 +1,4 @@
-"""What a run of reinforcement learning begins with, resumes, and says of its episodes; no game is started."""
+"""Initial model, resumption and episode metrics of a run of stage "ppg"; no game is started."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.training.checkpoints import Checkpoints, SettingsChangedError, TrainedPolicy
 from vpt_jax.training.ppg import setup as ppg
 from vpt_jax.training.ppg import train
-from vpt_jax.training.ppg.learner import LearnerState, OptStates, Recipe
+from vpt_jax.training.ppg.learner import LearnerState, OptStates, PPGConfig
 from vpt_jax.training.setup import ConfigError, make_mesh
 
 POLICY = Policy(widths=(4,), features=8, heads=2, layers=1, memory_length=4, aux_value=True)
@@ -32,7 +32,7 @@ def config():
 
 @pytest.fixture
 def start(config, monkeypatch):
-    """The first model of a run that begins with a policy of random parameters and these normalisers."""
+    """The initial model of a run whose pretrained policy has random parameters and these normalisers."""
 
     def start(normalizer, aux_normalizer, aux_value=True):
         rng = np.random.default_rng(0)
@@ -42,34 +42,34 @@ def start(config, monkeypatch):
             del params["aux_value"]
         model = TrainedPolicy(POLICY, params, (8, 8, 3), 1, normalizer, aux_normalizer)
         monkeypatch.setattr(ppg, "pretrained_model", lambda config: model)
-        return params, ppg.first_model(config, POLICY)
+        return params, ppg.initial_model(config, POLICY)
 
     return start
 
 
-def said(head, normalizer, x):
-    """A head's value in the rewards' unit."""
+def value_of(head, normalizer, x):
+    """A head's denormalised value."""
     return normalizer.denormalize(x @ head["kernel"] + head["bias"])
 
 
 def test_a_trained_critic_is_kept(start):
-    """Of a released model, whose heads have a normaliser each, or of an own run (fidelity S11)."""
+    """Of a released model, whose heads have a normaliser each, or of a run of this library (fidelity S11)."""
     params, model = start(MAIN, AUX)
-    assert model.kept == ("value", "aux_value")
+    assert model.trained_heads == ("value", "aux_value")
     assert model.normalizer is MAIN
     jax.tree.map(np.testing.assert_array_equal, model.params["value"], params["value"])
     x = np.random.default_rng(1).normal(size=(5, 8)).astype(np.float32)
-    expected = said(params["aux_value"], AUX, x)  # and now by the main head's normaliser
-    np.testing.assert_allclose(said(model.params["aux_value"], MAIN, x), expected, rtol=1e-4, atol=1e-4)
-    params, model = start(MAIN, MAIN)  # an own run has one for both
+    expected = value_of(params["aux_value"], AUX, x)  # and now by the main head's normaliser
+    np.testing.assert_allclose(value_of(model.params["aux_value"], MAIN, x), expected, rtol=1e-4, atol=1e-4)
+    params, model = start(MAIN, MAIN)  # a run of this library has one for both
     jax.tree.map(np.testing.assert_array_equal, model.params["aux_value"], params["aux_value"])
 
 
 @pytest.mark.parametrize(("normalizer", "aux", "kept"), [(UNTRAINED, True, ()), (MAIN, False, ("value",))])
 def test_a_critic_that_was_never_trained_is_new(start, normalizer, aux, kept):
-    """A cloned policy's: the main head is zero (paper), the auxiliary one random (fidelity S11)."""
+    """As after behavioural cloning: the main head is zero (paper), the auxiliary one random (fidelity S11)."""
     params, model = start(normalizer, UNTRAINED, aux)
-    assert model.kept == kept
+    assert model.trained_heads == kept
     if not kept:
         assert not np.any(model.params["value"]["kernel"])
         assert float(model.normalizer.debias) == 0
@@ -78,36 +78,36 @@ def test_a_critic_that_was_never_trained_is_new(start, normalizer, aux, kept):
         jax.tree.map(np.testing.assert_array_equal, model.params[part], params[part])
 
 
-def test_it_says_where_the_critic_comes_from(config, monkeypatch, capsys):
-    model = ppg.FirstModel({}, MAIN, ("value",))
-    monkeypatch.setattr(train, "first_model", lambda config, policy: model)
-    train.begin(config, SimpleNamespace(policy=None, begin=lambda params, normalizer: None))
+def test_the_origin_of_the_value_heads_is_logged(config, monkeypatch, capsys):
+    model = ppg.InitialModel({}, MAIN, ("value",))
+    monkeypatch.setattr(train, "initial_model", lambda config, policy: model)
+    train.initialize(config, SimpleNamespace(policy=None, init_state=lambda params, normalizer: None))
     assert capsys.readouterr().out == "value heads: value kept from somewhere, aux_value new\n"
 
 
-def phases(limits, whole, turns):
-    """The step of each game's episode at every turn; the end of an episode takes a turn."""
-    of_game = []
+def episode_steps(limits, length, num_steps):
+    """The episode step of each game at every time step; the end of an episode takes one time step."""
+    by_game = []
     for limit in limits:
-        steps = [*range((limit or whole) + 1)]
-        while len(steps) < turns:
-            steps += range(whole + 1)
-        of_game.append(steps[:turns])
-    return np.array(of_game).T
+        steps = [*range((limit or length) + 1)]
+        while len(steps) < num_steps:
+            steps += range(length + 1)
+        by_game.append(steps[:num_steps])
+    return np.array(by_game).T
 
 
 def test_the_papers_games_are_spread_over_the_episode():
-    """After the first, 40 games are evenly spread at every moment; without, they are always in step (fidelity D3)."""
+    """After the first episode, 40 games are evenly spread; without stagger, always synchronized (fidelity D3)."""
     config = rl_diamond.get_config()
     limits = train.first_limits(config)
     assert (limits[0], limits[-1], len(limits)) == (300, 12000, 40)
-    steps = phases(limits, 12000, 30_000)
-    for turn in range(12_001, 30_000, 997):
-        gaps = np.diff(np.sort(steps[turn]), append=np.sort(steps[turn])[0] + 12_001)
+    steps = episode_steps(limits, 12000, 30_000)
+    for time in range(12_001, 30_000, 997):
+        gaps = np.diff(np.sort(steps[time]), append=np.sort(steps[time])[0] + 12_001)
         assert gaps.max() <= 2 * 300
     config.game.stagger = False
     assert train.first_limits(config) == [None] * 40
-    assert np.ptp(phases([None] * 40, 12000, 30_000), axis=1).max() == 0
+    assert np.ptp(episode_steps([None] * 40, 12000, 30_000), axis=1).max() == 0
 
 
 def test_more_games_than_steps_still_play():
@@ -117,7 +117,7 @@ def test_more_games_than_steps_still_play():
 
 
 @pytest.mark.parametrize(
-    ("changes", "complaint"),
+    ("changes", "message"),
     [
         ({"ppg.wake_cycles": 0}, "config.ppg.wake_cycles must be 1 or more"),
         ({"ppg.sleep_cycles": -1}, "config.ppg.sleep_cycles 0 or more"),
@@ -127,11 +127,11 @@ def test_more_games_than_steps_still_play():
         ),
     ],
 )
-def test_mistakes_are_named(config, changes, complaint):
+def test_invalid_fields_are_named(config, changes, message):
     if arguments := changes.pop("game.arguments", None):
         config.game.arguments = type(config)(arguments)
     config.update_from_flattened_dict(changes)
-    with pytest.raises(ConfigError, match=complaint):
+    with pytest.raises(ConfigError, match=message):
         ppg.check(config, make_mesh(config))
 
 
@@ -145,14 +145,14 @@ def test_figures_are_of_whole_episodes_with_what_they_have_obtained():
         episode(1.0, "truncated", log=2.0), episode(3.0, "terminated", log=4.0, stick=1.0),
         episode(99.0, "lost", log=99.0), episode(99.0, "shortened", log=99.0),
     ]  # fmt: skip
-    assert train.figures_of(episodes, 1, ["log", "stick"]) == {
+    assert train.episode_metrics(episodes, 1, ["log", "stick"]) == {
         "episodes": 2, "games_lost": 1, "return": 2, "episode_steps": 10, "obtained/log": 3, "obtained/stick": 0.5,
     }  # fmt: skip
-    assert train.figures_of([], 0, ["log"]) == {"episodes": 0, "games_lost": 0}
+    assert train.episode_metrics([], 0, ["log"]) == {"episodes": 0, "games_lost": 0}
 
 
 def state_of(own):
-    """A state of earlier versions, or one with an optimizer state of the sleep's `own`."""
+    """A state with a separate optimizer state for the sleep phase (`own`), or one of earlier versions."""
     params, one, other = {"kernel": jnp.arange(3.0)}, {"count": jnp.full((), 7)}, {"count": jnp.full((), 8)}
     opt_state = OptStates(one, other) if own else one
     rng, step = jax.random.PRNGKey(0), jnp.full((), 4)
@@ -161,24 +161,24 @@ def state_of(own):
 
 def resume(config, folder, own):
     config.ppg.sleep_optimizer = own
-    checkpoints = Checkpoints(folder, keep_last=1, keep_every_hours=0.0, facts=train.facts(config))
+    checkpoints = Checkpoints(folder, keep_last=1, keep_every_hours=0.0, metadata=train.checkpoint_metadata(config))
     shapes = jax.eval_shape(lambda: state_of(own))
-    here = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
+    shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
     try:
-        return train.resume(checkpoints, SimpleNamespace(shapes=shapes, shardings=here))
+        return train.resume(checkpoints, SimpleNamespace(shapes=shapes, shardings=shardings))
     finally:
         checkpoints.close()
 
 
 def save(config, folder, own):
     config.ppg.sleep_optimizer = own
-    checkpoints = Checkpoints(folder, keep_last=1, keep_every_hours=0.0, facts=train.facts(config))
+    checkpoints = Checkpoints(folder, keep_last=1, keep_every_hours=0.0, metadata=train.checkpoint_metadata(config))
     checkpoints.save(state_of(own), 4)
     checkpoints.close()
 
 
 def test_a_run_of_an_earlier_version_is_refused_or_resumed_as_it_was(config, tmp_path):
-    """It had one optimizer: the message names the field and the value that goes on with it (fidelity D8)."""
+    """It had one optimizer state: the message names the field and the value that resumes it (fidelity D8)."""
     save(config, tmp_path, own=False)
     with pytest.raises(SettingsChangedError, match=r"sleep_optimizer was None .*--config\.ppg\.sleep_optimizer=False"):
         resume(config, tmp_path, own=True)
@@ -192,9 +192,9 @@ def test_both_optimizer_states_are_resumed(config, tmp_path):
         resume(config, tmp_path, own=False)
 
 
-def test_every_setting_of_the_config_is_one_of_the_recipe():
-    """Defaults of the class are those of configs/rl_base.py, so that neither says other things."""
+def test_defaults_of_the_config_and_of_the_class_are_equal():
+    """Those of `PPGConfig` and of configs/rl_base.py."""
     config = rl_diamond.get_config()
-    assert ppg.recipe_of(config) == Recipe()
-    assert ppg.has_sleep_optimizer(Recipe())
-    assert not ppg.has_sleep_optimizer(Recipe(sleep_cycles=0))
+    assert ppg.make_ppg_config(config) == PPGConfig()
+    assert ppg.has_sleep_optimizer(PPGConfig())
+    assert not ppg.has_sleep_optimizer(PPGConfig(sleep_cycles=0))

@@ -19,7 +19,7 @@ SLOW = pytest.mark.slow
 
 @pytest.fixture(scope="session")
 def start(launcher, undisturbed):
-    """Begins to fine-tune the cloned policy in two short games at a time."""
+    """Starts fine-tuning of the cloned policy in two short games."""
     flags = [
         "--config=configs/rl_doom.py", f"--config.init_from={undisturbed}", "--config.height=32", "--config.width=32",
         "--config.game.arguments.height=36", "--config.game.arguments.width=64", "--config.game.arguments.seconds=0.5",
@@ -31,7 +31,7 @@ def start(launcher, undisturbed):
 
 @pytest.fixture(scope="session")
 def play(launcher, start):
-    """Does so to the end."""
+    """Runs the same to the end."""
 
     def play(workdir, *more, expected=0, **options):
         return launcher.finish(start(workdir, *more, **options), expected)
@@ -41,14 +41,14 @@ def play(launcher, start):
 
 @pytest.fixture(scope="session")
 def tuned(play, tmp_path_factory):
-    """The work directory of two iterations, and what they printed."""
+    """The work directory of two iterations, and their output."""
     workdir = tmp_path_factory.mktemp("tuned")
     return workdir, play(workdir, "--config.steps=2")
 
 
 @pytest.fixture(scope="session")
 def resumed(play, tuned, tmp_path_factory):
-    """The same, with one more iteration by a second start."""
+    """The same, after one more iteration in a second run."""
     workdir = shutil.copytree(tuned[0], tmp_path_factory.mktemp("resumed") / "copy")
     return workdir, play(workdir, "--config.steps=3")
 
@@ -58,9 +58,9 @@ def metrics(workdir):
 
 
 def games_of(number):
-    """The processes that play for one that learns, or for those that it has started."""
+    """The PIDs of game processes below a training process."""
     children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
-    games = [child for child in children if b"game_server" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    games = [child for child in children if b"vector/server.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
     return games + [game for child in set(children) - set(games) for game in games_of(child)]
 
 
@@ -70,8 +70,8 @@ def state_of(workdir, step):
 
 
 @pytest.mark.slow  # test_rollout.py shows it of every action in a process
-def test_what_was_played_is_what_is_learnt_from(play, tmp_path):
-    """Without learning, the policy's chunks say of every action exactly what it said when it was taken."""
+def test_the_update_reproduces_the_log_probs_of_the_rollout(play, tmp_path):
+    """Without learning, the policy gives every action the log-probability that it had when it was taken."""
     play(tmp_path, "--config.steps=2", "--config.optimizer.learning_rate=0.0")
     for line in metrics(tmp_path):
         assert abs(line["train/kl_acting"]) < 1e-7
@@ -92,8 +92,8 @@ def test_equal_runs_are_equal_and_learn(play, tuned, tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_play_and_learn_as_one_does(play, tmp_path):
-    """On as many devices: sums in another order have other last digits, which an optimizer's first steps enlarge."""
+def test_several_processes_give_the_results_of_one(play, tmp_path):
+    """On equally many devices: another order of summation changes last digits, which Adam's first steps amplify."""
     alone, together = tmp_path / "alone", tmp_path / "together"
     play(alone, "--config.steps=2", "--config.mesh.data=2", devices=2)
     output = play(together, "--config.steps=2", processes=2)
@@ -102,7 +102,7 @@ def test_processes_play_and_learn_as_one_does(play, tmp_path):
         assert line == pytest.approx(expected, rel=1e-5, abs=1e-8)
 
 
-def test_resuming_goes_on_with_the_same_optimizer_normaliser_and_leash(resumed, undisturbed):
+def test_resuming_restores_optimizer_normaliser_and_kl_coefficient(resumed, undisturbed):
     workdir, output = resumed
     assert "resumed from step 2" in output
     assert [line["step"] for line in metrics(workdir)] == [1, 2, 3]
@@ -116,20 +116,20 @@ def test_resuming_goes_on_with_the_same_optimizer_normaliser_and_leash(resumed, 
         jax.tree.map(np.testing.assert_array_equal, state["pretrained"][layer], cloned[layer])
 
 
-@pytest.mark.slow  # the resumed run of the test above went on from a checkpoint too
-def test_a_killed_run_does_its_iteration_again(start, play, tuned, resumed, tmp_path):
+@pytest.mark.slow  # the test above resumes from a checkpoint too
+def test_a_killed_run_repeats_its_iteration(start, play, tuned, resumed, tmp_path):
     workdir = shutil.copytree(tuned[0], tmp_path / "copy")
     process = start(workdir, "--config.steps=5")
     wait_until(lambda: len(metrics(workdir)) > 2, process)
     kill(process)
     for folder in (workdir / "checkpoints").glob("[!12]*"):
-        shutil.rmtree(folder)  # it may have come so far
+        shutil.rmtree(folder)  # it may have saved this one
     play(workdir, "--config.steps=3")
     assert (workdir / "metrics.jsonl").read_bytes() == (resumed[0] / "metrics.jsonl").read_bytes()
     jax.tree.map(np.testing.assert_array_equal, state_of(workdir, 3), state_of(resumed[0], 3))
 
 
-def test_a_stopped_run_does_not_play_its_rollout_to_the_end(launcher, start, tmp_path):
+def test_a_stopped_run_does_not_complete_its_rollout(launcher, start, tmp_path):
     process = start(tmp_path, "--config.fragments=10000", "--config.game.arguments.seconds=60.0", processes=2)
     wait_until(lambda: len(games_of(process.pid)) == 2, process)
     os.killpg(process.pid, signal.SIGTERM)
@@ -139,24 +139,24 @@ def test_a_stopped_run_does_not_play_its_rollout_to_the_end(launcher, start, tmp
 def test_the_tuned_policy_loads_as_any_other(tuned):
     policy = load_policy(tuned[0])
     assert policy.frame_shape == (32, 32, 3)
-    assert np.any(policy.params["value"]["kernel"])  # it began at zero
+    assert np.any(policy.params["value"]["kernel"])  # initially zero
     assert "aux_value" in policy.params
 
 
 @pytest.mark.parametrize(
-    ("flag", "complaint"),
+    ("flag", "message"),
     [
         ("init_from=", "config.ppg.leash ties the policy to config.init_from, which is empty"),
         ("init_from=nowhere", "config.init_from: nowhere holds no checkpoint"),
         ("model.temperature=2.0", "config.model.temperature is 2.0, and the model in"),
-        ("game.python=python99", "config.game.python is 'python99', which is no program"),
+        ("game.python=python99", "config.game.python is 'python99', which is not a program"),
         ("rewards=gold", "config.rewards is 'gold'; choose one of diamond"),
-        ("height=64", "is not of config.model, or sees other frames"),
-        # A game that cannot be made is tried five times, with pauses
-        pytest.param("game.arguments.height=16", "the game shows 16x64 pixels, and 32x32 are to be seen", marks=SLOW),
+        ("height=64", "does not match config.model or the frame size"),
+        # A game that cannot be made is tried five times, with increasing pauses
+        pytest.param("game.arguments.height=16", "the game renders 16x64 pixels, and 32x32 are needed", marks=SLOW),
         pytest.param("game.arguments.level=E9M9", "no Doom level is called 'E9M9'", marks=SLOW),
     ],
 )
-def test_mistakes_are_named(play, tmp_path, flag, complaint):
+def test_invalid_fields_are_named(play, tmp_path, flag, message):
     output = play(tmp_path, f"--config.{flag}", expected=1)
-    assert complaint in output, output
+    assert message in output, output

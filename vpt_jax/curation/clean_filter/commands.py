@@ -1,4 +1,4 @@
-"""The clean filter (paper, appendix A.2): which seconds of which videos are play with nothing laid over it."""
+"""Clean filter (paper, appendix A.2): finds the seconds of videos that show play with nothing laid over it."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vpt_jax.curation.clean_filter import job, labelled_set, training
-from vpt_jax.curation.clean_filter.classifier import Classifier, ClassifierError, load_classifier
+from vpt_jax.curation.clean_filter.classifier import ClassifierError, FrameClassifier, load_classifier
 from vpt_jax.curation.clean_filter.embedders import Embedder, EmbedderError, make_embedder
 from vpt_jax.curation.clean_filter.job import FilterError
 from vpt_jax.curation.clean_filter.labelled_set import LabelledSetError
-from vpt_jax.curation.clean_filter.report import figures, write_report
+from vpt_jax.curation.clean_filter.report import summary_metrics, write_report
 from vpt_jax.system.paths import refuse_remote_paths
 
 MISTAKES = (FilterError, ClassifierError, EmbedderError, LabelledSetError)
@@ -19,40 +19,41 @@ MISTAKES = (FilterError, ClassifierError, EmbedderError, LabelledSetError)
 def clean_filter(config: ConfigDict) -> None:
     """Trains a classifier on `config.labelled`, filters `config.videos`, or first one and then the other.
 
-    Raises one of `MISTAKES`, and `FolderInUseError` while another run filters to the same folder.
+    Raises one of `MISTAKES`, and `FolderInUseError` while another run writes to the same folder.
     """
     refuse_remote_paths(config)
     if not config.classifier or not (config.labelled or config.videos):
         raise FilterError(
-            "say where the classifier is to be, and give labelled frames to train it, or videos to filter, or both: "
+            "config.classifier must name the classifier's file, and config.labelled (to train), config.videos "
+            "(to filter) or both must be given: "
             "--config.classifier=FILE.npz --config.labelled=FOLDER --config.videos=FOLDER"
         )
-    job.check(config)
-    training.check(config)
+    job.check_config(config)
+    training.check_config(config)
     embedder = make_embedder(config.embedder, config.weights)
     path = Path(config.classifier)
-    machine = _train(config, embedder, path) if config.labelled else _load(config, embedder, path)
+    classifier = _train(config, embedder, path) if config.labelled else _load(config, embedder, path)
     if config.videos:
-        job.filter_videos(config, machine, embedder)
+        job.filter_videos(config, classifier, embedder)
 
 
-def _train(config: ConfigDict, embedder: Embedder, path: Path) -> Classifier:
+def _train(config: ConfigDict, embedder: Embedder, path: Path) -> FrameClassifier:
     frames = labelled_set.find_frames(Path(config.labelled))
     maps = training.embed_pictures(frames, embedder)
     labels, groups = np.array([frame.label for frame in frames]), np.array([frame.group for frame in frames])
-    held_out = training.hold_out(maps, labels, groups, config)
+    held_out = training.cross_validate(maps, labels, groups, config)
     made_of = {"embedder": config.embedder, "weights": embedder.digest, "frames": labelled_set.digest(frames)}
-    machine = Classifier(*training.fit(maps, labels, groups, config.C), held_out.threshold, made_of)
-    machine.save(path)
+    classifier = FrameClassifier(*training.fit(maps, labels, groups, config.C), held_out.threshold, made_of)
+    classifier.save(path)
     write_report(path.with_suffix(".html"), frames, held_out)
-    print(f"{path}, and what it can do: {path.with_suffix('.html')}")
-    print("\n".join(f"  {name}: {figure}" for name, figure in figures(held_out).items()))
-    return machine
+    print(f"classifier: {path}; report: {path.with_suffix('.html')}")
+    print("\n".join(f"  {name}: {value}" for name, value in summary_metrics(held_out).items()))
+    return classifier
 
 
-def _load(config: ConfigDict, embedder: Embedder, path: Path) -> Classifier:
-    machine = load_classifier(path)
+def _load(config: ConfigDict, embedder: Embedder, path: Path) -> FrameClassifier:
+    classifier = load_classifier(path)
     used = {"embedder": config.embedder, "weights": embedder.digest}
-    if other := [name for name, value in used.items() if machine.made_of.get(name) != value]:
-        raise ClassifierError(f"{path} was trained with other {' and '.join(other)}: give those, or train it anew")
-    return machine
+    if other := [name for name, value in used.items() if classifier.made_of.get(name) != value]:
+        raise ClassifierError(f"{path} was trained with other {' and '.join(other)}: give those, or train it again")
+    return classifier

@@ -1,7 +1,7 @@
-"""What makes numbers of a picture: a frozen image encoder. `EMBEDDERS` is the plug; another one is another row.
+"""Frozen image encoders that embed pictures. `EMBEDDERS` is the registry: another encoder is another entry.
 
 - `idm`: the image stacks of our own inverse dynamics model; its weights are a work directory of configs/idm.py.
-- `clip`: what the paper used, CLIP's RN50x64; its weights are a file on this machine. Nothing is downloaded.
+- `clip`: the paper's encoder, CLIP's RN50x64; its weights are a local file. Nothing is downloaded.
 """
 
 import hashlib
@@ -15,34 +15,34 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from vpt_jax.models.idm import REACH, InverseDynamicsModel, TemporalConv
+from vpt_jax.models.idm import TEMPORAL_RADIUS, InverseDynamicsModel, TemporalConv
 from vpt_jax.models.impala import DownStack
 from vpt_jax.training.checkpoints import CheckpointError, load_idm
 from vpt_jax.training.digests import params_digest
 
-FINE, COARSE = 16, 8  # cells per side, in which what an IDM sees is summed up
+FINE, COARSE = 16, 8  # cells per side, over which the activations of an IDM are pooled
 CLIP_MODEL, CLIP_SIZE = "RN50x64", 448
 
 
 class EmbedderError(ValueError):
-    """An embedder that cannot be used; the message says what to do."""
+    """An embedder that cannot be used; the message gives the remedy."""
 
 
 class Embedder(NamedTuple):
     """A frozen image encoder."""
 
     size: tuple[int, int]  # height and width of the frames it takes
-    # Maps of cells, each with its description; a map may be of one cell.
+    # Feature maps of g*g cells; a map may have one cell only.
     embed: Callable[[UInt8[np.ndarray, "n h w 3"]], list[Float[np.ndarray, "n g g c"]]]
     digest: str  # of its weights
 
 
 def make_embedder(name: str, weights: str) -> Embedder:
-    """The embedder of this name with these weights. Raises EmbedderError if there is none."""
+    """Builds the embedder of this name with these weights. Raises EmbedderError if it cannot be used."""
     if name not in EMBEDDERS:
         raise EmbedderError(f"config.embedder is {name!r}; choose one of {', '.join(EMBEDDERS)}")
     if not weights:
-        raise EmbedderError(f"say where the weights of {name!r} are: --config.weights={WEIGHTS[name]}")
+        raise EmbedderError(f"config.weights is empty; give the weights of {name!r}: --config.weights={WEIGHTS[name]}")
     return EMBEDDERS[name](Path(weights))
 
 
@@ -53,7 +53,7 @@ def _idm(workdir: Path) -> Embedder:
         raise EmbedderError(f"config.weights: {error}") from error
     height, width, _ = idm.frame_shape
     if height % (2 * FINE) or width % (2 * FINE):
-        raise EmbedderError(f"{workdir} looks at frames of {height}x{width}; its size must be divisible by {2 * FINE}")
+        raise EmbedderError(f"{workdir} takes frames of {height}x{width}; both must be divisible by {2 * FINE}")
     run = jax.jit(partial(embed_by_stacks, idm.module))
     digest = params_digest(idm.params, idm.module, tuple(idm.frame_shape))
     return Embedder((height, width), lambda frames: jax.device_get(run(idm.params, frames)), digest)
@@ -62,21 +62,23 @@ def _idm(workdir: Path) -> Embedder:
 def embed_by_stacks(
     idm: InverseDynamicsModel, params: Any, frames: UInt8[Array, "n h w 3"]
 ) -> list[Float[Array, "n g g c"]]:  # fmt: skip
-    """Mean, and spread, of every channel in every cell, after the temporal convolution and after the first stack.
+    """Mean and standard deviation of every channel in every cell, after the temporal convolution and the first stack.
 
-    Each frame is a window of its own, with black before and after. Later stacks see too much of the picture at once.
+    Each frame is a window of its own, with black frames before and after. Later stacks are not used: their receptive
+    field covers too much of the picture.
     """
-    window = jnp.pad(frames[:, None], [(0, 0), (REACH, REACH), (0, 0), (0, 0), (0, 0)])
-    _, seen = idm.apply(
+    window = jnp.pad(frames[:, None], [(0, 0), (TEMPORAL_RADIUS, TEMPORAL_RADIUS), (0, 0), (0, 0), (0, 0)])
+    _, captured = idm.apply(
         {"params": params}, window, method="embed", mutable=["intermediates"],
         capture_intermediates=lambda module, _: isinstance(module, TemporalConv | DownStack),
     )  # fmt: skip
-    seen = seen["intermediates"]
-    colours, edges = seen["temporal"]["__call__"][0][:, 0], seen["encoder"]["stack_0"]["__call__"][0]
-    return [*_sum_up(colours, FINE), *_sum_up(edges, COARSE)]
+    activations = captured["intermediates"]
+    temporal = activations["temporal"]["__call__"][0][:, 0]
+    first_stack = activations["encoder"]["stack_0"]["__call__"][0]
+    return [*_cell_statistics(temporal, FINE), *_cell_statistics(first_stack, COARSE)]
 
 
-def _sum_up(image: Float[Array, "n h w c"], cells: int) -> list[Float[Array, "n g g c"]]:
+def _cell_statistics(image: Float[Array, "n h w c"], cells: int) -> list[Float[Array, "n g g c"]]:
     n, h, w, c = image.shape
     parts = image.astype(jnp.float32).reshape(n, cells, h // cells, cells, w // cells, c)
     return [parts.mean((2, 4)), parts.std((2, 4))]
@@ -90,17 +92,17 @@ def _clip(weights: Path) -> Embedder:
         raise EmbedderError(
             'the embedder "clip" needs open_clip: pip install -c constraints.txt -e ".[clip]"'
         ) from error
-    if weights.suffix != ".safetensors" or not weights.is_file():  # other formats may run what is in them
+    if weights.suffix != ".safetensors" or not weights.is_file():  # other formats may execute code
         raise EmbedderError(
-            f"{weights} is no file NAME.safetensors of {CLIP_MODEL}: nothing is downloaded, put it there"
+            f"{weights} is not a file NAME.safetensors of {CLIP_MODEL}: nothing is downloaded, put it there"
         )
     model, _, _ = open_clip.create_model_and_transforms(CLIP_MODEL, pretrained=str(weights))
     model.eval()
-    mean, spread = (np.array(values, np.float32) for values in (open_clip.OPENAI_DATASET_MEAN,
-                                                                 open_clip.OPENAI_DATASET_STD))  # fmt: skip
+    mean, std = (np.array(values, np.float32) for values in (open_clip.OPENAI_DATASET_MEAN,
+                                                              open_clip.OPENAI_DATASET_STD))  # fmt: skip
 
     def embed(frames: UInt8[np.ndarray, "n h w 3"]) -> list[Float[np.ndarray, "n 1 1 c"]]:
-        pixels = (frames.astype(np.float32) / 255 - mean) / spread
+        pixels = (frames.astype(np.float32) / 255 - mean) / std
         with torch.no_grad():
             rows = model.encode_image(torch.from_numpy(pixels.transpose(0, 3, 1, 2))).float().numpy()
         return [rows[:, None, None]]

@@ -1,11 +1,11 @@
-"""Filtering as a job: a folder of videos in, a table of their clean seconds out.
+"""Resumable filter job: a folder of videos in, a table of their clean segments out.
 
-    OUT/segments.parquet            what counts: video, start and end in seconds, share of clean frames
-    OUT/videos.parquet              every video: shares of its frames by class, whether it is kept, and why not
-    OUT/filter.answers/             what every frame was taken for, a file per video
+    OUT/segments.parquet            clean segments: video, start and end in seconds, share of clean frames
+    OUT/videos.parquet              every video: shares of its frames by class, kept or not, and the reason if not
+    OUT/filter.answers/             cached class scores of the sampled frames, a file per video
 
-A job that was killed goes on with the videos that are missing. With other rules, or more videos, only what is new is
-decoded.
+A job that was killed resumes with the videos that have no cached scores. With other rules, or more videos, only new
+videos are decoded.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from vpt_jax.curation.clean_filter.classifier import CLASSES, Classifier
+from vpt_jax.curation.clean_filter.classifier import CLASSES, FrameClassifier
 from vpt_jax.curation.clean_filter.embedders import Embedder
-from vpt_jax.curation.clean_filter.segments import Rules, judge
+from vpt_jax.curation.clean_filter.segments import SegmentRules, select_segments
 from vpt_jax.curation.clean_filter.training import BATCH, classify, embed_batch
-from vpt_jax.data.clips import Clip, find_videos, identify
+from vpt_jax.data.clips import Clip, content_keys, find_videos
 from vpt_jax.data.manifest import SUFFIX, write_table
 from vpt_jax.system.atomic_files import atomic_write, read_arrays, read_json, write_text
 from vpt_jax.system.cores import available_cores
@@ -44,43 +44,43 @@ VIDEOS = pa.schema(
 
 
 class FilterError(Exception):
-    """Videos that cannot be filtered as asked; the message says what to do."""
+    """Videos that cannot be filtered as configured; the message gives the remedy."""
 
 
-class Answers(NamedTuple):
-    """What the machine said of a clip, or why it could not."""
+class ClipDecisions(NamedTuple):
+    """Class scores of the sampled frames of a clip, or why it cannot be read. Field names are array names on disk."""
 
-    ticks: Int[np.ndarray, " n"]  # numbers of the frames looked at, at 20 per second
+    ticks: Int[np.ndarray, " n"]  # indices of the sampled frames, at 20 per second
     decisions: Float[np.ndarray, "n 3"]
     frames: int  # of the clip at 20 per second
-    broken: str = ""
+    broken: str = ""  # why it cannot be read; empty if it can
 
 
-def filter_videos(config: ConfigDict, machine: Classifier, embedder: Embedder) -> Path:
+def filter_videos(config: ConfigDict, classifier: FrameClassifier, embedder: Embedder) -> Path:
     """Writes the tables of the clean segments of `config.videos`; returns the path of `segments.parquet`.
 
-    Raises `FilterError`, and `FolderInUseError` while another run filters to the same folder.
+    Raises `FilterError`, and `FolderInUseError` while another run writes to the same folder.
     """
     source = Path(config.videos).resolve()
     out = Path(config.out).resolve() if config.out else source if source.is_dir() else source.parent
-    clips = _find(source, out)
+    clips = _find_clips(source, out)
     folder = out / "filter.answers"
     with locked(folder):
-        _keep_settings(folder, machine, config.rate)
-        results = {name: _result(folder, key) for name, key in identify(clips).items()}
-        _look_at_all(clips, results, config, machine, embedder)
-        answers = {name: _load_kept(result) for name, result in results.items()}
-    rules = Rules(config.kernel, config.min_seconds, config.min_share)
-    threshold = machine.threshold if config.threshold is None else config.threshold
-    tables = [_rows(out, name, clips[name], answer, threshold, rules) for name, answer in answers.items()]
+        _invalidate_cache(folder, classifier, config.rate)
+        results = {name: _result_file(folder, key) for name, key in content_keys(clips).items()}
+        _classify_all(clips, results, config, classifier, embedder)
+        scored = {name: _load_saved(result) for name, result in results.items()}
+    rules = SegmentRules(config.kernel, config.min_seconds, config.min_share)
+    threshold = classifier.threshold if config.threshold is None else config.threshold
+    tables = [_table_rows(out, name, clips[name], decided, threshold, rules) for name, decided in scored.items()]
     write_table(out / "videos.parquet", [row for row, _ in tables], VIDEOS)
     write_table(out / "segments.parquet", [row for _, rows in tables for row in rows], SEGMENTS)
     print(_summary(out, [row for row, _ in tables]))
     return out / "segments.parquet"
 
 
-def check(config: ConfigDict) -> None:
-    """Raises FilterError where a field of the config makes no sense."""
+def check_config(config: ConfigDict) -> None:
+    """Raises FilterError for an invalid field of the config."""
     if config.kernel < 1 or config.kernel % 2 == 0:
         raise FilterError(f"config.kernel is {config.kernel}, and must be odd, 1 or more")
     if not 0 < config.rate <= FRAME_RATE:
@@ -91,7 +91,7 @@ def check(config: ConfigDict) -> None:
         raise FilterError("config.min_seconds and config.workers must not be negative")
 
 
-def _find(source: Path, out: Path) -> dict[str, Clip]:
+def _find_clips(source: Path, out: Path) -> dict[str, Clip]:
     if not (source.is_dir() or (source.suffix == SUFFIX and source.is_file())):
         raise FilterError(f"there is no folder of videos at {source}, and no manifest (NAME{SUFFIX})")
     if source == out / "segments.parquet":
@@ -103,13 +103,16 @@ def _find(source: Path, out: Path) -> dict[str, Clip]:
     if not clips:
         raise FilterError(f"there are no videos in {source}")
     if not all(clip.video.is_relative_to(out) for clip in clips.values()):
-        raise FilterError(f"config.out is {out}, and must be a folder that the videos lie in: the tables name them so")
+        raise FilterError(
+            f"config.out is {out}, and must be a folder that contains the videos: the tables name them by "
+            "their paths in it"
+        )
     return clips
 
 
-def _keep_settings(folder: Path, machine: Classifier, rate: float) -> None:
-    """Empties the folder if other settings made what is there: it is quicker to start anew than to ask."""
-    file, made_of = folder / "settings.json", {"machine": machine.digest(), "rate": rate}
+def _invalidate_cache(folder: Path, classifier: FrameClassifier, frames_per_second: float) -> None:
+    """Empties the cache if another classifier or frame rate wrote it: starting again is quicker than asking."""
+    file, made_of = folder / "settings.json", {"machine": classifier.digest(), "rate": frames_per_second}
     if read_json(file) == made_of:
         return
     for old in [file, *folder.glob("*.npz")]:
@@ -117,58 +120,65 @@ def _keep_settings(folder: Path, machine: Classifier, rate: float) -> None:
     write_text(file, json.dumps(made_of) + "\n")
 
 
-def _result(folder: Path, key: str) -> Path:
-    """The file of the answers for a clip, by its identity: the same for the same content, whatever it is called."""
+def _result_file(folder: Path, key: str) -> Path:
+    """Cache file of a clip, addressed by content: `key` is the same for the same content, whatever the file name."""
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
 
 
-def _look_at_all(
-    clips: dict[str, Clip], results: dict[str, Path], config: ConfigDict, machine: Classifier, embedder: Embedder
-) -> None:  # fmt: skip
-    """Looks at every video that has no answers yet. Workers decode a few videos ahead."""
+def _classify_all(
+    clips: dict[str, Clip],
+    results: dict[str, Path],
+    config: ConfigDict,
+    classifier: FrameClassifier,
+    embedder: Embedder,
+) -> None:
+    """Scores every video that is not in the cache. Workers decode a few videos ahead (prefetch)."""
     for folder in {result.parent for result in results.values()}:
         for left_over in (*folder.glob("*.npy"), *folder.glob("*.writing")):
             left_over.unlink()
     todo = [(clip, results[name]) for name, clip in clips.items() if _load(results[name]) is None]
     if len(todo) < len(clips):
-        print(f"{len(clips) - len(todo)} of {len(clips)} videos are looked at already", flush=True)
+        print(f"{len(clips) - len(todo)} of {len(clips)} videos are classified already", flush=True)
     if not todo:
         return
     size = sum(clip.size for clip, _ in todo)
     with progress_bar(size, desc="filtering", unit="B", unit_scale=True) as bar, worker_pool(config.workers) as pool:
-        for clip, result, future in _ahead(pool, todo, config, embedder):
-            _save(result, _look(_finished(future, clip), result, machine, embedder))
+        for clip, result, future in _prefetch(pool, todo, config, embedder):
+            _save(result, _classify_clip(_await_sample(future, clip), result, classifier, embedder))
             bar.update(clip.size)
 
 
-def _ahead(
+def _prefetch(
     pool: ProcessPoolExecutor, todo: list[tuple[Clip, Path]], config: ConfigDict, embedder: Embedder
 ) -> Iterator[tuple[Clip, Path, Future]]:  # fmt: skip
     waiting: deque[tuple[Clip, Path, Future]] = deque()
     for clip, result in todo:
-        waiting.append((clip, result, pool.submit(sample, clip, result, config.rate, embedder.size)))
-        if len(waiting) > 2 * (config.workers or available_cores()):  # frames of a video ahead take disk
+        waiting.append((clip, result, pool.submit(sample_frames, clip, result, config.rate, embedder.size)))
+        if len(waiting) > 2 * (config.workers or available_cores()):  # bounded: frames decoded ahead take disk space
             yield waiting.popleft()
     yield from waiting
 
 
-def _finished(future: Future, clip: Clip) -> Any:
+def _await_sample(future: Future, clip: Clip) -> Any:
     try:
         return future.result()
     except BrokenProcessPool:
         raise FilterError(
-            f"a worker process died, short of memory or by a video such as {clip}. What is done is kept: run the same "
-            "command again, with a smaller --config.workers or without that video"
+            f"a worker process died, out of memory or because of a video such as {clip}. Finished videos are kept: run "
+            "the same command again, with a smaller --config.workers or without that video"
         ) from None
     except Exception as error:
-        error.add_note(f"at {clip}; what is done is kept, run the same command to go on")
+        error.add_note(f"at {clip}; finished videos are kept, run the same command again to resume")
         raise
 
 
-def sample(clip: Clip, result: Path, rate: float, size: tuple[int, int]) -> tuple[list[int], int, str]:
-    """In a worker: some frames of a clip go to a file beside `result`.
+def sample_frames(
+    clip: Clip, result: Path, frames_per_second: float, size: tuple[int, int]
+) -> tuple[list[int], int, str]:  # fmt: skip
+    """Writes sampled frames of a clip, resized, to a `.npy` file next to `result`; runs in a worker process.
 
-    Returns their numbers at 20 per second, the number of all, and what is wrong with the video.
+    Returns the indices of the sampled frames at 20 per second, the number of all frames, and the problem if the video
+    is broken, else "".
     """
     ticks: list[int] = []
     count = 0
@@ -176,13 +186,13 @@ def sample(clip: Clip, result: Path, rate: float, size: tuple[int, int]) -> tupl
     try:
         with writing.open("wb") as file:
             for frame in clip.frames():
-                if count * rate >= len(ticks) * FRAME_RATE:
+                if count * frames_per_second >= len(ticks) * FRAME_RATE:
                     file.write(resize(frame, *size).tobytes())
                     ticks.append(count)
                 count += 1
         if not ticks:
             raise VideoError("unreadable video", "it has no frames")
-    except (VideoError, FileNotFoundError) as error:  # a manifest may name what is not there
+    except (VideoError, FileNotFoundError) as error:  # a manifest may name a missing file
         writing.unlink()
         reason = str(error) if isinstance(error, VideoError) else "missing video: no such file"
         return [], 0, reason.replace(str(clip.video), clip.video.name)
@@ -190,50 +200,56 @@ def sample(clip: Clip, result: Path, rate: float, size: tuple[int, int]) -> tupl
     return ticks, count, ""
 
 
-def _look(sampled: tuple[list[int], int, str], result: Path, machine: Classifier, embedder: Embedder) -> Answers:
+def _classify_clip(
+    sampled: tuple[list[int], int, str], result: Path, classifier: FrameClassifier, embedder: Embedder
+) -> ClipDecisions:  # fmt: skip
     ticks, count, broken = sampled
     if broken:
-        return Answers(np.zeros(0, int), np.zeros((0, len(CLASSES))), 0, broken)
+        return ClipDecisions(np.zeros(0, int), np.zeros((0, len(CLASSES))), 0, broken)
     file = result.with_suffix(".npy")
     frames = np.memmap(file, np.uint8, "r", shape=(len(ticks), *embedder.size, 3))
-    decisions = [machine.decide(embed_batch(frames[at : at + BATCH], embedder)) for at in range(0, len(ticks), BATCH)]
+    decisions = [
+        classifier.decision_function(embed_batch(frames[start : start + BATCH], embedder))
+        for start in range(0, len(ticks), BATCH)
+    ]
     file.unlink()
-    return Answers(np.array(ticks), np.concatenate(decisions), count)
+    return ClipDecisions(np.array(ticks), np.concatenate(decisions), count)
 
 
-def _save(result: Path, answers: Answers) -> None:
+def _save(result: Path, decided: ClipDecisions) -> None:
     with atomic_write(result) as writing, writing.open("wb") as file:
-        np.savez(file, **answers._asdict())
+        np.savez(file, **decided._asdict())
 
 
-def _load(result: Path) -> Answers | None:
-    """The answers for a clip; None if they are not there, or damaged."""
+def _load(result: Path) -> ClipDecisions | None:
+    """Cached scores of a clip; None if they are missing or damaged."""
     fields = read_arrays(result)
-    if fields is None or fields.keys() != set(Answers._fields):
+    if fields is None or fields.keys() != set(ClipDecisions._fields):
         return None
-    return Answers(fields["ticks"], fields["decisions"], int(fields["frames"]), str(fields["broken"]))
+    return ClipDecisions(fields["ticks"], fields["decisions"], int(fields["frames"]), str(fields["broken"]))
 
 
-def _load_kept(result: Path) -> Answers:
-    answers = _load(result)
-    if answers is None:
-        raise FilterError(f"{result} does not keep what is written there: check the disk, then run it again")
-    return answers
+def _load_saved(result: Path) -> ClipDecisions:
+    decided = _load(result)
+    if decided is None:
+        raise FilterError(f"{result} was written, but cannot be read back: check the disk, then run it again")
+    return decided
 
 
-def _rows(
-    out: Path, name: str, clip: Clip, answers: Answers, threshold: float, rules: Rules
+def _table_rows(
+    out: Path, name: str, clip: Clip, decided: ClipDecisions, threshold: float, rules: SegmentRules
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
-    """A clip's row in the table of videos, and the rows of its segments."""
+    """A clip's row in `videos.parquet`, and the rows of its segments in `segments.parquet`."""
     video = utf8_path(clip.video.relative_to(out).as_posix())
-    labels = classify(answers.decisions, threshold)
-    times = [(clip.first + frame) / FRAME_RATE for frame in (*answers.ticks.tolist(), answers.frames)]
-    verdict = judge(labels == 0, times, rules)
+    labels = classify(decided.decisions, threshold)
+    times = [(clip.first + frame) / FRAME_RATE for frame in (*decided.ticks.tolist(), decided.frames)]
+    selection = select_segments(labels == 0, times, rules)
     shares = {f"labelled_{kind}": float(np.mean(labels == i)) if len(labels) else 0.0 for i, kind in enumerate(CLASSES)}
-    clean_seconds = sum(span.end - span.start for span in verdict.spans)
-    row = {"name": name, "video": video, "kept": bool(verdict.spans), "reason": answers.broken or verdict.reason,
-           "seconds": answers.frames / FRAME_RATE, "clean_seconds": clean_seconds, "clean": verdict.share}  # fmt: skip
-    return row | shares, [{"video": video} | span._asdict() for span in verdict.spans]
+    clean_seconds = sum(span.end - span.start for span in selection.spans)
+    row = {"name": name, "video": video, "kept": bool(selection.spans), "reason": decided.broken or selection.reason,
+           "seconds": decided.frames / FRAME_RATE, "clean_seconds": clean_seconds,
+           "clean": selection.share}  # fmt: skip
+    return row | shares, [{"video": video} | span._asdict() for span in selection.spans]
 
 
 def _summary(out: Path, rows: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""From labels of single frames to what of a video counts (paper, appendix A.2). Nothing but arithmetic."""
+"""Clean segments of a video from the labels of its frames (paper, appendix A.2): pure functions on arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,62 +9,62 @@ from jaxtyping import Bool
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What counts (fields: configs/filter.py)."""
+class SegmentRules:
+    """SegmentRules by which segments are selected (fields: configs/filter.py, where `median_window` is `kernel`)."""
 
-    kernel: int = 7  # frames, odd
+    median_window: int = 7  # frames, odd
     min_seconds: float = 5.0
-    min_share: float = 0.8  # of a video's frames, as they were labelled: before the median filter
+    min_share: float = 0.8  # of clean frames in a video, by their labels before the median filter
 
 
 class Span(NamedTuple):
-    """Consecutive clean frames, in seconds from the first one of the video."""
+    """Consecutive clean frames, in seconds from the first frame of the video. Field names are columns on disk."""
 
     start: float
     end: float
-    clean: float  # share of its frames that were labelled clean by themselves, before smoothing
+    clean: float  # share of its frames that were labelled clean before smoothing
 
 
-class Verdict(NamedTuple):
-    """What of a video counts, and why not more."""
+class SegmentSelection(NamedTuple):
+    """The clean spans of a video, or the reason why it is dropped."""
 
-    share: float  # of its frames that were labelled clean by themselves, before smoothing
-    spans: list[Span]  # none if it is dropped
+    share: float  # of the video's frames that were labelled clean before smoothing
+    spans: list[Span]  # empty if the video is dropped
     reason: str  # why it is dropped; empty if it is kept
 
 
-def judge(clean: Bool[np.ndarray, " n"], times: Sequence[float], rules: Rules) -> Verdict:
-    """What counts of a video whose frames are clean or not.
+def select_segments(clean: Bool[np.ndarray, " n"], times: Sequence[float], rules: SegmentRules) -> SegmentSelection:
+    """Selects the clean spans of a video.
 
     The order is the paper's, as we recall it: videos are dropped by the share of clean labels, and the median filter
-    then smooths those of the rest.
+    then smooths the labels of the rest.
 
     Args:
-        clean: label of each frame that was looked at.
-        times: when each is shown, in seconds, and last the end: a label holds until the next frame.
-        rules: what counts.
+        clean: label of each sampled frame.
+        times: start of each sampled frame, in seconds, and last the end: a label holds until the next frame.
+        rules: thresholds and the window of the median filter.
     """
     share = float(clean.mean()) if len(clean) else 0.0
     if share < rules.min_share:
-        return Verdict(share, [], f"{share:.0%} of its frames are clean, and {rules.min_share:.0%} are needed")
-    smooth = median_filter(clean, rules.kernel)
+        return SegmentSelection(share, [], f"{share:.0%} of its frames are clean, and {rules.min_share:.0%} are needed")
+    smooth = median_filter(clean, rules.median_window)
     spans = [
         Span(times[run.start], times[run.stop], float(clean[run].mean()))
         for run in runs(smooth)
         if times[run.stop] - times[run.start] >= rules.min_seconds - 1e-6
     ]
-    return Verdict(share, spans, "" if spans else f"no {rules.min_seconds:g} s in a row are clean")
+    return SegmentSelection(share, spans, "" if spans else f"no {rules.min_seconds:g} s in a row are clean")
 
 
-def median_filter(labels: Bool[np.ndarray, " n"], kernel: int) -> Bool[np.ndarray, " n"]:
-    """The label of most of the `kernel` frames around each; beyond both ends the outermost frame goes on."""
+def median_filter(labels: Bool[np.ndarray, " n"], median_window: int) -> Bool[np.ndarray, " n"]:
+    """Median filter over the `median_window` frames around each; beyond both ends the outermost label is repeated."""
     if not len(labels):
         return labels
-    padded = np.pad(labels, kernel // 2, mode="edge")
-    return np.lib.stride_tricks.sliding_window_view(padded, kernel).sum(-1) > kernel // 2
+    padded = np.pad(labels, median_window // 2, mode="edge")
+    return np.lib.stride_tricks.sliding_window_view(padded, median_window).sum(-1) > median_window // 2
 
 
 def runs(labels: Bool[np.ndarray, " n"]) -> list[slice]:
-    """Where the label is true without a break."""
+    """Run-length encoding: a slice for every run of consecutive true labels."""
     edges = np.flatnonzero(np.diff(labels.astype(np.int8), prepend=0, append=0)).tolist()
     return [slice(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True)]

@@ -1,7 +1,7 @@
-"""Training of the clean filter: labelled frames in, a classifier and its report out.
+"""Training of the clean filter: labelled frames in; a classifier, and its report from grouped k-fold cross-validation.
 
-What the report says was found on frames of groups (videos) that the machine had not seen: in every one of some folds,
-others are held out. The machine that is kept then learns from all.
+The metrics of the report come from held-out frames: each fold holds out other groups (videos). The classifier that is
+saved is then trained on all frames.
 """
 
 from collections.abc import Sequence
@@ -12,58 +12,59 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from ml_collections import ConfigDict
 
 from vpt_jax.curation.clean_filter import labelled_set
-from vpt_jax.curation.clean_filter.classifier import CLASSES, ClassifierError, Machine, describe, margins
+from vpt_jax.curation.clean_filter.classifier import CLASSES, ClassifierError, SVMClassifier, margins, svm_features
 from vpt_jax.curation.clean_filter.embedders import Embedder
 from vpt_jax.curation.clean_filter.labelled_set import LabelledFrame
-from vpt_jax.curation.clean_filter.novelty import CellMap, Memory, chosen, remember
+from vpt_jax.curation.clean_filter.novelty import CellMap, PatchMemory, build_patch_memory, subsample_indices
 from vpt_jax.system.workers import progress_bar
 from vpt_jax.video import resize
 
 BATCH = 32  # frames embedded at a time
 
-Labels = Int[np.ndarray, " n"]  # numbers of classes
-Groups = Shaped[np.ndarray, " n"]  # names
-Memories = tuple[Memory | None, ...]
+Labels = Int[np.ndarray, " n"]  # indices into `CLASSES`
+Groups = Shaped[np.ndarray, " n"]  # names of videos
+PatchMemories = tuple[PatchMemory | None, ...]
 
 
-class HeldOut(NamedTuple):
-    """What a machine said of frames it had not seen. `n` frames."""
+class CrossValidationResult(NamedTuple):
+    """Scores of `n` frames, each by the model of the fold that holds it out."""
 
     labels: Labels
     decisions: Float[np.ndarray, "n 3"]
-    thresholds: Float[np.ndarray, " n"]  # of the margin, for each frame chosen on the frames of the other folds
+    thresholds: Float[np.ndarray, " n"]  # on the margin; for each frame chosen on the frames of the other folds
     threshold: float  # chosen on all of them, for new frames
 
     def predictions(self) -> Labels:
-        """Clean where the margin reaches the threshold that other folds chose, else the likelier of the others."""
+        """Predicted classes: clean where the margin reaches the frame's threshold, else the likelier of the others."""
         return classify(self.decisions, self.thresholds)
 
 
 def classify(decisions: Float[np.ndarray, "n 3"], threshold: float | Float[np.ndarray, " n"]) -> Labels:
-    """Number of the class of every frame: clean is what reaches the threshold."""
+    """Class index of every frame: clean if its margin reaches the threshold, else the likelier of the others."""
     return np.where(margins(decisions) >= threshold, 0, 1 + decisions[:, 1:].argmax(-1))
 
 
 def embed_pictures(frames: Sequence[LabelledFrame], embedder: Embedder) -> list[CellMap]:
-    """Embeddings of labelled frames."""
+    """Embeddings of labelled frames, one array per map of the embedder."""
     batches = []
     with progress_bar(len(frames), desc="embedding", unit=" frames") as bar:
-        for at in range(0, len(frames), BATCH):
-            pictures = [resize(labelled_set.read_picture(frame.path), *embedder.size) for frame in frames[at:][:BATCH]]
+        for start in range(0, len(frames), BATCH):
+            batch = frames[start : start + BATCH]
+            pictures = [resize(labelled_set.read_picture(frame.path), *embedder.size) for frame in batch]
             batches.append(embed_batch(np.stack(pictures), embedder))
             bar.update(len(pictures))
     return [np.concatenate(maps) for maps in zip(*batches, strict=True)]
 
 
 def embed_batch(frames: UInt8[np.ndarray, "n h w 3"], embedder: Embedder) -> list[CellMap]:
-    """Embeddings of up to `BATCH` frames; the embedder always gets as many, so it is compiled once."""
-    filled = np.zeros((BATCH, *frames.shape[1:]), np.uint8)
-    filled[: len(frames)] = frames
-    return [cells[: len(frames)] for cells in embedder.embed(filled)]
+    """Embeddings of up to `BATCH` frames, padded to `BATCH` for the embedder so that it is compiled once."""
+    padded = np.zeros((BATCH, *frames.shape[1:]), np.uint8)
+    padded[: len(frames)] = frames
+    return [cells[: len(frames)] for cells in embedder.embed(padded)]
 
 
-def check(config: ConfigDict) -> None:
-    """Raises ClassifierError where a field of the config makes no sense."""
+def check_config(config: ConfigDict) -> None:
+    """Raises ClassifierError for an invalid field of the config."""
     if config.folds < 2:
         raise ClassifierError(f"config.folds is {config.folds}, and must be 2 or more")
     if config.C <= 0:
@@ -72,12 +73,20 @@ def check(config: ConfigDict) -> None:
         raise ClassifierError(f"config.precision is {config.precision}, and must be above 0 and at most 1")
 
 
-def fit(maps: Sequence[CellMap], labels: Labels, groups: Groups, C: float) -> tuple[Memories, Machine]:
-    """What has been learnt from these embeddings: clean cells, and a machine that knows how new cells may be.
+def fit(maps: Sequence[CellMap], labels: Labels, groups: Groups, svm_c: float) -> tuple[PatchMemories, SVMClassifier]:
+    """Builds the patch memories of the clean pictures, and trains the SVM on distances to them.
 
-    While it learns, pictures of a group are not compared with clean ones of that group, as new ones will not be.
+    In training, pictures of a group are not compared with clean ones of the same group, since new pictures come from
+    other videos too.
 
-    Raises ClassifierError if scikit-learn is missing.
+    Args:
+        maps: embeddings of `n` frames, one array per map of the embedder.
+        labels: class indices.
+        groups: videos that the frames come from.
+        svm_c: the SVM's penalty C (`config.C`).
+
+    Raises:
+        ClassifierError: scikit-learn is missing.
     """
     try:
         from sklearn.svm import SVC
@@ -86,37 +95,43 @@ def fit(maps: Sequence[CellMap], labels: Labels, groups: Groups, C: float) -> tu
             'training a filter needs scikit-learn: pip install -c constraints.txt -e ".[filter]"'
         ) from error
     clean = labels == 0
-    memories = tuple(remember(cells[clean]) if cells.shape[1] > 1 else None for cells in maps)
-    own = groups[:, None] == groups[clean][chosen(int(clean.sum()))]
-    x = describe(maps, memories, own)
+    memories = tuple(build_patch_memory(cells[clean]) if cells.shape[1] > 1 else None for cells in maps)
+    same_group = groups[:, None] == groups[clean][subsample_indices(int(clean.sum()))]
+    x = svm_features(maps, memories, same_group)
     mean, scale = x.mean(0), x.std(0) + 1e-9
-    svc = SVC(C=C, gamma="scale", break_ties=True).fit((x - mean) / scale, labels)
-    machine = Machine(
+    svc = SVC(C=svm_c, gamma="scale", break_ties=True).fit((x - mean) / scale, labels)
+    svm = SVMClassifier(
         mean, scale, svc.support_vectors_, svc.n_support_, svc.dual_coef_, svc.intercept_, np.array(svc._gamma)
     )  # fmt: skip
-    return memories, machine
+    return memories, svm
 
 
-def hold_out(maps: Sequence[CellMap], labels: Labels, groups: Groups, config: ConfigDict) -> HeldOut:
-    """What machines say of the groups that each has not seen. Raises ClassifierError if there are too few groups."""
-    fold_of = _folds(labels, groups, config.folds)
+def cross_validate(
+    maps: Sequence[CellMap], labels: Labels, groups: Groups, config: ConfigDict
+) -> CrossValidationResult:  # fmt: skip
+    """Grouped k-fold cross-validation: every group is scored by a model trained without it.
+
+    Raises ClassifierError if there are too few groups.
+    """
+    fold_of = _assign_folds(labels, groups, config.folds)
     folds = np.array([fold_of[group] for group in groups])
     decisions = np.zeros((len(labels), len(CLASSES)))
-    with progress_bar(config.folds, desc="testing", unit="fold") as bar:
+    with progress_bar(config.folds, desc="cross-validation", unit="fold") as bar:
         for fold in range(config.folds):
             out = folds == fold
-            memories, machine = fit([cells[~out] for cells in maps], labels[~out], groups[~out], config.C)
-            decisions[out] = machine.decide(describe([cells[out] for cells in maps], memories))
+            memories, svm = fit([cells[~out] for cells in maps], labels[~out], groups[~out], config.C)
+            decisions[out] = svm.decision_function(svm_features([cells[out] for cells in maps], memories))
             bar.update()
     if config.threshold is not None:
-        return HeldOut(labels, decisions, np.full(len(labels), config.threshold), config.threshold)
+        return CrossValidationResult(labels, decisions, np.full(len(labels), config.threshold), config.threshold)
     margin, clean = margins(decisions), labels == 0
     thresholds = cross_fit_thresholds(margin, clean, folds, config.precision)
-    return HeldOut(labels, decisions, thresholds, choose_threshold(margin, clean, config.precision))
+    threshold = choose_threshold(margin, clean, config.precision)
+    return CrossValidationResult(labels, decisions, thresholds, threshold)
 
 
-def _folds(labels: Labels, groups: Groups, folds: int) -> dict[str, int]:
-    """The fold in which each group is held out: large ones first, each to the fold with least of its class."""
+def _assign_folds(labels: Labels, groups: Groups, folds: int) -> dict[str, int]:
+    """Assigns each group to the fold that holds it out: large ones first, each to the fold with least of its class."""
     fold_of: dict[str, int] = {}
     for label, name in enumerate(CLASSES):
         sizes = {group: int((groups[labels == label] == group).sum()) for group in sorted(set(groups[labels == label]))}
@@ -129,14 +144,14 @@ def _folds(labels: Labels, groups: Groups, folds: int) -> dict[str, int]:
             filled[fold_of[group]] += sizes[group]
         if len(sizes) < (needed := 3 if name == "clean" else 2):  # clean ones are compared with those of other videos
             raise ClassifierError(
-                f"the pictures of {name!r} are of {len(sizes)} videos, and {needed} are needed to hold some out: "
-                "take them from more videos, and name them as docs/filtering.md says"
+                f"the pictures of {name!r} come from {len(sizes)} videos, and {needed} are needed for "
+                "cross-validation: take them from more videos, and name them as docs/filtering.md describes"
             )
     return fold_of
 
 
 def choose_threshold(margin: Float[np.ndarray, " n"], clean: Bool[np.ndarray, " n"], precision: float) -> float:
-    """The lowest margin from which on the frames are clean to this share; if there is none, the best."""
+    """The lowest threshold on the margin with at least this precision; if there is none, that of the best precision."""
     order = np.argsort(-margin, kind="stable")
     precisions = np.cumsum(clean[order]) / np.arange(1, len(order) + 1)
     good = np.flatnonzero(precisions >= min(precision, precisions.max()))
@@ -146,7 +161,7 @@ def choose_threshold(margin: Float[np.ndarray, " n"], clean: Bool[np.ndarray, " 
 def cross_fit_thresholds(
     margin: Float[np.ndarray, " n"], clean: Bool[np.ndarray, " n"], folds: Int[np.ndarray, " n"], precision: float
 ) -> Float[np.ndarray, " n"]:
-    """For every frame the threshold that the other folds choose: so no frame is judged by one that it chose."""
+    """The threshold for every frame, chosen on the other folds, so that no frame influences its own threshold."""
     thresholds = np.zeros(len(margin))
     for fold in np.unique(folds):
         out = folds == fold
@@ -154,7 +169,7 @@ def cross_fit_thresholds(
     return thresholds
 
 
-def precision_and_recall(is_so: Bool[np.ndarray, " n"], said: Bool[np.ndarray, " n"]) -> tuple[float, float]:
-    """Of what was said, how much is so; of what is so, how much was said. 0 where there is nothing."""
-    both = float((is_so & said).sum())
-    return both / max(1, said.sum()), both / max(1, is_so.sum())
+def precision_and_recall(actual: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, " n"]) -> tuple[float, float]:
+    """Precision and recall of a binary prediction; 0 where the denominator is 0."""
+    true_positives = float((actual & predicted).sum())
+    return true_positives / max(1, predicted.sum()), true_positives / max(1, actual.sum())

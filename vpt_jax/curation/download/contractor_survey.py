@@ -1,4 +1,4 @@
-"""How much an index lists, in pairs, hours and bytes, without fetching it: by asking about some pairs, or all."""
+"""Dry run of a contractor download: estimated pairs, hours and bytes of an index, by requests for a sample of pairs."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,78 +9,78 @@ import numpy as np
 
 from vpt_jax.curation.download.contractor_index import SUFFIXES, Pair
 from vpt_jax.curation.download.http_client import FetchError, GoneError
-from vpt_jax.curation.download.integrity import movie_seconds
+from vpt_jax.curation.download.integrity import mp4_duration
 from vpt_jax.curation.download.transfer import Transfer
 
-SAMPLE = 200  # pairs that are asked about, at most
+SAMPLE = 200  # maximal number of pairs that are requested
 
 
-class Measure(NamedTuple):
-    """What a server says about a pair."""
+class PairInfo(NamedTuple):
+    """Availability, size and duration of a pair, as stated by the server."""
 
-    state: str  # "there", "gone" or "failed"
-    size: int = 0  # bytes of both halves
-    seconds: float | None = None  # of film; None if its header does not tell
+    state: str  # "available", "gone" or "failed"
+    size: int = 0  # bytes of both files
+    seconds: float | None = None  # duration of the video; None if its header does not state it
 
 
 def survey(pairs: Sequence[Pair], transfer: Transfer, connections: int) -> str:
-    """What there is, in words, and how it was found out."""
+    """Requests sizes and durations of all pairs, or of a random sample of `SAMPLE`; returns a summary as text."""
     rng = np.random.default_rng(0)
-    drawn = sorted(rng.choice(len(pairs), SAMPLE, replace=False)) if len(pairs) > SAMPLE else range(len(pairs))
+    sample = sorted(rng.choice(len(pairs), SAMPLE, replace=False)) if len(pairs) > SAMPLE else range(len(pairs))
     with ThreadPoolExecutor(connections) as pool:
         try:
-            measures = list(pool.map(lambda number: measure(pairs[number], transfer), drawn))
+            infos = list(pool.map(lambda number: probe_pair(pairs[number], transfer), sample))
         finally:
             transfer.stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
-    return describe(measures, len(pairs))
+    return describe(infos, len(pairs))
 
 
-def measure(pair: Pair, transfer: Transfer) -> Measure:
-    """Asks for the sizes of a pair, and for the few hundred bytes of its film that tell the length."""
+def probe_pair(pair: Pair, transfer: Transfer) -> PairInfo:
+    """Requests the file sizes of a pair, and the few hundred bytes of its video that state the duration."""
     try:
-        jsonl, mp4 = (transfer.retried(partial(_size, pair.url(suffix), transfer)) for suffix in SUFFIXES)
-        seconds = transfer.retried(lambda: _seconds(pair.url(".mp4"), mp4, transfer))
+        jsonl, mp4 = (transfer.with_retries(partial(_size, pair.url(suffix), transfer)) for suffix in SUFFIXES)
+        seconds = transfer.with_retries(lambda: _duration(pair.url(".mp4"), mp4, transfer))
     except GoneError:
-        return Measure("gone")
+        return PairInfo("gone")
     except FetchError:
-        return Measure("failed")
-    return Measure("there", jsonl + mp4, seconds)
+        return PairInfo("failed")
+    return PairInfo("available", jsonl + mp4, seconds)
 
 
 def _size(url: str, transfer: Transfer) -> int:
-    _, size = transfer.bodies.read_part(url, 0, 1)
+    _, size = transfer.http_client.read_range(url, 0, 1)
     if size is None:
-        raise FetchError("the server does not say how long the file is", again=False)
+        raise FetchError("the server does not state the size of the file", retryable=False)
     return size
 
 
-def _seconds(url: str, size: int, transfer: Transfer) -> float | None:
+def _duration(url: str, size: int, transfer: Transfer) -> float | None:
     try:
-        return movie_seconds(lambda place, count: transfer.bodies.read_part(url, place, count)[0], size)
+        return mp4_duration(lambda offset, count: transfer.http_client.read_range(url, offset, count)[0], size)
     except ValueError:
         return None
     except FetchError as error:
-        if error.again:
+        if error.retryable:
             raise
-        return None  # a server that knows no ranges, for one; it told the size
+        return None  # for example a server without range requests, which did state the size
 
 
-def describe(measures: Sequence[Measure], pairs: int) -> str:
-    """The totals of so many pairs, by what is known of some of them."""
-    there = [measure for measure in measures if measure.state == "there"]
-    timed = [measure.seconds for measure in there if measure.seconds is not None]
-    gone, failed = (sum(measure.state == state for measure in measures) for state in ("gone", "failed"))
-    sample = "all" if len(measures) == pairs else f"{len(measures):,} pairs, drawn at random, of"
-    how = (
-        f"asked about {sample} {pairs:,} pairs: {len(there):,} are there, {gone:,} gone, {failed:,} did not answer; "
-        f"{len(timed):,} films told their length in their header"
+def describe(infos: Sequence[PairInfo], pairs: int) -> str:
+    """Summary of the sample, and the total of `pairs` pairs: exact if all stated their size, else extrapolated."""
+    available = [info for info in infos if info.state == "available"]
+    durations = [info.seconds for info in available if info.seconds is not None]
+    gone, failed = (sum(info.state == state for info in infos) for state in ("gone", "failed"))
+    sample = "all" if len(infos) == pairs else f"{len(infos):,} randomly sampled of"
+    summary = (
+        f"requested {sample} {pairs:,} pairs: {len(available):,} available, {gone:,} gone, {failed:,} unanswered; "
+        f"{len(durations):,} videos state their duration in the header"
     )
-    if not there:
-        return f"{how}. That is too little to tell the total"
-    number = pairs * len(there) / (len(there) + gone)  # those that did not answer are taken to be as the others
-    exact = len(timed) in (0, len(there)) and len(there) + gone == pairs
-    hours = f"{number * float(np.mean(timed)) / 3600:,.2f} hours" if timed else "hours unknown"
-    size = number * float(np.mean([measure.size for measure in there]))
+    if not available:
+        return f"{summary}. That is too little to estimate the total"
+    number = pairs * len(available) / (len(available) + gone)  # pairs without an answer count like the others
+    exact = len(durations) in (0, len(available)) and len(available) + gone == pairs
+    hours = f"{number * float(np.mean(durations)) / 3600:,.2f} hours" if durations else "hours unknown"
+    size = number * float(np.mean([info.size for info in available]))
     total = f"{number:,.0f} pairs, {hours}, {size / 1e9:,.3f} GB"
-    return f"{how}\n{'in all' if exact else 'by that, all are about'}: {total}"
+    return f"{summary}\n{'total' if exact else 'estimated total'}: {total}"

@@ -1,4 +1,4 @@
-"""The bytes of a file at a URL, from any byte on: by HTTP, or from a folder of this machine (file://)."""
+"""HTTP client for large files: range requests, stall detection, redirects, SSRF protection; also reads file:// URLs."""
 
 import ipaddress
 import re
@@ -22,221 +22,232 @@ from urllib3.exceptions import HTTPError
 
 from vpt_jax.system.printable import printable
 
-READ_BYTES = 2**16  # at most, at a time
-SLOWEST = 1024  # bytes a second, on average over the time-out; a server that sends less is left
+READ_BYTES = 2**16  # upper bound of a single read
+MIN_BYTES_PER_SECOND = 1024  # on average over the timeout; slower connections are closed
 MAX_REDIRECTS = 5
-LONGEST_PAUSE = 60  # seconds that a server's "Retry-After" can make us wait
+MAX_RETRY_AFTER = 60  # seconds; upper bound on the server's "Retry-After"
 _SCHEMES = ("http://", "https://")
-_NETWORK_ERRORS = (OSError, HTTPError, HTTPException, ValueError)  # requests' own are among these
+_NETWORK_ERRORS = (OSError, HTTPError, HTTPException, ValueError)  # exceptions of requests are subclasses of these
 
 
 class GoneError(Exception):
-    """There is no such file, and the server is sure of it."""
+    """The file does not exist (HTTP 404 or 410); a retry is pointless."""
 
 
 class FetchError(Exception):
-    """A file could not be read. `again` tells if a second try may help, `pause` after how many seconds."""
+    """A file could not be read.
 
-    def __init__(self, why: str, again: bool = True, pause: float = 0.0):
-        super().__init__(why)
-        self.again, self.pause = again, pause
+    Attributes:
+        retryable: a retry may succeed.
+        retry_after: seconds to wait before it.
+    """
+
+    def __init__(self, message: str, retryable: bool = True, retry_after: float = 0.0):
+        super().__init__(message)
+        self.retryable, self.retry_after = retryable, retry_after
 
 
-class PastEndError(FetchError):
-    """The file ends before the byte that was asked for."""
+class RangeNotSatisfiableError(FetchError):
+    """The file ends before the requested offset (HTTP 416)."""
 
 
 class Body(NamedTuple):
-    """An opened file."""
+    """Body of a response, or an opened local file, as a stream."""
 
-    start: int  # the place in the file of the first byte that `read` gives: as asked for, or 0
-    size: int | None  # bytes of the whole file; None if the server does not say
-    tag: str  # what tells this version of the file from another; "" if the server does not say
-    read: Callable[[], bytes]  # what has come, up to `READ_BYTES`; b"" at the end, even if that came too early
-
-
-def as_url(place: str) -> str:
-    """A URL as it is; the path of a local file as file://."""
-    return place if place.startswith((*_SCHEMES, "file:")) else Path(place).resolve().as_uri()
+    start: int  # offset in the file of the first byte that `read` returns: the requested one, or 0
+    size: int | None  # bytes of the complete file; None if the server does not state it
+    validator: str  # ETag or Last-Modified: differs between versions of the file; "" if the server sends none
+    read: Callable[[], bytes]  # returns up to `READ_BYTES` available bytes; b"" at the end, also at a premature one
 
 
-class Bodies:
-    """Opens files; safe to share between threads.
+def as_url(location: str) -> str:
+    """Converts the path of a local file into a file:// URL; returns URLs unchanged."""
+    return location if location.startswith((*_SCHEMES, "file:")) else Path(location).resolve().as_uri()
+
+
+class HTTPClient:
+    """Opens files by URL; thread-safe.
 
     Args:
-        timeout: seconds for connecting, for waiting for a byte, and in which `SLOWEST` must hold.
-        stop: once set, what is being read ends with a `FetchError`.
-        private: also ask addresses that are not on the public internet: of this machine, of private networks, and of
-            a cloud's metadata. Else what a stranger's index or redirect names could reach services that trust whoever
-            is inside. It is the address connected to that counts, whatever its name; behind a proxy, that of the proxy
-            is not judged, and the proxy must refuse them.
+        timeout: seconds for connecting, for waiting for a byte, and over which `MIN_BYTES_PER_SECOND` must be reached.
+        stop: event that aborts all reads with a `FetchError` once it is set.
+        private: also allow addresses outside of the public internet: this machine, private networks and cloud metadata
+            services. If false, an untrusted index or redirect cannot reach services that trust internal clients
+            (server-side request forgery). The check applies to the connected IP address, whatever its name; behind a
+            proxy, the proxy's address is not checked, and the proxy must refuse such targets.
     """
 
     def __init__(self, timeout: float, stop: threading.Event, private: bool = False):
         self._timeout, self._stop, self._local, self._private = timeout, stop, threading.local(), private
 
     @contextmanager
-    def open(self, url: str, start: int = 0, stop: int | None = None, tag: str = "") -> Iterator[Body]:
-        """The bytes `start` to `stop` of a file, or more, if the server does not know of parts.
+    def open(self, url: str, start: int = 0, stop: int | None = None, validator: str = "") -> Iterator[Body]:
+        """Opens the bytes `start` to `stop` of a file, or more if the server does not support range requests.
 
         Args:
-            tag: of the version that is wanted; if the file is another one by now, it begins at byte 0.
+            validator: of the expected version (If-Range); if the file has changed, the body starts at byte 0.
 
         Raises:
-            GoneError, FetchError: here, or when the body is read.
+            GoneError, FetchError: here, or while the body is read.
         """
         if url.startswith("file:"):
-            with _open_local(url, start, tag) as body:
+            with _open_local(url, start, validator) as body:
                 yield body
             return
-        asked = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if start or stop else {}
-        condition = {"If-Range": tag} if tag and start else {}
-        watch = _Watch(self._timeout, self._stop, self._private)
+        byte_range = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if start or stop else {}
+        condition = {"If-Range": validator} if validator and start else {}
+        watchdog = _Watchdog(self._timeout, self._stop, self._private)
         try:
-            response = self._respond(url, asked | condition, watch)
+            response = self._get(url, byte_range | condition, watchdog)
             try:
-                yield _body(response, watch)
+                yield _body(response, watchdog)
             finally:
                 response.close()
         finally:
-            watch.over.set()
+            watchdog.done.set()
 
-    def read_part(self, url: str, start: int, length: int) -> tuple[bytes, int | None]:
-        """Some bytes of a file, fewer where it ends, and the size of the whole. Raises as `open`."""
+    def read_range(self, url: str, start: int, length: int) -> tuple[bytes, int | None]:
+        """Returns `length` bytes from offset `start`, fewer at the end of the file, and the size of the complete file.
+
+        Raises as `open`; also if the server does not support range requests.
+        """
         with self.open(url, start, start + length) as body:
             if body.start != start:
-                raise FetchError("the server knows no ranges", again=False)
+                raise FetchError("the server does not support range requests", retryable=False)
             data = bytearray()
-            while len(data) < length and (more := body.read()):
-                data += more
+            while len(data) < length and (chunk := body.read()):
+                data += chunk
         return bytes(data[:length]), body.size
 
-    def _respond(self, url: str, headers: dict[str, str], watch: "_Watch") -> requests.Response:
-        """The answer to a request that is no redirect; no redirect's body is read, however long it may be."""
+    def _get(self, url: str, headers: dict[str, str], watchdog: "_Watchdog") -> requests.Response:
+        """Sends a GET request and follows redirects without reading their bodies, which may be endless."""
         for _ in range(MAX_REDIRECTS + 1):
-            with watch.waiting():
+            with watchdog.waiting():
                 response = self._session.get(
                     url, headers=headers, stream=True, allow_redirects=False, timeout=self._timeout
                 )
             if not response.is_redirect:
                 return response
             response.close()
-            with watch.waiting():  # a location may be nonsense
+            with watchdog.waiting():  # the location may be malformed
                 url = urljoin(url, response.headers["location"])
             if not url.startswith(_SCHEMES):
-                raise FetchError(f"redirected to {printable(url, length=200)}, which is not on the web", again=False)
-        raise FetchError(f"redirected more than {MAX_REDIRECTS} times", again=False)
+                raise FetchError(
+                    f"redirected to {printable(url, length=200)}, which is not an http(s) URL", retryable=False
+                )
+        raise FetchError(f"redirected more than {MAX_REDIRECTS} times", retryable=False)
 
     @property
     def _session(self) -> requests.Session:
-        """Of this thread: connections are kept open from file to file."""
+        """The session of this thread; it keeps connections alive between files."""
         if not hasattr(self._local, "session"):
             session = _Session()
-            session.headers["Accept-Encoding"] = "identity"  # sizes and ranges then mean the file's bytes
+            session.headers["Accept-Encoding"] = "identity"  # so that sizes and ranges refer to the file's own bytes
             for scheme in _SCHEMES:
                 session.mount(scheme, _Adapter())
             self._local.session = session
         return self._local.session
 
 
-def _body(response: requests.Response, watch: "_Watch") -> Body:
+def _body(response: requests.Response, watchdog: "_Watchdog") -> Body:
     _check_status(response)
-    start, size = _extent(response)
+    start, size = _content_range(response)
 
     def read() -> bytes:
-        with watch.waiting():
+        with watchdog.waiting():
             data = response.raw.read1(READ_BYTES, decode_content=False) or b""
-        watch.received += len(data)
+        watchdog.received += len(data)
         return data
 
     etag = response.headers.get("etag", "")
-    tag = response.headers.get("last-modified", "") if etag.startswith("W/") else etag
-    return Body(start, size, tag or response.headers.get("last-modified", ""), read)
+    validator = response.headers.get("last-modified", "") if etag.startswith("W/") else etag
+    return Body(start, size, validator or response.headers.get("last-modified", ""), read)
 
 
 def _check_status(response: requests.Response) -> None:
     status = response.status_code
-    said = f"the server says {status} {printable(response.reason or '', length=150)}".strip()
+    message = f"the server returned {status} {printable(response.reason or '', length=150)}".strip()
     if status in (404, 410):
-        raise GoneError(said)
+        raise GoneError(message)
     if status == 416:
-        raise PastEndError(said)
+        raise RangeNotSatisfiableError(message)
     if status in (408, 425, 429) or status >= 500:
-        raise FetchError(said, pause=_seconds(response.headers.get("retry-after", "")))
+        raise FetchError(message, retry_after=_retry_after_seconds(response.headers.get("retry-after", "")))
     if status not in (200, 206):
-        raise FetchError(said, again=False)
+        raise FetchError(message, retryable=False)
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise FetchError("the server sends the file packed, which nobody asked for", again=False)
+        raise FetchError("the server sends the file compressed, against the request's Accept-Encoding", retryable=False)
 
 
-def _seconds(text: str) -> float:
-    return min(float(text), LONGEST_PAUSE) if re.fullmatch(r"[0-9]{1,9}", text) else 0.0
+def _retry_after_seconds(header: str) -> float:
+    return min(float(header), MAX_RETRY_AFTER) if re.fullmatch(r"[0-9]{1,9}", header) else 0.0
 
 
-def _extent(response: requests.Response) -> tuple[int, int | None]:
-    """Where the body begins in the file, and the size of the whole file."""
+def _content_range(response: requests.Response) -> tuple[int, int | None]:
+    """Offset of the body in the file, and size of the complete file (None if not stated)."""
     if response.status_code == 206:
         parts = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", response.headers.get("content-range", ""))
         if parts is None:
-            raise FetchError("the server does not say which part of the file it sends")
+            raise FetchError("the server does not state which range of the file it sends")
         return int(parts[1]), None if parts[2] == "*" else int(parts[2])
     length = response.headers.get("content-length", "")
-    said = re.fullmatch(r"[0-9]{1,18}", length) and "transfer-encoding" not in response.headers
-    return 0, int(length) if said else None
+    is_stated = re.fullmatch(r"[0-9]{1,18}", length) and "transfer-encoding" not in response.headers
+    return 0, int(length) if is_stated else None
 
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None, for where there is one, requests reads the whole body into memory, even if it does not follow."""
+        """Returns None: else requests reads the body of a redirect into memory, even if it does not follow it."""
 
 
-class _Watch:
-    """Ends a connection that brings nearly nothing, in headers or body, or whose run is to stop.
+class _Watchdog:
+    """Thread that shuts down a stalled connection: too few bytes, in headers or body, or the run is to stop.
 
-    A socket's own time-out does not: it begins anew at every byte. Only time spent waiting for the server counts.
+    A socket's own timeout restarts at every byte, and so does not detect this. Only time spent waiting for the server
+    counts.
     """
 
-    def __init__(self, seconds: float, stop: threading.Event, private: bool):
-        self.received, self.over, self.private = 0, threading.Event(), private
+    def __init__(self, timeout: float, stop: threading.Event, private: bool):
+        self.received, self.done, self.private = 0, threading.Event(), private
         self.socket: socket | None = None
-        self._seconds, self._stop, self._why = seconds, stop, ""
-        self._waited, self._since = 0.0, 0.0  # seconds waited before; since when it waits now, 0 if it does not
+        self._timeout, self._stop, self._reason = timeout, stop, ""
+        self._waited, self._wait_start = 0.0, 0.0  # seconds of earlier waits; start of the current wait, 0 if none
         threading.Thread(target=self._run, daemon=True).start()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around what waits for the server. Whatever goes wrong with it is raised as a `FetchError`."""
-        token, self._since = _watching.set(self), time.monotonic()
+        """Measures a block that waits for the server, and raises its network errors as `FetchError`."""
+        token, self._wait_start = _current_watchdog.set(self), time.monotonic()
         try:
             yield
         except _NETWORK_ERRORS as error:
-            raise FetchError(self._why or printable(f"{type(error).__name__}: {error}", length=300)) from error
+            raise FetchError(self._reason or printable(f"{type(error).__name__}: {error}", length=300)) from error
         finally:
-            self._waited, self._since = self._waited + time.monotonic() - self._since, 0.0
-            _watching.reset(token)
-        if self._why:
-            raise FetchError(self._why)
+            self._waited, self._wait_start = self._waited + time.monotonic() - self._wait_start, 0.0
+            _current_watchdog.reset(token)
+        if self._reason:
+            raise FetchError(self._reason)
 
     def _run(self) -> None:
         received, waited = 0, 0.0
-        while not self.over.wait(0.25):
-            since = self._since
-            now = self._waited + (time.monotonic() - since if since else 0.0)
+        while not self.done.wait(0.25):
+            wait_start = self._wait_start
+            now = self._waited + (time.monotonic() - wait_start if wait_start else 0.0)
             if self._stop.is_set():
-                self._end("stopped")
-            elif now - waited >= self._seconds:
-                if self.received - received < SLOWEST * self._seconds:
-                    self._end(f"less than {SLOWEST} bytes a second came in {self._seconds:.0f} seconds")
+                self._abort("stopped")
+            elif now - waited >= self._timeout:
+                if self.received - received < MIN_BYTES_PER_SECOND * self._timeout:
+                    self._abort(f"less than {MIN_BYTES_PER_SECOND} bytes a second in {self._timeout:.0f} seconds")
                 received, waited = self.received, now
 
-    def _end(self, why: str) -> None:
-        self._why = why
+    def _abort(self, reason: str) -> None:
+        self._reason = reason
         if self.socket is not None:
             with suppress(OSError):
-                socket.shutdown(self.socket, SHUT_RDWR)  # wakes who waits for it
+                socket.shutdown(self.socket, SHUT_RDWR)  # wakes the thread that waits for it
 
 
-_watching: ContextVar[_Watch] = ContextVar("watching")
+_current_watchdog: ContextVar[_Watchdog] = ContextVar("current_watchdog")
 
 
 def is_public(address: str) -> bool:
@@ -246,56 +257,56 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
-def is_private_place(url: str) -> bool:
-    """True if a web URL leads to a machine that is not on the public internet."""
+def is_private_url(url: str) -> bool:
+    """True if an http(s) URL resolves to an address outside of the public internet."""
     try:
         parts = urlsplit(url)
-        found = getaddrinfo(parts.hostname, parts.port, type=SOCK_STREAM) if url.startswith(_SCHEMES) else []
-        return any(not is_public(str(address[0])) for *_, address in found)
-    except (OSError, ValueError):  # no such host, or no URL: who asks it will see
+        resolved = getaddrinfo(parts.hostname, parts.port, type=SOCK_STREAM) if url.startswith(_SCHEMES) else []
+        return any(not is_public(str(address[0])) for *_, address in resolved)
+    except (OSError, ValueError):  # unknown host or malformed URL: the request itself reports it
         return False
 
 
-def _judged(connection: Any, opened: socket) -> socket:
-    """A socket that has just been opened, if what it leads to may be asked."""
-    address = opened.getpeername()[0]
-    if not (_watching.get().private or getattr(connection, "proxy", None) or is_public(address)):
-        opened.close()
+def _check_peer(connection: Any, sock: socket) -> socket:
+    """Returns a newly connected socket; closes it and raises `FetchError` if its peer is not allowed."""
+    address = sock.getpeername()[0]
+    if not (_current_watchdog.get().private or getattr(connection, "proxy", None) or is_public(address)):
+        sock.close()
         raise FetchError(
             f"{printable(connection.host, length=200)} is at {address}, which is not on the public internet",
-            again=False,
+            retryable=False,
         )
-    return opened
+    return sock
 
 
-class _WatchedHTTP(HTTPConnection):
+class _WatchedHTTPConnection(HTTPConnection):
     def _new_conn(self) -> socket:
-        return _judged(self, super()._new_conn())
+        return _check_peer(self, super()._new_conn())
 
     def getresponse(self) -> Any:
-        _watching.get().socket = self.sock
+        _current_watchdog.get().socket = self.sock
         return super().getresponse()
 
 
-class _WatchedHTTPS(HTTPSConnection):
+class _WatchedHTTPSConnection(HTTPSConnection):
     def _new_conn(self) -> socket:
-        return _judged(self, super()._new_conn())
+        return _check_peer(self, super()._new_conn())
 
     def getresponse(self) -> Any:
-        _watching.get().socket = self.sock
+        _current_watchdog.get().socket = self.sock
         return super().getresponse()
 
 
 class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _WatchedHTTP
+    ConnectionCls = _WatchedHTTPConnection
 
 
 class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _WatchedHTTPS
+    ConnectionCls = _WatchedHTTPSConnection
 
 
 class _Adapter(HTTPAdapter):
-    """With connections that tell the watch their socket."""
+    """Transport adapter whose connections check their peer and pass their socket to the watchdog."""
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, **options)
@@ -308,28 +319,28 @@ class _Adapter(HTTPAdapter):
 
 
 @contextmanager
-def _open_local(url: str, start: int, tag: str) -> Iterator[Body]:
+def _open_local(url: str, start: int, validator: str) -> Iterator[Body]:
     path = Path(url2pathname(urlsplit(url).path))
-    with _disk_errors():
+    with _disk_errors_as_fetch_errors():
         if not path.parent.is_dir():
-            raise FetchError(f"there is no folder {path.parent}", again=False)  # a disk that is not there just now
-        if not path.is_file():  # a pipe would be waited for
+            raise FetchError(f"there is no folder {path.parent}", retryable=False)  # the disk may be unmounted
+        if not path.is_file():  # opening a named pipe would block
             raise GoneError(f"there is no file {path}")
         file, stat = path.open("rb", buffering=0), path.stat()
     version = f"{stat.st_mtime_ns}"
-    first = min(start, stat.st_size) if tag in ("", version) else 0
+    offset = min(start, stat.st_size) if validator in ("", version) else 0
 
     def read() -> bytes:
-        with _disk_errors():
+        with _disk_errors_as_fetch_errors():
             return file.read(READ_BYTES)
 
     with file:
-        file.seek(first)
-        yield Body(first, stat.st_size, version, read)
+        file.seek(offset)
+        yield Body(offset, stat.st_size, version, read)
 
 
 @contextmanager
-def _disk_errors() -> Iterator[None]:
+def _disk_errors_as_fetch_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:

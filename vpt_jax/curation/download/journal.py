@@ -1,4 +1,4 @@
-"""A file of JSON lines that only grows: what was written stays, whatever happens to the program."""
+"""Append-only JSON Lines journal: lines are synced to disk (fsync) and survive a kill or power cut."""
 
 import json
 import os
@@ -8,26 +8,26 @@ from typing import Any
 
 
 class JournalError(ValueError):
-    """A journal that cannot be read; the message names the file, the line and what to do."""
+    """The journal cannot be read; the message names the file, the line and the remedy."""
 
 
 class Journal:
-    """Reads what is there and appends to it. A last line that was not finished is taken away.
+    """Reads an existing journal and appends to it. An incomplete last line is removed.
 
     Raises:
-        JournalError: a line is no JSON object.
+        JournalError: a line is not a JSON object.
     """
 
     def __init__(self, path: Path):
         self.path = path
         path.touch()
-        whole = _whole_lines(path)
-        if whole < path.stat().st_size:
-            os.truncate(path, whole)
+        complete = _complete_lines_size(path)
+        if complete < path.stat().st_size:
+            os.truncate(path, complete)
         self.lines = [self._parse(number, line) for number, line in enumerate(path.open("rb"), 1)]
 
     def append(self, *lines: Mapping[str, Any]) -> None:
-        """Adds lines; they are on the disk when this returns."""
+        """Appends lines; they are synced to disk when this returns."""
         with self.path.open("ab") as file:
             file.write(b"".join(json.dumps(line, allow_nan=False).encode() + b"\n" for line in lines))
             file.flush()
@@ -37,14 +37,14 @@ class Journal:
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         try:
             parsed = json.loads(line)
-        except ValueError as error:  # of Unicode too
+        except ValueError as error:  # also raised for invalid UTF-8
             raise JournalError(f"{self.path}, line {number}: {error}. Remove this line") from error
         if not isinstance(parsed, dict):
-            raise JournalError(f"{self.path}, line {number}: no JSON object. Remove this line")
+            raise JournalError(f"{self.path}, line {number}: not a JSON object. Remove this line")
         return parsed
 
 
-def _whole_lines(path: Path) -> int:
-    """Bytes up to the end of the last line that has one."""
+def _complete_lines_size(path: Path) -> int:
+    """Bytes of all lines that end in a newline; only the last line can lack it."""
     with path.open("rb") as file:
         return sum(len(line) for line in file if line.endswith(b"\n"))

@@ -1,6 +1,6 @@
-"""What to search for, and words that rule a video out by its metadata: after the paper (App. A.1), by a crawler's list.
+"""Default search terms, and reject words for video metadata, after the paper (App. A.1) by a public crawler's list.
 
-The appendix was not at hand: both lists come from a public crawler that follows it, and may differ from it in details.
+The appendix was not available: both lists come from a public crawler that follows it, and may differ in details.
 """
 
 SEARCH_TERMS = (

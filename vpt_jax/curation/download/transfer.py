@@ -1,4 +1,4 @@
-"""One file from a URL to disk, whole or not at all: tried again, continued, checked, bounded in size and speed."""
+"""Resumable download of a file: retry with exponential backoff, integrity check, size and rate limit, atomic rename."""
 
 import json
 import random
@@ -9,179 +9,184 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from vpt_jax.curation.download.http_client import Bodies, Body, FetchError, GoneError, PastEndError
+from vpt_jax.curation.download.http_client import Body, FetchError, GoneError, HTTPClient, RangeNotSatisfiableError
 from vpt_jax.system.atomic_files import publish
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before the second try, doubled before each further one
+INITIAL_BACKOFF, MAX_BACKOFF = 0.5, 60.0  # seconds before the first retry, doubled before each further one
 
 Result = TypeVar("Result")
 
 
 class Outcome(NamedTuple):
-    """How a transfer ended."""
+    """Result of a transfer. `state` and `why` are also keys of the report (contractor_report.py)."""
 
-    state: str  # "got", "gone", "broken" (what came is no such file), "too large", or "failed" (may work another time)
+    state: str  # "complete", "gone", "broken" (failed the check), "too large", or "failed" (a later run may succeed)
     why: str = ""
 
 
 class StoppedError(Exception):
-    """The run is to end; what came so far is kept."""
+    """The run was stopped; the bytes received so far are kept."""
 
 
-class Bandwidth:
-    """A limit in bytes per second that threads share; 0: none."""
+class RateLimiter:
+    """Bandwidth limit in bytes per second, shared by threads; 0: unlimited."""
 
-    def __init__(self, rate: float):
-        self._rate, self._free, self._lock = rate, 0.0, threading.Lock()
+    def __init__(self, bytes_per_second: float):
+        self._bytes_per_second, self._free_time, self._lock = bytes_per_second, 0.0, threading.Lock()
 
-    def take(self, count: int, stop: threading.Event) -> None:
-        """Waits until so many bytes were due, or until `stop`."""
-        if not self._rate:
+    def acquire(self, count: int, stop: threading.Event) -> None:
+        """Waits until `count` bytes are within the limit, or until `stop` is set."""
+        if not self._bytes_per_second:
             return
         with self._lock:
             now = time.monotonic()
-            self._free = max(self._free, now) + count / self._rate
-            pause = self._free - now
+            self._free_time = max(self._free_time, now) + count / self._bytes_per_second
+            pause = self._free_time - now
         stop.wait(pause)
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Fetches files on these terms; safe to share between threads."""
+    """Settings and shared state of downloads; thread-safe."""
 
-    bodies: Bodies
-    bandwidth: Bandwidth
+    http_client: HTTPClient
+    rate_limiter: RateLimiter
     stop: threading.Event
-    retries: int  # further tries after the first one
-    largest: int  # bytes of a file
-    received: Callable[[int], None] = lambda count: None  # told of all bytes that come
+    retries: int  # after the first attempt
+    max_bytes: int  # of a file
+    on_received: Callable[[int], None] = lambda count: None  # called with the number of bytes of every chunk
 
-    def fetch(self, url: str, path: Path, problem_of: Callable[[Path], str]) -> Outcome:
-        """Fetches a file, which appears under its name once it is whole and checked.
+    def fetch(self, url: str, path: Path, integrity_check: Callable[[Path], str]) -> Outcome:
+        """Downloads a file and renames it to `path` atomically once it is complete and checked.
 
-        What came of it lies in `NAME.partial` until then, what is known of it in `NAME.facts`. Whatever ends the
-        transfer, the next one goes on from there if the file has not changed since; `discard` removes both.
+        Until then the received bytes are in `NAME.partial`, and the version of the remote file in `NAME.facts`. After
+        any interruption the next transfer resumes there, unless the file has changed since; `discard` removes both.
 
         Args:
-            problem_of: says what is wrong with a file, or "".
+            integrity_check: returns the problem of a file, or "".
 
         Raises:
-            StoppedError: the run is to end.
-            OSError: the disk is full, or something like it.
+            StoppedError: the run was stopped.
+            OSError: the disk is full, or a similar error.
         """
-        partial = _Partial(path)
+        partial = _PartialFile(path)
         try:
-            outcome = self.retried(lambda: self._try(url, partial, problem_of))
+            outcome = self.with_retries(lambda: self._attempt(url, partial, integrity_check))
         except FetchError as error:
             return Outcome("failed", str(error))
         except GoneError as error:
             return Outcome("gone", str(error))
-        if outcome.state == "got":
+        if outcome.state == "complete":
             publish(partial.data, path)
         return outcome
 
-    def retried(self, attempt: Callable[[], Result]) -> Result:
-        """The result of the first try that ends without a `FetchError`, or the last such error."""
+    def with_retries(self, attempt: Callable[[], Result]) -> Result:
+        """Retries `attempt` with exponential backoff and jitter; raises the `FetchError` of the last attempt."""
         for number in range(self.retries + 1):
             try:
                 return attempt()
             except FetchError as error:
                 if self.stop.is_set():
                     raise StoppedError from error
-                if not error.again or number == self.retries:
+                if not error.retryable or number == self.retries:
                     raise
-                pause = min(FIRST_PAUSE * 2**number, LONGEST_PAUSE) * random.uniform(0.5, 1)  # not all at once
-                self.stop.wait(max(pause, error.pause))
-        raise AssertionError  # the last try returns or raises
+                backoff = min(INITIAL_BACKOFF * 2**number, MAX_BACKOFF)
+                jittered = backoff * random.uniform(0.5, 1)  # so that connections do not retry simultaneously
+                self.stop.wait(max(jittered, error.retry_after))
+        raise AssertionError  # the last attempt returns or raises
 
-    def _try(self, url: str, partial: "_Partial", problem_of: Callable[[Path], str]) -> Outcome:
-        there, facts = partial.load(url)
-        if facts and there == facts.size and problem_of(partial.data):  # from another run: what came then may be amiss
-            there, facts = 0, None
-        if facts is None or there != facts.size:  # else it is here, and its check was not done
+    def _attempt(self, url: str, partial: "_PartialFile", integrity_check: Callable[[Path], str]) -> Outcome:
+        offset, version = partial.load(url)
+        if version and offset == version.size and integrity_check(partial.data):  # an earlier run received broken data
+            offset, version = 0, None
+        if version is None or offset != version.size:  # else it is complete, and only its check was interrupted
             try:
-                with self.bodies.open(url, there, tag=facts.tag if facts else "") as body:
-                    facts = self._receive(url, body, there, facts, partial)
-            except PastEndError:
+                with self.http_client.open(url, offset, validator=version.validator if version else "") as body:
+                    version = self._receive(url, body, offset, version, partial)
+            except RangeNotSatisfiableError:
                 partial.discard()
                 raise
             except _TooLargeError as error:
                 return Outcome("too large", str(error))
-        if not (problem := problem_of(partial.data)):
-            return Outcome("got")
-        if facts.size is None:  # it may have been cut short on its way
+        if not (problem := integrity_check(partial.data)):
+            return Outcome("complete")
+        if version.size is None:  # it may have been truncated in transit
             partial.discard()
-            raise FetchError(f"{problem}; the server did not say how long the file is")
+            raise FetchError(f"{problem}; the server did not state the size of the file")
         return Outcome("broken", problem)
 
-    def _receive(self, url: str, body: Body, there: int, known: "_Facts | None", partial: "_Partial") -> "_Facts":
-        """Appends a body to what is there, if it is its continuation; else begins anew."""
-        facts = _Facts(url, body.size, body.tag or (known.tag if known and body.start else ""))
-        if body.start not in (0, there) or (body.start and facts != known):
+    def _receive(
+        self, url: str, body: Body, offset: int, known: "_RemoteVersion | None", partial: "_PartialFile"
+    ) -> "_RemoteVersion":
+        """Appends a body to the partial file if it starts at `offset`; starts anew if it starts at byte 0."""
+        version = _RemoteVersion(url, body.size, body.validator or (known.validator if known and body.start else ""))
+        if body.start not in (0, offset) or (body.start and version != known):
             partial.discard()
             raise FetchError("the file has changed on the server")
-        if body.size is not None and body.size > self.largest:
-            raise _TooLargeError(f"{body.size:,} bytes; more than {self.largest:,} are not taken")
+        if body.size is not None and body.size > self.max_bytes:
+            raise _TooLargeError(f"{body.size:,} bytes; the limit is {self.max_bytes:,}")
         if not body.start:
-            partial.begin(facts)
+            partial.start(version)
         count = body.start
-        with partial.data.open("ab", buffering=0) as file:  # what has come is kept, whenever the process is killed
+        with partial.data.open("ab", buffering=0) as file:  # unbuffered: a kill loses no received bytes
             while data := body.read():
                 count += len(data)
-                if count > self.largest:
-                    raise _TooLargeError(f"it goes on after {self.largest:,} bytes; more are not taken")
+                if count > self.max_bytes:
+                    raise _TooLargeError(f"it continues after {self.max_bytes:,} bytes, which is the limit")
                 rest = memoryview(data)
                 while rest:
                     rest = rest[file.write(rest) :]
-                self.received(len(data))
-                self.bandwidth.take(len(data), self.stop)
+                self.on_received(len(data))
+                self.rate_limiter.acquire(len(data), self.stop)
                 if self.stop.is_set():
                     raise StoppedError
         if body.size is not None and count != body.size:
-            raise FetchError(f"{count:,} of {body.size:,} bytes came")
-        return facts
+            raise FetchError(f"received {count:,} of {body.size:,} bytes")
+        return version
 
 
 def discard(path: Path) -> None:
-    """Removes what `Transfer.fetch` may have left beside a file."""
-    _Partial(path).discard()
+    """Removes the partial files of `Transfer.fetch` next to `path`."""
+    _PartialFile(path).discard()
 
 
 class _TooLargeError(Exception):
-    """A file is, or claims to be, larger than allowed."""
+    """The file is larger than allowed, or states a larger size."""
 
 
-class _Facts(NamedTuple):
-    """Which version of which file a partial one is of."""
+class _RemoteVersion(NamedTuple):
+    """Identity of a remote file: its URL, size in bytes (None: not stated) and ETag or Last-Modified ("": none)."""
 
     url: str
     size: int | None
-    tag: str
+    validator: str
 
 
-class _Partial:
-    """A file on its way."""
+class _PartialFile:
+    """A partial download: its bytes in `NAME.partial`, its version as a JSON list in `NAME.facts`."""
 
     def __init__(self, path: Path):
         self.data = path.with_name(f"{path.name}.partial")
-        self._facts = path.with_name(f"{path.name}.facts")
+        self._version_file = path.with_name(f"{path.name}.facts")
 
-    def load(self, url: str) -> tuple[int, _Facts | None]:
-        """How many bytes are there, and of what; (0, None) unless a server can be asked for the rest of just that."""
+    def load(self, url: str) -> tuple[int, _RemoteVersion | None]:
+        """Returns the number of received bytes and their version; (0, None) if the download cannot be resumed."""
         try:
-            facts = _Facts(*json.loads(self._facts.read_text()))
+            version = _RemoteVersion(*json.loads(self._version_file.read_text()))
             count = self.data.stat().st_size
         except (FileNotFoundError, ValueError, TypeError):
             return 0, None
-        if facts.url != url or not facts.tag or count > (facts.size or count):
+        if version.url != url or not version.validator or count > (version.size or count):
             return 0, None
-        return count, facts
+        return count, version
 
-    def begin(self, facts: _Facts) -> None:
+    def start(self, version: _RemoteVersion) -> None:
+        """Replaces the partial download by an empty one of this version."""
         self.discard()
-        self._facts.write_text(json.dumps(facts))
+        self._version_file.write_text(json.dumps(version))
         self.data.touch()
 
     def discard(self) -> None:
+        """Removes both files."""
         self.data.unlink(missing_ok=True)
-        self._facts.unlink(missing_ok=True)
+        self._version_file.unlink(missing_ok=True)

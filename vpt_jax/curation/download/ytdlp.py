@@ -1,7 +1,7 @@
-"""The two questions put to yt-dlp: what is there, and one video, please. Each is asked in a process of its own.
+"""Search and download of videos with yt-dlp, for tasks in the process sandbox (`sandbox.run_tasks`).
 
-yt-dlp knows the sites; what it may do is said here: no settings or plugins of the user's, no other programs, no
-post-processing, nothing written but the video, in its folder.
+yt-dlp parses the sites; here it is restricted: no user settings or plugins, no other programs, no post-processing, and
+no files but the video, in its folder.
 """
 
 import hashlib
@@ -15,138 +15,140 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vpt_jax.curation.download.metadata import Entry, Rules, clean, read_entry, reject
+from vpt_jax.curation.download.metadata import RejectRules, VideoEntry, parse_entry, rejection_reason, sanitize
 from vpt_jax.curation.download.sandbox import confine
 from vpt_jax.video import VideoError, probe
 from vpt_jax.video_files import is_video
 
-LIBRARIES = ("yt_dlp", "yt_dlp.extractor")  # what each process would import
-WHOLE = "whole"  # name of a download that is complete
-LONGEST_PAUSE = 600  # seconds between two attempts
-# Words by which sites say that a video is not there for us, and those by which they say that it may be later.
-GONE = (
+PRELOAD_MODULES = ("yt_dlp", "yt_dlp.extractor")  # which each process would import
+COMPLETE_FILE = "whole"  # file name of a complete download
+MAX_BACKOFF = 600  # seconds between two attempts
+# Error messages of sites for videos that are permanently unavailable, and for those that may be available later.
+GONE_PATTERN = (
     r"private video|video is private|been removed|been deleted|no longer available|terminated|does not exist"
     r"|unavailable\.?$"
 )
-LATER = r"try again|later|rate.?limit|too many|sign in to confirm|bot"
+RETRY_PATTERN = r"try again|later|rate.?limit|too many|sign in to confirm|bot"
 
 
 @dataclass(frozen=True)
-class Manners:
-    """How sites are asked (fields: configs/web.py)."""
+class RequestPolicy:
+    """Rate limit, retries and cookies of requests (fields: configs/web.py)."""
 
     pause: float  # seconds before every request
-    rate: float  # bytes per second, of one download
+    bytes_per_second: float  # of one download; 0: unlimited
     retries: int
-    backoff: float  # seconds before the second attempt, doubled for each further one
-    cookies: str  # text of a Netscape cookie file
+    backoff: float  # seconds before the first retry, doubled before each further one
+    cookies: str  # text of a cookie file (Netscape format)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is taken (fields: configs/web.py)."""
+class Requirements:
+    """Requirements that a video must meet (fields: configs/web.py)."""
 
-    rules: Rules
-    height: int  # pixels, at least
+    rules: RejectRules
+    min_height: int  # pixels
     max_bytes: int
 
 
-class UnwantedError(Exception):
-    """The video is ruled out by something that asking again will not change."""
+class RejectedError(Exception):
+    """The video does not meet the requirements; a retry is pointless."""
 
 
-def search(query: str, results: int, height: int, manners: Manners) -> list[dict[str, Any]]:
-    """The videos that a search, playlist, channel, feed or page holds, as fields of `Entry`.
+def search(query: str, results: int, min_height: int, policy: RequestPolicy) -> list[dict[str, Any]]:
+    """Returns the videos of a search, playlist, channel, feed or page as fields of `VideoEntry`.
 
-    Nothing of the videos themselves is asked for, unless `query` is the address of one.
+    The videos' own pages are not requested, unless `query` is the URL of one.
     """
     confine(None)
-    time.sleep(manners.pause)  # yt-dlp pauses between its requests only
-    with open_downloader(manners, height, playlistend=results) as downloader:
-        found = _patiently(lambda: downloader.extract_info(query, download=False), manners)
+    time.sleep(policy.pause)  # yt-dlp pauses between its requests, but not before the first one
+    with open_downloader(policy, min_height, playlistend=results) as downloader:
+        found = _with_retries(lambda: downloader.extract_info(query, download=False), policy)
     entries = found.get("entries", [found])
-    return [asdict(_identify(entry)) for entry in entries if entry]
+    return [asdict(_identified_entry(entry)) for entry in entries if entry]
 
 
-def fetch(entry: Entry, folder: Path, wanted: Wanted, manners: Manners) -> dict[str, Any]:
-    """Downloads a video to `folder`, made anew, as `WHOLE`; returns fields of `web.Record`, `state` among them."""
+def fetch(entry: VideoEntry, folder: Path, requirements: Requirements, policy: RequestPolicy) -> dict[str, Any]:
+    """Downloads a video as `COMPLETE_FILE` into `folder`, which is replaced; returns fields of `web.ArchiveRecord`."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     os.chdir(folder)
     confine(folder)
-    time.sleep(manners.pause)
+    time.sleep(policy.pause)
     from yt_dlp.utils import YoutubeDLError
 
     try:
-        return _fetch(entry, wanted, manners)
-    except UnwantedError as error:
+        return _fetch(entry, requirements, policy)
+    except RejectedError as error:
         return {"state": "rejected", "reason": str(error)}
     except (YoutubeDLError, VideoError, OSError) as error:
-        return {"state": state_after(error), "reason": clean(str(error).removeprefix("ERROR: "), 300)}
+        return {"state": state_for_error(error), "reason": sanitize(str(error).removeprefix("ERROR: "), 300)}
 
 
-def _fetch(entry: Entry, wanted: Wanted, manners: Manners) -> dict[str, Any]:
-    guard = [lambda progress: _check_size(progress, wanted.max_bytes)]
-    with open_downloader(manners, wanted.height, progress_hooks=guard) as downloader:
-        info = _patiently(lambda: downloader.extract_info(entry.url, download=False, ie_key=entry.site), manners)
+def _fetch(entry: VideoEntry, requirements: Requirements, policy: RequestPolicy) -> dict[str, Any]:
+    progress_hooks = [lambda progress: _check_size(progress, requirements.max_bytes)]
+    with open_downloader(policy, requirements.min_height, progress_hooks=progress_hooks) as downloader:
+        info = _with_retries(lambda: downloader.extract_info(entry.url, download=False, ie_key=entry.site), policy)
         if info.get("_type", "video") != "video":
-            raise UnwantedError("no single video: name its address in config.urls")
-        told = read_entry(info, "", "")
-        told = replace(told, url=entry.url, duration=told.duration or entry.duration)
-        _check(told, wanted.rules)
-        told = replace(told, title=entry.title or told.title)
+            raise RejectedError("not a single video: add its URL to config.urls")
+        page = parse_entry(info, "", "")
+        page = replace(page, url=entry.url, duration=page.duration or entry.duration)
+        _check_rules(page, requirements.rules)
+        page = replace(page, title=entry.title or page.title)
         downloader.process_ie_result(info, download=True)
     video = next((path for path in Path().iterdir() if path.stem == "video" and path.suffix != ".part"), None)
     if video is None:
         raise VideoError("unreadable video", "nothing was downloaded")
-    return _describe(video, told, wanted)
+    return _inspect(video, page, requirements)
 
 
-def _describe(video: Path, told: Entry, wanted: Wanted) -> dict[str, Any]:
-    """What the file itself says; it gets its last name in this folder if it is as wanted."""
-    facts = probe(video)
-    _check(replace(told, duration=told.duration or facts.seconds), wanted.rules)
-    if facts.height < wanted.height:
-        raise UnwantedError(f"lower than {wanted.height} pixels")
+def _inspect(video: Path, page: VideoEntry, requirements: Requirements) -> dict[str, Any]:
+    """Checks a downloaded file against the requirements, syncs it to disk and renames it to `COMPLETE_FILE`."""
+    properties = probe(video)
+    _check_rules(replace(page, duration=page.duration or properties.seconds), requirements.rules)
+    if properties.height < requirements.min_height:
+        raise RejectedError(f"height below {requirements.min_height} pixels")
     with video.open("rb+") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
-    video.rename(WHOLE)
+    video.rename(COMPLETE_FILE)
     suffix = video.suffix if is_video(video) else ".video"
-    told_facts = {"title": told.title, "duration": told.duration, "bytes": os.path.getsize(WHOLE), "sha256": digest}
-    return {"state": "taken", "suffix": suffix, **told_facts, **facts._asdict()}
+    return {
+        "state": "taken", "suffix": suffix, "title": page.title, "duration": page.duration,
+        "bytes": os.path.getsize(COMPLETE_FILE), "sha256": digest, **properties._asdict(),
+    }  # fmt: skip
 
 
-def _check(entry: Entry, rules: Rules) -> None:
-    if reason := reject(entry, rules):
-        raise UnwantedError(reason)
+def _check_rules(entry: VideoEntry, rules: RejectRules) -> None:
+    if reason := rejection_reason(entry, rules):
+        raise RejectedError(reason)
 
 
 def _check_size(progress: Mapping[str, Any], limit: int) -> None:
     if max(progress.get("downloaded_bytes") or 0, progress.get("total_bytes") or 0) > limit:
-        raise UnwantedError(f"larger than {limit:,} bytes")
+        raise RejectedError(f"larger than {limit:,} bytes")
 
 
-def _patiently(ask: Callable[[], Any], manners: Manners) -> dict[str, Any]:
-    """Asks again, ever later, while the answer is that there may be one later."""
+def _with_retries(request: Callable[[], Any], policy: RequestPolicy) -> dict[str, Any]:
+    """Retries a request with exponential backoff, unless its error says that the video is permanently unavailable."""
     from yt_dlp.utils import DownloadError
 
-    for attempt in range(manners.retries + 1):
+    for attempt in range(policy.retries + 1):
         try:
-            return ask() or {}
+            return request() or {}
         except DownloadError as error:
-            if attempt == manners.retries or state_after(error) == "gone":
+            if attempt == policy.retries or state_for_error(error) == "gone":
                 raise
-            time.sleep(_pause(manners, attempt))
+            time.sleep(_backoff_seconds(policy, attempt))
     raise AssertionError("the last attempt returns or raises")
 
 
-def _pause(manners: Manners, attempt: int) -> float:
-    return min(manners.backoff * 2**attempt, LONGEST_PAUSE)
+def _backoff_seconds(policy: RequestPolicy, attempt: int) -> float:
+    return min(policy.backoff * 2**attempt, MAX_BACKOFF)
 
 
-def state_after(error: Exception) -> str:
-    """What an error means for the video: it is gone, or it failed and may be had another time."""
+def state_for_error(error: Exception) -> str:
+    """State of a video after an error: "gone" (permanently unavailable) or "failed" (a later retry may succeed)."""
     from yt_dlp.networking.exceptions import HTTPError
     from yt_dlp.utils import GeoRestrictedError
 
@@ -156,11 +158,11 @@ def state_after(error: Exception) -> str:
     if any(isinstance(cause, GeoRestrictedError) for cause in causes):
         return "gone"
     text = str(error)
-    return "gone" if re.search(GONE, text, re.I) and not re.search(LATER, text, re.I) else "failed"
+    return "gone" if re.search(GONE_PATTERN, text, re.I) and not re.search(RETRY_PATTERN, text, re.I) else "failed"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what led to it, as yt-dlp and Python keep it; they may go round in a circle."""
+    """An error and the chain of its causes, as stored by yt-dlp and Python; the chain may be circular."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -169,8 +171,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = (inner[1] if inner else None) or getattr(error, "cause", None) or error.__cause__
 
 
-def _identify(info: Mapping[str, Any]) -> Entry:
-    """The entry under the site's name and id, which feeds and pages do not tell and addresses do."""
+def _identified_entry(info: Mapping[str, Any]) -> VideoEntry:
+    """Parses a search result; feeds and pages lack the site's name and id, which then follow from the URL."""
     from yt_dlp.extractor import gen_extractor_classes
 
     site, id = info.get("extractor_key") or info.get("ie_key"), info.get("id")
@@ -178,35 +180,41 @@ def _identify(info: Mapping[str, Any]) -> Entry:
         url = str(info.get("url") or "")
         suitable = next(extractor for extractor in gen_extractor_classes() if extractor.suitable(url))
         site, id = suitable.ie_key(), suitable.get_temp_id(url)
-    return read_entry(info, str(site), str(id or ""))
+    return parse_entry(info, str(site), str(id or ""))
 
 
-class _Silent:
-    """What yt-dlp says on its way is in the error that it ends with."""
+class _SilentLogger:
+    """Drops yt-dlp's log messages: the exception at the end contains what matters."""
 
     def debug(self, message: str) -> None: ...
     def warning(self, message: str) -> None: ...
     def error(self, message: str) -> None: ...
 
 
-def open_downloader(manners: Manners, height: int, **more: Any) -> Any:
-    """A `yt_dlp.YoutubeDL` of these manners that takes films at least so high; `more` options of its own."""
+def open_downloader(policy: RequestPolicy, min_height: int, **more: Any) -> Any:
+    """Creates a `yt_dlp.YoutubeDL` that selects the smallest format of at least `min_height` pixels.
+
+    Args:
+        policy: rate limit, retries and cookies of its requests.
+        min_height: pixels.
+        more: further options of yt-dlp.
+    """
     from yt_dlp import YoutubeDL
 
     os.environ["YTDLP_NO_PLUGINS"] = "1"
-    # Silent where the site offers it, and of what the site can send without another program's help.
-    formats = f"[height>=?{height}][protocol~='^(https?|http_dash_segments|m3u8_native)$']"
-    wait = lambda n: _pause(manners, n)  # noqa: E731
+    # Without sound if the site offers that; only formats that can be downloaded without an external program.
+    formats = f"[height>=?{min_height}][protocol~='^(https?|http_dash_segments|m3u8_native)$']"
+    backoff = lambda n: _backoff_seconds(policy, n)  # noqa: E731
     options = {
         "format": f"bestvideo{formats}/bestvideo*{formats}",
-        "format_sort": [f"res:{height}", "fps:30", "vcodec:h264", "+size", "+br"],  # the smallest that is enough
+        "format_sort": [f"res:{min_height}", "fps:30", "vcodec:h264", "+size", "+br"],  # the smallest sufficient one
         "extract_flat": "in_playlist", "noplaylist": True, "outtmpl": "video.%(ext)s", "overwrites": True,
-        "cachedir": False, "cookiefile": io.StringIO(manners.cookies) if manners.cookies else None, "updatetime": False,
+        "cachedir": False, "cookiefile": io.StringIO(policy.cookies) if policy.cookies else None, "updatetime": False,
         "fixup": "never", "external_downloader": "native", "hls_prefer_native": True, "js_runtimes": {},
-        "skip_unavailable_fragments": False, "socket_timeout": 30, "ratelimit": manners.rate or None,
-        "sleep_interval_requests": manners.pause, "sleep_interval": manners.pause,
-        "retries": manners.retries, "fragment_retries": manners.retries, "extractor_retries": manners.retries,
-        "retry_sleep_functions": dict.fromkeys(("http", "fragment", "extractor"), wait),
-        "quiet": True, "noprogress": True, "no_color": True, "logger": _Silent(),
+        "skip_unavailable_fragments": False, "socket_timeout": 30, "ratelimit": policy.bytes_per_second or None,
+        "sleep_interval_requests": policy.pause, "sleep_interval": policy.pause,
+        "retries": policy.retries, "fragment_retries": policy.retries, "extractor_retries": policy.retries,
+        "retry_sleep_functions": dict.fromkeys(("http", "fragment", "extractor"), backoff),
+        "quiet": True, "noprogress": True, "no_color": True, "logger": _SilentLogger(),
     }  # fmt: skip
     return YoutubeDL(options | more)

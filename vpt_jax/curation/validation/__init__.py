@@ -1,1 +1,1 @@
-"""What is in a dataset and what is wrong with it: figures, checks, pictures, and the difference of two."""
+"""Dataset statistics and validation: figures, checks, pictures, and the difference between two datasets."""

@@ -1,9 +1,8 @@
-"""Do the actions fit their video? An inverse dynamics model says of every frame how probable each action is there.
+"""Temporal alignment of actions and video, by the log-probabilities that an inverse dynamics model (IDM) gives.
 
-Actions that were stored some frames too late or too early are more probable beside frames further on or further back.
-Actions of another video are no more probable where they stand than anywhere else. All is decided by means over blocks
-of a second and their spread, since frames next to each other say nearly the same: `z` is a mean over its standard
-error.
+Actions that were stored some frames too late or too early are more probable at frames shifted by as many. Actions of
+another video are no more probable at their own frames than anywhere else. All decisions use means over blocks of a
+second and their spread, since neighbouring frames are strongly correlated: a z score is a mean over its standard error.
 """
 
 from dataclasses import asdict, dataclass
@@ -18,128 +17,136 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from vpt_jax.actions import CAMERA, Array
 from vpt_jax.curation.validation.episodes import Episode, read_frames
 from vpt_jax.labelling.model import Logits, span_logits
-from vpt_jax.labelling.plan import Plan, Spans, Video
-from vpt_jax.models.idm import REACH
+from vpt_jax.labelling.plan import EncodedVideo, Plan, Spans
+from vpt_jax.models.idm import TEMPORAL_RADIUS
 from vpt_jax.training.checkpoints import TrainedIDM
 from vpt_jax.video import FRAME_RATE
 
-FURTHEST = 10  # frames
-SHIFTS = np.arange(-FURTHEST, FURTHEST + 1)
+MAX_SHIFT = 10  # frames
+SHIFTS = np.arange(-MAX_SHIFT, MAX_SHIFT + 1)
 BLOCK = FRAME_RATE  # frames
-MIN_BLOCKS = 10  # of fewer nothing is said
-ELSEWHERE = 12  # places far away at which the actions are compared with frames that are not theirs
-CLEAR = 2.5  # z from which another displacement is better than none
-SOME = 4.0  # z from which actions fit their own frames better than others
-LEAST = 0.1  # nats a frame; a model that expects less gain knows too little to say what does not fit
-_WINDOWS = 15  # looked at together
+MIN_BLOCKS = 10  # shorter episodes are not checked
+BASELINE_PLACES = 12  # distant places at which the actions are compared with frames that are not theirs
+MIN_SHIFT_Z = 2.5  # z score from which another displacement is better than none
+MIN_GAIN_Z = 4.0  # z score from which actions fit their own frames better than others
+MIN_EXPECTED_GAIN = 0.1  # nats per frame; a model that expects less gain is too weak to detect what does not fit
+_WINDOWS = 15  # per call of the model
 
 
-class Said(NamedTuple):
-    """Log-probabilities of every frame of a video."""
+class FrameLogProbs(NamedTuple):
+    """Log-probabilities of every action class in every frame of a video. Fields are the model's heads."""
 
     buttons: Float32[Array, "n 20 2"]  # up, down
     camera: Float32[Array, "n 2 11"]
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How well the actions of an episode fit its frames, in nats per frame."""
+class Alignment:
+    """Fit of an episode's actions to its frames, in nats per frame. Field names are JSON keys in `validate.json`."""
 
     log_likelihood: list[float]  # of the actions displaced by each of `SHIFTS`
-    late: int  # the most likely displacement: by so many frames the actions come too late
-    margin: float  # z of its log-likelihood above that of no displacement
-    gain: float  # of log-likelihood, so displaced, over the same actions at other frames
+    late: int  # the most likely displacement: the number of frames by which the actions come too late
+    margin: float  # z score of its log-likelihood above that of no displacement
+    gain: float  # of log-likelihood at that displacement, over the same actions at other frames
     gain_z: float
-    expected_gain: float  # if actions were drawn as the model says
+    expected_gain: float  # if actions were drawn from the model's distribution
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields as a JSON object."""
         return asdict(self)
 
 
-class Reader:
-    """An inverse dynamics model that reads whole episodes."""
+class EpisodeScorer:
+    """Runs an inverse dynamics model over whole episodes."""
 
     def __init__(self, idm: TrainedIDM, mode: str = "shared", mirror: bool = False) -> None:
         self._idm = idm
-        self._run = jax.jit(partial(span_logits, idm.module, idm.window, mode, mirror=mirror, then=_log_probs))
+        self._run = jax.jit(partial(span_logits, idm.module, idm.window, mode, mirror=mirror, postprocess=_log_probs))
 
-    def read(self, episode: Episode) -> Said:
-        """What it says of all frames of an episode; reads and holds some windows at a time."""
+    def log_probs(self, episode: Episode) -> FrameLogProbs:
+        """Log-probabilities for all frames of an episode; reads and holds a batch of windows at a time."""
         half, frames = self._idm.window // 2, episode.frames
-        plan = Plan((Video(Path(), frames, 1),), self._idm.window, _WINDOWS, rows=1)
+        plan = Plan((EncodedVideo(Path(), frames, 1),), self._idm.window, _WINDOWS, rows=1)
         parts = []
         for step in range(plan.steps):
             start = step * _WINDOWS * half
-            here = np.arange(start, start + (_WINDOWS + 1) * half)
-            pixels = _cut(episode, start - REACH, int(here[-1]) + 1 + REACH)
-            spans = Spans(pixels[None], (here < frames)[None], np.zeros((1, 2), int))
-            parts.append(plan.keep(step, jax.device_get(self._run(self._idm.params, spans))))
-        return Said(*(np.concatenate(field)[:frames] for field in zip(*parts, strict=True)))
+            indices = np.arange(start, start + (_WINDOWS + 1) * half)
+            pixels = _read_padded(episode, start - TEMPORAL_RADIUS, int(indices[-1]) + 1 + TEMPORAL_RADIUS)
+            spans = Spans(pixels[None], (indices < frames)[None], np.zeros((1, 2), int))
+            parts.append(plan.select_kept(step, jax.device_get(self._run(self._idm.params, spans))))
+        return FrameLogProbs(*(np.concatenate(field)[:frames] for field in zip(*parts, strict=True)))
 
 
-def _cut(episode: Episode, start: int, stop: int) -> UInt8[np.ndarray, "n h w 3"]:
-    """Frames of an episode, black where there are none."""
+def _read_padded(episode: Episode, start: int, stop: int) -> UInt8[np.ndarray, "n h w 3"]:
+    """Frames `start` to `stop` of an episode, padded with black beyond both ends."""
     low, high = max(start, 0), min(stop, episode.frames)
     frames = read_frames(episode, low, high)
     return np.pad(frames, [(low - start, stop - high), (0, 0), (0, 0), (0, 0)])
 
 
-def _log_probs(_: Array, logits: Logits) -> Said:
-    return Said(**{head: jax.nn.log_softmax(of_head) for head, of_head in logits.items()})
+def _log_probs(_: Array, logits: Logits) -> FrameLogProbs:
+    return FrameLogProbs(**{head: jax.nn.log_softmax(logits_h) for head, logits_h in logits.items()})
 
 
-def fit_actions(said: Said, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> Fit | None:
-    """How well actions (camera in degrees) fit what was said of their frames; None if there are too few frames.
+def measure_alignment(
+    log_probs: FrameLogProbs, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]
+) -> Alignment | None:  # fmt: skip
+    """Measures how well actions fit their frames; None if there are fewer than `MIN_BLOCKS` blocks of frames.
 
-    Frames nearer to an end than the furthest displacement do not count: so all displacements are judged by the same.
+    Frames nearer to an end than `MAX_SHIFT` are left out, so that all displacements are compared on the same frames.
+
+    Args:
+        log_probs: the model's output for the episode's frames.
+        buttons: keys, 1 where down.
+        camera: degrees.
     """
-    rows = np.arange(FURTHEST, len(buttons) - FURTHEST)
+    rows = np.arange(MAX_SHIFT, len(buttons) - MAX_SHIFT)
     if len(rows) < MIN_BLOCKS * BLOCK:
         return None
     bins = CAMERA.to_bins(np.asarray(camera))
-    at = partial(_log_likelihood, said, np.asarray(buttons) > 0, bins, rows)
-    of_shifts = np.stack([at(rows + shift) for shift in SHIFTS])
-    best = int(of_shifts.mean(1).argmax())
-    elsewhere = np.mean([at((rows + far) % len(buttons)) for far in _far(len(buttons))], axis=0)
-    margin, gain = of_shifts[best] - of_shifts[FURTHEST], of_shifts[best] - elsewhere
-    expected = -_entropy(said)[rows] - elsewhere
-    return Fit(
-        log_likelihood=of_shifts.mean(1).tolist(),
+    log_likelihood_at = partial(_log_likelihood, log_probs, np.asarray(buttons) > 0, bins, rows)
+    by_shift = np.stack([log_likelihood_at(rows + shift) for shift in SHIFTS])
+    best = int(by_shift.mean(1).argmax())
+    places = _baseline_shifts(len(buttons))
+    baseline = np.mean([log_likelihood_at((rows + shift) % len(buttons)) for shift in places], axis=0)
+    margin, gain = by_shift[best] - by_shift[MAX_SHIFT], by_shift[best] - baseline
+    expected = -_entropy(log_probs)[rows] - baseline
+    return Alignment(
+        log_likelihood=by_shift.mean(1).tolist(),
         late=int(SHIFTS[best]),
-        margin=z_of(margin),
+        margin=z_score(margin),
         gain=float(gain.mean()),
-        gain_z=z_of(gain),
+        gain_z=z_score(gain),
         expected_gain=float(expected.mean()),
     )
 
 
-def _far(frames: int) -> Int[np.ndarray, " places"]:
-    """Displacements, evenly over the episode, end to start."""
-    return np.arange(1, ELSEWHERE + 1) * frames // (ELSEWHERE + 1)
+def _baseline_shifts(frames: int) -> Int[np.ndarray, " places"]:
+    """Displacements spread evenly over the episode; applied modulo its length."""
+    return np.arange(1, BASELINE_PLACES + 1) * frames // (BASELINE_PLACES + 1)
 
 
 def _log_likelihood(
-    said: Said,
+    log_probs: FrameLogProbs,
     held: Bool[np.ndarray, "n 20"],
     bins: Int[np.ndarray, "n 2"],
     frames: Int[np.ndarray, " m"],
     steps: Int[np.ndarray, " m"],
 ) -> Float[np.ndarray, " m"]:
-    """Log-probability of the actions of some steps at some frames."""
-    of_heads = ((said.buttons, held), (said.camera, bins))
+    """Log-probability of the actions of `steps` at `frames`, summed over keys and camera axes."""
+    heads = ((log_probs.buttons, held), (log_probs.camera, bins))
     return sum(
-        np.take_along_axis(log_probs[frames], chosen[steps].astype(np.int64)[..., None], -1)[..., 0].sum(-1)
-        for log_probs, chosen in of_heads
+        np.take_along_axis(log_probs_h[frames], classes[steps].astype(np.int64)[..., None], -1)[..., 0].sum(-1)
+        for log_probs_h, classes in heads
     )
 
 
-def _entropy(said: Said) -> Float[np.ndarray, " n"]:
-    return -sum((np.exp(log_probs) * log_probs).sum((-2, -1)) for log_probs in said)
+def _entropy(log_probs: FrameLogProbs) -> Float[np.ndarray, " n"]:
+    return -sum((np.exp(log_probs_h) * log_probs_h).sum((-2, -1)) for log_probs_h in log_probs)
 
 
-def z_of(values: Float[np.ndarray, " n"]) -> float:
-    """The mean of frames' values over its standard error, both from blocks of `BLOCK` frames."""
+def z_score(values: Float[np.ndarray, " n"]) -> float:
+    """Mean of per-frame values over its standard error, both from means of blocks of `BLOCK` frames."""
     means = values[: len(values) // BLOCK * BLOCK].reshape(-1, BLOCK).mean(1)
     error = means.std(ddof=1) / np.sqrt(len(means))
     return float(means.mean() / error) if error else 0.0

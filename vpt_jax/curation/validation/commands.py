@@ -1,4 +1,4 @@
-"""What launch/data.py can do, by name."""
+"""Commands of launch/data.py, by name."""
 
 import sys
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from vpt_jax.system.paths import refuse_remote_paths
 
 
 def _validate(config: ConfigDict) -> None:
-    """Ends the program with status 1 if something is found, for scripts."""
+    """Validates a dataset; exits with status 1 if there are findings, for scripts."""
     if validate(config):
         sys.exit(1)
 
 
-def _of_dataset(command: Callable[[ConfigDict], object]) -> Callable[[ConfigDict], None]:
+def _with_checked_config(command: Callable[[ConfigDict], object]) -> Callable[[ConfigDict], None]:
     def checked(config: ConfigDict) -> None:
         refuse_remote_paths(config)
         if not config.data:
-            raise InspectionError("say which dataset: --config.data=DATASET")
+            raise InspectionError("config.data is empty; give a dataset: --config.data=DATASET")
         if config.workers < 0:
             raise InspectionError("config.workers must not be negative")
         command(config)
@@ -32,6 +32,6 @@ def _of_dataset(command: Callable[[ConfigDict], object]) -> Callable[[ConfigDict
 
 
 COMMANDS = {
-    name: _of_dataset(command)
+    name: _with_checked_config(command)
     for name, command in {"stats": summarize, "validate": _validate, "show": show, "diff": diff}.items()
 }

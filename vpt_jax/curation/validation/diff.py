@@ -1,4 +1,4 @@
-"""What changed from one dataset to another: settings, episodes, figures."""
+"""Difference between two datasets: settings, episodes, figures."""
 
 import json
 from collections import Counter
@@ -20,11 +20,11 @@ from vpt_jax.curation.validation.outputs import out_folder, write_json, write_pa
 from vpt_jax.curation.validation.summarize import dataset_stats
 from vpt_jax.curation.validation.tables import Table, stats_tables
 from vpt_jax.data.dataset import load_index
-from vpt_jax.system.workers import in_processes, locked, progress_bar
+from vpt_jax.system.workers import locked, process_runner, progress_bar
 
 
 class Content(NamedTuple):
-    """What an episode holds; equal if all of it is."""
+    """Digests of an episode's content. Field names are the values of "changed" in `diff.json`."""
 
     length: int
     actions: str  # digests
@@ -37,7 +37,7 @@ def diff(config: ConfigDict) -> dict[str, Any]:
     Raises `InspectionError` and `DatasetMissingError`.
     """
     if not config.other:
-        raise InspectionError("say what the dataset is compared with: --config.other=DATASET")
+        raise InspectionError("config.other is empty; give a dataset to compare with: --config.other=DATASET")
     datasets = Path(config.data), Path(config.other)
     before, after = (_contents(dataset, config.workers) for dataset in datasets)
     changes = compare(before, after)
@@ -48,14 +48,14 @@ def diff(config: ConfigDict) -> dict[str, Any]:
         facts = dict(zip(("before", "after"), map(str, datasets), strict=True))
         write_page(out / "diff.html", f"From {datasets[0].name} to {datasets[1].name}", facts, tables)
     print("\n\n".join(table.text() for table in tables))
-    print(f"\nall of it: {out / 'diff.html'} and diff.json")
+    print(f"\nfull results: {out / 'diff.html'} and diff.json")
     return changes
 
 
 def compare(before: Mapping[str, Content], after: Mapping[str, Content]) -> dict[str, Any]:
-    """Names that are gone, new, and, with the parts that differ, changed; and how many stayed as they were."""
+    """Names of removed, added and changed episodes, with the fields that differ; and the number of equal ones."""
     changed = {
-        name: [part for part in Content._fields if getattr(before[name], part) != getattr(after[name], part)]
+        name: [field for field in Content._fields if getattr(before[name], field) != getattr(after[name], field)]
         for name in before
         if name in after and before[name] != after[name]
     }
@@ -71,7 +71,7 @@ def _contents(dataset: Path, workers: int) -> dict[str, Content]:
     episodes = find_episodes(dataset)
     contents: dict[int, Content] = {}
     bar = progress_bar(len(episodes), desc=f"reading {dataset.name}", unit="episode")
-    with bar, in_processes(workers) as run:
+    with bar, process_runner(workers) as run:
         for number, content in run(read_content, [(episode,) for episode in episodes]):
             contents[number] = content
             bar.update()
@@ -79,12 +79,12 @@ def _contents(dataset: Path, workers: int) -> dict[str, Content]:
 
 
 def read_content(episode: Episode) -> Content:
-    """What an episode holds."""
+    """Reads an episode, and returns its length and digests; runs in a worker process."""
     return Content(episode.frames, digest_actions(episode), digest_frames(episode))
 
 
 def _settings(dataset: Path) -> dict[str, str]:
-    """What a dataset was made with, as its report and its indexes say."""
+    """Settings that a dataset was made with, from its report and its indexes."""
     report = json.loads((dataset / "report.json").read_text()) if (dataset / "report.json").is_file() else {}
     made = {name: value for name, value in report.get("made_of", {}).items() if name != "videos"}
     indexes = {split: load_index(dataset, split) for split in splits_of(dataset)}
@@ -101,15 +101,16 @@ def _differing(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str,
 
 def _tables(datasets: Sequence[Path], settings: Sequence[Mapping[str, str]], changes: Mapping[str, Any]) -> list[Table]:
     sides = ["before", "after"]
-    parts = Counter(", ".join(parts) for parts in changes["changed"].values())
+    fields = Counter(", ".join(names) for names in changes["changed"].values())
     counts = [[kind, f"{len(changes[kind]):,}"] for kind in ("removed", "added")]
-    counts += [[f"changed: {what}", f"{count:,}"] for what, count in parts.items()] + [["same", f"{changes['same']:,}"]]
+    counts += [[f"changed: {names}", f"{count:,}"] for names, count in fields.items()]
+    counts += [["same", f"{changes['same']:,}"]]
     named = [[name, kind] for kind in ("removed", "added") for name in changes[kind]]
-    named += [[name, f"changed: {', '.join(parts)}"] for name, parts in changes["changed"].items()]
+    named += [[name, f"changed: {', '.join(names)}"] for name, names in changes["changed"].items()]
     differing = [[name, *pair] for name, pair in _differing(*settings).items()]
     stats = {
-        f"{split} {side}": of for side, dataset in zip(sides, datasets, strict=True)
-        for split, of in dataset_stats(dataset).items()
+        f"{split} {side}": split_stats for side, dataset in zip(sides, datasets, strict=True)
+        for split, split_stats in dataset_stats(dataset).items()
     }  # fmt: skip
     return [
         *([Table("Settings that differ", ["", *sides], differing)] if differing else []),

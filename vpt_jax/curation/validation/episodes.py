@@ -1,4 +1,4 @@
-"""The episodes of a dataset, whatever their split: their frames and what identifies them."""
+"""Episodes of a dataset in all splits: their frames, records and digests."""
 
 import hashlib
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vpt_jax.data.codecs import decode_frames, frame_shape
-from vpt_jax.data.dataset import EpisodeIndex, load_damaged_index, load_index, open_damaged_records, open_records
+from vpt_jax.data.dataset import EpisodeIndex, load_index, load_index_unchecked, open_records, open_records_unchecked
 from vpt_jax.data.errors import DatasetDamagedError
 
 
 class InspectionError(Exception):
-    """What was asked for cannot be inspected; the message says what to do."""
+    """A dataset that cannot be inspected as configured; the message gives the remedy."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ class Episode:
 
     @property
     def name(self) -> str:
-        """As it is called in its split."""
+        """Its name in its split."""
         return self.index.names[self.number]
 
     @property
     def frames(self) -> int:
-        """How many it has."""
+        """Number of its frames."""
         return int(self.index.lengths[self.number])
 
     @property
     def rows(self) -> slice:
-        """Its actions in the index."""
+        """Slice of its actions in the index."""
         return self.index.rows(self.number)
 
     def __str__(self) -> str:
@@ -55,20 +55,20 @@ class Episode:
 def splits_of(dataset: Path) -> list[str]:
     """The splits of a dataset, `train` first. Raises `DatasetMissingError`."""
     folder = dataset / "index"
-    there = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    load_damaged_index(dataset, min(there, default="train"))  # says what is wrong, if it is no dataset
-    return sorted(there, key=lambda split: (split != "train", split))
+    splits = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    load_index_unchecked(dataset, min(splits, default="train"))  # raises if it is not a dataset
+    return sorted(splits, key=lambda split: (split != "train", split))
 
 
 def find_episodes(dataset: Path, checked: bool = True) -> list[Episode]:
-    """All episodes, split by split, in the order of their records.
+    """Lists all episodes, split by split, in the order of their records.
 
     Args:
-        checked: refuse a damaged dataset; False is for who looks for damage.
+        checked: refuse a damaged dataset; False is for validation, which looks for damage.
 
     Raises:
-        DatasetMissingError: it is no dataset.
-        DatasetDamagedError: it is damaged; if not `checked`, only where nothing can be read for that.
+        DatasetMissingError: it is not a dataset.
+        DatasetDamagedError: it is damaged; if not `checked`, only where the damage makes it unreadable as a whole.
     """
     dataset = dataset.resolve()
     splits = splits_of(dataset)
@@ -82,7 +82,10 @@ def find_episodes(dataset: Path, checked: bool = True) -> list[Episode]:
 
 
 def read_records(episode: Episode) -> Iterator[dict[str, Any] | DatasetDamagedError]:
-    """The records of an episode, or what is wrong with each; the last may be missing where the dataset is damaged."""
+    """Reads the records of an episode; yields the error for one that is damaged.
+
+    In a damaged dataset the last records may be missing.
+    """
     source = open_source(episode.dataset, episode.split)
     first, chunk = int(episode.index.first_record[episode.number]), episode.index.chunk_frames
     for number in range(first, min(first - -episode.frames // chunk, len(source))):
@@ -93,7 +96,7 @@ def read_records(episode: Episode) -> Iterator[dict[str, Any] | DatasetDamagedEr
 
 
 def read_frames(episode: Episode, start: int, stop: int) -> UInt8[np.ndarray, "n h w 3"]:
-    """Frames `start` to `stop` of an episode, which has them. Raises `DatasetDamagedError`."""
+    """Reads frames `start` to `stop`, which must lie within the episode. Raises `DatasetDamagedError`."""
     source, chunk = open_source(episode.dataset, episode.split), episode.index.chunk_frames
     parts = []
     for number in range(start // chunk, -(-stop // chunk)):
@@ -107,13 +110,13 @@ def read_frames(episode: Episode, start: int, stop: int) -> UInt8[np.ndarray, "n
 
 
 def shape_of_frames(episode: Episode) -> tuple[int, ...] | None:
-    """Height, width and channels of the frames of an episode's split; None if no record tells."""
+    """Height, width and channels of the frames of an episode's split; None if no record can be read."""
     return _shape_of_frames(episode.dataset, episode.split)
 
 
 @lru_cache(maxsize=8)
 def _shape_of_frames(dataset: Path, split: str) -> tuple[int, ...] | None:
-    """By the first record that can be read."""
+    """Shape from the first record that can be read."""
     source = open_source(dataset, split)
     for number in range(len(source)):
         with suppress(ValueError):
@@ -123,10 +126,10 @@ def _shape_of_frames(dataset: Path, split: str) -> tuple[int, ...] | None:
 
 
 def digest_frames(episode: Episode, checked: bool = True) -> str:
-    """The same for the same stored bytes of all frames.
+    """SHA-256 over the stored bytes of all frames.
 
     Args:
-        checked: raise `DatasetDamagedError` if a record cannot be read; False: such records are like no others.
+        checked: raise `DatasetDamagedError` if a record cannot be read; False: such a record makes the digest unique.
     """
     digest = hashlib.sha256()
     for number, record in enumerate(read_records(episode)):
@@ -140,11 +143,11 @@ def digest_frames(episode: Episode, checked: bool = True) -> str:
 
 
 def digest_actions(episode: Episode) -> str:
-    """The same for the same keys and angles in all frames."""
+    """SHA-256 over the keys and camera angles of all frames."""
     fields = (episode.index.buttons, episode.index.camera)
     return hashlib.sha256(b"".join(field[episode.rows].tobytes() for field in fields)).hexdigest()
 
 
-# Opened once in each process, whose workers deal with many episodes.
-_open_index = lru_cache(maxsize=8)(load_damaged_index)
-open_source = lru_cache(maxsize=8)(open_damaged_records)
+# Opened once per process, since a worker handles many episodes.
+_open_index = lru_cache(maxsize=8)(load_index_unchecked)
+open_source = lru_cache(maxsize=8)(open_records_unchecked)

@@ -1,4 +1,4 @@
-"""From what was seen of all episodes to findings: what is wrong, and where."""
+"""Findings of a validation: turns the results of all episodes into a list of problems and their places."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -8,7 +8,7 @@ import numpy as np
 
 from vpt_jax.actions import is_null
 from vpt_jax.curation.validation import leakage
-from vpt_jax.curation.validation.alignment import CLEAR, FURTHEST, LEAST, SOME, Fit
+from vpt_jax.curation.validation.alignment import MAX_SHIFT, MIN_EXPECTED_GAIN, MIN_GAIN_Z, MIN_SHIFT_Z, Alignment
 from vpt_jax.curation.validation.duplicates import find_copies
 from vpt_jax.curation.validation.episodes import Episode, open_source
 from vpt_jax.curation.validation.records import Scan
@@ -16,29 +16,29 @@ from vpt_jax.data.dataset import EpisodeIndex
 from vpt_jax.video import FRAME_RATE
 
 KINDS = {
-    "broken": "Index and records do not agree, or hold what cannot be",
-    "duplicate": "The same footage, or the same actions, twice in a split",
-    "leakage": "Held-out episodes that training has seen",
+    "broken": "Index and records differ, or hold invalid values",
+    "duplicate": "Duplicate footage or actions within a split",
+    "leakage": "Held-out episodes that are in the training data too",
     "displaced": "Actions that come too early or too late for their frames",
-    "does not fit": "Actions that are not those of their frames",
+    "does not fit": "Actions that do not belong to their frames",
 }
 
 
 class Finding(NamedTuple):
-    """Something that is wrong."""
+    """A problem in a dataset. Field names are JSON keys in `validate.json`."""
 
     kind: str  # one of KINDS
     where: str  # the episode, or both, or the split
     detail: str
 
 
-def broken(scans: Mapping[Episode, Scan]) -> Iterator[Finding]:
-    """What is wrong with episodes by themselves, and splits with more records than their index has."""
+def integrity_findings(scans: Mapping[Episode, Scan]) -> Iterator[Finding]:
+    """Problems within single episodes, and splits whose number of records or rows differs from their index."""
     for split, of_split in groupby(scans, key=lambda episode: (episode.dataset, episode.split)):
         index = next(of_split).index
-        expected, there = int((-(-index.lengths // index.chunk_frames)).sum()), len(open_source(*split))
-        if there != expected:
-            yield Finding("broken", split[1], f"{there} records, and the index speaks of {expected}")
+        expected, num_records = int((-(-index.lengths // index.chunk_frames)).sum()), len(open_source(*split))
+        if num_records != expected:
+            yield Finding("broken", split[1], f"{num_records} records, but the index expects {expected}")
         rows = {name: len(getattr(index, name)) for name in ("buttons", "camera", "confidence")}
         if wrong := [name for name, count in rows.items() if count != index.lengths.sum()]:
             yield Finding("broken", split[1], f"the index has more or fewer {', '.join(wrong)} than frames")
@@ -47,71 +47,73 @@ def broken(scans: Mapping[Episode, Scan]) -> Iterator[Finding]:
             yield Finding("broken", str(episode), problem)
 
 
-def copies(scans: Mapping[Episode, Scan]) -> Iterator[Finding]:
-    """Footage and actions that are there twice: duplicates in a split, leakage between two."""
-    episodes, told = list(scans), set()
-    for what in ("frames", "actions"):
-        for group in _equal(scans, what):
+def copy_findings(scans: Mapping[Episode, Scan]) -> Iterator[Finding]:
+    """Copies of footage and actions: duplicates within a split, leakage between two."""
+    episodes, reported = list(scans), set()
+    for content in ("frames", "actions"):
+        for group in _equal_groups(scans, content):
             for other in group[1:]:
-                told.add((group[0], other))
-                yield _copied(group[0], other, f"the same {what} to the byte")
+                reported.add((group[0], other))
+                yield _copy_finding(group[0], other, f"the same {content} to the byte")
     for copy in find_copies([scan.hashes for scan in scans.values()]):
         first, second = episodes[copy.first], episodes[copy.second]
-        if (first, second) not in told:
+        if (first, second) not in reported:
             seconds, starts = copy.frames / FRAME_RATE, (copy.first_start, copy.second_start)
-            yield _copied(
+            yield _copy_finding(
                 first, second, f"{seconds:.1f} s of the same footage, from frames {starts[0]} and {starts[1]}"
             )
 
 
-def _equal(scans: Mapping[Episode, Scan], what: str) -> list[list[Episode]]:
+def _equal_groups(scans: Mapping[Episode, Scan], content: str) -> list[list[Episode]]:
+    """Groups of two or more episodes with equal digests of `content`, "frames" or "actions"."""
     groups: dict[str, list[Episode]] = {}
     for episode, scan in scans.items():
-        if what == "frames" or _is_busy(episode):
-            groups.setdefault(getattr(scan, f"{what}_digest"), []).append(episode)
+        if content == "frames" or _is_busy(episode):
+            groups.setdefault(getattr(scan, f"{content}_digest"), []).append(episode)
     return [group for group in groups.values() if len(group) > 1]
 
 
 def _is_busy(episode: Episode) -> bool:
-    """Whether its actions could hardly be another's by chance."""
+    """True if at least a second of actions is not null: they could hardly equal another episode's by chance."""
     index: EpisodeIndex = episode.index
     null = is_null(np.asarray(index.buttons[episode.rows]), np.asarray(index.camera[episode.rows]))
     return int((~null).sum()) >= FRAME_RATE
 
 
-def _copied(first: Episode, second: Episode, detail: str) -> Finding:
+def _copy_finding(first: Episode, second: Episode, detail: str) -> Finding:
     kind = "duplicate" if first.split == second.split else "leakage"
     return Finding(kind, f"{first} and {second}", detail)
 
 
-def shared(episodes: Sequence[Episode]) -> Iterator[Finding]:
-    """Names, videos and sessions in more than one split."""
-    for what, value, there in leakage.find_shared(episodes):
-        splits = sorted({episode.split for episode in there})
-        named = ", ".join(str(episode) for episode in there[:4]) + (", ..." if len(there) > 4 else "")
-        yield Finding("leakage", named, f"{what} {value} is in {' and '.join(splits)}")
+def leakage_findings(episodes: Sequence[Episode]) -> Iterator[Finding]:
+    """Names, videos and sessions that occur in more than one split."""
+    for attribute, value, group in leakage.find_shared(episodes):
+        splits = sorted({episode.split for episode in group})
+        names = ", ".join(str(episode) for episode in group[:4]) + (", ..." if len(group) > 4 else "")
+        yield Finding("leakage", names, f"{attribute} {value} is in {' and '.join(splits)}")
 
 
-def misfits(fits: Mapping[Episode, Fit]) -> Iterator[Finding]:
-    """Episodes whose actions are displaced, or not theirs.
+def alignment_findings(alignments: Mapping[Episode, Alignment]) -> Iterator[Finding]:
+    """Episodes whose actions are displaced, or do not fit their frames.
 
-    Displaced: another displacement is more likely than none by `CLEAR` standard errors.
+    Displaced: another displacement is more likely than none by `MIN_SHIFT_Z` standard errors.
 
-    Not theirs: even so displaced they are not more likely, by `SOME` standard errors, than the same actions far away in
-    the episode; although the model expects to tell them apart at least half as well as in the median episode. So
-    where hardly anything happens, or the model knows little, nothing is found.
+    Does not fit: even at the best displacement the actions are not more likely, by `MIN_GAIN_Z` standard errors, than
+    the same actions far away in the episode; although the model expects at least half the gain that it expects in the
+    median episode. So nothing is found where hardly anything happens, or where the model is too weak.
     """
-    typical = float(np.median([fit.expected_gain for fit in fits.values()])) if fits else 0.0
-    for episode, fit in fits.items():
-        if fit.gain_z < SOME:
-            if fit.expected_gain >= max(typical / 2, LEAST):
-                detail = f"gain {fit.gain:.2f} nats a frame over the same actions elsewhere (z {fit.gain_z:.1f})"
-                yield Finding("does not fit", str(episode), f"{detail}; {fit.expected_gain:.2f} if they were right")
-        elif fit.late and fit.margin > CLEAR:
-            yield Finding("displaced", str(episode), f"{describe(fit)} (z {fit.margin:.1f})")
+    typical = float(np.median([one.expected_gain for one in alignments.values()])) if alignments else 0.0
+    for episode, alignment in alignments.items():
+        if alignment.gain_z < MIN_GAIN_Z:
+            if alignment.expected_gain >= max(typical / 2, MIN_EXPECTED_GAIN):
+                gain = f"gain {alignment.gain:.2f} nats per frame over the same actions elsewhere"
+                expected = f"{alignment.expected_gain:.2f} expected if they were right"
+                yield Finding("does not fit", str(episode), f"{gain} (z {alignment.gain_z:.1f}); {expected}")
+        elif alignment.late and alignment.margin > MIN_SHIFT_Z:
+            yield Finding("displaced", str(episode), f"{describe_shift(alignment)} (z {alignment.margin:.1f})")
 
 
-def describe(fit: Fit) -> str:
-    """By how much an episode's actions are displaced."""
-    least = "at least " if abs(fit.late) == FURTHEST else ""
-    return f"actions come {least}{abs(fit.late)} frames too {'late' if fit.late > 0 else 'early'}"
+def describe_shift(alignment: Alignment) -> str:
+    """The displacement of an episode's actions, in words."""
+    least = "at least " if abs(alignment.late) == MAX_SHIFT else ""
+    return f"actions come {least}{abs(alignment.late)} frames too {'late' if alignment.late > 0 else 'early'}"

@@ -1,26 +1,26 @@
-"""Whether held-out episodes were seen in training: by name, by footage, by the session that they are of.
+"""Leakage between splits: held-out episodes that are in the training data by name, footage or recording session.
 
-What is compared between two splits:
+Compared between two splits:
 
-- **name**: episodes of one name; and episodes cut from one video, which segments of a manifest are (`VIDEO@0-100`).
+- **name**: episodes of the same name; and episodes cut from one video, as segments of a manifest are (`VIDEO@0-100`).
 - **footage**: the same stored frames, or a common run of frames by their perceptual hashes (`duplicates.py`).
 - **session**: contractors' files are named `PLAYER-SESSION-DATE-TIME`, the session by twelve hexadecimal digits. Files
   of one player and session continue each other, in one world, or at least may: version 6 has one number for many
-  sessions. Of other names nothing is known.
+  sessions. Other names carry no session.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from vpt_jax.contractor_names import parse_name, video_of
+from vpt_jax.contractor_names import parse_name, video_name
 from vpt_jax.curation.validation.episodes import Episode
 
 
 class Shared(NamedTuple):
     """Episodes of several splits that have something in common."""
 
-    what: str  # "name", "video" or "session"
+    attribute: str  # "name", "video" or "session"
     value: str
     episodes: tuple[Episode, ...]
 
@@ -32,19 +32,21 @@ def session_of(name: str) -> str | None:
 
 
 def find_shared(episodes: Sequence[Episode]) -> Iterator[Shared]:
-    """All names, videos and sessions that are in more than one split; each episode pair by the closest of them."""
-    told: set[frozenset[Episode]] = set()
-    for what, of in (("name", str), ("video", video_of), ("session", session_of)):
-        for value, there in _groups(episodes, of):
-            group = frozenset(there)
-            if len({episode.split for episode in there}) > 1 and not any(group <= other for other in told):
-                told.add(group)
-                yield Shared(what, value, tuple(there))
+    """Finds names, videos and sessions in more than one split; a group of episodes is reported by the closest only."""
+    reported: set[frozenset[Episode]] = set()
+    for attribute, value_of in (("name", str), ("video", video_name), ("session", session_of)):
+        for value, members in _groups(episodes, value_of):
+            group = frozenset(members)
+            if len({episode.split for episode in members}) > 1 and not any(group <= other for other in reported):
+                reported.add(group)
+                yield Shared(attribute, value, tuple(members))
 
 
-def _groups(episodes: Iterable[Episode], of: Callable[[str], str | None]) -> Iterator[tuple[str, list[Episode]]]:
+def _groups(
+    episodes: Iterable[Episode], value_of: Callable[[str], str | None]
+) -> Iterator[tuple[str, list[Episode]]]:  # fmt: skip
     groups = defaultdict(list)
     for episode in episodes:
-        if (value := of(episode.name)) is not None:
+        if (value := value_of(episode.name)) is not None:
             groups[value].append(episode)
     return iter(groups.items())

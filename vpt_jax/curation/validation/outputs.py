@@ -1,4 +1,4 @@
-"""What inspections leave: JSON and pages that appear whole, in one folder."""
+"""Output files of the commands: JSON and HTML pages, written atomically into one folder."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,17 @@ from vpt_jax.system.atomic_files import write_text
 
 
 def out_folder(config: ConfigDict) -> Path:
-    """Where results go: `config.out` or, without it, a folder beside the dataset."""
+    """Folder of the results: `config.out` or, without it, a folder next to the dataset."""
     data = Path(config.data).resolve()
     return Path(config.out) if config.out else data.with_name(f"{data.name}.inspection")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a value that JSON knows."""
+    """Writes a JSON-serializable value by atomic rename."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_page(path: Path, title: str, facts: Mapping[str, str], tables: Sequence[Table]) -> None:
-    """Writes a page of facts and tables."""
-    sections = [page.section("What was looked at", page.facts_list(facts)), *(table.html() for table in tables)]
+    """Writes an HTML page of facts and tables."""
+    sections = [page.section("Checked", page.facts_list(facts)), *(table.html() for table in tables)]
     write_text(path, page.page(title, sections))

@@ -1,4 +1,4 @@
-"""What every episode is looked at for: whether its records are whole and say what the index says, and its hashes."""
+"""Scan of single episodes: integrity of records, agreement of records and index, action values, perceptual hashes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8, UInt64
 
 from vpt_jax.actions import BUTTONS
-from vpt_jax.curation.validation.duplicates import hash_frame, longest
+from vpt_jax.curation.validation.duplicates import hash_frame, longest_run
 from vpt_jax.curation.validation.episodes import (
     Episode,
     digest_actions,
@@ -25,7 +25,7 @@ from vpt_jax.video import FRAME_RATE
 
 
 class Scan(NamedTuple):
-    """What was seen of an episode."""
+    """Result of scanning an episode. Field names are array names on disk."""
 
     hashes: UInt64[np.ndarray, " frames"]  # of the frames that could be decoded
     frames_digest: str
@@ -34,7 +34,10 @@ class Scan(NamedTuple):
 
 
 def scan_episode(episode: Episode, stuck_seconds: float, result: Path) -> None:
-    """Looks at an episode and keeps the `Scan` in the file `result`, which appears whole."""
+    """Scans an episode and writes the `Scan` to the file `result` by atomic rename; runs in a worker process.
+
+    Keys held for longer than `stuck_seconds` are reported as stuck.
+    """
     index = episode.index
     actions = (np.asarray(field[episode.rows]) for field in (index.buttons, index.camera, index.confidence))
     problems = list(check_actions(stuck_seconds, *actions))
@@ -53,7 +56,7 @@ def scan_episode(episode: Episode, stuck_seconds: float, result: Path) -> None:
 
 
 def load_scan(result: Path) -> Scan | None:
-    """The result that `scan_episode` stored; None if it is missing or damaged."""
+    """Loads the result that `scan_episode` stored; None if it is missing or damaged."""
     stored = read_arrays(result)
     if stored is None or stored.keys() != set(Scan._fields):
         return None
@@ -67,49 +70,49 @@ def check_actions(
     camera: Float[np.ndarray, "n 2"],
     confidence: Float[np.ndarray, " n"],
 ) -> Iterator[str]:
-    """What no player does, and no recorder or model writes."""
+    """Yields a message for each kind of value that no recorder or model writes, or that no player produces."""
     if (buttons > 1).any():
-        yield f"keys are neither up nor down in {int((buttons > 1).any(1).sum())} frames"
+        yield f"button values are neither 0 nor 1 in {int((buttons > 1).any(1).sum())} frames"
     if not (np.abs(camera) <= MAX_DEGREES).all():  # NaN too
         frames = int((~(np.abs(camera) <= MAX_DEGREES)).any(1).sum())
-        yield f"the camera turns by no number, or by more than {MAX_DEGREES} degrees, in {frames} frames"
+        yield f"camera angles are NaN or larger than {MAX_DEGREES} degrees in {frames} frames"
     if not ((confidence >= 0) & (confidence <= 1)).all():
-        yield "confidences are not from 0 to 1"
+        yield "confidences are not between 0 and 1"
     for name, held in zip(BUTTONS, buttons.T, strict=True):
-        start, frames = longest(held > 0)
+        start, frames = longest_run(held > 0)
         if frames > stuck_seconds * FRAME_RATE:
             yield f"{name} is held for {frames / FRAME_RATE:.0f} s from frame {start} on: a stuck key?"
 
 
 def _check_records(episode: Episode) -> Iterator[tuple[str, UInt8[np.ndarray, "n h w 3"]]]:
-    """What is wrong with each record, if anything is, and its frames, if they can be read."""
+    """For each record, the problem or "", and its frames if they can be decoded."""
     first, count, chunk = 0, 0, episode.index.chunk_frames
-    nothing = np.zeros((0, 8, 8, 3), np.uint8)
+    no_frames = np.zeros((0, 8, 8, 3), np.uint8)
     for number, record in enumerate(read_records(episode)):
         count += 1
         if isinstance(record, DatasetDamagedError):
             first += chunk
-            yield f"record {number} cannot be read: {record}", nothing
+            yield f"record {number} cannot be read: {record}", no_frames
             continue
         expected = _expected(episode, number, slice(first, min(first + chunk, episode.frames)))
         differ = [name for name, value in expected.items() if not _same(record[name], value)]
         differ += ["frame_ends"] if len(record["frame_ends"]) != len(expected["buttons"]) else []
         first += chunk
         if differ:
-            yield f"record {number} and the index differ in {', '.join(differ)}", nothing
+            yield f"record {number} and the index differ in {', '.join(differ)}", no_frames
             continue
         try:
             wanted = range(len(record["frame_ends"]))
             yield "", decode_frames(record["frames"], record["frame_ends"], wanted, shape_of_frames(episode))
         except ValueError as error:
-            yield f"record {number}: {error}", nothing
+            yield f"record {number}: {error}", no_frames
     if count < (records := -(-episode.frames // chunk)):
-        there = len(open_source(episode.dataset, episode.split))
-        yield f"{records - count} of {records} records are missing: the split has only {there}", nothing
+        available = len(open_source(episode.dataset, episode.split))
+        yield f"{records - count} of {records} records are missing: the split has only {available}", no_frames
 
 
 def _expected(episode: Episode, chunk: int, frames: slice) -> dict[str, Any]:
-    """What the index says of the record of some frames."""
+    """Fields of the record of some frames, according to the index."""
     start, index = episode.rows.start, episode.index
     rows = slice(start + frames.start, start + frames.stop)
     return {

@@ -1,4 +1,4 @@
-"""A contact sheet and a film of an episode, or of moments drawn at random, with keys and mouse drawn on."""
+"""Contact sheet and film of an episode, or of randomly chosen excerpts, with keys and mouse drawn on the frames."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax.curation.validation.episodes import Episode, InspectionError, find_episodes, read_frames
 from vpt_jax.curation.validation.outputs import out_folder
-from vpt_jax.report.films import Moment, draw_large, write_film
+from vpt_jax.report.films import FilmFrame, draw_large, write_film
 from vpt_jax.system.atomic_files import atomic_write
 from vpt_jax.system.printable import printable
 from vpt_jax.system.workers import locked
@@ -22,7 +22,7 @@ TILE_WIDTH = 320  # pixels
 
 
 class Excerpt(NamedTuple):
-    """Some frames of an episode."""
+    """A range of frames of an episode."""
 
     episode: Episode
     start: int
@@ -35,7 +35,7 @@ def show(config: ConfigDict) -> Path:
     Raises `InspectionError` and `DatasetMissingError`.
     """
     if config.excerpts < 1 or config.seconds <= 0:
-        raise InspectionError("config.excerpts and config.seconds must be more than 0: there is nothing to show")
+        raise InspectionError("config.excerpts and config.seconds must be more than 0, or there is nothing to show")
     excerpts = choose(find_episodes(Path(config.data)), config)
     with locked(out := out_folder(config)):
         with atomic_write(out / "show.mp4") as film:
@@ -52,14 +52,14 @@ def show(config: ConfigDict) -> Path:
 
 
 def choose(episodes: Sequence[Episode], config: ConfigDict) -> list[Excerpt]:
-    """The whole of `config.episode`, or `config.excerpts` times `config.seconds` from random places, by the seed."""
+    """The whole `config.episode`, or `config.excerpts` random excerpts of `config.seconds`, by `config.seed`."""
     if config.episode:
-        there = [one for one in episodes if config.episode in (one.name, str(one))]
-        if not there:
+        matches = [episode for episode in episodes if config.episode in (episode.name, str(episode))]
+        if not matches:
             raise InspectionError(
                 f"there is no episode {config.episode!r} in {config.data}; the first is {episodes[0]}"
             )
-        return [Excerpt(there[0], 0, there[0].frames)]
+        return [Excerpt(matches[0], 0, matches[0].frames)]
     rng = np.random.default_rng(config.seed)
     lengths = np.array([episode.frames for episode in episodes])
     length = max(1, round(config.seconds * FRAME_RATE))
@@ -70,20 +70,20 @@ def choose(episodes: Sequence[Episode], config: ConfigDict) -> list[Excerpt]:
     return excerpts
 
 
-def _moments(excerpt: Excerpt) -> Iterator[Moment]:
-    """All frames of an excerpt; holds a second of them."""
+def _moments(excerpt: Excerpt) -> Iterator[FilmFrame]:
+    """Yields all frames of an excerpt with their actions; holds one second of frames in memory."""
     for start in range(excerpt.start, excerpt.stop, FRAME_RATE):
         for i, frame in enumerate(read_frames(excerpt.episode, start, min(start + FRAME_RATE, excerpt.stop)), start):
             yield _moment(excerpt.episode, i, frame)
 
 
-def _moment(episode: Episode, number: int, frame: UInt8[np.ndarray, "h w 3"]) -> Moment:
+def _moment(episode: Episode, number: int, frame: UInt8[np.ndarray, "h w 3"]) -> FilmFrame:
     row, index = episode.rows.start + number, episode.index
-    return Moment(frame, (index.buttons[row], index.camera[row]), note=f"{episode} {number}")
+    return FilmFrame(frame, (index.buttons[row], index.camera[row]), note=f"{episode} {number}")
 
 
 def contact_sheet(excerpts: Sequence[Excerpt]) -> UInt8[np.ndarray, "h w 3"]:
-    """Frames from all over the excerpts, evenly apart, in the order of time; free places are black."""
+    """Evenly spaced frames of the excerpts as a grid of tiles, in order of time; empty tiles are black."""
     places = [(excerpt.episode, i) for excerpt in excerpts for i in range(excerpt.start, excerpt.stop)]
     wanted = np.linspace(0, len(places) - 1, min(COLUMNS * ROWS, len(places))).round().astype(int)
     tiles = [_tile(*places[i]) for i in wanted]

@@ -1,4 +1,4 @@
-"""How much there is in a dataset, and what is done in it."""
+"""Dataset statistics: size, episode lengths, key and camera usage, and statistics of recordings."""
 
 import operator
 from collections import Counter
@@ -13,14 +13,14 @@ from jaxtyping import Float, UInt8
 
 from vpt_jax.actions import BUTTONS, CAMERA, is_null
 from vpt_jax.data.dataset import EpisodeIndex
-from vpt_jax.data.recorded_stats import RecordedStats, RecordObserver, total
+from vpt_jax.data.recorded_stats import RecordedStats, RecordObserver, sum_stats
 from vpt_jax.recording import BrokenRecording, read_steps, recording_file
 from vpt_jax.video import FRAME_RATE
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Figures of a split; shares are of its frames."""
+    """Statistics of a split; shares are of its frames. Field names are JSON keys in `stats.json`."""
 
     episodes: int
     frames: int
@@ -30,19 +30,19 @@ class Stats:
     median: float
     longest: int
     confidence: float  # mean probability of the labels; 1 if recorded
-    null: float  # share in which nothing is done, once binned
+    null: float  # share of null actions, with binned camera
     held: dict[str, float]  # by key: share of frames in which it is down
     presses: dict[str, float]  # by key: how often it goes down, per minute
     pitch: list[float]  # share of frames in each of the camera's 11 bins, upwards to downwards
     yaw: list[float]  # leftwards to rightwards
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields as a JSON object."""
         return asdict(self)
 
 
 class _Counts(NamedTuple):
-    """Of one episode."""
+    """Counts over frames; they add up over episodes."""
 
     null: int
     held: np.ndarray
@@ -52,7 +52,7 @@ class _Counts(NamedTuple):
 
 
 def split_stats(index: EpisodeIndex) -> Stats:
-    """The figures of a split; reads an episode's actions at a time."""
+    """Computes the statistics of a split; reads the actions of one episode at a time."""
     counts = _sum(_count_all(index))
     frames = int(index.lengths.sum())
     minutes = frames / FRAME_RATE / 60
@@ -75,7 +75,7 @@ def split_stats(index: EpisodeIndex) -> Stats:
 
 
 def _sum(counts: Iterable[_Counts]) -> _Counts:
-    return reduce(lambda total, one: _Counts(*map(operator.add, total, one)), counts)
+    return reduce(lambda a, b: _Counts(*map(operator.add, a, b)), counts)
 
 
 def _count_all(index: EpisodeIndex) -> Iterator[_Counts]:
@@ -90,20 +90,20 @@ def _count(
     held = buttons > 0
     before = np.concatenate([np.zeros((1, len(BUTTONS)), bool), held[:-1]])  # before an episode all keys are up
     bins = CAMERA.to_bins(camera)
-    of_axes = [np.bincount(of_axis, minlength=CAMERA.num_bins) for of_axis in bins.T]
+    histograms = [np.bincount(axis, minlength=CAMERA.num_bins) for axis in bins.T]
     null = int(is_null(buttons, camera).sum())
-    return _Counts(null, held.sum(0), (held & ~before).sum(0), np.array(of_axes), float(confidence.sum(dtype=float)))
+    return _Counts(null, held.sum(0), (held & ~before).sum(0), np.array(histograms), float(confidence.sum(dtype=float)))
 
 
 class Recorded(NamedTuple):
-    """Statistics that a recording tells and a dataset's index does not."""
+    """Statistics from a recording that a dataset's index does not contain."""
 
     stats: RecordedStats
     broken: str  # why it cannot be read, or ""
 
 
 def read_recorded(recording: Path) -> Recorded:
-    """Reads the .jsonl of a recording, a path without suffix."""
+    """Reads the .jsonl file of a recording, which is a path without suffix."""
     observer = RecordObserver(recording)
     try:
         read_steps(recording_file(recording, ".jsonl"), observer.observe)
@@ -114,5 +114,5 @@ def read_recorded(recording: Path) -> Recorded:
 
 def recorded_stats(recordings: Sequence[Recorded]) -> dict[str, Any]:
     """Recorder versions, share of frames with an open GUI and item statistics of some recordings."""
-    broken = Counter(one.broken for one in recordings if one.broken)
-    return total(one.stats for one in recordings).summary() | {"broken": dict(broken)}
+    broken = Counter(recording.broken for recording in recordings if recording.broken)
+    return sum_stats(recording.stats for recording in recordings).summary() | {"broken": dict(broken)}

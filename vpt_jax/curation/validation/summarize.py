@@ -1,4 +1,4 @@
-"""The figures of a dataset, as tables, JSON and a page."""
+"""Command `stats`: statistics of a dataset as text tables, JSON and an HTML page."""
 
 import json
 from pathlib import Path
@@ -12,17 +12,17 @@ from vpt_jax.curation.validation.stats import Stats, read_recorded, recorded_sta
 from vpt_jax.curation.validation.tables import recorded_tables, stats_tables
 from vpt_jax.data.dataset import load_index
 from vpt_jax.recording import find_recordings
-from vpt_jax.system.workers import in_processes, locked, progress_bar
+from vpt_jax.system.workers import locked, process_runner, progress_bar
 
 
 def summarize(config: ConfigDict) -> dict[str, Any]:
-    """Prints how much there is in `config.data`, and what is done in it; writes `stats.json` and `stats.html`.
+    """Prints statistics of `config.data`; writes `stats.json` and `stats.html`.
 
     Recorder versions, open GUIs and items come from the dataset's report, where `prepare` wrote them, or from the
     recordings in `config.recordings`. Raises `InspectionError` and `DatasetMissingError`.
     """
     stats = dataset_stats(Path(config.data))
-    values: dict[str, Any] = {"splits": {split: of.as_dict() for split, of in stats.items()}}
+    values: dict[str, Any] = {"splits": {split: of_split.as_dict() for split, of_split in stats.items()}}
     if config.recordings:
         values["recordings"] = _read_recordings(Path(config.recordings).resolve(), config.workers)
         recorded = {"recordings": values["recordings"]}
@@ -32,19 +32,19 @@ def summarize(config: ConfigDict) -> dict[str, Any]:
     with locked(out := out_folder(config)):
         write_json(out / "stats.json", values)
         facts = {"dataset": str(config.data)} | ({"recordings": str(config.recordings)} if config.recordings else {})
-        write_page(out / "stats.html", f"What is in {Path(config.data).name}", facts, tables)
+        write_page(out / "stats.html", f"Statistics of {Path(config.data).name}", facts, tables)
     print("\n\n".join(table.text() for table in tables))
-    print(f"\nall of it: {out / 'stats.html'} and stats.json")
+    print(f"\nfull results: {out / 'stats.html'} and stats.json")
     return values
 
 
 def dataset_stats(dataset: Path) -> dict[str, Stats]:
-    """The figures of all splits."""
+    """Statistics of all splits of a dataset, by split."""
     return {split: split_stats(load_index(dataset, split)) for split in splits_of(dataset)}
 
 
 def _reported(dataset: Path) -> dict[str, Any]:
-    """Statistics of the recordings by split, as the dataset's report has them; none of labelled or older datasets."""
+    """Statistics of the recordings by split, from the dataset's report; empty for labelled or older datasets."""
     report = dataset / "report.json"
     if not report.is_file():
         return {}
@@ -55,16 +55,16 @@ def _reported(dataset: Path) -> dict[str, Any]:
 
 
 def _read_recordings(folder: Path, workers: int) -> dict[str, Any]:
-    """Of the recordings in a folder and its subfolders."""
+    """Statistics of the recordings in a folder and its subfolders."""
     if not folder.is_dir():
         raise InspectionError(f"there is no folder of recordings at {folder}: see config.recordings")
     folders = [folder, *(path for path in sorted(folder.rglob("*")) if path.is_dir())]
-    recordings = [recording for one in folders for recording in find_recordings(one)]
+    recordings = [recording for subfolder in folders for recording in find_recordings(subfolder)]
     if not recordings:
         raise InspectionError(f"there are no recordings (NAME.mp4 and NAME.jsonl) in {folder}: see config.recordings")
     read = []
-    with progress_bar(len(recordings), desc="reading recordings", unit="file") as bar, in_processes(workers) as run:
-        for _, one in run(read_recorded, [(recording,) for recording in recordings]):
-            read.append(one)
+    with progress_bar(len(recordings), desc="reading recordings", unit="file") as bar, process_runner(workers) as run:
+        for _, recorded in run(read_recorded, [(recording,) for recording in recordings]):
+            read.append(recorded)
             bar.update()
     return recorded_stats(read)

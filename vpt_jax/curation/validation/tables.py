@@ -1,4 +1,4 @@
-"""The figures of datasets as tables, for the terminal and for pages."""
+"""Tables of dataset statistics, as text for the terminal and as HTML for pages."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ Rows = list[list[str | float]]
 
 
 class Table(NamedTuple):
-    """Rows begin with their name; a float is a share of 1."""
+    """A titled table. Rows begin with their name; a float is a share of 1."""
 
     title: str
     columns: Sequence[str]
@@ -21,7 +21,7 @@ class Table(NamedTuple):
     note: str = ""
 
     def text(self) -> str:
-        """For the terminal."""
+        """The table as aligned text for the terminal."""
         cells = [[f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in self.rows]
         lines = [list(self.columns), *cells]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -30,7 +30,7 @@ class Table(NamedTuple):
         return "\n".join([self.title, *(f"  {text.rstrip()}" for text in texts)])
 
     def html(self) -> str:
-        """A section of a page."""
+        """The table as a section of an HTML page."""
         return page.section(self.title, *([page.paragraph(self.note)] if self.note else []), page.table(*self[1:3]))
 
 
@@ -39,15 +39,15 @@ def _justify(cell: str, width: int, left: bool) -> str:
 
 
 def stats_tables(stats: Mapping[str, Stats]) -> list[Table]:
-    """The figures of some splits, or of some datasets' splits, side by side."""
+    """Tables of the statistics of splits, of one or several datasets, one column per split."""
     columns = ["", *stats]
     used = [name for name in BUTTONS if any(of.held[name] for of in stats.values())]
     held: Rows = [[name, *(of.held[name] for of in stats.values())] for name in used]
     presses: Rows = [[name, *(f"{of.presses[name]:.1f}" for of in stats.values())] for name in used]
-    trivial = "Who always says that a key is up, or that the view stays, is right in all other frames."
+    trivial = "A constant prediction of no key and no camera movement is right in all other frames."
     note = f"Keys never used are left out. {trivial}"
     return [
-        Table("How much there is", columns, _amounts(stats)),
+        Table("Size", columns, _size_rows(stats)),
         Table("Keys: share of frames in which they are down", columns, held, note),
         Table("Keys: presses per minute", columns, presses),
         _camera_table("pitch", "down", stats),
@@ -59,11 +59,11 @@ def _camera_table(axis: str, way: str, stats: Mapping[str, Stats]) -> Table:
     rows = [
         [f"{angle:+.2f}", *(getattr(of, axis)[i] for of in stats.values())] for i, angle in enumerate(CAMERA.centres)
     ]
-    note = "The paper's 11 mu-law bins, by the angle at their middle."
+    note = "The paper's 11 mu-law bins, by the angle at their centre."
     return Table(f"Camera: share of frames in each bin of {axis}", [f"degrees {way}", *stats], rows, note)
 
 
-def _amounts(stats: Mapping[str, Stats]) -> Rows:
+def _size_rows(stats: Mapping[str, Stats]) -> Rows:
     still = CAMERA.null_bin
     rows: dict[str, list[str | float]] = {
         "hours": [f"{of.hours:,.2f}" for of in stats.values()],
@@ -74,7 +74,7 @@ def _amounts(stats: Mapping[str, Stats]) -> Rows:
         "longest, s": [f"{of.longest / FRAME_RATE:,.1f}" for of in stats.values()],
         "labels": [of.labels for of in stats.values()],
         "mean confidence": [of.confidence for of in stats.values()],
-        "nothing is done": [of.null for of in stats.values()],
+        "null actions": [of.null for of in stats.values()],
         "no turn up or down": [of.pitch[still] for of in stats.values()],
         "no turn left or right": [of.yaw[still] for of in stats.values()],
     }
@@ -82,7 +82,7 @@ def _amounts(stats: Mapping[str, Stats]) -> Rows:
 
 
 def recorded_tables(recorded: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """Statistics that only recordings tell, of some groups of them, side by side."""
+    """Tables of statistics that only recordings contain, one column per group of recordings."""
     columns = ["", *recorded]
     versions = sorted({version for of in recorded.values() for version in of["versions"]})
     reasons = sorted({reason for of in recorded.values() for reason in of.get("broken", {})})
@@ -103,7 +103,7 @@ def recorded_tables(recorded: Mapping[str, Mapping[str, Any]]) -> list[Table]:
 
 
 def _items_table(name: str, recorded: Mapping[str, Any]) -> Table:
-    """The items that are held in the most recordings, or else used the most."""
+    """The items held in the most recordings; ties are ordered by use."""
     kinds = recorded["items"]
     totals = {item: tuple(counts.get(item, 0) for counts in kinds.values()) for of in kinds.values() for item in of}
     shown = sorted(totals, key=lambda item: (tuple(-count for count in totals[item]), item))[:SHOWN_ITEMS]

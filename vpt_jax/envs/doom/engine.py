@@ -1,4 +1,4 @@
-"""Starting and ending a ViZDoom engine."""
+"""Life cycle of a ViZDoom engine: configuration, start, restart and clean-up."""
 
 import contextlib
 import tempfile
@@ -18,31 +18,31 @@ _WARM_UP_TICS = 14  # the engine ignores turning in its first 7 tics, and the we
 
 
 class Engine:
-    """A started engine, waiting for its first action; `game` is ViZDoom's own object. Close it after use.
+    """A running ViZDoom engine; `game` is its `DoomGame`. Close it after use.
 
-    In its second episode, animations are out of step with the first whatever the seed is, so only fresh engines repeat
-    an episode to the byte. Starting takes about 0.2 s.
+    In the second episode of an engine, animations have another phase than in the first, independent of the seed, so
+    only fresh engines repeat an episode byte for byte. Starting takes about 0.2 s.
     """
 
     def __init__(self, level: str, seed: int, skill: int, mode: str, objects: bool):
-        """`mode` is one of ViZDoom's screen modes, such as "RES_640X360"; `objects` puts all things into the state."""
+        """`mode` is one of ViZDoom's screen modes, such as "RES_640X360"; `objects` adds all objects to the state."""
         self.game = _configured_game(level, skill, mode)
         self.game.set_seed(seed)
         self.game.set_objects_info_enabled(objects)
         scratch = Path(tempfile.mkdtemp(prefix="vpt_doom_"))
         self.game.set_doom_config_path(str(scratch / "engine.ini"))  # on the engine's command line
-        self._watchdog = watchdog.watch(scratch.name, scratch)  # before there is anything to end
-        with contextlib.chdir(scratch):  # the engine makes a folder of its own where it is started
+        self._watchdog = watchdog.watch(scratch.name, scratch)  # before there is anything to clean up
+        with contextlib.chdir(scratch):  # the engine creates a folder in its working directory
             self.game.init()
-        watchdog.tell(self._watchdog, self.game.get_instance_id())
+        watchdog.register_instance(self._watchdog, self.game.get_instance_id())
 
     def restart(self, seed: int) -> None:
-        """Another episode, as the new one begins."""
+        """Start another episode, with the engine's random seed set to `seed`."""
         self.game.set_seed(seed)
         self.game.new_episode()
 
     def close(self) -> None:
-        """End the engine and remove what it leaves behind."""
+        """Close the engine and remove its files and shared memory."""
         self.game.close()
         self._watchdog.communicate()
 

@@ -1,6 +1,6 @@
-"""Doom (ViZDoom with the free Freedoom levels) behind the MineRL human interface: keys and mouse in, a picture out.
+"""Doom environment (ViZDoom with the free Freedoom levels) with the MineRL human interface: keys and mouse, RGB frames.
 
-An action is the 24-key dict of `actions.ENV_KEYS`, held for one step of 1/20 s. What it does:
+An action is the 24-key dict of `actions.ENV_KEYS`, held for one step of 1/20 s. Its effects:
 
 - attack, use, forward, back, left, right and jump do the same in Doom; sneak crouches, sprint runs;
 - hotbar.1 ... hotbar.9 choose the weapon in that slot;
@@ -8,8 +8,8 @@ An action is the 24-key dict of `actions.ENV_KEYS`, held for one step of 1/20 s.
 - drop, inventory, ESC, swapHands and pickItem have no counterpart in Doom and do nothing.
 
 Doom runs at 35 tics/s, so every four steps last 2, 2, 2 and 1 tics. An episode ends when the player dies or leaves
-the level; `gymnasium.wrappers.TimeLimit` ends it earlier. The reward is what the level's own script pays: nothing on
-Freedoom levels. Tasks make their own from `info`.
+the level; `gymnasium.wrappers.TimeLimit` ends it earlier. The reward is that of the level's own script: 0 on
+Freedoom levels. Tasks compute their own from `info` (`rewards.py`).
 """
 
 from collections.abc import Mapping
@@ -40,13 +40,13 @@ _INFO_VARIABLES = {name: vizdoom.GameVariable.__members__[variable] for name, va
 
 
 class DoomEnv(gymnasium.Env[Any, dict[str, Any]]):
-    """One level of Doom (a name of `doom_level.LEVELS`). After `reset(seed=...)`, equal actions give equal frames.
+    """One level of Doom (a name of `level.LEVELS`). After `reset(seed=...)`, equal actions give equal frames.
 
-    With `fresh=False` one engine plays all episodes: a reset takes 0.03 s in place of 0.3, and the frames depend on the
-    episodes before as well. Equal runs stay equal.
+    With `fresh=False` one engine plays all episodes: a reset takes 0.03 s instead of 0.3, and the frames also depend on
+    the earlier episodes. Equal runs remain reproducible.
 
     The observation is `{"pov": uint8[height, width, 3]}`, rendered at the smallest 16:9 mode that covers it and
-    resized, so that every size shows the same view. `skill` is Doom's, 1 (easiest) to 5.
+    resized, so that every size has the same field of view. `skill` is Doom's, 1 (easiest) to 5.
 
     `info` holds health, armor, weapon (slot), ammo (of that weapon), weapon.1 ... weapon.7 (owned or not), ammo.1 ...
     ammo.7, kills, items, secrets, hits, damage_dealt, damage_taken, the position x, y, z (map units; the player is 56
@@ -69,24 +69,24 @@ class DoomEnv(gymnasium.Env[Any, dict[str, Any]]):
         self.level, self._size, self._fresh = level, (height, width), fresh
         self.action_space = action_space()
         self.observation_space = observation_space(height, width)
-        self._start = partial(Engine, level, skill=skill, mode=screen_mode(height, width), objects=objects)
+        self._make_engine = partial(Engine, level, skill=skill, mode=screen_mode(height, width), objects=objects)
         self._engine: Engine | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
-        """Start the level anew. Without a seed the episode follows from the earlier ones, as Gymnasium has it."""
+        """Restart the level. Without a seed the episode follows from the earlier ones, as in Gymnasium."""
         super().reset(seed=seed)
         engine_seed = int(self.np_random.integers(1, 2**32))
         if self._engine and not self._fresh:
             self._engine.restart(engine_seed)
         else:
             self.close()
-            self._engine = self._start(seed=engine_seed)
+            self._engine = self._make_engine(seed=engine_seed)
         self._steps = 0
-        self._look()
+        self._update_frame()
         return {"pov": self._pov}, self._info()
 
     def step(self, action: Mapping[str, Any]) -> tuple[Observation, float, bool, bool, Info]:
-        """Hold `action` for 1/20 s. Once the episode is over, the observation stays the last picture of it.
+        """Hold `action` for 1/20 s. At the end of the episode, the observation is its last frame.
 
         Raises:
             RuntimeError: the episode is over, or has not begun.
@@ -96,19 +96,19 @@ class DoomEnv(gymnasium.Env[Any, dict[str, Any]]):
         tics = TICS_PER_STEP[self._steps % len(TICS_PER_STEP)]
         reward = self._game.make_action(doom_buttons(action, tics), tics)
         self._steps += 1
-        self._look()
+        self._update_frame()
         return {"pov": self._pov}, reward, self._game.is_episode_finished(), False, self._info()
 
     def render(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The current picture."""
+        """Returns the current frame."""
         return self._pov
 
     def objects(self) -> list[vizdoom.Object]:
-        """Every thing in the level with name, category and position; needs `objects=True` at construction."""
+        """Returns all objects of the level with name, category and position; needs `objects=True` at construction."""
         return self._state.objects if self._state else []
 
     def close(self) -> None:
-        """End the engine; `reset` starts another."""
+        """Close the engine; `reset` starts another."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -119,22 +119,22 @@ class DoomEnv(gymnasium.Env[Any, dict[str, Any]]):
             raise RuntimeError("the Doom episode has not begun: call reset() first")
         return self._engine.game
 
-    def _look(self) -> None:
+    def _update_frame(self) -> None:
         self._state = self._game.get_state()
         if self._state is not None:  # there is none once the episode is over
-            self._pov = _shrink(self._state.screen_buffer, *self._size)
+            self._pov = _downscale(self._state.screen_buffer, *self._size)
 
     def _info(self) -> Info:
         return {name: self._game.get_game_variable(variable) for name, variable in _INFO_VARIABLES.items()}
 
 
-def _shrink(picture: UInt8[np.ndarray, "_h _w 3"], height: int, width: int) -> UInt8[np.ndarray, "_h _w 3"]:
-    """The picture smaller, every pixel the mean of what it covers, so that a turning view does not flicker."""
-    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+def _downscale(frame: UInt8[np.ndarray, "_h _w 3"], height: int, width: int) -> UInt8[np.ndarray, "_h _w 3"]:
+    """Downscale by area averaging, so that a turning view does not flicker."""
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def screen_mode(height: int, width: int) -> str:
-    """ViZDoom's name of the smallest 16:9 mode that covers the size.
+    """Returns ViZDoom's name of the smallest 16:9 mode that covers the size.
 
     Raises:
         ValueError: the size is not positive, or larger than the largest mode.
@@ -146,7 +146,7 @@ def screen_mode(height: int, width: int) -> str:
 
 
 def doom_buttons(action: Mapping[str, Any], tics: int) -> list[float]:
-    """The engine's buttons for an action lasting `tics`: the keys, then degrees per tic to look up and turn right."""
+    """Returns the engine's buttons for an action of `tics`: keys, then degrees per tic to pitch up and turn right."""
     pitch, yaw = np.asarray(action.get("camera", (0, 0)), np.float64)
     keys = [float(action.get(name, 0)) for name in KEYS]
     return [*keys, -pitch / tics, yaw / tics]  # the engine repeats the turn on every tic

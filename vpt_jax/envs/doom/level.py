@@ -1,4 +1,4 @@
-"""The levels of Doom there are, and their geometry, read from the game's own WAD files.
+"""Doom levels: their list, and their geometry, parsed from the WAD files of the game.
 
 A WAD is a directory of named lumps. A level is a name followed by its lumps: LINEDEFS, SIDEDEFS, VERTEXES and SECTORS
 in Doom's binary format (Freedoom), or one TEXTMAP in the Universal Doom Map Format (ViZDoom's scenarios).
@@ -21,12 +21,12 @@ _SCENARIOS = (
     "health_gathering_supreme", "my_way_home", "predict_position", "rocket_basic", "simpler_basic", "take_cover",
 )  # fmt: skip
 
-# What lines do when used or crossed, and sectors to those inside, in Doom's numbers.
+# Doom's line specials (effects of lines when used or crossed), and sector specials (DAMAGING).
 EXITS = (11, 51, 52, 124)
 TELEPORTS = (39, 97, 125, 126)
 DOORS = (1, 31, 117, 118)  # opened by hand, without a key
 KEYED_DOORS = {26: "Blue", 32: "Blue", 27: "Yellow", 34: "Yellow", 28: "Red", 33: "Red"}
-LIFTS = (62, 88, 120, 123)  # those that can be called again and again
+LIFTS = (62, 88, 120, 123)  # repeatable
 SWITCHES = (
     7, 9, 14, 15, 18, 20, 21, 23, 29, 41, 42, 43, 45, 49, 50, 55, 60, 61, 63, 64, 65, 66, 67, 68, 69, 70, 71, 101, 102,
     103, 111, 112, 113, 114, 115, 116, 122, 127, 131, 132, 138, 139, 140,
@@ -35,7 +35,7 @@ DAMAGING = (4, 5, 7, 11, 16)
 
 
 class LevelFile(NamedTuple):
-    """Where a level lies: the game's WAD, a scenario's WAD on top of it (or None), and its name in there."""
+    """Location of a level: the game's WAD, a scenario's WAD on top of it (or None), and its name in there."""
 
     game: Path
     scenario: Path | None
@@ -50,7 +50,7 @@ LEVELS = (
 
 
 def level_file(level: str) -> LevelFile:
-    """Where `level` lies. Raises a ValueError that lists the levels when there is none of this name."""
+    """Returns the location of a level. Raises a ValueError that lists all levels if there is none of this name."""
     if level not in LEVELS:
         raise ValueError(f"no Doom level is called {level!r}; there are {', '.join(LEVELS)}")
     return LEVELS[level]
@@ -64,9 +64,9 @@ class Geometry(NamedTuple):
 
     ends: Float[np.ndarray, "lines 2 2"]  # x, y of both ends
     sides: Int[np.ndarray, "lines 2"]  # the sectors on the right and on the left
-    blocking: Bool[np.ndarray, " lines"]  # nobody passes, whatever the heights
-    special: Int[np.ndarray, " lines"]  # what the line does
-    tag: Int[np.ndarray, " lines"]  # the tag of the sectors it does that to
+    blocking: Bool[np.ndarray, " lines"]  # impassable, whatever the heights
+    special: Int[np.ndarray, " lines"]  # effect of the line
+    tag: Int[np.ndarray, " lines"]  # tag of the sectors that it affects
     floor: Float[np.ndarray, " sectors"]
     ceiling: Float[np.ndarray, " sectors"]
     sector_special: Int[np.ndarray, " sectors"]
@@ -75,14 +75,14 @@ class Geometry(NamedTuple):
 
 @lru_cache(maxsize=4)
 def read_geometry(level: str) -> Geometry:
-    """The geometry of a level, as its file has it."""
+    """Reads the geometry of a level from its WAD file."""
     place = level_file(level)
     lumps = dict(_lumps(place.scenario or place.game, place.name))
     return _from_text(lumps["TEXTMAP"].decode()) if "TEXTMAP" in lumps else _from_binary(lumps)
 
 
 def _lumps(wad: Path, level: str) -> Iterator[tuple[str, bytes]]:
-    """Name and content of the lumps of one level, which has no more than ten."""
+    """Yields name and content of the lumps of one level, at most ten."""
     with wad.open("rb") as file:
         count, directory = struct.unpack("<4xii", file.read(12))
         file.seek(directory)

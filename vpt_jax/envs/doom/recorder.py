@@ -1,7 +1,7 @@
-"""Recordings of Doom played by scripted players and by human action streams, made by worker processes.
+"""Recorder of Doom episodes, played by scripted players and human action streams in worker processes.
 
-An episode is a pure function of its level, player, seed and the settings: its files are the same to the byte for any
-number of workers, interrupted or not. Frame i is what the player saw when it chose action i.
+An episode is a pure function of its level, player, seed and the settings: its files are identical byte for byte for any
+number of workers, interrupted or not. Frame i is the observation on which the player chose action i.
 """
 
 import json
@@ -43,7 +43,7 @@ PLAYERS: dict[str, Callable[[DoomEnv, int], Player]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What all episodes of a folder have in common (fields: configs/record.py)."""
+    """Settings common to all episodes of a folder (fields: configs/record.py)."""
 
     height: int
     width: int
@@ -51,7 +51,7 @@ class Settings:
     skill: int
 
 
-class Episode(NamedTuple):
+class EpisodePlan(NamedTuple):
     """One episode to record; `path` is that of the recording, without suffix."""
 
     path: Path
@@ -63,32 +63,32 @@ class Episode(NamedTuple):
 def record(config: ConfigDict) -> Path:
     """Record every episode that `config.out` lacks, and return that folder (fields: configs/record.py).
 
-    Splits are its subfolders. Raises `RecordError`, and `FolderInUseError` while another run records there.
+    Splits are its subfolders. Raises `RecordError`, and `FolderInUseError` while another run records into it.
     """
     refuse_remote_paths(config)
     if not config.out:
-        raise RecordError("say where recordings go: --config.out=FOLDER")
+        raise RecordError("config.out is empty: set the folder of the recordings, --config.out=FOLDER")
     out, settings = Path(config.out), Settings(config.height, config.width, config.seconds, config.skill)
     episodes = plan_episodes(config)
-    _check(settings, episodes)
+    _check_plan(settings, episodes)
     with locked(out):
-        _keep_settings(out, settings)
+        _check_settings(out, settings)
         _refuse_strays(out, episodes)
         _remove_unfinished(episodes)
         try:
             _record_all(episodes, settings, config.workers)
-        except BaseException:  # workers were killed amid their episodes
+        except BaseException:  # workers were killed during their episodes
             _remove_unfinished(episodes)
             raise
     print(f"recordings {out}: {len(episodes)} episodes", flush=True)
     return out
 
 
-def plan_episodes(config: ConfigDict) -> list[Episode]:
-    """All episodes of all splits: levels take turns, and the seed of an episode draws its player.
+def plan_episodes(config: ConfigDict) -> list[EpisodePlan]:
+    """Plan all episodes of all splits: levels alternate, and the seed of an episode selects its player at random.
 
     Raises:
-        RecordError: there is no such player, no level, or two splits share seeds.
+        RecordError: an unknown player, a split without levels, or two splits with common seeds.
     """
     weights = config.players.to_dict()
     if set(weights) - set(PLAYERS) or not sum(weights.values()) > 0 or min(weights.values()) < 0:
@@ -103,7 +103,7 @@ def plan_episodes(config: ConfigDict) -> list[Episode]:
         for number in range(split.episodes):
             level, seed = split.levels[number % len(split.levels)], split.seed + number
             player = _draw(weights, seed)
-            episodes.append(Episode(Path(config.out, name, f"{level}-{player}-{seed:06}"), level, player, seed))
+            episodes.append(EpisodePlan(Path(config.out, name, f"{level}-{player}-{seed:06}"), level, player, seed))
     return episodes
 
 
@@ -112,7 +112,7 @@ def _draw(weights: dict[str, float], seed: int) -> str:
     return names[np.random.default_rng(seed).choice(len(names), p=values / values.sum())]
 
 
-def record_episode(episode: Episode, settings: Settings) -> int:
+def record_episode(episode: EpisodePlan, settings: Settings) -> int:
     """Play and record one episode, to its end or for `settings.seconds`; returns the number of frames."""
     frames = 0
     env = DoomEnv(episode.level, settings.height, settings.width, settings.skill, objects=episode.player != "human")
@@ -128,8 +128,8 @@ def record_episode(episode: Episode, settings: Settings) -> int:
     return frames
 
 
-def _check(settings: Settings, episodes: Sequence[Episode]) -> None:
-    """Find at once what would fail in every worker later."""
+def _check_plan(settings: Settings, episodes: Sequence[EpisodePlan]) -> None:
+    """Check the plan before starting workers, which would all fail otherwise."""
     if not episodes:
         raise RecordError("no split has episodes to record: set config.splits.train.episodes")
     if settings.seconds * FRAME_RATE < 1 or settings.height % 2 or settings.width % 2:
@@ -142,71 +142,75 @@ def _check(settings: Settings, episodes: Sequence[Episode]) -> None:
         raise RecordError(str(error)) from error
 
 
-def _keep_settings(out: Path, settings: Settings) -> None:
-    """Write the settings into an empty folder; raise if it holds anything but recordings made with these."""
+def _check_settings(out: Path, settings: Settings) -> None:
+    """Write the settings into an empty folder; raise if it holds anything but recordings with the same settings."""
     file, wanted = out / "settings.json", asdict(settings)
-    others = [path for path in out.iterdir() if path != file and not path.name.startswith(f"{file.name}.")]
-    there = read_json(file)
-    if there is None and (not others or is_free(out)):  # nothing is recorded yet; a run may have been stopped amid this
+    other_files = [path for path in out.iterdir() if path != file and not path.name.startswith(f"{file.name}.")]
+    existing = read_json(file)
+    if existing is None and (not other_files or is_free(out)):  # no recording yet; a run may have been stopped here
         write_text(file, json.dumps(wanted, indent=2) + "\n")
-        there = wanted
+        existing = wanted
     if not file.exists():
         raise RecordError(f"{out} is in use by something else: choose another --config.out")
-    if there is None:
+    if existing is None:
         raise RecordError(
-            f"{file} is damaged, and nothing else tells what {others[0]} was recorded with: remove {out}, or choose "
+            f"{file} is damaged, and no other file holds the settings of {other_files[0]}: remove {out}, or choose "
             "another --config.out"
         )
-    if there != wanted:
-        raise RecordError(f"{out} was recorded with {there}, not {wanted}: remove it, or choose another --config.out")
+    if existing != wanted:
+        raise RecordError(
+            f"{out} was recorded with {existing}, not {wanted}: remove it, or choose another --config.out"
+        )
 
 
-def _refuse_strays(out: Path, episodes: Sequence[Episode]) -> None:
-    """Raise if the folder holds recordings of another plan: a dataset would take them all."""
+def _refuse_strays(out: Path, episodes: Sequence[EpisodePlan]) -> None:
+    """Raise if the folder holds recordings that are not in the plan: a dataset would include them."""
     planned = {episode.path.name for episode in episodes}
     if strays := sorted(path for path in out.glob("*/*.jsonl") if path.stem not in planned):
         raise RecordError(
-            f"{out} holds {len(strays)} recordings that these settings do not ask for, such as {strays[0]}: remove "
+            f"{out} holds {len(strays)} recordings that these settings do not plan, such as {strays[0]}: remove "
             "them, or choose another --config.out"
         )
 
 
-def _remove_unfinished(episodes: Sequence[Episode]) -> None:
-    """Files of episodes whose recording was cut off; `.jsonl` appears last."""
+def _remove_unfinished(episodes: Sequence[EpisodePlan]) -> None:
+    """Remove the files of interrupted recordings; a complete one has its `.jsonl`, which appears last."""
     for folder in {episode.path.parent for episode in episodes}:
-        for left_over in folder.glob("*.partial"):
-            left_over.unlink(missing_ok=True)
+        for partial in folder.glob("*.partial"):
+            partial.unlink(missing_ok=True)
     for episode in episodes:
         if not episode.path.with_name(f"{episode.path.name}.jsonl").exists():
             episode.path.with_name(f"{episode.path.name}.mp4").unlink(missing_ok=True)
 
 
-def _record_all(episodes: Sequence[Episode], settings: Settings, workers: int) -> None:
-    todo = [episode for episode in episodes if not episode.path.with_name(episode.path.name + ".jsonl").exists()]
-    if len(todo) < len(episodes):
-        print(f"{len(episodes) - len(todo)} of {len(episodes)} episodes are recorded already", flush=True)
-    if not todo:
+def _record_all(episodes: Sequence[EpisodePlan], settings: Settings, workers: int) -> None:
+    remaining = [episode for episode in episodes if not episode.path.with_name(episode.path.name + ".jsonl").exists()]
+    if len(remaining) < len(episodes):
+        print(f"{len(episodes) - len(remaining)} of {len(episodes)} episodes are recorded already", flush=True)
+    if not remaining:
         return
-    for folder in {episode.path.parent for episode in todo}:
+    for folder in {episode.path.parent for episode in remaining}:
         folder.mkdir(exist_ok=True)
     frames, start = 0, time.monotonic()
-    bar = progress_bar(len(todo), desc="recording", unit="episode")
+    bar = progress_bar(len(remaining), desc="recording", unit="episode")
     with bar, worker_pool(workers) as pool:
-        futures = {pool.submit(record_episode, episode, settings): episode for episode in todo}
+        futures = {pool.submit(record_episode, episode, settings): episode for episode in remaining}
         for future in as_completed(futures):
             frames += _result(future, futures[future])
             bar.set_postfix_str(f"{frames / (time.monotonic() - start):,.0f} frames/s", refresh=False)
             bar.update()
 
 
-def _result(future: Future, episode: Episode) -> int:
+def _result(future: Future, episode: EpisodePlan) -> int:
     try:
         return future.result()
     except BrokenProcessPool:
         raise RecordError(
-            "a worker process died, perhaps short of memory. What is done is kept: run the same command again, "
+            "a worker process died, possibly out of memory. Finished episodes are kept: run the same command again, "
             "with a smaller --config.workers"
         ) from None
     except Exception as error:
-        error.add_note(f"while recording {episode.path}; what is done is kept, run the same command to go on")
+        error.add_note(
+            f"while recording {episode.path}; finished episodes are kept: run the same command again to resume"
+        )
         raise

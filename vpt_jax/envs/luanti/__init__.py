@@ -1,1 +1,1 @@
-"""Luanti, a voxel game, played in real time through the keyboard and mouse of a virtual screen."""
+"""Luanti, a voxel game, controlled in real time through the keyboard and mouse of a virtual X screen."""

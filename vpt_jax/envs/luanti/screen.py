@@ -1,4 +1,4 @@
-"""A virtual X screen: it shows one program's window, and is its keyboard and its mouse."""
+"""Virtual X screen (Xvfb) for one program: screenshots, keyboard and mouse input."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from Xlib.ext import xfixes, xtest
 
 
 class Pointer(NamedTuple):
-    """The mouse pointer: where it is, in pixels from the left and from the top, and whether it can be seen."""
+    """Mouse pointer: its position in pixels from the left and from the top, and its visibility."""
 
     x: int
     y: int
@@ -21,24 +21,24 @@ class Pointer(NamedTuple):
 
 
 class Screen:
-    """A screen of `height` x `width` pixels, on a display that no other program uses.
+    """Virtual screen of `height` x `width` pixels, on a display of its own.
 
     Raises:
         RuntimeError: Xvfb does not start.
     """
 
     def __init__(self, height: int, width: int, mark: str):
-        """`mark` is put on the command line of Xvfb, for the watchdog to find it by."""
+        """`mark` is put on the command line of Xvfb, where the watchdog finds it."""
         self._size = height, width
         self.server, number = _start_server(height, width, mark)
         self.name = f":{number}"
         self._display = Display(self.name)
-        self._display.xfixes_query_version()  # or the server refuses to tell of the pointer
+        self._display.xfixes_query_version()  # required before requests about the pointer
         self._display.change_keyboard_control(auto_repeat_mode=X.AutoRepeatModeOff)
         self._root = self._display.screen().root
 
     def focus_window(self) -> bool:
-        """Give the newest window the keyboard; False if there is none yet."""
+        """Set the keyboard focus to the newest window; returns False if there is none yet."""
         windows = [window for window in self._root.query_tree().children if _is_shown(window)]
         if windows:
             self._display.set_input_focus(windows[-1], X.RevertToPointerRoot, X.CurrentTime)
@@ -56,24 +56,26 @@ class Screen:
         self._display.flush()
 
     def move(self, right: int, down: int) -> None:
-        """Move the mouse by so many pixels; the pointer stops at the edges."""
+        """Move the mouse by a number of pixels; the pointer stops at the edges."""
         xtest.fake_input(self._display, X.MotionNotify, detail=True, x=right, y=down)
         self._display.flush()
 
     def pointer(self) -> Pointer:
-        """Where the mouse pointer is now."""
-        where = self._root.query_pointer()
+        """Returns the current position and visibility of the mouse pointer."""
+        position = self._root.query_pointer()
         image = xfixes.get_cursor_image(self._display, self._root).cursor_image
-        return Pointer(where.root_x, where.root_y, any(pixel >> 24 for pixel in image))  # games hide it behind glass
+        return Pointer(
+            position.root_x, position.root_y, any(pixel >> 24 for pixel in image)
+        )  # hidden: transparent image
 
-    def picture(self) -> UInt8[np.ndarray, "h w 3"]:
-        """What is on the screen now, in RGB, without the pointer."""
+    def screenshot(self) -> UInt8[np.ndarray, "h w 3"]:
+        """Returns the current content of the screen as RGB, without the pointer."""
         height, width = self._size
         image = self._root.get_image(0, 0, width, height, X.ZPixmap, 0xFFFFFFFF)
         return np.frombuffer(image.data, np.uint8).reshape(height, width, 4)[..., 2::-1]  # from BGRX
 
     def disconnect(self) -> None:
-        """Leave the X server. It is ended by whoever ends what is marked."""
+        """Close the connection to the X server, which the watchdog ends by its mark."""
         self._display.close()
 
 
@@ -86,7 +88,7 @@ def _start_server(height: int, width: int, mark: str) -> tuple[subprocess.Popen[
     reading, writing = os.pipe()
     options = ["-displayfd", str(writing), "-screen", "0", f"{width}x{height}x24", "-nolisten", "tcp"]
     server = subprocess.Popen(  # noqa: S603
-        [f"Xvfb ({mark})", *options],  # the name it goes by in lists of processes
+        [f"Xvfb ({mark})", *options],  # its name in process lists
         executable=shutil.which("Xvfb"), pass_fds=[writing], start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Ends a game's programs, and removes what they leave, once the process that plays is gone: even after `kill -9`.
+"""Watchdog: kills a game's programs and removes their files once the client process has ended, even by `kill -9`.
 
-Neither child processes nor shared memory go away by themselves when a parent is killed. The watchdog waits for the end
-of a pipe that only the parent holds, so no signal can be missed. What to end it finds by a mark, a word that is on the
-command line of these programs and of no others. That needs Linux's /proc; elsewhere only files are removed.
+Neither child processes nor shared memory disappear by themselves when a parent is killed. The watchdog waits for the
+end of a pipe that only the parent holds, so no signal can be missed. It finds the programs by a mark, a word that is on
+their command line and on no other. That needs Linux's /proc; on other systems only files are removed.
 """
 
 import contextlib
@@ -16,28 +16,29 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-_GRACE = 1.0  # seconds between asking programs to end and ending them
+_GRACE_SECONDS = 1.0  # between SIGTERM and SIGKILL
 
 
 def watch(mark: str, scratch: Path) -> subprocess.Popen[bytes]:
-    """Start the watchdog of all programs with `mark` on their command line. Closing its `stdin`, or dying, sets it off.
+    """Start the watchdog of all programs with `mark` on their command line; it acts once its `stdin` is closed.
 
-    It ends the programs, then removes the folder `scratch` and the shared memory that it was told of.
+    That also happens when the caller dies. It ends the programs, then removes the folder `scratch` and the shared
+    memory of registered instances.
     """
     command = [sys.executable, "-I", "-S", __file__, mark, str(scratch)]
     # A session of its own: Ctrl-C on the terminal must not end the watchdog before the game.
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
 
 
-def tell(watchdog: subprocess.Popen[bytes], instance: str) -> None:
-    """Let the watchdog remove the shared memory of an instance of ViZDoom as well."""
+def register_instance(watchdog: subprocess.Popen[bytes], instance: str) -> None:
+    """Register an instance of ViZDoom, whose shared memory the watchdog removes as well."""
     if watchdog.stdin:
         watchdog.stdin.write(instance.encode() + b"\n")
         watchdog.stdin.flush()
 
 
 def marked(mark: str) -> Iterator[int]:
-    """The processes with `mark` on their command line, without this one."""
+    """Yields the PIDs of processes with `mark` on their command line, except this one."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # the process ended in between
             if mark.encode() in (process / "cmdline").read_bytes() and int(process.name) != os.getpid():
@@ -45,7 +46,7 @@ def marked(mark: str) -> Iterator[int]:
 
 
 def instances_of(mark: str) -> Iterator[str]:
-    """The names that the marked engines have for ViZDoom: `+viz_instance_id NAME` on their command line."""
+    """Yields the ViZDoom instance names of the marked engines: `+viz_instance_id NAME` on their command line."""
     for process in marked(mark):
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
@@ -53,9 +54,9 @@ def instances_of(mark: str) -> Iterator[str]:
 
 
 def clean_up(mark: str, scratch: Path, instances: list[str]) -> None:
-    """End the marked programs, gently at first, and remove what they leave."""
-    deadline = time.monotonic() + _GRACE
-    instances = [*instances, *instances_of(mark)]  # who plays may be killed before it could tell
+    """End the marked programs, with SIGTERM and then SIGKILL, and remove their files and shared memory."""
+    deadline = time.monotonic() + _GRACE_SECONDS
+    instances = [*instances, *instances_of(mark)]  # the client may be killed before it has registered one
     _signal(mark, signal.SIGTERM)
     while any(marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -68,10 +69,10 @@ def clean_up(mark: str, scratch: Path, instances: list[str]) -> None:
 
 def _signal(mark: str, number: signal.Signals) -> None:
     for process in marked(mark):
-        with contextlib.suppress(OSError):  # it ended in between, or is not ours
+        with contextlib.suppress(OSError):  # it ended in between, or belongs to another user
             os.kill(process, number)
 
 
 if __name__ == "__main__":
-    told = sys.stdin.buffer.read().decode()  # returns when the last holder of the pipe's other end is gone
-    clean_up(sys.argv[1], Path(sys.argv[2]), told.split())
+    instances = sys.stdin.buffer.read().decode()  # returns when the last holder of the pipe's other end has exited
+    clean_up(sys.argv[1], Path(sys.argv[2]), instances.split())

@@ -1,1 +1,1 @@
-"""Environments in processes of their own, stepped together, here or on other machines."""
+"""Vectorized environments: subprocesses stepped together, on this machine or on a Ray cluster."""

@@ -1,7 +1,7 @@
-"""Games on other machines, by Ray: the same as a `pool.Pool`, whose rows live in pools on several machines.
+"""Remote vectorized environment on a Ray cluster: the interface of `pool.Pool`, with one pool actor per machine.
 
-A machine that is lost, with its network or its power, costs the episodes that it was playing; another one takes its
-rows as soon as Ray has one. Needs the extra `ray`, and vpt_jax on all machines.
+When a machine is lost (network, power), the episodes that it was playing are lost, and another machine takes its rows
+as soon as Ray has one. Needs the extra `ray`, and vpt_jax on all machines.
 """
 
 import itertools
@@ -14,22 +14,22 @@ import numpy as np
 import ray
 from jaxtyping import Float, UInt8
 
-from vpt_jax.envs.vector.client import Game, GameLostError
-from vpt_jax.envs.vector.pool import Episode, Pool, Turn
+from vpt_jax.envs.vector.client import EnvLostError, EnvSpec
+from vpt_jax.envs.vector.pool import Episode, Pool, TimeStep
 from vpt_jax.system.signals import keep_signal_handlers
 
-_NETWORK = 60.0  # seconds that a machine may take longer than its games
-_TRIES = 3
-_FRESH_SEEDS = 1_000_000  # between those of a machine and of the one that takes its place
+_NETWORK_SECONDS = 60.0  # that a machine may take longer than its games
+_MAX_FAILURES = 3  # of machines to start, in succession
+_SEED_STRIDE = 1_000_000  # between the seeds of a machine and of its replacement
 
-Seeds = tuple[int, int]  # of a row's episodes: the first, and how far apart they are
+SeedRange = tuple[int, int]  # start and stride of the seeds of a row's episodes
 
 
 def join_cluster(address: str) -> None:
-    """Join Ray's cluster at an address: "auto" for the one that this machine is part of, "local" for a new one here.
+    """Join Ray's cluster at an address: "auto" for the one of this machine, "local" for a new one here.
 
-    Ray's own SIGTERM handler ends the process at once, with status 15 and nothing saved: the handlers that there were
-    are kept.
+    Ray's own SIGTERM handler ends the process at once, with status 15 and nothing saved: the previous handlers are
+    kept.
 
     Raises:
         ConnectionError: there is no cluster.
@@ -38,175 +38,183 @@ def join_cluster(address: str) -> None:
         ray.init(address, ignore_reinit_error=True)
 
 
-class Report(NamedTuple):
-    """A machine's turn, and what has ended in it."""
+class StepReport(NamedTuple):
+    """Time step of one machine, with the episodes that have ended in it."""
 
-    turn: Turn
+    time_step: TimeStep
     episodes: list[Episode]
-    lost: int  # games, so far
-    waited: float  # seconds for games, in this turn
+    lost: int  # number of games lost so far
+    wait_seconds: float  # spent waiting for games in this step
 
 
-class Machine:
-    """Runs on another machine."""
+class PoolActor:
+    """Ray actor that runs a `Pool` on another machine."""
 
-    def __init__(self, seeds: Sequence[Seeds], first_limits: Sequence[int | None], arguments: dict[str, Any]):
-        """`arguments`: the others of a `Pool`."""
-        streams = [itertools.count(*of_row) for of_row in seeds]
+    def __init__(self, seeds: Sequence[SeedRange], first_limits: Sequence[int | None], arguments: dict[str, Any]):
+        """`arguments` are the remaining arguments of `Pool`."""
+        streams = [itertools.count(start, stride) for start, stride in seeds]
         self._pool = Pool(seeds=streams, first_limits=first_limits, **arguments)
 
-    def begin(self) -> Report:
+    def begin(self) -> StepReport:
         """As `Pool.begin`."""
         return self._report(self._pool.begin())
 
-    def act(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> Report:
-        """As `Pool.act`."""
-        return self._report(self._pool.act(buttons, camera))
+    def step(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> StepReport:
+        """As `Pool.step`."""
+        return self._report(self._pool.step(buttons, camera))
 
     def close(self) -> None:
         """End all games."""
         self._pool.__exit__()
 
-    def _report(self, turn: Turn) -> Report:
-        waited, self._pool.waited = self._pool.waited, 0.0
-        return Report(turn, self._pool.episodes(), self._pool.lost, waited)
+    def _report(self, time_step: TimeStep) -> StepReport:
+        wait_seconds, self._pool.wait_seconds = self._pool.wait_seconds, 0.0
+        return StepReport(time_step, self._pool.episodes(), self._pool.lost, wait_seconds)
 
 
-class _Part:
-    """Some of the rows: a machine, or the next one, that plays them."""
+class _Shard:
+    """Group of rows on one machine, which is replaced when it is lost."""
 
     def __init__(self, pool: "RemotePool", number: int):
         self._pool, self._number, self._starts = pool, number, 0
         self.episodes: list[Episode] = []
-        self.lost, self._lost_before = 0, 0  # games; those of earlier machines
-        self.waited = 0.0  # in the last turn
-        self.begun = False  # whether the machine has shown something
-        self._failures = 0  # of machines, one after the other, to begin
-        rows = pool.rows_each
-        frames, nothing = np.zeros((rows, *pool.size, 3), np.uint8), np.zeros(rows, bool)
+        self.lost, self._lost_before = 0, 0  # number of games; the same of earlier machines
+        self.wait_seconds = 0.0  # in the last step
+        self.started = False  # True once the machine has returned a time step
+        self._failures = 0  # of machines to start, in succession
+        rows = pool.rows_per_machine
+        frames, false = np.zeros((rows, *pool.size, 3), np.uint8), np.zeros(rows, bool)
         seeds, reward = np.zeros(rows, int), np.zeros(rows, np.float32)
-        self._turn = Turn(frames, seeds, nothing, nothing, nothing, reward, nothing, nothing)
-        self._steps, self._sums = np.zeros(rows, int), np.zeros(rows)
+        self._time_step = TimeStep(frames, seeds, false, false, false, reward, false, false)
+        self._steps, self._returns = np.zeros(rows, int), np.zeros(rows)
         self._start()
 
-    def act(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> None:
-        """Pass the actions on, if the machine has begun."""
-        if self.begun:
-            self._asked = self._machine.act.remote(buttons, camera)
+    def step(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> None:
+        """Send the actions to the machine, if it has started."""
+        if self.started:
+            self._pending = self._actor.step.remote(buttons, camera)
 
-    def take(self, wait: bool) -> Turn:
-        """The machine's turn; one in which nobody plays, if there is none: it is not waited for before it has begun."""
+    def receive(self, wait: bool) -> TimeStep:
+        """Returns the machine's time step, or one in which no row plays if there is none.
+
+        A machine that has not started is waited for only if `wait`.
+
+        Raises:
+            EnvLostError: several machines have failed to start, in succession.
+        """
         try:
-            report = ray.get(self._asked, timeout=self._pool.patience if wait or self.begun else 0)
+            report = ray.get(self._pending, timeout=self._pool.timeout if wait or self.started else 0)
         except ray.exceptions.GetTimeoutError as error:
-            if self.begun or wait:
+            if self.started or wait:
                 self._replace(error)
-        except ray.exceptions.RayTaskError:  # what the pool there raised
+        except ray.exceptions.RayTaskError:  # raised by the pool on that machine
             raise
         except ray.exceptions.RayError as error:  # the machine, or its network
             self._replace(error)
         else:
-            return self._note(report)
-        return self._away()
+            return self._record(report)
+        return self._idle_step()
 
     def close(self) -> None:
-        """End the machine's games, and give it back."""
+        """End the machine's games, and release the actor."""
         with suppress(ray.exceptions.RayError):
-            ray.get(self._machine.close.remote(), timeout=_NETWORK)
-        ray.kill(self._machine)
+            ray.get(self._actor.close.remote(), timeout=_NETWORK_SECONDS)
+        ray.kill(self._actor)
 
     def _start(self) -> None:
-        rows = slice(self._first_row, self._first_row + self._pool.rows_each)
-        seeds = [(first + self._starts * _FRESH_SEEDS, apart) for first, apart in self._pool.seeds[rows]]
-        actor: Any = ray.remote(num_cpus=self._pool.cpus)(Machine)
-        self._machine = actor.remote(seeds, self._pool.first_limits[rows], self._pool.arguments)
-        self._asked, self.begun, self._starts = self._machine.begin.remote(), False, self._starts + 1
+        rows = slice(self._first_row, self._first_row + self._pool.rows_per_machine)
+        seeds = [(start + self._starts * _SEED_STRIDE, stride) for start, stride in self._pool.seeds[rows]]
+        actor: Any = ray.remote(num_cpus=self._pool.cpus)(PoolActor)
+        self._actor = actor.remote(seeds, self._pool.first_limits[rows], self._pool.arguments)
+        self._pending, self.started, self._starts = self._actor.begin.remote(), False, self._starts + 1
 
     def _replace(self, error: Exception) -> None:
-        """Give the machine up, with what it was playing."""
-        ray.kill(self._machine)
-        self._failures = 0 if self.begun else self._failures + 1
-        if self._failures == _TRIES:
-            raise GameLostError(f"{_TRIES} machines of the cluster could not begin: {error}") from error
-        if self.begun:
-            for row in np.flatnonzero(self._turn.playing).tolist():
-                figures = int(self._turn.seed[row]), int(self._steps[row]), float(self._sums[row])
-                self.episodes.append(Episode(self._first_row + row, *figures, "lost", {}, {}, str(error)))
-        self._lost_before = self.lost = self.lost + self._pool.rows_each
-        self._turn = self._away()
+        """Replace the machine; the episodes that it was playing are recorded as lost."""
+        ray.kill(self._actor)
+        self._failures = 0 if self.started else self._failures + 1
+        if self._failures == _MAX_FAILURES:
+            raise EnvLostError(f"{_MAX_FAILURES} machines of the cluster could not begin: {error}") from error
+        if self.started:
+            for row in np.flatnonzero(self._time_step.playing).tolist():
+                seed, steps = int(self._time_step.seed[row]), int(self._steps[row])
+                total = float(self._returns[row])
+                self.episodes.append(Episode(self._first_row + row, seed, steps, total, "lost", {}, {}, str(error)))
+        self._lost_before = self.lost = self.lost + self._pool.rows_per_machine
+        self._time_step = self._idle_step()
         self._start()
 
     @property
     def _first_row(self) -> int:
-        return self._number * self._pool.rows_each
+        return self._number * self._pool.rows_per_machine
 
-    def _away(self) -> Turn:
-        nobody = np.zeros(self._pool.rows_each, bool)
-        return self._turn._replace(
-            first=nobody, playing=nobody, acted=nobody, reward=np.zeros(len(nobody), np.float32), terminated=nobody,
-            truncated=nobody,
+    def _idle_step(self) -> TimeStep:
+        """The last time step, with no row that plays."""
+        false = np.zeros(self._pool.rows_per_machine, bool)
+        return self._time_step._replace(
+            first=false, playing=false, acted=false, reward=np.zeros(len(false), np.float32), terminated=false,
+            truncated=false,
         )  # fmt: skip
 
-    def _note(self, report: Report) -> Turn:
-        turn, self.begun = report.turn, True
-        self._steps = np.where(turn.first, 0, self._steps + turn.acted)
-        self._sums = np.where(turn.first, 0, self._sums + turn.reward)
+    def _record(self, report: StepReport) -> TimeStep:
+        time_step, self.started = report.time_step, True
+        self._steps = np.where(time_step.first, 0, self._steps + time_step.acted)
+        self._returns = np.where(time_step.first, 0, self._returns + time_step.reward)
         self.episodes += [episode._replace(row=self._first_row + episode.row) for episode in report.episodes]
-        self.lost, self.waited = self._lost_before + report.lost, report.waited
-        self._turn = turn
-        return turn
+        self.lost, self.wait_seconds = self._lost_before + report.lost, report.wait_seconds
+        self._time_step = time_step
+        return time_step
 
 
 class RemotePool:
-    """`machines` pools of Ray's cluster, which `join_cluster` has joined; to be used as a `Pool`.
+    """Vectorized environment of `machines` pool actors in the Ray cluster of `join_cluster`; same interface as `Pool`.
 
     Args:
-        machines: how many, each with as many of the rows.
-        cpus: processor cores that each takes of the cluster.
-        game, size: as of a `Pool`; so are the `others`.
+        machines: number of actors, each with an equal share of the rows.
+        cpus: processor cores that each actor takes of the cluster.
+        env_spec, size: as in `Pool`, like the `pool_arguments`.
         seeds: for each row.
-        first_limits: for each row, as of a `Pool`.
+        first_limits: for each row, as in `Pool`.
     """
 
     def __init__(
-        self, machines: int, cpus: float, game: Game, seeds: Sequence[Seeds], size: tuple[int, int],
-        first_limits: Sequence[int | None] | None = None, **others: Any,
+        self, machines: int, cpus: float, env_spec: EnvSpec, seeds: Sequence[SeedRange], size: tuple[int, int],
+        first_limits: Sequence[int | None] | None = None, **pool_arguments: Any,
     ):  # fmt: skip
-        self.machines, self.cpus, self.rows_each, self.size = machines, cpus, len(seeds) // machines, size
-        self.seeds, self.arguments = seeds, {"game": game, "size": size, **others}
+        self.machines, self.cpus, self.rows_per_machine, self.size = machines, cpus, len(seeds) // machines, size
+        self.seeds, self.arguments = seeds, {"env_spec": env_spec, "size": size, **pool_arguments}
         self.first_limits = [None] * len(seeds) if first_limits is None else first_limits
-        self.patience = game.patience.start + game.patience.reset + game.patience.step + _NETWORK
-        self.waited, self.lost = 0.0, 0  # all games of a machine, when it is lost
-        self._parts = [_Part(self, number) for number in range(machines)]
+        self.timeout = env_spec.timeouts.start + env_spec.timeouts.reset + env_spec.timeouts.step + _NETWORK_SECONDS
+        self.wait_seconds, self.lost = 0.0, 0  # the loss of a machine counts all its games
+        self._shards = [_Shard(self, number) for number in range(machines)]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for part in self._parts:
-            part.close()
+        for shard in self._shards:
+            shard.close()
 
-    def begin(self) -> Turn:
+    def begin(self) -> TimeStep:
         """As `Pool.begin`."""
-        return self._take(wait=True)
+        return self._collect(wait=True)
 
-    def act(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> Turn:
-        """As `Pool.act`."""
+    def step(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> TimeStep:
+        """As `Pool.step`."""
         split = (np.split(actions, self.machines) for actions in (buttons, camera))
-        for part, keys, degrees in zip(self._parts, *split, strict=True):
-            part.act(keys, degrees)
-        return self._take(wait=False)
+        for shard, keys, degrees in zip(self._shards, *split, strict=True):
+            shard.step(keys, degrees)
+        return self._collect(wait=False)
 
     def episodes(self) -> list[Episode]:
         """As `Pool.episodes`."""
-        ended = [episode for part in self._parts for episode in part.episodes]
-        for part in self._parts:
-            part.episodes.clear()
+        ended = [episode for shard in self._shards for episode in shard.episodes]
+        for shard in self._shards:
+            shard.episodes.clear()
         return ended
 
-    def _take(self, wait: bool) -> Turn:
-        wait = wait or not any(part.begun for part in self._parts)  # or turns would pass in which nobody plays
-        turns = [part.take(wait) for part in self._parts]
-        self.waited += max(part.waited for part in self._parts)
-        self.lost = sum(part.lost for part in self._parts)
-        return Turn(*map(np.concatenate, zip(*turns, strict=True)))
+    def _collect(self, wait: bool) -> TimeStep:
+        wait = wait or not any(shard.started for shard in self._shards)  # or steps would pass in which no row plays
+        time_steps = [shard.receive(wait) for shard in self._shards]
+        self.wait_seconds += max(shard.wait_seconds for shard in self._shards)
+        self.lost = sum(shard.lost for shard in self._shards)
+        return TimeStep(*map(np.concatenate, zip(*time_steps, strict=True)))

@@ -1,19 +1,19 @@
-"""Serves one game to `game_client.py`, in a process of its own.
+"""Environment server: runs one game in its own process for the client in `client.py`.
 
-    python game_server.py CHANNEL PICTURE
+    python server.py CHANNEL FRAME
 
-Arguments are two inherited descriptors: a socket, and a file for the picture, which this side maps and the other reads.
-A message is a line of JSON, and the picture is in the file before the answer is sent. Every message has a "number" that
-its answer repeats, so no answer is taken for another's:
+Arguments are two inherited file descriptors: a socket, and a file for the frame, which the server memory-maps and the
+client reads. A message is a line of JSON, and the frame is in the file before the answer is sent. Every message has a
+"number" that its answer repeats, so that answers cannot be confused:
 
     {"make": "module:function", "arguments": {...}}            -> {"shape": [height, width, 3]}
     {"reset": seed}                                            -> {"info": {name: number}}
     {"step": {"keys": [name, ...], "camera": [pitch, yaw]}}    -> {"info": ..., "terminated": ..., "truncated": ...}
     anything that fails                                        -> {"error": text}, and the process ends
 
-`{}` comes every second, whatever the game does: the process is alive. The end of the socket ends the game. The function
-makes a Gymnasium environment whose actions are MineRL's key dict. This file runs under any Python from 3.8 that has
-NumPy, since a game may need an old one: MineRL does.
+`{}` is the heartbeat: it is sent every second, whatever the game does. When the socket is closed, the game ends. The
+function makes a Gymnasium environment whose actions are MineRL's key dict. This file runs under any Python from 3.8
+that has NumPy, since a game may need an old interpreter, as MineRL does.
 """
 
 import importlib
@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-BEAT = 1.0  # seconds
+HEARTBEAT_SECONDS = 1.0
 KEYS = (
     "ESC", "attack", "back", "drop", "forward", *(f"hotbar.{slot}" for slot in range(1, 10)), "inventory", "jump",
     "left", "pickItem", "right", "sneak", "sprint", "swapHands", "use",
@@ -37,50 +37,50 @@ KEYS = (
 
 
 class Channel:
-    """Lines of JSON to and from the client; the heart beats in a thread of its own."""
+    """JSON lines to and from the client; a thread of its own sends the heartbeat."""
 
     def __init__(self, connection):
         self._connection, self._lines, self._lock = connection, connection.makefile("rb"), threading.Lock()
-        threading.Thread(target=self._beat, daemon=True).start()
+        threading.Thread(target=self._send_heartbeats, daemon=True).start()
 
     def __iter__(self):
         return (json.loads(line) for line in self._lines)
 
     def send(self, message):
-        """Raises OSError when the client is gone."""
+        """Send one message. Raises OSError when the client has closed the connection."""
         with self._lock:
             self._connection.sendall(json.dumps(message).encode() + b"\n")
 
-    def _beat(self):
+    def _send_heartbeats(self):
         pause = threading.Event()
-        while not pause.wait(BEAT):
+        while not pause.wait(HEARTBEAT_SECONDS):
             try:
                 self.send({})
             except OSError:
                 return
 
 
-class Server:
-    """One environment, and what it answers."""
+class EnvServer:
+    """One environment, and its answers to messages; the frame goes to `frame_file`."""
 
-    def __init__(self, picture_file):
-        self._file = picture_file
+    def __init__(self, frame_file):
+        self._file = frame_file
         self._env: Any = None
 
     def answer(self, message):
-        """What to say to a message."""
+        """Returns the answer to a message."""
         if "make" in message:
             return self._make(message["make"], message["arguments"])
         if "reset" in message:
             observation, info = self._env.reset(seed=message["reset"])
-            self._show(observation)
-            return {"info": numbers(info)}
-        observation, _, terminated, truncated, info = self._env.step(action_of(message["step"]))
-        self._show(observation)
-        return {"info": numbers(info), "terminated": bool(terminated), "truncated": bool(truncated)}
+            self._write_frame(observation)
+            return {"info": numeric_info(info)}
+        observation, _, terminated, truncated, info = self._env.step(action_dict(message["step"]))
+        self._write_frame(observation)
+        return {"info": numeric_info(info), "terminated": bool(terminated), "truncated": bool(truncated)}
 
     def close(self):
-        """End the game."""
+        """Close the environment."""
         if self._env is not None:
             self._env.close()
 
@@ -89,26 +89,26 @@ class Server:
         self._env = getattr(importlib.import_module(module), function)(**arguments)
         shape = self._env.observation_space["pov"].shape
         os.ftruncate(self._file, int(np.prod(shape)))
-        self._picture = np.frombuffer(mmap.mmap(self._file, 0), np.uint8).reshape(shape)
+        self._frame = np.frombuffer(mmap.mmap(self._file, 0), np.uint8).reshape(shape)
         return {"shape": list(shape)}
 
-    def _show(self, observation):
-        self._picture[:] = observation["pov"]
+    def _write_frame(self, observation):
+        self._frame[:] = observation["pov"]
 
 
-def action_of(step):
-    """The key dict: keys that are held, and the camera's degrees."""
+def action_dict(step):
+    """MineRL's action dict of a step message: 1 for held keys, and the camera in degrees."""
     held = dict.fromkeys(step["keys"], 1)
     return {**dict.fromkeys(KEYS, 0), **held, "camera": np.array(step["camera"], np.float32)}
 
 
-def numbers(info):
-    """What of `info` is a number."""
+def numeric_info(info):
+    """The entries of `info` that are numbers, as float."""
     return {name: float(value) for name, value in info.items() if isinstance(value, (int, float, np.number))}
 
 
 def serve(channel, server):
-    """Answer until the client is gone."""
+    """Answer messages until the client closes the connection."""
     try:
         for message in channel:
             channel.send({**server.answer(message), "number": message["number"]})
@@ -122,9 +122,9 @@ def serve(channel, server):
 
 
 if __name__ == "__main__":
-    # This file's own folder would hide packages that a game needs; the library's comes last, for the same reason.
+    # The folder of this file would shadow packages that a game needs; the library's comes last, for the same reason.
     sys.path[0:1] = []
     sys.path.append(str(Path(__file__).resolve().parents[3]))
     for descriptor in sys.argv[1:]:
-        os.set_inheritable(int(descriptor), False)  # or the socket would stay open while what the game starts lives
-    serve(Channel(socket.socket(fileno=int(sys.argv[1]))), Server(int(sys.argv[2])))
+        os.set_inheritable(int(descriptor), False)  # or child processes of the game would keep the socket open
+    serve(Channel(socket.socket(fileno=int(sys.argv[1]))), EnvServer(int(sys.argv[2])))

@@ -1,1 +1,1 @@
-"""Phasic policy gradient with a leash to the pretrained policy (paper, section 4.4 and appendix G)."""
+"""Phasic policy gradient (PPG) with a KL penalty to the pretrained policy (paper, section 4.4 and appendix G)."""

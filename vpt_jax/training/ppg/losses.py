@@ -1,7 +1,7 @@
-"""The arithmetic of phasic policy gradient: advantages, and what its two phases minimise (paper, appendix G).
+"""Phasic policy gradient: generalised advantage estimation (GAE), and the losses of both phases (paper, appendix G).
 
-All functions are of streams `[b, t]`, which hold several episodes one after the other; steps that are not `valid` had
-no outcome and count nowhere. Sources: PPO (arXiv 1707.06347), GAE (arXiv 1506.02438), PPG (arXiv 2009.04416).
+All functions take streams `[b, t]`, which hold several episodes in succession; steps that are not `valid` had no
+outcome and are masked everywhere. Sources: PPO (arXiv 1707.06347), GAE (arXiv 1506.02438), PPG (arXiv 2009.04416).
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from vpt_jax.actions import Array, JointAction
 from vpt_jax.models.heads import ValueNormalizer, joint_entropy, joint_kl, joint_log_prob
-from vpt_jax.models.kv_cache import Memory
+from vpt_jax.models.kv_cache import KVCache
 from vpt_jax.models.policy import Policy
 from vpt_jax.training.state import Metrics
 
@@ -23,30 +23,30 @@ Logits = dict[str, Float[Array, "b t classes"]]  # of `buttons` and `camera`
 MAX_LOG_RATIO = 20.0
 
 
-class Fragment(NamedTuple):
-    """Steps that were played, some of every stream, and what is to be learnt of them."""
+class Segment(NamedTuple):
+    """Segment of a rollout: `t` steps of each of `b` streams, with the advantages and value targets."""
 
     frames: UInt8[Array, "b t h w 3"]
     first: Bool[Array, "b t"]
     valid: Bool[Array, "b t"]
     action: JointAction
-    log_prob: Float[Array, "b t"]  # of the action, by the policy that took it
+    log_prob: Float[Array, "b t"]  # of the action, under the policy that took it
     advantage: Float[Array, "b t"]
-    target: Float[Array, "b t"]  # of the value, in the rewards' own unit
+    target: Float[Array, "b t"]  # of the value, in units of reward
 
 
-class Coefficients(NamedTuple):
+class LossWeights(NamedTuple):
     """Weights of the losses (paper, table 6)."""
 
     clip: float = 0.2
-    wake_value: float = 0.5  # of the main value's error in the wake
-    value: float = 0.5  # the same in the sleep
+    wake_value: float = 0.5  # of the main value's squared error in the wake phase
+    value: float = 0.5  # the same in the sleep phase
     aux_value: float = 0.5
-    clone: float = 1.0  # of the KL to the policy before the sleep
+    clone: float = 1.0  # of the KL to the policy before the sleep phase
     entropy: float = 0.0
 
 
-def advantages(
+def compute_gae(
     reward: Float[Array, "b t"],
     value: Float[Array, "b t+1"],
     valid: Bool[Array, "b t"],
@@ -54,85 +54,88 @@ def advantages(
     discount: float,
     decay: float,
 ) -> Float[Array, "b t"]:
-    """Generalised advantage estimates (GAE), with `value` one step further than the rewards.
+    """Generalised advantage estimation (GAE): discounted sums of TD errors; `value` has one step more than `reward`.
 
-    The step after an episode's last is not valid and shows its last picture. Where the episode `terminated`, nothing
-    follows; where it was cut, that picture's value stands for what would have (bootstrapping). Which ends count as
-    which is up to the caller: `learner.prepare`.
+    The step after an episode's last is not valid and holds its last frame. Where the episode `terminated`, the return
+    after it is 0; where it was cut, the value of that frame is used instead (bootstrapping). The caller decides which
+    ends count as terminations: `learner.compute_targets`.
     """
-    goes_on = 1.0 - terminated
-    surprise = reward + discount * goes_on * value[:, 1:] - value[:, :-1]
+    not_done = 1.0 - terminated
+    td_error = reward + discount * not_done * value[:, 1:] - value[:, :-1]
 
-    def back(later: Float[Array, " b"], step: Any) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-        surprise, goes_on, valid = step
-        advantage = valid * (surprise + discount * decay * goes_on * later)
+    def accumulate(next_advantage: Float[Array, " b"], step: Any) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+        td_error, not_done, valid = step
+        advantage = valid * (td_error + discount * decay * not_done * next_advantage)
         return advantage, advantage
 
-    by_time = [array.T for array in (surprise, goes_on, valid)]
-    return jax.lax.scan(back, jnp.zeros(len(reward)), by_time, reverse=True)[1].T
+    time_major = [array.T for array in (td_error, not_done, valid)]
+    return jax.lax.scan(accumulate, jnp.zeros(len(reward)), time_major, reverse=True)[1].T
 
 
-def clipped_loss(log_ratio: Float[Array, "..."], advantage: Float[Array, "..."], clip: float) -> Float[Array, "..."]:
-    """PPO's loss of every step: no gain from a ratio that is further from 1 than `clip`; finite for any ratio."""
-    ratio = jnp.exp(bounded(log_ratio))
+def clipped_surrogate_loss(
+    log_ratio: Float[Array, "..."], advantage: Float[Array, "..."], clip: float
+) -> Float[Array, "..."]:
+    """Clipped surrogate loss of PPO per step: no gain from a ratio further from 1 than `clip`; always finite."""
+    ratio = jnp.exp(clip_log_ratio(log_ratio))
     return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
 
 
-def bounded(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The log-ratio, at most `MAX_LOG_RATIO` from 0; without a gradient beyond."""
+def clip_log_ratio(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Clips the log-ratio to `MAX_LOG_RATIO` from 0, with no gradient beyond."""
     return jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
 def explained_variance(
     value: Float[Array, "b t"], target: Float[Array, "b t"], valid: Bool[Array, "b t"]
 ) -> Float[Array, ""]:
-    """1 - Var(target - value) / Var(target) over valid steps: 1 is a perfect critic, 0 one that predicts a constant.
+    """Explained variance, 1 - Var(target - value) / Var(target) over valid steps: 1: perfect critic, 0: constant.
 
-    0 where all targets are equal: there is nothing to explain.
+    0 where all targets are equal: there is no variance to explain.
     """
 
-    def variance(of_steps: Float[Array, "b t"]) -> Float[Array, ""]:
-        return mean((of_steps - mean(of_steps, valid)) ** 2, valid)
+    def variance(per_step: Float[Array, "b t"]) -> Float[Array, ""]:
+        return masked_mean((per_step - masked_mean(per_step, valid)) ** 2, valid)
 
-    of_target = variance(target)
-    return jnp.where(of_target > 0, 1 - variance(target - value) / jnp.maximum(of_target, 1e-12), 0.0)
+    target_variance = variance(target)
+    return jnp.where(target_variance > 0, 1 - variance(target - value) / jnp.maximum(target_variance, 1e-12), 0.0)
 
 
-def mean(of_steps: Float[Array, "b t"], valid: Bool[Array, "b t"]) -> Float[Array, ""]:
-    """The mean over valid steps."""
-    return jnp.where(valid, of_steps, 0).sum() / jnp.maximum(valid.sum(), 1)
+def masked_mean(per_step: Float[Array, "b t"], valid: Bool[Array, "b t"]) -> Float[Array, ""]:
+    """Mean over valid steps."""
+    return jnp.where(valid, per_step, 0).sum() / jnp.maximum(valid.sum(), 1)
 
 
 def wake_loss(
     policy: Policy,
-    weights: Coefficients,
+    weights: LossWeights,
     params: Any,
-    memory: Memory,
-    fragment: Fragment,
-    pretrained: Logits | None,
+    memory: KVCache,
+    segment: Segment,
+    pretrained_logits: Logits | None,
     normalizer: ValueNormalizer,
-    leash: Float[Array, ""],
+    kl_pretrained_coef: Float[Array, ""],
 ) -> tuple[Float[Array, ""], Metrics]:
-    """PPO's loss, the main value's error, and `leash` times KL(pretrained, policy) in place of an entropy bonus.
+    """Loss of the wake phase: PPO's loss, the main value's error, and a KL penalty instead of an entropy bonus.
 
-    `memory` is that at the fragment's start; `pretrained` are the other policy's logits, None where there is none.
+    The penalty is `kl_pretrained_coef` times KL(pretrained, policy). `memory` is the KV cache at the segment's start;
+    `pretrained_logits` are those of the pretrained policy, None if there is none.
     """
-    output = policy.apply({"params": params}, fragment.frames, fragment.first, memory)
-    log_ratio = bounded(joint_log_prob(output.logits, fragment.action) - fragment.log_prob)
-    steps = {
-        "policy_loss": clipped_loss(log_ratio, fragment.advantage, weights.clip),
-        "value_loss": (output.value - _normalized(normalizer, fragment.target)) ** 2,
+    output = policy.apply({"params": params}, segment.frames, segment.first, memory)
+    log_ratio = clip_log_ratio(joint_log_prob(output.logits, segment.action) - segment.log_prob)
+    terms = {
+        "policy_loss": clipped_surrogate_loss(log_ratio, segment.advantage, weights.clip),
+        "value_loss": (output.value - _normalized(normalizer, segment.target)) ** 2,
         "entropy": joint_entropy(output.logits),
         "clipped": 1.0 * (jnp.abs(jnp.exp(log_ratio) - 1) > weights.clip),
         "kl_acting": jnp.exp(log_ratio) - 1 - log_ratio,  # an estimate of KL(policy that acted, policy)
     }
-    if pretrained is not None:
-        steps["kl_pretrained"] = joint_kl(pretrained, output.logits)
-    means = {name: mean(of_steps, fragment.valid) for name, of_steps in steps.items()}
+    if pretrained_logits is not None:
+        terms["kl_pretrained"] = joint_kl(pretrained_logits, output.logits)
+    means = {name: masked_mean(per_step, segment.valid) for name, per_step in terms.items()}
     loss = (
         means["policy_loss"]
         + weights.wake_value * means["value_loss"]
-        + leash * means.get("kl_pretrained", 0.0)
+        + kl_pretrained_coef * means.get("kl_pretrained", 0.0)
         - weights.entropy * means["entropy"]
     )
     return loss, means
@@ -140,25 +143,25 @@ def wake_loss(
 
 def sleep_loss(
     policy: Policy,
-    weights: Coefficients,
+    weights: LossWeights,
     params: Any,
-    memory: Memory,
-    fragment: Fragment,
-    before: Logits,
+    memory: KVCache,
+    segment: Segment,
+    old_logits: Logits,
     normalizer: ValueNormalizer,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """The errors of both values, and KL(policy before the sleep, policy), so that it goes on acting as it did.
+    """Loss of the sleep phase: errors of both values, and KL(old policy, policy), which preserves the behaviour.
 
-    `memory` is that at the fragment's start; `before` are the logits of the policy before the sleep.
+    `memory` is the KV cache at the segment's start; `old_logits` are those of the policy before the sleep phase.
     """
-    output = policy.apply({"params": params}, fragment.frames, fragment.first, memory)
-    target = _normalized(normalizer, fragment.target)
-    steps = {
+    output = policy.apply({"params": params}, segment.frames, segment.first, memory)
+    target = _normalized(normalizer, segment.target)
+    terms = {
         "value_loss": (output.value - target) ** 2,
         "aux_value_loss": (output.aux_value - target) ** 2,
-        "kl": joint_kl(before, output.logits),
+        "kl": joint_kl(old_logits, output.logits),
     }
-    means = {name: mean(of_steps, fragment.valid) for name, of_steps in steps.items()}
+    means = {name: masked_mean(per_step, segment.valid) for name, per_step in terms.items()}
     value, aux_value, kl = means.values()
     return weights.value * value + weights.aux_value * aux_value + weights.clone * kl, means
 

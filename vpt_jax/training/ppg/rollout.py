@@ -1,4 +1,4 @@
-"""Playing with a policy: one action for every game at a time, and the rollouts that are learnt from."""
+"""Rollout collection: samples an action for every game at each step, and stacks the transitions into rollouts."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,105 +12,108 @@ from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from vpt_jax import parallel
 from vpt_jax.actions import JointAction, raw_from_joint
-from vpt_jax.envs.vector.pool import Games, Turn
-from vpt_jax.models.heads import ValueNormalizer, draw_joint, joint_log_prob
-from vpt_jax.models.kv_cache import Memory, Ring, in_order
-from vpt_jax.models.policy import Policy, look_once
+from vpt_jax.envs.vector.pool import TimeStep, VectorEnv
+from vpt_jax.models.heads import ValueNormalizer, joint_log_prob, sample_joint
+from vpt_jax.models.kv_cache import KVCache, RingKVCache, to_kv_cache
+from vpt_jax.models.policy import Policy, apply_single_step
 from vpt_jax.training.ppg.learner import Rollout
 
 
-class Acted(NamedTuple):
-    """What a policy does in `b` games, and thinks of it."""
+class RolloutAction(NamedTuple):
+    """Sampled actions of `b` games, with log-probabilities and value estimates."""
 
     action: JointAction
     buttons: UInt8[Array, "b 20"]
     camera: Float[Array, "b 2"]  # degrees
     log_prob: Float[Array, " b"]
-    value: Float[Array, " b"]  # in the rewards' own unit
+    value: Float[Array, " b"]  # in units of reward
 
 
-def act(
+def sample_actions(
     policy: Policy,
     params: Any,
     normalizer: ValueNormalizer,
-    ring: Ring,
+    ring: RingKVCache,
     frames: UInt8[Array, "b h w 3"],
     first: Bool[Array, " b"],
     rng: UInt32[Array, "2"],
-    turn: int,
-) -> tuple[Acted, Ring]:
-    """Actions drawn from the policy; a turn's randomness is that of its number."""
-    output = look_once(policy, params, frames, first, ring)
-    action = draw_joint(jax.random.fold_in(rng, turn), output.logits)
+    step: int,
+) -> tuple[RolloutAction, RingKVCache]:
+    """Sample actions from the policy, with the key `fold_in(rng, step)`; also returns the updated KV cache."""
+    output = apply_single_step(policy, params, frames, first, ring)
+    action = sample_joint(jax.random.fold_in(rng, step), output.logits)
     buttons, camera = raw_from_joint(action)
     value = normalizer.denormalize(output.value[:, None])[:, 0]
-    return Acted(action, buttons, camera, joint_log_prob(output.logits, action), value), output.memory
+    return RolloutAction(action, buttons, camera, joint_log_prob(output.logits, action), value), output.memory
 
 
-def empty_memories(policy: Policy, rows: int, segments: int) -> Memory:
-    """Room for the memories of all games before each segment of a rollout: leaves `[rows, segments, ...]`."""
+def empty_memories(policy: Policy, rows: int, segments: int) -> KVCache:
+    """Returns a buffer of zeros for the KV caches of all games before each segment: leaves `[rows, segments, ...]`."""
     memory = policy.initial_memory(rows)
     return jax.tree.map(lambda leaf: jnp.zeros((rows, segments, *leaf.shape[1:]), leaf.dtype), memory)
 
 
-def store_memory(memories: Memory, ring: Ring, segment: Int[Array, ""]) -> Memory:
-    """The same with that before a segment, in order."""
-    return jax.tree.map(lambda of_all, now: of_all.at[:, segment].set(now), memories, in_order(ring))
+def store_memory(memories: KVCache, ring: RingKVCache, index: Int[Array, ""]) -> KVCache:
+    """Store the KV cache before segment `index` in the buffer, in temporal order."""
+    return jax.tree.map(lambda buffer, cache: buffer.at[:, index].set(cache), memories, to_kv_cache(ring))
 
 
-class Player:
-    """Plays with a policy on a mesh, from rollout to rollout: `games` in all, those of the pool on this host.
+class RolloutCollector:
+    """Collects rollouts with a policy on a mesh, in `games` games over all hosts; `pool` holds those of this host.
 
-    `length` is that of a segment: before each, the policy's memory is stored in the rollout, for learning from it.
+    `length` is the number of steps in a segment: the KV cache before each segment is stored in the rollout, as the
+    initial state for training.
     """
 
-    def __init__(self, policy: Policy, pool: Games, mesh: Mesh, games: int, length: int, rng: UInt32[Array, "2"]):
-        by_rows: Any = parallel.batch_sharding(mesh)
-        by_all: Any = NamedSharding(mesh, PartitionSpec())
-        ring = Ring(by_rows, by_rows, by_rows, by_all)
+    def __init__(self, policy: Policy, pool: VectorEnv, mesh: Mesh, games: int, length: int, rng: UInt32[Array, "2"]):
+        row_sharding: Any = parallel.batch_sharding(mesh)
+        replicated: Any = NamedSharding(mesh, PartitionSpec())
+        ring = RingKVCache(row_sharding, row_sharding, row_sharding, replicated)
         self._place = partial(parallel.global_batch, mesh=mesh, batch=games)
-        self._act = jax.jit(partial(act, policy), donate_argnums=2, out_shardings=(by_rows, ring))
-        self._empty = jax.jit(partial(empty_memories, policy, games), static_argnums=0, out_shardings=by_rows)
-        self._store = jax.jit(store_memory, donate_argnums=0, out_shardings=by_rows)
+        sample = partial(sample_actions, policy)
+        self._sample_actions = jax.jit(sample, donate_argnums=2, out_shardings=(row_sharding, ring))
+        self._empty = jax.jit(partial(empty_memories, policy, games), static_argnums=0, out_shardings=row_sharding)
+        self._store = jax.jit(store_memory, donate_argnums=0, out_shardings=row_sharding)
         self._copy = jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=ring)
-        self._ring = jax.jit(policy.initial_ring, static_argnums=0, out_shardings=ring)(games)
-        self._pool, self._length, self._rng, self._turns = pool, length, jax.device_get(rng), 0
-        self._turn = pool.begin()
+        self._ring = jax.jit(policy.initial_ring_memory, static_argnums=0, out_shardings=ring)(games)
+        self._pool, self._length, self._rng, self._num_steps = pool, length, jax.device_get(rng), 0
+        self._time_step = pool.begin()
 
-    def play(
-        self, params: Any, normalizer: ValueNormalizer, turns: int, stop: Callable[[], bool] = lambda: False
+    def collect(
+        self, params: Any, normalizer: ValueNormalizer, num_steps: int, stop: Callable[[], bool] = lambda: False
     ) -> Rollout | None:
-        """The next turns of all games, whole segments; none, if it is to `stop` before they are whole."""
-        memories, steps = self._empty(turns // self._length), []
-        for turn in range(turns):
-            if turn % self._length == 0:
-                memories = self._store(memories, self._ring, np.int32(turn // self._length))
-            shown, acted = self._turn, self._step(params, normalizer)
-            steps.append(_record(shown, acted, self._turn))
+        """Collect the next `num_steps` (whole segments) of all games; returns None if `stop` returns True meanwhile."""
+        memories, steps = self._empty(num_steps // self._length), []
+        for step in range(num_steps):
+            if step % self._length == 0:
+                memories = self._store(memories, self._ring, np.int32(step // self._length))
+            observed, action = self._time_step, self._step(params, normalizer)
+            steps.append(_transition(observed, action, self._time_step))
             if stop():
                 return None
-        ring = self._copy(self._ring)  # is given away, and the turn has yet to be played
-        last, _ = self._ask(params, normalizer, ring)
-        by_time = jax.tree.map(lambda *of_steps: np.stack(of_steps, axis=1), *steps)
-        value = np.concatenate([by_time.pop("value"), last.value[:, None]], axis=1)
-        return Rollout(**self._place(by_time | {"value": value}), memory=memories)
+        ring = self._copy(self._ring)  # the argument is donated, and this step has yet to be played
+        last, _ = self._sample(params, normalizer, ring)
+        stacked = jax.tree.map(lambda *arrays: np.stack(arrays, axis=1), *steps)
+        value = np.concatenate([stacked.pop("value"), last.value[:, None]], axis=1)
+        return Rollout(**self._place(stacked | {"value": value}), memory=memories)
 
     def _step(self, params: Any, normalizer: ValueNormalizer) -> Any:
-        """One turn of all games, and what was done in those of this host."""
-        acted, self._ring = self._ask(params, normalizer, self._ring)
-        self._turn, self._turns = self._pool.act(acted.buttons, acted.camera), self._turns + 1
-        return acted
+        """Play one step of all games; returns the `RolloutAction` of this host's games."""
+        action, self._ring = self._sample(params, normalizer, self._ring)
+        self._time_step, self._num_steps = self._pool.step(action.buttons, action.camera), self._num_steps + 1
+        return action
 
-    def _ask(self, params: Any, normalizer: ValueNormalizer, ring: Ring) -> tuple[Any, Ring]:
-        """What the policy does next in the games of this host: `Acted` in its memory."""
-        shown = self._place((self._turn.frames, self._turn.first))
-        acted, ring = self._act(params, normalizer, ring, *shown, self._rng, np.int32(self._turns))
-        return parallel.local_batch(acted), ring
+    def _sample(self, params: Any, normalizer: ValueNormalizer, ring: RingKVCache) -> tuple[Any, RingKVCache]:
+        """Sample the next actions; returns the `RolloutAction` of this host's games, and the updated KV cache."""
+        observed = self._place((self._time_step.frames, self._time_step.first))
+        action, ring = self._sample_actions(params, normalizer, ring, *observed, self._rng, np.int32(self._num_steps))
+        return parallel.local_batch(action), ring
 
 
-def _record(shown: Turn, acted: Acted, after: Turn) -> dict[str, Any]:
+def _transition(observed: TimeStep, action: RolloutAction, outcome: TimeStep) -> dict[str, Any]:
+    """The fields of a `Rollout` for one step, with leaves `[b, ...]`."""
     return dict(
-        frames=shown.frames, first=shown.first, valid=shown.playing & after.acted, action=acted.action,
-        log_prob=acted.log_prob, value=acted.value, reward=after.reward, terminated=after.terminated,
-        truncated=after.truncated,
+        frames=observed.frames, first=observed.first, valid=observed.playing & outcome.acted, action=action.action,
+        log_prob=action.log_prob, value=action.value, reward=outcome.reward, terminated=outcome.terminated,
+        truncated=outcome.truncated,
     )  # fmt: skip

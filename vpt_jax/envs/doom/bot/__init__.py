@@ -1,1 +1,1 @@
-"""A bot: the scripted player of Doom. `player` puts the parts together; `terrain` is what they know of the level."""
+"""Scripted player (bot) of Doom. `player` combines the parts; `terrain` is their map of the level."""

@@ -1,4 +1,4 @@
-"""Where the scripted player of Doom wants to go: unseen parts of the level, items, switches not pressed yet."""
+"""Goal selection of the scripted Doom player: unexplored places, items, and switches not pressed yet."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,20 +8,23 @@ from jaxtyping import Float
 
 from vpt_jax.envs.doom.bot.roadmap import Roadmap, Routes
 from vpt_jax.envs.doom.bot.senses import ITEMS, Senses
-from vpt_jax.envs.doom.bot.terrain import EYES, Terrain
+from vpt_jax.envs.doom.bot.terrain import EYE_HEIGHT, Terrain
 from vpt_jax.envs.doom.level import SWITCHES
 
-_NEAR, _FAR = 120.0, 600.0  # the least cost of the way to a place to explore, and to one worth seeing again
-_ITEM_RANGE, _GRASP = 900.0, 30.0  # from where an item attracts, and from where it is taken
-_STAND = 24.0  # how far from a switch to stand
-_ITEM_SHARE, _SWITCH_SHARE = 0.5, 0.8  # of the cost of the way: goals that attract
-_TURN_COST = 1.5  # map units per degree that a place lies off the view's direction
-_OPEN, _WALL_COST = 64.0, 8.0  # clearance a place should have, and map units for each it lacks
-_DISTRICT, _DISTRICTS = 512.0, 1009  # the size of a district in map units, and after how many whims repeat
+_NEAR, _FAR = 120.0, 600.0  # minimum route cost of a place to explore, and of one to revisit
+_ITEM_RANGE, _PICKUP_RANGE = 900.0, 30.0  # within which an item is a goal, and within which it is picked up
+_STAND = 24.0  # distance from a switch at which to press it
+_ITEM_COST_FACTOR, _SWITCH_COST_FACTOR = 0.5, 0.8  # of the route cost: preference over exploring
+_TURN_COST = 1.5  # map units per degree between a place and the view's direction
+_OPEN, _WALL_COST = 64.0, 8.0  # desired clearance of a place, and cost in map units for each missing unit
+_DISTRICT, _DISTRICTS = (
+    512.0,
+    1009,
+)  # size of a district in map units, and number of districts after which preferences repeat
 
 
 class Goal(NamedTuple):
-    """A place to go to; `kind` is "explore", "item" or "switch", `number` the item's or the line's."""
+    """Navigation goal; `kind` is "explore", "item" or "switch", `number` that of the item or the line."""
 
     kind: str
     node: int
@@ -29,53 +32,53 @@ class Goal(NamedTuple):
     number: int = -1
 
 
-class Chooser:
-    """Weighs the places the player could go to by the cost of the way there, and by liking some districts better."""
+class GoalChooser:
+    """Selects the goal of least cost: the route cost, weighted by a random preference for every district."""
 
     def __init__(self, senses: Senses, terrain: Terrain, rng: np.random.Generator):
         self._senses, self._terrain, self._rng = senses, terrain, rng
-        self._whim = rng.lognormal(0, 0.5, _DISTRICTS)
+        self._preference = rng.lognormal(0, 0.5, _DISTRICTS)
         self._finished: set[tuple[str, int]] = set()
         self._switches = np.flatnonzero(np.isin(terrain.geometry.special, SWITCHES))
 
     def finish(self, goal: Goal) -> None:
-        """Never choose this goal again."""
+        """Exclude this goal from now on."""
         self._finished.add((goal.kind, goal.number))
         self._senses.mark_seen(goal.point[:2])
 
     def choose(self, roadmap: Roadmap, routes: Routes) -> Goal | None:
-        """The goal that attracts most now, None if no place can be reached."""
+        """Returns the goal of least cost, or None if no place can be reached."""
         options = [*self._places(roadmap, routes), *self._items(roadmap, routes), *self._presses(roadmap, routes)]
         cost, goal = min(options, key=lambda option: option[0], default=(np.inf, None))
         return goal if np.isfinite(cost) else None
 
     def _places(self, roadmap: Roadmap, routes: Routes) -> Iterator[tuple[float, Goal]]:
-        """The best unseen place; when all is seen, any place some way off."""
+        """Yields the best unseen place with its cost; when all have been seen, a random distant place."""
         reachable = np.isfinite(routes.cost)
         nodes = np.flatnonzero(reachable & (routes.cost > _NEAR) & ~self._senses.has_seen(roadmap.position))
         if not len(nodes):
             far = min(_FAR, routes.cost[reachable].max() / 2)
             nodes = self._rng.choice(np.flatnonzero(reachable & (routes.cost >= far)), 1)
         position = roadmap.position[nodes]
-        whim = self._whim[(position // _DISTRICT).astype(int) @ (1, 31) % _DISTRICTS]
+        preference = self._preference[(position // _DISTRICT).astype(int) @ (1, 31) % _DISTRICTS]
         turn = _TURN_COST * np.abs(self._senses.bearing(position))
         walls = _WALL_COST * np.clip(_OPEN - roadmap.clearance[nodes], 0, None)
-        value = (routes.cost[nodes] + turn + walls) * whim
+        value = (routes.cost[nodes] + turn + walls) * preference
         node = int(nodes[value.argmin()])
         yield float(value.min()), Goal("explore", node, self._eye_level(roadmap, node))
 
     def _items(self, roadmap: Roadmap, routes: Routes) -> Iterator[tuple[float, Goal]]:
-        """Items not far off that the player has seen."""
+        """Yields nearby items that the player has seen, with their costs."""
         for thing in self._senses.things:
             wanted = thing.category in ITEMS and ("item", thing.number) not in self._finished
             near = wanted and self._senses.distance(thing.position) < _ITEM_RANGE
             if near and self._senses.has_seen(thing.position[:2]):
                 node = roadmap.node_at(thing.position[:2])
-                if np.linalg.norm(self._eye_level(roadmap, node) - (0, 0, EYES) - thing.position) < _GRASP:
-                    yield _ITEM_SHARE * routes.cost[node], Goal("item", node, thing.position, thing.number)
+                if np.linalg.norm(self._eye_level(roadmap, node) - (0, 0, EYE_HEIGHT) - thing.position) < _PICKUP_RANGE:
+                    yield _ITEM_COST_FACTOR * routes.cost[node], Goal("item", node, thing.position, thing.number)
 
     def _presses(self, roadmap: Roadmap, routes: Routes) -> Iterator[tuple[float, Goal]]:
-        """Switches that the player has seen, to be pressed from the right side of their line."""
+        """Yields switches that the player has seen, with costs; they are pressed from the right side of their line."""
         for line in self._switches:
             start, end = self._terrain.geometry.ends[line]
             x, y = (end - start) / np.linalg.norm(end - start)
@@ -83,7 +86,7 @@ class Chooser:
             if ("switch", line) not in self._finished and self._senses.has_seen(place):
                 node = roadmap.node_at(place)
                 point = np.append((start + end) / 2, self._eye_level(roadmap, node)[2])
-                yield _SWITCH_SHARE * routes.cost[node], Goal("switch", node, point, int(line))
+                yield _SWITCH_COST_FACTOR * routes.cost[node], Goal("switch", node, point, int(line))
 
     def _eye_level(self, roadmap: Roadmap, node: int) -> Float[np.ndarray, "3"]:
-        return np.append(roadmap.position[node], self._terrain.floor[roadmap.sector[node]] + EYES)
+        return np.append(roadmap.position[node], self._terrain.floor[roadmap.sector[node]] + EYE_HEIGHT)

@@ -1,7 +1,7 @@
-"""A scripted player of Doom that explores, collects, opens doors and fights, using what the game tells about itself.
+"""Scripted Doom player that explores, collects items, opens doors and fights, using the game's internal state.
 
-Each step it perceives, decides what it wants (to fight where there is something to fight, else to travel on), and
-leaves the doing to a `players.Hand`, whose keys and mouse are as slow and imprecise as a person's.
+Each step it updates its perception and selects a command (combat if there is a target, else navigation), which a
+`players.HumanInputModel` turns into keys and mouse moves with a person's speed and precision.
 """
 
 from collections.abc import Mapping
@@ -11,27 +11,27 @@ import numpy as np
 
 from vpt_jax.actions import PITCH
 from vpt_jax.envs.doom.bot.fighter import Fighter
-from vpt_jax.envs.doom.bot.senses import Senses, Wish
+from vpt_jax.envs.doom.bot.senses import Command, Senses
 from vpt_jax.envs.doom.bot.terrain import Terrain
 from vpt_jax.envs.doom.bot.traveller import Traveller
 from vpt_jax.envs.doom.env import DoomEnv
 from vpt_jax.envs.doom.level import read_geometry
-from vpt_jax.envs.players import Hand
+from vpt_jax.envs.players import HumanInputModel
 
-_IN_THE_WAY = ("Decoration", "Vegetation", "LightSource", "Hazard")  # categories of things nobody walks through
+_IN_THE_WAY = ("Decoration", "Vegetation", "LightSource", "Hazard")  # categories of impassable objects
 _MOVES = {"forward", "left", "right"}
-_PITCHES = -22.0, 36.0  # degrees; from there floor and ceiling are seen together with what is between them
+_PITCHES = -22.0, 36.0  # degrees; within these, floor, ceiling and the space between them are in view
 _NEAR = 80.0  # map units: closer than this, a sidestep is easier than a turn
 
 
-class Glance:
-    """Where a walking player looks: ahead, at the floor or up a wall, each as often, for `pause` steps (from, to)."""
+class GazePitch:
+    """View pitch while walking: ahead, at the floor or up a wall, equally often, for `pause` steps (min, max)."""
 
     def __init__(self, rng: np.random.Generator, pause: tuple[int, int]):
         self._rng, self._pause, self._degrees, self._steps = rng, pause, 0.0, 0
 
     def degrees(self) -> float:
-        """How far below the way ahead to look in this step."""
+        """Returns the pitch offset of this step, in degrees below the walking direction."""
         self._steps -= 1
         if self._steps < 0:
             self._steps = int(self._rng.integers(*self._pause))
@@ -40,53 +40,53 @@ class Glance:
 
 
 class DoomPlayer:
-    """Plays the episode that `env`, made with `objects=True`, has just been reset to."""
+    """Scripted player of one episode: `env`, made with `objects=True`, must have just been reset."""
 
-    _PAUSE = 10, 35  # steps between glances
+    _PAUSE = 10, 35  # steps between changes of the pitch
 
     def __init__(self, env: DoomEnv, seed: int):
         rng = np.random.default_rng(seed)
         things = [(item.position_x, item.position_y) for item in env.objects() if item.category in _IN_THE_WAY]
         terrain = Terrain(read_geometry(env.level), np.reshape(things, (-1, 2)))
-        self._hand, self._glance = Hand(rng), Glance(rng, self._PAUSE)
+        self._hand, self._gaze = HumanInputModel(rng), GazePitch(rng, self._PAUSE)
         self._senses = Senses(env, terrain)
         self._fighter = Fighter(self._senses, terrain, rng)
         self._traveller = Traveller(self._senses, terrain, rng)
 
     def act(self, observation: Mapping[str, Any], info: Mapping[str, float]) -> dict[str, Any]:
-        """The next action. What it knows of the game is in `info` and the environment; the picture is not looked at."""
+        """Returns the next action, from `info` and the environment's objects; the frame is not used."""
         self._senses.update(info)
-        fight = self._fighter.wish()
-        wish = fight or self._traveller.wish()
-        turn = np.zeros(2) if wish.look is None else self._senses.turn_to(wish.look)
-        if not fight and wish.look is not None:
-            turn[PITCH] += self._glance.degrees()
+        fight = self._fighter.command()
+        command = fight or self._traveller.command()
+        turn = np.zeros(2) if command.look is None else self._senses.turn_to(command.look)
+        if not fight and command.look is not None:
+            turn[PITCH] += self._gaze.degrees()
         turn[PITCH] = np.clip(info["pitch"] + turn[PITCH], *_PITCHES) - info["pitch"]
-        return self._hand.move(self._keys(wish), turn, wish.tolerance)
+        return self._hand.move(self._keys(command), turn, command.tolerance)
 
-    def _keys(self, wish: Wish) -> set[str]:
-        return set(wish.keys) | self._walking_keys(wish)
+    def _keys(self, command: Command) -> set[str]:
+        return set(command.keys) | self._walking_keys(command)
 
-    def _walking_keys(self, wish: Wish) -> set[str]:
-        """The keys that bring the player closer to where it wants to walk, the way it faces now."""
-        if wish.walk is None:
+    def _walking_keys(self, command: Command) -> set[str]:
+        """Returns the movement keys towards the walking target, for the current view direction."""
+        if command.walk is None:
             return set()
-        bearing = self._senses.bearing(wish.walk)
+        bearing = self._senses.bearing(command.walk)
         keys = {"forward"} if abs(bearing) < 50 else set()
-        if self._senses.distance(wish.walk) < _NEAR and 20 < abs(bearing) < 120:
+        if self._senses.distance(command.walk) < _NEAR and 20 < abs(bearing) < 120:
             keys.add("left" if bearing > 0 else "right")
         return keys
 
 
 class DoomRunner(DoomPlayer):
-    """Plays with fewer keys, for small models to learn from: it runs whenever it moves, as most players of Doom do.
+    """Variant with fewer keys, as training data for small models: it always runs, as most people do in Doom.
 
-    It neither steps back nor jumps nor crouches, and fights with the weapon it has. It looks up and down more often
-    than the other, about half as often as sideways (people: nearly as often), so that there is something to learn from.
+    It neither steps back nor jumps nor crouches, and keeps its weapon. It changes the pitch more often than
+    `DoomPlayer`, about half as often as the yaw (people: nearly as often), so that pitch can be learnt.
     """
 
     _PAUSE = 6, 20
 
-    def _keys(self, wish: Wish) -> set[str]:
-        keys = super()._keys(wish) & {*_MOVES, "attack", "use"}
+    def _keys(self, command: Command) -> set[str]:
+        keys = super()._keys(command) & {*_MOVES, "attack", "use"}
         return keys | {"sprint"} if keys & _MOVES else keys

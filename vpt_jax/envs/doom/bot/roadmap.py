@@ -1,4 +1,4 @@
-"""A road map of a level of Doom: the cells of 16 map units where a player fits, joined where he can walk across."""
+"""Navigation graph of a Doom level: cells of 16 map units that a player fits in, connected where walkable."""
 
 from typing import NamedTuple
 
@@ -11,28 +11,29 @@ from vpt_jax.envs.doom.bot.terrain import RADIUS, ROOM, Terrain
 from vpt_jax.envs.doom.level import DAMAGING
 
 CELL = 4  # pixels of the terrain
-_ROOMY = 48.0  # map units to the next wall beyond which more is no better
-_MOVING_COST = 96.0  # what opening a door or waiting for a lift is worth, in map units
+_ROOMY = 48.0  # map units to the nearest wall, beyond which more does not reduce the cost
+_MOVING_COST = 96.0  # cost of opening a door or waiting for a lift, in map units
 
 
 class Routes(NamedTuple):
-    """The best ways from one node to all: their cost in map units, and the last node but one on each."""
+    """Shortest paths from one node to all others: cost in map units, and predecessor of each node."""
 
-    cost: Float[np.ndarray, " nodes"]  # infinite where there is no way
+    cost: Float[np.ndarray, " nodes"]  # infinite where there is no path
     previous: Int[np.ndarray, " nodes"]
 
     def to(self, node: int) -> list[int]:
-        """The nodes of the way to `node`, the start first."""
-        way = [node]
+        """Returns the nodes of the path to `node`, from the start."""
+        path = [node]
         while (node := int(self.previous[node])) >= 0:
-            way.append(node)
-        return way[::-1]
+            path.append(node)
+        return path[::-1]
 
 
 class Roadmap:
-    """Nodes are places where a player can stand, one per cell: `position` (x, y), `sector` and `clearance` of each.
+    """Navigation graph; its nodes are places to stand, one per cell, with `position` (x, y), `sector` and `clearance`.
 
-    A step costs its length, more near walls and in slime, and extra where something has to be moved first.
+    The cost of an edge is its length, increased near walls and in slime, plus a constant where a door or lift has to
+    move first.
     """
 
     def __init__(self, terrain: Terrain):
@@ -49,14 +50,14 @@ class Roadmap:
         self._graph = self._build()
 
     def node_at(self, point: Float[np.ndarray, "2"]) -> int:
-        """The node of the point's cell, or else the nearest."""
+        """Returns the node of the point's cell, or else the nearest one."""
         row, column = (int(pixel) // CELL for pixel in self._terrain.pixels(point))
         rows, columns = self._node_of_cell.shape
         node = int(self._node_of_cell[min(row, rows - 1), min(column, columns - 1)])
         return node if node >= 0 else int(((self.position - point) ** 2).sum(1).argmin())
 
     def routes(self, start: int) -> Routes:
-        """The best ways from a node to all others."""
+        """Returns the shortest paths from a node to all others (Dijkstra)."""
         return Routes(*dijkstra(self._graph, indices=start, return_predecessors=True))
 
     def _build(self) -> csr_array:
@@ -71,8 +72,8 @@ class Roadmap:
         return csr_array((cost, (start, end)), shape=(len(self.position), len(self.position)))
 
     def _neighbours(self, down: int, right: int) -> Int[np.ndarray, "pairs 2"]:
-        """Nodes of cells that lie beside each other in one direction."""
+        """Returns pairs of nodes whose cells are adjacent in one direction."""
         node = np.pad(self._node_of_cell, 1, constant_values=-1)
-        beside = np.roll(node, (-down, -right), (0, 1))
-        both = (node >= 0) & (beside >= 0)
-        return np.stack([node[both], beside[both]], 1)
+        shifted = np.roll(node, (-down, -right), (0, 1))
+        both = (node >= 0) & (shifted >= 0)
+        return np.stack([node[both], shifted[both]], 1)

@@ -1,4 +1,4 @@
-"""What a player of Doom perceives and remembers: its place, things in sight, parts of the level; and what it wants."""
+"""Perception state of the scripted Doom player: position, objects in sight, regions seen; and its commands."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -6,17 +6,17 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vpt_jax.envs.doom.bot.terrain import EYES, Numbers, Terrain
+from vpt_jax.envs.doom.bot.terrain import EYE_HEIGHT, Numbers, Terrain
 from vpt_jax.envs.doom.env import DoomEnv
 
 ITEMS = ("Health", "Armor", "Ammo", "Weapon", "Key", "Powerup")
 HALF_VIEW = 50.0  # degrees from the middle of the view to its side
-_PERIOD = 4  # steps from one look around to the next: about a person's reaction time
+_PERIOD = 4  # steps between two updates of objects and rays: about a person's reaction time
 _SIGHT = 1600.0  # map units
 _HEAD = (0, 0, 36.0)  # of a monster, above its feet
-_RAYS = 40  # directions in which a look around measures how far one sees
+_RAYS = 40  # directions in which the free distance is measured
 _RAY_LENGTH, _RAY_SPACING = 640.0, 16.0  # map units
-_REGION = 16  # pixels of the terrain: what is remembered as seen or not
+_REGION = 16  # pixels of the terrain: size of a region that is marked as seen
 
 
 class Thing(NamedTuple):
@@ -28,8 +28,8 @@ class Thing(NamedTuple):
     position: Float[np.ndarray, "3"]
 
 
-class Wish(NamedTuple):
-    """What the player wants to do this step: a point to look at, a point to walk to, keys to hold."""
+class Command(NamedTuple):
+    """Command of one step: a point to look at, a point to walk to, keys to hold."""
 
     look: Float[np.ndarray, "3"] | None = None
     walk: Float[np.ndarray, "2"] | None = None
@@ -38,9 +38,9 @@ class Wish(NamedTuple):
 
 
 class Senses:
-    """`update` takes in what the game tells each step; the list of things is looked at every fourth step only.
+    """Perception state; call `update` every step (objects and rays are refreshed every fourth step only).
 
-    `things` are all monsters and items, `enemies` the monsters in sight, the nearest first. `openness` is the distance
+    `things` are all monsters and items, `enemies` the monsters in sight, nearest first. `openness` is the distance
     to the first wall in 40 directions, counter-clockwise from the east.
     """
 
@@ -49,10 +49,10 @@ class Senses:
         self._seen = np.zeros([size // _REGION + 1 for size in terrain.sector.shape], bool)
 
     def update(self, info: Mapping[str, float]) -> None:
-        """Take in one step of the game."""
+        """Update from the `info` of one step."""
         self.info = info
         self.position = np.array([info["x"], info["y"]])
-        self.eye = np.array([info["x"], info["y"], info["z"] + EYES])
+        self.eye = np.array([info["x"], info["y"], info["z"] + EYE_HEIGHT])
         if self._steps % _PERIOD == 0:
             self.things = [_thing(item) for item in self._env.objects() if item.category in ("Monster", *ITEMS)]
             self.enemies = self._monsters_in_sight()
@@ -60,7 +60,7 @@ class Senses:
         self._steps += 1
 
     def turn_to(self, point: Float[np.ndarray, "3"]) -> Float[np.ndarray, "2"]:
-        """Degrees (pitch, yaw) the view has to turn to put `point` in its middle."""
+        """Returns the turn (pitch, yaw) in degrees that centres the view on `point`."""
         x, y, z = point - self.eye
         pitch = -np.degrees(np.arctan2(z, np.hypot(x, y))) - self.info["pitch"]
         return np.array([pitch, -self.bearing(point[:2])])
@@ -79,12 +79,12 @@ class Senses:
         return float(self.openness[round(self.info["angle"] / 360 * _RAYS) % _RAYS])
 
     def has_seen(self, points: Float[np.ndarray, "... 2"]) -> Bool[Numbers, "..."]:
-        """Whether the player has looked at the regions these points lie in."""
+        """Mask of the points whose regions have been in view."""
         row, column = self._terrain.pixels(points)
         return self._seen[row // _REGION, column // _REGION]
 
     def mark_seen(self, points: Float[np.ndarray, "... 2"]) -> None:
-        """Remember the regions these points lie in as seen."""
+        """Mark the regions of these points as seen."""
         row, column = self._terrain.pixels(points)
         self._seen[row // _REGION, column // _REGION] = True
 
@@ -96,15 +96,15 @@ class Senses:
             thing for thing in self.things if thing.category == "Monster" and self.distance(thing.position) < _SIGHT
         ]
         heads = np.reshape([monster.position for monster in monsters], (-1, 3)) + _HEAD
-        visible = self._terrain.sight(self.eye, heads)[1][-1]
+        visible = self._terrain.line_of_sight(self.eye, heads)[1][-1]
         in_sight = [monster for monster, shows in zip(monsters, visible, strict=True) if shows]
         return sorted(in_sight, key=lambda monster: self.distance(monster.position))
 
     def _cast_rays(self) -> None:
-        """Measure `openness` all around, and remember the regions that lie in the field of view."""
+        """Measure `openness` in all directions, and mark the regions in the field of view as seen."""
         degrees = np.arange(_RAYS) * 360 / _RAYS
         around = np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees)), np.zeros(_RAYS)], 1)
-        points, free = self._terrain.sight(self.eye, self.eye + _RAY_LENGTH * around, _RAY_SPACING)
+        points, free = self._terrain.line_of_sight(self.eye, self.eye + _RAY_LENGTH * around, _RAY_SPACING)
         self.openness = free.mean(0) * _RAY_LENGTH
         in_view = np.abs(self._off_axis(degrees)) < HALF_VIEW
         self.mark_seen(points[free & in_view][:, :2])

@@ -1,4 +1,4 @@
-"""A level of Doom as a raster: which sector a point lies in, how far the next wall is, what can be seen and crossed."""
+"""Raster map of a Doom level: sector of a point, distance to walls, line of sight and walkability."""
 
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -11,43 +11,47 @@ from vpt_jax.envs.doom.level import DOORS, EXITS, KEYED_DOORS, LIFTS, Geometry
 
 Numbers = Any  # np.ndarray; of one place, the NumPy scalar that arithmetic gives
 PIXEL = 4.0  # map units
-RADIUS, TALL, EYES = 16.0, 56.0, 41.0  # half the player's width, its height, its eyes above the floor
-STEP = 24.0  # the highest step it walks up
-ROOM = RADIUS + PIXEL  # how far from walls a pixel must be for it to stand there for sure
+RADIUS, BODY_HEIGHT, EYE_HEIGHT = (
+    16.0,
+    56.0,
+    41.0,
+)  # half the player's width, its height, and that of its eyes above the floor
+STEP = 24.0  # the highest step that a player walks up
+ROOM = RADIUS + PIXEL  # clearance at which a player certainly fits
 _MARGIN = 16  # pixels of void around the level
-_SOLID = 1e5  # the floor of the void, and a ceiling that may be anywhere
-_BODY = 9  # pixels that a player's body may touch across
-_THING = 3  # pixels from the middle of a thing that stands in the way to its side
+_SOLID = 1e5  # floor of the void, and unlimited height of a ceiling
+_BODY = 9  # pixels that a player's body may cover, across
+_THING = 3  # pixels from the centre of an obstacle to its side
 
 
 class Heights(NamedTuple):
-    """Heights of space, at many places: its floor moves between `lowest` and `highest`, its ceiling up to `top`."""
+    """Height ranges at many places: the floor moves between `lowest` and `highest`, the ceiling up to `top`."""
 
     lowest: Float[Numbers, "*n"]
     highest: Float[Numbers, "*n"]
     top: Float[Numbers, "*n"]
 
     def at(self, index: Any) -> "Heights":
-        """The heights at some of the places."""
+        """Returns the heights at some of the places."""
         return Heights(*(heights[index] for heights in self))
 
     def lead_to(self, end: "Heights") -> Bool[Numbers, "*n"]:
-        """Whether a player can walk from each place to one of `end` beside it: no high step, and room for its body."""
+        """Mask: a player can walk from each place to the adjacent one of `end` (no high step, room for its body)."""
         room = np.minimum(self.top, end.top) - np.maximum(self.lowest, end.lowest)
-        return (end.lowest - self.highest <= STEP) & (room >= TALL)
+        return (end.lowest - self.highest <= STEP) & (room >= BODY_HEIGHT)
 
 
 class Terrain:
-    """What a player knows of a level, as pixels of 4 map units.
+    """Raster map of a level, in pixels of 4 map units.
 
-    `floor` and `ceiling` are the heights of every sector at the start, the void's coming last; doors, lifts and
-    switches move some (`movable`), as far as `sectors` says. `body` has the heights for a player whose middle is at a
-    pixel, who stands on the highest floor under its body. `clearance` is the distance of every pixel to the nearest
-    wall, along the axes: players are square in Doom.
+    `floor` and `ceiling` are the initial heights of every sector, with the void last; doors, lifts and switches move
+    some (`movable`), within the ranges of `sectors`. `body` has the heights for a player whose centre is at a pixel,
+    and who stands on the highest floor under its body. `clearance` is the distance of every pixel to the nearest wall,
+    along the axes: players are square in Doom.
     """
 
     def __init__(self, geometry: Geometry, things: Float[np.ndarray, "n 2"]):
-        """`things` are the places (x, y) of what stands in the way, such as torches."""
+        """`things` are the positions (x, y) of obstacles, such as torches."""
         self.geometry, self._things, self._obstacles = geometry, things, things
         self.floor, self.ceiling = np.append(geometry.floor, _SOLID), np.append(geometry.ceiling, -_SOLID)
         self.sectors = Heights(self.floor.copy(), self.floor.copy(), self.ceiling.copy())
@@ -66,7 +70,7 @@ class Terrain:
         self._measure()
 
     def trigger(self, tag: int) -> None:
-        """Make the sectors of `tag` passable, once the player has set them going."""
+        """Make the sectors of `tag` passable, once the player has triggered them."""
         for sector in self._tagged(np.array([tag])):
             floors = self._floors_around(sector)
             self.movable[sector], self.sectors.top[sector] = True, _SOLID
@@ -74,45 +78,45 @@ class Terrain:
         self._measure()
 
     def add_obstacle(self, point: Float[np.ndarray, "2"]) -> None:
-        """Remember that something stands in the way at a point."""
+        """Add an obstacle at a point."""
         self._obstacles = np.append(self._obstacles, point[None], 0)
         self._measure()
 
-    def forget_obstacles(self) -> None:
-        """Go back to what stood in the way at the start."""
+    def reset_obstacles(self) -> None:
+        """Restore the initial obstacles."""
         self._obstacles = self._things
         self._measure()
 
     def pixels(self, points: Float[np.ndarray, "... 2"]) -> tuple[Int[Numbers, "..."], Int[Numbers, "..."]]:
-        """Row and column of every point (x, y); points outside move to the border."""
+        """Returns row and column of every point (x, y); points outside are clipped to the border."""
         column, row = np.moveaxis((points - self._origin) / PIXEL, -1, 0).astype(int)
         return np.clip(row, 0, self.sector.shape[0] - 1), np.clip(column, 0, self.sector.shape[1] - 1)
 
     def points(self, row: Int[np.ndarray, " n"], column: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n 2"]:
-        """The middle (x, y) of every pixel."""
+        """Returns the centre (x, y) of every pixel."""
         return self._origin + (np.stack([column, row], 1) + 0.5) * PIXEL
 
     def sector_at(self, points: Float[np.ndarray, "... 2"]) -> Int[Numbers, "..."]:
-        """The sector of every point."""
+        """Returns the sector of every point."""
         return self.sector[self.pixels(points)]
 
-    def sight(
+    def line_of_sight(
         self, eye: Float[np.ndarray, "3"], targets: Float[np.ndarray, "n 3"], spacing: float = 2 * PIXEL
     ) -> tuple[Float[np.ndarray, "samples n 3"], Bool[np.ndarray, "samples n"]]:
-        """Points (x, y, z) on the lines from `eye` to the targets, and whether each shows: nothing before is solid.
+        """Samples points (x, y, z) on the lines from `eye` to the targets; mask: nothing before the point is solid.
 
-        What is thinner than `spacing`, in map units, may be overlooked; doors are 8 or more.
+        Walls thinner than `spacing`, in map units, may be missed; doors are 8 or more.
         """
         points = _segment(eye, targets, spacing)
         sector, z = self.sector_at(points[..., :2]), points[..., 2]
         free = (z >= self.floor[sector]) & (z <= self.ceiling[sector])
-        free |= self.movable[sector] & (sector == sector[0])  # who stands in a door can look out of it
+        free |= self.movable[sector] & (sector == sector[0])  # from inside a door one can look out
         return points, np.logical_and.accumulate(free, axis=0)
 
     def can_walk(
         self, start: Float[np.ndarray, "*n 2"], end: Float[np.ndarray, "*n 2"]
     ) -> tuple[Bool[Numbers, "*n"], Bool[Numbers, "*n"]]:
-        """Whether the straight ways there, and those back, keep clear of walls and of steps too high for walking."""
+        """Masks: the straight lines there, and those back, are free of walls and of steps too high to walk up."""
         pixels = self.pixels(_segment(start, end, 2 * PIXEL))
         heights, clear = self.body.at(pixels), (self.clearance[pixels] >= RADIUS).all(0)
         before, after = heights.at(slice(-1)), heights.at(slice(1, None))
@@ -126,7 +130,7 @@ class Terrain:
         return np.flatnonzero(np.isin(self.geometry.sector_tag, tags[tags != 0]))
 
     def _floors_around(self, sector: int) -> Float[np.ndarray, " n"]:
-        """The floors of a sector and of its neighbours."""
+        """Returns the floors of a sector and of its neighbours."""
         near = self.geometry.sides[(self.geometry.sides == sector).any(1)]
         return self.floor[near[near >= 0]]
 
@@ -134,7 +138,7 @@ class Terrain:
         lowest, highest, top = (heights.astype(np.float32)[self.sector] for heights in self.sectors)
         body = np.ones((_BODY, _BODY), np.uint8)
         self.body = Heights(cv2.dilate(lowest, body), cv2.dilate(highest, body), cv2.erode(top, body))
-        free = (top - lowest >= TALL).astype(np.uint8)
+        free = (top - lowest >= BODY_HEIGHT).astype(np.uint8)
         walls = self.geometry.blocking | (self.geometry.sides < 0).any(1) | np.isin(self.geometry.special, EXITS)
         ends = (self.geometry.ends[walls] - self._origin) / PIXEL
         cv2.polylines(free, (ends * 16).astype(np.int32), False, 0, shift=4)
@@ -146,7 +150,7 @@ class Terrain:
 def _segment(
     start: Float[np.ndarray, "*n d"], ends: Float[np.ndarray, "*ends d"], spacing: float
 ) -> Float[np.ndarray, "samples *ends d"]:
-    """Points from every start to its end, both included, no further apart than `spacing`."""
+    """Returns points from every start to its end, both included, at most `spacing` apart."""
     longest = np.sqrt(((ends - start) ** 2).sum(-1).max(initial=0))
     share = np.linspace(0, 1, int(longest / spacing) + 2)
     return start + share.reshape(-1, *[1] * ends.ndim) * (ends - start)
@@ -155,10 +159,10 @@ def _segment(
 def _sector_raster(
     ends: Float[np.ndarray, "lines 2 2"], sides: Int[np.ndarray, "lines 2"], height: int, width: int
 ) -> Int[np.ndarray, "h w"]:
-    """The sector of every pixel, -1 in the void; `ends` in pixels.
+    """Rasterizes the sectors: the sector of every pixel, -1 in the void; `ends` in pixels.
 
-    Going along a row of pixels, every line crossed changes the sector from that on one of its sides to that on the
-    other, which is to XOR with both. So the XOR of all lines to the left of a pixel is its sector.
+    Along a row of pixels, every line crossed changes the sector from that on one of its sides to that on the other: an
+    XOR with both. So the XOR of all lines to the left of a pixel is its sector.
     """
     (x0, y0), (x1, y1) = ends[:, 0].T, ends[:, 1].T
     first, last = np.ceil(np.minimum(y0, y1) - 0.5), np.ceil(np.maximum(y0, y1) - 0.5)  # rows crossed at their middle
