@@ -44,10 +44,10 @@ def get_config(stage: str, workdir: str) -> ConfigDict:
     # other than 0. The launchers in launch/pods/ set it.
     config.stopped_status = 0
 
-    # Watchdog in minutes: a step (in reinforcement learning: an iteration with its rollout), an evaluation or a save that
-    # takes longer ends its process with status 1, after printing the stacks of all its threads. On several hosts, one
-    # that hangs blocks the others silently, and only a job that ends is restarted. 0: no limit. The first step, which
-    # compiles, is not limited; the first evaluation, which compiles as well, is: set more than that takes.
+    # Watchdog in minutes: a step (in reinforcement learning: an iteration with its rollout), an evaluation or a save
+    # that takes longer ends its process with status 1, after printing the stacks of all its threads. On several hosts,
+    # one that hangs blocks the others silently, and only a job that ends is restarted. 0: no limit. The first step,
+    # which compiles, is not limited; the first evaluation, which compiles as well, is: set more than that takes.
     config.hang_minutes = 0.0
 
     # Folder for a profiler trace of three steps: `pip install xprof`, `xprof FOLDER`. Empty: none.

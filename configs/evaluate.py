@@ -6,8 +6,8 @@ The result is OUT/report.html with films of the best, the median and the worst e
 and a recording of every episode in OUT/recordings. After a stop or kill, run the same command again to evaluate the
 remaining agents.
 
-Variants: `:doom` (default), exploration of a level of the embedded game; `:minerl` and `:luanti`, the item sequence to a
-diamond pickaxe. Each uses the game and the rewards of its configs/rl_*.py.
+Variants: `:doom` (default), exploration of a level of the embedded game; `:minerl` and `:luanti`, the item sequence to
+a diamond pickaxe. Each uses the game and the rewards of its configs/rl_*.py.
 """
 
 import runpy

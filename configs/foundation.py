@@ -68,7 +68,7 @@ def _data() -> ConfigDict:
     # Dataset folders made by launch/prepare.py; the split `train` of the first and `valid` of the second are read.
     data.train = "data/foundation"
     data.valid = "data/foundation"
-    # Dataset folder whose split `test` is evaluated as well, as metrics `test/...`, for reports: selects neither checkpoints
+    # Dataset folder whose split `test` is evaluated as well, as `test/...`, for reports; it selects neither checkpoints
     # nor settings. Empty: none.
     data.test = ""
     # Streams trained in parallel, over all hosts (paper: 880).
@@ -86,7 +86,7 @@ def _data() -> ConfigDict:
     data.segments = ""
     # Minutes of play to train on, of a fixed random choice of episodes; 0: all.
     data.minutes = 0.0
-    # Cache folder for the outputs of the image stacks of config.init_from for all frames: the stacks are then frozen, and
+    # Cache folder for the outputs of config.init_from's image stacks for all frames: the stacks are then frozen, and
     # not computed in a step, so that a small machine can tune the rest. Empty: none, stacks are computed in every step.
     data.embeddings = ""
     # Worker processes per host that read and decode; 0: none, the main process reads. Each holds two of the host's
@@ -114,7 +114,7 @@ def _optimizer() -> ConfigDict:
 
 
 def _initial() -> ConfigDict:
-    """Differences of the initial parameters from the released code (its table: tests/models/test_initial_weights.py)."""
+    """Differences of initial parameters from the released code (its table: tests/models/test_initial_weights.py)."""
     initial = ConfigDict()
     # The action heads' biases are the log-frequencies of the data's actions, and not zero (released code): our choice
     # at every size. It only saves the first steps, which would learn these frequencies; and a small policy above a

@@ -1,16 +1,16 @@
-"""The inverse dynamics model: from the frames before and after to what was done in between (paper, section 3, app. D).
+"""The inverse dynamics model: predicts the action from the frames before and after it (paper, section 3, app. D).
 
     python launch/train.py --config=configs/idm.py:paper --config.data.train=DATASET --config.workdir=FOLDER
 
-The paper trained it on 1,962 hours (for 20 epochs, as we recall it) on 32 A100 GPUs in about 4 days; it reached a
-keypress accuracy of 90.6% and a mouse R2 of 0.97. Values are marked with where they are from: (paper), (code),
-(replica), (recalled), as docs/sources.md explains; all others are our choice.
+The paper trained it on 1,962 hours (recalled: for 20 epochs) on 32 A100 GPUs in about 4 days; it reached a keypress
+accuracy of 90.6% and a mouse R2 of 0.97. Values are marked with their source: (paper), (code), (replica), (recalled),
+as docs/sources.md explains; all others are our choice.
 
 Variants: `:paper` (default), the size that OpenAI released, 482,330,046 parameters: two transformer blocks, image
-stacks of 256, 512 and 512 channels. The paper's text has four blocks and 64, 128 and 128, some 0.84 billion, and says
-0.5: so the released one is taken. And `:demo`, a small one for two CPU cores, which configs/demo.py trains in minutes
-on recordings of the embedded game. With a machine's name after a comma, such as `:paper,v5p-128`, mesh and batch suit
-that machine (MACHINES below).
+stacks of 256, 512 and 512 channels. The paper's text has four blocks and 64, 128 and 128 channels, which are some 0.84
+billion parameters, but states 0.5: so the released size is used. And `:demo`, a small one for two CPU cores, which
+configs/demo.py trains in minutes on recordings of the embedded game. A machine's name after a comma, such as
+`:paper,v5p-128`, sets mesh and batch for that machine (MACHINES below).
 """
 
 import runpy
@@ -19,7 +19,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 PRESETS = {"paper": "paper", "demo": "tiny"}
-# By kind and number of chips. All keep the batch of 128 windows.
+# By type and number of chips. All keep the batch of 128 windows.
 MACHINES = {
     "gpu": {"data.parts": 128, "data.valid_batch": 4},
     "gpu-8": {"mesh.data": 1, "mesh.fsdp": 8, "data.parts": 16},
@@ -39,53 +39,53 @@ def get_config(variant: str = "paper") -> ConfigDict:
     config.model.preset = PRESETS[size]
     # Divides the logits; 4 for the released model (code).
     config.model.temperature = 1.0
-    # Use the last dense layer; the released weights were trained to be used without it (vpt_jax/models/idm.py).
+    # Use the last dense layer; the released weights were trained without it (vpt_jax/models/idm.py).
     config.model.use_last = True
-    # What to compute in; parameters, norms and softmax are float32 always.
+    # Computation dtype; parameters, norms and softmax are always float32.
     config.model.dtype = "bfloat16"
-    # Recompute the image stacks in the backward pass: less memory, about a third more work.
+    # Rematerialisation (gradient checkpointing) of the image stacks: less memory, about a third more compute.
     config.model.remat = True
 
     config.data = ConfigDict()
     # Dataset folders made by launch/prepare.py; the split `train` of the first and `valid` of the second are read.
     config.data.train = "data/contractor"
     config.data.valid = "data/contractor"
-    # Dataset folder whose split `test` is evaluated as well, as `test/...`: figures to report, of play by which neither
-    # a checkpoint nor a setting is chosen. Empty: none.
+    # Dataset folder whose split `test` is evaluated as well, as `test/...`, for reports; it selects neither checkpoints
+    # nor settings. Empty: none.
     config.data.test = ""
-    # Windows of a step, over all hosts (replica, recalled: 128).
+    # Windows per step, over all hosts (replica, recalled: 128).
     config.data.batch = 128
-    # Parts that a step works through one after the other, for less memory. Each draws its own augmentation.
+    # Gradient accumulation: number of micro-batches per step, for less memory. Each draws its own augmentation.
     config.data.parts = 1
-    # Held-out windows evaluated at a time.
+    # Held-out windows evaluated in parallel.
     config.data.valid_batch = 64
-    # Frames of a window (paper, code: 128), drawn at random places.
+    # Frames per window (paper, code: 128), at random positions.
     config.data.length = 128
-    # Steps that do nothing are kept: a window shows all that happens (recalled).
+    # Null actions are kept: windows are contiguous (recalled).
     config.data.nulls = "keep"
     # Manifest of the seconds of the training episodes to use, such as launch/filter.py writes: a Parquet table
-    # (vpt_jax/data/manifest.py). Empty: all there is.
+    # (vpt_jax/data/manifest.py). Empty: all.
     config.data.segments = ""
-    # Minutes of play to train on, of episodes drawn once and for all; 0: all there is.
+    # Minutes of play to train on, of a fixed random choice of episodes; 0: all.
     config.data.minutes = 0.0
-    # Change every window's colours and shape a little (paper; the ranges are in vpt_jax/data/augment.py).
+    # Augmentation: random colour and affine changes per window (paper; the ranges are in vpt_jax/data/augment.py).
     config.data.augment = True
-    # Exchange left and right in half of the windows, frames and actions both (not in the paper).
+    # Augmentation: mirror half of the windows, both frames and actions (not in the paper).
     config.data.mirror = False
-    # Processes per host that read and decode; 0: none, the main process does it.
+    # Worker processes per host that read and decode; 0: none, the main process reads.
     config.data.workers = 8
-    # The same for every evaluation, which starts them anew.
+    # Worker processes of evaluations, which are started for each evaluation.
     config.data.valid_workers = 8
 
     config.initial = ConfigDict()
     # The action heads' biases are the log-frequencies of the data's actions, as in configs/foundation.py (our choice).
     config.initial.start_at_marginal = True
-    # Three in four temporal filters start as the change between two frames (our choice, for small models:
+    # Three in four temporal filters are initialised to the difference between two frames (our choice, for small models:
     # `temporal_difference_init` in vpt_jax/models/idm.py); False: all are random, as in the released code.
     config.initial.temporal_difference = False
 
     config.optimizer = _optimizer()
-    # Parameters that stay as config.init_from has them, as in configs/foundation.py.
+    # Frozen parameters, as in configs/foundation.py.
     config.frozen = ""
 
     # Passes over the training data (replica, recalled: 20).
@@ -100,25 +100,25 @@ def _optimizer() -> ConfigDict:
     optimizer = ConfigDict()
     # "adam" (replica), or "muon", with which small models learn in fewer steps.
     optimizer.name = "adam"
-    # Peak learning rate (replica, recalled: 0.003), reached after the warm-up, and falling to 0 at the end on a
-    # straight line (the same).
+    # Peak learning rate (replica, recalled: 0.003), reached after the warm-up, then linear decay to 0 at the last
+    # step (the same).
     optimizer.learning_rate = 0.003
-    # Steps of warm-up (the paper does not say).
+    # Warm-up steps (not stated in the paper).
     optimizer.warmup_steps = 1000
-    # Decoupled weight decay of kernels (replica, recalled: 0.01; vpt_jax/training/optimizers.py says of what form).
+    # Decoupled weight decay of kernels (replica, recalled: 0.01; form: vpt_jax/training/optimizers.py).
     optimizer.weight_decay = 0.01
-    # Largest global gradient norm (the paper does not say).
+    # Gradient clipping by global norm (not stated in the paper).
     optimizer.clip_norm = 5.0
     return optimizer
 
 
 def _demo(config: ConfigDict) -> None:
-    """Minutes on two cores instead of days on a cluster; what differs is set here."""
+    """Settings for minutes on two cores instead of days on a cluster."""
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
     config.model.remat = False
-    # From random filters it needs several times the frames until it tells left from right.
+    # With random filters it needs several times the frames until it distinguishes left from right.
     config.initial.temporal_difference = True
-    # Many short windows: frames that follow one another teach almost the same.
+    # Many short windows: consecutive frames are almost redundant.
     config.data.batch = config.data.valid_batch = 16
     config.data.length = 32
     config.data.workers = 1

@@ -1,10 +1,10 @@
-"""A policy plays, and is filmed, with its keys, its mouse and the value that it sees.
+"""Play a game with a policy, and record films with its keys, its mouse and its value estimate.
 
     python launch/play.py --config.policy=runs/mine --config.out=runs/films
 
-Variants: `:doom` (default), a level of the embedded game, in pictures of 360x640; `:demo`, the same in those of the
-policies of `make demo`; `:minerl`; `:luanti`; and `:video`, where the game is a video
-(--config.game.arguments.path=FILE), and the film shows what the policy would do in it.
+Variants: `:doom` (default), a level of the embedded game with frames of 360x640; `:demo`, the same with the frame size
+of the policies of `make demo`; `:minerl`; `:luanti`; and `:video`, where the game is a video
+(--config.game.arguments.path=FILE), and the film shows the actions that the policy would take in it.
 """
 
 import runpy
@@ -23,15 +23,15 @@ def get_config(variant: str = "doom") -> ConfigDict:
     # Work directory of the policy, and folder of the films: OUT/GAME-SEED.mp4.
     config.policy = ""
     config.out = ""
-    # Episodes, and the seed of the first and of the actions in it; the others' count up from there.
+    # Episodes, and the seed of the first and of its actions; later episodes increment it.
     config.episodes = 1
     config.seed = 0
-    # 1: actions are drawn as probable as the policy says; 0: always the likeliest.
+    # Sampling temperature. 1: actions are sampled from the policy; 0: always the most probable action.
     config.temperature = 1.0
-    # Show it in a window as well, at the game's own pace. Closing the window ends the program.
+    # Also display it in a window, at the game's own speed. Closing the window ends the program.
     config.window = False
 
-    # The game, and what is paid for: as in configs/rl_base.py.
+    # The game and the rewards, as in configs/rl_base.py.
     if variant == "video":
         arguments, config.rewards = {"path": "", "aspect": (16, 9)}, "nothing"
         config.game = ConfigDict({"name": "video", "arguments": arguments, "python": ""})

@@ -1,12 +1,12 @@
-"""Recordings of Doom, played on the free Freedoom levels by a script that knows the game and by human action streams.
+"""Record Doom on the free Freedoom levels, played by a script with access to the game state and by human actions.
 
     python launch/record.py --config.out=runs/recordings
 
-Two hours and a half of play at 640x360, in 10 to 20 minutes on two cores. Killed or stopped, the same command goes
-on with what is missing.
+Two hours and a half of play at 640x360, in 10 to 20 minutes on two cores. After a stop or kill, run the same command
+again to record the remaining episodes.
 
-Variant `:demo`, for configs/demo.py: small pictures of one level with much to see, on which a small inverse dynamics
-model learns within minutes how they move, and a policy where the player goes from where.
+Variant `:demo`, for configs/demo.py: small frames of one level with much texture, on which a small inverse dynamics
+model learns the camera and player movement within minutes, and a policy the routes of the player.
 
 Variant `:bench`, for launch/bench.py: a few minutes of the same.
 """
@@ -14,7 +14,7 @@ Variant `:bench`, for launch/bench.py: a few minutes of the same.
 from ml_collections import ConfigDict
 
 VARIANTS = ("full", "demo", "bench")
-# Levels of which much can be reached from the start; four of ViZDoom's scenarios, which are short, come last.
+# Levels with a large area reachable from the start; the last four are short ViZDoom scenarios.
 LEVELS = (
     "MAP01", "MAP02", "MAP03", "MAP04", "MAP08", "MAP13", "E1M1", "E1M2", "E1M4", "E1M5", "E1M6", "E1M8", "E2M1",
     "E3M5", "E4M1", "E4M4", "deathmatch", "my_way_home", "defend_the_line", "deadly_corridor",
@@ -31,17 +31,18 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.out = ""
     # Size of the frames in pixels, even numbers (code: the contractors' recordings are 360x640).
     config.height, config.width = 360, 640
-    # Longest episode; it ends before if the player dies or leaves the level.
+    # Maximum length of an episode in seconds; it ends earlier if the player dies or leaves the level.
     config.seconds = 60.0
     # Doom's skill, 1 (easiest) to 5: how many monsters there are and how hard they hit.
     config.skill = 2
-    # How often each player plays, relative to the others: "scripted" knows the game, "runner" too but uses fewer keys,
-    # and "human" follows recorded human keys and mouse blindly.
+    # Relative frequency of each player: "scripted" uses the game state, "runner" as well but with fewer keys, and
+    # "human" replays recorded human keys and mouse regardless of the game.
     config.players = ConfigDict({"scripted": 0.9, "runner": 0.0, "human": 0.1})
 
     config.splits = ConfigDict()
-    # Of each split: the levels, which take turns; the number of episodes; the seed of the first, counted up from there.
-    # Splits share no seeds. Validation and test have levels that training has not (the last ones), but in `:demo`.
+    # Of each split: the levels, used in turn; the number of episodes; the seed of the first, which later ones
+    # increment. Splits share no seeds. Validation and test have levels that training does not have (the last ones),
+    # except in `:demo`.
     config.splits.train = ConfigDict()
     config.splits.train.levels = LEVELS
     config.splits.train.episodes = 128
@@ -61,7 +62,7 @@ def get_config(variant: str = "full") -> ConfigDict:
 
 
 def _small(config: ConfigDict, variant: str) -> ConfigDict:
-    """Frames just large enough for the small policy; what else differs is set here."""
+    """Settings of the small variants: frames just large enough for the small policy."""
     config.height, config.width = 18, 32
     config.players = ConfigDict({"scripted": 0.0, "runner": 1.0, "human": 0.0})
     config.splits.train.levels = config.splits.valid.levels = config.splits.test.levels = (DEMO_LEVEL,)

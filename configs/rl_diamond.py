@@ -3,14 +3,14 @@
     xvfb-run -a python launch/train.py --config=configs/rl_diamond.py --config.init_from=runs/early-game \
         --config.game.python=MINERL/bin/python --config.mesh.fsdp=8
 
-MINERL is a virtual environment with MineRL v1 (vpt_jax/envs/minerl.py says how to get it, and what has not been
-tried). The paper took 80 GPUs, 56,719 CPUs and six days for some 1.4 million episodes of ten minutes; it does not say
-how many games ran side by side. With 40, the rows of its batch, 4,000 iterations are 82,000 episodes.
+MINERL is a virtual environment with MineRL v1 (vpt_jax/envs/minerl.py describes its installation, and what is
+untested). The paper used 80 GPUs, 56,719 CPUs and six days for some 1.4 million episodes of ten minutes; it does not
+state the number of parallel environments. With 40, the rows of its batch, 4,000 iterations are 82,000 episodes.
 
-Variants: `:main` (default), from the policy that was fine-tuned to the early game; and what the paper compares it with:
-`:scratch`, from random parameters; `:no_leash`, which may forget what it knew; `:house`, from the policy that was
-fine-tuned to building houses, where every kind of item is worth the same (with `--config.init_from=runs/early-game`,
-the run that the paper sets beside it).
+Variants: `:main` (default), from the policy fine-tuned to the early game; and the paper's comparisons: `:scratch`, from
+random parameters; `:no_leash`, without the KL penalty to the pretrained policy, so that skills may be forgotten;
+`:house`, from the policy fine-tuned to building houses, with the same reward for every kind of item (with
+`--config.init_from=runs/early-game`, the run that the paper compares it with).
 """
 
 import runpy
@@ -32,6 +32,6 @@ def get_config(variant: str = "main") -> ConfigDict:
     base = runpy.run_path(str(Path(__file__).with_name("rl_base.py")))
     config = base["get_config"](f"runs/rl-diamond-{variant}", "minerl", {"seconds": 600.0}, "diamond")
     config.init_from = "runs/early-game"
-    config.game.episodes_per_process = 10  # MineRL's authors know of leaks
+    config.game.episodes_per_process = 10  # memory leaks are known to MineRL's authors
     config.update_from_flattened_dict(VARIANTS[variant])
     return config

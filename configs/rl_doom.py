@@ -2,9 +2,9 @@
 
     python launch/train.py --config=configs/rl_doom.py --config.init_from=runs/demo/policy-predicted
 
-The policy of `make demo` learns to see more of its level: a point for every new place. Takes about seven minutes on two
-CPU cores. What is set here suits a small policy and a short run; configs/rl_base.py says what each field means, and has
-the paper's values.
+The policy of `make demo` is trained to explore its level: a reward of 1 for every new place. Takes about seven minutes
+on two CPU cores. These settings are for a small policy and a short run; configs/rl_base.py documents the fields, and
+has the paper's values.
 """
 
 import runpy
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-# With `fresh` engines, getting from one episode to the next would take ten times as long.
+# With `fresh` engines, a reset would take ten times as long.
 LEVEL = {"level": "E1M5", "seconds": 20.0, "height": 18, "width": 32, "skill": 2, "fresh": False}
 
 
@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.length = 32
     config.fragments = 8
     config.ppg.discount = 0.99  # the next place is a few seconds away
-    # The 20 seconds are ours, not the level's, and no picture tells how many are left: their end is worth nothing new.
+    # The limit of 20 seconds is ours, not the level's, and frames do not show the remaining time: it is a truncation.
     config.ppg.bootstrap_on_truncation = True
     config.optimizer.learning_rate = 3e-4
     return config

@@ -3,9 +3,10 @@
     apt-get install minetest xvfb && pip install -c constraints.txt -e ".[luanti]"
     python launch/train.py --config=configs/rl_luanti.py --config.init_from=runs/early-game
 
-It plays in real time, 20 steps a second, and takes two processor cores for each game: the more machines
-(`--config.game.machines`), the more games. What is paid is the paper's way to a diamond pickaxe; Luanti has no crafting
-table. The other values are those of configs/rl_base.py, the paper's, with fewer games and shorter rollouts.
+It runs in real time, 20 steps per second, with two processor cores for each game: more machines
+(`--config.game.machines`) allow more games. The rewards are the paper's for the items up to a diamond pickaxe; Luanti
+has no crafting table. The other values are those of configs/rl_base.py, the paper's, with fewer environments and
+shorter rollouts.
 """
 
 import runpy

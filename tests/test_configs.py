@@ -33,7 +33,7 @@ def test_layouts_divide_what_they_split(module, size, machine):
 
 
 def test_a_machine_that_is_not_known_is_named():
-    with pytest.raises(ValueError, match="knows no machine 'v9'; choose one of gpu, gpu-8"):
+    with pytest.raises(ValueError, match="has no machine 'v9'; choose one of gpu, gpu-8"):
         foundation.get_config("500m,v9")
 
 

@@ -1,4 +1,4 @@
-"""Luanti environment (formerly Minetest, with its game minetest_game) with the MineRL human interface.
+"""Luanti environment (the voxel game once called Minetest, with minetest_game) with the MineRL human interface.
 
 The game runs on a virtual screen of its own, in real time: it takes real key presses and mouse moves, 20 steps per
 second, and continues between steps. An action is the 24-key dict of `actions.ENV_KEYS`, held until the next:

@@ -21,13 +21,8 @@ from vpt_jax.envs.rewards import RewardTable, RewardTracker, tracked_names
 from vpt_jax.envs.vector.client import EnvClient, EnvLostError, EnvSpec, StepResult
 from vpt_jax.video import Frame, resize
 
-_RETRY_PAUSES = (
-    0.0,
-    0.5,
-    2.0,
-    8.0,
-)  # seconds before each retry of a row that loses one game after the other without a step
-
+# Retry with exponential backoff: seconds before each retry of a row that loses its games in succession, without a step
+_RETRY_PAUSES = (0.0, 0.5, 2.0, 8.0)
 _MAX_COUNT = 1e9  # of an item that rewards depend on; squares of sums of such rewards are far within float32
 
 

@@ -103,7 +103,7 @@ def resume(checkpoints: Checkpoints, setup: PPGSetup) -> LearnerState:
             raise
         raise SettingsChangedError(
             f"{error} config.ppg.sleep_optimizer must be True if and only if the checkpoint has an optimizer state for "
-            "the sleep phase. Earlier versions had one state for both: --config.ppg.sleep_optimizer=False resumes their "
+            "the sleep phase. Earlier versions had one for both: --config.ppg.sleep_optimizer=False resumes their "
             "runs, with the current rules for rewards, minibatches and the value normaliser."
         ) from error
     log(f"resumed from step {checkpoints.latest}")

@@ -9,14 +9,10 @@ from vpt_jax.envs.doom.bot.terrain import Terrain
 _HEARING_RANGE = 250.0  # map units: a monster this close is noticed outside the view
 _CHEST = (0, 0, 28.0)  # aiming point, above a monster's feet
 _FISTS, _NEAR_WEAPONS, _FAR_WEAPONS, _FAR = 1, (3, 4, 6, 2), (4, 6, 3, 2, 5), 500.0  # weapon slots, best first
-_SIDESTEPS, _FREE_SPACE = (
-    {"left": 90.0, "right": -90.0},
-    80.0,
-)  # degrees to the left of the view; map units of free space required there
-_MAX_STEPS_WITHOUT_HIT, _IGNORE_STEPS = (
-    70,
-    300,
-)  # steps of fighting without a hit, and of ignoring the monster after them
+_SIDESTEPS = {"left": 90.0, "right": -90.0}  # degrees to the left of the view
+_FREE_SPACE = 80.0  # map units required to move in a direction
+_MAX_STEPS_WITHOUT_HIT = 70  # of fighting a monster
+_IGNORE_STEPS = 300  # for which the monster is ignored after that
 
 
 class Fighter:

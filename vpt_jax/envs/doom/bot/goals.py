@@ -17,10 +17,8 @@ _STAND = 24.0  # distance from a switch at which to press it
 _ITEM_COST_FACTOR, _SWITCH_COST_FACTOR = 0.5, 0.8  # of the route cost: preference over exploring
 _TURN_COST = 1.5  # map units per degree between a place and the view's direction
 _OPEN, _WALL_COST = 64.0, 8.0  # desired clearance of a place, and cost in map units for each missing unit
-_DISTRICT, _DISTRICTS = (
-    512.0,
-    1009,
-)  # size of a district in map units, and number of districts after which preferences repeat
+_DISTRICT_SIZE = 512.0  # map units
+_NUM_PREFERENCES = 1009  # number of districts after which the preferences repeat
 
 
 class Goal(NamedTuple):
@@ -37,7 +35,7 @@ class GoalChooser:
 
     def __init__(self, senses: Senses, terrain: Terrain, rng: np.random.Generator):
         self._senses, self._terrain, self._rng = senses, terrain, rng
-        self._preference = rng.lognormal(0, 0.5, _DISTRICTS)
+        self._preference = rng.lognormal(0, 0.5, _NUM_PREFERENCES)
         self._finished: set[tuple[str, int]] = set()
         self._switches = np.flatnonzero(np.isin(terrain.geometry.special, SWITCHES))
 
@@ -60,7 +58,7 @@ class GoalChooser:
             far = min(_FAR, routes.cost[reachable].max() / 2)
             nodes = self._rng.choice(np.flatnonzero(reachable & (routes.cost >= far)), 1)
         position = roadmap.position[nodes]
-        preference = self._preference[(position // _DISTRICT).astype(int) @ (1, 31) % _DISTRICTS]
+        preference = self._preference[(position // _DISTRICT_SIZE).astype(int) @ (1, 31) % _NUM_PREFERENCES]
         turn = _TURN_COST * np.abs(self._senses.bearing(position))
         walls = _WALL_COST * np.clip(_OPEN - roadmap.clearance[nodes], 0, None)
         value = (routes.cost[nodes] + turn + walls) * preference

@@ -48,7 +48,7 @@ class DoomPlayer:
         rng = np.random.default_rng(seed)
         things = [(item.position_x, item.position_y) for item in env.objects() if item.category in _IN_THE_WAY]
         terrain = Terrain(read_geometry(env.level), np.reshape(things, (-1, 2)))
-        self._hand, self._gaze = HumanInputModel(rng), GazePitch(rng, self._PAUSE)
+        self._input, self._gaze = HumanInputModel(rng), GazePitch(rng, self._PAUSE)
         self._senses = Senses(env, terrain)
         self._fighter = Fighter(self._senses, terrain, rng)
         self._traveller = Traveller(self._senses, terrain, rng)
@@ -56,13 +56,13 @@ class DoomPlayer:
     def act(self, observation: Mapping[str, Any], info: Mapping[str, float]) -> dict[str, Any]:
         """Returns the next action, from `info` and the environment's objects; the frame is not used."""
         self._senses.update(info)
-        fight = self._fighter.command()
-        command = fight or self._traveller.command()
+        combat = self._fighter.command()
+        command = combat or self._traveller.command()
         turn = np.zeros(2) if command.look is None else self._senses.turn_to(command.look)
-        if not fight and command.look is not None:
+        if not combat and command.look is not None:
             turn[PITCH] += self._gaze.degrees()
         turn[PITCH] = np.clip(info["pitch"] + turn[PITCH], *_PITCHES) - info["pitch"]
-        return self._hand.move(self._keys(command), turn, command.tolerance)
+        return self._input.move(self._keys(command), turn, command.tolerance)
 
     def _keys(self, command: Command) -> set[str]:
         return set(command.keys) | self._walking_keys(command)

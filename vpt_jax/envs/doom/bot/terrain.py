@@ -11,11 +11,8 @@ from vpt_jax.envs.doom.level import DOORS, EXITS, KEYED_DOORS, LIFTS, Geometry
 
 Numbers = Any  # np.ndarray; of one place, the NumPy scalar that arithmetic gives
 PIXEL = 4.0  # map units
-RADIUS, BODY_HEIGHT, EYE_HEIGHT = (
-    16.0,
-    56.0,
-    41.0,
-)  # half the player's width, its height, and that of its eyes above the floor
+RADIUS = 16.0  # half the width of the player
+BODY_HEIGHT, EYE_HEIGHT = 56.0, 41.0  # of the player, above the floor
 STEP = 24.0  # the highest step that a player walks up
 ROOM = RADIUS + PIXEL  # clearance at which a player certainly fits
 _MARGIN = 16  # pixels of void around the level
