@@ -81,9 +81,7 @@ def test_no_times_at_all_stay_none_and_doubled_ones_are_spread():
     assert made_monotone(in_ms(None, 0, 50)) == in_ms(None, 0, 50)
     made_monotone(in_ms(*[7] * 50))
     for seed in range(20):
-        made_monotone(
-            in_ms(*np.random.default_rng(seed).integers(-500, 500, 60)), discontinuous=bool(seed % 2)
-        )
+        made_monotone(in_ms(*np.random.default_rng(seed).integers(-500, 500, 60)), discontinuous=bool(seed % 2))
 
 
 def test_permuted_times_are_sorted():

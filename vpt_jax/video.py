@@ -193,9 +193,7 @@ def _check_end(stream: Any, time_range: _TimeRange) -> None:
     if parts := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):  # Matroska
         hours, minutes, seconds = map(Fraction, parts.groups())
         stated = 3600 * hours + 60 * minutes + seconds
-    elif _is_format(stream.container, "mov") and len(
-        stream.index_entries
-    ):
+    elif _is_format(stream.container, "mov") and len(stream.index_entries):
         # The container's stated length may include a long last frame; the index does not.
         stated = stream.index_entries[-1].timestamp * stream.time_base
     elif (
@@ -225,9 +223,7 @@ def probe(path: str | Path) -> VideoInfo:
     """
     with _open(path) as container:
         stream, size, packets, corrupt = container.streams.video[0], None, [], False
-        discontinuous = _is_discontinuous(
-            container
-        )  # at the joints of concatenated streams, packets count as damaged
+        discontinuous = _is_discontinuous(container)  # at the joints of concatenated streams, packets count as damaged
         try:
             for packet in container.demux(stream):
                 frames = packet.decode() if size is None else []

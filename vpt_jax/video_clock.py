@@ -64,12 +64,7 @@ def make_monotone(
         if item is not None and last is None:
             last = time
             yield item
-        elif (
-            last is not None
-            and item is not None
-            and time is not None
-            and _continues_clock(last, time, discontinuous)
-        ):
+        elif last is not None and item is not None and time is not None and _continues_clock(last, time, discontinuous):
             step = (time - last) / (len(held) + 1)
             yield from ((frame, last + number * step) for number, (frame, _) in enumerate(held, 1))
             if step <= MAX_JUMP:

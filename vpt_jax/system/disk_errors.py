@@ -19,7 +19,7 @@ _REMEDIES = {
     errno.EACCES: "change who may read and write it (ls -ld), or choose another folder",
     errno.EPERM: "change who may write it (ls -ld, lsattr -d), or choose another folder",
     errno.EIO: "check the disk (dmesg)",
-    errno.ESTALE: "mount the network disk anew",
+    errno.ESTALE: "mount the network disk again",
     errno.ENOTDIR: "a file is in the place of a folder: remove it, or choose another folder",
     errno.EISDIR: "a folder is in the place of a file: remove it, or choose another name",
     errno.EEXIST: "something else is in its place: remove it, or choose another folder",
