@@ -1,4 +1,4 @@
-"""The codec against the reference's own tables (tests/golden/actions.*), in NumPy and under jit."""
+"""Action conversions against the reference's own tables (tests/golden/actions.*), in NumPy and under jit."""
 
 import hashlib
 import json
@@ -93,7 +93,7 @@ def test_every_button_class_with_one_camera_class(golden, camera_class):
     np.testing.assert_array_equal(again.camera, golden[f"all_buttons/camera{camera_class}/again_camera"].ravel())
 
 
-def test_null_is_judged_after_factored_binning():
+def test_null_actions_are_tested_after_factored_binning():
     """The reference's rule: no button of the 20 and both bins at rest, whatever the joint class (fidelity D10)."""
     pairs = [("left", "right"), ("back", "forward"), ("jump",), ("inventory",)]
     buttons = np.zeros((3 + len(pairs), 20), np.uint8)

@@ -36,7 +36,7 @@ def test_ordinary_sizes_stay_and_small_ones_grow_by_a_whole_number():
     np.testing.assert_array_equal(fit_inside(picture[:71], 70, 128), picture[:70])
 
 
-def test_a_tall_picture_stands_in_the_middle_of_black():
+def test_a_tall_picture_is_centred_on_black():
     inside = fit_inside(np.full((512, 8, 3), 200, np.uint8), 2160, 640)
     assert inside.shape == (2160, 640, 3)
     (columns,) = np.nonzero(inside[1000, :, 0])
@@ -58,13 +58,13 @@ def test_films_of_any_shape_are_drawn(tmp_path, shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_moments_of_any_shape_are_drawn(shape):
+def test_film_frames_of_any_shape_are_drawn(shape):
     drawn = draw_large(FilmFrame(np.zeros((*shape, 3), np.uint8), (BUTTONS[0], CAMERA[0])))
     assert max(drawn.shape) <= MAX_WIDTH + 256
     assert drawn.shape[0] % 2 == drawn.shape[1] % 2 == 0
 
 
-def test_a_film_that_cannot_be_encoded_is_said_and_a_full_disk_ends_the_job(tmp_path, monkeypatch):
+def test_a_film_that_cannot_be_encoded_is_reported_and_a_full_disk_ends_the_job(tmp_path, monkeypatch):
     """(failing: film-too-tall)"""
     video = Clip(write_film(tmp_path / "video.mkv", [corners(), corners()]))
 

@@ -38,7 +38,7 @@ def test_local_processes_differ_by_their_number_alone():
     assert [second[-1], third[-1]] == [f"--config.distributed.process_id={i}" for i in (1, 2)]
 
 
-# Prints its number and waits; on SIGTERM prints "stopped" and exits with 0. "fail": the last one fails when all printed.
+# Prints its number and waits; SIGTERM: prints "stopped" and exits with 0. "fail": the last one fails when all printed.
 CHILD = """
 import pathlib, signal, sys, time
 number = int(sys.argv[-1].rpartition("=")[2])

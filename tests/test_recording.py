@@ -1,4 +1,4 @@
-"""Reading against the reference's data loader (tests/golden/json_actions*), rule by rule where we differ; writing."""
+"""Recordings: reading against the reference's data loader (tests/golden/json_actions*), differences, and writing."""
 
 import json
 import os
@@ -115,7 +115,7 @@ def test_camera_keeps_the_fraction_the_reference_cuts(tmp_path, golden):
     np.testing.assert_allclose(camera, [[1.5, 0], [0, 180]], rtol=1e-6)  # one axis alone
 
 
-def test_gui_mouse_is_scaled_by_the_version_that_the_path_tells(tmp_path):
+def test_gui_mouse_is_scaled_by_the_version_in_the_path(tmp_path):
     """Records as OpenAI's, without a version: file names, folders and what the downloader calls them (fidelity D2)."""
     name = "cheeky-cornflower-setter-02e496ce4abb-20220421-092639"
     paths = {
@@ -157,7 +157,7 @@ def test_frames_and_cursor_are_the_references(tmp_path, golden, monkeypatch, nam
         assert (frames[15] != video.resize(reference_frame(trajectory, 15), 128, 128)).any()
 
 
-def test_what_makes_the_reference_fail(tmp_path):
+def test_records_on_which_the_reference_fails(tmp_path):
     cases = EXPECTED["raising"]
     for name, case in cases.items():
         lines = [text.encode() for text in case["lines"]]

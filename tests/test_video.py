@@ -1,4 +1,4 @@
-"""Frames through files, the cursor and the overlay, against the pixels in tests/golden/json_actions_frames.npz."""
+"""Video encoding and decoding, cursor and overlay, against the pixels in tests/golden/json_actions_frames.npz."""
 
 import os
 from fractions import Fraction
@@ -118,7 +118,7 @@ def test_frames_that_do_not_fit_are_refused(tmp_path):
     assert len(list(video.decode(tmp_path / "film.mp4"))) == 1
 
 
-def test_what_is_no_video_is_unreadable_but_a_missing_file_is_missing(tmp_path):
+def test_other_files_are_unreadable_videos_but_a_missing_file_is_missing(tmp_path):
     for data in (b"", b"not a film", b"\0" * 5000):
         (tmp_path / "some.mp4").write_bytes(data)
         with pytest.raises(video.VideoError, match="unreadable video"):
@@ -137,7 +137,7 @@ def test_damage_inside_a_film_is_noticed(film):
 
 
 @pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
-def test_whatever_byte_of_the_index_is_wrong_the_film_decodes_or_is_a_video_error(film, every):
+def test_with_any_wrong_byte_of_the_index_the_film_decodes_or_is_a_video_error(film, every):
     good, errors = film.read_bytes(), 0
     for position in range(0, good.index(b"mdat"), every):
         film.write_bytes(good[:position] + bytes([good[position] ^ 0xFF]) + good[position + 1 :])
@@ -159,7 +159,7 @@ def shown_at_ticks(times):
 
 
 def resampled(times):
-    """The numbers of the frames that `resample` gives of frames shown at these times."""
+    """Numbers of the frames that `resample` returns for frames at these times."""
     return list(video.resample(zip(times, range(len(times)), strict=True)))
 
 
@@ -179,7 +179,7 @@ def test_two_seconds_are_forty_frames(rate, frames):
     assert len(resampled([Fraction(i, rate) for i in range(frames)])) == 40
 
 
-def test_a_video_of_twenty_frames_a_second_comes_out_as_it_is():
+def test_a_video_of_twenty_frames_per_second_is_unchanged():
     for frames in (1, 2, 100):
         assert resampled([5 + Fraction(i, 20) for i in range(frames)]) == list(range(frames))
         assert resampled([Fraction(50 * i, 1000) for i in range(frames)]) == list(range(frames))
@@ -218,7 +218,7 @@ def test_a_frame_without_a_time_or_shown_for_over_a_minute_is_damage():
         resampled(times)
 
 
-def test_nothing_gives_nothing():
+def test_no_frames_resample_to_no_frames():
     assert resampled([]) == []
 
 
@@ -236,7 +236,7 @@ def test_a_matroska_file_cut_short_is_damaged(tmp_path):
         list(video.decode(cut))
 
 
-def test_frames_come_as_they_are_needed():
+def test_resampling_is_lazy():
     source = iter(range(10_000))
     shown = video.resample((Fraction(i, 20), i) for i in source)
     assert list(islice(shown, 5)) == [0, 1, 2, 3, 4]
@@ -278,7 +278,7 @@ def test_the_aspect_is_fitted_at_the_sides(height, width, aspect):
         np.testing.assert_array_equal(fitted[:, column], np.broadcast_to(expected, (height, 3)))
 
 
-def test_a_frame_of_the_aspect_is_left_as_it_is():
+def test_a_frame_with_the_right_aspect_is_unchanged():
     frame = np.random.default_rng(0).integers(0, 256, (72, 128, 3)).astype(np.uint8)
     np.testing.assert_array_equal(video.fit_aspect(frame, 16, 9), frame)
 
@@ -310,7 +310,7 @@ def test_recorded_stands_above_predicted(height, width):
 
 
 def write_long(path, codec, seconds, **options):
-    """A film whose every frame tells its number, ten a second; key frames are seconds apart."""
+    """A film whose frames encode their numbers, ten per second; key frames are seconds apart."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10, options={"g": "33", **options})
         stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
@@ -326,7 +326,7 @@ SORTS = [("film.mp4", "libx264"), ("film.mkv", "libx264"), ("film.webm", "libvpx
 
 
 @pytest.mark.parametrize(("name", "codec"), SORTS)
-def test_some_seconds_of_a_video_are_what_the_whole_video_has_there(tmp_path, name, codec, monkeypatch):
+def test_a_range_of_frames_equals_that_range_of_the_whole_video(tmp_path, name, codec, monkeypatch):
     film = write_long(tmp_path / name, codec, 150)
     whole = list(video.resampled_frames(film))
     assert len(whole) == 3000

@@ -111,7 +111,7 @@ def test_a_last_frame_lasts_as_the_file_states_but_no_shorter_than_the_others():
         assert len(shown) == length * 20
 
 
-def test_what_resample_refuses_is_refused_by_measure():
+def test_resample_and_duration_and_interval_raise_the_same_errors():
     for times, message in ((in_ms(0, 60_001), "nothing is shown from 0.00 s to 60.00 s"),
                            (in_ms(0, None), "a frame has no time stamp"),
                            (in_ms(*range(0, 10**8, 50_000)), "the video is longer than 24 hours")):  # fmt: skip

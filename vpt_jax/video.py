@@ -83,14 +83,8 @@ def decode_timed(
 ) -> Iterator[tuple[Fraction | None, Frame]]:
     """Decode frames with strictly increasing time stamps in seconds (`video_clock.make_monotone`); None without any.
 
-    Args:
-      path: the video file.
-      start_time: seconds from the first frame. Earlier frames may be skipped by seeking to a key frame, except for the
-        first frame.
-      time_range: is updated with the frames that are read.
-
-    Raises:
-      FileNotFoundError, VideoError: as `decode`.
+    Frames before `start_time`, in seconds from the first frame, may be skipped by seeking to a key frame, except for
+    the first frame. `time_range` is updated with the frames that are read. Raises errors as `decode`.
     """
     time_range = time_range or _TimeRange()
     with _open(path) as container:
@@ -196,9 +190,7 @@ def _check_end(stream: Any, time_range: _TimeRange) -> None:
     elif _is_format(stream.container, "mov") and len(stream.index_entries):
         # The container's stated length may include a long last frame; the index does not.
         stated = stream.index_entries[-1].timestamp * stream.time_base
-    elif (
-        _is_format(stream.container, "avi", "mxf") and stream.duration
-    ):  # other containers state that of the sound, or an estimate
+    elif _is_format(stream.container, "avi", "mxf") and stream.duration:  # others: of the sound, or an estimate
         stated = stream.duration * stream.time_base
     if stated is not None and stated - end > MAX_MISSING:
         raise VideoError(
@@ -248,19 +240,15 @@ def _display_size(frame: Any, stream: Any) -> tuple[int, int]:
 
 def _length(container: Any, packets: list[tuple[int, int | None, int | None]]) -> tuple[float, float]:
     """Frame rate (frames per second) and duration (seconds) of a stream with these packets: PTS, DTS, duration."""
-    stream, time_range, discontinuous = (
-        container.streams.video[0],
-        _TimeRange(),
-        _is_discontinuous(container),
-    )
+    stream, time_range = container.streams.video[0], _TimeRange()
+    discontinuous = _is_discontinuous(container)
     base = Fraction(stream.time_base.numerator, stream.time_base.denominator)
     has_frame_durations = _is_format(container, "mov", "matroska")
     for pts, _, duration in sorted(packets, key=lambda packet: packet[0]):
         time_range.update(pts * base, duration * base if has_frame_durations and duration else None)
     _check_end(stream, time_range)
-    ordered = presentation_order(
-        ((pts, dts) for pts, dts, _ in packets), int(MAX_JUMP / base) if discontinuous else None
-    )
+    max_jump = int(MAX_JUMP / base) if discontinuous else None
+    ordered = presentation_order(((pts, dts) for pts, dts, _ in packets), max_jump)
     timed = make_monotone(((None, time * base) for _, time in ordered), discontinuous, _nominal_gap(stream))
     seconds, mean = duration_and_interval((time for _, time in timed), time_range.last_duration)
     return float(1 / mean), float(seconds)
@@ -299,11 +287,7 @@ def _prepare_decoder(codec: Any) -> str:
 
 
 def resampled_frames(path: str | Path, first: int = 0, stop: int | None = None) -> Iterator[Frame]:
-    """The frames of a video resampled to 20 per second, seeking to the first one requested.
-
-    Args:
-      path: the video file.
-      first, stop: range of frame numbers at 20 per second; `stop` None: to the end.
+    """Frames `first` to `stop` (None: the end) of a video resampled to 20 per second; seeks to the first one.
 
     Raises:
       FileNotFoundError, VideoError: as `decode` and `resample`.

@@ -23,11 +23,11 @@ from absl import app, flags
 from vpt_jax.system.paths import RemotePathError, refuse_remote_settings
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "TPU type and its shape in chips, as in launch/compile.py.")
-_IMAGE = flags.DEFINE_string("image", "", "The container.")
+_IMAGE = flags.DEFINE_string("image", "", "Container image.")
 _CLAIM = flags.DEFINE_string("claim", "", "PersistentVolumeClaim of data and runs, mounted at /data.")
 _NAME = flags.DEFINE_string("name", "vpt", "Name of the job.")
-_RESTARTS = flags.DEFINE_integer("restarts", 100, "How often a job that fails is started again.", lower_bound=0)
-_XPK = flags.DEFINE_bool("xpk", False, "Start it by xpk instead of kubectl.")
+_RESTARTS = flags.DEFINE_integer("restarts", 100, "Maximum number of restarts of a failed job.", lower_bound=0)
+_XPK = flags.DEFINE_bool("xpk", False, "Use xpk instead of kubectl.")
 _CLUSTER = flags.DEFINE_string("cluster", "", "Name of the cluster, for xpk.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print only.")
 _MOUNTS = {"data": "/data", "shm": "/dev/shm"}  # noqa: S108 - shared memory of Linux

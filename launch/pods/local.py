@@ -22,8 +22,8 @@ from typing import IO
 
 from absl import app, flags
 
-_PROCESSES = flags.DEFINE_integer("processes", 2, "How many.", lower_bound=1)
-_PORT = flags.DEFINE_integer("port", 0, "Where process 0 waits for the others; 0: whatever is free.")
+_PROCESSES = flags.DEFINE_integer("processes", 2, "Number of processes.", lower_bound=1)
+_PORT = flags.DEFINE_integer("port", 0, "Port of process 0 (the coordinator); 0: any free port.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands only.")
 _POLL_INTERVAL = 0.1  # seconds
 _GRACE_SECONDS = 120.0  # to save a checkpoint; then processes are killed

@@ -15,12 +15,12 @@ from absl import app, flags
 
 from vpt_jax.system.paths import RemotePathError, refuse_remote_settings
 
-_NODES = flags.DEFINE_integer("nodes", 1, "Machines.", lower_bound=1)
-_GPUS = flags.DEFINE_integer("gpus", 8, "GPUs of a machine.", lower_bound=1)
+_NODES = flags.DEFINE_integer("nodes", 1, "Number of machines.", lower_bound=1)
+_GPUS = flags.DEFINE_integer("gpus", 8, "GPUs per machine.", lower_bound=1)
 _CORES = flags.DEFINE_integer("cores", 12, "Processor cores for each GPU: for the workers that read and decode.")
 _HOURS = flags.DEFINE_integer("hours", 24, "Longest time before the job is queued again.", lower_bound=1)
 _NAME = flags.DEFINE_string("name", "vpt", "Name of the job.")
-_OPTIONS = flags.DEFINE_multi_string("sbatch", [], "More options of sbatch, such as --sbatch=--partition=gpu.")
+_OPTIONS = flags.DEFINE_multi_string("sbatch", [], "Further options of sbatch, such as --sbatch=--partition=gpu.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the script only.")
 _NOTICE = 180  # seconds before the time limit, to save a checkpoint
 _STOPPED_STATUS = 75  # exit status of training that was stopped and saved

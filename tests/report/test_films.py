@@ -23,7 +23,7 @@ def test_a_note_is_written_into_the_lower_left_corner():
     assert 0 < columns.min() < columns.max() < plain.shape[1] / 2
 
 
-def test_a_film_has_every_moment_and_even_sides(tmp_path):
+def test_a_film_has_all_frames_and_an_even_size(tmp_path):
     write_film(tmp_path / "a.mp4", (FilmFrame(FRAME[:, :-1].repeat(4, 1)[:, 1:], ACTION) for _ in range(5)))
     frames = list(decode(tmp_path / "a.mp4"))
     assert len(frames) == 5

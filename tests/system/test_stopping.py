@@ -153,7 +153,7 @@ def test_a_hangup_after_another_signal_is_not_a_second_one(monkeypatch):
     monkeypatch.setattr(stopping, "exit_now", asked.append)
     before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     try:
-        stopping._handle_sighup(signal.SIGHUP, None)  # as SIGTERM, to whoever handles that
+        stopping._handle_sighup(signal.SIGHUP, None)  # raised as SIGTERM, for its handler
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as `loop.StopSignal` does then
         stopping._handle_sighup(signal.SIGHUP, None)
     finally:
@@ -182,7 +182,7 @@ def test_a_hangup_goes_to_a_native_handler_that_python_cannot_query(monkeypatch)
 
 
 def test_the_watcher_thread_leaves_a_hangup_to_a_native_handler(monkeypatch):
-    """It would end the process after five seconds, amid the save."""
+    """It would end the process after five seconds, during the save."""
     listener, notified = socket.socketpair()
     monkeypatch.setattr(stopping._State, "sigterm_delegated", True)
     monkeypatch.setattr(stopping, "exit_now", exited := Mock(side_effect=SystemExit))

@@ -31,7 +31,7 @@ def run(main: Callable[[ConfigDict], object], config_file: str, user_errors: tup
     """
     prepare_output()
     with _one_line_errors():
-        flag = config_flags.DEFINE_config_file("config", config_file, "What to do: a file of configs/ and its variant.")
+        flag = config_flags.DEFINE_config_file("config", config_file, "Config file of configs/, and its variant.")
 
     def checked_main() -> None:
         config = _read_config(flag)

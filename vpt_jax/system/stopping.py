@@ -125,7 +125,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _handle_sighup(number: int, frame: FrameType | None) -> None:
-    """Treat SIGHUP as SIGTERM, whichever handler that has at the moment; ignore it after another signal.
+    """Treat SIGHUP as SIGTERM, by the current handler of SIGTERM; ignore it after another signal.
 
     Shells and systemd send SIGHUP along with other signals, so it never counts as a second one.
     """
