@@ -38,7 +38,7 @@ def rows_of(folder):
         digest=lambda: "machine", threshold=0.0, decide=lambda maps: np.tile([1.0, 0.0, 0.0], (len(maps[0]), 1))
     )
     job.filter_videos(config, machine, embedder)
-    return pq.read_table(folder / "videos.parquet").to_pylist()
+    return pq.read_table(folder / "filtered.parquet").to_pylist()
 
 
 def test_touched_and_renamed_is_the_same_and_replaced_is_new(tmp_path, decoded):

@@ -1,7 +1,7 @@
 """Filtering as a job: a folder of videos in, a table of their clean seconds out.
 
     OUT/segments.parquet            what counts: video, start and end in seconds, share of clean frames
-    OUT/videos.parquet              every video: shares of its frames by class, whether it is kept, and why not
+    OUT/filtered.parquet            every video: shares of its frames by class, whether it is kept, and why not
     OUT/filter.answers/             what every frame was taken for, a file per video
 
 A job that was killed goes on with the videos that are missing. With other rules, or more videos, only what is new is
@@ -73,7 +73,7 @@ def filter_videos(config: ConfigDict, machine: Classifier, embedder: Embedder) -
     rules = Rules(config.kernel, config.min_seconds, config.min_share)
     threshold = machine.threshold if config.threshold is None else config.threshold
     tables = [_rows(out, name, clips[name], answer, threshold, rules) for name, answer in answers.items()]
-    write_table(out / "videos.parquet", [row for row, _ in tables], VIDEOS)
+    write_table(out / "filtered.parquet", [row for row, _ in tables], VIDEOS)
     write_table(out / "segments.parquet", [row for _, rows in tables for row in rows], SEGMENTS)
     print(_summary(out, [row for row, _ in tables]))
     return out / "segments.parquet"
@@ -94,7 +94,7 @@ def check(config: ConfigDict) -> None:
 def _find(source: Path, out: Path) -> dict[str, Clip]:
     if not (source.is_dir() or (source.suffix == SUFFIX and source.is_file())):
         raise FilterError(f"there is no folder of videos at {source}, and no manifest (NAME{SUFFIX})")
-    if source == out / "segments.parquet":
+    if source in (out / "segments.parquet", out / "filtered.parquet"):
         raise FilterError(f"{source} would be overwritten: give it another name, or choose another --config.out")
     try:
         clips = find_videos(source)
@@ -245,5 +245,5 @@ def _summary(out: Path, rows: list[dict[str, Any]]) -> str:
     dropped = [row for row in rows if not row["kept"]]
     lines += [printable(f"  dropped: {row['name']}: {row['reason']}") for row in dropped[:5]]
     if len(dropped) > 5:
-        lines.append(f"  every one is listed in {out / 'videos.parquet'}")
+        lines.append(f"  every one is listed in {out / 'filtered.parquet'}")
     return "\n".join(lines)
