@@ -5,7 +5,7 @@
 
 The first line trains on labelled frames, and writes filter.npz and the report filter.html. The second writes
 VIDEOS/segments.parquet, which labelling and preparation take in place of a folder. After an interruption, run the same
-command again to resume. Broken videos are left out and listed in VIDEOS/videos.parquet.
+command again to resume. Broken videos are left out and listed in VIDEOS/filtered.parquet.
 """
 
 from ml_collections import ConfigDict, config_dict

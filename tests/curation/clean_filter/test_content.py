@@ -40,7 +40,7 @@ def rows_of(folder):
         decision_function=lambda maps: np.tile([1.0, 0.0, 0.0], (len(maps[0]), 1)),
     )
     job.filter_videos(config, classifier, embedder)
-    return pq.read_table(folder / "videos.parquet").to_pylist()
+    return pq.read_table(folder / "filtered.parquet").to_pylist()
 
 
 def test_a_touched_and_renamed_video_is_cached_and_a_replaced_one_is_not(tmp_path, decoded):

@@ -89,7 +89,7 @@ def test_clips_are_kept_and_with_a_face_camera_or_a_logo_dropped(trained, tmp_pa
             frames = [draw(frame, np.random.default_rng([number, 7])) for frame in unseen(clip)]
             made_set.write_film(tmp_path / f"{clip} {name}.mp4", frames)
     commands.clean_filter(settings(workdir, path, videos=tmp_path))
-    rows = pq.read_table(tmp_path / "videos.parquet").to_pylist()
+    rows = pq.read_table(tmp_path / "filtered.parquet").to_pylist()
     print([(row["name"], round(row["clean"], 2)) for row in rows])
     assert {row["name"] for row in rows if row["kept"]} == {
         f"{clip} {kind}" for clip in CLIPS for kind in ("unseen", "whole")

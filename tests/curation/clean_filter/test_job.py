@@ -52,7 +52,7 @@ def test_training_writes_a_classifier_and_a_report(small_filter, small_labelled)
 def test_tables_hold_clean_segments_and_reasons_for_dropped_videos(idm_dir, small_filter, videos, tmp_path):
     shutil.copytree(videos, tmp_path, dirs_exist_ok=True)
     run(settings(idm_dir, small_filter, videos=tmp_path, threshold=0.0))
-    rows = {row["name"]: row for row in pq.read_table(tmp_path / "videos.parquet").to_pylist()}
+    rows = {row["name"]: row for row in pq.read_table(tmp_path / "filtered.parquet").to_pylist()}
     kept = {segment.video for segment in read_segments(tmp_path / "segments.parquet")}
     assert len(rows) == 8
     assert rows["noise"]["reason"].startswith("unreadable video")
@@ -81,15 +81,18 @@ def test_other_rules_decode_nothing_again(idm_dir, small_filter, videos, tmp_pat
 
 
 def test_seconds_of_a_manifest_are_filtered_in_times_of_the_video(idm_dir, small_filter, videos, tmp_path):
+    """The manifest has the name that `collect` gives it, and lies where the tables are written: it stays as it is."""
     shutil.copy(videos / "build_gate_5.mp4", tmp_path)
     rows = [{"video": "build_gate_5.mp4", "start": 1.5, "end": 7.5, "clean": 0.0}]
     rows.append({"video": "missing.mp4", "start": 0.0, "end": 9.0, "clean": 0.0})
-    write_table(tmp_path / "wanted.parquet", rows, job.SEGMENTS)
-    changes = {"videos": tmp_path / "wanted.parquet", "min_share": 0.0, "threshold": -9.0}
+    write_table(tmp_path / "videos.parquet", rows, job.SEGMENTS)
+    changes = {"videos": tmp_path / "videos.parquet", "min_share": 0.0, "threshold": -9.0}
+    manifest = (tmp_path / "videos.parquet").read_bytes()
     run(settings(idm_dir, small_filter, **changes))
+    assert (tmp_path / "videos.parquet").read_bytes() == manifest
     (segment,) = read_segments(tmp_path / "segments.parquet")
     assert segment == ("build_gate_5.mp4", 1.5, 7.5)
-    reasons = pq.read_table(tmp_path / "videos.parquet").column("reason").to_pylist()
+    reasons = pq.read_table(tmp_path / "filtered.parquet").column("reason").to_pylist()
     assert reasons == ["", "missing video: no such file"]
 
 
@@ -136,6 +139,9 @@ def test_invalid_settings_are_refused(idm_dir, small_filter, small_labelled, vid
     refused("config.out is .*, and must be a folder that contains the videos", videos=videos, out=tmp_path)
     (tmp_path / "nothing").mkdir()
     refused("there are no videos in", videos=tmp_path / "nothing")
+    for name in ("segments", "filtered"):
+        (tmp_path / f"{name}.parquet").touch()
+        refused("would be overwritten: give it another name", videos=tmp_path / f"{name}.parquet")
     refused("no folder of labelled frames", labelled=tmp_path / "none")
     for name in ("clean", "artifacts", "other"):
         shutil.copytree(small_labelled / name, tmp_path / "labelled" / name)

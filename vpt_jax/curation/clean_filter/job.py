@@ -1,7 +1,7 @@
 """Resumable filter job: a folder of videos in, a table of their clean segments out.
 
     OUT/segments.parquet            clean segments: video, start and end in seconds, share of clean frames
-    OUT/videos.parquet              every video: shares of its frames by class, kept or not, and the reason if not
+    OUT/filtered.parquet            every video: shares of its frames by class, kept or not, and the reason if not
     OUT/filter.answers/             cached class scores of the sampled frames, a file per video
 
 A job that was killed resumes with the videos that have no cached scores. With other rules, or more videos, only new
@@ -73,7 +73,7 @@ def filter_videos(config: ConfigDict, classifier: FrameClassifier, embedder: Emb
     rules = SegmentRules(config.kernel, config.min_seconds, config.min_share)
     threshold = classifier.threshold if config.threshold is None else config.threshold
     tables = [_table_rows(out, name, clips[name], decided, threshold, rules) for name, decided in scored.items()]
-    write_table(out / "videos.parquet", [row for row, _ in tables], VIDEOS)
+    write_table(out / "filtered.parquet", [row for row, _ in tables], VIDEOS)
     write_table(out / "segments.parquet", [row for _, rows in tables for row in rows], SEGMENTS)
     print(_summary(out, [row for row, _ in tables]))
     return out / "segments.parquet"
@@ -94,7 +94,7 @@ def check_config(config: ConfigDict) -> None:
 def _find_clips(source: Path, out: Path) -> dict[str, Clip]:
     if not (source.is_dir() or (source.suffix == SUFFIX and source.is_file())):
         raise FilterError(f"there is no folder of videos at {source}, and no manifest (NAME{SUFFIX})")
-    if source == out / "segments.parquet":
+    if source in (out / "segments.parquet", out / "filtered.parquet"):
         raise FilterError(f"{source} would be overwritten: give it another name, or choose another --config.out")
     try:
         clips = find_videos(source)
@@ -239,7 +239,7 @@ def _load_saved(result: Path) -> ClipDecisions:
 def _table_rows(
     out: Path, name: str, clip: Clip, decided: ClipDecisions, threshold: float, rules: SegmentRules
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
-    """A clip's row in `videos.parquet`, and the rows of its segments in `segments.parquet`."""
+    """A clip's row in `filtered.parquet`, and the rows of its segments in `segments.parquet`."""
     video = utf8_path(clip.video.relative_to(out).as_posix())
     labels = classify(decided.decisions, threshold)
     times = [(clip.first + frame) / FRAME_RATE for frame in (*decided.ticks.tolist(), decided.frames)]
@@ -261,5 +261,5 @@ def _summary(out: Path, rows: list[dict[str, Any]]) -> str:
     dropped = [row for row in rows if not row["kept"]]
     lines += [printable(f"  dropped: {row['name']}: {row['reason']}") for row in dropped[:5]]
     if len(dropped) > 5:
-        lines.append(f"  every one is listed in {out / 'videos.parquet'}")
+        lines.append(f"  every one is listed in {out / 'filtered.parquet'}")
     return "\n".join(lines)
