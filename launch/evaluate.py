@@ -15,8 +15,8 @@ from vpt_jax.envs.vector.client import EnvLostError
 from vpt_jax.envs.vector.pool import Pool
 from vpt_jax.evaluation.rollouts import (
     EpisodeResult,
+    EvaluatedPolicy,
     IdleAgent,
-    PolicyAgent,
     RandomAgent,
     VectorAgent,
     run_episodes,
@@ -94,7 +94,7 @@ def check(config: ConfigDict) -> dict[str, str]:
 
 def policy_agent(config: ConfigDict, policy: TrainedPolicy, reference: TrainedPolicy) -> Callable[[], VectorAgent]:
     """Returns a function that makes the agent when it is needed."""
-    return lambda: PolicyAgent(
+    return lambda: EvaluatedPolicy(
         (policy.module, policy.params), (reference.module, reference.params), count_envs(config), config.seed
     )
 

@@ -4,7 +4,7 @@
         --out=runs/foundation-2x
 
 takes policies of all sizes, fine-tuned or from reinforcement learning, and the inverse dynamics model. What comes out
-is a work directory as of a training run: --config.init_from, launch/play.py and `vpt_jax.Agent.load` take it.
+is a work directory as of a training run: --config.init_from, launch/play.py and `vpt_jax.PolicyAgent.load` take it.
 """
 
 from absl import flags

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vpt_jax.agent import Agent
+from vpt_jax.agent import PolicyAgent
 from vpt_jax.envs.games import GAMES, make_env_spec
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.envs.vector.client import EnvLostError
-from vpt_jax.envs.vector.pool import Episode, Pool, TimeStep
+from vpt_jax.envs.vector.pool import FinishedEpisode, Pool, TimeStep
 from vpt_jax.report.films import FilmFrame, draw_large, write_film
 from vpt_jax.system import command_line, stopping
 from vpt_jax.system.printable import printable
@@ -48,8 +48,8 @@ def play(config: ConfigDict) -> None:
         while not pool.done and (player is None or player.episode):
             film = Path(config.out, f"{config.game.name}-{time_step.seed[0]}.mp4")
             film.parent.mkdir(parents=True, exist_ok=True)
-            agent = Agent(policy, seed=int(time_step.seed[0]), temperature=config.temperature)
-            agent.decide([time_step.frames[0]])  # compile before there is a film to finalize
+            agent = PolicyAgent(policy, seed=int(time_step.seed[0]), temperature=config.temperature)
+            agent.sample_action([time_step.frames[0]])  # compile before there is a film to finalize
             agent.reset()
             with stopping.deferred() as stop_signals:
                 player = EpisodePlayer(agent, pool, time_step, show_frame, stop_signals)
@@ -85,24 +85,29 @@ class EpisodePlayer:
     """Iterator over the film frames of one episode, which it plays."""
 
     def __init__(
-        self, agent: Agent, pool: Pool, time_step: TimeStep, show_frame: ShowFrame, stop_signals: Sequence[int] = ()
+        self,
+        agent: PolicyAgent,
+        pool: Pool,
+        time_step: TimeStep,
+        show_frame: ShowFrame,
+        stop_signals: Sequence[int] = (),
     ):
         """`time_step` is that of the reset; the film ends once `stop_signals` is not empty."""
         self.time_step = time_step
-        self.episode: Episode | None = None
+        self.episode: FinishedEpisode | None = None
         self._agent, self._pool, self._show_frame, self._stop_signals = agent, pool, show_frame, stop_signals
         self._reward = 0.0
 
     def __iter__(self) -> Iterator[FilmFrame]:
         """Yields frames with actions until the episode ends or the window is closed, then steps to the next one."""
         while self.episode is None:
-            decision = self._agent.decide([self.time_step.frames[0]])
-            note = f"value {decision.value[0]:.2f}  reward {self._reward:.2f}"
-            film_frame = FilmFrame(self.time_step.frames[0], (decision.buttons[0], decision.camera[0]), note=note)
+            sample = self._agent.sample_action([self.time_step.frames[0]])
+            note = f"value {sample.value[0]:.2f}  reward {self._reward:.2f}"
+            film_frame = FilmFrame(self.time_step.frames[0], (sample.buttons[0], sample.camera[0]), note=note)
             yield film_frame
             if self._stop_signals or not self._show_frame(draw_large(film_frame)):
                 return
-            self._step(decision.buttons, decision.camera)
+            self._step(sample.buttons, sample.camera)
             self._reward += float(self.time_step.reward[0])
         while not (self._stop_signals or self.time_step.playing[0] or self._pool.done):
             self._step(np.zeros((1, 20), np.uint8), np.zeros((1, 2), np.float32))
@@ -113,7 +118,7 @@ class EpisodePlayer:
             self.episode = episode
 
 
-def describe(episode: Episode | None) -> str:
+def describe(episode: FinishedEpisode | None) -> str:
     """Formats the steps, reward and ending of an episode."""
     if episode is None:
         return "stopped before its end"

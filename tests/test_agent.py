@@ -11,7 +11,7 @@ from tests.openai.test_convert import policy_files
 from vpt_jax.actions import ENV_KEYS, JointAction, raw_from_env, raw_from_joint
 from vpt_jax.models.heads import joint_log_prob
 from vpt_jax.openai.convert import import_weights
-from vpt_jax.training.checkpoints import load_policy
+from vpt_jax.training.checkpoints import WrongStageError, load_policy
 from vpt_jax.video import decode, resize
 
 CLIPS = sorted((Path(__file__).parent / "clips").glob("*.mp4"))
@@ -40,7 +40,7 @@ def assert_equal(actions, expected):
 
 @pytest.mark.parametrize("frames", FRAMES, ids=[clip.stem for clip in CLIPS])
 def test_actions_are_those_of_the_game(workdir, frames):
-    agent = vpt_jax.Agent.load(workdir)
+    agent = vpt_jax.PolicyAgent.load(workdir)
     for frame in frames:
         action = agent.act({"pov": frame})
         assert tuple(sorted(action)) == tuple(sorted(ENV_KEYS))
@@ -52,46 +52,46 @@ def test_actions_are_those_of_the_game(workdir, frames):
 
 @pytest.mark.parametrize("temperature", [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_one_game_and_many_are_the_same(workdir, temperature):
-    together = play(vpt_jax.Agent.load(workdir, num_envs=3, seed=5, temperature=temperature), *FRAMES)
+    together = play(vpt_jax.PolicyAgent.load(workdir, num_envs=3, seed=5, temperature=temperature), *FRAMES)
     for game, frames in enumerate(FRAMES):
-        alone = play(vpt_jax.Agent.load(workdir, seed=5 + game, temperature=temperature), frames)
+        alone = play(vpt_jax.PolicyAgent.load(workdir, seed=5 + game, temperature=temperature), frames)
         assert_equal([step[game] for step in together], [step[0] for step in alone])
-    same = play(vpt_jax.Agent.load(workdir, num_envs=3, temperature=temperature), *[FRAMES[0]] * 3)
+    same = play(vpt_jax.PolicyAgent.load(workdir, num_envs=3, temperature=temperature), *[FRAMES[0]] * 3)
     differs = any(raw_from_env(a)[0].tolist() != raw_from_env(b)[0].tolist() for a, b, _ in same)
     assert differs == (temperature > 0)  # drawn by seeds of their own
 
 
 def test_the_likeliest_action_is_what_the_policy_says_of_the_whole_clip(workdir):
     policy = load_policy(workdir)
-    agent = vpt_jax.Agent.load(workdir, temperature=0.0)
-    decisions = [agent.decide([frame]) for frame in FRAMES[0]]
+    agent = vpt_jax.PolicyAgent.load(workdir, temperature=0.0)
+    samples = [agent.sample_action([frame]) for frame in FRAMES[0]]
     chunk = np.stack([resize(frame, 128, 128) for frame in FRAMES[0]])[None]
     first = np.arange(len(FRAMES[0]))[None] == 0
     output = jax.jit(policy.module.apply)({"params": policy.params}, chunk, first, policy.module.initial_memory(1))
     likeliest = JointAction(*(output.logits[head][0].argmax(-1) for head in JointAction._fields))
     for i, expected in enumerate(zip(*raw_from_joint(likeliest), strict=True)):
-        np.testing.assert_array_equal(decisions[i].buttons[0], expected[0])
+        np.testing.assert_array_equal(samples[i].buttons[0], expected[0])
     log_probs = jax.jit(joint_log_prob)(jax.tree.map(lambda of_head: of_head[0], output.logits), likeliest)
-    np.testing.assert_allclose([one.log_prob[0] for one in decisions], log_probs, atol=1e-4)
+    np.testing.assert_allclose([one.log_prob[0] for one in samples], log_probs, atol=1e-4)
     value = policy.normalizer.denormalize(output.value[0, :, None])[:, 0]
-    np.testing.assert_allclose([one.value[0] for one in decisions], value, atol=1e-4)
+    np.testing.assert_allclose([one.value[0] for one in samples], value, atol=1e-4)
 
 
 def test_a_low_temperature_prefers_what_is_likely(workdir):
     means = []
     for temperature in (1.0, 0.3, 0.0):
-        agent = vpt_jax.Agent.load(workdir, temperature=temperature)
-        means.append(np.mean([agent.decide([frame]).log_prob for frames in FRAMES for frame in frames]))
+        agent = vpt_jax.PolicyAgent.load(workdir, temperature=temperature)
+        means.append(np.mean([agent.sample_action([frame]).log_prob for frames in FRAMES for frame in frames]))
     assert means == sorted(means)
 
 
 def test_games_begin_anew_by_themselves(workdir):
-    agent = vpt_jax.Agent.load(workdir, num_envs=3)
+    agent = vpt_jax.PolicyAgent.load(workdir, num_envs=3)
     before = play(agent, FRAMES[0][:6], FRAMES[1][:6], FRAMES[2][:6])
     agent.reset([1])
     after = play(agent, FRAMES[0][6:12], FRAMES[1][:6], FRAMES[2][6:12])
     assert_equal([step[1] for step in after], [step[1] for step in before])
-    undisturbed = play(vpt_jax.Agent.load(workdir, num_envs=3), *(frames[:12] for frames in FRAMES))
+    undisturbed = play(vpt_jax.PolicyAgent.load(workdir, num_envs=3), *(frames[:12] for frames in FRAMES))
     assert_equal([step[0] for step in after], [step[0] for step in undisturbed[6:]])
     agent.reset()
     assert_equal(
@@ -100,14 +100,14 @@ def test_games_begin_anew_by_themselves(workdir):
 
 
 def test_mistakes_are_named(workdir, tmp_path):
-    agent = vpt_jax.Agent.load(workdir, num_envs=3)
+    agent = vpt_jax.PolicyAgent.load(workdir, num_envs=3)
     with pytest.raises(ValueError, match=r"has 3 environment\(s\) and got 1 frame"):
         agent.act({"pov": FRAMES[0][0]})
     with pytest.raises(ValueError, match=r"a frame is uint8\[height, width, 3\], not float32\[360, 640, 3\]"):
         agent.act([{"pov": FRAMES[0][0].astype(np.float32)}] * 3)
-    with pytest.raises(TypeError, match="load an inverse dynamics model"):
-        agent.label(CLIPS[0])
+    with pytest.raises(WrongStageError, match="policy"):
+        vpt_jax.VideoLabeller(workdir)
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
-        vpt_jax.Agent.load(tmp_path)
-    with pytest.raises(AttributeError, match="no attribute 'Agents'"):
-        _ = vpt_jax.Agents
+        vpt_jax.PolicyAgent.load(tmp_path)
+    with pytest.raises(AttributeError, match="no attribute 'Agent'"):
+        _ = vpt_jax.Agent

@@ -1,18 +1,38 @@
 """Video PreTraining in JAX: learn to act by watching video (arXiv 2206.11795)."""
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vpt_jax.agent import Agent
+    from vpt_jax.agent import PolicyAgent, VideoLabeller
+    from vpt_jax.training.checkpoints import TrainedIDM, TrainedPolicy, load_idm, load_policy
 
 __version__ = "0.1.0"
-__all__ = ["Agent", "__version__"]
+# Imported on first use: `import vpt_jax` stays fast, and models and the train step need no video libraries.
+_MODULES = {
+    "PolicyAgent": "vpt_jax.agent",
+    "VideoLabeller": "vpt_jax.agent",
+    "TrainedIDM": "vpt_jax.training.checkpoints",
+    "TrainedPolicy": "vpt_jax.training.checkpoints",
+    "load_idm": "vpt_jax.training.checkpoints",
+    "load_policy": "vpt_jax.training.checkpoints",
+}
+__all__ = [
+    "PolicyAgent",
+    "TrainedIDM",
+    "TrainedPolicy",
+    "VideoLabeller",
+    "__version__",
+    "load_idm",
+    "load_policy",
+]
 
 
-def __getattr__(name: str) -> "type[Agent]":
-    """`Agent`, which is imported when it is asked for: models and the train step do without the video libraries."""
-    if name != "Agent":
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
         raise AttributeError(f"module 'vpt_jax' has no attribute {name!r}")
-    from vpt_jax.agent import Agent
+    return getattr(import_module(_MODULES[name]), name)
 
-    return Agent
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,7 +1,8 @@
-"""Agent API for your own programs: a trained policy that acts, or an inverse dynamics model that labels videos.
+"""Classes for your own programs: a policy that acts in environments, an inverse dynamics model that labels videos.
 
-agent = vpt_jax.Agent.load("runs/foundation-2x")
+agent = vpt_jax.PolicyAgent.load("runs/foundation-2x")
 action = agent.act(observation)    # {"pov": frame} in, MineRL's action dict out
+labels = vpt_jax.VideoLabeller("runs/idm").label("VIDEO.mp4")
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,11 +24,11 @@ from vpt_jax.models.heads import ValueNormalizer, argmax_joint, joint_log_prob, 
 from vpt_jax.models.kv_cache import RingKVCache
 from vpt_jax.models.policy import Policy, apply_single_step
 from vpt_jax.system.paths import local_path
-from vpt_jax.training.checkpoints import TrainedIDM, TrainedPolicy, load_model
+from vpt_jax.training.checkpoints import TrainedIDM, TrainedPolicy, load_idm, load_policy
 from vpt_jax.video import Frame, resize
 
 
-class Decision(NamedTuple):
+class ActionSample(NamedTuple):
     """Sampled actions of `n` environments, with log-probabilities and value estimates."""
 
     buttons: UInt8[np.ndarray, "n 20"]
@@ -36,11 +37,11 @@ class Decision(NamedTuple):
     value: Float[np.ndarray, " n"]  # estimated return, in units of reward; meaningful after reinforcement learning
 
 
-class Agent:
-    """Acts in one environment, or in several at once with independent KV caches; or labels videos.
+class PolicyAgent:
+    """Acts by a policy in one environment, or in several at once with independent KV caches.
 
     Args:
-        model: from `load_policy` or `load_idm`.
+        policy: from `load_policy`.
         num_envs: number of environments.
         seed: 0 to 2**64 - 1; environment `i` samples its actions with `seed + i` alone: equal frames give equal
             actions, independent of the other environments.
@@ -48,12 +49,10 @@ class Agent:
             greedy actions (argmax).
     """
 
-    def __init__(self, model: TrainedPolicy | TrainedIDM, num_envs: int = 1, seed: int = 0, temperature: float = 1.0):
-        self._model, self._num_envs = model, num_envs
-        if isinstance(model, TrainedPolicy):
-            self._temperature = temperature
-            self._keys = seed_keys(seed, num_envs)
-            self.reset()
+    def __init__(self, policy: TrainedPolicy, num_envs: int = 1, seed: int = 0, temperature: float = 1.0):
+        self._policy, self._num_envs, self._temperature = policy, num_envs, temperature
+        self._keys = seed_keys(seed, num_envs)
+        self.reset()
 
     @classmethod
     def load(cls, workdir: str | Path, dtype: DTypeLike | None = None, **options: Any) -> Self:
@@ -62,15 +61,16 @@ class Agent:
         Args:
             workdir: of the run; the newest checkpoint is loaded.
             dtype: of the computation, such as "bfloat16" on accelerators; default: as in training.
-            options: arguments of `Agent`.
+            options: further arguments of the class.
 
         Raises:
             FileNotFoundError: the work directory holds no checkpoint.
+            WrongStageError: it holds an inverse dynamics model, which needs future frames and cannot act.
         """
-        model = load_model(workdir)
+        policy = load_policy(workdir)
         if dtype is not None:
-            model = model._replace(module=model.module.clone(dtype=jnp.dtype(dtype)))  # type: ignore[arg-type]
-        return cls(model, **options)
+            policy = policy._replace(module=policy.module.clone(dtype=jnp.dtype(dtype)))
+        return cls(policy, **options)
 
     def reset(self, env_ids: Iterable[int] | None = None) -> None:
         """Start new episodes in these environments (default: all): clear their KV caches, restart their sampling."""
@@ -102,11 +102,11 @@ class Agent:
             ValueError: a frame has another type or shape, or the number of observations is not `num_envs`.
         """
         observations = [observation] if isinstance(observation, Mapping) else observation
-        decision = self.decide([one["pov"] for one in observations])
-        actions = [env_from_raw(*action) for action in zip(decision.buttons, decision.camera, strict=True)]
+        sample = self.sample_action([one["pov"] for one in observations])
+        actions = [env_from_raw(*action) for action in zip(sample.buttons, sample.camera, strict=True)]
         return actions[0] if isinstance(observation, Mapping) else actions
 
-    def decide(self, frames: Sequence[np.ndarray]) -> Decision:
+    def sample_action(self, frames: Sequence[np.ndarray]) -> ActionSample:
         """Compute raw actions, log-probabilities and value estimates from one frame per environment.
 
         Raises:
@@ -120,12 +120,30 @@ class Agent:
             )
         resized = np.stack([resize(_check_frame(frame), height, width) for frame in frames])
         fixed = policy.module, self._temperature, policy.params, policy.normalizer
-        decision, self._ring = _decide(*fixed, self._ring, resized, self._first, self._keys, self._steps)
+        sample, self._ring = _sample_action(*fixed, self._ring, resized, self._first, self._keys, self._steps)
         self._first, self._steps = np.zeros(self._num_envs, bool), self._steps + 1
-        return jax.device_get(decision)
+        return jax.device_get(sample)
+
+
+class VideoLabeller:
+    """Labels videos with the actions that an inverse dynamics model predicts.
+
+    Args:
+        idm: from `load_idm`, or the work directory of a run or of an imported model.
+        dtype: of the computation, such as "bfloat16" on accelerators; default: as in training.
+
+    Raises:
+        FileNotFoundError: the work directory holds no checkpoint.
+        WrongStageError: it holds a policy, which predicts the next action and cannot label videos.
+    """
+
+    def __init__(self, idm: TrainedIDM | str | Path, dtype: DTypeLike | None = None):
+        self._idm = idm if isinstance(idm, TrainedIDM) else load_idm(idm)
+        if dtype is not None:
+            self._idm = self._idm._replace(module=self._idm.module.clone(dtype=jnp.dtype(dtype)))
 
     def label(self, video: str | Path, **options: Any) -> Labels:
-        """Label a video: the actions at every frame, at 20 frames per second, by an inverse dynamics model.
+        """Label a video: the actions at every frame, at 20 frames per second.
 
         Args:
             video: of any size and frame rate.
@@ -134,17 +152,8 @@ class Agent:
         Raises:
             FileNotFoundError: there is no such video.
             VideoError: it is damaged.
-            TypeError: the agent's model is a policy.
         """
-        if isinstance(self._model, TrainedPolicy):
-            raise TypeError("a policy predicts the next action and cannot label videos: load an inverse dynamics model")
-        return label_video(self._model, local_path(video, "the video").expanduser(), **options)
-
-    @property
-    def _policy(self) -> TrainedPolicy:
-        if isinstance(self._model, TrainedIDM):
-            raise TypeError("an inverse dynamics model needs future frames, so it cannot play: load a policy")
-        return self._model
+        return label_video(self._idm, local_path(video, "the video").expanduser(), **options)
 
 
 def _check_frame(frame: np.ndarray) -> Frame:
@@ -154,7 +163,7 @@ def _check_frame(frame: np.ndarray) -> Frame:
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
-def _decide(
+def _sample_action(
     policy: Policy,
     temperature: float,
     params: Any,
@@ -164,7 +173,7 @@ def _decide(
     first: Bool[Array, " n"],
     keys: Array,
     steps: Int[Array, " n"],
-) -> tuple[Decision, RingKVCache]:
+) -> tuple[ActionSample, RingKVCache]:
     output = apply_single_step(policy, params, frames, first, ring)
     if temperature:
         scaled = {head: head_logits / temperature for head, head_logits in output.logits.items()}
@@ -172,4 +181,4 @@ def _decide(
     else:
         action = argmax_joint(output.logits)
     value = normalizer.denormalize(output.value[:, None])[:, 0]
-    return Decision(*raw_from_joint(action), joint_log_prob(output.logits, action), value), output.memory
+    return ActionSample(*raw_from_joint(action), joint_log_prob(output.logits, action), value), output.memory

@@ -130,13 +130,13 @@ def _relative_error(tree: Any, exact: Any) -> float:
 def make_agent(policy: Policy, params: Any) -> Any:
     """Agent that acts by the policy; None where the video libraries are not installed."""
     try:
-        from vpt_jax.agent import Agent
+        from vpt_jax.agent import PolicyAgent
         from vpt_jax.training.checkpoints import TrainedPolicy
     except ImportError:
         return None
     normalizer = ValueNormalizer.create()
     trained = TrainedPolicy(policy, params, (SIZE.value, SIZE.value, 3), 0, normalizer, normalizer)
-    return Agent(trained, num_envs=BATCH.value)
+    return PolicyAgent(trained, num_envs=BATCH.value)
 
 
 def random_inputs(rows: int, length: int) -> tuple[Policy, Any, Batch]:

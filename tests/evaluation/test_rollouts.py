@@ -13,8 +13,8 @@ from vpt_jax.envs.vector.pool import Pool, TimeStep
 from vpt_jax.evaluation.rollouts import (
     AgentActions,
     EpisodeResult,
+    EvaluatedPolicy,
     IdleAgent,
-    PolicyAgent,
     RandomAgent,
     best_median_worst,
     recording_path,
@@ -80,9 +80,9 @@ def test_drift_is_the_kl_from_the_reference_to_the_policy():
     # Logits of about 1: a KL of a few 1e-4, as between initial parameters, is the difference of two numbers near 10
     one, other = (random_like(shapes, seed) for seed in (0, 1))
     time_step = TimeStep(frames, None, first, first, first, None, None, None)
-    same = PolicyAgent((policy, one), (policy, one), 3, seed=0).act(time_step)
-    apart = PolicyAgent((policy, one), (policy, other), 3, seed=0).act(time_step)
-    again = PolicyAgent((policy, one), (policy, other), 3, seed=0).act(time_step)
+    same = EvaluatedPolicy((policy, one), (policy, one), 3, seed=0).act(time_step)
+    apart = EvaluatedPolicy((policy, one), (policy, other), 3, seed=0).act(time_step)
+    again = EvaluatedPolicy((policy, one), (policy, other), 3, seed=0).act(time_step)
     np.testing.assert_allclose(same.drift, 0, atol=1e-6)
     logits = jax.jit(lambda params: policy.apply({"params": params}, *start).logits)
     p, q = logits(other), logits(one)

@@ -5,27 +5,28 @@ import pytest
 import vpt_jax
 from vpt_jax.labelling.job import label
 from vpt_jax.labelling.single import label_video
+from vpt_jax.training.checkpoints import WrongStageError
 from vpt_jax.video import VideoError
 
 from .conftest import BROKEN, labels_by_name, load_once, pictures, settings, write_video
 
 
 def test_a_single_video_has_the_labels_of_the_dataset(undisturbed, idm_dir, videos):
-    expected, agent = labels_by_name(undisturbed[0]), vpt_jax.Agent.load(idm_dir)
+    expected, labeller = labels_by_name(undisturbed[0]), vpt_jax.VideoLabeller(idm_dir)
     for name in sorted(expected)[:3]:
         (video,) = videos.rglob(f"{name.rpartition('/')[2]}.*")
-        labels = agent.label(video)
+        labels = labeller.label(video)
         jax.tree.map(np.testing.assert_array_equal, list(labels), expected[name])
 
 
 def test_invalid_videos_are_named(idm_dir, videos, tmp_path):
-    agent = vpt_jax.Agent.load(idm_dir)
+    labeller = vpt_jax.VideoLabeller(str(idm_dir))
     with pytest.raises(VideoError):
-        agent.label(videos / BROKEN[0])
+        labeller.label(videos / BROKEN[0])
     with pytest.raises(FileNotFoundError):
-        agent.label(tmp_path / "none.mp4")
-    with pytest.raises(TypeError, match="it cannot play: load a policy"):
-        agent.act({"pov": np.zeros((8, 8, 3), np.uint8)})
+        labeller.label(tmp_path / "none.mp4")
+    with pytest.raises(WrongStageError, match="idm"):
+        vpt_jax.PolicyAgent.load(idm_dir)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from vpt_jax import Agent
+from vpt_jax import PolicyAgent
 from vpt_jax.curation.download.contractor import download
 from vpt_jax.data.dataset import load_index
 from vpt_jax.data.manifest import read_segments
@@ -125,7 +125,7 @@ def test_library_functions_refuse_urls_and_leave_nothing_behind(tmp_path, monkey
     config = config_of("prepare")
     config.recordings, config.contractor.index = BUCKET, "https://host/index.json"
     calls = [
-        lambda path: Agent.load(path),
+        lambda path: PolicyAgent.load(path),
         lambda path: load_policy(path),
         lambda path: load_idm(path),
         lambda path: load_model(path),

@@ -165,7 +165,7 @@ class Stream:
         return -(-self.num_frames // (self.settings.batch * self.settings.length))
 
     def window(self, step: int, row: int) -> Window:
-        """What `row` reads at `step`, counted from the start of training."""
+        """Frames that batch row `row` reads at step `step` of the training."""
         epoch, step = divmod(step, self.steps_per_epoch)
         length = self.settings.length
         order, ends = _epoch_order(self, epoch if self.settings.shuffle else None)
@@ -291,7 +291,7 @@ class WindowStream(Stream):
         return positions if self.settings.shuffle else pieces
 
     def window(self, step: int, row: int) -> Window:
-        """What `row` reads at `step`, counted from the start of training."""
+        """Frames that batch row `row` reads at step `step` of the training."""
         ends, length = np.cumsum(self._windows), self.settings.length
         if self.settings.shuffle:
             number = int(np.random.default_rng((self.settings.seed, step, row)).integers(ends[-1]))

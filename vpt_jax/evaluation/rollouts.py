@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from vpt_jax.actions import NUM_BUTTON_CLASSES, NUM_CAMERA_CLASSES, JointAction, env_from_raw, raw_from_joint
-from vpt_jax.envs.vector.pool import Episode, Pool, TimeStep
+from vpt_jax.envs.vector.pool import FinishedEpisode, Pool, TimeStep
 from vpt_jax.keys import seed_key
 from vpt_jax.models.heads import joint_kl, sample_joint
 from vpt_jax.models.policy import Policy, apply_single_step
@@ -37,7 +37,7 @@ class VectorAgent(Protocol):
         ...
 
 
-class PolicyAgent:
+class EvaluatedPolicy:
     """Samples its actions from a policy, and computes the KL from a reference policy to it (drift)."""
 
     def __init__(self, policy: tuple[Policy, Any], reference: tuple[Policy, Any], rows: int, seed: int):
@@ -145,7 +145,7 @@ class _EpisodeRecorder:
         self._writer.write(frame, env_from_raw(buttons, camera))
         self._drifts.append(drift)
 
-    def finish(self, episode: Episode) -> EpisodeResult:
+    def finish(self, episode: FinishedEpisode) -> EpisodeResult:
         self._exit_stack.close()
         figures = episode.seed, episode.steps, episode.reward, episode.ending, episode.obtained
         return EpisodeResult(*figures, float(np.mean(self._drifts)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import rl_diamond, rl_doom
-from vpt_jax.envs.vector.pool import Episode
+from vpt_jax.envs.vector.pool import FinishedEpisode
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.training.checkpoints import Checkpoints, SettingsChangedError, TrainedPolicy
@@ -136,7 +136,7 @@ def test_invalid_fields_are_named(config, changes, message):
 
 
 def episode(reward, ending, **obtained):
-    return Episode(0, 0, 10, reward, ending, {}, {"log": 0.0, "stick": 0.0, **obtained})
+    return FinishedEpisode(0, 0, 10, reward, ending, {}, {"log": 0.0, "stick": 0.0, **obtained})
 
 
 def test_figures_are_of_whole_episodes_with_what_they_have_obtained():

@@ -39,7 +39,7 @@ class TimeStep(NamedTuple):
     truncated: Bool[np.ndarray, " n"]  # the game's time limit cut the episode
 
 
-class Episode(NamedTuple):
+class FinishedEpisode(NamedTuple):
     """Record of a finished episode."""
 
     row: int  # of the pool
@@ -66,7 +66,7 @@ class VectorEnv(Protocol):
         """Carry out an action in every row that plays, and return the next time step."""
         ...
 
-    def episodes(self) -> list[Episode]:
+    def episodes(self) -> list[FinishedEpisode]:
         """Returns the episodes that have ended since the last call."""
         ...
 
@@ -90,7 +90,7 @@ class _Row:
         self._starts, self._failures = 0, 0  # failures since the last step
         self.restart_time = 0.0  # `time.monotonic` at which a missing game is started again
         self.frame: Frame = np.zeros((*(pool.size or (0, 0)), 3), np.uint8)
-        self.episodes: list[Episode] = []
+        self.episodes: list[FinishedEpisode] = []
         self.state, self.seed = _State.OVER, 0
         self.client: EnvClient | None = None
         self._played = 0  # episodes of this process
@@ -192,7 +192,7 @@ class _Row:
     def _record_episode(self, ending: str, reason: str = "") -> None:
         obtained = self._reward_tracker.obtained
         self.episodes.append(
-            Episode(self._number, self.seed, self._steps, self._return, ending, self._info, obtained, reason)
+            FinishedEpisode(self._number, self.seed, self._steps, self._return, ending, self._info, obtained, reason)
         )
 
     def _handle_lost(self, client: EnvClient, error: EnvLostError) -> None:
@@ -283,7 +283,7 @@ class Pool:
         """
         return self._step(buttons, camera, self._awaited)
 
-    def episodes(self) -> list[Episode]:
+    def episodes(self) -> list[FinishedEpisode]:
         """Returns the episodes that have ended since the last call."""
         ended = [episode for row in self._rows for episode in row.episodes]
         for row in self._rows:

@@ -15,7 +15,7 @@ import ray
 from jaxtyping import Float, UInt8
 
 from vpt_jax.envs.vector.client import EnvLostError, EnvSpec
-from vpt_jax.envs.vector.pool import Episode, Pool, TimeStep
+from vpt_jax.envs.vector.pool import FinishedEpisode, Pool, TimeStep
 from vpt_jax.system.signals import keep_signal_handlers
 
 _NETWORK_SECONDS = 60.0  # that a machine may take longer than its games
@@ -42,7 +42,7 @@ class StepReport(NamedTuple):
     """Time step of one machine, with the episodes that have ended in it."""
 
     time_step: TimeStep
-    episodes: list[Episode]
+    episodes: list[FinishedEpisode]
     lost: int  # number of games lost so far
     wait_seconds: float  # spent waiting for games in this step
 
@@ -77,7 +77,7 @@ class _Shard:
 
     def __init__(self, pool: "RemotePool", number: int):
         self._pool, self._number, self._starts = pool, number, 0
-        self.episodes: list[Episode] = []
+        self.episodes: list[FinishedEpisode] = []
         self.lost, self._lost_before = 0, 0  # number of games; the same of earlier machines
         self.wait_seconds = 0.0  # in the last step
         self.started = False  # True once the machine has returned a time step
@@ -138,7 +138,9 @@ class _Shard:
             for row in np.flatnonzero(self._time_step.playing).tolist():
                 seed, steps = int(self._time_step.seed[row]), int(self._steps[row])
                 total = float(self._returns[row])
-                self.episodes.append(Episode(self._first_row + row, seed, steps, total, "lost", {}, {}, str(error)))
+                self.episodes.append(
+                    FinishedEpisode(self._first_row + row, seed, steps, total, "lost", {}, {}, str(error))
+                )
         self._lost_before = self.lost = self.lost + self._pool.rows_per_machine
         self._time_step = self._idle_step()
         self._start()
@@ -205,7 +207,7 @@ class RemotePool:
             shard.step(keys, degrees)
         return self._collect(wait=False)
 
-    def episodes(self) -> list[Episode]:
+    def episodes(self) -> list[FinishedEpisode]:
         """As `Pool.episodes`."""
         ended = [episode for shard in self._shards for episode in shard.episodes]
         for shard in self._shards:

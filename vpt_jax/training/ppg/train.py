@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from vpt_jax import parallel
 from vpt_jax.envs.games import GAMES, make_env_spec
 from vpt_jax.envs.rewards import REWARDS
-from vpt_jax.envs.vector.pool import Episode, Pool, VectorEnv
+from vpt_jax.envs.vector.pool import FinishedEpisode, Pool, VectorEnv
 from vpt_jax.parallel import log
 from vpt_jax.system.seeds import episode_seed
 from vpt_jax.training import loop
@@ -135,7 +135,7 @@ class PPGTrainer:
         return self._state, metrics | episode_metrics(episodes, self._pool.lost, self._items)
 
 
-def episode_metrics(episodes: list[Episode], lost: int, items: list[str]) -> dict[str, float]:
+def episode_metrics(episodes: list[FinishedEpisode], lost: int, items: list[str]) -> dict[str, float]:
     """Metrics of finished episodes over all hosts: means, and the number of games lost since the start.
 
     `obtained/ITEM` is the mean count of a rewarded item per episode. Lost and shortened episodes are excluded.
