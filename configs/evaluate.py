@@ -44,5 +44,5 @@ def get_config(variant: str = "doom") -> ConfigDict:
     config.episodes = 100
     config.seed = 5_000_000
     # Number of parallel environments.
-    config.games = 10
+    config.num_envs = 10
     return config

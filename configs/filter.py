@@ -34,7 +34,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     # Marks as in docs/sources.md: (paper), its text or a note that quotes it; (recalled), as we recall it, not checked.
     # Penalty C of the support vector machine (paper: an SVM; recalled: RBF kernel, C = 20, gamma = "scale").
-    config.C = 20.0
+    config.svm_c = 20.0
     # Folds of the cross-validation, split by video; the report has its metrics (our choice).
     config.folds = 10
     # A frame is clean if its score for clean exceeds those of the other classes by this margin. None: the lowest margin
@@ -46,8 +46,8 @@ def get_config(variant: str = "") -> ConfigDict:
 
     # Sampled frames per second (recalled: 3), and the window of the median filter in sampled frames, an odd number
     # (recalled: 7).
-    config.rate = 3.0
-    config.kernel = 7
+    config.frames_per_second = 3.0
+    config.median_window = 7
     # Minimum length of a clean segment in seconds (recalled: 5), and minimum share of clean frames in a video, below
     # which the whole video is dropped (recalled: 0.8). The share is that of the labels before the median filter
     # (recalled).

@@ -20,8 +20,8 @@ PRESETS = {"500m": "3x", "248m": "2x", "71m": "1x", "demo": "tiny"}
 # By type and number of chips. The paper's batch of 880 = 16 x 5 x 11 is not divisible by 128 or 256; docs/scale.md has
 # the layouts that keep it. 896 and 1,024 are 2% and 16% more, at the same learning rate: our choice, and not tested.
 MACHINES = {
-    "gpu": {"data.parts": 110, "data.valid_batch": 8},
-    "gpu-8": {"mesh.data": 1, "mesh.fsdp": 8, "data.parts": 22},
+    "gpu": {"data.grad_accum_steps": 110, "data.valid_batch": 8},
+    "gpu-8": {"mesh.data": 1, "mesh.fsdp": 8, "data.grad_accum_steps": 22},
     "v5e-256": {"mesh.data": 16, "mesh.fsdp": 16, "data.batch": 1024, "data.valid_batch": 256},
     "v5p-128": {"mesh.data": 16, "mesh.fsdp": 8, "data.batch": 896, "data.valid_batch": 128, "model.remat": False},
     "v6e-256": {"mesh.data": 16, "mesh.fsdp": 16, "data.batch": 1024, "data.valid_batch": 256},
@@ -74,13 +74,13 @@ def _data() -> ConfigDict:
     # Streams trained in parallel, over all hosts (paper: 880).
     data.batch = 880
     # Gradient accumulation: number of micro-batches per step, for less memory; the gradient is the same.
-    data.parts = 1
+    data.grad_accum_steps = 1
     # Streams evaluated in parallel: fewer, since each starts with an empty memory.
     data.valid_batch = 80
     # Frames per window (code: 128). Transformer-XL memory is carried from window to window.
     data.length = 128
     # Null actions (after binning of the camera): "drop" the steps (code), "mask" their loss, or "keep" them.
-    data.nulls = "drop"
+    data.null_actions = "drop"
     # Manifest of the seconds of the training episodes to use, such as launch/filter.py writes: a Parquet table
     # (vpt_jax/data/manifest.py). Empty: all.
     data.segments = ""

@@ -21,8 +21,8 @@ from ml_collections import ConfigDict
 PRESETS = {"paper": "paper", "demo": "tiny"}
 # By type and number of chips. All keep the batch of 128 windows.
 MACHINES = {
-    "gpu": {"data.parts": 128, "data.valid_batch": 4},
-    "gpu-8": {"mesh.data": 1, "mesh.fsdp": 8, "data.parts": 16},
+    "gpu": {"data.grad_accum_steps": 128, "data.valid_batch": 4},
+    "gpu-8": {"mesh.data": 1, "mesh.fsdp": 8, "data.grad_accum_steps": 16},
     "v5e-256": {"mesh.data": 8, "mesh.fsdp": 16, "mesh.tensor": 2, "data.valid_batch": 128},
     "v5p-128": {"mesh.data": 16, "mesh.fsdp": 8, "data.valid_batch": 128, "model.remat": False},
     "v6e-256": {"mesh.data": 8, "mesh.fsdp": 16, "mesh.tensor": 2, "data.valid_batch": 128},
@@ -56,13 +56,13 @@ def get_config(variant: str = "paper") -> ConfigDict:
     # Windows per step, over all hosts (replica, recalled: 128).
     config.data.batch = 128
     # Gradient accumulation: number of micro-batches per step, for less memory. Each draws its own augmentation.
-    config.data.parts = 1
+    config.data.grad_accum_steps = 1
     # Held-out windows evaluated in parallel.
     config.data.valid_batch = 64
     # Frames per window (paper, code: 128), at random positions.
     config.data.length = 128
     # Null actions are kept: windows are contiguous (recalled).
-    config.data.nulls = "keep"
+    config.data.null_actions = "keep"
     # Manifest of the seconds of the training episodes to use, such as launch/filter.py writes: a Parquet table
     # (vpt_jax/data/manifest.py). Empty: all.
     config.data.segments = ""

@@ -5,8 +5,8 @@
 RUN is the work directory of `launch/train.py --config=configs/idm.py`. Videos may have any size, aspect, frame rate and
 length. After a stop or kill, run the same command again to resume; videos may be added, removed, renamed or replaced in
 between. Broken videos are skipped and listed in OUT/report.json; files that resemble videos are listed. On several
-hosts that share a disk, start it on each with --config.parts=N and its own --config.part; the last one to finish writes
-the dataset of all. While it runs, it needs up to three times the dataset's size on disk.
+hosts that share a disk, start it on each with --config.num_shards=N and its own --config.shard_index; the last one to
+finish writes the dataset of all. While it runs, it needs up to three times the dataset's size on disk.
 """
 
 from ml_collections import ConfigDict
@@ -52,12 +52,12 @@ def get_config(variant: str = "") -> ConfigDict:
     # Frames per record, and JPEG quality, as in configs/prepare.py.
     config.chunk_frames = 32
     config.quality = 90
-    # Number of films with drawn labels, of the first videos of each part, in OUT/films.
+    # Number of films with drawn labels, of the first videos of each shard, in OUT/films.
     config.films = 3
 
-    # Sharding over hosts: number of hosts that share the videos (shards), and index of this one.
-    config.parts = 1
-    config.part = 0
+    # Sharding over hosts: number of shards of the videos, one for each host, and index of the shard of this host.
+    config.num_shards = 1
+    config.shard_index = 0
     # Worker processes that decode; 0: one per core that the program may use. The dataset does not depend on it.
     config.workers = 0
     return config

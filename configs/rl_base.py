@@ -18,7 +18,7 @@ def get_config(workdir: str, game: str, arguments: Mapping[str, Any], rewards: s
     """The config of PPG in a game: its name and arguments (`GAMES`), and the name of its rewards (`REWARDS`)."""
     config = runpy.run_path(str(Path(__file__).with_name("base.py")))["get_config"]("ppg", workdir)
 
-    # `init_from` is the pretrained policy that is fine-tuned, and the reference of the KL penalty (leash).
+    # `init_from` is the pretrained policy that is fine-tuned, and the reference of the KL penalty.
     # Iterations: a rollout, a wake cycle and sleep cycles (paper: about 4,000).
     config.steps = 4000
     config.log_every = 1
@@ -31,11 +31,11 @@ def get_config(workdir: str, game: str, arguments: Mapping[str, Any], rewards: s
     # Height and width of the policy's input frames (paper).
     config.height, config.width = 128, 128
     # Number of parallel environments, on all machines together (paper: batch 40).
-    config.games = 40
+    config.num_envs = 40
     # Unroll length: steps of every environment per update (paper), and number of updates of a wake cycle (paper). A
-    # rollout has length * fragments steps.
-    config.length = 128
-    config.fragments = 48
+    # rollout has unroll_length * updates_per_rollout steps.
+    config.unroll_length = 128
+    config.updates_per_rollout = 48
 
     config.model = _model()
     config.ppg = _ppg()
@@ -52,9 +52,9 @@ def _game(name: str, arguments: Mapping[str, Any]) -> ConfigDict:
     game.python = ""
     # Seed of the first episode; later episodes increment it.
     game.seed = 10_000_000
-    # Truncate the first episode of each environment to a fraction of its time, from 1/games to 1, so that environments
-    # are spread over the episode from then on. Otherwise environments with episodes of equal length stay synchronous
-    # (our choice; the paper's games ran asynchronously).
+    # Truncate the first episode of each environment to a fraction of its time, from 1/num_envs to 1, so that
+    # environments are spread over the episode from then on. Otherwise environments with episodes of equal length stay
+    # synchronous (our choice; the paper's games ran asynchronously).
     game.stagger = True
     # Number of episodes after which a game's process is restarted.
     game.episodes_per_process = 100
@@ -83,10 +83,10 @@ def _ppg() -> ConfigDict:
     # Discount (gamma) and lambda of the generalised advantage estimates, GAE (paper).
     ppg.discount = 0.999
     ppg.gae_decay = 0.95
-    # Leash: weight of the KL penalty KL(pretrained, policy), and its decay factor per iteration (paper). With weight 0
-    # the KL is still logged; without `init_from` there is no pretrained policy, and no KL is computed.
-    ppg.leash = 0.2
-    ppg.leash_decay = 0.9995
+    # Coefficient of the KL penalty KL(pretrained, policy), and its decay factor per iteration (paper). With
+    # coefficient 0 the KL is still logged; without `init_from` there is no pretrained policy, and no KL is computed.
+    ppg.kl_pretrained_coef = 0.2
+    ppg.kl_pretrained_decay = 0.9995
     # Wake phase: number of passes over the rollout (paper: at most one, by a secondary source; PPG's code:
     # n_epoch_pi=1).
     ppg.wake_cycles = 1
@@ -113,7 +113,7 @@ def _ppg() -> ConfigDict:
     # secondary source; PPG's code has the same).
     ppg.value = 0.5
     ppg.aux_value = 0.5
-    ppg.clone = 1.0
+    ppg.kl_old_policy_coef = 1.0
     # Weight of an entropy bonus (paper: 0, and 0.01 from random parameters).
     ppg.entropy = 0.0
     return ppg

@@ -8,7 +8,7 @@ untested). The paper used 80 GPUs, 56,719 CPUs and six days for some 1.4 million
 state the number of parallel environments. With 40, the rows of its batch, 4,000 iterations are 82,000 episodes.
 
 Variants: `:main` (default), from the policy fine-tuned to the early game; and the paper's comparisons: `:scratch`, from
-random parameters; `:no_leash`, without the KL penalty to the pretrained policy, so that skills may be forgotten;
+random parameters; `:no_kl_penalty`, without the KL penalty to the pretrained policy, so that skills may be forgotten;
 `:house`, from the policy fine-tuned to building houses, with the same reward for every kind of item (with
 `--config.init_from=runs/early-game`, the run that the paper compares it with).
 """
@@ -20,10 +20,13 @@ from ml_collections import ConfigDict
 
 VARIANTS = {
     "main": {},
-    "scratch": {"init_from": "", "ppg.leash": 0.0, "ppg.entropy": 0.01},
-    "no_leash": {"ppg.leash": 0.0, "optimizer.learning_rate": 3e-6},
-    "house": {"init_from": "runs/house", "ppg.leash": 0.4, "optimizer.learning_rate": 6e-5, "rewards": "diamond_even"},
-}
+    "scratch": {"init_from": "", "ppg.kl_pretrained_coef": 0.0, "ppg.entropy": 0.01},
+    "no_kl_penalty": {"ppg.kl_pretrained_coef": 0.0, "optimizer.learning_rate": 3e-6},
+    "house": {
+        "init_from": "runs/house", "ppg.kl_pretrained_coef": 0.4, "optimizer.learning_rate": 6e-5,
+        "rewards": "diamond_even",
+    },
+}  # fmt: skip
 
 
 def get_config(variant: str = "main") -> ConfigDict:

@@ -29,9 +29,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.remat = False
     config.height, config.width = 16, 16
 
-    config.games = 16
-    config.length = 32
-    config.fragments = 8
+    config.num_envs = 16
+    config.unroll_length = 32
+    config.updates_per_rollout = 8
     config.ppg.discount = 0.99  # the next place is a few seconds away
     # The limit of 20 seconds is ours, not the level's, and frames do not show the remaining time: it is a truncation.
     config.ppg.bootstrap_on_truncation = True

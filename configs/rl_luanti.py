@@ -21,6 +21,6 @@ def get_config(variant: str = "") -> ConfigDict:
     base = runpy.run_path(str(Path(__file__).with_name("rl_base.py")))
     config = base["get_config"]("runs/rl-luanti", "luanti", {"seconds": 600.0}, "diamond")
     config.init_from = "runs/early-game"
-    config.games = 8
-    config.fragments = 8
+    config.num_envs = 8
+    config.updates_per_rollout = 8
     return config

@@ -58,7 +58,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.workers = 2
     config.pause = 5.0
     # Rate limit in bytes per second, of all downloads together; 0: unlimited.
-    config.rate = 2_000_000
+    config.bytes_per_second = 2_000_000
     # Retries of a failed request with exponential backoff: seconds before the first retry, doubled before each further
     # one.
     config.retries = 3

@@ -6,8 +6,8 @@
 
 The step is the same as that of launch/train.py with the same config. Needs the `tpu` extra and no TPU. Prints a
 chip's memory by kind, FLOPs and memory traffic of a step, the collectives, and the least time that each resource needs.
-The exit status is 1 if the step does not fit. With gradient accumulation (config.data.parts), only memory is reported:
-XLA counts the arithmetic of one microbatch.
+The exit status is 1 if the step does not fit. With gradient accumulation (config.data.grad_accum_steps), only memory
+is reported: XLA counts the arithmetic of one microbatch.
 """
 
 import json
@@ -94,9 +94,9 @@ def step_program(config: ConfigDict, mesh: Mesh) -> Program:
     setup = make_setup(config, mesh, frame_shape, STAGE_MODELS[config.stage].marginal.uniform(), steps)
     batch = batch_shapes(config, mesh, frame_shape)
     buffers = step_buffers(setup.shapes, batch)
-    return Program(
-        setup.step, (setup.shapes, batch), buffers, config.data.batch, config.data.length, config.data.parts, {}
-    )
+    arguments = setup.shapes, batch
+    rows, length, grad_accum_steps = config.data.batch, config.data.length, config.data.grad_accum_steps
+    return Program(setup.step, arguments, buffers, rows, length, grad_accum_steps, {})
 
 
 def wake_program(config: ConfigDict, mesh: Mesh) -> Program:
@@ -105,7 +105,7 @@ def wake_program(config: ConfigDict, mesh: Mesh) -> Program:
     setup = ppg.make_setup(config, mesh)
     arguments = ppg.wake_arguments(config, mesh, setup)
     buffers, resident = ppg.step_buffers(*arguments), ppg.resident_buffers(config, *arguments)
-    return Program(setup.learner.wake, arguments, buffers, config.games, config.length, 1, resident)
+    return Program(setup.learner.wake, arguments, buffers, config.num_envs, config.unroll_length, 1, resident)
 
 
 def topology_devices(topology: str) -> list[Any]:
@@ -132,8 +132,8 @@ def explain_failure(error: Exception) -> str:
     used = re.search(r"Used \S+ of \S+ \w+\. Exceeded \w+ capacity by \S+\.", text)
     return (
         f"the step does not fit into a chip's memory. {used[0] if used else text.splitlines()[0]} Lower "
-        "config.data.batch (config.games), raise config.data.parts, set config.model.remat, or split more by "
-        "config.mesh.fsdp"
+        "config.data.batch (config.num_envs), raise config.data.grad_accum_steps, set config.model.remat, or split "
+        "more by config.mesh.fsdp"
     )
 
 

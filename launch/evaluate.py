@@ -86,7 +86,7 @@ def check(config: ConfigDict) -> dict[str, str]:
         )
     if config.reference and config.reference not in workdirs:
         raise ConfigError(f"config.reference is {config.reference!r}; choose one of {', '.join(workdirs)}")
-    for field in ("episodes", "games"):
+    for field in ("episodes", "num_envs"):
         if config[field] < 1:
             raise ConfigError(f"config.{field} must be 1 or more")
     return workdirs
@@ -105,7 +105,9 @@ def evaluate_agent(
     """Plays all episodes, or reads the stored results of the same checkpoints (`digests`) with the same settings."""
     out = Path(config.out)
     file, recordings = out / "agents" / f"{name}.json", out / "recordings" / name
-    settings = jsonable(config) | {"policies": digests, "size": list(size)}
+    fields = jsonable(config)
+    fields["games"] = fields.pop("num_envs")  # its earlier name: results of earlier versions are still valid
+    settings = fields | {"policies": digests, "size": list(size)}
     if (stored := read_json(file) or {}).get("settings") == settings:
         return [EpisodeResult(**result) for result in stored["episodes"]]
     shutil.rmtree(recordings, ignore_errors=True)  # left by a run that was stopped
@@ -119,7 +121,7 @@ def evaluate_agent(
 
 def count_envs(config: ConfigDict) -> int:
     """Number of parallel environments: at most the number of episodes."""
-    return min(config.games, config.episodes)
+    return min(config.num_envs, config.episodes)
 
 
 def make_pool(config: ConfigDict, size: tuple[int, ...], scripted: bool) -> Pool:

@@ -15,11 +15,11 @@ from vpt_jax.system import command_line
 
 ROOT = Path(__file__).parents[1]
 CLONED = "cloned"
-# The agents, by name: differences from configs/rl_doom.py. Leash: the KL penalty to the pretrained policy.
+# The agents, by name: differences from configs/rl_doom.py.
 RUNS: dict[str, dict[str, object]] = {
     "fine-tuned": {},
-    "without leash": {"ppg.leash": 0.0},
-    "from scratch": {"ppg.leash": 0.0, "ppg.entropy": 0.01, "init_from": ""},
+    "without KL penalty": {"ppg.kl_pretrained_coef": 0.0},
+    "from scratch": {"ppg.kl_pretrained_coef": 0.0, "ppg.entropy": 0.01, "init_from": ""},
 }
 stage, arguments = partial(program, ROOT), partial(flags, ROOT)
 

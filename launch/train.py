@@ -109,8 +109,8 @@ def train(config: ConfigDict, start_time: float) -> bool:
     baselines = stage.baselines(train_data, valid_data)
     steps = count_steps(config, train_data)
     log(
-        f"{train_data.num_episodes} training episodes of {train_data.num_frames:,} frames (nulls: "
-        f"{config.data.nulls}); {steps:,} steps, {train_data.steps_per_epoch:,} an epoch"
+        f"{train_data.num_episodes} training episodes of {train_data.num_frames:,} frames (null actions: "
+        f"{config.data.null_actions}); {steps:,} steps, {train_data.steps_per_epoch:,} an epoch"
     )
 
     # Model and shardings
@@ -169,8 +169,8 @@ def make_work(config: ConfigDict, data: Stream) -> Work:
 
 def check_run(config: ConfigDict) -> None:
     """Checks the fields that `setup.check` does not: data and intervals; raises `ConfigError`."""
-    if config.data.nulls not in NULL_RULES:
-        raise ConfigError(f"config.data.nulls is {config.data.nulls!r}; choose one of {', '.join(NULL_RULES)}")
+    if (rule := config.data.null_actions) not in NULL_RULES:
+        raise ConfigError(f"config.data.null_actions is {rule!r}; choose one of {', '.join(NULL_RULES)}")
     for field in ("log_every", "evaluate_every", "save_every"):
         if config[field] < 1:
             raise ConfigError(f"config.{field} must be 1 or more")
@@ -182,7 +182,7 @@ def check_run(config: ConfigDict) -> None:
 def open_stream(config: ConfigDict, dataset: str, split: str, rows: int, encoder: Encoder | None) -> Stream:
     """Opens a split of a dataset; with an `encoder`, as precomputed embeddings. Raises `ConfigError`."""
     training = split == "train"
-    fields = dict(length=config.data.length, nulls=config.data.nulls, seed=config.seed, shuffle=training)
+    fields = dict(length=config.data.length, nulls=config.data.null_actions, seed=config.seed, shuffle=training)
     if training:
         fields |= dict(segments=config.data.segments, minutes=config.data.minutes)
     try:

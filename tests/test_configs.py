@@ -26,7 +26,7 @@ def test_layouts_divide_what_they_split(module, size, machine):
     data = chips // (fsdp * tensor) if data == -1 else data
     assert data * fsdp * tensor == chips
     assert config.data.batch % (data * fsdp) == config.data.valid_batch % (data * fsdp) == 0
-    assert config.data.batch // (data * fsdp) % config.data.parts == 0
+    assert config.data.batch // (data * fsdp) % config.data.grad_accum_steps == 0
     assert {**POLICIES, **IDMS}[config.model.preset]["heads"] % tensor == 0
     assert 0.95 < config.data.batch / plain.data.batch < 1.17  # near the paper's
     assert config.optimizer == plain.optimizer
@@ -38,11 +38,11 @@ def test_a_machine_that_is_not_known_is_named():
 
 
 DIAMOND = {  # of all variants: the paper's table 6, and ten minutes of 20 steps a second
-    "game.name": "minerl", "game.arguments.seconds": 12000 / 20, "height": 128, "width": 128, "games": 40,
-    "length": 128, "fragments": 48, "steps": 4000, "model.preset": "2x", "model.dtype": "bfloat16",
+    "game.name": "minerl", "game.arguments.seconds": 12000 / 20, "height": 128, "width": 128, "num_envs": 40,
+    "unroll_length": 128, "updates_per_rollout": 48, "steps": 4000, "model.preset": "2x", "model.dtype": "bfloat16",
     "optimizer.weight_decay": 0.04, "optimizer.clip_norm": 5, "ppg.discount": 0.999, "ppg.gae_decay": 0.95,
-    "ppg.clip": 0.2, "ppg.value": 0.5, "ppg.aux_value": 0.5, "ppg.clone": 1, "ppg.leash_decay": 0.9995,
-    "ppg.sleep_cycles": 2,
+    "ppg.clip": 0.2, "ppg.value": 0.5, "ppg.aux_value": 0.5, "ppg.kl_old_policy_coef": 1,
+    "ppg.kl_pretrained_decay": 0.9995, "ppg.sleep_cycles": 2,
     # PPG's code, where the paper does not say
     "ppg.wake_cycles": 1, "ppg.wake_value": 0.5, "ppg.normalize_advantages": True, "ppg.shuffle_segments": True,
     "ppg.sleep_optimizer": True, "ppg.bootstrap_on_truncation": False, "game.stagger": True,
@@ -50,7 +50,7 @@ DIAMOND = {  # of all variants: the paper's table 6, and ten minutes of 20 steps
 RUNS = {  # pretrained or not, rho, entropy bonus, learning rate, rewards
     "main": (True, 0.2, 0, 2e-5, "diamond"),
     "scratch": (False, 0, 0.01, 2e-5, "diamond"),
-    "no_leash": (True, 0, 0, 3e-6, "diamond"),
+    "no_kl_penalty": (True, 0, 0, 3e-6, "diamond"),
     "house": (True, 0.4, 0, 6e-5, "diamond_even"),
 }
 
@@ -59,7 +59,7 @@ RUNS = {  # pretrained or not, rho, entropy bonus, learning rate, rewards
 def test_diamond_runs_are_the_papers(variant):
     config = rl_diamond.get_config(variant)
     assert {field: operator.attrgetter(field)(config) for field in DIAMOND} == DIAMOND
-    learning = config.ppg.leash, config.ppg.entropy, config.optimizer.learning_rate, config.rewards
+    learning = config.ppg.kl_pretrained_coef, config.ppg.entropy, config.optimizer.learning_rate, config.rewards
     assert (bool(config.init_from), *learning) == RUNS[variant]
 
 
@@ -84,5 +84,5 @@ def test_every_game_can_be_evaluated_for_what_it_pays(variant, rewards):
 
 
 def test_a_variant_that_is_not_known_is_named():
-    with pytest.raises(ValueError, match="no variant 'gold'; choose one of main, scratch, no_leash, house"):
+    with pytest.raises(ValueError, match="no variant 'gold'; choose one of main, scratch, no_kl_penalty, house"):
         rl_diamond.get_config("gold")

@@ -221,6 +221,16 @@ def test_minutes_are_exact_nested_and_independent_of_the_seed(windows):
     assert stream.fingerprint() != used(0.25)[0].fingerprint()
 
 
+def test_the_keys_of_the_fingerprint_are_those_of_stored_runs(settings):
+    """Every checkpoint has them, and a run resumes only if they are equal, so a renamed config field keeps its old key.
+
+    `nulls` is `config.data.null_actions`.
+    """
+    assert Stream(settings).fingerprint().keys() == {
+        "split", "batch", "length", "nulls", "seed", "shuffle", "minutes", "frame_shape", "episodes", "kept_frames",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_record_is_named(settings, tmp_path, workers):
     copy = shutil.copytree(settings.dataset, tmp_path / "damaged")

@@ -1,11 +1,14 @@
 """Rollouts of agents: recorded episodes, drift from a reference policy, metrics."""
 
 import itertools
+import json
 
 import jax
 import numpy as np
 import pytest
 
+from configs.evaluate import get_config
+from launch.evaluate import evaluate_agent
 from tests.envs.toy_games import SIZE
 from vpt_jax.envs.rewards import Reward
 from vpt_jax.envs.vector.client import EnvSpec
@@ -24,6 +27,7 @@ from vpt_jax.evaluation.rollouts import (
 from vpt_jax.models.heads import joint_kl
 from vpt_jax.models.policy import Policy
 from vpt_jax.recording import read_frames, read_steps
+from vpt_jax.training.checkpoints import jsonable
 
 APPLES = {"apples": Reward(1)}
 
@@ -113,3 +117,15 @@ def test_an_agent_with_only_lost_episodes():
     assert (figures["episodes"], figures["lost"]) == (0, 1)
     assert np.isnan([figures["return"], figures["return_error"], figures["milestone/log"]]).all()
     assert best_median_worst([played(0, 1.0, "lost")]) == {}
+
+
+def test_stored_results_of_an_earlier_version_are_used(tmp_path):
+    """It stored `config.num_envs` by its earlier name, `games`."""
+    config, result = get_config(), played(0, 1.0)
+    config.out = str(tmp_path)
+    settings = jsonable(config) | {"games": config.num_envs, "policies": [], "size": [8, 8]}
+    del settings["num_envs"]
+    (tmp_path / "agents").mkdir()
+    stored = json.dumps({"settings": settings, "episodes": [result._asdict()]})
+    (tmp_path / "agents" / "random.json").write_text(stored)
+    assert evaluate_agent(config, "random", None, (8, 8), []) == [result]

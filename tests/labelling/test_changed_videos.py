@@ -135,16 +135,16 @@ def test_a_replaced_video_is_new_work_and_a_touched_one_is_not(folder, config, t
 
 def test_shards_keep_their_videos_when_one_is_removed(folder, config, tmp_path, capsys, work_done):
     """Also a completed shard: its dataset is created again (failing: label-advice-refused)."""
-    config.update(parts=2, films=0)
+    config.update(num_shards=2, films=0)
     label(config)
     (folder / "a.mkv").unlink()
     work_done.clear()
-    config.part = 1
+    config.shard_index = 1
     label(config)
     assert work_done[:2] == ["b.mkv", "d.mkv"]
     assert "is made once these are too: part-00000-of-00002" in capsys.readouterr().out
     work_done.clear()
-    config.part = 0
+    config.shard_index = 0
     out = label(config)
     assert work_done == []
     assert sorted(labels_by_name(out)) == ["b", "c", "d"]

@@ -218,7 +218,7 @@ def test_shards_make_the_same_labels(undisturbed, videos, idm_dir, tmp_path, in_
     label(settings(videos, idm_dir, tmp_path / "whole", choice="sample"))
     for shard_index in (2, 0, 1):
         assert not (tmp_path / "out").exists()
-        label(settings(videos, idm_dir, tmp_path / "out", choice="sample", parts=3, part=shard_index))
+        label(settings(videos, idm_dir, tmp_path / "out", choice="sample", num_shards=3, shard_index=shard_index))
         if shard_index == 0:
             assert "is made once these are too: part-00001-of-00003" in capsys.readouterr().out
     assert sorted(os.listdir(tmp_path)) == ["out", "whole"]
@@ -266,7 +266,7 @@ def test_what_cannot_be_labelled_is_refused(videos, idm_dir, tmp_path, in_proces
         ("aspect", (16, 0), r"config.aspect is \(16, 0\), and must be a width and a height"),
         ("quality", 0, "config.quality is 0: JPEG quality goes from 1 to 100"),
         ("workers", -1, "config.workers must not be negative"),
-        ("part", 1, "config.part is 1, and must be from 0 to 0"),
+        ("shard_index", 1, "config.shard_index is 1, and must be from 0 to 0"),
     ):
         value = str(value) if isinstance(value, Path) else value
         with pytest.raises(LabelError, match=message) as raised:

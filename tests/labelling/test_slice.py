@@ -26,7 +26,7 @@ from vpt_jax.labelling.job import label
 
 config = get_config()
 config.update(fields)
-config.update(parts=2, part=number)
+config.update(num_shards=2, shard_index=number)
 if __name__ == "__main__":
     label(config)
 """
@@ -55,5 +55,5 @@ def test_two_processes_of_one_cluster_label_as_one_slice(videos, idm_dir, in_pro
     config = settings(videos, idm_dir, tmp_path / "out", films=0)
     outputs = run_together(TOGETHER, config.to_json(), timeout=600)
     job.label(settings(videos, idm_dir, tmp_path / "alone", films=0))
-    assert sum("this part is done" in output for output in outputs) <= 1
+    assert sum("this shard is done" in output for output in outputs) <= 1
     assert_same_labels(tmp_path / "out", tmp_path / "alone")

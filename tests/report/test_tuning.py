@@ -9,8 +9,14 @@ from tests.html_page import Page
 from vpt_jax.evaluation.rollouts import EpisodeResult, IdleAgent, run_episodes, summarise
 from vpt_jax.report.tuning import write_tuning_report
 
-RETURNS = {"cloned": (3, 5), "fine-tuned": (9, 11), "without leash": (6, 8), "from scratch": (1, 1), "random": (0, 1)}
-DRIFTS = {"cloned": 0.0, "fine-tuned": 0.2, "without leash": 3.0, "from scratch": 5.0, "random": float("nan")}
+RETURNS = {
+    "cloned": (3, 5),
+    "fine-tuned": (9, 11),
+    "without KL penalty": (6, 8),
+    "from scratch": (1, 1),
+    "random": (0, 1),
+}
+DRIFTS = {"cloned": 0.0, "fine-tuned": 0.2, "without KL penalty": 3.0, "from scratch": 5.0, "random": float("nan")}
 
 
 @pytest.fixture
@@ -46,7 +52,7 @@ def test_claims_that_hold_are_marked(folder):
         "yes Fine-tuned above the cloned policy by more than two standard errors: 10.00 ± 1.00 against 4.00 ± 1.00, "
         "a difference of 6.00 ± 1.41",
         "yes Fine-tuned above the policy trained from scratch: 10.00 ± 1.00 against 1.00 ± 0.00",
-        "yes With the KL penalty (leash), the policy stays closer to the cloned one: 0.20 against 3.00 nats per step",
+        "yes With the KL penalty, the policy stays closer to the cloned one: 0.20 against 3.00 nats per step",
     ]
     page = Page(path.read_text())
     assert set(RETURNS) <= set(page.text("th"))
@@ -61,7 +67,7 @@ def test_claims_that_hold_are_marked(folder):
     [
         ("fine-tuned", {"return": 6.8}, 0),  # two standard errors are 2.83
         ("from scratch", {"return": 10.5}, 1),
-        ("without leash", {"drift": 0.1}, 2),
+        ("without KL penalty", {"drift": 0.1}, 2),
     ],
 )
 def test_claims_that_do_not_hold_are_marked(folder, agent, change, wrong):

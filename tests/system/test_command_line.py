@@ -1,6 +1,10 @@
-"""Command line of the programs: `~`, seeds, streams that are closed or end early (failing: cli-small-things)."""
+"""Command line of the programs: `~`, seeds, unknown and renamed fields, streams that are closed or end early.
+
+(failing: cli-small-things)
+"""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +12,10 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from tests import programs
 from vpt_jax.system import command_line
 from vpt_jax.system.home_folder import NoHomeError, expand_argument, expand_config, expand_home
+from vpt_jax.system.renamed_fields import RENAMED_FIELDS, explain_missing_field, field_names, new_names_hint
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,3 +134,81 @@ def test_invalid_values_in_any_field_are_one_line(config, message):
         command_line._read_config(Flag)
     assert str(ended.value).startswith(f"error: {message}")
     assert "\n" not in str(ended.value)
+
+
+def test_new_names_are_fields_of_the_configs_and_old_names_are_not():
+    paths = [path for path in (ROOT / "configs").glob("[!_]*.py") if path.stem not in ("base", "rl_base")]
+    names = set().union(*(field_names(runpy.run_path(str(path))["get_config"]()) for path in paths))
+    assert {new for new_names in RENAMED_FIELDS.values() for new in new_names} <= names
+    assert not RENAMED_FIELDS.keys() & names
+
+
+NAMES = [
+    "frames_per_second", "num_envs", "workdir", "data", "data.batch", "data.workers", "optimizer", "optimizer.name",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("games", "config.games is now called config.num_envs"),
+        ("rate", "config.rate is now called config.frames_per_second"),  # and in another config bytes_per_second
+        ("fragments", "the config has no field fragments"),  # nor the new one
+        ("data.bacth", "the config has no field data.bacth; did you mean config.data.batch?"),
+        ("bacth", "the config has no field bacth; did you mean config.data.batch?"),
+        ("workers", "the config has no field workers; did you mean config.data.workers?"),  # not workdir
+        ("optimizer.momentum", "the config has no field optimizer.momentum"),  # no field resembles it
+    ],
+)
+def test_a_missing_field_is_explained_by_its_new_name_or_a_similar_one(field, message):
+    assert explain_missing_field(field, NAMES) == message
+
+
+def test_old_names_in_an_error_message_are_explained():
+    config = ConfigDict({"ppg": {"leash_": 0.0}})
+    with pytest.raises(AttributeError) as raised:
+        _ = config.ppg.leash
+    hint = "config.ppg.leash is now called config.ppg.kl_pretrained_coef"
+    assert new_names_hint(str(raised.value).replace("\\", "")) == hint
+    assert new_names_hint("'rate'").endswith("called config.frames_per_second or config.bytes_per_second")
+    assert new_names_hint("'parts'").count("is now called") == 2  # of training, and of labelling
+    assert new_names_hint("it has no length") == ""
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "message"),
+    [
+        ("train", ["--config.data.parts=2"], "config.data.parts is now called config.data.grad_accum_steps"),
+        (
+            "train",
+            ["--config=configs/rl_doom.py", "--config.steps=1", "--config.ppg.leash", "0.1"],
+            "config.ppg.leash is now called config.ppg.kl_pretrained_coef",
+        ),
+        ("label", ["--config.parts=2"], "config.parts is now called config.num_shards"),
+        ("collect", ["--config.rate=1"], "config.rate is now called config.bytes_per_second"),
+        ("evaluate", ["--config.num_evns=2"], "the config has no field num_evns; did you mean config.num_envs?"),
+    ],
+)
+def test_programs_explain_fields_that_their_config_does_not_have(program, flags, message):
+    assert programs.run(program, *flags, status=1).splitlines()[-1] == f"error: {message}"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "config.games = 8",
+            "the config file sets a field by its old name: config.games is now called config.num_envs",
+        ),
+        ("config.ppg.leash /= 2", "(config.ppg.leash is now called config.ppg.kl_pretrained_coef)"),
+    ],
+)
+def test_a_config_file_with_an_old_name_is_refused(tmp_path, line, message):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from configs import rl_doom\n\n\ndef get_config():\n    config = rl_doom.get_config()\n"
+        f"    {line}\n    return config\n"
+    )
+    last = programs.run("train", f"--config={file}", status=1).splitlines()[-1]
+    assert last.startswith("error: ")
+    assert last.endswith(message)

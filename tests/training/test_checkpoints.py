@@ -16,6 +16,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from configs import foundation, idm
 from launch.evaluate import policy_digest
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy
@@ -187,6 +188,32 @@ def run(tmp_path_factory):
     checkpoints.save(initial_state({"a": jnp.zeros(3)}, optax.sgd(0.1), (), jax.random.PRNGKey(1)), 1)
     checkpoints.close()
     return workdir
+
+
+@pytest.mark.parametrize(
+    ("config", "model"),
+    [
+        (foundation.get_config(), {"preset", "temperature", "dtype"}),
+        (idm.get_config(), {"preset", "temperature", "use_last", "dtype"}),
+    ],
+    ids=["policy", "idm"],
+)
+def test_the_compared_keys_of_the_metadata_are_those_of_stored_runs(config, model):
+    """A run resumes only if these are equal to the checkpoint's. `config` is stored, and not compared: fields of other
+    groups may be renamed."""
+    metadata = run_metadata(config, {})
+    assert metadata.keys() == {"stream", "model", "optimizer", "config"}
+    assert metadata["model"].keys() == model
+    assert metadata["optimizer"].keys() == {"name"}
+
+
+def test_a_run_resumes_from_a_checkpoint_with_old_names_in_its_config(tmp_path):
+    old = METADATA | {"config": {"stage": "policy", "data": {"parts": 2, "nulls": "drop"}}}
+    new = METADATA | {"config": {"stage": "policy", "data": {"grad_accum_steps": 4, "null_actions": "drop"}}}
+    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, metadata=old)
+    checkpoints.save(state_at(1), 1)
+    checkpoints.close()
+    assert restore(tmp_path, new).step == 1
 
 
 INVALID_METADATA = [

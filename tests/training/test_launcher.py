@@ -12,13 +12,13 @@ from vpt_jax.system.workers import locked
         (["--config.model.preset=4x"], "config.model.preset is '4x'; choose one of nano, tiny, 1x, 2x, 3x"),
         (["--config.mesh.fsdp=3"], "does not fit 1 devices"),
         (["--config.data.segments=/none.parquet"], "config.data: /none.parquet is not a manifest"),
-        (["--config.data.nulls=skip"], "choose one of drop, mask, keep"),
+        (["--config.data.null_actions=skip"], "choose one of drop, mask, keep"),
         (["--config.model.dtype=bf16"], "config.model.dtype is 'bf16'; choose one of float32, bfloat16"),
         (["--config.save_every=0"], "config.save_every must be 1 or more"),
         (["--config.steps=2"], "config.optimizer.warmup_steps is 2, and the run has 2 steps"),
         (["--config.data.batch=80"], "batch x length = 480 frames, and the training data have"),
         (["--config.data.workers=-1"], "config.data.workers must not be negative"),
-        (["--config.data.bacth=3"], "the config has no field 'bacth'. Did you mean \"batch\""),
+        (["--config.data.bacth=3"], "the config has no field data.bacth; did you mean config.data.batch?"),
         (["--data.batch=3"], "--config.FIELD=VALUE"),
     ],
 )
@@ -33,7 +33,7 @@ def test_mistakes_are_explained_without_a_traceback(launcher, tmp_path, flags, m
     [
         (["--config=configs/foundation.py:17m"], "has no variant '17m'; choose one of 500m"),
         (["--config=configs/fundation.py"], "configs/fundation.py"),
-        (["--config.bacth=3"], "the config has no field bacth"),
+        (["--config.bacth=3"], "the config has no field bacth; did you mean config.data.batch?"),
     ],
 )
 def test_a_wrong_config_is_explained_in_a_line(launcher, tmp_path, flags, message):

@@ -12,9 +12,9 @@ from tests.training.conftest import ROOT
 
 SMALL = {
     "steps": 2, "episodes": 3,
-    "train": ("height=32", "width=32", "games=2", "length=4", "fragments=2", "game.arguments.seconds=0.5",
-              "game.arguments.height=36", "game.arguments.width=64"),
-    "evaluate": ("games=2", "game.arguments.seconds=0.5", "game.arguments.height=36", "game.arguments.width=64"),
+    "train": ("height=32", "width=32", "num_envs=2", "unroll_length=4", "updates_per_rollout=2",
+              "game.arguments.seconds=0.5", "game.arguments.height=36", "game.arguments.width=64"),
+    "evaluate": ("num_envs=2", "game.arguments.seconds=0.5", "game.arguments.height=36", "game.arguments.width=64"),
 }  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def test_reinforcement_learning_in_small(undisturbed, tmp_path):
     verdicts = re.findall(r"^(?:yes|NO ) .*: .*\d.*$", first, re.MULTILINE)
     assert len(verdicts) == 3
     page = Page((tmp_path / "report.html").read_text())
-    assert {"cloned", "fine-tuned", "without leash", "from scratch", "random", "scripted"} <= set(page.text("th"))
+    assert {"cloned", "fine-tuned", "without KL penalty", "from scratch", "random", "scripted"} <= set(page.text("th"))
     assert page.tags.count("video") == 18
 
     second = run().stdout

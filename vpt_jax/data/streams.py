@@ -71,7 +71,7 @@ class StreamSettings:
 
     def __post_init__(self) -> None:
         if self.nulls not in NULL_RULES:
-            raise ValueError(f"nulls is {self.nulls!r}; choose one of {', '.join(NULL_RULES)}")
+            raise ValueError(f"the rule for null actions is {self.nulls!r}; choose one of {', '.join(NULL_RULES)}")
         if self.batch < 1 or self.length < 1:
             raise ValueError(f"a stream needs batch >= 1 and length >= 1, not {self.batch} and {self.length}")
         if self.minutes < 0:
@@ -92,7 +92,7 @@ class Stream:
             )
         if not self.num_frames:
             raise ValueError(
-                f"{settings.dataset}, split {settings.split!r}: no frames are left with nulls={settings.nulls!r}"
+                f"{settings.dataset}, split {settings.split!r}: no frames are left with null actions {settings.nulls!r}"
             )
         # Opened here, to reject a damaged dataset early
         self._records = open_records(Path(settings.dataset), settings.split)

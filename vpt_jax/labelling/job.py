@@ -1,6 +1,6 @@
 """Resumable labelling job: from a folder of videos to a dataset with predicted labels, sharded over hosts.
 
-Each host labels one shard of the videos: `config.part` of `config.parts`.
+Each host labels one shard of the videos: `config.shard_index` of `config.num_shards`.
 
     OUT.partial/videos.json                           the videos by content, with their numbers
     OUT.partial/part-00000-of-00004/settings.json     settings and model of this shard; other settings are rejected
@@ -83,7 +83,7 @@ def label(config: ConfigDict) -> Path:
         if _is_up_to_date(out, wanted):  # finished by another host while this one waited
             return _report_done(out, work)
         shards = _assign_shards(config, idm, videos, keys, work)
-    shard = shards[config.part]
+    shard = shards[config.shard_index]
     with locked(shard.folder):
         _check_settings(shard, made_of)
         _label_shard(shard, config, idm)
@@ -141,8 +141,11 @@ def _check(config: ConfigDict) -> None:
     for field in ("workers", "films"):
         if config[field] < 0:
             raise LabelError(f"config.{field} must not be negative")
-    if not 0 <= config.part < config.parts:
-        raise LabelError(f"config.part is {config.part}, and must be from 0 to {config.parts - 1} for config.parts")
+    if not 0 <= config.shard_index < config.num_shards:
+        raise LabelError(
+            f"config.shard_index is {config.shard_index}, and must be from 0 to {config.num_shards - 1}, since "
+            f"config.num_shards is {config.num_shards}"
+        )
     videos = Path(config.videos)
     if not (videos.is_dir() or (videos.suffix == SUFFIX and videos.is_file())):
         raise LabelError(f"there is no folder of videos at {videos}, and no manifest (NAME{SUFFIX})")
@@ -176,10 +179,10 @@ def _assign_shards(
     height, width, _ = idm.frame_shape
     frames = FrameSettings(height, width, tuple(config.aspect), config.chunk_frames, config.quality)
     numbers, shards = resume.number_videos(work, keys), []
-    for shard_index in range(config.parts):
-        own = {name: clip for name, clip in videos.items() if numbers[name] % config.parts == shard_index}
+    for shard_index in range(config.num_shards):
+        own = {name: clip for name, clip in videos.items() if numbers[name] % config.num_shards == shard_index}
         own_keys, own_numbers = {name: keys[name] for name in own}, {name: numbers[name] for name in own}
-        folder = work / f"part-{shard_index:05}-of-{config.parts:05}"
+        folder = work / f"part-{shard_index:05}-of-{config.num_shards:05}"
         shards.append(JobShard(own, own_keys, own_numbers, folder, frames))
     return shards
 

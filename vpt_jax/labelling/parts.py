@@ -1,6 +1,6 @@
 """Labelled dataset of one shard of a job, from decoded videos and their labels; and merging of all shards.
 
-Shards are the parts of a job: `config.part` of `config.parts`, in folders `part-00000-of-00004`.
+Shards of a job: `config.shard_index` of `config.num_shards`, in folders `part-00000-of-00004`.
 """
 
 import json
@@ -153,7 +153,7 @@ def merge_shards(folder: Path, shards: Sequence[JobShard], out: Path) -> bool:
     """Merges the datasets of all shards into `out`, if all are complete; returns whether it did."""
     datasets = [shard.folder / "dataset" for shard in shards]
     if missing := [shard.folder.name for shard in shards if not is_complete(shard)]:
-        print(f"this part is done; the dataset is made once these are too: {', '.join(missing)}")
+        print(f"this shard is done; the dataset is made once these are too: {', '.join(missing)}")
         return False
     merged = folder / "merged"
     shutil.rmtree(merged, ignore_errors=True)

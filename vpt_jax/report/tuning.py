@@ -1,4 +1,4 @@
-"""Report of RL fine-tuning at small scale: its gain, and the effect of the KL penalty (leash) to the cloned policy."""
+"""Report of RL fine-tuning at small scale: its gain, and the effect of the KL penalty to the cloned policy."""
 
 import json
 import math
@@ -24,7 +24,7 @@ def write_tuning_report(
 
     Args:
         folder: output folder, which contains an evaluation in `playing`.
-        runs: work directories by agent name: fine-tuned, without the KL penalty (leash), and from scratch.
+        runs: work directories by agent name: fine-tuned, without the KL penalty, and from scratch.
         cloned: name of the pretrained agent.
         seconds: duration of each stage, by name.
     """
@@ -61,7 +61,7 @@ def _claims(
     )
     penalized, unpenalized = figures[tuned]["drift"], figures[without_penalty]["drift"]
     measured = f"{penalized:.2f} against {unpenalized:.2f} nats per step"
-    yield "With the KL penalty (leash), the policy stays closer to the cloned one", measured, penalized < unpenalized
+    yield "With the KL penalty, the policy stays closer to the cloned one", measured, penalized < unpenalized
 
 
 def _difference(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, float]:

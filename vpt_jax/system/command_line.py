@@ -1,6 +1,8 @@
 """Command-line entry point of the programs in launch/: config file with overrides, signal handlers, one-line errors."""
 
 import os
+import re
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +16,13 @@ from vpt_jax.system.home_folder import NoHomeError, expand_argument, expand_conf
 from vpt_jax.system.output import prepare_output
 from vpt_jax.system.paths import RemotePathError, local_path, refuse_remote_paths, refuse_remote_settings
 from vpt_jax.system.printable import escape_output
+from vpt_jax.system.renamed_fields import (
+    RenamedFieldError,
+    explain_missing_field,
+    field_names,
+    new_names_hint,
+    refuse_renamed_fields,
+)
 from vpt_jax.system.seeds import SeedError, check_seed
 from vpt_jax.system.workers import FolderInUseError
 
@@ -30,7 +39,7 @@ def run(main: Callable[[ConfigDict], object], config_file: str, user_errors: tup
     before `main`. Control characters in the output are escaped, whatever their source.
     """
     prepare_output()
-    with _one_line_errors():
+    with _one_line_errors(config_file):
         flag = config_flags.DEFINE_config_file("config", config_file, "Config file of configs/, and its variant.")
 
     def checked_main() -> None:
@@ -89,6 +98,7 @@ def _output_folders() -> list[str]:
 def _read_config(flag: flags.FlagHolder) -> ConfigDict:
     with _one_line_errors():  # the flag reports a missing file when its value is first accessed
         config = flag.value.copy_and_resolve_references()
+        refuse_renamed_fields(config)
         expand_config(config)
         _check_seeds(config)
         return config
@@ -112,20 +122,49 @@ def _parse_flags(arguments: list[str]) -> list[str]:
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Turns errors of flags and config files into one line, instead of a traceback or a list of all flags."""
+def _one_line_errors(config_file: str = "") -> Iterator[None]:
+    """Turns errors of flags and config files into one line, instead of a traceback or a list of all flags.
+
+    `config_file` is used where the command line names none.
+    """
     try:
         yield
-    except (SeedError, NoHomeError) as error:
+    except (SeedError, NoHomeError, RenamedFieldError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {_one_line(error)}; start programs in the repository's folder")
     except (AttributeError, KeyError, TypeError) as error:
-        sys.exit(f"error: the config has no field {_one_line(error)}")
+        sys.exit(f"error: {_explain_field_error(error, sys.argv[1:], config_file)}")
     except flags.UnrecognizedFlagError as error:
         sys.exit(f"error: {error}; fields of the config are set by --config.FIELD=VALUE")
     except flags.Error as error:
         sys.exit(f"error: {str(error).splitlines()[-1]}")  # a config's own error comes after its traceback
+
+
+def _explain_field_error(error: Exception, arguments: list[str], config_file: str) -> str:
+    """Message for a field that a config does not have: the first such on the command line, else one in the file."""
+    fields = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if found := re.fullmatch(r"--?(?:no)?config\.([\w.]+)(?:=.*)?", argument, re.DOTALL):
+            fields.append(found[1])
+        elif found := re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL):
+            config_file = following if found[1] is None else found[1]
+    names = _names_in_file(os.path.expanduser(config_file))
+    if missing := [field for field in fields if names and field not in names]:
+        return explain_missing_field(missing[0], names)
+    hint = new_names_hint(str(error).replace("\\", ""))
+    return f"the config has no field {_one_line(error)}" + (f" ({hint})" if hint else "")
+
+
+def _names_in_file(config_file: str) -> list[str]:
+    """Fields of the config of FILE[:VARIANT]; none if it cannot be loaded."""
+    file, *variant = config_file.split(":", 1)
+    if not os.path.isfile(file):
+        return []
+    try:
+        return field_names(runpy.run_path(file)["get_config"](*variant))
+    except Exception:
+        return []
 
 
 def _one_line(error: Exception) -> str:

@@ -124,7 +124,7 @@ def check(config: Any, mesh: Mesh) -> None:
         "sharding": parallel.RULES,
     })  # fmt: skip
     check_hang_minutes(config)
-    for field in ("data.batch", "data.valid_batch", "data.length", "data.parts"):
+    for field in ("data.batch", "data.valid_batch", "data.length", "data.grad_accum_steps"):
         if attrgetter(field)(config) < 1:
             raise ConfigError(f"config.{field} must be 1 or more")
     for field in ("steps", "epochs", "optimizer.warmup_steps"):
@@ -136,8 +136,8 @@ def check(config: Any, mesh: Mesh) -> None:
         except ValueError as error:
             raise ConfigError(f"config.{field}: {error}") from error
     rows = config.data.batch // (mesh.shape["data"] * mesh.shape["fsdp"])
-    if rows % config.data.parts:
-        raise ConfigError(f"config.data.parts is {config.data.parts}, and must divide the {rows} rows of a device")
+    if rows % (steps := config.data.grad_accum_steps):
+        raise ConfigError(f"config.data.grad_accum_steps is {steps}, and must divide the {rows} rows of a device")
 
 
 def check_choices(config: Any, choices: Mapping[str, Iterable[str]]) -> None:
@@ -226,7 +226,7 @@ def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, 
         return _make_state(objective, masked_optimizer(steps), config.data.batch, config.seed, params)
 
     def update(state: TrainState, batch: Batch, steps: Any) -> tuple[TrainState, Metrics]:
-        return train_step(loss, masked_optimizer(steps), state, batch, grad_accum_steps=config.data.parts)
+        return train_step(loss, masked_optimizer(steps), state, batch, grad_accum_steps=config.data.grad_accum_steps)
 
     init = partial(init_state, marginal)
     try:

@@ -22,7 +22,7 @@ def decoded(monkeypatch):
     def prefetch(pool, todo, config, embedder):
         for clip, result in todo:
             names.append(clip.video.name)
-            sampled = job.sample_frames(clip, result, config.rate, embedder.size)
+            sampled = job.sample_frames(clip, result, config.frames_per_second, embedder.size)
             yield clip, result, SimpleNamespace(result=lambda: sampled)  # noqa: B023
 
     monkeypatch.setattr(job, "_prefetch", prefetch)

@@ -133,7 +133,7 @@ def test_invalid_settings_are_refused(idm_dir, small_filter, small_labelled, vid
     refused("config.embedder is 'magic'; choose one of idm, clip", videos=videos, embedder="magic")
     refused(r'needs open_clip: pip install -c constraints.txt -e ".\[clip\]"', videos=videos, embedder="clip")
     refused("holds no checkpoint", videos=videos, weights=str(tmp_path))
-    refused("config.kernel is 4, and must be odd", videos=videos, kernel=4)
+    refused("config.median_window is 4, and must be odd", videos=videos, median_window=4)
     refused("config.min_share is 80", videos=videos, min_share=80.0)
     refused("no folder of videos at", videos=tmp_path / "none")
     refused("config.out is .*, and must be a folder that contains the videos", videos=videos, out=tmp_path)

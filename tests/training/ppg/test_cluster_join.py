@@ -48,7 +48,7 @@ def test_sigterm_still_stops_a_run_with_games_on_ray(ray):
     config = config_of()
     before = signal.getsignal(signal.SIGTERM)
     with loop.StopSignal() as stop:
-        assert len(train.make_pool(config, make_mesh(config), 0).seeds) == config.games
+        assert len(train.make_pool(config, make_mesh(config), 0).seeds) == config.num_envs
         assert not stop()
         signal.raise_signal(signal.SIGTERM)
         assert stop()
@@ -69,9 +69,9 @@ def test_sigterm_saves_with_rays_actors(launcher, tmp_path):
     """It saves, and exits with the documented status (scale row 7)."""
     pytest.importorskip("ray")
     flags = [
-        "--config=configs/rl_doom.py", "--config.ppg.leash=0.0", "--config.height=16", "--config.width=16",
+        "--config=configs/rl_doom.py", "--config.ppg.kl_pretrained_coef=0.0", "--config.height=16", "--config.width=16",
         "--config.game.arguments.height=36", "--config.game.arguments.width=64", "--config.game.arguments.seconds=0.5",
-        "--config.games=2", "--config.length=4", "--config.fragments=4", "--config.steps=1000",
+        "--config.num_envs=2", "--config.unroll_length=4", "--config.updates_per_rollout=4", "--config.steps=1000",
         "--config.game.machines=1", "--config.game.cluster=local", "--config.game.cpus=0.1",
         "--config.stopped_status=75",
     ]  # fmt: skip

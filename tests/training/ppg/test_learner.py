@@ -213,9 +213,9 @@ def test_the_sleep_phase_has_a_separate_or_shared_optimizer_state(steps):
 
 def test_without_a_pretrained_policy_there_is_no_kl_to_it():
     optimizer = optax.sgd(0.1)
-    wake = partial(wake_step, Constant, optimizer, PPGConfig(leash=0.0))
+    wake = partial(wake_step, Constant, optimizer, PPGConfig(kl_pretrained_coef=0.0))
     _, metrics = jax.eval_shape(wake, first_state(optimizer), NOTHING, segment_of([1, 2]), None)
-    assert not {"kl_pretrained", "leash"} & metrics.keys()
+    assert not {"kl_pretrained", "kl_pretrained_coef"} & metrics.keys()
 
 
 @pytest.mark.parametrize(("waking", "sleeping", "has_pretrained"), [(1, 0, True), (2, 6, False), (1, 2, True)])

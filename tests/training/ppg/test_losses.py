@@ -194,7 +194,7 @@ def test_the_sleep_loss_written_out():
     segment = segment_of(action, np.zeros((1, 2)), [[0.0, 0.0]], [[3.0, 5.0]])
     normalizer = ValueNormalizer(jnp.array([2.0]), jnp.array([8.0]), jnp.array(1.0))
     params = {"logits": logits, "value": jnp.array([[0.5, 1.0]]), "aux_value": jnp.array([[0.0, 1.5]])}
-    weights = LossWeights(value=0.5, aux_value=0.25, clone=2.0)
+    weights = LossWeights(value=0.5, aux_value=0.25, kl_old_policy=2.0)
     value, _ = sleep_loss(FixedPolicy, weights, params, None, segment, before, normalizer)
     expected = 0.5 * (0.25 / 2) + 0.25 * (0.25 / 2) + 2 * np.mean(joint_kl(before, logits))
     np.testing.assert_allclose(value, expected, rtol=1e-6)

@@ -192,6 +192,16 @@ def test_both_optimizer_states_are_resumed(config, tmp_path):
         resume(config, tmp_path, own=False)
 
 
+def test_the_compared_keys_of_the_metadata_are_those_of_stored_runs(config):
+    """A run resumes only if these are equal to the checkpoint's: what they hold has no name of a renamed field."""
+    metadata = train.checkpoint_metadata(config)
+    assert {group: set(metadata[group]) for group in ("stream", "model", "optimizer")} == {
+        "stream": {"game", "rewards", "frame_shape"},
+        "model": {"preset", "temperature", "dtype", "aux_value"},
+        "optimizer": {"name", "sleep_optimizer"},
+    }
+
+
 def test_defaults_of_the_config_and_of_the_class_are_equal():
     """Those of `PPGConfig` and of configs/rl_base.py."""
     config = rl_diamond.get_config()

@@ -23,8 +23,8 @@ def start(launcher, undisturbed):
     flags = [
         "--config=configs/rl_doom.py", f"--config.init_from={undisturbed}", "--config.height=32", "--config.width=32",
         "--config.game.arguments.height=36", "--config.game.arguments.width=64", "--config.game.arguments.seconds=0.5",
-        "--config.model.preset=nano", "--config.games=2", "--config.length=4", "--config.fragments=2",
-        "--config.save_every=1",
+        "--config.model.preset=nano", "--config.num_envs=2", "--config.unroll_length=4",
+        "--config.updates_per_rollout=2", "--config.save_every=1",
     ]  # fmt: skip
     return lambda workdir, *more, **options: launcher.start(workdir, *flags, *more, bare=True, **options)
 
@@ -88,7 +88,9 @@ def test_equal_runs_are_equal_and_learn(play, tuned, tmp_path):
     assert "step 2/2  return " in output
     first, second = metrics(workdir)
     assert 0 < first["train/kl_pretrained"] < second["train/kl_pretrained"]
-    np.testing.assert_allclose([first["train/leash"], second["train/leash"]], [0.2, 0.2 * 0.9995], rtol=1e-6)
+    np.testing.assert_allclose(
+        [first["train/kl_pretrained_coef"], second["train/kl_pretrained_coef"]], [0.2, 0.2 * 0.9995], rtol=1e-6
+    )
 
 
 @pytest.mark.slow
@@ -106,11 +108,12 @@ def test_resuming_restores_optimizer_normaliser_and_kl_coefficient(resumed, undi
     workdir, output = resumed
     assert "resumed from step 2" in output
     assert [line["step"] for line in metrics(workdir)] == [1, 2, 3]
-    np.testing.assert_allclose(metrics(workdir)[2]["train/leash"], 0.2 * 0.9995**2, rtol=1e-6)
+    np.testing.assert_allclose(metrics(workdir)[2]["train/kl_pretrained_coef"], 0.2 * 0.9995**2, rtol=1e-6)
     state = state_of(workdir, 3)
     np.testing.assert_allclose(state["normalizer"]["debias"], 1 - 0.99999 ** (3 * 2 * (1 + 2)), rtol=1e-3)
     counts = {int(leaf) for leaf in jax.tree.leaves(state["opt_state"]) if np.ndim(leaf) == 0}
-    assert counts == {3 * 2 * 1, 3 * 2 * 2}  # iterations, fragments, one wake and two sleep cycles, an Adam for each
+    # Iterations, updates of a cycle, one wake cycle and two sleep cycles; an Adam for each phase
+    assert counts == {3 * 2 * 1, 3 * 2 * 2}
     cloned = load_policy(undisturbed).params
     for layer in ("encoder", "transformer", "actions"):
         jax.tree.map(np.testing.assert_array_equal, state["pretrained"][layer], cloned[layer])
@@ -130,7 +133,7 @@ def test_a_killed_run_repeats_its_iteration(start, play, tuned, resumed, tmp_pat
 
 
 def test_a_stopped_run_does_not_complete_its_rollout(launcher, start, tmp_path):
-    process = start(tmp_path, "--config.fragments=10000", "--config.game.arguments.seconds=60.0", processes=2)
+    process = start(tmp_path, "--config.updates_per_rollout=10000", "--config.game.arguments.seconds=60.0", processes=2)
     wait_until(lambda: len(games_of(process.pid)) == 2, process)
     os.killpg(process.pid, signal.SIGTERM)
     assert "asked to stop after step 0" in launcher.finish(process)
@@ -146,7 +149,7 @@ def test_the_tuned_policy_loads_as_any_other(tuned):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("init_from=", "config.ppg.leash ties the policy to config.init_from, which is empty"),
+        ("init_from=", "the KL to the policy in config.init_from, which is empty"),
         ("init_from=nowhere", "config.init_from: nowhere holds no checkpoint"),
         ("model.temperature=2.0", "config.model.temperature is 2.0, and the model in"),
         ("game.python=python99", "config.game.python is 'python99', which is not a program"),

@@ -43,7 +43,7 @@ def _train(config: ConfigDict, embedder: Embedder, path: Path) -> FrameClassifie
     labels, groups = np.array([frame.label for frame in frames]), np.array([frame.group for frame in frames])
     held_out = training.cross_validate(maps, labels, groups, config)
     made_of = {"embedder": config.embedder, "weights": embedder.digest, "frames": labelled_set.digest(frames)}
-    classifier = FrameClassifier(*training.fit(maps, labels, groups, config.C), held_out.threshold, made_of)
+    classifier = FrameClassifier(*training.fit(maps, labels, groups, config.svm_c), held_out.threshold, made_of)
     classifier.save(path)
     write_report(path.with_suffix(".html"), frames, held_out)
     print(f"classifier: {path}; report: {path.with_suffix('.html')}")

@@ -66,11 +66,11 @@ def filter_videos(config: ConfigDict, classifier: FrameClassifier, embedder: Emb
     clips = _find_clips(source, out)
     folder = out / "filter.answers"
     with locked(folder):
-        _invalidate_cache(folder, classifier, config.rate)
+        _invalidate_cache(folder, classifier, config.frames_per_second)
         results = {name: _result_file(folder, key) for name, key in content_keys(clips).items()}
         _classify_all(clips, results, config, classifier, embedder)
         scored = {name: _load_saved(result) for name, result in results.items()}
-    rules = SegmentRules(config.kernel, config.min_seconds, config.min_share)
+    rules = SegmentRules(config.median_window, config.min_seconds, config.min_share)
     threshold = classifier.threshold if config.threshold is None else config.threshold
     tables = [_table_rows(out, name, clips[name], decided, threshold, rules) for name, decided in scored.items()]
     write_table(out / "filtered.parquet", [row for row, _ in tables], VIDEOS)
@@ -81,10 +81,10 @@ def filter_videos(config: ConfigDict, classifier: FrameClassifier, embedder: Emb
 
 def check_config(config: ConfigDict) -> None:
     """Raises FilterError for an invalid field of the config."""
-    if config.kernel < 1 or config.kernel % 2 == 0:
-        raise FilterError(f"config.kernel is {config.kernel}, and must be odd, 1 or more")
-    if not 0 < config.rate <= FRAME_RATE:
-        raise FilterError(f"config.rate is {config.rate}, and must be above 0 and at most {FRAME_RATE}")
+    if config.median_window < 1 or config.median_window % 2 == 0:
+        raise FilterError(f"config.median_window is {config.median_window}, and must be odd, 1 or more")
+    if not 0 < (rate := config.frames_per_second) <= FRAME_RATE:
+        raise FilterError(f"config.frames_per_second is {rate}, and must be above 0 and at most {FRAME_RATE}")
     if not 0 <= config.min_share <= 1:
         raise FilterError(f"config.min_share is {config.min_share}, and must be from 0 to 1")
     if config.min_seconds < 0 or config.workers < 0:
@@ -153,7 +153,8 @@ def _prefetch(
 ) -> Iterator[tuple[Clip, Path, Future]]:  # fmt: skip
     waiting: deque[tuple[Clip, Path, Future]] = deque()
     for clip, result in todo:
-        waiting.append((clip, result, pool.submit(sample_frames, clip, result, config.rate, embedder.size)))
+        future = pool.submit(sample_frames, clip, result, config.frames_per_second, embedder.size)
+        waiting.append((clip, result, future))
         if len(waiting) > 2 * (config.workers or available_cores()):  # bounded: frames decoded ahead take disk space
             yield waiting.popleft()
     yield from waiting

@@ -67,8 +67,8 @@ def check_config(config: ConfigDict) -> None:
     """Raises ClassifierError for an invalid field of the config."""
     if config.folds < 2:
         raise ClassifierError(f"config.folds is {config.folds}, and must be 2 or more")
-    if config.C <= 0:
-        raise ClassifierError(f"config.C is {config.C}, and must be above 0")
+    if config.svm_c <= 0:
+        raise ClassifierError(f"config.svm_c is {config.svm_c}, and must be above 0")
     if not 0 < config.precision <= 1:
         raise ClassifierError(f"config.precision is {config.precision}, and must be above 0 and at most 1")
 
@@ -83,7 +83,7 @@ def fit(maps: Sequence[CellMap], labels: Labels, groups: Groups, svm_c: float) -
         maps: embeddings of `n` frames, one array per map of the embedder.
         labels: class indices.
         groups: videos that the frames come from.
-        svm_c: the SVM's penalty C (`config.C`).
+        svm_c: the SVM's penalty C (`config.svm_c`).
 
     Raises:
         ClassifierError: scikit-learn is missing.
@@ -119,7 +119,7 @@ def cross_validate(
     with progress_bar(config.folds, desc="cross-validation", unit="fold") as bar:
         for fold in range(config.folds):
             out = folds == fold
-            memories, svm = fit([cells[~out] for cells in maps], labels[~out], groups[~out], config.C)
+            memories, svm = fit([cells[~out] for cells in maps], labels[~out], groups[~out], config.svm_c)
             decisions[out] = svm.decision_function(svm_features([cells[out] for cells in maps], memories))
             bar.update()
     if config.threshold is not None:

@@ -117,7 +117,7 @@ def _check(config: ConfigDict) -> None:
     for field in ("results", "height", "max_bytes", "workers", "timeout", "max_failures"):
         if config[field] < 1:
             raise CollectError(f"config.{field} is {config[field]}, and must be 1 or more")
-    for field in ("pause", "rate", "retries", "backoff", "min_seconds"):
+    for field in ("pause", "bytes_per_second", "retries", "backoff", "min_seconds"):
         if config[field] < 0:
             raise CollectError(f"config.{field} is {config[field]}, and must not be negative")
     try:
@@ -138,7 +138,7 @@ def _rules(config: ConfigDict) -> RejectRules:
 
 def _request_policy(config: ConfigDict) -> ytdlp.RequestPolicy:
     cookies = Path(config.cookies).read_text() if config.cookies else ""
-    bytes_per_second = config.rate / config.workers
+    bytes_per_second = config.bytes_per_second / config.workers
     return ytdlp.RequestPolicy(config.pause, bytes_per_second, config.retries, config.backoff, cookies)
 
 

@@ -83,8 +83,8 @@ class PPGConfig(NamedTuple):
     gae_decay: float = 0.95
     bootstrap_on_truncation: bool = False  # from the value of the last frame, where a time limit cut an episode
     normalize_advantages: bool = True  # to mean 0 and variance 1 over a rollout
-    leash: float = 0.2  # coefficient of the KL to the pretrained policy
-    leash_decay: float = 0.9995  # of that coefficient, per iteration
+    kl_pretrained_coef: float = 0.2  # coefficient of the KL to the pretrained policy
+    kl_pretrained_decay: float = 0.9995  # of that coefficient, per iteration
     wake_cycles: int = 1  # epochs of the wake phase over a rollout
     sleep_cycles: int = 2  # epochs of the sleep phase over a rollout
     shuffle_segments: bool = True  # False: in temporal order, the same segment of all games
@@ -278,7 +278,7 @@ def wake_step(
 ) -> tuple[LearnerState, Metrics]:
     """One update with `wake_loss`; first updates the normaliser with the minibatch's targets, as the reference."""
     state = _update_normalizer(state, segment)
-    kl_pretrained_coef = ppg_config.leash * ppg_config.leash_decay**state.step
+    kl_pretrained_coef = ppg_config.kl_pretrained_coef * ppg_config.kl_pretrained_decay**state.step
 
     def loss(params: Any) -> Any:
         return wake_loss(
@@ -286,7 +286,7 @@ def wake_step(
         )
 
     state, metrics = _update(loss, optimizer, state, "wake")
-    return state, metrics | ({} if pretrained_logits is None else {"leash": kl_pretrained_coef})
+    return state, metrics | ({} if pretrained_logits is None else {"kl_pretrained_coef": kl_pretrained_coef})
 
 
 def sleep_step(

@@ -42,7 +42,7 @@ class LossWeights(NamedTuple):
     wake_value: float = 0.5  # of the main value's squared error in the wake phase
     value: float = 0.5  # the same in the sleep phase
     aux_value: float = 0.5
-    clone: float = 1.0  # of the KL to the policy before the sleep phase
+    kl_old_policy: float = 1.0  # of the KL to the policy before the sleep phase
     entropy: float = 0.0
 
 
@@ -163,7 +163,7 @@ def sleep_loss(
     }
     means = {name: masked_mean(per_step, segment.valid) for name, per_step in terms.items()}
     value, aux_value, kl = means.values()
-    return weights.value * value + weights.aux_value * aux_value + weights.clone * kl, means
+    return weights.value * value + weights.aux_value * aux_value + weights.kl_old_policy * kl, means
 
 
 def _normalized(normalizer: ValueNormalizer, target: Float[Array, "b t"]) -> Float[Array, "b t"]:

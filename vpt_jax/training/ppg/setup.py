@@ -56,7 +56,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     if config.game.python and not shutil.which(config.game.python):
         raise ConfigError(f"config.game.python is {config.game.python!r}, which is not a program")
     check_hang_minutes(config)
-    for field in ("games", "fragments", "length", "steps", "log_every", "save_every"):
+    for field in ("num_envs", "updates_per_rollout", "unroll_length", "steps", "log_every", "save_every"):
         if config[field] < 1:
             raise ConfigError(f"config.{field} must be 1 or more")
     if config.ppg.wake_cycles < 1 or config.ppg.sleep_cycles < 0:
@@ -66,16 +66,16 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             "config.game.stagger spreads the ends of the first episodes over config.game.arguments.seconds, which is "
             "not set: set it, or config.game.stagger=False"
         )
-    if (machines := config.game.machines) and (config.games % machines or machines % jax.process_count()):
+    if (machines := config.game.machines) and (config.num_envs % machines or machines % jax.process_count()):
         raise ConfigError(
             f"config.game.machines is {machines}, and must be a multiple of the {jax.process_count()} training "
-            f"process(es), and a divisor of config.games, which is {config.games}"
+            f"process(es), and a divisor of config.num_envs, which is {config.num_envs}"
         )
     try:
-        rows = parallel.local_rows(mesh, config.games)
+        rows = parallel.local_rows(mesh, config.num_envs)
     except ValueError as error:
-        raise ConfigError(f"config.games: {error}") from error
-    if len(rows) * jax.process_count() > config.games:
+        raise ConfigError(f"config.num_envs: {error}") from error
+    if len(rows) * jax.process_count() > config.num_envs:
         raise ConfigError("config.mesh.tensor splits a game between hosts: let it divide the devices of a host")
 
 
@@ -88,13 +88,13 @@ def make_setup(config: ConfigDict, mesh: Mesh) -> PPGSetup:
     shardings = parallel.tree_shardings(shapes, mesh, parallel.RULES[config.sharding])
     shapes = jax.tree.map(_with_sharding, shapes, shardings)
     row_sharding, has_pretrained = parallel.batch_sharding(mesh), bool(config.init_from)
-    learner = Learner(policy, optimizer, ppg_config, config.length, shardings, row_sharding, has_pretrained)
+    learner = Learner(policy, optimizer, ppg_config, config.unroll_length, shardings, row_sharding, has_pretrained)
     return PPGSetup(policy, jax.jit(init_state, out_shardings=shardings), shapes, shardings, learner)
 
 
 def wake_arguments(config: ConfigDict, mesh: Mesh, setup: PPGSetup) -> tuple[Any, ...]:
     """Returns the arguments of the wake step, as shapes with shardings."""
-    row_sharding, rows, steps = parallel.batch_sharding(mesh), config.games, config.length
+    row_sharding, rows, steps = parallel.batch_sharding(mesh), config.num_envs, config.unroll_length
 
     def shape(dtype: Any, *dimensions: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, steps, *dimensions), dtype, sharding=row_sharding)
@@ -124,9 +124,9 @@ def resident_buffers(
 ) -> dict[str, Any]:
     """Buffers that stay on the devices during a step: the segments of a rollout, their KV caches, reference logits."""
     return {
-        "rollout": [segment] * config.fragments,
-        "memories": [memory] * config.fragments,
-        "logits": [logits] * config.fragments,
+        "rollout": [segment] * config.updates_per_rollout,
+        "memories": [memory] * config.updates_per_rollout,
+        "logits": [logits] * config.updates_per_rollout,
     }
 
 
@@ -142,6 +142,7 @@ def frame_size(config: ConfigDict) -> tuple[int, int]:
 def make_ppg_config(config: ConfigDict) -> PPGConfig:
     """Returns the hyperparameters in `config.ppg`."""
     fields = config.ppg.to_dict()
+    fields["kl_old_policy"] = fields.pop("kl_old_policy_coef")
     weights = LossWeights(**{name: fields.pop(name) for name in LossWeights._fields})
     return PPGConfig(weights=weights, **fields)
 
@@ -172,10 +173,14 @@ def initial_model(config: ConfigDict, policy: Policy) -> InitialModel:
     auxiliary head is random.
 
     Raises:
-      ConfigError: `config.ppg.leash` without `config.init_from`, or a policy with another size or frame size.
+      ConfigError: `config.ppg.kl_pretrained_coef` without `config.init_from`, or a policy with another size or frame
+        size.
     """
-    if config.ppg.leash and not config.init_from:
-        raise ConfigError("config.ppg.leash ties the policy to config.init_from, which is empty: set it, or leash=0")
+    if config.ppg.kl_pretrained_coef and not config.init_from:
+        raise ConfigError(
+            "config.ppg.kl_pretrained_coef penalizes the KL to the policy in config.init_from, which is empty: set it, "
+            "or --config.ppg.kl_pretrained_coef=0"
+        )
     init, rng = partial(init_params, policy, (*frame_size(config), 3)), seed_key(config.seed)
     shapes = jax.eval_shape(init, rng)
     trained: dict[str, Any] = {}

@@ -51,7 +51,7 @@ def train(config: ConfigDict, start_time: float) -> bool:
     setup, workdir = make_setup(config, mesh), Path(config.workdir)
     log(
         f"{jax.process_count()} process(es), {jax.device_count()} x {jax.devices()[0].device_kind}, "
-        f"{dict(mesh.shape)}; {config.games} games of {config.game.name}, {dict(config.game.arguments)}"
+        f"{dict(mesh.shape)}; {config.num_envs} games of {config.game.name}, {dict(config.game.arguments)}"
     )
 
     with jax.set_mesh(mesh):
@@ -62,7 +62,7 @@ def train(config: ConfigDict, start_time: float) -> bool:
 
         # Alternate between rollouts and updates
         start, quiet = int(state.step), jax.process_index() > 0
-        work = Work(config.games * rollout_length(config))
+        work = Work(config.num_envs * rollout_length(config))
         with loop.StopSignal() as stop, make_pool(config, mesh, start) as pool:
             trainer = PPGTrainer(config, setup, mesh, pool, state)
             state = loop.run(
@@ -115,10 +115,10 @@ class PPGTrainer:
 
     def __init__(self, config: ConfigDict, setup: PPGSetup, mesh: Mesh, pool: VectorEnv, state: LearnerState):
         self._pool, self._num_steps, self._state, self._learner = pool, rollout_length(config), state, setup.learner
-        memory = partial(setup.policy.initial_memory, config.games)
+        memory = partial(setup.policy.initial_memory, config.num_envs)
         self._memory = jax.jit(memory, out_shardings=parallel.batch_sharding(mesh))()
         rng = jax.random.fold_in(jax.device_get(state.rng), int(state.step))
-        self._collector = RolloutCollector(setup.policy, pool, mesh, config.games, config.length, rng)
+        self._collector = RolloutCollector(setup.policy, pool, mesh, config.num_envs, config.unroll_length, rng)
         self._items = list(REWARDS[config.rewards])
 
     def rollouts(self, stop: loop.StopSignal) -> Iterator[Rollout]:
@@ -154,7 +154,7 @@ def episode_metrics(episodes: list[FinishedEpisode], lost: int, items: list[str]
 
 def rollout_length(config: ConfigDict) -> int:
     """Number of steps in a rollout."""
-    return config.fragments * config.length
+    return config.updates_per_rollout * config.unroll_length
 
 
 def make_pool(config: ConfigDict, mesh: Mesh, start: int) -> "Pool | RemotePool":
@@ -163,10 +163,10 @@ def make_pool(config: ConfigDict, mesh: Mesh, start: int) -> "Pool | RemotePool"
     Raises:
         ConfigError: `config.game.machines` is set, and Ray is not installed or has no cluster.
     """
-    played = start * config.games * rollout_length(config)  # no iteration plays more episodes
+    played = start * config.num_envs * rollout_length(config)  # no iteration plays more episodes
     first_seed = episode_seed(config.game.seed) + played
-    rows = parallel.local_rows(mesh, config.games)
-    seeds = [(first_seed + row, config.games) for row in rows]
+    rows = parallel.local_rows(mesh, config.num_envs)
+    seeds = [(first_seed + row, config.num_envs) for row in rows]
     limits = first_limits(config)
     arguments: dict[str, Any] = dict(
         env_spec=make_env_spec(config.game.name, config.game.arguments.to_dict(), config.game.python),
@@ -200,9 +200,9 @@ def first_limits(config: ConfigDict) -> list[int | None]:
     None: not cut.
     """
     if not config.game.stagger:
-        return [None] * config.games
+        return [None] * config.num_envs
     steps = round(config.game.arguments.seconds * FRAME_RATE)
-    return [max(1, (row + 1) * steps // config.games) for row in range(config.games)]
+    return [max(1, (row + 1) * steps // config.num_envs) for row in range(config.num_envs)]
 
 
 def checkpoint_metadata(config: ConfigDict) -> dict[str, Any]:
