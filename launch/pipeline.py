@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from demo.loop_report import Runs, write_loop_report
+from demo.progress_report import ProgressPage, labelled_play, recorded_play
+from demo.stages import Stage, StageFailedError, Stages, checkpoint, environment, flags, program
 from ml_collections import ConfigDict
 
 from vpt_jax.report.films import FilmFrame
-from vpt_jax.report.loop import Runs, write_loop_report
-from vpt_jax.report.progress import ProgressPage, labelled_play, recorded_play
-from vpt_jax.stages import Stage, StageFailedError, Stages, checkpoint, environment, flags, program
 from vpt_jax.system import command_line
 from vpt_jax.system.printable import printable
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from demo.stages import Stage, StageFailedError, Stages, checkpoint, environment, flags, program
+from demo.tuning_report import write_tuning_report
 from ml_collections import ConfigDict
 
-from vpt_jax.report.tuning import write_tuning_report
-from vpt_jax.stages import Stage, StageFailedError, Stages, checkpoint, environment, flags, program
 from vpt_jax.system import command_line
 
 ROOT = Path(__file__).parents[1]

@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from demo.tuning_report import write_tuning_report
 
 from tests.evaluation.test_rollouts import make_pool
 from tests.html_page import Page
 from vpt_jax.evaluation.rollouts import EpisodeResult, IdleAgent, run_episodes, summarise
-from vpt_jax.report.tuning import write_tuning_report
 
 RETURNS = {
     "cloned": (3, 5),

@@ -8,15 +8,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from demo.progress_report import ProgressPage
+from demo.stages import Stage, Stages
 
 from configs.demo import get_config
 from launch import pipeline
-from vpt_jax.report.progress import ProgressPage
-from vpt_jax.stages import Stage, Stages
 
-from .html_page import Page
+from ..html_page import Page
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_no_stage_needs_labels_that_it_should_not_see(tmp_path):

@@ -9,11 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from demo.stages import Stage, StageFailedError, Stages
 
-from vpt_jax.stages import Stage, StageFailedError, Stages
+from tests.programs import ROOT
 from vpt_jax.system.workers import FolderInUseError, locked
 
 PROGRAM = """
@@ -113,7 +113,7 @@ def test_progress_is_reported_at_the_start_and_after_each_stage(tmp_path):
 
 
 def test_progress_is_reported_while_a_stage_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("vpt_jax.stages._PROGRESS_INTERVAL", 0.1)
+    monkeypatch.setattr("demo.stages._PROGRESS_INTERVAL", 0.1)
     done = []
     nap = Stage("nap", (sys.executable, "-c", "import time; time.sleep(0.7)"))
     Stages([nap], tmp_path, os.environ, tmp_path).run(1, lambda seconds: done.append(list(seconds)))
@@ -177,10 +177,10 @@ def test_seconds_of_a_stopped_stage_count(run, when_begun, tmp_path):
 def test_a_stage_that_a_killed_run_left_behind_locks_out_the_next_run(tmp_path):
     program = f"""
 from pathlib import Path
-from vpt_jax.stages import Stage, Stages
+from demo.stages import Stage, Stages
 Stages([Stage("1", {(sys.executable, "-c", PROGRAM, "nap")!r})], Path("notes"), {{}}, Path(".")).run(1)
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "launch")])}
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment)
     while not (tmp_path / "ran").exists():
         time.sleep(0.02)

@@ -4,13 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
+from demo.progress_report import ProgressPage, labelled_play, recorded_play
 
 from configs.demo import get_config
 from launch import pipeline
 from tests.conftest import record_episode
 from vpt_jax.data.dataset import write_index
 from vpt_jax.recording import read_steps
-from vpt_jax.report.progress import ProgressPage, labelled_play, recorded_play
 from vpt_jax.video import decode
 
 from ..html_page import Page
