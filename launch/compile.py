@@ -28,18 +28,10 @@ from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
 from vpt_jax.system import command_line
+from vpt_jax.system.errors import UserError
 from vpt_jax.training.ppg import setup as ppg
 from vpt_jax.training.roofline import CHIPS, GIB, Chip, Cost, by_kind, cost_of, device_bytes
-from vpt_jax.training.setup import (
-    STAGE_MODELS,
-    ConfigError,
-    Step,
-    batch_shapes,
-    check,
-    make_mesh,
-    make_setup,
-    step_buffers,
-)
+from vpt_jax.training.setup import STAGE_MODELS, Step, batch_shapes, check, make_mesh, make_setup, step_buffers
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "TPU type and its shape in chips.")
 _SIZE = flags.DEFINE_integer(
@@ -49,7 +41,7 @@ _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of table
 _SPARE = 0.1  # share of a chip's memory that should stay free: for evaluation, and for the runtime
 
 
-class CompileError(Exception):
+class CompileError(UserError):
     """The step cannot be compiled for the topology; the message has the remedy."""
 
 
@@ -190,4 +182,4 @@ def table(result: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    command_line.run(main, "configs/foundation.py", (CompileError, ConfigError))
+    command_line.run(main, "configs/foundation.py")

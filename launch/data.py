@@ -6,13 +6,9 @@ python launch/data.py stats|validate|show|diff --config.data=DATASET
 import sys
 
 from vpt_jax.curation.validation.commands import COMMANDS
-from vpt_jax.curation.validation.episodes import InspectionError
-from vpt_jax.data.errors import DatasetDamagedError, OpenFilesError
 from vpt_jax.system import command_line
-from vpt_jax.training.checkpoints import CheckpointError
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [] or sys.argv[1] not in COMMANDS:
         sys.exit(f"error: choose a command: python launch/data.py {{{','.join(COMMANDS)}}} --config.data=DATASET")
-    mistakes = (InspectionError, CheckpointError, FileNotFoundError, DatasetDamagedError, OpenFilesError)
-    command_line.run(COMMANDS[sys.argv.pop(1)], "configs/data.py", mistakes)
+    command_line.run(COMMANDS[sys.argv.pop(1)], "configs/data.py")

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from vpt_jax.envs.games import GAMES, make_env_spec
 from vpt_jax.envs.rewards import REWARDS
-from vpt_jax.envs.vector.client import EnvLostError
 from vpt_jax.envs.vector.pool import Pool
 from vpt_jax.evaluation.rollouts import (
     EpisodeResult,
@@ -25,11 +24,12 @@ from vpt_jax.evaluation.rollouts import (
 from vpt_jax.report.playing import write_playing_report
 from vpt_jax.system import command_line
 from vpt_jax.system.atomic_files import read_json, write_text
+from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.seeds import episode_seed
 from vpt_jax.system.workers import locked
-from vpt_jax.training.checkpoints import CheckpointError, TrainedPolicy, jsonable, load_policy
+from vpt_jax.training.checkpoints import TrainedPolicy, jsonable, load_policy
 from vpt_jax.training.digests import params_digest
-from vpt_jax.training.setup import ConfigError, check_choices
+from vpt_jax.training.setup import check_choices
 
 RANDOM, SCRIPTED = "random", "scripted"
 
@@ -134,4 +134,4 @@ def make_pool(config: ConfigDict, size: tuple[int, ...], scripted: bool) -> Pool
 
 
 if __name__ == "__main__":
-    command_line.run(evaluate, "configs/evaluate.py", (ConfigError, CheckpointError, FileNotFoundError, EnvLostError))
+    command_line.run(evaluate, "configs/evaluate.py")

@@ -8,9 +8,8 @@ The first writes NAME.model beside it.
 
 from absl import flags
 
-from vpt_jax.openai.convert import ConversionError, export_weights
+from vpt_jax.openai.convert import export_weights
 from vpt_jax.system import command_line
-from vpt_jax.training.checkpoints import CheckpointError
 
 _RUN = flags.DEFINE_string("run", None, "Work directory of a training run, or of an imported model.", required=True)
 _OUT = flags.DEFINE_string("out", None, "The file: NAME.weights, or NAME.safetensors.", required=True)
@@ -22,4 +21,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run_plain(main, (ConversionError, CheckpointError, OSError))
+    command_line.run_plain(main)

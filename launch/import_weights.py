@@ -9,8 +9,7 @@ is a work directory as of a training run: --config.init_from, launch/play.py and
 
 from absl import flags
 
-from vpt_jax.openai.convert import ConversionError, import_weights
-from vpt_jax.openai.pickle_reader import WeightsFileError
+from vpt_jax.openai.convert import import_weights
 from vpt_jax.system import command_line
 
 _MODEL = flags.DEFINE_string("model", None, "The settings, a file NAME.model.", required=True)
@@ -24,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run_plain(main, (ConversionError, WeightsFileError, OSError))
+    command_line.run_plain(main)

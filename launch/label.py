@@ -3,12 +3,8 @@
 python launch/label.py --config.videos=VIDEOS --config.idm=RUN --config.out=DATASET
 """
 
-from vpt_jax.data.errors import DatasetDamagedError, OpenFilesError
-from vpt_jax.labelling.job import LabelError, label
+from vpt_jax.labelling.job import label
 from vpt_jax.system import command_line
-from vpt_jax.training.checkpoints import CheckpointError
-
-MISTAKES = (LabelError, CheckpointError, FileNotFoundError, DatasetDamagedError, OpenFilesError)
 
 if __name__ == "__main__":
-    command_line.run(label, "configs/label.py", MISTAKES)
+    command_line.run(label, "configs/label.py")

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from demo.loop_report import Runs, write_loop_report
 from demo.progress_report import ProgressPage, labelled_play, recorded_play
-from demo.stages import Stage, StageFailedError, Stages, checkpoint, environment, flags, program
+from demo.stages import Stage, Stages, checkpoint, environment, flags, program
 from ml_collections import ConfigDict
 
 from vpt_jax.report.films import FilmFrame
 from vpt_jax.system import command_line
+from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.printable import printable
 
 ROOT = Path(__file__).parents[1]
@@ -26,10 +27,6 @@ LABEL = "label the {} videos"
 UNLABELLED_SEED = 500_000
 HELD_OUT_SEED = 3_000_000  # not among the seeds on which the settings of the demo were tuned
 CHOOSING_SEED = 3_500_000
-
-
-class ConfigError(ValueError):
-    """A config field has an invalid value; the message names the field and the valid values."""
 
 
 def run(config: ConfigDict) -> None:
@@ -191,4 +188,4 @@ def runs_of(config: ConfigDict, folder: Path) -> Runs:
 
 
 if __name__ == "__main__":
-    command_line.run(run, "configs/demo.py", (ConfigError, StageFailedError))
+    command_line.run(run, "configs/demo.py")

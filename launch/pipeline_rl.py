@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from demo.stages import Stage, StageFailedError, Stages, checkpoint, environment, flags, program
+from demo.stages import Stage, Stages, checkpoint, environment, flags, program
 from demo.tuning_report import write_tuning_report
 from ml_collections import ConfigDict
 
 from vpt_jax.system import command_line
+from vpt_jax.system.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 CLONED = "cloned"
@@ -22,10 +23,6 @@ RUNS: dict[str, dict[str, object]] = {
     "from scratch": {"ppg.kl_pretrained_coef": 0.0, "ppg.entropy": 0.01, "init_from": ""},
 }
 stage, arguments = partial(program, ROOT), partial(flags, ROOT)
-
-
-class ConfigError(ValueError):
-    """A config field has an invalid value; the message names the field and the remedy."""
 
 
 def run(config: ConfigDict) -> None:
@@ -73,4 +70,4 @@ def workdir(folder: Path, name: str) -> Path:
 
 
 if __name__ == "__main__":
-    command_line.run(run, "configs/demo_rl.py", (ConfigError, StageFailedError))
+    command_line.run(run, "configs/demo_rl.py")

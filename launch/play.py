@@ -21,15 +21,15 @@ from ml_collections import ConfigDict
 from vpt_jax.agent import PolicyAgent
 from vpt_jax.envs.games import GAMES, make_env_spec
 from vpt_jax.envs.rewards import REWARDS
-from vpt_jax.envs.vector.client import EnvLostError
 from vpt_jax.envs.vector.pool import FinishedEpisode, Pool, TimeStep
 from vpt_jax.report.films import FilmFrame, draw_large, write_film
 from vpt_jax.system import command_line, stopping
+from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.printable import printable
 from vpt_jax.system.seeds import episode_seed
 from vpt_jax.system.workers import temporary_path
-from vpt_jax.training.checkpoints import CheckpointError, TrainedPolicy, load_policy
-from vpt_jax.training.setup import ConfigError, check_choices
+from vpt_jax.training.checkpoints import TrainedPolicy, load_policy
+from vpt_jax.training.setup import check_choices
 from vpt_jax.video import FRAME_RATE, Frame
 
 ShowFrame = Callable[[Frame], bool]  # returns False to stop
@@ -156,5 +156,4 @@ class Window:
 
 
 if __name__ == "__main__":
-    errors = (ConfigError, EnvLostError, FileNotFoundError, CheckpointError)
-    command_line.run(play, "configs/play.py", errors)
+    command_line.run(play, "configs/play.py")

@@ -6,13 +6,10 @@ python launch/prepare.py --config=configs/prepare.py --config.recordings=RECORDI
 from absl import flags
 from ml_collections import ConfigDict
 
-from vpt_jax.curation.download.contractor import ContractorError, download
-from vpt_jax.data.beam import BeamMissingError
-from vpt_jax.data.errors import DatasetDamagedError, OpenFilesError
-from vpt_jax.data.prepare import PrepareError, prepare
+from vpt_jax.curation.download.contractor import download
+from vpt_jax.data.prepare import prepare
 from vpt_jax.system import command_line
 
-MISTAKES = (PrepareError, BeamMissingError, ContractorError, DatasetDamagedError, OpenFilesError)
 SOURCE = flags.DEFINE_enum(
     "source",
     "recordings",
@@ -31,4 +28,4 @@ def main(config: ConfigDict) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, "configs/prepare.py", MISTAKES)
+    command_line.run(main, "configs/prepare.py")

@@ -5,7 +5,6 @@ python launch/record.py --config=configs/record.py:demo --config.out=RECORDINGS
 
 from ml_collections import ConfigDict
 
-from vpt_jax.envs import RecordError
 from vpt_jax.system import command_line
 
 
@@ -16,4 +15,4 @@ def main(config: ConfigDict) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, "configs/record.py", (RecordError,))
+    command_line.run(main, "configs/record.py")

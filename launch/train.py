@@ -26,9 +26,7 @@ from ml_collections import ConfigDict
 from vpt_jax import parallel
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
-from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError, OpenFilesError
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
-from vpt_jax.envs.vector.client import EnvLostError
 from vpt_jax.evaluation.baselines import idm_baselines, policy_baselines
 from vpt_jax.evaluation.metrics import evaluator
 from vpt_jax.models.policy import embed, init_params
@@ -36,9 +34,10 @@ from vpt_jax.models.presets import make_policy
 from vpt_jax.parallel import log
 from vpt_jax.report.training import write_report
 from vpt_jax.system import command_line
+from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.workers import locked
 from vpt_jax.training import loop
-from vpt_jax.training.checkpoints import CheckpointError, Checkpoints, run_metadata, write_run_config
+from vpt_jax.training.checkpoints import Checkpoints, run_metadata, write_run_config
 from vpt_jax.training.digests import params_digest
 from vpt_jax.training.goodput import Goodput
 from vpt_jax.training.metrics_log import MetricsLog, Progress, Work, read_metrics
@@ -48,7 +47,6 @@ from vpt_jax.training.profiling import profiled
 from vpt_jax.training.roofline import CHIPS
 from vpt_jax.training.setup import (
     STAGE_MODELS,
-    ConfigError,
     Setup,
     check,
     frozen_pattern,
@@ -316,8 +314,4 @@ def report(
 
 
 if __name__ == "__main__":
-    user_errors = (
-        ConfigError, DatasetMissingError, DatasetDamagedError, OpenFilesError, CheckpointError,
-        EnvLostError, loop.NonFiniteLossError,
-    )  # fmt: skip
-    command_line.run(main, "configs/foundation.py", user_errors)
+    command_line.run(main, "configs/foundation.py")

@@ -16,9 +16,10 @@ from vpt_jax import parallel
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
+from vpt_jax.system.errors import ConfigError
 from vpt_jax.training import setup
 from vpt_jax.training.checkpoints import TrainedPolicy
-from vpt_jax.training.setup import ConfigError, make_mesh
+from vpt_jax.training.setup import make_mesh
 
 
 @pytest.mark.parametrize(

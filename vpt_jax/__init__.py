@@ -34,5 +34,5 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_MODULES[name]), name)
 
 
-def __dir__() -> list[str]:
+def __dir__() -> "list[str]":  # quoted: MineRL's Python 3.8 imports this file
     return sorted(__all__)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vpt_jax.system.contents import file_digest
+from vpt_jax.system.errors import UserError
 from vpt_jax.system.printable import printable
 
 # FFmpeg's names of the accepted containers, all of which can hold a video with time stamps. Others are refused: some
@@ -30,7 +31,7 @@ _HEAD_BYTES = 400  # bytes that identify a container
 UNREAD = ("missing", "unreadable")  # results of `content_digest` for a file that cannot be read
 
 
-class VideoError(Exception):
+class VideoError(UserError):
     """A video that cannot be decoded to its end; `reason`: "unreadable video", "damaged video", "absurd size" ..."""
 
     def __init__(self, reason: str, detail: str):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from vpt_jax.system.atomic_files import read_json, write_text
+from vpt_jax.system.errors import UserError
 from vpt_jax.system.workers import locked
 
 _POLL_INTERVAL = 0.05  # seconds
@@ -21,7 +22,7 @@ _PROGRESS_INTERVAL = 20.0  # seconds between calls of `on_progress`
 _OUTPUT_TIMEOUT = 5  # seconds to read the rest of a program's output: its child processes may still hold the pipe open
 
 
-class StageFailedError(RuntimeError):
+class StageFailedError(UserError, RuntimeError):
     """A stage ended before it was done; the message names it, and the command that runs it alone."""
 
 

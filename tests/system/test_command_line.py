@@ -35,7 +35,7 @@ def main():
     sys.stderr.write("noise\\n" * 20000)
     Path("done").write_text(os.readlink("/proc/self/fd/1") + " " + os.readlink("/proc/self/fd/2"))
 
-command_line.run_plain(main, ())
+command_line.run_plain(main)
 """
 
 

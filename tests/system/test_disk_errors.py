@@ -113,4 +113,4 @@ def test_programs_end_in_one_line(monkeypatch):
     monkeypatch.setattr(command_line.stopping, "install", lambda: None)
     monkeypatch.setattr(app, "run", lambda guarded, flags_parser: guarded([]))
     with pytest.raises(SystemExit, match=r"^error: cannot write to /data/ds: No space left on device; make room there"):
-        command_line.run_plain(main, ())
+        command_line.run_plain(main)

@@ -7,6 +7,7 @@ import pytest
 from tqdm import tqdm
 
 from vpt_jax.system import command_line, printable
+from vpt_jax.system.errors import UserError
 from vpt_jax.system.printable import escape_output
 from vpt_jax.system.printable import printable as shown
 
@@ -63,11 +64,11 @@ def test_programs_escape_their_errors(monkeypatch):
 
     def fail():
         print("broken: \x1b[2J")
-        raise ValueError("not \x1b]0;pwned\x07")
+        raise UserError("not \x1b]0;pwned\x07")
 
     monkeypatch.setattr(command_line.app, "run", run)
     monkeypatch.setattr(command_line.stopping, "install", lambda: None)  # this process continues after the test
-    command_line.run_plain(fail, (ValueError,))
+    command_line.run_plain(fail)
     assert streams[0].getvalue() == "broken: \\x1b[2J\n"
     assert streams[1].getvalue() == "error: not \\x1b]0;pwned\\x07\n"
     assert isinstance(sys.stdout, printable._EscapingStream)

@@ -60,7 +60,7 @@ def compiling(folder):  # training, while XLA compiles: its handler cannot be ca
 if __name__ == "__main__":
     stopping._GRACE_SECONDS = 0.5
     words, sys.argv[1:] = sys.argv[1:], []
-    command_line.run_plain(lambda: globals()[words[0]](words[1]), ())
+    command_line.run_plain(lambda: globals()[words[0]](words[1]))
 """
 
 

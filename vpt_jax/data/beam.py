@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from vpt_jax.system.errors import UserError
 from vpt_jax.system.workers import TaskRunner
 
 
-class BeamMissingError(ImportError):
+class BeamMissingError(UserError, ImportError):
     """Apache Beam is not installed; the message names the pip command."""
 
 

@@ -21,6 +21,7 @@ from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.data.streams import Stream, StreamSettings, Window
 from vpt_jax.system.atomic_files import read_json, write_text
 from vpt_jax.system.contents import file_digest
+from vpt_jax.system.errors import UserError
 from vpt_jax.system.workers import locked, progress_bar
 
 
@@ -36,7 +37,7 @@ _BATCH = 64  # frames embedded at a time
 _SAVE_EVERY = 16  # batches
 
 
-class EmbeddingsMismatchError(ValueError):
+class EmbeddingsMismatchError(UserError, ValueError):
     """Stored embeddings are of other frames or by another encoder; the message names the remedy."""
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vpt_jax.system.atomic_files import atomic_write
+from vpt_jax.system.errors import UserError
 from vpt_jax.system.paths import local_path
 from vpt_jax.system.printable import printable
 from vpt_jax.video import FRAME_RATE
@@ -23,7 +24,7 @@ MAX_ROWS = 20_000_000  # a Parquet file of a few kB may declare billions
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4000  # limits of file systems
 
 
-class ManifestError(ValueError):
+class ManifestError(UserError, ValueError):
     """Invalid manifest; the message names the file, the row and the remedy."""
 
 

@@ -31,6 +31,7 @@ from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.recorded_stats import RecordedStats
 from vpt_jax.recording import GUI_MOUSE_SCALE, find_recordings, recording_file
 from vpt_jax.system.atomic_files import read_json
+from vpt_jax.system.errors import UserError
 from vpt_jax.system.mount_points import is_free, place_folder
 from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.system.workers import TaskRunner, locked, process_runner, progress_bar
@@ -40,7 +41,7 @@ SPLITS = ("train", "valid", "test")
 _ATTEMPTS = 3  # to assemble the encoded episodes; each attempt re-encodes damaged ones
 
 
-class PrepareError(Exception):
+class PrepareError(UserError):
     """Dataset that cannot be prepared as configured; the message names the remedy."""
 
 

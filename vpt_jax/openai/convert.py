@@ -27,6 +27,7 @@ from vpt_jax.openai.weights import (
     policy_to_openai,
     value_normalizer_from_openai,
 )
+from vpt_jax.system.errors import UserError
 from vpt_jax.system.paths import local_path
 from vpt_jax.system.workers import progress_bar
 from vpt_jax.training.checkpoints import Checkpoints, TrainedIDM, TrainedPolicy, load_model
@@ -34,7 +35,7 @@ from vpt_jax.training.checkpoints import Checkpoints, TrainedIDM, TrainedPolicy,
 SUFFIXES = (".weights", ".safetensors")
 
 
-class ConversionError(ValueError):
+class ConversionError(UserError, ValueError):
     """A model that cannot be imported or exported; the message gives the reason and the supported alternatives."""
 
 

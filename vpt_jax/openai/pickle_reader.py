@@ -22,6 +22,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from vpt_jax.system.atomic_files import atomic_write
+from vpt_jax.system.errors import MissingFileError, UserError
 from vpt_jax.system.printable import printable
 
 _MAX_PICKLE_BYTES = 1 << 20  # OpenAI's files have a twentieth of it
@@ -46,7 +47,7 @@ _SAFE_OPCODES = (
 )  # fmt: skip
 
 
-class WeightsFileError(ValueError):
+class WeightsFileError(UserError, ValueError):
     """A damaged or unexpected file, or a pickle with more than data; the message names the file and the problem."""
 
 
@@ -361,6 +362,8 @@ def _reference_fields(reference: Any) -> tuple[str, str, str, Any]:
 
 def _require_regular_file(path: Path) -> None:
     """Refuse anything but a regular file: reading a pipe may block, and a device may have no end."""
+    if not path.exists():
+        raise MissingFileError(f"there is no file {path}")
     if not stat.S_ISREG(path.stat().st_mode):
         raise WeightsFileError(f"{path} is not a regular file but a folder, a pipe or a device")
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from vpt_jax.system import stopping
 from vpt_jax.system.disk_errors import explain_disk_error
+from vpt_jax.system.errors import UserError
 from vpt_jax.system.home_folder import NoHomeError, expand_argument, expand_config
 from vpt_jax.system.output import prepare_output
 from vpt_jax.system.paths import RemotePathError, local_path, refuse_remote_paths, refuse_remote_settings
@@ -24,19 +25,18 @@ from vpt_jax.system.renamed_fields import (
     refuse_renamed_fields,
 )
 from vpt_jax.system.seeds import SeedError, check_seed
-from vpt_jax.system.workers import FolderInUseError
 
 
-def run(main: Callable[[ConfigDict], object], config_file: str, user_errors: tuple[type[Exception], ...]) -> None:
+def run(main: Callable[[ConfigDict], object], config_file: str) -> None:
     """Parse `--config=FILE[:VARIANT]` and `--config.FIELD=VALUE`, and call `main` with the config.
 
     Args:
         main: the program.
         config_file: the default config file.
-        user_errors: errors whose message tells the user what to do; they end the program without a traceback.
 
-    SIGTERM and SIGHUP stop the program as Ctrl-C does (`stopping.py`). A URL in place of a local path ends the program
-    before `main`. Control characters in the output are escaped, whatever their source.
+    A `UserError` ends the program with its message, without a traceback. SIGTERM and SIGHUP stop it as Ctrl-C does
+    (`stopping.py`). A URL in place of a local path ends it before `main`. Control characters in the output are escaped,
+    whatever their source.
     """
     prepare_output()
     with _one_line_errors(config_file):
@@ -47,14 +47,13 @@ def run(main: Callable[[ConfigDict], object], config_file: str, user_errors: tup
         refuse_remote_paths(config)
         main(config)
 
-    run_plain(checked_main, user_errors)
+    run_plain(checked_main)
 
 
-def run_plain(main: Callable[[], object], user_errors: tuple[type[Exception], ...]) -> None:
+def run_plain(main: Callable[[], object]) -> None:
     """Run a program that has flags but no config, with the signal handlers and one-line errors of `run`."""
     prepare_output()
     escape_output()
-    expected_errors: tuple[type[Exception], ...] = (*user_errors, FolderInUseError, RemotePathError)
 
     def guarded_main(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax logs every detail of every save
@@ -62,7 +61,7 @@ def run_plain(main: Callable[[], object], user_errors: tuple[type[Exception], ..
         try:
             refuse_remote_flags()
             main()
-        except expected_errors as error:
+        except UserError as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             print("\ninterrupted; run the same command again to resume", file=sys.stderr)

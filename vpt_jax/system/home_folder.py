@@ -5,13 +5,15 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from vpt_jax.system.errors import UserError
+
 # `~`, `~/PATH` or `~USER/PATH`, alone or as NAME=~/PATH; not words with a tilde in them.
 _HOME = re.compile(r"(?P<before>(?:[\w.-]+=)?)(?P<path>~(?:[A-Za-z_][\w.-]*)?(?:/.*)?)", re.DOTALL)
 _FLAG = re.compile(r"(?P<flag>--?[\w.]+=)(?P<value>~.*)", re.DOTALL)
 _TEXT_FIELDS = {"search", "terms", "reject_words"}  # fields that hold text, not paths
 
 
-class NoHomeError(ValueError):
+class NoHomeError(UserError, ValueError):
     """A path that begins with the home folder of an unknown user; the message names it."""
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vpt_jax.system.errors import UserError
+
 # Config fields that hold no path, or may hold a URL: the accepted schemes of each (None: not checked).
 URL_FIELDS: dict[str, tuple[str, ...] | None] = {
     "contractor.index": ("http", "https", "file"),
@@ -38,7 +40,7 @@ _REMEDIES["https"] = _REMEDIES["ftp"] = _REMEDIES["http"]
 _DEFAULT_REMEDY = "mount it as a folder or copy it to this machine, and give the local path"
 
 
-class RemotePathError(ValueError):
+class RemotePathError(UserError, ValueError):
     """A URL of an object store or a web server in place of a local path; the message names the remedy."""
 
 

@@ -6,6 +6,8 @@ from difflib import get_close_matches
 
 from ml_collections import ConfigDict
 
+from vpt_jax.system.errors import UserError
+
 # Old name: new names. A name that had several meanings has several; the new one is that which the config has.
 RENAMED_FIELDS: dict[str, tuple[str, ...]] = {
     "data.parts": ("data.grad_accum_steps",),
@@ -24,7 +26,7 @@ RENAMED_FIELDS: dict[str, tuple[str, ...]] = {
 }
 
 
-class RenamedFieldError(ValueError):
+class RenamedFieldError(UserError, ValueError):
     """A config file sets a field by its old name; the message has the new one."""
 
 

@@ -3,11 +3,13 @@
 import operator
 from typing import Any
 
+from vpt_jax.system.errors import UserError
+
 NUM_SEEDS = 2**64
 _NUM_EPISODE_SEEDS = 2**52  # games get seeds as JSON, and Lua's numbers are exact up to 2**53
 
 
-class SeedError(ValueError):
+class SeedError(UserError, ValueError):
     """A seed that is no whole number from 0 to 2**64 - 1; the message names it."""
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vpt_jax.system.cores import available_cores
+from vpt_jax.system.errors import UserError
 from vpt_jax.system.paths import local_path
 from vpt_jax.system.stopping import SIGNALS
 
@@ -113,7 +114,7 @@ def _wait_for_parent_exit() -> None:
     os._exit(1)  # the parent was killed: otherwise the worker would wait for tasks forever
 
 
-class FolderInUseError(RuntimeError):
+class FolderInUseError(UserError, RuntimeError):
     """A folder is locked by another run, or holds something else; the message says which."""
 
 

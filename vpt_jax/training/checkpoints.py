@@ -31,6 +31,7 @@ from vpt_jax.models.presets import make_idm, make_policy
 from vpt_jax.parallel import log, path_name
 from vpt_jax.system.atomic_files import write_text
 from vpt_jax.system.disk_errors import errno_values
+from vpt_jax.system.errors import MissingFileError, UserError
 from vpt_jax.system.paths import local_path
 from vpt_jax.system.printable import printable
 from vpt_jax.training.digests import changed_leaves, digest, leaves_without_digest
@@ -40,7 +41,7 @@ POLICY_STAGES, IDM_STAGE = ("policy", "ppg"), "idm"
 _FIXED = ("stream", "model", "optimizer")  # metadata that must be the same when a run is resumed
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A checkpoint that cannot be used; the message names the folder and the reason."""
 
 
@@ -255,7 +256,7 @@ def _open(workdir: str | Path, *stages: str) -> _Run:
             manager = ocp.CheckpointManager(folder, options=options)
             step = manager.latest_step()
     if step is None:
-        raise FileNotFoundError(f"{workdir} holds no checkpoint: give the --config.workdir of a training run")
+        raise MissingFileError(f"{workdir} holds no checkpoint: give the --config.workdir of a training run")
     folder = folder / str(step)
     with _raise_as_damage(folder / "facts"):
         metadata = manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts

@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vpt_jax.system import stopping
+from vpt_jax.system.errors import UserError
 from vpt_jax.training.checkpoints import Checkpoints
 from vpt_jax.training.goodput import Goodput
 from vpt_jax.training.hang import hang_limit
@@ -20,7 +21,7 @@ from vpt_jax.training.metrics_log import MetricsLog, Progress
 from vpt_jax.training.state import Metrics, State
 
 
-class NonFiniteLossError(FloatingPointError):
+class NonFiniteLossError(UserError, FloatingPointError):
     """The loss or another metric became NaN or infinite; the message names it, the step and the episodes."""
 
 

@@ -23,6 +23,7 @@ from vpt_jax.evaluation.baselines import FactoredMarginal, Marginal
 from vpt_jax.keys import seed_key
 from vpt_jax.models.flops import TRAINING_FACTOR, idm_flops, policy_flops
 from vpt_jax.models.presets import DTYPES, IDMS, POLICIES, make_idm, make_policy
+from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.training.behavioural_cloning import cloning
 from vpt_jax.training.checkpoints import IDM_STAGE, CheckpointError, load_idm, load_policy
@@ -33,10 +34,6 @@ from vpt_jax.training.optimizers import OPTIMIZERS, linear_schedule
 from vpt_jax.training.state import Loss, Metrics, TrainState, initial_state, train_step
 
 FrameShape = tuple[int, ...]
-
-
-class ConfigError(ValueError):
-    """A config field has an invalid value; the message names the field and the valid values."""
 
 
 class StageModel(NamedTuple):

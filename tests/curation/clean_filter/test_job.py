@@ -9,8 +9,8 @@ import pytest
 
 from vpt_jax.curation.clean_filter import commands, job, overlays
 from vpt_jax.curation.clean_filter.classifier import ClassifierError
-from vpt_jax.curation.clean_filter.commands import MISTAKES
 from vpt_jax.data.manifest import read_segments, write_table
+from vpt_jax.system.errors import UserError
 
 from ...html_page import Page
 from ...programs import Program, xla_flags
@@ -126,7 +126,7 @@ def test_a_killed_and_resumed_run_writes_the_same_bytes(idm_dir, small_filter, v
 
 def test_invalid_settings_are_refused(idm_dir, small_filter, small_labelled, videos, tmp_path):
     def refused(message, **changes):
-        with pytest.raises(MISTAKES, match=message):
+        with pytest.raises(UserError, match=message):
             run(settings(idm_dir, small_filter, **changes))
 
     refused("config.classifier must name the classifier's file, and config.labelled")

@@ -10,9 +10,10 @@ import pytest
 
 from configs import rl_doom
 from tests.training.conftest import wait_until
+from vpt_jax.system.errors import ConfigError
 from vpt_jax.training import loop
 from vpt_jax.training.ppg import train
-from vpt_jax.training.setup import ConfigError, make_mesh
+from vpt_jax.training.setup import make_mesh
 
 
 @pytest.fixture

@@ -11,11 +11,12 @@ from configs import rl_diamond, rl_doom
 from vpt_jax.envs.vector.pool import FinishedEpisode
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy, init_params
+from vpt_jax.system.errors import ConfigError
 from vpt_jax.training.checkpoints import Checkpoints, SettingsChangedError, TrainedPolicy
 from vpt_jax.training.ppg import setup as ppg
 from vpt_jax.training.ppg import train
 from vpt_jax.training.ppg.learner import LearnerState, OptStates, PPGConfig
-from vpt_jax.training.setup import ConfigError, make_mesh
+from vpt_jax.training.setup import make_mesh
 
 POLICY = Policy(widths=(4,), features=8, heads=2, layers=1, memory_length=4, aux_value=True)
 UNTRAINED = ValueNormalizer(np.zeros(1, np.float32), np.zeros(1, np.float32), np.float32(0))

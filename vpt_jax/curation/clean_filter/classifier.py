@@ -18,12 +18,13 @@ from jaxtyping import Bool, Float, Int
 
 from vpt_jax.curation.clean_filter.novelty import CellMap, PatchMemory, distance_features, patch_distances
 from vpt_jax.system.atomic_files import atomic_write
+from vpt_jax.system.errors import UserError
 
 CLASSES = ("clean", "artifacts", "other")  # play without and with something laid over it; anything else
 _BLOCK = 1024  # frames classified at a time
 
 
-class ClassifierError(ValueError):
+class ClassifierError(UserError, ValueError):
     """A classifier that cannot be trained or read; the message gives the remedy."""
 
 

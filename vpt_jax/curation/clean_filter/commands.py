@@ -7,19 +7,16 @@ from ml_collections import ConfigDict
 
 from vpt_jax.curation.clean_filter import job, labelled_set, training
 from vpt_jax.curation.clean_filter.classifier import ClassifierError, FrameClassifier, load_classifier
-from vpt_jax.curation.clean_filter.embedders import Embedder, EmbedderError, make_embedder
+from vpt_jax.curation.clean_filter.embedders import Embedder, make_embedder
 from vpt_jax.curation.clean_filter.job import FilterError
-from vpt_jax.curation.clean_filter.labelled_set import LabelledSetError
 from vpt_jax.curation.clean_filter.report import summary_metrics, write_report
 from vpt_jax.system.paths import refuse_remote_paths
-
-MISTAKES = (FilterError, ClassifierError, EmbedderError, LabelledSetError)
 
 
 def clean_filter(config: ConfigDict) -> None:
     """Trains a classifier on `config.labelled`, filters `config.videos`, or first one and then the other.
 
-    Raises one of `MISTAKES`, and `FolderInUseError` while another run writes to the same folder.
+    Raises a `UserError` for invalid settings or files, and while another run writes to the same folder.
     """
     refuse_remote_paths(config)
     if not config.classifier or not (config.labelled or config.videos):

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, UInt8
 
 from vpt_jax.models.idm import TEMPORAL_RADIUS, InverseDynamicsModel, TemporalConv
 from vpt_jax.models.impala import DownStack
+from vpt_jax.system.errors import UserError
 from vpt_jax.training.checkpoints import CheckpointError, load_idm
 from vpt_jax.training.digests import params_digest
 
@@ -24,7 +25,7 @@ FINE, COARSE = 16, 8  # cells per side, over which the activations of an IDM are
 CLIP_MODEL, CLIP_SIZE = "RN50x64", 448
 
 
-class EmbedderError(ValueError):
+class EmbedderError(UserError, ValueError):
     """An embedder that cannot be used; the message gives the remedy."""
 
 

@@ -30,6 +30,7 @@ from vpt_jax.data.clips import Clip, content_keys, find_videos
 from vpt_jax.data.manifest import SUFFIX, write_table
 from vpt_jax.system.atomic_files import atomic_write, read_arrays, read_json, write_text
 from vpt_jax.system.cores import available_cores
+from vpt_jax.system.errors import UserError
 from vpt_jax.system.printable import printable
 from vpt_jax.system.workers import locked, progress_bar, worker_pool
 from vpt_jax.video import FRAME_RATE, VideoError, resize
@@ -43,7 +44,7 @@ VIDEOS = pa.schema(
 )  # fmt: skip
 
 
-class FilterError(Exception):
+class FilterError(UserError):
     """Videos that cannot be filtered as configured; the message gives the remedy."""
 
 

@@ -18,12 +18,13 @@ import cv2
 import numpy as np
 
 from vpt_jax.curation.clean_filter.classifier import CLASSES
+from vpt_jax.system.errors import UserError
 from vpt_jax.video import Frame
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
-class LabelledSetError(ValueError):
+class LabelledSetError(UserError, ValueError):
     """A folder of labelled frames that cannot be used; the message gives the remedy."""
 
 

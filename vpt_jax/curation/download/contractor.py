@@ -28,6 +28,7 @@ from vpt_jax.curation.download.integrity import jsonl_problem, mp4_problem
 from vpt_jax.curation.download.transfer import Outcome, RateLimiter, Transfer, discard
 from vpt_jax.recording import find_recordings
 from vpt_jax.system.disk_errors import raise_disk_errors_as
+from vpt_jax.system.errors import UserError
 from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.system.workers import locked, progress_bar
 
@@ -37,7 +38,7 @@ MAX_CONSECUTIVE_FAILURES = 20  # failed or broken pairs; then the server, or a p
 MEGABYTE = 10**6
 
 
-class ContractorError(Exception):
+class ContractorError(UserError):
     """The download is not possible as configured, or not now; the message names the remedy."""
 
 

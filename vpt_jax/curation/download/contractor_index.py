@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 from vpt_jax.contractor_names import recorder_version
+from vpt_jax.system.errors import UserError
 
 MAX_INDEX_BYTES = 64 * 2**20  # OpenAI's indexes have one or two million bytes
 MAX_PATHS = 10**6  # in an index; OpenAI's have some thousands
@@ -25,7 +26,7 @@ SUFFIXES = (".jsonl", ".mp4")  # of the two files of a pair, the smaller one fir
 _OTHER_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")  # a file suffix, unlike the end of a name such as "take-8.0"
 
 
-class InvalidIndexError(ValueError):
+class InvalidIndexError(UserError, ValueError):
     """The file is not a valid index; the message gives the reason."""
 
 

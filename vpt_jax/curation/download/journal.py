@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vpt_jax.system.errors import UserError
 
-class JournalError(ValueError):
+
+class JournalError(UserError, ValueError):
     """The journal cannot be read; the message names the file, the line and the remedy."""
 
 

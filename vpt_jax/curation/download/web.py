@@ -29,6 +29,7 @@ from vpt_jax.curation.download.metadata import MAX_URL, SAFE_NAME, RejectRules, 
 from vpt_jax.data.manifest import is_inside, write_table
 from vpt_jax.system.atomic_files import publish
 from vpt_jax.system.disk_errors import raise_disk_errors_as
+from vpt_jax.system.errors import UserError
 from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.system.printable import printable
 from vpt_jax.system.workers import locked, progress_bar
@@ -36,7 +37,7 @@ from vpt_jax.system.workers import locked, progress_bar
 SEARCH_TIMEOUT = 3600  # seconds per search
 
 
-class CollectError(Exception):
+class CollectError(UserError):
     """The videos cannot be collected as configured; the message names the remedy."""
 
 

@@ -14,9 +14,10 @@ from jaxtyping import UInt8
 from vpt_jax.data.codecs import decode_frames, frame_shape
 from vpt_jax.data.dataset import EpisodeIndex, load_index, load_index_unchecked, open_records, open_records_unchecked
 from vpt_jax.data.errors import DatasetDamagedError
+from vpt_jax.system.errors import UserError
 
 
-class InspectionError(Exception):
+class InspectionError(UserError):
     """A dataset that cannot be inspected as configured; the message gives the remedy."""
 
 

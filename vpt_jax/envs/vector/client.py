@@ -26,6 +26,7 @@ from jaxtyping import Float, UInt8
 from vpt_jax.actions import BUTTONS
 from vpt_jax.envs.processes import supervisor
 from vpt_jax.envs.processes.reaper import MARK, kill_marked
+from vpt_jax.system.errors import MissingFileError, UserError
 from vpt_jax.system.printable import printable
 
 _SERVER = Path(__file__).with_name("server.py")
@@ -40,7 +41,7 @@ _HEARTBEAT = b"{}"  # shows that the process is alive; answers no request
 _EXIT_SECONDS = 5.0  # that a game has to exit by itself
 
 
-class EnvLostError(Exception):
+class EnvLostError(UserError):
     """A game hung, died or sent an invalid message; the error text names which, with the end of the game's output."""
 
 
@@ -97,7 +98,7 @@ class EnvClient:
     def _start(self, python: str, *descriptors: int) -> subprocess.Popen[bytes]:
         """Starts the supervisor process, which starts the game."""
         if shutil.which(python) is None:
-            raise FileNotFoundError(f"config.game.python: there is no program {python}")
+            raise MissingFileError(f"config.game.python: there is no program {python}")
         request = {
             "command": [python, str(_SERVER), *map(str, descriptors)],
             "descriptors": descriptors,

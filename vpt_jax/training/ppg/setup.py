@@ -19,12 +19,13 @@ from vpt_jax.keys import seed_key
 from vpt_jax.models.heads import HEAD_CLASSES, ValueNormalizer
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import DTYPES, POLICIES, make_policy
+from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.training.checkpoints import TrainedPolicy
 from vpt_jax.training.optimizers import OPTIMIZERS
 from vpt_jax.training.ppg.learner import Learner, LearnerState, OptStates, PPGConfig
 from vpt_jax.training.ppg.losses import Logits, LossWeights, Segment
-from vpt_jax.training.setup import ConfigError, check_choices, check_hang_minutes, pretrained_model
+from vpt_jax.training.setup import check_choices, check_hang_minutes, pretrained_model
 
 VALUE_HEADS = "value", "aux_value"
 

@@ -16,6 +16,7 @@ from vpt_jax.envs.games import GAMES, make_env_spec
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.envs.vector.pool import FinishedEpisode, Pool, VectorEnv
 from vpt_jax.parallel import log
+from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.seeds import episode_seed
 from vpt_jax.training import loop
 from vpt_jax.training.checkpoints import Checkpoints, SettingsChangedError, jsonable, run_metadata, write_run_config
@@ -33,7 +34,7 @@ from vpt_jax.training.ppg.setup import (
     make_ppg_config,
     make_setup,
 )
-from vpt_jax.training.setup import ConfigError, make_mesh
+from vpt_jax.training.setup import make_mesh
 from vpt_jax.video import FRAME_RATE
 
 if TYPE_CHECKING:  # it needs Ray
