@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # Python keeps what it compiles, wherever the environment forbids it: the next process then starts in half the time.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-rl test test-all lint audit install
+.PHONY: demo demo-rl test test-all lint docs audit install
 
 install: $(INSTALLED)
 
@@ -34,6 +34,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict
 
 # Status 0: none is known; 1: some are; 2: pip-audit (pip install pip-audit) or the network is missing.
 audit: $(INSTALLED)

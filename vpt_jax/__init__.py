@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vpt_jax.agent import PolicyAgent, VideoLabeller
+    from vpt_jax.programs.evaluate import evaluate
+    from vpt_jax.programs.train import train
     from vpt_jax.training.checkpoints import TrainedIDM, TrainedPolicy, load_idm, load_policy
 
 __version__ = "0.1.0"
@@ -14,8 +16,10 @@ _MODULES = {
     "VideoLabeller": "vpt_jax.agent",
     "TrainedIDM": "vpt_jax.training.checkpoints",
     "TrainedPolicy": "vpt_jax.training.checkpoints",
+    "evaluate": "vpt_jax.programs.evaluate",
     "load_idm": "vpt_jax.training.checkpoints",
     "load_policy": "vpt_jax.training.checkpoints",
+    "train": "vpt_jax.programs.train",
 }
 __all__ = [
     "PolicyAgent",
@@ -23,8 +27,10 @@ __all__ = [
     "TrainedPolicy",
     "VideoLabeller",
     "__version__",
+    "evaluate",
     "load_idm",
     "load_policy",
+    "train",
 ]
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from configs.evaluate import get_config
-from launch.evaluate import evaluate_agent
 from tests.envs.toy_games import SIZE
 from vpt_jax.envs.rewards import Reward
 from vpt_jax.envs.vector.client import EnvSpec
@@ -26,6 +25,7 @@ from vpt_jax.evaluation.rollouts import (
 )
 from vpt_jax.models.heads import joint_kl
 from vpt_jax.models.policy import Policy
+from vpt_jax.programs.evaluate import evaluate_agent
 from vpt_jax.recording import read_frames, read_steps
 from vpt_jax.training.checkpoints import jsonable
 

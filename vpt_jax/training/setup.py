@@ -1,6 +1,6 @@
 """Builds a training run from its config: objective, optimizer, train state and jitted step.
 
-`launch/train.py` runs the step and `launch/compile.py` compiles the same step ahead of time, for devices that are not
+`programs/train.py` runs the step and `launch/compile.py` compiles the same step ahead of time, for devices that are not
 attached. Needs no dataset: a step depends only on the shape of its frames and the actions' frequencies.
 """
 

@@ -1,0 +1,1 @@
+"""Programs as functions of a config: what the scripts in launch/ run, and what other programs may call."""

@@ -1,0 +1,132 @@
+"""Evaluate policies in an environment: mean return, items and milestones (fields: configs/evaluate.py)."""
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vpt_jax.envs.games import GAMES, make_env_spec
+from vpt_jax.envs.rewards import REWARDS
+from vpt_jax.envs.vector.pool import Pool
+from vpt_jax.evaluation.rollouts import (
+    EpisodeResult,
+    EvaluatedPolicy,
+    IdleAgent,
+    RandomAgent,
+    VectorAgent,
+    run_episodes,
+    summarise,
+)
+from vpt_jax.report.playing import write_playing_report
+from vpt_jax.system.atomic_files import read_json, write_text
+from vpt_jax.system.errors import ConfigError
+from vpt_jax.system.seeds import episode_seed
+from vpt_jax.system.workers import locked
+from vpt_jax.training.checkpoints import TrainedPolicy, jsonable, load_policy
+from vpt_jax.training.digests import params_digest
+from vpt_jax.training.setup import check_choices
+
+RANDOM, SCRIPTED = "random", "scripted"
+
+
+def evaluate(config: ConfigDict) -> Path:
+    """Evaluates the agents that have no stored results, and writes the report; returns its path."""
+    workdirs = check(config)
+    out = Path(config.out)
+    with locked(out):
+        policies = {name: load_policy(workdir) for name, workdir in workdirs.items()}
+        reference = policies[config.reference or next(iter(policies))]
+        agents = {name: policy_agent(config, policy, reference) for name, policy in policies.items()}
+        agents |= {RANDOM: lambda: RandomAgent(config.seed)}
+        if GAMES[config.game.name].scripted:
+            agents[SCRIPTED] = IdleAgent
+        size, *other_sizes = {policy.frame_shape[:2] for policy in policies.values()}
+        if other_sizes:
+            raise ConfigError(
+                f"the policies take frames of different sizes, {size} and {other_sizes[0]}: evaluate them apart"
+            )
+        digests = {name: [policy_digest(policy), policy_digest(reference)] for name, policy in policies.items()}
+        results = {
+            name: evaluate_agent(config, name, agent, size, digests.get(name, [])) for name, agent in agents.items()
+        }
+        figures = {name: summarise(episodes) for name, episodes in results.items()}
+        finite = {name: {k: v for k, v in metrics.items() if v == v} for name, metrics in figures.items()}  # not NaN
+        write_text(out / "figures.json", json.dumps(finite, indent=1) + "\n")
+        page = write_playing_report(out, f"Playing {config.game.name}", results, out / "recordings")
+    for name, metrics in figures.items():
+        print(f"{name:<24} return {metrics['return']:7.2f} ± {metrics['return_error']:.2f}", flush=True)
+    print(f"figures and films: {page}", flush=True)
+    return page
+
+
+def policy_digest(policy: TrainedPolicy) -> str:
+    """Content hash of a policy's parameters and settings, wherever its work directory lies."""
+    arrays = policy.params, policy.normalizer, policy.aux_normalizer
+    return params_digest(arrays, policy.module, tuple(policy.frame_shape))
+
+
+def check(config: ConfigDict) -> dict[str, str]:
+    """Checks the config, and raises `ConfigError`; returns the policies' work directories by name."""
+    check_choices(config, {"game.name": GAMES, "rewards": REWARDS})
+    if not config.out:
+        raise ConfigError("config.out is empty: give a folder for the results, --config.out=FOLDER")
+    workdirs = {}
+    for policy in config.policies:
+        name, _, workdir = policy.rpartition("=")
+        workdirs[name or Path(workdir).name] = workdir
+    if not workdirs or {RANDOM, SCRIPTED} & workdirs.keys() or len(workdirs) < len(config.policies):
+        raise ConfigError(
+            f"config.policies is {tuple(config.policies)}: name one or more work directories, by different names, "
+            f"other than {RANDOM} and {SCRIPTED}; NAME=FOLDER gives one a name"
+        )
+    if config.reference and config.reference not in workdirs:
+        raise ConfigError(f"config.reference is {config.reference!r}; choose one of {', '.join(workdirs)}")
+    for field in ("episodes", "num_envs"):
+        if config[field] < 1:
+            raise ConfigError(f"config.{field} must be 1 or more")
+    return workdirs
+
+
+def policy_agent(config: ConfigDict, policy: TrainedPolicy, reference: TrainedPolicy) -> Callable[[], VectorAgent]:
+    """Returns a function that makes the agent when it is needed."""
+    return lambda: EvaluatedPolicy(
+        (policy.module, policy.params), (reference.module, reference.params), count_envs(config), config.seed
+    )
+
+
+def evaluate_agent(
+    config: ConfigDict, name: str, agent: Callable[[], VectorAgent], size: tuple[int, ...], digests: list[Any]
+) -> list[EpisodeResult]:
+    """Plays all episodes, or reads the stored results of the same checkpoints (`digests`) with the same settings."""
+    out = Path(config.out)
+    file, recordings = out / "agents" / f"{name}.json", out / "recordings" / name
+    fields = jsonable(config)
+    fields["games"] = fields.pop("num_envs")  # its earlier name: results of earlier versions are still valid
+    settings = fields | {"policies": digests, "size": list(size)}
+    if (stored := read_json(file) or {}).get("settings") == settings:
+        return [EpisodeResult(**result) for result in stored["episodes"]]
+    shutil.rmtree(recordings, ignore_errors=True)  # left by a run that was stopped
+    for folder in (file.parent, recordings):
+        folder.mkdir(parents=True, exist_ok=True)
+    with make_pool(config, size, name == SCRIPTED) as pool:
+        results = run_episodes(agent(), pool, recordings, config.episodes)
+    write_text(file, json.dumps({"settings": settings, "episodes": [result._asdict() for result in results]}) + "\n")
+    return results
+
+
+def count_envs(config: ConfigDict) -> int:
+    """Number of parallel environments: at most the number of episodes."""
+    return min(config.num_envs, config.episodes)
+
+
+def make_pool(config: ConfigDict, size: tuple[int, ...], scripted: bool) -> Pool:
+    """Pool of environments for `config.episodes` episodes."""
+    seeds = itertools.islice(itertools.count(episode_seed(config.seed)), config.episodes)
+    game = make_env_spec(config.game.name, config.game.arguments.to_dict(), config.game.python, scripted)
+    height, width = size
+    rewards = REWARDS[config.rewards]
+    return Pool(game, [seeds] * count_envs(config), (height, width), rewards, config.game.episodes_per_process)

@@ -1,0 +1,315 @@
+"""Training runs: behavioural cloning, inverse dynamics and reinforcement learning, each as its config describes.
+
+The functions are in the order of execution.
+"""
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vpt_jax import parallel
+from vpt_jax.data.batch import Batch
+from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
+from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
+from vpt_jax.evaluation.baselines import idm_baselines, policy_baselines
+from vpt_jax.evaluation.metrics import evaluator
+from vpt_jax.models.policy import embed, init_params
+from vpt_jax.models.presets import make_policy
+from vpt_jax.parallel import log
+from vpt_jax.report.training import write_report
+from vpt_jax.system.errors import ConfigError
+from vpt_jax.system.workers import locked
+from vpt_jax.training import loop
+from vpt_jax.training.checkpoints import Checkpoints, run_metadata, write_run_config
+from vpt_jax.training.digests import params_digest
+from vpt_jax.training.goodput import Goodput
+from vpt_jax.training.metrics_log import MetricsLog, Progress, Work, read_metrics
+from vpt_jax.training.objective import Objective
+from vpt_jax.training.ppg.train import train as train_ppg
+from vpt_jax.training.profiling import profiled
+from vpt_jax.training.roofline import CHIPS
+from vpt_jax.training.setup import (
+    STAGE_MODELS,
+    Setup,
+    check,
+    frozen_pattern,
+    initial_params,
+    make_mesh,
+    make_setup,
+    training_flops,
+)
+from vpt_jax.training.state import TrainState
+
+
+class StageData(NamedTuple):
+    """Data and baselines of a value of `config.stage`; its model and objective are in `setup.STAGE_MODELS`."""
+
+    stream: type[Stream]
+    baselines: Callable[[Stream, Stream], dict[str, dict[str, float]]]
+    views: tuple[str, ...]  # of the evaluation
+
+
+STAGE_DATA = {
+    "policy": StageData(Stream, policy_baselines, ("valid",)),
+    "idm": StageData(WindowStream, idm_baselines, ("valid", "acting")),
+}
+
+
+def train(config: ConfigDict) -> bool:
+    """Trains a policy or an inverse dynamics model, or resumes the run in `config.workdir` from its newest checkpoint.
+
+    One run at a time works in a work directory: the first process of a job locks it.
+
+    Args:
+        config: as one of the training configs in configs/ returns it; `config.stage` is "policy" (behavioural cloning),
+            "idm" or "ppg" (reinforcement learning).
+
+    Returns:
+        Whether all steps are done; False: a signal stopped it, and a checkpoint was saved.
+
+    Raises:
+        ConfigError: a field has an invalid value.
+        UserError: other errors that name their remedy, such as a missing dataset or a damaged checkpoint.
+    """
+    start_time = time.monotonic()
+    parallel.start_processes(**config.distributed)
+    with locked(Path(config.workdir)) if jax.process_index() == 0 else nullcontext():
+        return (train_ppg if config.stage == "ppg" else train_supervised)(config, start_time)
+
+
+def train_supervised(config: ConfigDict, start_time: float) -> bool:
+    """Behavioural cloning or inverse dynamics; returns True if all steps are done.
+
+    Args:
+        config: of the run.
+        start_time: of the process, by `time.monotonic`.
+    """
+    # Devices
+    mesh = make_mesh(config)
+    check(config, mesh)
+    check_run(config)
+    stage = STAGE_DATA[config.stage]
+    log(f"{jax.process_count()} process(es), {jax.device_count()} x {jax.devices()[0].device_kind}, {dict(mesh.shape)}")
+
+    # Data
+    encoder = make_encoder(config) if config.data.get("embeddings") else None
+    train_data = open_stream(config, config.data.train, "train", config.data.batch, encoder)
+    valid_data = open_stream(config, config.data.valid, "valid", config.data.valid_batch, encoder)
+    test_data = (
+        open_stream(config, config.data.test, "test", config.data.valid_batch, encoder) if config.data.test else None
+    )
+    del encoder  # frees its parameters
+    baselines = stage.baselines(train_data, valid_data)
+    steps = count_steps(config, train_data)
+    log(
+        f"{train_data.num_episodes} training episodes of {train_data.num_frames:,} frames (null actions: "
+        f"{config.data.null_actions}); {steps:,} steps, {train_data.steps_per_epoch:,} an epoch"
+    )
+
+    # Model and shardings
+    workdir = Path(config.workdir)
+    metadata = run_metadata(config, train_data.fingerprint(), frozen_pattern(config))
+    checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, metadata=metadata)
+    marginal = STAGE_MODELS[config.stage].marginal.from_stream(train_data)
+    setup = make_setup(config, mesh, train_data.frame_shape, marginal, steps)
+    log(f"{count_parameters(setup.shapes.params):,} parameters; shardings: {workdir / 'sharding.txt'}; compiling ...")
+
+    with jax.set_mesh(mesh):
+        # Resume the newest checkpoint of this run, or initialise
+        state = resume(checkpoints, setup.shapes, setup.shardings) or initialise(config, setup)
+        write_run_config(workdir, config, parallel.sharding_table(setup.shapes, setup.shardings))
+
+        # Train
+        start, quiet = int(state.step), jax.process_index() > 0
+        with (
+            closing(placed_batches(train_data, mesh, start, steps, config.data.workers)) as train_batches,
+            profiled(setup.step, config.profile) as train_step,
+            loop.StopSignal() as stop,
+        ):
+            state = loop.run(
+                state,
+                schedule=loop.Schedule(steps, config.log_every, config.evaluate_every, config.save_every),
+                train_step=train_step,
+                batches=train_batches,
+                stop=stop,
+                evaluate=make_evaluator(config, setup.objective, valid_data, test_data, mesh, baselines),
+                episodes=train_data.episodes,
+                checkpoints=checkpoints,
+                log=MetricsLog(workdir, start, quiet),
+                progress=Progress(start, steps, make_work(config, train_data), quiet),
+                goodput=Goodput(workdir, start, start_time, quiet),
+                hang_minutes=config.hang_minutes,
+            )
+
+    # Report
+    finished = int(state.step) == steps
+    if config.report and finished and jax.process_count() == 1:
+        report(config, setup.objective, state, with_frames(train_data), with_frames(valid_data), baselines)
+    return finished
+
+
+def make_work(config: ConfigDict, data: Stream) -> Work:
+    """Work of a step, for speeds and MFU."""
+    chip = CHIPS.get(jax.devices()[0].device_kind)
+    return Work(
+        frames=config.data.batch * config.data.length,
+        flops_per_frame=training_flops(config, data.frame_shape),
+        devices=jax.device_count(),
+        # No MFU with frozen parameters: the formula counts all as trained.
+        peak_flops=chip.flops if chip and not frozen_pattern(config) else 0.0,
+    )
+
+
+def check_run(config: ConfigDict) -> None:
+    """Checks the fields that `setup.check` does not: data and intervals; raises `ConfigError`."""
+    if (rule := config.data.null_actions) not in NULL_RULES:
+        raise ConfigError(f"config.data.null_actions is {rule!r}; choose one of {', '.join(NULL_RULES)}")
+    for field in ("log_every", "evaluate_every", "save_every"):
+        if config[field] < 1:
+            raise ConfigError(f"config.{field} must be 1 or more")
+    for field in ("workers", "valid_workers", "minutes"):
+        if config.data[field] < 0:
+            raise ConfigError(f"config.data.{field} must not be negative")
+
+
+def open_stream(config: ConfigDict, dataset: str, split: str, rows: int, encoder: Encoder | None) -> Stream:
+    """Opens a split of a dataset; with an `encoder`, as precomputed embeddings. Raises `ConfigError`."""
+    training = split == "train"
+    fields = dict(length=config.data.length, nulls=config.data.null_actions, seed=config.seed, shuffle=training)
+    if training:
+        fields |= dict(segments=config.data.segments, minutes=config.data.minutes)
+    try:
+        settings = StreamSettings(dataset, split, rows, **fields)
+        if encoder is None:
+            return STAGE_DATA[config.stage].stream(settings)
+        write_embeddings(settings, encoder, Path(config.data.embeddings))
+        return EmbeddedStream(settings, Path(config.data.embeddings), encoder.digest)
+    except ValueError as error:
+        raise ConfigError(f"config.data: {error}") from error
+
+
+def make_encoder(config: ConfigDict) -> Encoder:
+    """Frozen image encoder of `config.init_from`, for precomputed embeddings; raises `ConfigError`."""
+    if jax.process_count() > 1:
+        raise ConfigError("config.data.embeddings is for jobs of one process")
+    policy = make_policy(config.model)
+    frame_shape = Stream(StreamSettings(config.data.train, "train", 1, 1)).frame_shape
+    shapes = jax.eval_shape(partial(init_params, policy, frame_shape), jax.random.key(0))
+    params = {"encoder": initial_params(config, shapes)["encoder"]}
+    digest = params_digest(params, config.model.dtype)
+    run = partial(jax.jit(partial(embed, policy)), jax.device_put(params))
+    return Encoder(run, digest, policy.features)
+
+
+def with_frames(stream: Stream) -> Stream:
+    """Stream of frames: the stream itself, or the frames of a stream of embeddings."""
+    return Stream(stream.settings) if isinstance(stream, EmbeddedStream) else stream
+
+
+def count_steps(config: ConfigDict, train_data: Stream) -> int:
+    """Number of steps to train; raises `ConfigError` if the schedule or the batch does not fit."""
+    steps = config.steps or round(config.epochs * train_data.steps_per_epoch)
+    if config.optimizer.warmup_steps >= steps:
+        raise ConfigError(
+            f"config.optimizer.warmup_steps is {config.optimizer.warmup_steps}, and the run has {steps} steps: the "
+            "learning rate would never reach its peak. Set fewer, or train longer by config.steps or config.epochs"
+        )
+    room = config.data.batch * config.data.length
+    if room > train_data.num_frames and not isinstance(train_data, WindowStream):  # windows may overlap
+        raise ConfigError(
+            f"a step has room for batch x length = {room:,} frames, and the training data have "
+            f"{train_data.num_frames:,}: lower config.data.batch or config.data.length"
+        )
+    return steps
+
+
+def placed_batches(stream: Stream, mesh: Mesh, start: int, stop: int, workers: int) -> Generator[Batch]:
+    """Global batches of steps `start` to `stop` on the mesh; each host reads its rows."""
+    rows = parallel.local_rows(mesh, stream.settings.batch)
+    with closing(batches(stream, rows, start, stop, workers)) as local_batches:
+        for batch in local_batches:
+            yield parallel.global_batch(batch, mesh, stream.settings.batch)
+
+
+def resume(checkpoints: Checkpoints, shapes: TrainState, shardings: TrainState) -> TrainState | None:
+    """Restores the newest checkpoint; None: there is none."""
+    if checkpoints.latest is None:
+        return None
+    log(f"resumed from step {checkpoints.latest}")
+    return checkpoints.restore(shapes, shardings)
+
+
+def initialise(config: ConfigDict, setup: Setup) -> TrainState:
+    """State before the first step, with random parameters or those of `config.init_from`."""
+    return setup.init(initial_params(config, setup.shapes.params)) if config.init_from else setup.init()
+
+
+def make_evaluator(
+    config: ConfigDict,
+    objective: Objective,
+    valid_data: Stream,
+    test_data: Stream | None,
+    mesh: Mesh,
+    baselines: dict[str, dict[str, float]],
+) -> Callable[[Any], dict[str, float]]:
+    """Makes the function that evaluates parameters on the validation data, and on the test data if given."""
+
+    def batches(data: Stream) -> Callable[[], Generator[Batch]]:
+        return partial(placed_batches, data, mesh, 0, data.steps_per_epoch, config.data.valid_workers)
+
+    return evaluator(
+        objective.predict,
+        partial(objective.initial_memory, config.data.valid_batch),
+        batches(valid_data),
+        parallel.batch_sharding(mesh),
+        baselines,
+        STAGE_DATA[config.stage].views,
+        batches(test_data) if test_data else None,
+    )
+
+
+def count_parameters(tree: Any) -> int:
+    """Number of values in a tree of arrays."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def report(
+    config: ConfigDict,
+    objective: Objective,
+    state: TrainState,
+    train_data: Stream,
+    valid_data: Stream,
+    baselines: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Writes the report page and the film, and logs their paths."""
+    workdir = Path(config.workdir)
+    facts = {
+        "Parameters": f"{count_parameters(state.params):,}",
+        "Steps": f"{int(state.step):,}, {int(state.step) / train_data.steps_per_epoch:.1f} epochs",
+        "Training data": f"{train_data.num_episodes} episodes, {train_data.num_frames:,} frames",
+        "Held-out data": f"{valid_data.num_episodes} episodes, {valid_data.num_frames:,} frames",
+        "Device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+    page, film = write_report(
+        workdir,
+        stage=config.stage,
+        facts=facts,
+        baselines=baselines,
+        objective=objective,
+        params=state.params,
+        train=train_data,
+        valid=valid_data,
+    )
+    nll = next(line["valid/nll"] for line in reversed(read_metrics(workdir)) if "valid/nll" in line)
+    name, trivial = next((name, figures["nll"]) for name, figures in baselines.items())
+    gain = f"{abs(1 - nll / trivial):.1%} {'below' if nll < trivial else 'above'}"
+    log(f"validation NLL {nll:.3f} nats/frame: {gain} the {name} baseline's {trivial:.3f}")
+    log(f"film of held-out play, predicted against recorded: {film}")
+    log(f"figures: {page}")
