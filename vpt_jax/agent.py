@@ -8,33 +8,25 @@ labels = vpt_jax.VideoLabeller("runs/idm").label("VIDEO.mp4")
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self, overload
+from typing import Any, Self, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Int, UInt8
 
-from vpt_jax.actions import env_from_raw, raw_from_joint
+from vpt_jax.actions import env_from_raw
 from vpt_jax.keys import seed_keys
 from vpt_jax.labelling.plan import Labels
 from vpt_jax.labelling.single import label_video
-from vpt_jax.models.heads import ValueNormalizer, argmax_joint, joint_log_prob, sample_joint
+from vpt_jax.models.acting import ActionSample, describe_actions
+from vpt_jax.models.heads import ValueNormalizer, argmax_joint, sample_joint
 from vpt_jax.models.kv_cache import RingKVCache
 from vpt_jax.models.policy import Policy, apply_single_step
 from vpt_jax.system.paths import local_path
 from vpt_jax.training.checkpoints import TrainedIDM, TrainedPolicy, load_idm, load_policy
 from vpt_jax.video import Frame, resize
-
-
-class ActionSample(NamedTuple):
-    """Sampled actions of `n` environments, with log-probabilities and value estimates."""
-
-    buttons: UInt8[np.ndarray, "n 20"]
-    camera: Float[np.ndarray, "n 2"]  # degrees: pitch, yaw
-    log_prob: Float[np.ndarray, " n"]  # of the action under the policy itself, without the temperature
-    value: Float[np.ndarray, " n"]  # estimated return, in units of reward; meaningful after reinforcement learning
 
 
 class PolicyAgent:
@@ -180,5 +172,4 @@ def _sample_action(
         action = jax.vmap(sample_joint)(jax.vmap(jax.random.fold_in)(keys, steps), scaled)
     else:
         action = argmax_joint(output.logits)
-    value = normalizer.denormalize(output.value[:, None])[:, 0]
-    return ActionSample(*raw_from_joint(action), joint_log_prob(output.logits, action), value), output.memory
+    return describe_actions(output, normalizer, action), output.memory

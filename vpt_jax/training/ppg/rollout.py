@@ -2,31 +2,21 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
+from jaxtyping import Array, Bool, Int, UInt8, UInt32
 
 from vpt_jax import parallel
-from vpt_jax.actions import JointAction, raw_from_joint
 from vpt_jax.envs.vector.pool import TimeStep, VectorEnv
-from vpt_jax.models.heads import ValueNormalizer, joint_log_prob, sample_joint
+from vpt_jax.models.acting import ActionSample, describe_actions
+from vpt_jax.models.heads import ValueNormalizer, sample_joint
 from vpt_jax.models.kv_cache import KVCache, RingKVCache, to_kv_cache
 from vpt_jax.models.policy import Policy, apply_single_step
 from vpt_jax.training.ppg.learner import Rollout
-
-
-class RolloutAction(NamedTuple):
-    """Sampled actions of `b` games, with log-probabilities and value estimates."""
-
-    action: JointAction
-    buttons: UInt8[Array, "b 20"]
-    camera: Float[Array, "b 2"]  # degrees
-    log_prob: Float[Array, " b"]
-    value: Float[Array, " b"]  # in units of reward
 
 
 def sample_actions(
@@ -38,13 +28,11 @@ def sample_actions(
     first: Bool[Array, " b"],
     rng: UInt32[Array, "2"],
     step: int,
-) -> tuple[RolloutAction, RingKVCache]:
+) -> tuple[ActionSample, RingKVCache]:
     """Sample actions from the policy, with the key `fold_in(rng, step)`; also returns the updated KV cache."""
     output = apply_single_step(policy, params, frames, first, ring)
     action = sample_joint(jax.random.fold_in(rng, step), output.logits)
-    buttons, camera = raw_from_joint(action)
-    value = normalizer.denormalize(output.value[:, None])[:, 0]
-    return RolloutAction(action, buttons, camera, joint_log_prob(output.logits, action), value), output.memory
+    return describe_actions(output, normalizer, action), output.memory
 
 
 def empty_memories(policy: Policy, rows: int, segments: int) -> KVCache:
@@ -98,19 +86,19 @@ class RolloutCollector:
         return Rollout(**self._place(stacked | {"value": value}), memory=memories)
 
     def _step(self, params: Any, normalizer: ValueNormalizer) -> Any:
-        """Play one step of all games; returns the `RolloutAction` of this host's games."""
+        """Play one step of all games; returns the `ActionSample` of this host's games."""
         action, self._ring = self._sample(params, normalizer, self._ring)
         self._time_step, self._num_steps = self._pool.step(action.buttons, action.camera), self._num_steps + 1
         return action
 
     def _sample(self, params: Any, normalizer: ValueNormalizer, ring: RingKVCache) -> tuple[Any, RingKVCache]:
-        """Sample the next actions; returns the `RolloutAction` of this host's games, and the updated KV cache."""
+        """Sample the next actions; returns the `ActionSample` of this host's games, and the updated KV cache."""
         observed = self._place((self._time_step.frames, self._time_step.first))
         action, ring = self._sample_actions(params, normalizer, ring, *observed, self._rng, np.int32(self._num_steps))
         return parallel.local_batch(action), ring
 
 
-def _transition(observed: TimeStep, action: RolloutAction, outcome: TimeStep) -> dict[str, Any]:
+def _transition(observed: TimeStep, action: ActionSample, outcome: TimeStep) -> dict[str, Any]:
     """The fields of a `Rollout` for one step, with leaves `[b, ...]`."""
     return dict(
         frames=observed.frames, first=observed.first, valid=observed.playing & outcome.acted, action=action.action,
