@@ -4,7 +4,7 @@
 
 Play is recorded with its actions, and two to three times as much play of which only the video is used. An inverse
 dynamics model is trained on the first set and labels the second; one policy is cloned from these labels, one from the
-true labels and one from the first set alone. Takes about 25 minutes on two CPU cores. After a stop or kill, run the
+true labels and one from the first set alone. Takes 25 to 47 minutes on two CPU cores. After a stop or kill, run the
 same command again to resume; finished stages are skipped. The result is WORKDIR/report.html.
 """
 

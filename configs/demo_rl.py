@@ -4,7 +4,7 @@
 
 The policy cloned by `make demo` is trained to explore its level in three runs: with the KL penalty to the pretrained
 policy, without it, and from random parameters with the same number of frames. These policies, the cloned policy, a
-random agent and the scripted player are then evaluated on the same hundred episodes. Takes about 20 minutes on two CPU
+random agent and the scripted player are then evaluated on the same hundred episodes. Takes 20 to 27 minutes on two CPU
 cores. After a stop or kill, run the same command again to resume. The result is WORKDIR/report.html.
 """
 

@@ -2,9 +2,9 @@
 
     python launch/train.py --config=configs/rl_doom.py --config.init_from=runs/demo/policy-predicted
 
-The policy of `make demo` is trained to explore its level: a reward of 1 for every new place. Takes about seven minutes
-on two CPU cores. These settings are for a small policy and a short run; configs/rl_base.py documents the fields, and
-has the paper's values.
+The policy of `make demo` is trained to explore its level: a reward of 1 for every new place. Takes seven to twelve
+minutes on two CPU cores. These settings are for a small policy and a short run; configs/rl_base.py documents the
+fields, and has the paper's values.
 """
 
 import runpy

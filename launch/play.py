@@ -103,7 +103,8 @@ class EpisodePlayer:
         while self.episode is None:
             sample = self._agent.sample_action([self.time_step.frames[0]])
             note = f"value {sample.value[0]:.2f}  reward {self._reward:.2f}"
-            film_frame = FilmFrame(self.time_step.frames[0], (sample.buttons[0], sample.camera[0]), note=note)
+            action = np.asarray(sample.buttons[0]), np.asarray(sample.camera[0])
+            film_frame = FilmFrame(self.time_step.frames[0], action, note=note)
             yield film_frame
             if self._stop_signals or not self._show_frame(draw_large(film_frame)):
                 return

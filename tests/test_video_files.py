@@ -104,7 +104,7 @@ def test_links_are_followed_once(tmp_path):
         os.symlink("..", disk / "deep" / f"up{i}")
     assert list(find_videos(videos)) == ["a", "e", "more/c", "more/deep/d", "own/b"]
     assert any("searched already" in reason for reason in list_videos(videos).skipped.values())
-    with pytest.raises(ValueError, match=r"disk2/out lies in .*disk2, which .*videos links to"):
+    with pytest.raises(ValueError, match=r"disk2/out is inside .*disk2, which .*videos links to"):
         find_videos(videos, outside=disk / "out")
     find_videos(videos, outside=tmp_path / "out")
 

@@ -72,7 +72,7 @@ class ShardOfJob:
 @pytest.fixture
 def shard(tmp_path, monkeypatch):
     (tmp_path / "labels").mkdir()
-    monkeypatch.setattr("vpt_jax.system.atomic_files._sync", lambda path: None)  # quicker
+    monkeypatch.setattr("vpt_jax.system.atomic_files._fsync", lambda path: None)  # quicker
     return ShardOfJob(tmp_path, batch=2)
 
 

@@ -31,7 +31,7 @@ _THREADS = 8  # CRC-32 runs at 1 to 3 GB/s in each
 
 class _Shard(NamedTuple):
     path: str  # of the leaf
-    index: str  # of the shard in the leaf
+    key: str  # index of the shard in the leaf
     values: Any  # an array, on a device or in memory; None: another process has it
 
 
@@ -43,7 +43,7 @@ def digest(state: Any) -> dict[str, dict[str, int]]:
         sums = multihost_utils.process_allgather(sums).sum(axis=0, dtype=np.uint32)
     digests: dict[str, dict[str, int]] = {}
     for shard, checksum in zip(shards, sums.tolist(), strict=True):
-        digests.setdefault(shard.path, {})[shard.index] = checksum
+        digests.setdefault(shard.path, {})[shard.key] = checksum
     return digests
 
 

@@ -37,7 +37,7 @@ def videos(tmp_path_factory):
 
 
 def tables(folder):
-    return {name: (folder / f"{name}.parquet").read_bytes() for name in ("segments", "videos")}
+    return {name: (folder / f"{name}.parquet").read_bytes() for name in ("segments", "filtered")}
 
 
 def test_training_writes_a_classifier_and_a_report(small_filter, small_labelled):
