@@ -11,6 +11,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from vpt_jax.system import stopping
+from vpt_jax.system.config_help import describe_config
 from vpt_jax.system.disk_errors import explain_disk_error
 from vpt_jax.system.errors import UserError
 from vpt_jax.system.home_folder import NoHomeError, expand_argument, expand_config
@@ -34,13 +35,17 @@ def run(main: Callable[[ConfigDict], object], config_file: str) -> None:
         main: the program.
         config_file: the default config file.
 
-    A `UserError` ends the program with its message, without a traceback. SIGTERM and SIGHUP stop it as Ctrl-C does
-    (`stopping.py`). A URL in place of a local path ends it before `main`. Control characters in the output are escaped,
-    whatever their source.
+    `--help` prints the program's docstring and all fields of the config. A `UserError` ends the program with its
+    message, without a traceback. SIGTERM and SIGHUP stop it as Ctrl-C does (`stopping.py`). A URL in place of a local
+    path ends it before `main`. Control characters in the output are escaped, whatever their source.
     """
     prepare_output()
     with _one_line_errors(config_file):
         flag = config_flags.DEFINE_config_file("config", config_file, "Config file of configs/, and its variant.")
+
+    if {"--help", "-help", "-h"} & set(sys.argv[1:]):
+        _print_help(_config_file(sys.argv[1:], config_file))
+        return
 
     def checked_main() -> None:
         config = _read_config(flag)
@@ -72,6 +77,18 @@ def run_plain(main: Callable[[], object]) -> None:
             sys.exit(f"error: {line}")
 
     app.run(guarded_main, flags_parser=_parse_flags)
+
+
+def _print_help(config_file: str) -> None:
+    print((sys.modules["__main__"].__doc__ or "").strip())
+    with _one_line_errors():
+        try:
+            fields = describe_config(config_file)
+        except ValueError as error:  # an unknown variant
+            sys.exit(f"error: {error}")
+    print(f"\nFields of {config_file} (another config: --config=FILE[:VARIANT]):\n{fields}")
+    if others := flags.FLAGS.main_module_help().partition(":")[2].strip("\n"):
+        print(f"\nOther flags:\n{others}")
 
 
 def refuse_remote_flags() -> None:
@@ -142,17 +159,21 @@ def _one_line_errors(config_file: str = "") -> Iterator[None]:
 
 def _explain_field_error(error: Exception, arguments: list[str], config_file: str) -> str:
     """Message for a field that a config does not have: the first such on the command line, else one in the file."""
-    fields = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if found := re.fullmatch(r"--?(?:no)?config\.([\w.]+)(?:=.*)?", argument, re.DOTALL):
-            fields.append(found[1])
-        elif found := re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL):
-            config_file = following if found[1] is None else found[1]
-    names = _names_in_file(os.path.expanduser(config_file))
+    flag = re.compile(r"--?(?:no)?config\.([\w.]+)(?:=.*)?", re.DOTALL)
+    fields = [found[1] for argument in arguments if (found := flag.fullmatch(argument))]
+    names = _names_in_file(_config_file(arguments, config_file))
     if missing := [field for field in fields if names and field not in names]:
         return explain_missing_field(missing[0], names)
     hint = new_names_hint(str(error).replace("\\", ""))
     return f"the config has no field {_one_line(error)}" + (f" ({hint})" if hint else "")
+
+
+def _config_file(arguments: list[str], config_file: str) -> str:
+    """FILE[:VARIANT] of the last `--config` on a command line; `config_file` if there is none."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if found := re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL):
+            config_file = following if found[1] is None else found[1]
+    return os.path.expanduser(config_file)
 
 
 def _names_in_file(config_file: str) -> list[str]:
@@ -167,4 +188,7 @@ def _names_in_file(config_file: str) -> list[str]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).strip("\"'").replace("\\n", ". ").replace("\\'", "'").split())
+    text = str(error)
+    if text[:1] in "\"'" and text[:1] == text[-1:]:  # a KeyError quotes its text
+        text = text[1:-1]
+    return " ".join(text.replace("\\n", ". ").replace("\\'", "'").split())
