@@ -1,0 +1,50 @@
+"""The package as `pip install .` leaves it: used from another folder, without the repository."""
+
+import os
+import shutil
+import subprocess
+import sysconfig
+import venv
+
+import pytest
+
+from tests.curation.clean_filter.conftest import new_idm
+from tests.openai.test_convert import policy_files
+from tests.programs import ROOT
+from vpt_jax.actions import ENV_KEYS
+from vpt_jax.openai.convert import import_weights
+from vpt_jax.video import decode
+
+PROGRAM = """
+import sys
+import numpy as np
+import vpt_jax
+assert vpt_jax.__file__.startswith(sys.prefix), vpt_jax.__file__
+assert vpt_jax.load_policy("policy").frame_shape == (128, 128, 3)
+action = vpt_jax.PolicyAgent.load("policy").act({"pov": np.zeros((360, 640, 3), np.uint8)})
+labels = vpt_jax.VideoLabeller("idm").label("clip.mp4")
+print(len(action), len(labels.buttons))
+"""
+
+
+@pytest.mark.slow
+def test_an_installed_package_works_without_the_repository(tmp_path):
+    source, place = tmp_path / "source", tmp_path / "place"
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        source.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "vpt_jax", source / "vpt_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", source], check=True)
+    place.mkdir()
+    policy_files(place, "nano", (128, 128, 3), scale=0.3)
+    import_weights(place / "a.model", place / "a.weights", place / "policy")
+    new_idm(place / "idm", 32, "nano")
+    shutil.copy(ROOT / "tests" / "clips" / "build_gate_5.mp4", place / "clip.mp4")
+    # What the package depends on is that of this environment; paths in its .pth files do not count in PYTHONPATH.
+    environment = os.environ | {"PYTHONPATH": sysconfig.get_path("purelib"), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([python, "-c", PROGRAM], cwd=place, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    frames = len(list(decode(place / "clip.mp4")))
+    assert done.stdout.split() == [str(len(ENV_KEYS)), str(frames)]
