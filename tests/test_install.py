@@ -13,7 +13,6 @@ from tests.openai.test_convert import policy_files
 from tests.programs import ROOT
 from vpt_jax.actions import ENV_KEYS
 from vpt_jax.openai.convert import import_weights
-from vpt_jax.video import decode
 
 PROGRAM = """
 import sys
@@ -46,5 +45,4 @@ def test_an_installed_package_works_without_the_repository(tmp_path):
     environment = os.environ | {"PYTHONPATH": sysconfig.get_path("purelib"), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([python, "-c", PROGRAM], cwd=place, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    frames = len(list(decode(place / "clip.mp4")))
-    assert done.stdout.split() == [str(len(ENV_KEYS)), str(frames)]
+    assert done.stdout.split() == [str(len(ENV_KEYS)), "16"]  # keys; 0.8 seconds at 20 frames per second
