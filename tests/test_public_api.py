@@ -20,6 +20,21 @@ OLD_NAMES = {
     "note_settings", "hold", "held_by", "held_beside", "first_params", "say", "Manners", "Machine", "Said",
 }  # fmt: skip
 
+# Terms of the field, and the file in which a search has to find each.
+TERMS = {
+    "KV cache": "models/kv_cache.py",
+    "Transformer-XL": "models/kv_cache.py",
+    "ring buffer": "models/kv_cache.py",
+    "gradient accumulation": "training/state.py",
+    "stop_gradient": "training/freezing.py",
+    "GAE": "training/ppg/losses.py",
+    "TD error": "training/ppg/losses.py",
+    "exponential backoff": "curation/download/transfer.py",
+    "PatchCore": "curation/clean_filter/novelty.py",
+    "atomic write": "system/atomic_files.py",
+    "FSDP": "parallel.py",
+}
+
 
 def definitions(path):
     """Public classes and functions of a module and of its public classes, with the names of the classes."""
@@ -63,6 +78,11 @@ def test_public_names_are_unique_and_present():
                 classes[node.name] += 1
     assert [name for name, count in classes.items() if count > 1] == []
     assert names & OLD_NAMES == set()
+
+
+@pytest.mark.parametrize(("term", "file"), TERMS.items())
+def test_ideas_are_found_by_their_terms(term, file):
+    assert term.lower() in (PACKAGE / file).read_text().lower()
 
 
 def test_exported_names_exist():
