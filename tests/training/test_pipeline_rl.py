@@ -12,7 +12,7 @@ from tests.training.conftest import ROOT
 
 SMALL = {
     "steps": 2, "episodes": 3,
-    "train": ("height=32", "width=32", "num_envs=2", "unroll_length=4", "updates_per_rollout=2",
+    "train": ("model.preset=nano", "height=32", "width=32", "num_envs=2", "unroll_length=4", "updates_per_rollout=2",
               "game.arguments.seconds=0.5", "game.arguments.height=36", "game.arguments.width=64"),
     "evaluate": ("num_envs=2", "game.arguments.seconds=0.5", "game.arguments.height=36", "game.arguments.width=64"),
 }  # fmt: skip
