@@ -47,7 +47,7 @@ def test_the_blocks_run_one_after_the_other(place):
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(place), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     outputs = []
     for language, block in blocks():
-        small = block.replace("fine_tuning.py:71m", "fine_tuning.py:demo")  # the model's size
+        small = block.replace("fine_tuning.py:71m", "fine_tuning.py:demo --config.model.preset=nano")
         command = ["bash", "-e", "-c", small] if language == "sh" else [sys.executable, "-c", small]
         done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
