@@ -33,6 +33,10 @@ TERMS = {
     "PatchCore": "curation/clean_filter/novelty.py",
     "atomic write": "system/atomic_files.py",
     "FSDP": "parallel.py",
+    "no-op": "data/streams.py",
+    "color": "data/augment.py",
+    "KL penalty": "training/ppg/losses.py",
+    "pseudo-label": "labelling/model.py",
 }
 
 
