@@ -1,4 +1,4 @@
-"""Data augmentation of clips on the device: random colour (color) jitter and affine warps, one set of parameters per clip.
+"""Data augmentation of clips on the device: random color jitter and affine warps, one set of parameters per clip.
 
 Every frame of a clip gets the same transform (paper, appendix D). The changes are small: they make a model rely on
 motion instead of appearance. Rows are clips; frames are uint8 on input and output.

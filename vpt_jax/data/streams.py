@@ -1,8 +1,9 @@
 """Data loading with Grain workers: contiguous streams for a policy (truncated BPTT), independent windows for an IDM.
 
 `Stream` gives every batch row one contiguous stream. An epoch is one long sequence: the episodes in shuffled order,
-each with the frames that the null-action (no-op) filter keeps. The sequence is cut into `batch` equal rows, and step `s` reads the
-`s`-th window of every row. So a row continues where it stopped one step before, and the KV cache is carried over.
+each with the frames that the null-action (no-op) filter keeps. The sequence is cut into `batch` equal rows, and step
+`s` reads the `s`-th window of every row. So a row continues where it stopped one step before, and the KV cache is
+carried over.
 
 `WindowStream` gives every batch row an independent window, at a random position of an episode or in stored order.
 

@@ -1,4 +1,4 @@
-"""Behavioural (behavioral) cloning, BC: the policy learns to predict the player's recorded actions (paper, equation 1)."""
+"""Behavioral cloning (BC): the policy learns to predict the player's recorded actions (paper, equation 1)."""
 
 from functools import partial
 from typing import Any
