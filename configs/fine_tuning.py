@@ -29,8 +29,8 @@ def get_config(variant: str = "248m", name: str = "fine-tuned") -> ConfigDict:
     config.init_from = f"runs/foundation-{foundation['PRESETS'][variant]}"
     config.data.train = config.data.valid = f"data/{name}"
 
-    # Passes over the data (code: OpenAI's script for demonstration).
     config.steps = 0
+    # Passes over the data (code: OpenAI's script for demonstration).
     config.epochs = 2.0
     # Streams trained in parallel (recalled: 16).
     config.data.batch = config.data.valid_batch = 16

@@ -9,7 +9,7 @@ from vpt_jax.curation.validation.commands import COMMANDS
 from vpt_jax.system import command_line
 
 if __name__ == "__main__":
-    if "--help" in sys.argv[1:]:
+    if {"--help", "-help", "-h"} & set(sys.argv[1:]):
         sys.argv[1:1] = ["stats"] if sys.argv[1] not in COMMANDS else []
     if sys.argv[1:2] == [] or sys.argv[1] not in COMMANDS:
         sys.exit(f"error: choose a command: python launch/data.py {{{','.join(COMMANDS)}}} --config.data=DATASET")

@@ -4,7 +4,8 @@
         --out=runs/foundation-2x
 
 takes policies of all sizes, fine-tuned or from reinforcement learning, and the inverse dynamics model. What comes out
-is a work directory as of a training run: --config.init_from, launch/play.py and `vpt_jax.PolicyAgent.load` take it.
+is a work directory as of a training run: --config.init_from, launch/play.py and `vpt_jax.PolicyAgent.load` take a
+policy; launch/label.py and `vpt_jax.VideoLabeller` take the inverse dynamics model.
 """
 
 from absl import flags

@@ -48,7 +48,7 @@ def test_comments_are_those_of_their_fields(tmp_path):
         "  --config.mesh.data=1",
         "      devices",
         "  --config.steps=7",
-        "      short",
+        "      Length of the run. short",
         "  --config.width=32",
         "      Both sides. pixels",
     ]

@@ -262,7 +262,8 @@ def _encode_all(run: TaskRunner, recordings: Sequence[Recording], settings: Enco
         except BrokenProcessPool:
             raise PrepareError(
                 f"a worker process died, out of memory or at one of these recordings: {_in_progress(pending)}. "
-                "Finished work is kept: run the same command again, with a smaller --config.workers or without it"
+                "Finished work is kept: run the same command again, with a smaller --config.workers or without that "
+                "recording"
             ) from None
 
 

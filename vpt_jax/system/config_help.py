@@ -51,27 +51,32 @@ def _find_comment(name: str, comments: Mapping[str, str]) -> str:
 
 
 def _comments(file: Path, seen: set[Path]) -> dict[str, str]:
-    """Names of the assigned fields, without `config.`, and their comments; a file overrides those that it includes."""
+    """Names of the assigned fields, without `config.`, and their comments.
+
+    Of several comments in a file, the first counts: later assignments are those of variants. A file's comments replace
+    those of included files; one that only trails a line is added to them.
+    """
     seen.add(file)
-    source, comments = file.read_text(), dict[str, str]()
+    source, included, own = file.read_text(), dict[str, str](), dict[str, str]()
     for name in re.findall(r'"(\w+\.py)"', source):  # configs that this one is made of
-        if (included := file.with_name(name)).exists() and included not in seen:
-            comments |= _comments(included, seen)
-    lines, previous, comment = source.splitlines(), -1, ""
+        if (other := file.with_name(name)).exists() and other not in seen:
+            included = _comments(other, seen) | included
+    lines, following, comment, group = source.splitlines(), 0, "", ""
     assignments = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assign)]
     for node in sorted(assignments, key=lambda node: node.lineno):
         above = _comment_above(lines, node.lineno - 1)
-        trailing = re.search(r"#\s*(.*)", lines[node.end_lineno - 1]) if node.end_lineno else None
-        if above or node.lineno != previous + 1:  # else it belongs to the group of the line before
-            comment = above
-        shared = not above and bool(comment)
-        previous = node.end_lineno or node.lineno
-        if text := " ".join(filter(None, [comment, trailing[1] if trailing else ""])):
-            target = node.targets[0]
-            for field in target.elts if isinstance(target, ast.Tuple) else [target]:
-                name = ast.unparse(field).removeprefix("config.")
-                comments[name] = comments.get(name, text) if shared else text
-    return comments
+        found = re.search(r"#\s*(.*)", lines[(node.end_lineno or node.lineno) - 1])
+        trailing = found[1] if found else ""
+        target = node.targets[0]
+        prefix = ast.unparse(target).rpartition(".")[0]
+        if above or node.lineno != following or not prefix.startswith(group):  # else: comment of the line before
+            comment, group = above, prefix
+        following = (node.end_lineno or node.lineno) + 1
+        for field in target.elts if isinstance(target, ast.Tuple) else [target]:
+            name = ast.unparse(field).removeprefix("config.")
+            if text := " ".join(filter(None, [comment or included.get(name, ""), trailing])):
+                own.setdefault(name, text)
+    return included | own
 
 
 def _comment_above(lines: list[str], index: int) -> str:

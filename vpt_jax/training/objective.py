@@ -26,7 +26,7 @@ def start_at_marginal(params: Any, shares: Mapping[str, Float[Array, "..."]], te
 
     Our choice (`config.initial.start_at_marginal`); the paper does not specify it, and OpenAI's heads start with no
     bias. Without a bias, a small model spends its first few hundred steps learning the frequencies through its
-    features, which at learning rates above 1e-4 collapse to the same value for every frame and stay there. With it,
+    features, which at learning rates above 3e-4 collapse to the same value for every frame and stay there. With it,
     the first thing to learn is how actions depend on the frames.
 
     Args:

@@ -28,7 +28,7 @@ GONE_PATTERN = (
     r"private video|video is private|been removed|been deleted|no longer available|terminated|does not exist"
     r"|unavailable\.?$"
 )
-RETRY_PATTERN = r"try again|later|rate.?limit|too many|sign in to confirm|bot"
+RETRY_PATTERN = r"try again|\blater\b|rate.?limit|too many|sign in to confirm|\bbot\b"
 
 
 @dataclass(frozen=True)
