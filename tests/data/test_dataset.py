@@ -7,9 +7,9 @@ import pickle
 import re
 import shutil
 import signal
-import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from tests.conftest import files
 from vpt_jax.data import codecs, dataset
 from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.recording import RecordingWriter, read_steps
+from vpt_jax.system.workers import process_runner
 
 SIZE, CHUNK = 64, 8
 
@@ -232,19 +233,27 @@ def test_killed_and_run_again_it_makes_the_same_bytes(made, tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_worker_that_dies_costs_nothing_but_a_second_run(made, tmp_path):
+def test_a_worker_that_dies_costs_nothing_but_a_second_run(made, tmp_path, monkeypatch):
     out = tmp_path / "out"
 
-    def kill_a_worker():
-        wait_for(lambda: done(out) >= 1)
-        worker = next(one for one in multiprocessing.active_children() if one.name.startswith("_Worker"))
-        os.kill(worker.pid, signal.SIGKILL)
+    @contextmanager
+    def workers_of_which_one_dies(config):
+        with process_runner(config.workers) as run:
 
-    killer = threading.Thread(target=kill_a_worker)
-    killer.start()
-    with pytest.raises(PrepareError, match="a worker process died"):
-        prepare(settings(made[0], out))
-    killer.join()
+            def run_and_kill(function, tasks):
+                results = run(function, tasks)
+                yield next(results)
+                worker = next(one for one in multiprocessing.active_children() if one.name.startswith("_Worker"))
+                os.kill(worker.pid, signal.SIGKILL)
+                yield from results
+
+            yield run_and_kill
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vpt_jax.data.prepare._workers", workers_of_which_one_dies)
+        with pytest.raises(PrepareError, match="a worker process died"):
+            prepare(settings(made[0], out))
+    assert 1 <= done(out) < 40
     prepare(settings(made[0], out))
     assert files(out) == files(made[1])
 

@@ -131,7 +131,7 @@ def test_a_game_is_restarted_after_episodes_per_process():
 
 @pytest.mark.parametrize("fault", ["hang", "die", "fail", "babble", "lie"])
 def test_a_lost_game_costs_its_episode_and_no_more(fault):
-    with make_pool(faulty(fault, chance=0.1, steps=1000), rows=2, seeds=iter(range(6))) as pool:
+    with make_pool(faulty(fault, chance=0.05, steps=1000), rows=2, seeds=iter(range(6))) as pool:
         pool.begin()
         before = time.monotonic()
         while not pool.done:

@@ -21,6 +21,8 @@ PROGRAM = """
 import os, signal, sys, time
 from vpt_jax.system import command_line, stopping, workers
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup, and an ignored signal stays ignored
+
 def sleep_long(folder):
     with open(folder + "/begun.writing", "w") as file:
         file.write(str(os.getpid()))
