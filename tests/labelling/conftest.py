@@ -1,6 +1,5 @@
 """Videos of many kinds, models that label them, and jobs as a user starts them, or in this process."""
 
-import json
 import os
 from concurrent.futures import Future
 from contextlib import nullcontext
@@ -11,17 +10,16 @@ import av
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from configs import foundation, idm
 from configs.label import get_config
+from tests.checkpoint_maker import write_checkpoint
 from vpt_jax.data import dataset
 from vpt_jax.data.streams import batches
 from vpt_jax.labelling import job, steps
 from vpt_jax.models.presets import make_idm, make_policy
-from vpt_jax.training.checkpoints import Checkpoints, load_idm
-from vpt_jax.training.state import initial_state
+from vpt_jax.training.checkpoints import load_idm
 
 from ..programs import Program, xla_flags
 from ..training.conftest import Launcher
@@ -34,13 +32,8 @@ def save_checkpoint(workdir, stage, module, config, *inputs, length=WINDOW):
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 1, SIZE, SIZE, 3), jnp.uint8), *inputs)
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes["params"])
-    stream = {"frame_shape": [SIZE, SIZE, 3], "length": length}
-    facts = {"stream": stream, "model": {}, "optimizer": {}, "config": json.loads(config.to_json())}
-    assert facts["config"]["stage"] == stage
-    checkpoints = Checkpoints(workdir / "checkpoints", keep_last=1, keep_every_hours=0.0, metadata=facts)
-    checkpoints.save(initial_state(params, optax.sgd(0.1), (), jax.random.PRNGKey(0)), 2)
-    checkpoints.close()
-    return workdir
+    assert config.stage == stage
+    return write_checkpoint(workdir, params, config, SIZE, length, step=2)
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ from vpt_jax.system.atomic_files import read_json, write_text
 from vpt_jax.system.mount_points import is_free
 from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.system.printable import printable
-from vpt_jax.system.workers import locked, progress_bar, worker_pool
+from vpt_jax.system.workers import locked, progress_bar, task_result, worker_pool
 from vpt_jax.training.checkpoints import TrainedIDM, load_idm
 
 VERSION = 3  # of the file formats in OUT.partial
@@ -280,22 +279,9 @@ def _encode_all(pool: ProcessPoolExecutor, shard: JobShard) -> None:
             if name not in done
         }
         for future in as_completed(futures):
-            frames += _future_result(future, shard.videos[futures[future]].video)
+            frames += task_result(future, shard.videos[futures[future]].video, LabelError)
             bar.set_postfix_str(f"{frames / (time.monotonic() - start):,.0f} frames/s", refresh=False)
             bar.update(sizes[futures[future]])
-
-
-def _future_result(future: Future, video: Path) -> Any:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        raise LabelError(
-            f"a worker process died, out of memory or at a video such as {video}. Finished work is kept: run the same "
-            "command again, with a smaller --config.workers or without that video"
-        ) from None
-    except Exception as error:
-        error.add_note(f"at {video}; finished work is kept: run the same command again to resume")
-        raise
 
 
 def _make_plan(shard: JobShard, decoded: Sequence[resume.NumberedVideo], config: ConfigDict, idm: TrainedIDM) -> Plan:
@@ -319,7 +305,7 @@ def _render_films(pool: ProcessPoolExecutor, shard: JobShard, names: Sequence[st
             films[pool.submit(render_film, shard.videos[name], film, video_labels.buttons, video_labels.camera)] = name
     with progress_bar(len(films), desc="drawing films", unit="film", disable=not films) as bar:
         for future in as_completed(films):
-            if problem := _future_result(future, shard.videos[films[future]].video):
+            if problem := task_result(future, shard.videos[films[future]].video, LabelError):
                 bar.write(f"no film of {films[future]}: {problem}")
             bar.update()
 

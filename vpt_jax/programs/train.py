@@ -99,13 +99,7 @@ def train_supervised(config: ConfigDict, start_time: float) -> bool:
     log(f"{jax.process_count()} process(es), {jax.device_count()} x {jax.devices()[0].device_kind}, {dict(mesh.shape)}")
 
     # Data
-    encoder = make_encoder(config) if config.data.get("embeddings") else None
-    train_data = open_stream(config, config.data.train, "train", config.data.batch, encoder)
-    valid_data = open_stream(config, config.data.valid, "valid", config.data.valid_batch, encoder)
-    test_data = (
-        open_stream(config, config.data.test, "test", config.data.valid_batch, encoder) if config.data.test else None
-    )
-    del encoder  # frees its parameters
+    train_data, valid_data, test_data = open_data(config)
     baselines = stage.baselines(train_data, valid_data)
     steps = count_steps(config, train_data)
     log(
@@ -153,6 +147,17 @@ def train_supervised(config: ConfigDict, start_time: float) -> bool:
     if config.report and finished and jax.process_count() == 1:
         report(config, setup.objective, state, with_frames(train_data), with_frames(valid_data), baselines)
     return finished
+
+
+def open_data(config: ConfigDict) -> tuple[Stream, Stream, Stream | None]:
+    """Streams for training, for choosing a checkpoint, and for reporting (None without `config.data.test`)."""
+    data = config.data
+    encoder = make_encoder(config) if data.get("embeddings") else None
+    return (
+        open_stream(config, data.train, "train", data.batch, encoder),
+        open_stream(config, data.valid, "valid", data.valid_batch, encoder),
+        open_stream(config, data.test, "test", data.valid_batch, encoder) if data.test else None,
+    )
 
 
 def make_work(config: ConfigDict, data: Stream) -> Work:

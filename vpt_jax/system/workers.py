@@ -8,7 +8,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -190,3 +190,26 @@ class _LogLines:
 
     def flush(self) -> None:
         sys.stderr.flush()
+
+
+def task_result(future: Future, source: object, error_class: type[UserError]) -> Any:
+    """Returns the result of a worker's task.
+
+    Args:
+        future: of the task.
+        source: the input file that the task reads, for the message.
+        error_class: raised if a worker process has died.
+
+    Raises:
+        UserError: of `error_class`, with the remedy. The task's own errors get a note that names `source`.
+    """
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise error_class(
+            f"a worker process died, out of memory or at a video such as {source}. Finished work is kept: run the same "
+            "command again, with a smaller --config.workers or without that video"
+        ) from None
+    except Exception as error:
+        error.add_note(f"at {source}; finished work is kept: run the same command again to resume")
+        raise

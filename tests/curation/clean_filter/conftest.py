@@ -4,16 +4,14 @@ from functools import cache
 
 import jax
 import numpy as np
-import optax
 import pytest
 
 from configs import filter as filter_config
 from configs import idm
+from tests.checkpoint_maker import write_checkpoint
 from vpt_jax.curation.clean_filter import commands, embedders
 from vpt_jax.models.presets import make_idm
-from vpt_jax.training.checkpoints import Checkpoints, jsonable
 from vpt_jax.training.inverse_dynamics import inverse_dynamics
-from vpt_jax.training.state import initial_state
 
 from . import made_set
 
@@ -28,12 +26,7 @@ def new_idm(workdir, size, preset):
         module, frame_shape, None, augmented=False, mirrored=False, temporal_difference=differences
     )
     params = jax.jit(objective.init)(jax.random.key(0))
-    stream = {"frame_shape": [size, size, 3], "length": 8}
-    facts = {"stream": stream, "model": {}, "optimizer": {}, "config": jsonable(config)}
-    checkpoints = Checkpoints(workdir / "checkpoints", keep_last=1, keep_every_hours=0.0, metadata=facts)
-    checkpoints.save(initial_state(params, optax.sgd(0.1), (), jax.random.PRNGKey(0)), 1)
-    checkpoints.close()
-    return workdir
+    return write_checkpoint(workdir, params, config, size, length=8, step=1)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ import json
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ from vpt_jax.system.atomic_files import atomic_write, read_arrays, read_json, wr
 from vpt_jax.system.cores import available_cores
 from vpt_jax.system.errors import UserError
 from vpt_jax.system.printable import printable
-from vpt_jax.system.workers import locked, progress_bar, worker_pool
+from vpt_jax.system.workers import locked, progress_bar, task_result, worker_pool
 from vpt_jax.video import FRAME_RATE, VideoError, resize
 from vpt_jax.video_files import utf8_path
 
@@ -145,7 +144,7 @@ def _classify_all(
     size = sum(clip.size for clip, _ in todo)
     with progress_bar(size, desc="filtering", unit="B", unit_scale=True) as bar, worker_pool(config.workers) as pool:
         for clip, result, future in _prefetch(pool, todo, config, embedder):
-            _save(result, _classify_clip(_await_sample(future, clip), result, classifier, embedder))
+            _save(result, _classify_clip(task_result(future, clip, FilterError), result, classifier, embedder))
             bar.update(clip.size)
 
 
@@ -159,19 +158,6 @@ def _prefetch(
         if len(waiting) > 2 * (config.workers or available_cores()):  # bounded: frames decoded ahead take disk space
             yield waiting.popleft()
     yield from waiting
-
-
-def _await_sample(future: Future, clip: Clip) -> Any:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        raise FilterError(
-            f"a worker process died, out of memory or because of a video such as {clip}. Finished videos are kept: run "
-            "the same command again, with a smaller --config.workers or without that video"
-        ) from None
-    except Exception as error:
-        error.add_note(f"at {clip}; finished videos are kept, run the same command again to resume")
-        raise
 
 
 def sample_frames(

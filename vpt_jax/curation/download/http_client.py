@@ -288,13 +288,8 @@ class _WatchedHTTPConnection(HTTPConnection):
         return super().getresponse()
 
 
-class _WatchedHTTPSConnection(HTTPSConnection):
-    def _new_conn(self) -> socket:
-        return _check_peer(self, super()._new_conn())
-
-    def getresponse(self) -> Any:
-        _current_watchdog.get().socket = self.sock
-        return super().getresponse()
+class _WatchedHTTPSConnection(_WatchedHTTPConnection, HTTPSConnection):
+    """The same over TLS."""
 
 
 class _HTTPPool(HTTPConnectionPool):
