@@ -21,7 +21,7 @@ def _arrays_only(hint: Any) -> Any:
     """The hint with everything that is no array, nor `None` in place of one, replaced by `Any`."""
     if _is_array(hint) or hint in (NoneType, None, Ellipsis):
         return hint
-    if not _holds_arrays(hint):
+    if not _holds_arrays(hint) or get_origin(hint) is Callable:  # of a function nothing can be checked
         return Any
     origin, parts = get_origin(hint), tuple(map(_arrays_only, get_args(hint)))
     return Union[parts] if origin in (Union, UnionType) else origin[parts]  # noqa: UP007 - of a tuple

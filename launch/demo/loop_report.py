@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from demo.films import large_play
 from vpt_jax.actions import BUTTONS, CAMERA
 from vpt_jax.data.dataset import EpisodeIndex, load_index
 from vpt_jax.data.streams import Stream, StreamSettings
@@ -23,13 +24,12 @@ from vpt_jax.evaluation.metrics import (
     label_totals,
     sum_totals,
 )
-from vpt_jax.report.films import FilmFrame, write_film
+from vpt_jax.report.films import FilmFrame, write_animation, write_film
 from vpt_jax.report.page import Line, curve, facts_list, film, grid, heatmap, page, paragraph, section, table
 from vpt_jax.training.metrics_log import read_metrics
-from vpt_jax.video import FRAME_RATE, decode, resize
+from vpt_jax.video import FRAME_RATE
 
-FILM_SECONDS = 15
-FILM_SIZE = 288, 512  # height, width
+ANIMATION_SECONDS = 8  # of the film as an animated picture
 Figures = Mapping[str, float]
 _TITLES = {
     "key_accuracy": "Keypress accuracy: correct predictions, all 20 keys of all frames",
@@ -353,21 +353,23 @@ _FILM_TEXT = (
 
 
 def _films(folder: Path, runs: Runs) -> Iterator[str]:
-    """One film of held-out play, one of unlabelled play, each of the longest episode."""
+    """One film of held-out play, one of unlabelled play, each of the longest episode; also as animated pictures."""
     for name, predicted, recorded in (
         ("held-out", load_index(runs.held_out_labels, "train"), load_index(runs.held_out, "test")),
         ("unlabelled", load_index(runs.labels, "train"), load_index(runs.truth, "train")),
     ):
         episode = predicted.names[int(np.argmax(predicted.lengths))]
         path = folder / f"film-{name}.mp4"
-        write_film(path, _film_frames(runs.recordings[name] / f"{episode}.mp4", episode, recorded, predicted))
+        film_frames = list(_film_frames(runs.recordings[name] / episode, recorded, predicted))
+        write_film(path, iter(film_frames))
+        write_animation(path.with_suffix(".webp"), film_frames[: ANIMATION_SECONDS * FRAME_RATE])
         yield film(path, f"{name.capitalize()} episode {episode}, {FRAME_RATE} frames per second")
 
 
-def _film_frames(video: Path, episode: str, recorded: EpisodeIndex, predicted: EpisodeIndex) -> Iterator[FilmFrame]:
-    rows, labels = (index.rows(index.names.index(episode)) for index in (recorded, predicted))
-    for i, frame in zip(range(FILM_SECONDS * FRAME_RATE), decode(video), strict=False):
+def _film_frames(recording: Path, recorded: EpisodeIndex, predicted: EpisodeIndex) -> Iterator[FilmFrame]:
+    rows, labels = (index.rows(index.names.index(recording.name)) for index in (recorded, predicted))
+    for i, frame in enumerate(large_play(recording)):
         row, label = rows.start + i, labels.start + i
         recorded_action = recorded.buttons[row], recorded.camera[row]
         predicted_action = predicted.buttons[label], predicted.camera[label]
-        yield FilmFrame(resize(frame, *FILM_SIZE), recorded_action, predicted_action)
+        yield FilmFrame(frame, recorded_action, predicted_action)

@@ -1,20 +1,16 @@
 """Progress page of a running pipeline: finished stages, and films as soon as their data exist."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 
+from demo.films import large_play
 from vpt_jax.data.dataset import load_index
-from vpt_jax.recording import read_frames, read_steps
+from vpt_jax.recording import read_steps
 from vpt_jax.report.films import FilmFrame, write_film
 from vpt_jax.report.page import facts_list, film, grid, page, paragraph, section
 from vpt_jax.system.workers import temporary_path
-from vpt_jax.video import FRAME_RATE, decode, resize
 
 FilmLoader = Callable[[], Iterator[FilmFrame] | None]  # returns None as long as the film's data do not exist
-
-FILM_SECONDS = 15
-FILM_SIZE = 288, 512  # height, width
 
 
 class ProgressPage:
@@ -36,7 +32,7 @@ class ProgressPage:
             if caption not in self._drawn and (film_frames := load()) is not None:
                 self._drawn[caption] = ""  # a film that cannot be drawn is tried only once
                 temporary = temporary_path(self._path.with_name(f"film-{number}.mp4"))
-                write_film(temporary, islice(film_frames, FILM_SECONDS * FRAME_RATE))
+                write_film(temporary, film_frames)
                 self._drawn[caption] = film(temporary, caption)
                 temporary.replace(self._path.with_name(f"film-{number}.mp4"))
         done = {name: f"{seconds[name]:.0f} s" if name in seconds else "not done yet" for name in self._stages}
@@ -63,8 +59,7 @@ def recorded_play(recordings: Path) -> Iterator[FilmFrame] | None:
 
 def _recorded(jsonl: Path) -> Iterator[FilmFrame]:
     steps = read_steps(jsonl)
-    frames = read_frames(jsonl.with_suffix(".mp4"), steps, *FILM_SIZE)
-    for frame, *action in zip(frames, steps.buttons, steps.camera, strict=False):
+    for frame, *action in zip(large_play(jsonl.with_suffix("")), steps.buttons, steps.camera, strict=False):
         yield FilmFrame(frame, (action[0], action[1]))
 
 
@@ -78,5 +73,5 @@ def _labelled(dataset: Path, videos: Path) -> Iterator[FilmFrame]:
     episode = int(index.lengths.argmax())
     rows = index.rows(episode)
     labels = zip(index.buttons[rows], index.camera[rows], strict=True)
-    for frame, action in zip(decode(videos / f"{index.names[episode]}.mp4"), labels, strict=False):
-        yield FilmFrame(resize(frame, *FILM_SIZE), action)
+    for frame, action in zip(large_play(videos / index.names[episode]), labels, strict=False):
+        yield FilmFrame(frame, action)

@@ -1,6 +1,7 @@
 import numpy as np
+from PIL import Image, ImageSequence
 
-from vpt_jax.report.films import FilmFrame, draw_large, write_film
+from vpt_jax.report.films import FilmFrame, draw_large, write_animation, write_film
 from vpt_jax.video import decode
 
 FRAME = np.random.default_rng(0).integers(0, 256, (48, 128, 3), np.uint8)
@@ -28,3 +29,13 @@ def test_a_film_has_all_frames_and_an_even_size(tmp_path):
     frames = list(decode(tmp_path / "a.mp4"))
     assert len(frames) == 5
     assert frames[0].shape[0] % 2 == frames[0].shape[1] % 2 == 0
+
+
+def test_an_animation_has_every_second_frame(tmp_path):
+    frames = [np.full_like(FRAME, 40 * number) for number in range(6)]
+    write_animation(tmp_path / "a.webp", (FilmFrame(frame, ACTION) for frame in frames))
+    with Image.open(tmp_path / "a.webp") as animation:
+        assert animation.n_frames == 3
+        for number, picture in enumerate(ImageSequence.Iterator(animation)):
+            assert abs(np.asarray(picture.convert("RGB"))[-20:].mean() - 80 * number) < 4
+            assert picture.info["duration"] == 100  # ms: half of 20 frames per second

@@ -13,6 +13,7 @@ class RegisteredGame(NamedTuple):
     scripted: str  # the same for a variant with a scripted player; empty: there is none
     timeouts: Timeouts
     wait_for_resets: bool  # True where resets are fast: then equal runs are reproducible
+    deterministic: bool = False  # equal seeds and actions give equal episodes, at every size of the frames
 
 
 GAMES = {
@@ -21,6 +22,7 @@ GAMES = {
         scripted="vpt_jax.envs.doom.tasks:make_scripted",
         timeouts=Timeouts(start=60, reset=30, step=10),
         wait_for_resets=True,
+        deterministic=True,
     ),
     "luanti": RegisteredGame(
         make="vpt_jax.envs.luanti.env:make",

@@ -3,7 +3,7 @@
 import itertools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from ml_collections import ConfigDict
 
 from vpt_jax.envs.games import GAMES, make_env_spec
 from vpt_jax.envs.rewards import REWARDS
+from vpt_jax.envs.vector.client import EnvSpec
 from vpt_jax.envs.vector.pool import Pool
+from vpt_jax.evaluation.replay import film_spec, replay
 from vpt_jax.evaluation.rollouts import (
     EpisodeResult,
     EvaluatedPolicy,
@@ -21,7 +23,8 @@ from vpt_jax.evaluation.rollouts import (
     run_episodes,
     summarise,
 )
-from vpt_jax.report.playing import write_playing_report
+from vpt_jax.recording import Steps
+from vpt_jax.report.playing import Replay, write_playing_report
 from vpt_jax.system.atomic_files import read_json, write_text
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.seeds import episode_seed
@@ -29,6 +32,7 @@ from vpt_jax.system.workers import locked
 from vpt_jax.training.checkpoints import TrainedPolicy, jsonable, load_policy
 from vpt_jax.training.digests import params_digest
 from vpt_jax.training.setup import check_choices
+from vpt_jax.video import Frame
 
 RANDOM, SCRIPTED = "random", "scripted"
 
@@ -56,7 +60,8 @@ def evaluate(config: ConfigDict) -> Path:
         figures = {name: summarise(episodes) for name, episodes in results.items()}
         finite = {name: {k: v for k, v in metrics.items() if v == v} for name, metrics in figures.items()}  # not NaN
         write_text(out / "figures.json", json.dumps(finite, indent=1) + "\n")
-        page = write_playing_report(out, f"Playing {config.game.name}", results, out / "recordings")
+        title, replay = f"Playing {config.game.name}", make_replay(config)
+        page = write_playing_report(out, title, results, out / "recordings", replay=replay)
     for name, metrics in figures.items():
         print(f"{name:<24} return {metrics['return']:7.2f} ± {metrics['return_error']:.2f}", flush=True)
     print(f"figures and films: {page}", flush=True)
@@ -118,6 +123,22 @@ def evaluate_agent(
     return results
 
 
+def make_replay(config: ConfigDict) -> Replay | None:
+    """Function that plays a recorded episode again at the size of films; None: the game is not deterministic."""
+    if not GAMES[config.game.name].deterministic:
+        return None
+
+    def replay_episode(agent: str, seed: int, steps: Steps) -> Iterator[Frame]:
+        return replay(film_spec(make_spec(config, agent == SCRIPTED)), seed, steps)
+
+    return replay_episode
+
+
+def make_spec(config: ConfigDict, scripted: bool) -> EnvSpec:
+    """Specification of the game."""
+    return make_env_spec(config.game.name, config.game.arguments.to_dict(), config.game.python, scripted)
+
+
 def count_envs(config: ConfigDict) -> int:
     """Number of parallel environments: at most the number of episodes."""
     return min(config.num_envs, config.episodes)
@@ -126,7 +147,12 @@ def count_envs(config: ConfigDict) -> int:
 def make_pool(config: ConfigDict, size: tuple[int, ...], scripted: bool) -> Pool:
     """Pool of environments for `config.episodes` episodes."""
     seeds = itertools.islice(itertools.count(episode_seed(config.seed)), config.episodes)
-    game = make_env_spec(config.game.name, config.game.arguments.to_dict(), config.game.python, scripted)
     height, width = size
     rewards = REWARDS[config.rewards]
-    return Pool(game, [seeds] * count_envs(config), (height, width), rewards, config.game.episodes_per_process)
+    return Pool(
+        make_spec(config, scripted),
+        [seeds] * count_envs(config),
+        (height, width),
+        rewards,
+        config.game.episodes_per_process,
+    )

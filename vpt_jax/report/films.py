@@ -1,15 +1,17 @@
-"""Films of play: every frame enlarged, with its action drawn above it."""
+"""Films of play: every frame enlarged, with its action drawn above it; as mp4, or as an animated picture."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
 from vpt_jax.film_size import MAX_HEIGHT, MAX_WIDTH, film_size, fit_inside
-from vpt_jax.video import Frame, VideoWriter, draw_action, draw_note
+from vpt_jax.video import FRAME_RATE, Frame, VideoWriter, draw_action, draw_note
 
 FILM_CRF = 28  # about 100 kB/s: films are embedded in pages
 PICTURE_WIDTH = 512  # pixels, approximately: frames are enlarged by an integer factor
@@ -59,3 +61,9 @@ def write_film(path: Path, film_frames: Iterator[FilmFrame]) -> None:
         video.write(first)
         for film_frame in film_frames:
             video.write(draw_large(film_frame))
+
+
+def write_animation(path: Path, film_frames: Iterable[FilmFrame]) -> None:
+    """Write an animated WebP of every second frame: a picture, for pages that show no films, such as a README."""
+    first, *others = [Image.fromarray(draw_large(film_frame)) for film_frame in islice(film_frames, 0, None, 2)]
+    first.save(path, save_all=True, append_images=others, duration=2000 // FRAME_RATE, loop=0, quality=50)

@@ -1,22 +1,28 @@
 """Report of an evaluation in a game: a table of all agents, and films of their episodes."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from vpt_jax.evaluation.replay import large_frames
 from vpt_jax.evaluation.rollouts import EpisodeResult, best_median_worst, recording_path, summarise
-from vpt_jax.recording import read_steps
+from vpt_jax.recording import Steps, read_steps
 from vpt_jax.report.films import FilmFrame, write_film
 from vpt_jax.report.page import film, grid, page, paragraph, section, table
-from vpt_jax.video import FRAME_RATE, decode
+from vpt_jax.video import FRAME_RATE, Frame, decode
+
+# Agent, seed and recorded actions -> frames of the episode, played again at the size of films
+Replay = Callable[[str, int, Steps], Iterator[Frame]]
 
 FILM_SECONDS = 30
 
 _EXPLAINED = (
     "Every agent plays episodes of the same seeds. ± is the standard error of the mean. Drift is the mean "
     "KL divergence, per step, from the reference policy to the agent, on the agent's frames; a film shows the "
-    "beginning of an episode in the policy's input frames, enlarged, with the keys and the mouse above them."
+    "beginning of an episode with the keys and the mouse above it: played again in larger frames where the game is "
+    "deterministic, else in the policy's input frames, enlarged."
 )
 
 
@@ -27,6 +33,7 @@ def write_playing_report(
     recordings: Path,
     before: Sequence[str] = (),
     after: Sequence[str] = (),
+    replay: Replay | None = None,
 ) -> Path:
     """Write `report.html` into a folder, and its films into `films` next to the recordings; returns the page's path.
 
@@ -36,6 +43,7 @@ def write_playing_report(
         agents: results of the episodes of each agent, by name.
         recordings: a folder with the recordings of each agent in a subfolder.
         before, after: sections above the table of agents, and below the films.
+        replay: plays an episode again, for films that do not exist yet; None: they show the recorded frames.
     """
     films, film_folder = [], recordings.with_name("films")
     film_folder.mkdir(exist_ok=True)
@@ -43,7 +51,7 @@ def write_playing_report(
         for rank, one in best_median_worst(played).items():
             path, source = film_folder / f"{name}-{rank}.mp4", recording_path(recordings / name, one.seed)
             if not path.exists() or path.stat().st_mtime < source.with_suffix(".jsonl").stat().st_mtime:
-                write_film(path, _film_frames(source))
+                write_film(path, _film_frames(source, replay and partial(replay, name, one.seed)))
             caption = f"{name}: {rank} of {len(played)} episodes, return {one.reward:.1f}, seed {one.seed}"
             films.append(film(path, caption))
     sections = [*before, playing_table(agents), section("Films", grid(films)), *after]
@@ -78,8 +86,12 @@ def _row(name: str, figures: Mapping[str, float], items: Sequence[str]) -> list[
     return row
 
 
-def _film_frames(path: Path) -> Iterator[FilmFrame]:
+def _film_frames(path: Path, replay: Callable[[Steps], Iterator[Frame]] | None) -> Iterator[FilmFrame]:
     """Film frames of the first `FILM_SECONDS` of a recording."""
-    steps, frames = read_steps(path.with_suffix(".jsonl")), decode(path.with_suffix(".mp4"))
-    for frame, *action in islice(zip(frames, steps.buttons, steps.camera, strict=False), FILM_SECONDS * FRAME_RATE):
+    count = FILM_SECONDS * FRAME_RATE
+    steps = Steps(*(column[:count] for column in read_steps(path.with_suffix(".jsonl"))))
+    frames: Iterable[Frame] = islice(decode(path.with_suffix(".mp4")), count)
+    if replay is not None:
+        frames = large_frames(frames, replay(steps))
+    for frame, *action in zip(frames, steps.buttons, steps.camera, strict=False):
         yield FilmFrame(frame, (action[0], action[1]))
