@@ -1,4 +1,4 @@
-"""The inverse dynamics model against the reference's tensors (tests/golden/idm_tiny.npz), and its own options."""
+"""The inverse dynamics model compared with the reference's tensors (tests/golden/idm_tiny.npz); its own options."""
 
 import json
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_a_padded_window_equals_a_shorter_one(apply):
         assert_close(jax.nn.log_softmax(padded[head][:, :length]), GOLDEN[f"short/logp/{head}"], head)
 
 
-def test_inner_values(reference):
+def test_intermediate_values(reference):
     module, params = reference
     options = dict(capture_intermediates=True, mutable="intermediates")
     inner = jax.jit(lambda frames: module.apply({"params": params}, frames, **options)[1])(FRAMES)["intermediates"]

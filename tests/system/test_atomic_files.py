@@ -77,7 +77,7 @@ def test_folders_that_cannot_be_synced_are_no_error(tmp_path, monkeypatch):
 
 
 def test_damaged_files_are_none(tmp_path):
-    """Empty, cut, of zeros, flipped, of another kind, missing (attack H2)."""
+    """Empty, truncated, of zeros, with a flipped bit, of another kind, or missing (attack H2)."""
     whole = tmp_path / "whole.npz"
     np.savez(whole, a=np.arange(50), b=np.zeros(9))
     data = whole.read_bytes()
