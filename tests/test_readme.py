@@ -1,4 +1,4 @@
-"""The README's blocks do what they say, one after the other, as somebody who copies them would see it."""
+"""The README's code blocks run one after the other, as for a reader who copies them."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def blocks():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder as of the repository, with the files that the blocks name: those of a small model, and recordings."""
+    """A folder like the repository, with the files that the blocks name: those of a small model, and recordings."""
     place = tmp_path_factory.mktemp("readme")
     for folder in ("launch", "configs", "vpt_jax"):
         (place / folder).symlink_to(ROOT / folder)

@@ -18,7 +18,7 @@ from vpt_jax.system.workers import locked
 from vpt_jax.training.checkpoints import Checkpoints, load_idm, load_model, load_policy
 
 ROOT = Path(__file__).parents[2]
-SHARED = ("base", "rl_base")  # other configs begin with them
+SHARED = ("base", "rl_base")  # other configs extend them
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in SHARED)
 BUCKET = "gs://bucket/run"
 # Fields that a program opens, and the configs that have them.
@@ -44,7 +44,7 @@ def config_of(name):
 
 
 def text_fields(config, prefix=""):
-    """Pairs of the name of a field that can hold text, and a function from a given text to the field's value."""
+    """Pairs of the name of a field that can hold a string, and a function from a string to the field's value."""
     for name, value in config.items():
         if isinstance(value, ConfigDict):
             yield from text_fields(value, f"{prefix}{name}.")
@@ -120,7 +120,7 @@ def test_the_message_is_one_line_with_the_remedy(path, remedy):
     assert "\n" not in str(caught.value)
 
 
-def test_library_functions_refuse_urls_and_leave_nothing_behind(tmp_path, monkeypatch):
+def test_library_functions_refuse_urls_and_create_no_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = config_of("prepare")
     config.recordings, config.contractor.index = BUCKET, "https://host/index.json"
@@ -168,7 +168,7 @@ def assert_refused(ended, folder, name):
     assert not list(folder.iterdir())
 
 
-def test_a_program_ends_with_one_line_and_makes_no_folder(tmp_path):
+def test_a_program_ends_with_one_line_and_creates_no_folder(tmp_path):
     config = f"--config={ROOT / 'configs/web.py'}"
     assert_refused(run("launch/collect.py", config, f"--config.out={BUCKET}", cwd=tmp_path), tmp_path, "config.out")
 
