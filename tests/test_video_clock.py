@@ -56,7 +56,7 @@ def test_a_clock_that_restarts_continues_the_previous_one(parts, gap):
 
 
 def test_a_jump_forward_is_a_new_clock_if_clocks_may_be_discontinuous():
-    """Only transport streams may have several clocks."""
+    """Only some containers, such as transport streams, may hold several clocks."""
     times = clock(0, 60) + clock(95_000, 60) + clock(100, 60) + clock(26 * 3600_000, 60)
     assert checked_make_monotone(in_ms(*times), discontinuous=True) == in_ms(*clock(0, 240))
     assert checked_make_monotone(in_ms(*times[:120])) == in_ms(
