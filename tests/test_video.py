@@ -358,7 +358,7 @@ def test_a_playlist_of_other_files_is_no_video(tmp_path, film):
 
 def test_a_named_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "film.mp4")
-    with pytest.raises(video.VideoError, match="it is no file"):
+    with pytest.raises(video.VideoError, match="it is not a regular file"):
         list(video.decode(tmp_path / "film.mp4"))
 
 

@@ -137,16 +137,16 @@ def test_the_number_of_parallel_stages_is_limited(run):
 
 def test_a_failed_stage_is_named_with_its_command_and_others_are_stopped(run, tmp_path):
     stages = {"1": ("sleep",), "2": ("nap",), "3": ("fail twice", "2"), "4": ("c", "3")}
-    with pytest.raises(StageFailedError, match=r"3: ended with code 3\. Alone: ") as error:
+    with pytest.raises(StageFailedError, match=r"3: ended with code 3\. Run it alone: ") as error:
         run(stages, max_parallel=2)
-    command = shlex.split(str(error.value).partition("Alone: ")[2])
+    command = shlex.split(str(error.value).partition("Run it alone: ")[2])
     assert last_note(tmp_path) == "stopped sleep"
     assert subprocess.run(command, cwd=tmp_path).returncode == 3
     assert run(stages | {"1": ("b",), "3": ("b2", "2")}) == sequential("b", "b2", "c")
 
 
 def test_a_stage_that_ends_without_its_output_is_not_finished(run, tmp_path):
-    with pytest.raises(StageFailedError, match=r"1: was stopped\. Alone: "):
+    with pytest.raises(StageFailedError, match=r"1: was stopped\. Run it alone: "):
         run({"1": ("a",)}, output=tmp_path / "result")
     (tmp_path / "result").touch()
     assert run({"1": ("a",)}, output=tmp_path / "result") == sequential("a")

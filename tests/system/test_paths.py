@@ -73,7 +73,7 @@ def test_a_url_is_refused_in_every_field_of_every_config(name):
         with config.unlocked():
             config.update_from_flattened_dict({field: value_from(BUCKET)})
         with pytest.raises(
-            RemotePathError, match=rf"^config\.{field} is '.*gs://bucket/run', which is no local path: "
+            RemotePathError, match=rf"^config\.{field} is '.*gs://bucket/run', which is not a local path: "
         ):
             refuse_remote_paths(config)
 
@@ -163,7 +163,7 @@ def run(program, *flags, cwd):
 
 def assert_refused(ended, folder, name):
     assert ended.returncode == 1, ended.stderr
-    assert ended.stderr.splitlines()[-1].startswith(f"error: {name} is 'gs://bucket/run', which is no local path: ")
+    assert ended.stderr.splitlines()[-1].startswith(f"error: {name} is 'gs://bucket/run', which is not a local path: ")
     assert "Traceback" not in ended.stderr
     assert not list(folder.iterdir())
 

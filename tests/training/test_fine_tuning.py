@@ -119,7 +119,7 @@ def test_embeddings_belong_to_the_content_of_a_dataset(dataset_dir, tmp_path):
         (["frozen=."], "config.frozen: '.' matches all parameters"),
         (["init_from=nowhere"], "config.init_from: nowhere holds no checkpoint"),
         (["model.temperature=2.0"], "config.model.temperature is 2.0, and the model in"),
-        (["frozen=("], "config.frozen: '(' is no regular expression"),
+        (["frozen=("], "config.frozen: '(' is not a valid regular expression"),
         (
             ["model.preset=1x", "data.embeddings=unused"],
             "is not of config.model.preset='1x', or was trained on frames of another size than the data's",

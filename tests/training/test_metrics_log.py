@@ -45,5 +45,5 @@ def test_speeds_equal_manual_values():
     assert speeds == {
         "speed/frames_per_second": 200, "speed/frames_per_second_per_device": 50, "speed/mfu": pytest.approx(0.15)
     }  # fmt: skip
-    assert work.describe(speeds) == "200 frames/s, 50 a device, MFU 15.0%"
+    assert work.describe(speeds) == "200 frames/s, 50 per device, MFU 15.0%"
     assert Work(frames=100).describe(Work(frames=100).speeds(2.0)) == "200 frames/s"
