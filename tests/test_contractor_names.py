@@ -29,7 +29,7 @@ def test_digits_that_are_no_time_do_not_hide_player_and_session():
     assert parse_name("Player65-02e496ce4abb-20221399-250000") == ("Player65", "02e496ce4abb", None)
 
 
-def test_versions_and_videos():
+def test_recorder_versions_and_video_names_are_parsed():
     """The recorder's version is in the name of a file or of its folder (fidelity D2)."""
     assert recorder_version(Path(f"a/6.13_{NAME}.jsonl")) == "6.13"
     assert recorder_version(Path(f"/data/10.0/valid/{NAME}")) == "10.0"

@@ -26,7 +26,7 @@ from vpt_jax.training.setup import make_mesh
     ("sizes", "expected"),
     [((-1, 1, 1), (8, 1, 1)), ((2, -1, 2), (2, 2, 2)), ((1, 4, -1), (1, 4, 2)), ((2, 4, 1), (2, 4, 1))],
 )
-def test_mesh(sizes, expected):
+def test_mesh_sizes_may_be_inferred(sizes, expected):
     mesh = parallel.make_mesh(*sizes)
     assert tuple(mesh.shape.values()) == expected
     assert tuple(mesh.shape) == parallel.AXES
@@ -80,7 +80,7 @@ def test_parameters_that_would_be_split_between_slices_are_refused(number, sizes
         make_mesh(config, slices(number))
 
 
-def test_hosts_of_gpus_are_no_slices():
+def test_hosts_of_gpus_are_not_slices():
     """JAX numbers hosts of GPUs as if they were slices."""
     mesh = parallel.make_mesh(1, 32, 1, slices(2, platform="gpu", device_kind="NVIDIA H100"))
     assert [chip.id for chip in mesh.devices.flat] == list(range(32))

@@ -87,7 +87,7 @@ def test_a_signal_reaches_all_local_processes(child):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux only")
-def test_if_the_starter_is_killed_its_processes_save_and_end(child):
+def test_processes_save_and_end_if_their_launcher_is_killed(child):
     """(attack L3) Once they kept running."""
     command = [sys.executable, "launch/pods/local.py", "--processes=2", "--", child, "wait"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)

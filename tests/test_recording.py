@@ -157,7 +157,7 @@ def test_frames_and_cursor_equal_the_references(tmp_path, golden, monkeypatch, n
         assert (frames[15] != video.resize(reference_frame(trajectory, 15), 128, 128)).any()
 
 
-def test_records_on_which_the_reference_fails(tmp_path):
+def test_records_on_which_the_reference_fails_are_read(tmp_path):
     cases = EXPECTED["raising"]
     for name, case in cases.items():
         lines = [text.encode() for text in case["lines"]]
@@ -224,7 +224,7 @@ def test_a_bad_line_is_named(tmp_path, case):
     assert len(str(caught.value)) < 400
 
 
-def test_files_without_records(tmp_path):
+def test_files_without_records_are_refused(tmp_path):
     for lines in ([], [b"\n", b" \n"]):
         with pytest.raises(BrokenRecording, match="no records"):
             steps_of(tmp_path, lines)

@@ -347,7 +347,7 @@ def count_decoded(monkeypatch):
     return decoded
 
 
-def test_a_playlist_of_other_files_is_no_video(tmp_path, film):
+def test_a_playlist_of_other_files_is_not_a_video(tmp_path, film):
     other = tmp_path / "list.mp4"
     for text in (f"ffconcat version 1.0\nfile {film.name}\n", f"#EXTM3U\n#EXTINF:1,\n{film.name}\n#EXT-X-ENDLIST\n"):
         other.write_text(text)

@@ -21,7 +21,7 @@ def units(names, by):
 
 @pytest.mark.parametrize("by", ["player", "session"])
 @pytest.mark.parametrize("fraction", [0.001, 0.05, 0.5, 0.999])
-def test_players_and_sessions_are_held_out_whole(by, fraction):
+def test_players_and_sessions_are_held_out_completely(by, fraction):
     """The split never divides a session nor, by default, a player (fidelity S7)."""
     names = names_of(300 if by == "player" else 30, 1 if by == "player" else 10)
     valid = held_out(names, fraction, by, 0)

@@ -70,7 +70,7 @@ def test_players_can_drop_down_a_ledge_but_not_climb_it():
     assert [bool(way) for way in Terrain(rooms(floor=60), NOTHING).can_walk(sill, EAST)] == [True, False]
 
 
-def test_keys_and_switches_open_ways():
+def test_keys_and_switches_open_routes():
     locked = Terrain(rooms(ceiling=0, special=26), NOTHING)
     locked.unlock("Red")
     assert np.isinf(cost(locked, WEST, EAST))

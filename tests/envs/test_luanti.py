@@ -145,7 +145,7 @@ def test_placed_nodes_can_be_dug(env):
     expect(env, log=2, dug=1)
 
 
-def test_hotbar_and_drop(env):
+def test_hotbar_keys_select_slots_and_drop_drops_items(env):
     _, start = env.reset(seed=0, options={"inventory": {"default:torch": 5, "default:coal_lump": 3}})
     assert (start["slot"], start["torch"], start["coal"]) == (1, 5, 3)
     for slot in range(1, 10):
@@ -236,7 +236,7 @@ def looped_action(step):
     return press("attack", pitch=9 * (step < 145)) if step < 190 else press(pitch=-4.5)
 
 
-def test_a_minute_of_play(tmp_path):
+def test_a_minute_of_play_runs_in_real_time(tmp_path):
     with closing(LuantiEnv()) as env, VideoWriter(tmp_path / "film.mp4", 360, 640) as film:
         _, start = env.reset(seed=1)
         start_time, seconds = time.monotonic(), []

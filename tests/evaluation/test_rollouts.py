@@ -60,7 +60,7 @@ def test_episodes_are_played_by_seed_and_recorded(tmp_path):
     assert len(frames) == 3
 
 
-def test_agents_without_a_policy(tmp_path):
+def test_idle_and_random_agents(tmp_path):
     with make_pool(2, steps=4) as pool:
         time_step = pool.begin()
         idle, first, again = IdleAgent().act(time_step), RandomAgent(1).act(time_step), RandomAgent(1).act(time_step)

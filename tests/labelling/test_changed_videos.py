@@ -160,7 +160,7 @@ def test_a_model_is_identified_by_its_content(folder, config, idm_dir, tmp_path,
     label(config)
 
 
-def test_copies_and_segments_have_identities_of_their_own(folder, tmp_path):
+def test_copies_and_segments_have_distinct_identities(folder, tmp_path):
     shutil.copy(folder / "a.mkv", folder / "copy.mkv")
     clips = {name: Clip(folder / f"{name}.mkv") for name in ("a", "b", "copy", "none")}
     clips |= {"a@0-5": Clip(folder / "a.mkv", 0, 5), "a@5-9": Clip(folder / "a.mkv", 5, 9)}

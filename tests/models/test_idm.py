@@ -40,7 +40,7 @@ def assert_close(actual, expected, name=""):
     np.testing.assert_allclose(actual, np.asarray(expected).reshape(actual.shape), atol=TOLERANCE, rtol=0, err_msg=name)
 
 
-def test_logits(apply):
+def test_logits_equal_the_references(apply):
     logits = apply(FRAMES)
     assert logits["buttons"].shape == (2, 16, 20, 2)
     assert logits["camera"].shape == (2, 16, 2, 11)
@@ -74,7 +74,7 @@ def test_intermediate_values(reference):
     assert_close(inner["final_norm"]["__call__"][0], GOLDEN["inner/final_ln"])
 
 
-def test_gradients(reference):
+def test_gradients_equal_the_references(reference):
     module, params = reference
 
     def loss(params):

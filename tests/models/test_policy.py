@@ -119,7 +119,7 @@ def cloning_gradients(reference, number, memory):
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
-def test_gradients(reference, apply):
+def test_gradients_equal_the_references(reference, apply):
     memory = reference[0].initial_memory(2)
     loss, gradients = cloning_gradients(reference, 1, memory)
     np.testing.assert_allclose(loss, GOLDEN["chunk1/bc_loss"], atol=2e-5)

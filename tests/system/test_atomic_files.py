@@ -60,7 +60,7 @@ def test_an_error_leaves_the_existing_file_unchanged(tmp_path):
     assert (tmp_path / "x").read_text() == "before"
 
 
-def test_folders_that_cannot_be_synced_are_no_error(tmp_path, monkeypatch):
+def test_folders_that_cannot_be_synced_are_not_an_error(tmp_path, monkeypatch):
     """Some network file systems have no fsync of folders; a failing disk is an error."""
     for number, refused in {errno.EINVAL: False, errno.EIO: True}.items():
 

@@ -94,7 +94,7 @@ def test_a_partly_written_array_on_a_full_disk_is_a_disk_error(monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_real_full_disk():
+def test_an_error_of_a_real_full_device_is_explained():
     def write():
         with open("/dev/full", "wb") as file:
             np.savez(file, np.zeros(100_000))

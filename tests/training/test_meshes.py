@@ -80,7 +80,7 @@ def stop_after_two_steps(launcher, process, workdir):
     assert "asked to stop after step" in launcher.finish(process)
 
 
-def test_two_processes_and_a_move_to_another_mesh(launcher, uninterrupted, tmp_path):
+def test_a_checkpoint_of_two_processes_is_resumed_on_another_mesh(launcher, uninterrupted, tmp_path):
     job = launcher.start(tmp_path, *mesh_flags((2, 4, 1)), processes=2, devices=4)
     stop_after_two_steps(launcher, job, tmp_path)
     output = launcher.run(tmp_path, *mesh_flags((2, 2, 2)), devices=8)
@@ -89,7 +89,7 @@ def test_two_processes_and_a_move_to_another_mesh(launcher, uninterrupted, tmp_p
 
 
 @pytest.mark.slow  # the test above runs two processes too
-def test_four_processes_and_then_two(launcher, uninterrupted, tmp_path):
+def test_a_checkpoint_of_four_processes_is_resumed_with_two(launcher, uninterrupted, tmp_path):
     job = launcher.start(tmp_path, *mesh_flags((2, 4, 1)), processes=4, devices=2)
     stop_after_two_steps(launcher, job, tmp_path)
     assert "resumed from step" in launcher.run(tmp_path, *mesh_flags((2, 4, 1)), processes=2, devices=4)
