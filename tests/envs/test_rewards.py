@@ -104,12 +104,12 @@ def test_crafting_consumes_no_more_than_is_missing():
     assert paid(*grid, {"planks": 4, "log": 10})[1].obtained["log"] == 11
     assert paid({"planks": 4}, {"planks": 4, "log": 1})[1].obtained["log"] == 1  # planks that were found
     pickaxe = {"diamond_pickaxe": 1}
-    made = [{"diamond": 6, "stick": 2}, {"diamond": 3}, {"diamond": 3} | pickaxe]
+    crafted = [{"diamond": 6, "stick": 2}, {"diamond": 3}, {"diamond": 3} | pickaxe]
     farmed = [pickaxe, {"diamond": 3} | pickaxe, {"diamond": 3}, {"diamond": 3} | pickaxe] * 10
-    reward, tracker = paid(*made, *farmed)
+    reward, tracker = paid(*crafted, *farmed)
     assert (tracker.obtained["diamond"], tracker.obtained["diamond_pickaxe"]) == (6, 1)
     assert reward == pytest.approx(6 * 8 / 3 + 8 + 2 / 16)
-    assert paid(*made, *farmed, {"diamond": 4})[1].obtained["diamond"] == 7
+    assert paid(*crafted, *farmed, {"diamond": 4})[1].obtained["diamond"] == 7
 
 
 def test_the_full_path_to_a_diamond_pickaxe_pays_40():
