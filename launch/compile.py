@@ -17,7 +17,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the TPUs are only compiled for
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # TPUs are only the target of the compilation
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else libtpu queries the cloud's metadata server
 
 import jax
@@ -172,7 +172,10 @@ def table(result: dict[str, Any]) -> list[str]:
         f"{result['memory_spare']:.0%} spare: " + ("fits" if result["fits"] else f"less than {_SPARE:.0%} spare"),
     ]
     if "seconds" in result:
-        lines += ["", f"  {result['flops'] / 1e12:.2f} TFLOP, {result['bytes'] / GIB:.1f} GiB of memory traffic a chip"]
+        lines += [
+            "",
+            f"  {result['flops'] / 1e12:.2f} TFLOP, {result['bytes'] / GIB:.1f} GiB of memory traffic per chip",
+        ]
         lines += [
             f"  {number} x {kind}, {size / GIB:.3f} GiB" for kind, (number, size) in result["collectives"].items()
         ]

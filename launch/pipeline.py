@@ -81,7 +81,7 @@ def stages(config: ConfigDict, folder: Path) -> Iterator[Stage]:
 
 
 def data_stages(config: ConfigDict, folder: Path, runs: Runs) -> Iterator[Stage]:
-    """Stages that record labelled and unlabelled play (its labels are kept for scoring and for the twin policy)."""
+    """Stages that record labelled and unlabelled play (its true labels are kept to compare with)."""
     recorded = {
         "labelled": {
             "splits.train.episodes": config.labelled,

@@ -1,6 +1,6 @@
 """Shapes and dtypes of `vpt_jax`'s array annotations, checked in every call of a test by jaxtyping and beartype.
 
-Other annotations are mypy's: at run time a NumPy integer would not be an `int`, nor a `ConfigDict` a `Mapping`.
+Only mypy checks other annotations: at run time a NumPy integer would not be an `int`, nor a `ConfigDict` a `Mapping`.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def check(function: Callable) -> Callable:
 
 
 def _arrays_only(hint: Any) -> Any:
-    """The hint with everything that is no array, nor `None` in place of one, replaced by `Any`."""
+    """The hint with every type but arrays and `None` replaced by `Any`."""
     if _is_array(hint) or hint in (NoneType, None, Ellipsis):
         return hint
     if not _holds_arrays(hint) or get_origin(hint) is Callable:  # of a function nothing can be checked
@@ -36,5 +36,5 @@ def _holds_arrays(hint: Any) -> bool:
 
 
 def install() -> None:
-    """To be called before `vpt_jax` is imported."""
+    """Installs the checks; call this before `vpt_jax` is imported."""
     install_import_hook("vpt_jax", "tests.checked_types.check")

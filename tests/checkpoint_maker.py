@@ -1,4 +1,4 @@
-"""Work directories of models that were not trained, for tests that need a checkpoint and not what it has learnt."""
+"""Work directories of untrained models, for tests that need a checkpoint."""
 
 import jax
 import optax
@@ -8,7 +8,7 @@ from vpt_jax.training.state import initial_state
 
 
 def write_checkpoint(workdir, params, config, size, length, step):
-    """A run's only checkpoint, of a model for `length` frames of `size` x `size` pixels; returns `workdir`."""
+    """Writes one checkpoint of a model for `length` frames of `size` x `size` pixels; returns `workdir`."""
     stream = {"frame_shape": [size, size, 3], "length": length}
     metadata = {"stream": stream, "model": {}, "optimizer": {}, "config": jsonable(config)}
     checkpoints = Checkpoints(workdir / "checkpoints", keep_last=1, keep_every_hours=0.0, metadata=metadata)

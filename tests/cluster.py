@@ -16,9 +16,9 @@ def free_port():
 
 
 def run_together(program, *arguments, processes=2, timeout=300):
-    """Runs a program's text in each process, `sys.argv[1:]` being the coordinator, the process's number and these.
+    """Runs Python source in each process, with `sys.argv[1:]`: coordinator address, process index, `arguments`.
 
-    Returns the output of each; fails if one ends with an error.
+    Returns the output of each process; fails if one ends with an error.
     """
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),

@@ -1,7 +1,6 @@
-"""Eight fake devices for every test, one compilation cache, checked shapes; and a small dataset made as a user does.
+"""Setup of all tests: eight simulated devices, one compilation cache, shape checks, a small prepared dataset.
 
-All that has to be set before JAX starts is set here, and inherited by the processes that tests start and by the workers
-of pytest-xdist.
+Variables that JAX reads at start are set here; processes that tests start and workers of pytest-xdist inherit them.
 """
 
 import os
@@ -30,21 +29,21 @@ from vpt_jax.actions import BUTTON_INDEX, env_from_raw
 from vpt_jax.data.prepare import prepare
 from vpt_jax.recording import RecordingWriter
 
-# Started in the background by a script, this process would ignore Ctrl-C, and so would the programs that tests send it.
+# A process in the background of a script ignores SIGINT, and so would the programs to which tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-_LONGEST = ("training/ppg", "labelling", "envs", "training", "models")  # folders below tests/ that take most time
+_SLOWEST = ("training/ppg", "labelling", "envs", "training", "models")  # folders of tests/ that take most time
 
 
 def pytest_collection_modifyitems(items):
-    """What takes longest comes first, so that all processes are busy to the end."""
-    of_item = {item: item.path.relative_to(ROOT / "tests").parent.as_posix() for item in items}
-    items.sort(key=lambda item: _LONGEST.index(of_item[item]) if of_item[item] in _LONGEST else len(_LONGEST))
+    """Runs the slowest folders first, so that all workers are busy until the end."""
+    folder_of = {item: item.path.relative_to(ROOT / "tests").parent.as_posix() for item in items}
+    items.sort(key=lambda item: _SLOWEST.index(folder_of[item]) if folder_of[item] in _SLOWEST else len(_SLOWEST))
 
 
 def pytest_unconfigure():
-    """Whoever made the compilation cache removes it: this process or, under pytest-xdist, the one that started it."""
+    """Removes the compilation cache in the process that created it: under pytest-xdist, the controller."""
     if _own_cache:
         shutil.rmtree(_own_cache, ignore_errors=True)
 
@@ -53,7 +52,7 @@ FRAME_SIZE = 32
 
 
 def record_episode(path, seed, frames):
-    """Play with long presses and rests; the picture drifts with the mouse and brightens while attacking."""
+    """Records random play with held keys; the picture moves with the camera and brightens while attacking."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:FRAME_SIZE, :FRAME_SIZE]
     buttons, yaw = np.zeros(20, np.uint8), 0.0
@@ -69,7 +68,7 @@ def record_episode(path, seed, frames):
 
 
 def files(folder):
-    """The bytes of all files in a folder, by path."""
+    """The bytes of all files in a folder, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 

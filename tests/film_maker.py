@@ -1,15 +1,15 @@
-"""Small videos of any kind, written with PyAV."""
+"""Small synthetic videos of many formats, written with PyAV."""
 
 from fractions import Fraction
 
 import av
 import numpy as np
 
-RATES = {"mpeg1video": 25, "mpeg2video": 25, "dvvideo": 25}  # these know few others
+RATES = {"mpeg1video": 25, "mpeg2video": 25, "dvvideo": 25}  # these support few other rates
 
 
 def numbered(count, height=36, width=64):
-    """Frames of one grey each, that tell their number up to 40."""
+    """Uniform grey frames, whose brightness encodes their number modulo 40."""
     return [np.full((height, width, 3), 30 + 5 * (i % 40), np.uint8) for i in range(count)]
 
 
@@ -18,7 +18,7 @@ def number_of(frame):
 
 
 def corners(height=36, width=64):
-    """A picture that is no mirror image of itself."""
+    """A picture without mirror symmetry."""
     picture = np.full((height, width, 3), 60, np.uint8)
     picture[: height // 2, : width // 4] = 220, 40, 40
     picture[-height // 4 :, : width // 2] = 40, 220, 40
@@ -26,10 +26,10 @@ def corners(height=36, width=64):
 
 
 def write_film(path, frames, codec="libx264", *, times=None, rate=None, last=None, aspect=None, rotate=None, **options):
-    """A film of these frames, with times and the duration of the last one in milliseconds if they are given.
+    """Writes a film; `times` of its frames and the duration of the `last` one are in milliseconds.
 
-    `rotate`: degrees, and whether it is mirrored from side to side; `options` are the container's name, as `format`,
-    and the encoder's options.
+    `rotate`: degrees, and whether it is mirrored horizontally; `options`: `format` is the container's name, all others
+    are options of the encoder.
     """
     container_format = options.pop("format", None)
     with av.open(str(path), "w", format=container_format) as container:

@@ -1,10 +1,10 @@
-"""Reads the pages that reports are."""
+"""Parser of the HTML pages of reports."""
 
 from html.parser import HTMLParser
 
 
 class Page(HTMLParser):
-    """What a page holds; every element must be closed by its own tag."""
+    """Content of a page; every element must be closed by its own tag."""
 
     def __init__(self, html):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the server of `tests/programs.py` imports before it is forked: all that programs need, with checked shapes."""
+"""Modules that the server of `tests/programs.py` imports before it is forked: all that programs need."""
 
 import sys
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Programs of `launch/` as processes that start in a moment.
+"""Programs of `launch/` as processes that start quickly.
 
 A start from the shell spends six seconds importing JAX, Orbax, TFDS and Matplotlib. Here a server process (Python's
-`forkserver`) has imported them once and has started no JAX backend; every program is a fork of it, with a session, an
-environment, a standard output and an exit status of its own, so signals, kills and resuming are as real as otherwise.
+`forkserver`) has imported them once and has started no JAX backend; a program is a fork of it, with its own session,
+environment, standard output and exit status, so signals, kills and resuming work as for any process.
 `tests/test_programs.py` and the tests of `launch/pods` start some by `python launch/...` as well.
 """
 
@@ -40,14 +40,14 @@ class _Process(BaseProcess):
 
 
 def xla_flags(devices: int) -> str:
-    """XLA's flags for tests: so many fake devices, and code that LLVM has not optimised, since compiling is most of the
-    suite's time and half of that is LLVM. `make test-all` tests optimised code: it sets `VPT_TEST_OPTIMIZED`."""
+    """XLA's flags for tests: simulated devices, and code that LLVM does not optimise: compiling takes most of the
+    suite's time, half of it in LLVM. `make test-all` tests optimised code: it sets `VPT_TEST_OPTIMIZED`."""
     level = "" if os.environ.get("VPT_TEST_OPTIMIZED") else " --xla_backend_optimization_level=0"
     return f"--xla_force_host_platform_device_count={devices}{level}"
 
 
 def run(name: str, *flags: str, status: int = 0, **environment: str) -> str:
-    """What `launch/NAME.py` prints, on either stream, until it ends with this status; `environment`: what is other."""
+    """Output of `launch/NAME.py` on both streams; fails unless it ends with `status`."""
     program = Program(name, list(flags), os.environ | environment)
     try:
         program.wait()
@@ -95,7 +95,7 @@ class Program:
         return self.returncode
 
     def output(self) -> str:
-        """All that it has printed so far, on either stream."""
+        """All that it has printed so far, on both streams."""
         return self._output.read_text(errors="replace")
 
     def communicate(self, timeout: float = 300) -> tuple[str, None]:
@@ -104,7 +104,7 @@ class Program:
 
 
 def _run(program: str, flags: list[str], environment: dict[str, str], output: str) -> None:
-    """The forked process from here on is the program."""
+    """Runs the program in the forked process, and ends with it."""
     os.setsid()
     descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)

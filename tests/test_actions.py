@@ -1,4 +1,4 @@
-"""Action conversions against the reference's own tables (tests/golden/actions.*), in NumPy and under jit."""
+"""Action conversions compared with the reference's tables (tests/golden/actions.*), in NumPy and under jit."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ def run(request):
     return jax.jit if request.param == "jit" else lambda function: function
 
 
-def test_names_and_tables_are_the_references(golden):
+def test_names_and_tables_equal_the_references(golden):
     assert list(actions.BUTTONS) == META["buttons_all"]
     assert set(actions.ENV_KEYS) == set(META["target_action_space_keys"])
     assert len(actions.ENV_KEYS) == 24
@@ -44,7 +44,7 @@ def test_names_and_tables_are_the_references(golden):
 
 
 @pytest.mark.parametrize("scheme", QUANTIZERS)
-def test_camera_bins_hold_to_the_last_bit(golden, scheme):
+def test_camera_bins_equal_the_references(golden, scheme):
     quantizer = QUANTIZERS[scheme]
     for inputs in ("grid", "edge", "integer_degrees", "bin_value", "pair"):
         degrees = golden[f"{scheme}/{inputs}"].astype(np.float64)
@@ -56,7 +56,7 @@ def test_camera_bins_hold_to_the_last_bit(golden, scheme):
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS.values(), ids=QUANTIZERS)
-def test_float32_is_binned_alike_in_numpy_and_under_jit(quantizer):
+def test_float32_is_binned_equally_in_numpy_and_under_jit(quantizer):
     near = quantizer.thresholds.astype(np.float32)
     degrees = np.concatenate([np.nextafter(near, -np.float32(99)), near, np.nextafter(near, np.float32(99))])
     np.testing.assert_array_equal(jax.jit(quantizer.to_bins)(degrees), quantizer.to_bins(degrees))
@@ -85,16 +85,16 @@ def test_joint_to_factored_and_back(golden, run):
 
 @pytest.mark.parametrize("camera_class", [0, 60])
 def test_every_button_class_with_one_camera_class(golden, camera_class):
-    every = np.arange(actions.NUM_BUTTON_CLASSES)
+    all_classes = np.arange(actions.NUM_BUTTON_CLASSES)
     again = actions.joint_from_factored(
-        *actions.factored_from_joint(JointAction(every, np.full_like(every, camera_class)))
+        *actions.factored_from_joint(JointAction(all_classes, np.full_like(all_classes, camera_class)))
     )
     np.testing.assert_array_equal(again.buttons, golden[f"all_buttons/camera{camera_class}/again_buttons"].ravel())
     np.testing.assert_array_equal(again.camera, golden[f"all_buttons/camera{camera_class}/again_camera"].ravel())
 
 
 def test_null_actions_are_tested_after_factored_binning():
-    """The reference's rule: no button of the 20 and both bins at rest, whatever the joint class (fidelity D10)."""
+    """The reference's rule: none of the 20 buttons, both bins central, whatever the joint class (fidelity D10)."""
     pairs = [("left", "right"), ("back", "forward"), ("jump",), ("inventory",)]
     buttons = np.zeros((3 + len(pairs), 20), np.uint8)
     for row, keys in zip(buttons[3:], pairs, strict=True):
@@ -102,8 +102,8 @@ def test_null_actions_are_tested_after_factored_binning():
     camera = np.zeros((len(buttons), 2), np.float32)
     camera[:3] = [(0, 0.27), (0, 0.28), (-0.28, 0)]  # the first bin edge lies at 0.271 degrees
     null = [True, *[False] * (len(buttons) - 1)]
-    for judge in (actions.is_null, jax.jit(actions.is_null)):
-        assert judge(buttons, camera).tolist() == null
+    for rule in (actions.is_null, jax.jit(actions.is_null)):
+        assert rule(buttons, camera).tolist() == null
     assert actions.joint_from_raw(buttons, camera).buttons[3:5].tolist() == [0, 0]  # opposite keys: "do nothing"
     assert not actions.is_null(np.eye(20, dtype=np.uint8), np.zeros((20, 2), np.float32)).any()
 

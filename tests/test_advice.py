@@ -1,7 +1,7 @@
-"""The advice in a message can be followed (failing: label-advice-refused; clause 7).
+"""The advice in error messages can be followed.
 
-Every field of a config, flag, file and extra that a message names must be there. And in a table: what a message says is
-done, and then the program goes on.
+Every config field, flag, file and extra that a message names must exist. For a table of errors, the advice of the
+message is followed, and the program must then succeed.
 """
 
 import ast
@@ -26,8 +26,8 @@ from vpt_jax.data.prepare import PrepareError, prepare
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("vpt_jax", "launch") for path in (ROOT / folder).rglob("*.py"))
 STYLES = "vpt_jax/report/page.py"  # its variables look like flags
-# Flags of programs that are not ours.
-FOREIGN = {
+# Flags of other programs.
+OTHER_FLAGS = {
     "shm-size",
     "partition",
     "help",
@@ -39,7 +39,7 @@ FOREIGN = {
 
 @cache
 def messages() -> dict[str, set[str]]:
-    """All texts of the sources, but docstrings, with `{}` where a value is put in; and the files that have them."""
+    """All strings of the sources except docstrings, with `{}` for inserted values, and the files that contain them."""
     found: dict[str, set[str]] = {}
     for path in SOURCES:
         tree = ast.parse(path.read_text())
@@ -68,12 +68,12 @@ def fields(config: ConfigDict, before: str = "") -> set[str]:
 @pytest.fixture(scope="module")
 def known_fields():
     paths = [path for path in (ROOT / "configs").glob("[!_]*.py") if path.stem not in ("base", "rl_base")]
-    made = [runpy.run_path(str(path))["get_config"]() for path in paths]
+    configs = [runpy.run_path(str(path))["get_config"]() for path in paths]
     base = runpy.run_path(str(ROOT / "configs" / "base.py"))["get_config"]("policy", "x")
-    return set().union(*map(fields, [*made, base])) | {"game.arguments.path"}
+    return set().union(*map(fields, [*configs, base])) | {"game.arguments.path"}
 
 
-def test_fields_that_messages_name_are_there(known_fields):
+def test_fields_that_messages_name_exist(known_fields):
     named = {}
     for text, files in messages().items():
         if text.endswith(".json"):
@@ -85,9 +85,9 @@ def test_fields_that_messages_name_are_there(known_fields):
     assert not missing, missing
 
 
-def test_flags_programs_and_extras_that_messages_name_are_there():
+def test_flags_programs_and_extras_that_messages_name_exist():
     sources = "\n".join(path.read_text() for path in SOURCES)
-    flags = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', sources)) | FOREIGN | {"config"}
+    flags = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', sources)) | OTHER_FLAGS | {"config"}
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text()).get("project", {}).get("optional-dependencies", {})
     extras = extras or set(re.findall(r"^(\w+) =", (ROOT / "setup.cfg").read_text(), re.MULTILINE))
     unknown = set()
@@ -102,15 +102,15 @@ def test_flags_programs_and_extras_that_messages_name_are_there():
 
 
 class Advice(NamedTuple):
-    """A mistake, what is said of it, and what somebody does who heeds it."""
+    """An error: what provokes it, the advice in its message, and the action that follows the advice."""
 
-    make: Callable[[Path, ConfigDict], object]
-    said: str
-    heed: Callable[[Path, ConfigDict], object]
+    provoke: Callable[[Path, ConfigDict], object]
+    message: str
+    follow: Callable[[Path, ConfigDict], object]
 
 
-def _twice(folder: Path, config: ConfigDict) -> None:
-    """A dataset of other settings lies there."""
+def _prepare_otherwise(folder: Path, config: ConfigDict) -> None:
+    """Prepares a dataset, and then changes a setting."""
     with config.unlocked():
         prepare(config)
         config.quality = 50
@@ -126,8 +126,8 @@ ADVICE = {
         _choose_another,
     ),
     "a file": Advice(lambda folder, config: (folder / "out").touch(), "choose another --config.out", _choose_another),
-    "other settings": Advice(_twice, "remove it", lambda folder, config: shutil.rmtree(folder / "out")),
-    "other settings, elsewhere": Advice(_twice, "or choose another --config.out", _choose_another),
+    "other settings": Advice(_prepare_otherwise, "remove it", lambda folder, config: shutil.rmtree(folder / "out")),
+    "other settings, elsewhere": Advice(_prepare_otherwise, "or choose another --config.out", _choose_another),
     "edited": Advice(
         lambda folder, config: (prepare(config), (folder / "recordings" / "b.mp4").unlink()), "remove it",
         lambda folder, config: shutil.rmtree(folder / "out"),
@@ -149,7 +149,7 @@ ADVICE = {
 
 
 @pytest.mark.parametrize("name", ADVICE)
-def test_who_heeds_the_advice_gets_a_dataset(tmp_path, name, monkeypatch):
+def test_following_the_advice_gives_a_dataset(tmp_path, name, monkeypatch):
     def run(function, tasks):
         return ((number, function(*task)) for number, task in enumerate(tasks))
 
@@ -160,8 +160,8 @@ def test_who_heeds_the_advice_gets_a_dataset(tmp_path, name, monkeypatch):
     config = get_config()
     config.update(recordings=str(tmp_path / "recordings"), out=str(tmp_path / "out"), height=16, width=16, workers=1)
     advice = ADVICE[name]
-    advice.make(tmp_path, config)
-    with pytest.raises(PrepareError, match=re.escape(advice.said)):
+    advice.provoke(tmp_path, config)
+    with pytest.raises(PrepareError, match=re.escape(advice.message)):
         prepare(config)
-    advice.heed(tmp_path, config)
+    advice.follow(tmp_path, config)
     assert (prepare(config) / "report.json").exists()

@@ -1,4 +1,4 @@
-"""The agent on real Minecraft footage: what it answers, and that games do not touch each other."""
+"""The agent on real Minecraft footage: its actions, and the independence of its environments."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def workdir(tmp_path_factory):
 
 
 def play(agent, *clips):
-    """Actions of every step, the games showing these clips."""
+    """Actions of every step in environments that show these clips."""
     return [agent.act([{"pov": frame} for frame in frames]) for frames in zip(*clips, strict=True)]
 
 
@@ -39,7 +39,7 @@ def assert_equal(actions, expected):
 
 
 @pytest.mark.parametrize("frames", FRAMES, ids=[clip.stem for clip in CLIPS])
-def test_actions_are_those_of_the_game(workdir, frames):
+def test_actions_are_valid_in_the_game(workdir, frames):
     agent = vpt_jax.PolicyAgent.load(workdir)
     for frame in frames:
         action = agent.act({"pov": frame})
@@ -51,17 +51,17 @@ def test_actions_are_those_of_the_game(workdir, frames):
 
 
 @pytest.mark.parametrize("temperature", [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
-def test_one_game_and_many_are_the_same(workdir, temperature):
+def test_one_environment_acts_as_one_of_many(workdir, temperature):
     together = play(vpt_jax.PolicyAgent.load(workdir, num_envs=3, seed=5, temperature=temperature), *FRAMES)
     for game, frames in enumerate(FRAMES):
         alone = play(vpt_jax.PolicyAgent.load(workdir, seed=5 + game, temperature=temperature), frames)
         assert_equal([step[game] for step in together], [step[0] for step in alone])
     same = play(vpt_jax.PolicyAgent.load(workdir, num_envs=3, temperature=temperature), *[FRAMES[0]] * 3)
     differs = any(raw_from_env(a)[0].tolist() != raw_from_env(b)[0].tolist() for a, b, _ in same)
-    assert differs == (temperature > 0)  # drawn by seeds of their own
+    assert differs == (temperature > 0)  # each environment samples with its own seed
 
 
-def test_the_likeliest_action_is_what_the_policy_says_of_the_whole_clip(workdir):
+def test_greedy_actions_equal_those_of_the_policy_on_the_whole_clip(workdir):
     policy = load_policy(workdir)
     agent = vpt_jax.PolicyAgent.load(workdir, temperature=0.0)
     samples = [agent.sample_action([frame]) for frame in FRAMES[0]]
@@ -71,13 +71,13 @@ def test_the_likeliest_action_is_what_the_policy_says_of_the_whole_clip(workdir)
     likeliest = JointAction(*(output.logits[head][0].argmax(-1) for head in JointAction._fields))
     for i, expected in enumerate(zip(*raw_from_joint(likeliest), strict=True)):
         np.testing.assert_array_equal(samples[i].buttons[0], expected[0])
-    log_probs = jax.jit(joint_log_prob)(jax.tree.map(lambda of_head: of_head[0], output.logits), likeliest)
+    log_probs = jax.jit(joint_log_prob)(jax.tree.map(lambda logits_h: logits_h[0], output.logits), likeliest)
     np.testing.assert_allclose([one.log_prob[0] for one in samples], log_probs, atol=1e-4)
     value = policy.normalizer.denormalize(output.value[0, :, None])[:, 0]
     np.testing.assert_allclose([one.value[0] for one in samples], value, atol=1e-4)
 
 
-def test_a_low_temperature_prefers_what_is_likely(workdir):
+def test_a_low_temperature_prefers_likely_actions(workdir):
     means = []
     for temperature in (1.0, 0.3, 0.0):
         agent = vpt_jax.PolicyAgent.load(workdir, temperature=temperature)
@@ -85,21 +85,21 @@ def test_a_low_temperature_prefers_what_is_likely(workdir):
     assert means == sorted(means)
 
 
-def test_games_begin_anew_by_themselves(workdir):
+def test_environments_are_reset_independently(workdir):
     agent = vpt_jax.PolicyAgent.load(workdir, num_envs=3)
     before = play(agent, FRAMES[0][:6], FRAMES[1][:6], FRAMES[2][:6])
     agent.reset([1])
     after = play(agent, FRAMES[0][6:12], FRAMES[1][:6], FRAMES[2][6:12])
     assert_equal([step[1] for step in after], [step[1] for step in before])
-    undisturbed = play(vpt_jax.PolicyAgent.load(workdir, num_envs=3), *(frames[:12] for frames in FRAMES))
-    assert_equal([step[0] for step in after], [step[0] for step in undisturbed[6:]])
+    without_reset = play(vpt_jax.PolicyAgent.load(workdir, num_envs=3), *(frames[:12] for frames in FRAMES))
+    assert_equal([step[0] for step in after], [step[0] for step in without_reset[6:]])
     agent.reset()
     assert_equal(
         [step[0] for step in play(agent, FRAMES[0][:6], FRAMES[1][:6], FRAMES[2][:6])], [step[0] for step in before]
     )
 
 
-def test_mistakes_are_named(workdir, tmp_path):
+def test_invalid_inputs_are_refused(workdir, tmp_path):
     agent = vpt_jax.PolicyAgent.load(workdir, num_envs=3)
     with pytest.raises(ValueError, match=r"has 3 environment\(s\) and got 1 frame"):
         agent.act({"pov": FRAMES[0][0]})

@@ -1,4 +1,4 @@
-"""`make audit`: what is known of the pinned packages, and what is said where it cannot be found out (attack L4)."""
+"""`make audit`: known vulnerabilities of the pinned packages, and the message if they are unknown (attack L4)."""
 
 import json
 import runpy
@@ -14,7 +14,7 @@ SKIPPED = {"name": "c", "skip_reason": "not found"}
 
 
 @pytest.mark.parametrize(
-    ("packages", "status", "said"),
+    ("packages", "status", "message"),
     [
         ([SAFE], 0, "1 packages, 0 known vulnerabilities"),
         ([SAFE, UNSAFE], 1, "b 2: CVE-1, mended in 3\nb 2: CVE-2, mended in no version yet\n2 packages, 2 known"),
@@ -24,7 +24,7 @@ SKIPPED = {"name": "c", "skip_reason": "not found"}
         ("missing", 2, "not audited: pip-audit is missing; "),
     ],
 )
-def test_the_status_says_what_is_known(monkeypatch, capsys, packages, status, said):
+def test_status_and_message_report_the_vulnerabilities(monkeypatch, capsys, packages, status, message):
     audit = runpy.run_path(str(AUDIT))["audit"]
     answer = "" if packages is None else json.dumps({"dependencies": packages, "fixes": []})
     ended = subprocess.CompletedProcess([], 1, answer, "no\n network\n")
@@ -32,9 +32,9 @@ def test_the_status_says_what_is_known(monkeypatch, capsys, packages, status, sa
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
     assert audit(Path("pinned")) == status
     written = capsys.readouterr()
-    assert said in written.out + written.err
+    assert message in written.out + written.err
 
 
-def test_all_pins_are_such_as_are_audited():
+def test_all_pins_have_a_form_that_is_audited():
     lines = [line for line in (AUDIT.parents[1] / "constraints.txt").read_text().splitlines() if line[0] != "#"]
     assert all(line.partition(";")[0].count("==") == 1 for line in lines)

@@ -37,7 +37,7 @@ def test_bench_prints_machine_and_table(dataset_dir, what, columns):
     assert rows
 
 
-def test_bench_tells_what_it_can_measure():
+def test_bench_lists_its_benchmarks():
     output = programs.run("bench", "speed", status=1)
     names = "loader,decode,prepare,train_step,forward,gradient,act,ceiling,precision,label,rollout"
     assert f"{{{names}}}" in output
@@ -53,7 +53,7 @@ def test_the_policy_is_measured_without_the_data_libraries():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["forward", "gradient", "act"])
-def test_pytorch_answers_the_same(what):
+def test_pytorch_gives_the_same_outputs(what):
     pytest.importorskip("torch")
     *_, last = programs.run("bench", what, *SMALL, "--against=torch").splitlines()
     assert last.split()[0] == "torch"

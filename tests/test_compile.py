@@ -1,4 +1,4 @@
-"""launch/compile.py as a user starts it. What needs a compiler for TPUs is slow, and runs where libtpu is installed."""
+"""launch/compile.py as a user starts it. Tests that need a TPU compiler are slow, and run if libtpu is installed."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ def compile_step(*flags):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_what_the_compiler_says_of_memory_is_told_in_a_line():
+def test_memory_errors_of_the_compiler_are_explained_in_one_line():
     error = RuntimeError(
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 27.32G of "
         "15.75G hbm. Exceeded hbm capacity by 11.57G.\n\nTotal hbm usage >= 27.57G:\n    reserved        258.00M"
@@ -33,7 +33,7 @@ def test_what_the_compiler_says_of_memory_is_told_in_a_line():
 
 
 @pytest.mark.parametrize("topology", ["v9:2x2", "v5e"])
-def test_a_topology_that_is_not_there_is_explained(topology):
+def test_an_unknown_topology_is_refused(topology):
     ended = compile_step(*SMALL[:2], f"--topology={topology}")
     assert ended.returncode == 1
     last = ended.stderr.splitlines()[-1]
@@ -43,7 +43,7 @@ def test_a_topology_that_is_not_there_is_explained(topology):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_LIBTPU, reason="needs the tpu extra")
-def test_a_step_for_tpus_that_are_not_there():
+def test_a_step_for_tpus_is_compiled_without_them():
     ended = compile_step(*SMALL, "--json", "--config.mesh.data=2", "--config.mesh.fsdp=2")
     assert ended.returncode == 0, ended.stderr
     result = json.loads(ended.stdout.splitlines()[-1])

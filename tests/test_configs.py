@@ -1,4 +1,4 @@
-"""Layouts of machines fit their chips, and what they split can be split; configs of games are what they say."""
+"""Mesh layouts fit the chips of their machines and divide what they shard; values of the game configs."""
 
 import operator
 
@@ -19,7 +19,7 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize(("module", "size", "machine"), LAYOUTS)
-def test_layouts_divide_what_they_split(module, size, machine):
+def test_layouts_divide_what_they_shard(module, size, machine):
     config, plain = (module.get_config(variant) for variant in (f"{size},{machine}", size))
     data, fsdp, tensor = (config.mesh[axis] for axis in ("data", "fsdp", "tensor"))
     chips = CHIPS[machine]
@@ -32,18 +32,18 @@ def test_layouts_divide_what_they_split(module, size, machine):
     assert config.optimizer == plain.optimizer
 
 
-def test_a_machine_that_is_not_known_is_named():
+def test_an_unknown_machine_is_named():
     with pytest.raises(ValueError, match="has no machine 'v9'; choose one of gpu, gpu-8"):
         foundation.get_config("500m,v9")
 
 
-DIAMOND = {  # of all variants: the paper's table 6, and ten minutes of 20 steps a second
+DIAMOND = {  # of all variants: the paper's table 6, and ten minutes at 20 steps per second
     "game.name": "minerl", "game.arguments.seconds": 12000 / 20, "height": 128, "width": 128, "num_envs": 40,
     "unroll_length": 128, "updates_per_rollout": 48, "steps": 4000, "model.preset": "2x", "model.dtype": "bfloat16",
     "optimizer.weight_decay": 0.04, "optimizer.clip_norm": 5, "ppg.discount": 0.999, "ppg.gae_decay": 0.95,
     "ppg.clip": 0.2, "ppg.value": 0.5, "ppg.aux_value": 0.5, "ppg.kl_old_policy_coef": 1,
     "ppg.kl_pretrained_decay": 0.9995, "ppg.sleep_cycles": 2,
-    # PPG's code, where the paper does not say
+    # from PPG's code, where the paper gives no value
     "ppg.wake_cycles": 1, "ppg.wake_value": 0.5, "ppg.normalize_advantages": True, "ppg.shuffle_segments": True,
     "ppg.sleep_optimizer": True, "ppg.bootstrap_on_truncation": False, "game.stagger": True,
 }  # fmt: skip
@@ -56,7 +56,7 @@ RUNS = {  # pretrained or not, rho, entropy bonus, learning rate, rewards
 
 
 @pytest.mark.parametrize("variant", RUNS)
-def test_diamond_runs_are_the_papers(variant):
+def test_diamond_runs_have_the_papers_values(variant):
     config = rl_diamond.get_config(variant)
     assert {field: operator.attrgetter(field)(config) for field in DIAMOND} == DIAMOND
     learning = config.ppg.kl_pretrained_coef, config.ppg.entropy, config.optimizer.learning_rate, config.rewards
@@ -77,12 +77,12 @@ def test_configs_of_games_can_be_run(config):
 
 
 @pytest.mark.parametrize(("variant", "rewards"), [("doom", "explore"), ("minerl", "diamond"), ("luanti", "diamond")])
-def test_every_game_can_be_evaluated_for_what_it_pays(variant, rewards):
+def test_every_game_is_evaluated_with_its_rewards(variant, rewards):
     config = evaluate.get_config(variant)
     assert (config.game.name, config.rewards) == (variant, rewards)
     assert config.game.arguments.get("fresh", True)
 
 
-def test_a_variant_that_is_not_known_is_named():
+def test_an_unknown_variant_is_named():
     with pytest.raises(ValueError, match="no variant 'gold'; choose one of main, scratch, no_kl_penalty, house"):
         rl_diamond.get_config("gold")

@@ -1,4 +1,4 @@
-"""Films of videos of any shape (failing: film-too-tall)."""
+"""Films of videos of any shape."""
 
 import errno
 
@@ -20,14 +20,14 @@ BUTTONS, CAMERA = np.ones((2, 20), np.uint8), np.ones((2, 2), np.float32)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_size_is_one_that_encoders_take(shape):
+def test_sizes_are_accepted_by_encoders(shape):
     height, width = film_size(*shape)
     assert height % 2 == width % 2 == 0
     assert 2 <= height <= MAX_HEIGHT
     assert MIN_WIDTH <= width <= MAX_WIDTH
 
 
-def test_ordinary_sizes_stay_and_small_ones_grow_by_a_whole_number():
+def test_ordinary_sizes_are_kept_and_small_ones_multiplied_by_an_integer():
     assert film_size(720, 1280) == (720, 1280)
     assert film_size(721, 1281) == (720, 1280)
     assert film_size(72, 128) == (360, 640)
@@ -47,7 +47,7 @@ def test_a_tall_picture_is_centred_on_black():
 
 @pytest.mark.parametrize("shape", [(2, 2), (512, 8), (2, 5000), (5000, 2)])
 def test_films_of_any_shape_are_drawn(tmp_path, shape):
-    """By label and by play (failing: film-too-tall)."""
+    """Films of labels, and films of play."""
     frames = [np.full((*shape, 3), value, np.uint8) for value in (90, 180)]
     video = write_film(tmp_path / "video.mkv", frames, "ffv1")
     assert render_film(Clip(video), tmp_path / "films" / "film.mp4", BUTTONS, CAMERA) == ""
@@ -65,7 +65,7 @@ def test_film_frames_of_any_shape_are_drawn(shape):
 
 
 def test_a_film_that_cannot_be_encoded_is_reported_and_a_full_disk_ends_the_job(tmp_path, monkeypatch):
-    """(failing: film-too-tall)"""
+    """An encoder's error concerns one film, a full disk all of them."""
     video = Clip(write_film(tmp_path / "video.mkv", [corners(), corners()]))
 
     def fail(error):

@@ -1,4 +1,4 @@
-"""Whatever is in a file, it is read, or reported by name: thousands of damaged lines and films."""
+"""Fuzzing: thousands of damaged lines and films are read, or reported with the file's name."""
 
 import json
 import math
@@ -21,12 +21,12 @@ LINE = {
     "keyboard": {"keys": ["key.keyboard.w", "key.keyboard.1"], "newKeys": [], "chars": ""},
     "isGuiOpen": False, "hotbar": 2, "tick": 7, "version": "6.13",
 }  # fmt: skip
-MEMORY = 2**30  # bytes that a process which reads films may have had at most
-SECONDS = 60  # that one film may take, beside other work
+MEMORY = 2**30  # bytes: limit of the peak memory of a process that reads films
+SECONDS = 60  # limit of the time for one film, on a busy machine
 
 
 def edit(data, spans):
-    """The bytes with some overwritten, taken out, put in twice, or cut off."""
+    """The bytes with spans overwritten, removed, repeated, or cut off."""
     for kind, place, new, length in spans:
         place = int(place * len(data))
         before, span, after = data[:place], data[place : place + length], data[place + length :]
@@ -57,7 +57,7 @@ fields = st.sampled_from([(name,) for name in LINE] + inner_fields)
 
 
 def change(field, value, kept):
-    """A line in which a field is something else, or gone."""
+    """A line in which a field has another value, or is missing."""
     record = json.loads(json.dumps(LINE))
     *outer, name = field
     inner = record[outer[0]] if outer else record
@@ -68,7 +68,7 @@ def change(field, value, kept):
 
 
 lines = st.builds(change, fields, values, st.booleans()) | st.lists(spans, max_size=2).map(
-    lambda some: edit(json.dumps(LINE).encode(), some)
+    lambda edits: edit(json.dumps(LINE).encode(), edits)
 )
 
 
@@ -80,7 +80,7 @@ def read_or_report(file):
 
 
 def check(steps):
-    """What was read is credible."""
+    """Checks that the steps are plausible."""
     assert len(steps.buttons) >= 2
     assert set(np.unique(steps.buttons)) <= {0, 1}
     assert np.abs(steps.camera).max() <= 2 * MAX_COUNTS * DEGREES_PER_COUNT
@@ -110,7 +110,7 @@ def test_ten_thousand_lines_are_read_or_reported(tmp_path):
 
 
 def watch(film, steps):
-    """Both ways a film is read: how many frames, or the reason why not; and the most memory the process has had."""
+    """Numbers of frames, or reasons of the errors, of both ways of reading a film; and the process's peak memory."""
     outcomes = []
     for frames in (lambda: read_frames(film, steps, 16, 16), lambda: resampled_frames(film)):
         try:
@@ -125,10 +125,10 @@ def test_five_hundred_films_are_read_or_reported(tmp_path):
     record_episode(tmp_path / "good", 0, 30)
     film, steps, seen = tmp_path / "bad.mp4", read_steps(tmp_path / "good.jsonl"), Counter()
     data = (tmp_path / "good.mp4").read_bytes()
-    header = data.index(b"moov")  # half of the damage is to the index, which says where everything is
+    header = data.index(b"moov")  # half of the damage is in the index
     damage = st.lists(spans, min_size=1, max_size=4)
-    anywhere = damage.map(lambda some: edit(data, some))
-    films = anywhere | damage.map(lambda some: data[:header] + edit(data[header:], some))
+    anywhere = damage.map(lambda edits: edit(data, edits))
+    films = anywhere | damage.map(lambda edits: data[:header] + edit(data[header:], edits))
 
     @settings(max_examples=500, deadline=None, derandomize=True, database=None, suppress_health_check=HealthCheck)
     @given(films)
@@ -139,7 +139,7 @@ def test_five_hundred_films_are_read_or_reported(tmp_path):
         assert outcomes[0] == 30 or isinstance(outcomes[0], str)
         seen[str(outcomes[0])] += 1
 
-    with ProcessPoolExecutor(1, get_context("spawn")) as reader:  # one that dies would fail the test
+    with ProcessPoolExecutor(1, get_context("spawn")) as reader:  # a crash of this process would fail the test
         read()
     assert seen.total() >= 500
     assert min(seen["30"], seen["unreadable video"], seen["damaged video"]) > 10

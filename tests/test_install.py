@@ -41,7 +41,7 @@ def test_an_installed_package_works_without_the_repository(tmp_path):
     import_weights(place / "a.model", place / "a.weights", place / "policy")
     new_idm(place / "idm", 32, "nano")
     shutil.copy(ROOT / "tests" / "clips" / "build_gate_5.mp4", place / "clip.mp4")
-    # What the package depends on is that of this environment; paths in its .pth files do not count in PYTHONPATH.
+    # Dependencies are those of this environment; .pth files of folders in PYTHONPATH have no effect.
     environment = os.environ | {"PYTHONPATH": sysconfig.get_path("purelib"), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([python, "-c", PROGRAM], cwd=place, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

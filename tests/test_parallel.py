@@ -1,4 +1,4 @@
-"""Meshes, rules, and who reads which rows; eight fake devices (tests/conftest.py)."""
+"""Meshes, sharding rules, and the rows of each process; on eight simulated devices (tests/conftest.py)."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ from vpt_jax.training.setup import make_mesh
     ("sizes", "expected"),
     [((-1, 1, 1), (8, 1, 1)), ((2, -1, 2), (2, 2, 2)), ((1, 4, -1), (1, 4, 2)), ((2, 4, 1), (2, 4, 1))],
 )
-def test_mesh(sizes, expected):
+def test_mesh_sizes_may_be_inferred(sizes, expected):
     mesh = parallel.make_mesh(*sizes)
     assert tuple(mesh.shape.values()) == expected
     assert tuple(mesh.shape) == parallel.AXES
 
 
 @pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (16, 1, 1), (-1, -1, 1), (0, 1, 1)])
-def test_a_mesh_that_does_not_fit_says_why(sizes):
+def test_a_mesh_that_does_not_fit_is_refused(sizes):
     with pytest.raises(ValueError, match="8 devices"):
         parallel.make_mesh(*sizes)
 
@@ -61,8 +61,8 @@ def slices(number, **changes):
 @pytest.mark.parametrize(
     ("number", "sizes"), [(1, (4, 4, 1)), (2, (-1, 4, 1)), (2, (2, 16, 1)), (2, (8, 2, 2)), (4, (-1, 8, 2))]
 )
-def test_of_several_slices_only_data_goes_between_them(number, sizes):
-    """(scale row 9)."""
+def test_only_the_data_axis_spans_several_slices(number, sizes):
+    """Each part of the data axis lies in one slice (scale row 9)."""
     mesh = parallel.make_mesh(*sizes, devices=slices(number))
     assert mesh.devices.size == 16 * number
     part = len(mesh.devices) // number
@@ -73,20 +73,20 @@ def test_of_several_slices_only_data_goes_between_them(number, sizes):
 
 @pytest.mark.parametrize(("number", "sizes"), [(2, (1, 32, 1)), (2, (1, 16, 2)), (3, (4, 12, 1)), (2, (1, -1, 1))])
 def test_parameters_that_would_be_split_between_slices_are_refused(number, sizes):
-    """With what can be done, and not an AssertionError (scale row 9)."""
+    """The error names the remedy, and is no AssertionError of JAX (scale row 9)."""
     config = foundation.get_config()
     config.mesh.update(dict(zip(parallel.AXES, sizes, strict=True)))
     with pytest.raises(ConfigError, match=rf"config.mesh: .* {number} slices, .* must be a multiple of {number}"):
         make_mesh(config, slices(number))
 
 
-def test_hosts_of_gpus_are_no_slices():
-    """JAX numbers them as if they were."""
+def test_hosts_of_gpus_are_not_slices():
+    """JAX numbers hosts of GPUs as if they were slices."""
     mesh = parallel.make_mesh(1, 32, 1, slices(2, platform="gpu", device_kind="NVIDIA H100"))
     assert [chip.id for chip in mesh.devices.flat] == list(range(32))
 
 
-def test_the_first_matching_rule_counts_and_the_rest_is_replicated():
+def test_the_first_matching_rule_applies_and_the_rest_is_replicated():
     rules = [("a/kernel$", P("fsdp")), ("kernel", P("tensor"))]
     assert parallel.find_spec("params/a/kernel", rules) == P("fsdp")
     assert parallel.find_spec("params/b/kernel", rules) == P("tensor")
@@ -105,9 +105,9 @@ def test_axes_that_do_not_divide_are_left_out():
 def test_frames_are_split_as_far_as_they_can_be(frames, axes):
     mesh = parallel.make_mesh(2, 2, 2)
     with jax.set_mesh(mesh):
-        laid = jax.jit(lambda x: parallel.constrain(x, parallel.FRAMES))(jnp.zeros((frames, 5)))
-    assert laid.sharding.is_equivalent_to(jax.NamedSharding(mesh, P(axes)), 2)
-    assert parallel.constrain(laid, parallel.FRAMES) is laid
+        constrained = jax.jit(lambda x: parallel.constrain(x, parallel.FRAMES))(jnp.zeros((frames, 5)))
+    assert constrained.sharding.is_equivalent_to(jax.NamedSharding(mesh, P(axes)), 2)
+    assert parallel.constrain(constrained, parallel.FRAMES) is constrained
 
 
 @pytest.mark.parametrize("preset", ["1x", "3x"])
@@ -122,8 +122,8 @@ def test_default_rules_split_nearly_all_parameters(preset):
         (leaf.size, int(np.prod(sharding.shard_shape(leaf.shape))))
         for leaf, sharding in zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)
     ]
-    total, held = map(sum, zip(*sizes, strict=True))
-    assert held < 1.25 * total / 8
+    total, per_device = map(sum, zip(*sizes, strict=True))
+    assert per_device < 1.25 * total / 8
 
 
 def test_rows_and_global_batches():
@@ -137,12 +137,12 @@ def test_rows_and_global_batches():
         parallel.local_rows(mesh, 6)
 
 
-def test_hosts_that_see_other_checkpoints_to_begin_from_are_told(monkeypatch):
-    """Each would train on its own parameters, as if they were those of all."""
+def test_hosts_with_different_initial_checkpoints_are_refused(monkeypatch):
+    """Otherwise each host would train its own parameters."""
     model = TrainedPolicy(SimpleNamespace(), {}, (16, 16, 3), 7, ValueNormalizer.create(), ValueNormalizer.create())
     monkeypatch.setattr(setup, "load_policy", lambda workdir: model)
     config = ConfigDict({"stage": "policy", "init_from": "/models/a", "model": {}})
-    assert setup.pretrained_model(config).step == 7  # a host by itself
+    assert setup.pretrained_model(config).step == 7  # a single host
     monkeypatch.setattr(parallel.jax, "process_count", lambda: 2)
     for seen, agree in (([7, 7], True), ([7, 6], False)):
         monkeypatch.setattr(parallel.multihost_utils, "process_allgather", lambda step, seen=seen: np.array(seen))

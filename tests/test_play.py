@@ -1,4 +1,4 @@
-"""launch/play.py, as a user starts it: films of a game, and of what a policy would do in a video."""
+"""launch/play.py as a user starts it: films of a game, and of the actions that a policy predicts for a video."""
 
 import os
 import re
@@ -30,7 +30,7 @@ def play(policy, out, *flags, config="play.py", check=True, **variables):
     return programs.run("play", *flags, status=0 if check else 1, DISPLAY="", WAYLAND_DISPLAY="", **variables)
 
 
-def test_a_video_is_shown_with_what_the_policy_would_do(policy, tmp_path):
+def test_a_video_is_shown_with_the_actions_of_the_policy(policy, tmp_path):
     flags = [f"--config.game.arguments.path={CLIP}", "--config.temperature=0.0"]
     count = len(list(resample(decode_timed(CLIP))))
     for name in ("one", "two"):
@@ -46,7 +46,7 @@ def test_a_video_is_shown_with_what_the_policy_would_do(policy, tmp_path):
     assert np.abs(shown[top] - source[top]).mean() < 6  # it was encoded twice
 
 
-def test_a_game_is_filmed_in_a_window_too(policy, tmp_path):
+def test_a_game_is_filmed_and_shown_in_a_window(policy, tmp_path):
     flags = ["--config.episodes=2", "--config.game.arguments.seconds=1.0", "--config.game.arguments.fresh=False",
              "--config.seed=7", "--config.window"]  # fmt: skip
     output = play(policy, tmp_path, *flags, SDL_VIDEODRIVER="dummy")
@@ -60,7 +60,7 @@ def test_a_game_is_filmed_in_a_window_too(policy, tmp_path):
         assert (frames[0] != frames[-1]).any()
 
 
-def test_a_film_that_is_stopped_ends_there(policy, tmp_path):
+def test_a_stopped_film_keeps_its_frames(policy, tmp_path):
     flags = [f"--config.policy={policy}", f"--config.out={tmp_path}", "--config.game.arguments.seconds=100000.0"]
     process = programs.Program("play", flags, os.environ)
     wait_until(lambda: any(file.stat().st_size > 100_000 for file in tmp_path.glob("doom-0.mp4.*")), process)
@@ -72,15 +72,15 @@ def test_a_film_that_is_stopped_ends_there(policy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "config", "complaint"),
+    ("flags", "config", "message"),
     [
         (["--config.window"], "play.py", "needs a display, and there is none"),
         (["--config.policy=nowhere"], "play.py", "nowhere holds no checkpoint"),
         (["--config.game.arguments.path=none.mp4"], "play.py:video", "none.mp4"),
     ],
 )
-def test_mistakes_are_named(policy, tmp_path, flags, config, complaint):
+def test_errors_name_the_cause(policy, tmp_path, flags, config, message):
     output = play(policy, tmp_path, *flags, config=config, check=False)
-    assert complaint in output
+    assert message in output
     assert "error: " in output
     assert list(tmp_path.iterdir()) == []

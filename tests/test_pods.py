@@ -1,4 +1,4 @@
-"""Cluster launchers of launch/pods/: their commands and manifests, and local processes that are really run."""
+"""Cluster launchers of launch/pods/: their commands and manifests, and local processes that are started."""
 
 import json
 import shlex
@@ -14,20 +14,20 @@ from vpt_jax.parallel import start_processes
 from vpt_jax.system import stopping
 
 ROOT = Path(__file__).parents[1]
-FOUND_AND_RESTARTED = ["--config.distributed.coordinator=auto", "--config.stopped_status=75"]
+CLUSTER_FLAGS = ["--config.distributed.coordinator=auto", "--config.stopped_status=75"]
 PROGRAM = ["--", "launch/train.py", "--config=configs/idm.py:paper", "--config.workdir=runs/a b"]
 
 
-def start(starter, *flags, **options):
-    command = [sys.executable, f"launch/pods/{starter}.py", *flags]
+def start(launcher, *flags, **options):
+    command = [sys.executable, f"launch/pods/{launcher}.py", *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
 
 
-def dry_run(starter, *flags):
-    return start(starter, "--dry_run", *flags, *PROGRAM, check=True).stdout
+def dry_run(launcher, *flags):
+    return start(launcher, "--dry_run", *flags, *PROGRAM, check=True).stdout
 
 
-def test_local_processes_differ_by_their_number_alone():
+def test_local_processes_differ_only_by_their_number():
     first, second, third = map(shlex.split, dry_run("local", "--processes=3", "--port=1234").splitlines())
     assert first[1:4] == PROGRAM[1:]
     assert first[4:] == [
@@ -67,7 +67,7 @@ def test_if_one_local_process_fails_all_are_stopped(child):
     assert {"[0] number 0", "[1] number 1", "[2] number 2"} <= set(ended.stdout.splitlines())
 
 
-def test_a_process_that_left_another_behind_is_not_waited_for(tmp_path):
+def test_a_child_left_behind_by_a_process_is_not_waited_for(tmp_path):
     child = tmp_path / "child.py"
     child.write_text("import subprocess, sys\nsubprocess.Popen(['sleep', '60'])\nsys.exit(3)\n")
     assert start("local", "--processes=1", "--", str(child), timeout=30).returncode == 3
@@ -87,8 +87,8 @@ def test_a_signal_reaches_all_local_processes(child):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux only")
-def test_if_the_starter_is_killed_its_processes_save_and_end(child):
-    """(attack L3) They kept running."""
+def test_processes_save_and_end_if_their_launcher_is_killed(child):
+    """(attack L3) Once they kept running."""
     command = [sys.executable, "launch/pods/local.py", "--processes=2", "--", child, "wait"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     process.stdout.readline(), process.stdout.readline()
@@ -114,7 +114,7 @@ def _is_alive(number):
     [("127.0.0.1:1", True), ("localhost:1", True), ("[::1]:1", True), ("10.0.0.1:1", False), ("host:1", False)],
 )
 def test_a_job_of_one_machine_is_not_served_to_the_network(monkeypatch, coordinator, bound):
-    """(attack L3) JAX's coordinator has no authentication, and listened on all interfaces."""
+    """(attack L3) JAX's coordinator has no authentication, and once listened on all interfaces."""
     calls = []
     monkeypatch.setattr(stopping._State, "sigterm_delegated", False)
     monkeypatch.setattr("jax.distributed.initialize", lambda *given, **named: calls.append((given, named)))
@@ -133,11 +133,11 @@ def test_slurm_starts_one_process_for_each_gpu(tmp_path):
     assert options["signal"].startswith("TERM@")
     command = shlex.split(next(line for line in script.splitlines() if line.startswith("srun")))
     assert command[:3] == ["srun", "--cpus-per-task=12", "--kill-on-bad-exit=1"]
-    assert command[4:] == [*PROGRAM[1:], *FOUND_AND_RESTARTED]
+    assert command[4:] == [*PROGRAM[1:], *CLUSTER_FLAGS]
 
 
 @pytest.mark.parametrize("status", [0, 1, 75])
-def test_slurm_queues_again_what_was_stopped(tmp_path, status):
+def test_slurm_requeues_a_stopped_job(tmp_path, status):
     for name, text in {"srun": f"exit {status}", "scontrol": f"echo $@ > {tmp_path}/requeued"}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
@@ -165,12 +165,12 @@ def test_gke_starts_a_pod_for_each_host(topology, accelerator, hosts, chips):
     }
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"google.com/tpu": chips}
-    assert container["command"] == ["python", *PROGRAM[1:], *FOUND_AND_RESTARTED]
+    assert container["command"] == ["python", *PROGRAM[1:], *CLUSTER_FLAGS]
     volume_names = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     volumes = {volume.pop("name"): volume for volume in pod["volumes"]}
     assert volumes == {
         volume_names["/data"]: {"persistentVolumeClaim": {"claimName": "disk"}},
-        volume_names["/dev/shm"]: {"emptyDir": {"medium": "Memory"}},  # noqa: S108 - a pod has 64 MB by itself (attack M5)
+        volume_names["/dev/shm"]: {"emptyDir": {"medium": "Memory"}},  # noqa: S108 - the default is 64 MB (attack M5)
     }
 
 
@@ -181,11 +181,11 @@ def test_xpk_gets_the_same_program(topology, name):
     assert command[:3] == ["xpk", "workload", "create"]
     assert f"--tpu-type={name}" in command
     inner = next(part for part in command if part.startswith("--command=")).removeprefix("--command=")
-    assert shlex.split(inner)[1:] == [*PROGRAM[1:], *FOUND_AND_RESTARTED]
+    assert shlex.split(inner)[1:] == [*PROGRAM[1:], *CLUSTER_FLAGS]
 
 
 @pytest.mark.parametrize(
-    ("starter", "flags", "message"),
+    ("launcher", "flags", "message"),
     [
         ("local", [], "no program given"),
         ("slurm", PROGRAM, "there is no sbatch here"),
@@ -195,8 +195,8 @@ def test_xpk_gets_the_same_program(topology, name):
         ("gke", ["--image=x", "--xpk", *PROGRAM], "--xpk needs --cluster"),
     ],
 )
-def test_mistakes_are_explained(starter, flags, message):
-    ended = start(starter, *flags)
+def test_invalid_arguments_are_explained(launcher, flags, message):
+    ended = start(launcher, *flags)
     assert ended.returncode == 1
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -1,4 +1,4 @@
-"""Programs that tests start as forks of a server end as those that are started from a shell do."""
+"""Programs that tests fork from a server behave as those that are started from a shell."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import sys
 from tests.programs import ROOT, Program, run
 
 
-def test_a_mistake_is_told_alike():
+def test_errors_are_printed_equally():
     flags = ["--config.recordings=nowhere", "--config.out=somewhere"]
     command = [sys.executable, "launch/prepare.py", *flags]
     by_shell = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -17,8 +17,8 @@ def test_a_mistake_is_told_alike():
     assert "nowhere" in by_shell.stdout
 
 
-def test_a_program_is_stopped_by_a_signal_and_has_a_session_of_its_own(tmp_path):
-    os.mkfifo(tmp_path / "pipe")  # whoever opens it waits
+def test_a_program_is_stopped_by_a_signal_and_has_its_own_session(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # opening it blocks
     program = Program("prepare", [f"--config={tmp_path / 'pipe'}"], os.environ)
     while program.poll() is None and os.getpgid(program.pid) != program.pid:
         pass

@@ -1,4 +1,4 @@
-"""The public API of the package: what it exports, how soon it is imported, and what its names and docstrings are."""
+"""The public API of the package: exports, cost of the import, names and docstrings."""
 
 import ast
 import subprocess

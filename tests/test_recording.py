@@ -1,4 +1,4 @@
-"""Recordings: reading against the reference's data loader (tests/golden/json_actions*), differences, and writing."""
+"""Recordings: reading compared with the reference's data loader (tests/golden/json_actions*), and writing."""
 
 import json
 import os
@@ -28,13 +28,13 @@ GOLDEN = Path(__file__).parent / "golden"
 LINES = (GOLDEN / "json_actions.jsonl").read_bytes().splitlines(keepends=True)
 EXPECTED = json.loads((GOLDEN / "json_actions_expected.json").read_text())
 TRAJECTORIES = {trajectory["name"]: trajectory for trajectory in EXPECTED["trajectories"]}
-DIFFERENCES = {  # every step in which our buttons are not the reference's: (ours alone, the reference's alone)
+DIFFERENCES = {  # every step whose buttons differ from the reference's: (only ours, only the reference's)
     **dict.fromkeys(  # ESC in an open GUI
         [("gui_360p", 19), ("random0", 30), ("random0", 51), ("random1", 2), ("random2", 7)], ({"inventory"}, set())
     ),
-    ("hotbar", 4): ({"hotbar.9"}, set()),  # a slot change counts, with nothing else in the record
-    ("hotbar_from_first_record", 0): (set(), {"hotbar.4"}),  # the slot at the start was not chosen then
-    **dict.fromkeys([("random0", 0), ("random1", 0)], (set(), {"hotbar.3"})),  # nor these
+    ("hotbar", 4): ({"hotbar.9"}, set()),  # a change of slot is an action, even alone in a record
+    ("hotbar_from_first_record", 0): (set(), {"hotbar.4"}),  # the initial slot was not chosen in this step
+    **dict.fromkeys([("random0", 0), ("random1", 0)], (set(), {"hotbar.3"})),  # nor were these
     ("random0", 10): (set(), {"hotbar.4"}),  # the slot follows its key, which was held one record earlier
 }
 
@@ -77,7 +77,7 @@ def reference_frame(trajectory, i):
 
 
 def write_lossless(path, frames):
-    """An mp4 whose frames come back to the bit: H.264 can hold RGB, without loss."""
+    """Writes an mp4 whose frames are decoded bit-exactly: lossless H.264 in RGB."""
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264rgb", rate=20, options={"qp": "0", "preset": "ultrafast"})
         stream.height, stream.width = frames[0].shape[:2]
@@ -87,7 +87,7 @@ def write_lossless(path, frames):
         container.mux(stream.encode())
 
 
-def test_buttons_are_the_references_except_by_rule(tmp_path):
+def test_buttons_equal_the_references_except_for_listed_steps(tmp_path):
     found = {}
     for name, trajectory in TRAJECTORIES.items():
         steps = trajectory_steps(tmp_path, name)
@@ -101,7 +101,7 @@ def test_buttons_are_the_references_except_by_rule(tmp_path):
     assert found == DIFFERENCES
 
 
-def test_camera_keeps_the_fraction_the_reference_cuts(tmp_path, golden):
+def test_camera_keeps_the_fraction_that_the_reference_truncates(tmp_path, golden):
     counts = golden["camera_scaling/dx"]
     camera = steps_of(tmp_path, [line(record(dx=dx, dy=-dx)) for dx in counts]).camera
     theirs = golden["camera_scaling/camera"]
@@ -109,14 +109,14 @@ def test_camera_keeps_the_fraction_the_reference_cuts(tmp_path, golden):
     assert 3000 < guarded.sum() < len(counts)
     np.testing.assert_array_equal(np.trunc(camera[~guarded]), theirs[~guarded])
     np.testing.assert_allclose(camera[~guarded], np.stack([-counts, counts], -1)[~guarded] * 0.15, rtol=1e-6)
-    assert (camera[guarded] == 0).all()  # the guard means to do this, but the reference's never acts:
+    assert (camera[guarded] == 0).all()  # the purpose of the guard, which has no effect in the reference:
     assert (np.abs(theirs[guarded]) >= 180).all()
     camera = steps_of(tmp_path, [line(record(dx=1201, dy=10)), line(record(dx=1200, dy=-1300))]).camera
-    np.testing.assert_allclose(camera, [[1.5, 0], [0, 180]], rtol=1e-6)  # one axis alone
+    np.testing.assert_allclose(camera, [[1.5, 0], [0, 180]], rtol=1e-6)  # each axis by itself
 
 
 def test_gui_mouse_is_scaled_by_the_version_in_the_path(tmp_path):
-    """Records as OpenAI's, without a version: file names, folders and what the downloader calls them (fidelity D2)."""
+    """Records like OpenAI's, without a version: names of files, folders and downloads (fidelity D2)."""
     name = "cheeky-cornflower-setter-02e496ce4abb-20220421-092639"
     paths = {
         f"6.9_{name}": 2, f"5.7_{name}-0123456789abcdef": 0.5, f"6.8/{name}": 2, f"6.7/train/{name}": 2,
@@ -144,7 +144,7 @@ def test_gui_mouse_is_scaled_by_a_version_in_the_record(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gui_360p", "gui_720p", "mixed_keys"])
-def test_frames_and_cursor_are_the_references(tmp_path, golden, monkeypatch, name):
+def test_frames_and_cursor_equal_the_references(tmp_path, golden, monkeypatch, name):
     monkeypatch.setattr(video, "CURSOR", golden["cursor_bgra"][..., [2, 1, 0, 3]])
     trajectory, steps = TRAJECTORIES[name], trajectory_steps(tmp_path, name)
     write_lossless(tmp_path / "x.mp4", [reference_frame(trajectory, i) for i in range(trajectory["n_frames"])])
@@ -157,7 +157,7 @@ def test_frames_and_cursor_are_the_references(tmp_path, golden, monkeypatch, nam
         assert (frames[15] != video.resize(reference_frame(trajectory, 15), 128, 128)).any()
 
 
-def test_records_on_which_the_reference_fails(tmp_path):
+def test_records_on_which_the_reference_fails_are_read(tmp_path):
     cases = EXPECTED["raising"]
     for name, case in cases.items():
         lines = [text.encode() for text in case["lines"]]
@@ -169,7 +169,7 @@ def test_records_on_which_the_reference_fails(tmp_path):
         assert len(steps.buttons) == sum(bool(text.strip()) for text in lines)
         write_lossless(tmp_path / "x.mp4", [np.full((360, 640, 3), 90, np.uint8)] * len(steps.buttons))
         frames = np.array(list(read_frames(tmp_path / "x.mp4", steps, 360, 640)))
-        assert (frames != 90).any() == ("cursor" in name), name  # cut off, but there
+        assert (frames != 90).any() == ("cursor" in name), name  # clipped, but drawn
     assert [name for name, case in cases.items() if case["raises"] is None] == ["no_newButtons_in_second_record"]
 
 
@@ -224,7 +224,7 @@ def test_a_bad_line_is_named(tmp_path, case):
     assert len(str(caught.value)) < 400
 
 
-def test_files_without_records(tmp_path):
+def test_files_without_records_are_refused(tmp_path):
     for lines in ([], [b"\n", b" \n"]):
         with pytest.raises(BrokenRecording, match="no records"):
             steps_of(tmp_path, lines)
@@ -243,7 +243,7 @@ def random_actions(count):
     generator = np.random.default_rng(0)
     for i in range(count):
         action = {name: int(generator.random() < 0.3) for name in ENV_KEYS if "hotbar" not in name}
-        action |= {"attack": 1, "use": 0, "pickItem": 0} if i == 0 else {}  # not taken for a stuck button
+        action |= {"attack": 1, "use": 0, "pickItem": 0} if i == 0 else {}  # else it counts as a stuck button
         yield action | {"camera": generator.normal(0, 8, 2).astype(np.float32), f"hotbar.{i % 9 + 1}": i % 4 == 0}
 
 
@@ -261,7 +261,7 @@ def read(path):
     return steps, list(read_frames(Path(f"{path}.mp4"), steps, 72, 128))
 
 
-def test_a_recording_comes_back(recording):
+def test_a_written_recording_is_read_back(recording):
     steps, frames = read(recording)
     (recording.parent / "a.mp4").touch()
     (recording.parent / "b.txt").touch()
@@ -293,7 +293,7 @@ WRONG_STEPS = [
 ]
 
 
-def test_a_wrong_step_is_refused_and_not_written(tmp_path):
+def test_an_invalid_step_is_refused_and_not_written(tmp_path):
     with RecordingWriter(tmp_path / "x", 72, 128) as writer:
         writer.write(film(1)[0], {"jump": 1})
         for wrong, message in WRONG_STEPS:
@@ -303,7 +303,7 @@ def test_a_wrong_step_is_refused_and_not_written(tmp_path):
     assert len(steps.buttons) == len(frames) == 1
 
 
-def test_a_failed_recording_leaves_nothing_and_a_whole_one_is_kept(recording):
+def test_a_failed_recording_leaves_no_file_and_a_complete_one_is_kept(recording):
     before = {path: path.read_bytes() for path in recording.parent.iterdir()}
     with pytest.raises(FileExistsError, match="remove it"):
         RecordingWriter(recording, 72, 128)
@@ -350,7 +350,7 @@ def write_film(mp4, count):
 
 
 @pytest.mark.parametrize("lines", [1, 2, 40])
-def test_one_frame_more_than_lines_is_left_out_at_the_end(tmp_path, lines):
+def test_one_frame_more_than_lines_is_dropped_at_the_end(tmp_path, lines):
     """Frame i belongs to line i from the start, whether the film ends with the lines or a frame later (fidelity D1)."""
     mp4 = tmp_path / "x.mp4"
     steps = steps_of(tmp_path, [line(record() | {"isGuiOpen": True})] * lines)

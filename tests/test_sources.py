@@ -1,4 +1,4 @@
-"""Values that are marked as the paper's, the released code's and so on are listed in docs/sources.md, and are these."""
+"""Values marked as the paper's, the released code's etc. are listed in docs/sources.md, with the same values."""
 
 import ast
 import importlib
@@ -16,7 +16,7 @@ FILES = sorted({file for file, *_ in ROWS})
 
 
 def blocks(file):
-    """Of each commented block of fields: the marks in its comment, and the names of the fields."""
+    """For each commented block of fields: the marks in its comment, and the names of the fields."""
     comment, found = [], []
     for line in (ROOT / "configs" / f"{file}.py").read_text().splitlines():
         assigned = re.match(r"\s+((?:\w+\.[\w.]+(?:, | = ))+)", line)
@@ -37,23 +37,23 @@ def blocks(file):
 
 
 @pytest.mark.parametrize(("file", "field", "value", "mark"), ROWS)
-def test_the_listed_values_are_the_configs_and_marked_so(file, field, value, mark):
-    """No page says 0.95 where the config has 0.97, and nothing recalled is called the paper's (fidelity section 4)."""
+def test_listed_values_equal_the_configs_and_have_their_marks(file, field, value, mark):
+    """No value of the page differs from the config; no recalled value is called the paper's (fidelity section 4)."""
     config = importlib.import_module(f"configs.{file}").get_config()
     assert operator.attrgetter(field)(config) == ast.literal_eval(value)
     assert mark in MARKS
-    of_field = [marks for marks, names in blocks(file) if field.split(".")[-1] in names]
-    assert mark in of_field[0]  # later ones are the demo's
+    field_marks = [marks for marks, names in blocks(file) if field.split(".")[-1] in names]
+    assert mark in field_marks[0]  # later ones are the demo's
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_every_mark_in_a_config_is_listed(file):
-    """A value with a mark, but without a line that says what it rests on, fails here."""
-    listed = {field.split(".")[-1] for there, field, *_ in ROWS if there == file} | {"temperature"}  # of OpenAI's files
+    """Every marked value needs a row of docs/sources.md that names its source."""
+    listed = {field.split(".")[-1] for other, field, *_ in ROWS if other == file} | {"temperature"}  # of OpenAI's files
     assert not [(marks, names) for marks, names in blocks(file) if marks and not listed & set(names)]
 
 
 def test_only_listed_configs_have_marks():
-    """Those of reinforcement learning explain their own."""
+    """Configs of reinforcement learning document their sources themselves."""
     files = {path.stem for path in (ROOT / "configs").glob("*.py") if not path.stem.startswith("rl_")}
     assert {file for file in files if any(marks for marks, _ in blocks(file))} <= set(FILES)

@@ -1,4 +1,4 @@
-"""Video encoding and decoding, cursor and overlay, against the pixels in tests/golden/json_actions_frames.npz."""
+"""Video encoding and decoding, cursor and overlay, compared with tests/golden/json_actions_frames.npz."""
 
 import os
 from fractions import Fraction
@@ -41,7 +41,7 @@ def film(tmp_path):
     return write_film(tmp_path / "film.mp4")
 
 
-def test_resize_is_the_references(golden):
+def test_resize_equals_the_references(golden):
     for name in [name for name in golden if name.startswith("resize/")]:
         height, width = map(int, name.removeprefix("resize/from_").split("x"))
         y, x, c = np.mgrid[:height, :width, :3]
@@ -50,7 +50,7 @@ def test_resize_is_the_references(golden):
         np.testing.assert_array_equal(video.resize(frame.astype(np.uint8), 128, 128), golden[name], name)
 
 
-def test_blend_is_the_references_to_the_bit(golden):
+def test_blend_equals_the_references(golden):
     for (x, y), expected in zip(golden["composite/xy"], golden["composite/result"], strict=True):
         drawn = golden["composite/base"].copy()
         video.blend(drawn, golden["cursor_bgra"], x, y)  # the channels' order does not matter to the arithmetic
@@ -59,7 +59,7 @@ def test_blend_is_the_references_to_the_bit(golden):
 
 @pytest.mark.parametrize("x", [-40, -16, -15, -3, 0, 40, 45, 80])
 @pytest.mark.parametrize("y", [-40, -16, -1, 0, 30, 60])
-def test_a_sprite_is_cut_at_every_edge(golden, x, y):
+def test_a_sprite_is_clipped_at_every_edge(golden, x, y):
     frame, margin = golden["composite/base"], 100
     padded = np.pad(frame, ((margin, margin), (margin, margin), (0, 0)))
     video.draw_cursor(padded, x + margin, y + margin)
@@ -78,7 +78,7 @@ def test_the_cursor_is_a_white_arrow_with_its_tip_at_the_position():
     assert (frame == 255).all(-1).sum() > 40
 
 
-def test_a_film_comes_back(film):
+def test_a_written_film_is_read_back(film):
     decoded = list(video.decode(film))
     assert len(decoded) == 30
     assert np.abs(np.array(decoded, float) - moving_frames(30)).mean() < 4
@@ -95,7 +95,7 @@ def test_equal_frames_give_equal_bytes_with_the_index_in_front(film, tmp_path):
     assert write_film(tmp_path / "coarse.mp4", crf=40).stat().st_size < len(data) / 2
 
 
-def test_a_failed_film_leaves_nothing_and_an_older_one_as_it_was(film):
+def test_a_failed_film_leaves_no_file_and_keeps_an_older_one(film):
     before = film.read_bytes()
     with pytest.raises(KeyError), video.VideoWriter(film, 72, 128) as writer:
         writer.write({}["no such frame"])
@@ -127,7 +127,7 @@ def test_other_files_are_unreadable_videos_but_a_missing_file_is_missing(tmp_pat
         next(video.decode(tmp_path / "none.mp4"))
 
 
-def test_damage_inside_a_film_is_noticed(film):
+def test_damage_inside_a_film_is_detected(film):
     good = film.read_bytes()
     generator = np.random.default_rng(0)
     for start in generator.integers(len(good) // 2, len(good) - 400, 20):
@@ -137,7 +137,7 @@ def test_damage_inside_a_film_is_noticed(film):
 
 
 @pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
-def test_with_any_wrong_byte_of_the_index_the_film_decodes_or_is_a_video_error(film, every):
+def test_a_film_with_any_wrong_byte_of_the_index_is_decoded_or_a_video_error(film, every):
     good, errors = film.read_bytes(), 0
     for position in range(0, good.index(b"mdat"), every):
         film.write_bytes(good[:position] + bytes([good[position] ^ 0xFF]) + good[position + 1 :])
@@ -149,7 +149,7 @@ def test_with_any_wrong_byte_of_the_index_the_film_decodes_or_is_a_video_error(f
 
 
 def shown_at_ticks(times):
-    """By brute force: the frame nearest to every twentieth of a second; of two equally near, the earlier."""
+    """Reference: the frame nearest to every twentieth of a second; of two equally near, the earlier."""
     average = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else Fraction(1, 20)
     numbers, tick = [], times[0]
     while tick < times[-1] + average:
@@ -186,7 +186,7 @@ def test_a_video_of_twenty_frames_per_second_is_unchanged():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_nearest_frame_is_shown_whatever_the_times(seed):
+def test_the_nearest_frame_is_shown_at_irregular_times(seed):
     rng = np.random.default_rng(seed)
     for rate in RATES:
         in_ms = [Fraction(round(1000 * i / rate), 1000) for i in range(100)]  # as Matroska stores it
@@ -198,7 +198,7 @@ def test_the_nearest_frame_is_shown_whatever_the_times(seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_repeated_and_backward_times_are_left_out(seed):
+def test_repeated_and_backward_times_are_dropped(seed):
     times = [Fraction(int(ms), 1000) for ms in np.cumsum(np.random.default_rng(seed).integers(-60, 120, 80))]
     later = [0]
     for i, time in enumerate(times):
@@ -265,7 +265,7 @@ def test_time_stamps_come_from_the_file(tmp_path):
 @pytest.mark.parametrize("height", [1, 9, 36, 37])
 @pytest.mark.parametrize("width", [1, 15, 16, 48, 64, 65, 66, 99, 200])
 @pytest.mark.parametrize("aspect", [(16, 9), (4, 3), (1, 1), (9, 16)])
-def test_the_aspect_is_fitted_at_the_sides(height, width, aspect):
+def test_the_aspect_is_fitted_by_cropping_or_padding_the_sides(height, width, aspect):
     frame = np.random.default_rng(0).integers(1, 256, (height, width, 3)).astype(np.uint8)
     fitted = video.fit_aspect(frame, *aspect)
     assert len(fitted) == height
@@ -278,7 +278,7 @@ def test_the_aspect_is_fitted_at_the_sides(height, width, aspect):
         np.testing.assert_array_equal(fitted[:, column], np.broadcast_to(expected, (height, 3)))
 
 
-def test_a_frame_with_the_right_aspect_is_unchanged():
+def test_a_frame_with_the_target_aspect_is_unchanged():
     frame = np.random.default_rng(0).integers(0, 256, (72, 128, 3)).astype(np.uint8)
     np.testing.assert_array_equal(video.fit_aspect(frame, 16, 9), frame)
 
@@ -300,7 +300,7 @@ def test_an_action_is_drawn_on_a_copy():
 
 
 @pytest.mark.parametrize(("height", "width"), [(360, 640), (180, 320), (128, 128), (8, 640)])
-def test_recorded_stands_above_predicted(height, width):
+def test_recorded_actions_are_drawn_above_predicted_ones(height, width):
     frame = np.zeros((height, width, 3), np.uint8)
     buttons = np.ones(20, np.uint8)
     drawn = video.draw_action(frame, buttons, STILL, (np.zeros(20, np.uint8), STILL))
@@ -321,11 +321,11 @@ def write_long(path, codec, seconds, **options):
     return path
 
 
-SORTS = [("film.mp4", "libx264"), ("film.mkv", "libx264"), ("film.webm", "libvpx"), ("film.avi", "mpeg4"),
+CONTAINERS = [("film.mp4", "libx264"), ("film.mkv", "libx264"), ("film.webm", "libvpx"), ("film.avi", "mpeg4"),
          ("film.ts", "libx264")]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "codec"), SORTS)
+@pytest.mark.parametrize(("name", "codec"), CONTAINERS)
 def test_a_range_of_frames_equals_that_range_of_the_whole_video(tmp_path, name, codec, monkeypatch):
     film = write_long(tmp_path / name, codec, 150)
     whole = list(video.resampled_frames(film))
@@ -335,7 +335,7 @@ def test_a_range_of_frames_equals_that_range_of_the_whole_video(tmp_path, name, 
         decoded.clear()
         part = list(video.resampled_frames(film, first, stop))
         np.testing.assert_array_equal(part, whole[first:stop])
-        if 2000 < first < 3000 and name != "film.ts":  # there, no index tells where key frames are
+        if 2000 < first < 3000 and name != "film.ts":  # which has no index of key frames
             assert len(decoded) < 200
 
 
@@ -347,7 +347,7 @@ def count_decoded(monkeypatch):
     return decoded
 
 
-def test_a_file_that_would_open_others_is_no_video(tmp_path, film):
+def test_a_playlist_of_other_files_is_not_a_video(tmp_path, film):
     other = tmp_path / "list.mp4"
     for text in (f"ffconcat version 1.0\nfile {film.name}\n", f"#EXTM3U\n#EXTINF:1,\n{film.name}\n#EXT-X-ENDLIST\n"):
         other.write_text(text)
@@ -356,20 +356,20 @@ def test_a_file_that_would_open_others_is_no_video(tmp_path, film):
     assert len(list(video.decode(film))) == 30
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_named_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "film.mp4")
-    with pytest.raises(video.VideoError, match="it is no file"):
+    with pytest.raises(video.VideoError, match="it is not a regular file"):
         list(video.decode(tmp_path / "film.mp4"))
 
 
-def test_frames_of_an_absurd_size_are_refused_before_they_are_made(tmp_path, film, monkeypatch):
+def test_frames_of_an_absurd_size_are_refused_before_they_are_decoded(tmp_path, film, monkeypatch):
     monkeypatch.setattr(video, "MAX_PIXELS", 72 * 128 - 1)
     with pytest.raises(video.VideoError, match="its frames are 128x72"):
         list(video.decode(film))
 
 
-def test_a_video_of_days_ends_with_the_first():
-    days = (Fraction(50 * i) for i in range(10**9))  # each frame stands for 1,000
+def test_a_video_longer_than_a_day_is_refused():
+    days = (Fraction(50 * i) for i in range(10**9))  # each frame is repeated 1,000 times
     shown = video.resample((time, 0) for time in days)
     with pytest.raises(video.VideoError, match="absurd size: the video is longer than 24 hours"):
         sum(1 for _ in shown)

@@ -14,8 +14,8 @@ from vpt_jax.video_display import UPRIGHT, read_orientation, square_width
 UNIT = 2**16
 
 
-def shown_by_the_matrix(picture, a, b, c, d):
-    """By brute force: every pixel (p, q) at (a p + c q, b p + d q), moved into the frame."""
+def apply_matrix(picture, a, b, c, d):
+    """Reference: every pixel (p, q) at (a p + c q, b p + d q), moved into the frame."""
     rows, columns = np.mgrid[: picture.shape[0], : picture.shape[1]]
     x, y = a * columns + c * rows, b * columns + d * rows
     x, y = x - x.min(), y - y.min()
@@ -31,17 +31,17 @@ MATRICES += [(0, b, c, 0) for b, c in itertools.product((-1, 1), repeat=2)]
 @pytest.mark.parametrize("terms", MATRICES)
 @pytest.mark.parametrize("scale", [UNIT, 3, 2**20])
 def test_each_of_the_eight_matrices_is_applied(terms, scale):
-    """Rotations and mirror images (failing: rotated-video)."""
+    """The matrices are rotations and mirror images."""
     a, b, c, d = terms
     orientation = read_orientation([a * scale, b * scale, 0, c * scale, d * scale, 0, 7 * UNIT, 0, 2**30])
     picture = np.random.default_rng(0).integers(0, 256, (4, 7, 3)).astype(np.uint8)
     shown = orientation.apply(picture)
-    np.testing.assert_array_equal(shown, shown_by_the_matrix(picture, *terms))
+    np.testing.assert_array_equal(shown, apply_matrix(picture, *terms))
     assert orientation.size(4, 7) == shown.shape[:2]
 
 
-def test_a_matrix_that_no_player_can_use_is_none_and_another_angle_is_refused():
-    """(failing: rotated-video)"""
+def test_unusable_matrices_are_ignored_and_other_angles_are_refused():
+    """A rotation by a fraction of a degree is ignored, too."""
     for matrix in ([0] * 9, [UNIT, 0, 0, 0, 0, 0, 0, 0, 2**30], [UNIT, 300, 0, -300, UNIT, 0, 0, 0, 2**30]):
         assert read_orientation(matrix) == UPRIGHT
     for degrees in (5, 30, 45, 100, 200):
@@ -51,8 +51,8 @@ def test_a_matrix_that_no_player_can_use_is_none_and_another_angle_is_refused():
 
 
 @pytest.mark.parametrize("name", ["film.mp4", "film.mov", "film.mkv"])
-def test_films_are_turned_as_opencv_turns_them_and_mirrored(tmp_path, name):
-    """decode, probe and resampled_frames agree (failing: rotated-video)."""
+def test_films_are_rotated_as_by_opencv_and_mirrored(tmp_path, name):
+    """decode, probe and resampled_frames agree."""
     upright = next(decode(write_film(tmp_path / f"upright-{name}", [corners()])))
     for degrees in (0, 90, 180, 270):
         film = write_film(tmp_path / f"{degrees}-{name}", [corners()], rotate=(degrees, False))
@@ -69,7 +69,7 @@ def test_films_are_turned_as_opencv_turns_them_and_mirrored(tmp_path, name):
 
 
 def test_a_film_rotated_by_another_angle_is_refused_by_all(tmp_path):
-    """(failing: rotated-video)"""
+    """decode, resampled_frames and probe raise the same error."""
     film = write_film(tmp_path / "film.mp4", [corners()], rotate=(30, False))
     for read in (decode, resampled_frames):
         with pytest.raises(VideoError, match="display matrix turns the picture by"):
@@ -81,7 +81,7 @@ def test_a_film_rotated_by_another_angle_is_refused_by_all(tmp_path):
 @pytest.mark.parametrize(("name", "codec"), [("film.mp4", "libx264"), ("film.mkv", "libx264"), ("film.ts", "libx264"),
                                              ("film.avi", "mpeg4"), ("film.flv", "libx264")])  # fmt: skip
 def test_pixels_that_are_not_square_are_stretched(tmp_path, name, codec):
-    """(failing: non-square-pixels)"""
+    """The width is multiplied by the pixel aspect."""
     for aspect, width in ((Fraction(4, 3), 64), (Fraction(1, 2), 24), (Fraction(1), 48), (Fraction(8, 9), 43)):
         film = write_film(tmp_path / name, [corners(36, 48)], codec, aspect=aspect)
         frame = next(decode(film))
@@ -94,14 +94,14 @@ def test_pixels_that_are_not_square_are_stretched(tmp_path, name, codec):
 
 
 def test_pixels_are_stretched_before_the_picture_is_turned(tmp_path):
-    """(failing: non-square-pixels, rotated-video)"""
+    """The pixel aspect is that of the stored picture."""
     film = write_film(tmp_path / "film.mp4", [corners(36, 48)], aspect=Fraction(4, 3), rotate=(90, False))
     assert next(decode(film)).shape == (64, 36, 3)
     assert probe(film)[:2] == (36, 64)
 
 
-def test_rounding_is_no_aspect_and_an_absurd_one_is_refused(tmp_path, monkeypatch):
-    """(failing: non-square-pixels)"""
+def test_an_aspect_close_to_1_is_ignored_and_an_absurd_one_refused(tmp_path, monkeypatch):
+    """Aspects close to 1 come from rounded sizes."""
     assert square_width(853, Fraction(1280, 1279)) == 853
     assert [square_width(100, aspect) for aspect in (None, 0, Fraction(0), Fraction(1))] == [100] * 4
     film = write_film(tmp_path / "film.mp4", numbered(1), aspect=Fraction(41, 2))

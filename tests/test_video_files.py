@@ -23,7 +23,7 @@ from vpt_jax.video_files import (
 
 LATIN = os.fsdecode(b"lat\xefin")
 
-# Suffix, FFmpeg's name of the container, codec: of each container that is opened, and of suffixes that people have.
+# Suffix, FFmpeg's name of the container, codec: for each accepted container, and for other common suffixes.
 KINDS = [
     ("mp4", "mp4", "libx264"), ("m4v", "mp4", "mpeg4"), ("mov", "mov", "libx264"), ("qt", "mov", "mpeg4"),
     ("3gp", "3gp", "libx264"), ("3g2", "3g2", "mpeg4"), ("f4v", "f4v", "libx264"), ("mj2", "mov", "mpeg4"),
@@ -37,8 +37,8 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("suffix", "container", "codec"), KINDS)
-def test_every_kind_is_listed_read_and_whole(tmp_path, suffix, container, codec):
-    """In upper case too; decode, probe and resampled_frames agree (failing: suffixes-and-links-ignored)."""
+def test_every_kind_is_listed_and_read_completely(tmp_path, suffix, container, codec):
+    """Suffixes may be in upper case; decode, probe and resampled_frames agree."""
     path = tmp_path / f"film.{suffix.upper() if len(suffix) % 2 else suffix}"
     write_film(path, numbered(40), codec, format=container)
     assert is_video(path)
@@ -46,14 +46,14 @@ def test_every_kind_is_listed_read_and_whole(tmp_path, suffix, container, codec)
     assert [number_of(frame) for frame in decode(path)] == pytest.approx(list(range(40)), abs=1)  # codecs lose some
     seconds = 40 / (25 if codec.startswith("mpeg") and codec[4] != "4" else 20)
     assert sum(1 for _ in resampled_frames(path)) == pytest.approx(20 * seconds, abs=1)
-    facts = probe(path)
-    assert facts[:2] == (64, 36)
-    assert facts.seconds == pytest.approx(seconds, abs=0.06)
+    info = probe(path)
+    assert info[:2] == (64, 36)
+    assert info.seconds == pytest.approx(seconds, abs=0.06)
     assert has_video_signature(path) or suffix in ("mxf", "nut", "wtv")
 
 
-def test_one_list_is_everywhere():
-    """What collect downloads is found by label (failing: suffixes-and-links-ignored)."""
+def test_all_programs_use_the_same_suffixes():
+    """`label` finds all that `collect` downloads."""
     assert not hasattr(ytdlp, "SUFFIXES")
     assert is_video("X.video")
     assert all(suffix == suffix.lower() for suffix in SUFFIXES)
@@ -61,7 +61,7 @@ def test_one_list_is_everywhere():
 
 
 def test_files_that_resemble_a_video_and_are_skipped_are_listed(tmp_path, capsys):
-    """(failing: suffixes-and-links-ignored)"""
+    """Unfinished downloads, videos without a suffix, and broken links are not skipped silently."""
     film = write_film(tmp_path / "film.mp4", numbered(2))
     for name in ("download.mp4.part", "film", "clip.dat", "music.ogg"):
         shutil.copy(film, tmp_path / name)
@@ -84,7 +84,7 @@ def test_files_that_resemble_a_video_and_are_skipped_are_listed(tmp_path, capsys
 
 
 def test_links_are_followed_once(tmp_path):
-    """To folders and files, back to their own folder, and to each other (failing: suffixes-and-links-ignored)."""
+    """Links may lead to folders and files, back to their own folder, and to each other."""
     videos, disk = tmp_path / "videos", tmp_path / "disk2"
     for path in (
         videos / "a.mp4",
@@ -110,7 +110,7 @@ def test_links_are_followed_once(tmp_path):
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    """As another user's; its videos are not silently left out."""
+    """The videos of such a folder, as of another user, are not skipped silently."""
     for name in ("a.mp4", "theirs/b.mp4", "z/c.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     assert listing.describe().startswith("skipped: 1 file")
 
 
-def test_a_link_to_everything_ends(tmp_path, monkeypatch):
+def test_the_number_of_listed_files_is_limited(tmp_path, monkeypatch):
     monkeypatch.setattr(video_files, "_MAX_FILES", 5)
     for i in range(9):
         (tmp_path / f"{i}.txt").touch()
@@ -136,8 +136,8 @@ def test_a_link_to_everything_ends(tmp_path, monkeypatch):
         find_videos(tmp_path)
 
 
-def test_names_that_are_not_utf8_are_broken_before_any_work(tmp_path, capsys):
-    """(failing: non-utf8-name, attack M3)"""
+def test_names_that_are_not_utf8_are_reported_when_videos_are_listed(tmp_path, capsys):
+    """The name is escaped in all output (attack M3)."""
     write_film(tmp_path / "film.mp4", numbered(2)).rename(tmp_path / f"{LATIN}.mp4")
     found = find_videos(tmp_path)
     assert list(found) == ["lat\\xefin"]
@@ -152,8 +152,8 @@ def test_names_that_are_not_utf8_are_broken_before_any_work(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 2**16, 2**16 + 1, 4 * 2**20 + 1])
-def test_a_digest_is_of_the_content(tmp_path, size):
-    """(failing: same-size-replaced)"""
+def test_a_digest_depends_only_on_the_content(tmp_path, size):
+    """A video that is replaced by one of the same size and time has another digest."""
     one, two = tmp_path / "one.mp4", tmp_path / "two.mp4"
     data = bytearray(os.urandom(size))
     one.write_bytes(data)
@@ -169,9 +169,9 @@ def test_a_digest_is_of_the_content(tmp_path, size):
     assert content_digest(one) != content_digest(two)
 
 
-def test_a_digest_of_a_large_file_reads_a_million_bytes(tmp_path, monkeypatch):
+def test_a_digest_of_a_large_file_reads_at_most_a_mebibyte(tmp_path, monkeypatch):
     with (tmp_path / "large").open("wb") as file:
-        file.truncate(2**33)  # a hole
+        file.truncate(2**33)  # sparse
     read, original = [], os.pread
     monkeypatch.setattr(os, "pread", lambda *args: read.append(args[1]) or original(*args))
     content_digest(tmp_path / "large")

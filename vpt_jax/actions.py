@@ -97,7 +97,7 @@ def _first_at_least(function: Callable[[float], int], level: int, low: float, hi
     return high
 
 
-CAMERA = CameraQuantizer()  # the paper's: 11 mu-law bins an axis
+CAMERA = CameraQuantizer()  # the paper's: 11 mu-law bins per axis
 NUM_CAMERA_CLASSES = CAMERA.num_bins**2
 NULL_CAMERA_CLASS = CAMERA.null_bin * CAMERA.num_bins + CAMERA.null_bin
 
@@ -134,7 +134,7 @@ CLASS_BUTTONS, CLASS_HAS_CAMERA = _button_tables()
 
 
 def joint_from_factored(buttons: UInt8[Array, "... 20"], camera_bins: Int[Array, "... 2"]) -> JointAction:
-    """Joint class of every factored action. Excluding keys are resolved by the rules of the groups above."""
+    """Joint class of every factored action. Mutually exclusive keys are resolved by the rules of the groups above."""
     xp = _namespace(buttons)
     moves = (camera_bins != CAMERA.null_bin).any(-1)
     index = xp.zeros(moves.shape, int)

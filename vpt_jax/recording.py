@@ -126,7 +126,7 @@ def read_frames(mp4: Path, steps: Steps, height: int, width: int) -> Iterator[UI
 
     Differences from the reference:
 
-    - It draws the cursor only in frames whose record is no null action. The game draws it in all of them.
+    - It draws the cursor only in frames whose record is not a null action. The game draws it in all of them.
     - It fails on a position left of or above the frame; here the cursor is clipped there as at the other edges.
     - It skips a frame that it cannot read, and continues. Here any other mismatch is an error: a video one frame short
       may lack its first as well as its last frame, and frames shifted against their actions are wrong training data
@@ -332,7 +332,7 @@ def _read_records(jsonl: Path) -> Iterator[_Record]:
 def _read_lines(jsonl: Path) -> Iterator[bytes]:
     try:
         if not jsonl.is_file() and jsonl.exists():  # opening a pipe would block
-            raise BrokenRecording(jsonl, "unreadable actions", "it is no file")
+            raise BrokenRecording(jsonl, "unreadable actions", "it is not a regular file")
         with jsonl.open("rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
                 if len(line) > MAX_LINE:

@@ -259,7 +259,7 @@ def _open(path: str | Path) -> Any:
     if problem := name_problem(path):
         raise VideoError("unreadable name", problem)
     if not Path(path).is_file() and Path(path).exists():
-        raise VideoError("unreadable video", "it is no file")  # opening a pipe would block
+        raise VideoError("unreadable video", "it is not a regular file")  # opening a pipe would block
     try:
         container = av.open(f"file:{path}", options=only_this_file)
     except av.FileNotFoundError:

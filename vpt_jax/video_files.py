@@ -106,7 +106,7 @@ def _add_file(found: Listing, path: Path) -> None:
         if path.is_file():
             found.videos.append(path)
         else:
-            found.skipped[path] = "a link that leads nowhere" if path.is_symlink() else "it is no file"
+            found.skipped[path] = "a link that leads nowhere" if path.is_symlink() else "it is not a regular file"
     elif path.suffix.lower() not in _NON_VIDEO_SUFFIXES and has_video_signature(path):
         suffix = path.suffix or "none"
         found.skipped[path] = f"it begins like a video, and its suffix is {suffix}: rename it to label it"

@@ -159,7 +159,7 @@ def _claims(scores: Scores) -> Iterator[tuple[str, str, bool]]:
         scores.policies[name]["nll"] for name in ("predicted labels", "true labels", "the small labelled set")
     )
     yield (
-        "Policy from predicted labels within 5% of its twin's loss",
+        "Policy from predicted labels within 5% of the loss of the policy from true labels",
         f"{predicted:.3f} against {true:.3f} nats per frame, {predicted / true - 1:+.1%}",
         predicted <= 1.05 * true,
     )

@@ -172,7 +172,7 @@ class Stages:
         seconds = self._end(number, done)
         if not done:
             ending = f"ended with code {code}" if code else "was stopped"
-            raise StageFailedError(f"{stage.name}: {ending}. Alone: {stage.shell_command}")
+            raise StageFailedError(f"{stage.name}: {ending}. Run it alone: {stage.shell_command}")
         self._seconds[stage.name] = seconds
 
     def _end(self, number: int, done: bool) -> float:

@@ -92,5 +92,5 @@ def _curves(runs: Mapping[str, Path], cloned: float) -> str:
         curve("Return of the episodes that ended in an iteration", returns, "iteration", "return"),
         curve("KL from the cloned policy", drifts, "iteration", "nats per step"),
     ]
-    text = "Thin lines are single iterations, thick ones their running mean. All runs used equally many frames."
+    text = "Thin lines are single iterations, thick ones their running mean. All runs used the same number of frames."
     return section("Training curves", grid(charts), paragraph(text))

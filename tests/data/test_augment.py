@@ -37,19 +37,19 @@ def test_neutral_parameters_change_nothing(noise):
     ("rotation", "scale", "shear", "shift"),
     [(0, 1, 0, (3, -2)), (20, 1, 0, (0, 0)), (0, 1.3, 0, (0, 0)), (0, 1, 15, (0, 0)), (-8, 0.9, 10, (1.5, 2.25))],
 )
-def test_shape_changes_as_opencv_would(noise, rotation, scale, shear, shift):
+def test_geometry_equals_opencv(noise, rotation, scale, shear, shift):
     centre = (40 - 1) / 2, (24 - 1) / 2
-    turned = np.vstack([cv2.getRotationMatrix2D(centre, rotation, scale), [0, 0, 1]])  # counterclockwise
+    rotated = np.vstack([cv2.getRotationMatrix2D(centre, rotation, scale), [0, 0, 1]])  # counterclockwise
     slope = np.tan(np.radians(shear))
     sheared = np.array([[1, slope, -slope * centre[1]], [0, 1, 0], [0, 0, 1]])  # lower rows go right
     shifted = np.array([[1, 0, shift[0]], [0, 1, shift[1]], [0, 0, 1]])
-    expected = cv2.warpAffine(noise[0].astype(np.float32), (shifted @ turned @ sheared)[:2], (40, 24))
+    expected = cv2.warpAffine(noise[0].astype(np.float32), (shifted @ rotated @ sheared)[:2], (40, 24))
     actual = change(noise, rotation=rotation, scale=scale, shear=shear, shift=shift)[0]
     np.testing.assert_allclose(actual, expected, atol=0.51)
 
 
 @pytest.mark.parametrize("turn", [-0.2, 0.07, 0.5])
-def test_hue_turns_as_in_the_standard_library(noise, turn):
+def test_hue_equals_the_standard_library(noise, turn):
     turned = change(noise, hue=turn)
     for before, after in zip(noise[0].reshape(-1, 3), turned[0].reshape(-1, 3), strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*before / 255)
@@ -57,20 +57,20 @@ def test_hue_turns_as_in_the_standard_library(noise, turn):
         np.testing.assert_allclose(after, 255 * np.array(expected), atol=0.51)
 
 
-def test_brightness_contrast_and_saturation_by_hand():
+def test_brightness_contrast_and_saturation_equal_manual_values():
     dark, light = (10, 20, 30), (110, 120, 250)
     frames = [[[dark, light]], [[light, light]]]
     np.testing.assert_array_equal(change(frames, brightness=1.2)[0, 0], [(12, 24, 36), (132, 144, 255)])
     grey_dark, grey_light = 0.299 * 10 + 0.587 * 20 + 0.114 * 30, 0.299 * 110 + 0.587 * 120 + 0.114 * 250
     contrasts = change(frames, contrast=0.8)
-    for frame, middle in ((0, (grey_dark + grey_light) / 2), (1, grey_light)):  # of each frame by itself
+    for frame, middle in ((0, (grey_dark + grey_light) / 2), (1, grey_light)):  # per frame
         expected = middle + 0.8 * (np.array(frames[frame][0]) - middle)
         np.testing.assert_allclose(contrasts[frame, 0], expected, atol=0.51)
     expected = grey_light + 1.2 * (np.array(light) - grey_light)
     np.testing.assert_allclose(change(frames, saturation=1.2)[1, 0, 0], expected.clip(0, 255), atol=0.51)
 
 
-def test_frames_of_a_clip_change_alike_and_clips_differently(noise):
+def test_augmentation_is_equal_within_a_clip_and_differs_between_clips(noise):
     clips = np.broadcast_to(noise[0], (3, 4, *noise[0].shape))
     changed = np.asarray(jax.jit(augment)(jax.random.key(0), clips))
     assert changed.dtype == np.uint8
@@ -101,7 +101,7 @@ def test_half_of_the_clips_are_mirrored_with_their_actions(noise):
         buttons=clips.buttons[..., [BUTTONS.index(name) for name in names]],
         camera=clips.camera * np.array([1, -1], np.float32),
     )
-    jax.tree.map(lambda after, of: np.testing.assert_array_equal(after[mirrored], of[mirrored]), changed, expected)
+    jax.tree.map(lambda after, want: np.testing.assert_array_equal(after[mirrored], want[mirrored]), changed, expected)
 
 
 def test_parameters_use_the_papers_ranges_fully_and_independently():

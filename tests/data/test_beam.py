@@ -43,12 +43,12 @@ PROCESSES = "--direct_running_mode=multi_processing"
 
 
 @pytest.mark.parametrize("workers", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
-def test_any_number_of_workers_makes_the_same_bytes(recordings, by_processes, tmp_path, workers, monkeypatch):
+def test_any_number_of_workers_writes_the_same_bytes(recordings, by_processes, tmp_path, workers, monkeypatch):
     monkeypatch.setattr(dataset, "SHARD_BYTES", 60_000)
     options = (f"--direct_num_workers={workers}", *(() if workers == 1 else (PROCESSES,)))
-    made = files(prepare(settings(recordings, tmp_path / "out", "DirectRunner", *options)))
-    assert sum(name.startswith("vpt-train.array_record") for name in made) > 2
-    assert made == by_processes
+    written = files(prepare(settings(recordings, tmp_path / "out", "DirectRunner", *options)))
+    assert sum(name.startswith("vpt-train.array_record") for name in written) > 2
+    assert written == by_processes
 
 
 def test_tasks_are_idempotent(recordings, tmp_path):

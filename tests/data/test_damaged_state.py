@@ -15,7 +15,7 @@ from vpt_jax.recording import RecordingWriter
 from vpt_jax.system.errors import UserError
 
 SIZE, CHUNK = 16, 4
-LENGTHS = {"a": 9, "b": 9, "c": 3}  # frames; the first two have as many
+LENGTHS = {"a": 9, "b": 9, "c": 3}  # frames; the first two are equally long
 
 
 class PowerCutError(BaseException):
@@ -79,12 +79,12 @@ DAMAGE = {
 
 
 @pytest.fixture
-def undisturbed(recordings, tmp_path):
-    return files(prepare(settings(recordings, tmp_path / "undisturbed")))
+def uninterrupted(recordings, tmp_path):
+    return files(prepare(settings(recordings, tmp_path / "uninterrupted")))
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_every_state_file_may_be_damaged(interrupted, recordings, tmp_path, undisturbed, damage):
+def test_preparation_recovers_from_any_damaged_state_file(interrupted, recordings, tmp_path, uninterrupted, damage):
     """Frames and actions are never mismatched (attack H2)."""
     saved = shutil.copytree(interrupted, tmp_path / "saved")
     names = [path.relative_to(saved) for path in sorted(saved.rglob("*")) if path.is_file()]
@@ -92,42 +92,42 @@ def test_every_state_file_may_be_damaged(interrupted, recordings, tmp_path, undi
     for name in names if damage == "half" else (name for name in names if name.parts[0] == "episodes"):
         shutil.copytree(saved, interrupted, dirs_exist_ok=True)
         DAMAGE[damage](interrupted / name)
-        assert files(prepare(settings(recordings, tmp_path / "out"))) == undisturbed, name
+        assert files(prepare(settings(recordings, tmp_path / "out"))) == uninterrupted, name
         shutil.rmtree(tmp_path / "out")
 
 
-def test_a_flipped_byte_is_found_by_checksums(interrupted, recordings, tmp_path, undisturbed, capsys):
+def test_a_flipped_byte_is_found_by_checksums(interrupted, recordings, tmp_path, uninterrupted, capsys):
     """The records of an episode are read when joined, and encoded again if one is damaged (attack H2)."""
     for suffix in (".records", ".npz"):
         (file,) = interrupted.glob(f"episodes/train/a-*{suffix}")
         data = bytearray(file.read_bytes())
         data[300] ^= 1
         file.write_bytes(data)
-    assert files(prepare(settings(recordings, tmp_path / "out"))) == undisturbed
+    assert files(prepare(settings(recordings, tmp_path / "out"))) == uninterrupted
     message = "1 recordings are encoded again, since their intermediate files are damaged"
     assert capsys.readouterr().out.count(message) == 1
 
 
-def test_records_of_another_episode_are_not_joined(interrupted, recordings, tmp_path, undisturbed, capsys):
-    """As many records of as many frames, but those of another episode (attack H2)."""
+def test_records_of_another_episode_are_not_joined(interrupted, recordings, tmp_path, uninterrupted, capsys):
+    """The file has the same numbers of records and frames, but of another episode (attack H2)."""
     a, b = (next(interrupted.glob(f"episodes/train/{name}-*.records")) for name in "ab")
     shutil.copy(a, b)
-    assert files(prepare(settings(recordings, tmp_path / "out"))) == undisturbed
+    assert files(prepare(settings(recordings, tmp_path / "out"))) == uninterrupted
     assert f"encoded again, since their intermediate files are damaged: {recordings / 'b'}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "gone"])
-def test_a_damaged_dataset_is_not_called_made(recordings, tmp_path, undisturbed, damage):
+def test_a_damaged_dataset_is_reported(recordings, tmp_path, uninterrupted, damage):
     """If the dataset itself is damaged, the same command names the file and the remedy (attack H2)."""
-    for name in undisturbed:
-        out = shutil.copytree(tmp_path / "undisturbed", tmp_path / "out")
+    for name in uninterrupted:
+        out = shutil.copytree(tmp_path / "uninterrupted", tmp_path / "out")
         DAMAGE[damage](out / name)
         with pytest.raises(PrepareError, match=r"remove it|remove .*out|in use by something else"):
             prepare(settings(recordings, out))
         shutil.rmtree(out)
 
 
-def test_a_disk_that_keeps_nothing_ends_the_run(recordings, tmp_path, monkeypatch):
+def test_repeated_damage_ends_the_run(recordings, tmp_path, monkeypatch):
     """The number of attempts to encode again is bounded (attack H2)."""
     monkeypatch.setattr("vpt_jax.data.dataset.check_episode", lambda *_: (_ for _ in ()).throw(damaged))
     damaged = module.DatasetDamagedError("half a file")
@@ -136,7 +136,7 @@ def test_a_disk_that_keeps_nothing_ends_the_run(recordings, tmp_path, monkeypatc
     assert not (tmp_path / "out").exists()
 
 
-def test_programs_tell_damage_in_a_line():
+def test_damage_is_reported_in_one_line():
     """Damage is reported in one line with file and remedy, without a traceback."""
     for error in (DatasetDamagedError, OpenFilesError):
         assert issubclass(error, UserError)

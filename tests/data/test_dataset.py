@@ -62,7 +62,7 @@ def takes(tmp_path_factory):
 
 
 def copy(takes, number, target):
-    """A recording under another name; target is without suffix."""
+    """Copies a recording to `target`, a path without suffix; returns its two files."""
     target.parent.mkdir(parents=True, exist_ok=True)
     source = takes[0] / f"take.{number % 12}"
     for suffix in (".mp4", ".jsonl"):
@@ -97,7 +97,7 @@ def check_episode(index, source, number, recordings, film, camera):
     assert (index.confidence[rows] == 1).all()
 
 
-# Each of these always breaks a recording. A flipped byte anywhere need not: it may change a pixel, or nothing.
+# Each of these always breaks a recording; a single flipped byte may change only a pixel, or nothing.
 
 
 def overwrite(path, start, count):
@@ -143,7 +143,7 @@ DAMAGE = {
 }
 
 
-def test_the_good_are_all_there_and_the_damaged_all_listed(takes, tmp_path, monkeypatch):
+def test_intact_recordings_are_stored_and_damaged_ones_listed(takes, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     recordings = tmp_path / "recordings"
     kinds = (list(DAMAGE) * 13)[:200]
@@ -171,7 +171,7 @@ def test_the_good_are_all_there_and_the_damaged_all_listed(takes, tmp_path, monk
             check_episode(index, source, number, recordings / split, film, camera)
 
 
-def test_a_flip_anywhere_is_listed_or_harmless(takes, tmp_path):
+def test_a_flipped_byte_is_listed_or_harmless(takes, tmp_path):
     rng = np.random.default_rng(1)
     for number in range(40):
         file = copy(takes, number, tmp_path / "recordings" / f"take {number}")[number % 2]
@@ -192,7 +192,7 @@ def test_a_flip_anywhere_is_listed_or_harmless(takes, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def made(takes, tmp_path_factory):
+def prepared(takes, tmp_path_factory):
     """Forty recordings and the dataset that one worker prepares from them."""
     folder = tmp_path_factory.mktemp("made")
     for number in range(40):
@@ -212,9 +212,9 @@ def done(out):
     return len(list(Path(f"{out}.partial").glob("episodes/train/*.npz")))
 
 
-def test_killed_and_run_again_it_makes_the_same_bytes(made, tmp_path):
+def test_resume_after_a_kill_writes_the_same_bytes(prepared, tmp_path):
     out = tmp_path / "out"
-    config = settings(made[0], out)
+    config = settings(prepared[0], out)
     flags = [f"--config.{name}={value}" for name, value in config.items() if not isinstance(value, ConfigDict)]
     process = programs.Program("prepare", flags, os.environ)
     wait_for(lambda: done(out) >= 3)
@@ -223,21 +223,21 @@ def test_killed_and_run_again_it_makes_the_same_bytes(made, tmp_path):
     assert not out.exists()
     (tmp_path / "out.partial" / "dataset").mkdir()
     (tmp_path / "out.partial" / "dataset" / "left over").touch()
-    again = programs.run("prepare", *flags)
-    kept = re.search(r"(\d+) of 40 recordings are done already", again)
+    output = programs.run("prepare", *flags)
+    kept = re.search(r"(\d+) of 40 recordings are done already", output)
     assert kept
     assert 3 <= int(kept[1]) < 40
-    assert "39 episodes" in again
-    assert "100%" in again
-    assert files(out) == files(made[1])
+    assert "39 episodes" in output
+    assert "100%" in output
+    assert files(out) == files(prepared[1])
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_worker_that_dies_costs_nothing_but_a_second_run(made, tmp_path, monkeypatch):
+def test_a_second_run_completes_after_a_killed_worker(prepared, tmp_path, monkeypatch):
     out = tmp_path / "out"
 
     @contextmanager
-    def workers_of_which_one_dies(config):
+    def workers_with_one_killed(config):
         with process_runner(config.workers) as run:
 
             def run_and_kill(function, tasks):
@@ -250,39 +250,39 @@ def test_a_worker_that_dies_costs_nothing_but_a_second_run(made, tmp_path, monke
             yield run_and_kill
 
     with monkeypatch.context() as patch:
-        patch.setattr("vpt_jax.data.prepare._workers", workers_of_which_one_dies)
+        patch.setattr("vpt_jax.data.prepare._workers", workers_with_one_killed)
         with pytest.raises(PrepareError, match="a worker process died"):
-            prepare(settings(made[0], out))
+            prepare(settings(prepared[0], out))
     assert 1 <= done(out) < 40
-    prepare(settings(made[0], out))
-    assert files(out) == files(made[1])
+    prepare(settings(prepared[0], out))
+    assert files(out) == files(prepared[1])
 
 
-def test_a_dataset_is_made_once(made, capsys):
-    before = files(made[1])
-    prepare(settings(*made))
+def test_a_complete_dataset_is_not_prepared_again(prepared, capsys):
+    before = files(prepared[1])
+    prepare(settings(*prepared))
     assert "nothing to do" in capsys.readouterr().out
     with pytest.raises(PrepareError, match="was made with quality 90, not 50: remove it"):
-        prepare(settings(*made, quality=50))
-    mp4 = made[0] / "take 00.mp4"
+        prepare(settings(*prepared, quality=50))
+    mp4 = prepared[0] / "take 00.mp4"
     content = mp4.read_bytes()
-    os.utime(mp4)  # the date is not part of the content
-    prepare(settings(*made))
+    os.utime(mp4)  # the modification time is not part of the content
+    prepare(settings(*prepared))
     mp4.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     try:
         with pytest.raises(PrepareError, match="recordings changed"):
-            prepare(settings(*made))
+            prepare(settings(*prepared))
     finally:
         mp4.write_bytes(content)
-    assert files(made[1]) == before
+    assert files(prepared[1]) == before
 
 
-def test_what_cannot_be_prepared_is_refused(takes, made, tmp_path):
+def test_invalid_settings_and_recordings_are_refused(takes, prepared, tmp_path):
     with pytest.raises(PrepareError, match=r"--config.recordings=A --config.out=B"):
         prepare(settings("", tmp_path / "out"))
     for field, value in {"height": 36, "width": 0, "chunk_frames": 0, "quality": 101}.items():
         with pytest.raises(PrepareError, match=f"config.{field} is {value}, and must be"):
-            prepare(settings(made[0], tmp_path / "out", **{field: value}))
+            prepare(settings(prepared[0], tmp_path / "out", **{field: value}))
     with pytest.raises(PrepareError, match="no folder of recordings"):
         prepare(settings(tmp_path / "nowhere", tmp_path / "out"))
     (tmp_path / "recordings" / "valid").mkdir(parents=True)
@@ -296,36 +296,38 @@ def test_what_cannot_be_prepared_is_refused(takes, made, tmp_path):
     with pytest.raises(PrepareError, match=r"all 1 recordings are broken; .*report.json"):
         prepare(settings(tmp_path / "recordings", tmp_path / "out"))
     with pytest.raises(PrepareError, match="in use by something else"):
-        prepare(settings(made[0], tmp_path))
+        prepare(settings(prepared[0], tmp_path))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_dataset_says_how_to_make_it(made, tmp_path):
+def test_the_error_for_a_missing_dataset_names_the_command(prepared, tmp_path):
     with pytest.raises(dataset.DatasetMissingError, match=rf"python launch/prepare.py .*--config.out={tmp_path}"):
         dataset.load_index(tmp_path, "train")
     with pytest.raises(dataset.DatasetMissingError, match=r"no split 'valid', only: train"):
-        dataset.open_records(made[1], "valid")
+        dataset.open_records(prepared[1], "valid")
 
 
-def test_tfds_alone_reads_it_and_the_source_pickles(made):
-    source = tfds.builder_from_directory(made[1]).as_data_source("train")
-    ours = dataset.open_records(made[1], "train")
+def test_tfds_reads_the_dataset_and_the_source_can_be_pickled(prepared):
+    source = tfds.builder_from_directory(prepared[1]).as_data_source("train")
+    ours = dataset.open_records(prepared[1], "train")
     sent = pickle.dumps(ours)
     assert len(sent) < 10_000
     assert (
-        len(source) == len(ours) == sum(-(-length // CHUNK) for length in dataset.load_index(made[1], "train").lengths)
+        len(source)
+        == len(ours)
+        == sum(-(-length // CHUNK) for length in dataset.load_index(prepared[1], "train").lengths)
     )
     for record in (0, 17, len(ours) - 1):
-        for there, here in zip(source[record].values(), pickle.loads(sent)[record].values(), strict=True):  # noqa: S301
-            np.testing.assert_array_equal(there, here)
+        for expected, actual in zip(source[record].values(), pickle.loads(sent)[record].values(), strict=True):  # noqa: S301
+            np.testing.assert_array_equal(expected, actual)
 
 
 def test_frames_are_decoded_in_any_selection():
     film = picture(np.random.default_rng(0), 9)
     data, ends = codecs.encode_chunk(film)
-    every = codecs.decode_frames(data, ends, range(9))
-    assert np.abs(every.astype(int) - film).mean() < 2
-    np.testing.assert_array_equal(codecs.decode_frames(data, ends, np.array([8, 0, 3])), every[[8, 0, 3]])
+    decoded = codecs.decode_frames(data, ends, range(9))
+    assert np.abs(decoded.astype(int) - film).mean() < 2
+    np.testing.assert_array_equal(codecs.decode_frames(data, ends, np.array([8, 0, 3])), decoded[[8, 0, 3]])
     with pytest.raises(ValueError, match="not a JPEG"):
         codecs.decode_frames(b"\0" * len(data), ends, [1])
 

@@ -23,36 +23,36 @@ def settings(tmp_path_factory):
 
 
 @pytest.fixture
-def made(settings, tmp_path):
+def folder(settings, tmp_path):
     write_embeddings(settings, ENCODER, tmp_path / "made")
     return tmp_path / "made"
 
 
-def test_damaged_embeddings_are_recomputed(settings, made):
+def test_damaged_embeddings_are_recomputed(settings, folder):
     """Each of the two files emptied, halved, of zeros, or of another shape (attack H2)."""
-    whole = files(made)
+    whole = files(folder)
     assert set(whole) == {"train.npy", "train.json"}
     for name, content in whole.items():
         for damaged in (b"", content[: len(content) // 2], bytes(len(content))):
-            (made / name).write_bytes(damaged)
-            write_embeddings(settings, ENCODER, made)
-            assert files(made) == whole
-    np.save(made / "train.npy", np.zeros((139, 3), np.float32))
-    write_embeddings(settings, ENCODER, made)
-    (made / "train.json").write_text(json.dumps(json.loads(whole["train.json"]) | {"done": 10**6}))
-    write_embeddings(settings, ENCODER, made)
-    assert files(made) == whole
+            (folder / name).write_bytes(damaged)
+            write_embeddings(settings, ENCODER, folder)
+            assert files(folder) == whole
+    np.save(folder / "train.npy", np.zeros((139, 3), np.float32))
+    write_embeddings(settings, ENCODER, folder)
+    (folder / "train.json").write_text(json.dumps(json.loads(whole["train.json"]) | {"done": 10**6}))
+    write_embeddings(settings, ENCODER, folder)
+    assert files(folder) == whole
 
 
-def test_embeddings_that_do_not_fit_the_dataset_are_refused(settings, made):
+def test_embeddings_that_do_not_fit_the_dataset_are_refused(settings, folder):
     """Missing, cut, too few, of another type or rank (attack H2, L4)."""
-    assert EmbeddedStream(settings, made, "digest").read(0, [0]).frames.shape == (1, 4, 3)
-    content = (made / "train.npy").read_bytes()
+    assert EmbeddedStream(settings, folder, "digest").read(0, [0]).frames.shape == (1, 4, 3)
+    content = (folder / "train.npy").read_bytes()
     for damaged in (None, b"", content[:500]):
-        (made / "train.npy").unlink() if damaged is None else (made / "train.npy").write_bytes(damaged)
+        (folder / "train.npy").unlink() if damaged is None else (folder / "train.npy").write_bytes(damaged)
         with pytest.raises(DatasetDamagedError, match=r"train\.npy is damaged, or not of the 140 frames"):
-            EmbeddedStream(settings, made, "digest")
+            EmbeddedStream(settings, folder, "digest")
     for rows in (np.zeros((139, 3), np.float32), np.zeros((140, 3)), np.zeros(140, np.float32)):
-        np.save(made / "train.npy", rows)
+        np.save(folder / "train.npy", rows)
         with pytest.raises(DatasetDamagedError, match="not of the 140 frames"):
-            EmbeddedStream(replace(settings, seed=1), made, "digest")
+            EmbeddedStream(replace(settings, seed=1), folder, "digest")

@@ -29,7 +29,7 @@ def changed(array, place, value):
 
 
 def header_only(array, shape):
-    """The bytes of an array that claims to be larger than it is."""
+    """The bytes of an array whose header declares more data than there is."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         file, {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": shape}

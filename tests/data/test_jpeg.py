@@ -22,7 +22,7 @@ def encode(suffix, *options, frame=FRAME):
 
 
 def resized(jpeg, height, width, bits=8):
-    """The JPEG with another size in its frame header: a few hundred bytes may ask for gigabytes."""
+    """The JPEG with another size in its frame header: a few hundred bytes may declare gigabytes."""
     place = jpeg.index(b"\xff\xc0")
     return jpeg[: place + 4] + struct.pack(">BHH", bits, height, width) + jpeg[place + 9 :]
 
@@ -31,7 +31,7 @@ JPEG = encode(".jpg")
 
 
 def test_the_shape_of_a_jpeg_is_read_from_its_header():
-    """Baseline and progressive, of any quality and sampling, and with bytes that fill and comment (attack M7)."""
+    """Baseline and progressive, of any quality and chroma subsampling, with fill bytes and comments (attack M7)."""
     options = [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_QUALITY, 5), (cv2.IMWRITE_JPEG_RST_INTERVAL, 1)]
     for option in options:
         assert jpeg_shape(encode(".jpg", *option)) == FRAME.shape
@@ -70,10 +70,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_anything_else_is_refused_by_name(case, monkeypatch):
+def test_other_formats_and_invalid_jpegs_are_refused(case, monkeypatch):
     """OpenCV never gets the bytes, even of formats that it could decode (attack M7)."""
     data, message = REFUSED[case]
-    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was given to OpenCV"))
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("OpenCV got the bytes"))
     tracemalloc.start()
     with pytest.raises(ValueError, match=message):
         codecs.decode_frames(data + b"x", np.array([len(data)], np.int32), [0], FRAME.shape)
@@ -82,7 +82,7 @@ def test_anything_else_is_refused_by_name(case, monkeypatch):
 
 
 def test_a_jpeg_that_cannot_be_decoded_is_a_value_error(monkeypatch):
-    """OpenCV's own errors too (attack M2)."""
+    """Errors of OpenCV become ValueError as well (attack M2)."""
     ends = np.array([len(JPEG)], np.int32)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
     with pytest.raises(ValueError, match="not a JPEG that can be decoded"):
@@ -98,7 +98,7 @@ def test_a_jpeg_that_cannot_be_decoded_is_a_value_error(monkeypatch):
 
 @pytest.mark.parametrize("ends", [[], [5], [0], [-3], [10**6], [2**31 - 1], [len(JPEG), 7], [len(JPEG), len(JPEG)]])
 def test_invalid_end_offsets_are_refused(ends):
-    """Short, negative, falling, beyond the bytes (attack L4)."""
+    """Too few, negative, decreasing, or beyond the end of the bytes (attack L4)."""
     with pytest.raises(ValueError, match=r"frame|JPEG"):
         codecs.decode_frames(JPEG, np.array(ends, np.int32), [max(0, len(ends) - 1)])
     with pytest.raises(ValueError, match=r"it holds \d frames, and frame -1 was requested"):
@@ -106,7 +106,7 @@ def test_invalid_end_offsets_are_refused(ends):
 
 
 def bomb(name, pictures, chunk, *rest):
-    """A record; from the second on, the first frame of each declares the largest accepted size."""
+    """Serializes a record; from the second on, its first frame declares the largest accepted size."""
     changes = {"frames": resized(codecs.encode_chunk(pictures)[0], 4096, 4096)} if chunk else {}
     return serialized(name, pictures, chunk, *rest, **changes)
 

@@ -1,4 +1,4 @@
-"""Manifests: strict validation, and preparation equal to that of segments cut out as videos."""
+"""Manifests: strict validation, and preparation of segments equal to slices of the prepared recordings."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def read(folder, split, number):
     return frames, *(np.concatenate([part[field] for part in parts]) for field in ("buttons", "camera"))
 
 
-def test_segments_are_prepared_as_if_they_had_been_cut_out(recordings, tmp_path):
+def test_prepared_segments_equal_slices_of_the_prepared_recording(recordings, tmp_path):
     segments = [("long.mp4", 0.5, 2.0), ("long.mp4", 2.0, 4.6), ("valid/other.mp4", 0, 1), ("short.mp4", 2, 9),
                 ("gone.mp4", 0, 1)]  # fmt: skip
     manifest = write(recordings / "m.parquet", *segments)
@@ -119,8 +119,8 @@ def test_segments_are_prepared_as_if_they_had_been_cut_out(recordings, tmp_path)
     whole = read(prepare(settings(recordings, tmp_path / "whole")), "train", 0)
     assert len(whole[1]) == len(read_steps(recordings / "long.jsonl").buttons)
     for number, rows in enumerate((slice(10, 40), slice(40, 90))):
-        for part, all_of_it in zip(read(out, "train", number), whole, strict=True):
-            np.testing.assert_array_equal(part, all_of_it[rows])
+        for part, complete in zip(read(out, "train", number), whole, strict=True):
+            np.testing.assert_array_equal(part, complete[rows])
 
 
 def test_a_recording_is_read_once_for_all_its_segments(recordings, tmp_path, monkeypatch):
@@ -136,7 +136,7 @@ def in_this_process(function, tasks):
     return ((number, function(*task)) for number, task in enumerate(tasks))
 
 
-def test_a_bad_manifest_is_refused(recordings, tmp_path):
+def test_invalid_manifests_are_refused_by_prepare(recordings, tmp_path):
     with pytest.raises(PrepareError, match="two segments would be called long@0-20"):
         prepare(settings(write(recordings / "m.parquet", ("long.mp4", 0, 1), ("long.mkv", 0, 1)), tmp_path / "out"))
     with pytest.raises(PrepareError, match="begins before"):
@@ -165,7 +165,7 @@ def test_a_name_may_be_as_long_as_a_file_system_allows(recordings, tmp_path):
     "names", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())], ids=str
 )
 def test_columns_of_any_width_are_read(tmp_path, times, names):
-    """(failing: manifest-decimal) DuckDB's literals are decimals, and other tools have other widths."""
+    """DuckDB's literals are decimals, and other tools write numbers and strings of other widths."""
     table = pa.table({"video": ["b.mp4", "a.mp4"], "start": [1.0, 0.0], "end": [2.0, 12.0]})
     if pa.types.is_decimal(times):
         table = table.set_column(2, "end", pa.chunked_array([[2.0, 12.5]]))
@@ -185,7 +185,7 @@ def test_columns_of_any_width_are_read(tmp_path, times, names):
     ids=lambda column: str(column.type),
 )  # fmt: skip
 def test_columns_of_other_types_are_named(tmp_path, column):
-    """(attack M9) Timestamps escaped as ValueError."""
+    """(attack M9) Timestamps once ended the program with an uncaught ValueError."""
     pq.write_table(pa.table({"video": ["a.mp4"], "start": [0.0], "end": column}), tmp_path / "m.parquet")
     with pytest.raises(
         ManifestError, match=r"m\.parquet(: column end is of type .* seconds, as numbers| is not a manifest)"
@@ -205,15 +205,15 @@ def test_nulls_and_invalid_names_are_named(tmp_path):
             read_segments(tmp_path / "m.parquet")
 
 
-def test_a_manifest_without_rows_and_one_in_parts_are_read(tmp_path):
+def test_manifests_without_rows_and_with_many_row_groups_are_read(tmp_path):
     assert read_segments(write(tmp_path / "m.parquet")) == []
     table = pa.table({"video": ["b.mp4", "a.mp4", "b.mp4"], "start": [2, 0, 0], "end": [3, 1, 1]})
     pq.write_table(table, tmp_path / "m.parquet", row_group_size=1)
     assert [segment.name for segment in read_segments(tmp_path / "m.parquet")] == ["a@0-20", "b@0-20", "b@40-60"]
 
 
-def test_many_rows_are_read_at_once(tmp_path):
-    """(attack M9) 30 us a row were 34 s for a million; a Parquet of some kB may hold as many."""
+def test_many_rows_are_read_quickly(tmp_path):
+    """(attack M9) At 30 us per row a million took 34 s; a Parquet file of a few kB may hold that many."""
     count = 100_000
     table = pa.table({"video": ["a.mp4"] * count, "start": np.arange(count) / 2, "end": np.arange(count) / 2 + 0.5})
     pq.write_table(table, tmp_path / "m.parquet")
@@ -221,10 +221,10 @@ def test_many_rows_are_read_at_once(tmp_path):
     segments = read_segments(tmp_path / "m.parquet")
     assert len(segments) == count
     assert segments[-1] == VideoSegment("a.mp4", (count - 1) / 2, count / 2)
-    assert time.process_time() - before < 2  # processor time; at 30 us it was 3
+    assert time.process_time() - before < 2  # processor time; at 30 us per row it was 3 s
 
 
-def test_more_rows_than_any_job_has_are_refused_before_they_are_read(tmp_path, monkeypatch):
+def test_too_many_rows_are_refused_before_they_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr("vpt_jax.data.manifest.MAX_ROWS", 1)
     with pytest.raises(ManifestError, match=r"m\.parquet has 2 rows; the limit is 1: split it"):
         read_segments(write(tmp_path / "m.parquet", ("a.mp4", 0, 1), ("b.mp4", 0, 1)))

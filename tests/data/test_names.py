@@ -1,4 +1,4 @@
-"""Names of recordings as old disks and other systems have them."""
+"""File names of recordings: other encodings, suffixes in upper case, and pipes or folders in place of files."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def prepared(recordings, out):
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
-    """Without workers, which take seconds to start."""
+    """Runs tasks without worker processes, which take seconds to start."""
     run = lambda function, tasks: ((i, function(*task)) for i, task in enumerate(tasks))  # noqa: E731
     monkeypatch.setattr(preparation, "_workers", lambda config: nullcontext(run))
 
@@ -43,8 +43,8 @@ def recordings(tmp_path):
     return folder
 
 
-def test_names_that_are_not_utf8_are_broken_before_any_work(recordings, tmp_path, capsys):
-    """(failing: non-utf8-name, attack M3)"""
+def test_recordings_with_names_that_are_not_utf8_are_listed_as_broken(recordings, tmp_path, capsys):
+    """They are found before any recording is encoded, and their names are escaped (attack M3)."""
     for suffix in (".mp4", ".jsonl"):
         shutil.copy(recordings / f"good{suffix}", recordings / f"{LATIN}{suffix}")
     names, report = prepared(recordings, tmp_path / "out")
@@ -59,7 +59,7 @@ def test_names_that_are_not_utf8_are_broken_before_any_work(recordings, tmp_path
 
 
 def test_suffixes_in_upper_case_are_read(recordings, tmp_path):
-    """(issue 19, clause 6)"""
+    """Names are listed without their suffix, in whatever case it is written."""
     for suffix in (".mp4", ".jsonl"):
         shutil.copy(recordings / f"good{suffix}", recordings / f"LOUD{suffix.upper()}")
     (recordings / "good.mp4").rename(recordings / "good.MP4")

@@ -35,8 +35,8 @@ RECORDS = [
 ]  # fmt: skip
 
 
-def test_counts_are_those_of_the_recording_alone():
-    """Versions, open GUIs and items; the game counts since its world began."""
+def test_counts_exclude_play_before_the_recording():
+    """Versions, open GUIs and items; the game's own counters start when its world is created."""
     stats = stats_of(RECORDS)
     assert (stats.recordings, stats.frames, stats.gui_frames, stats.versions) == (1, 4, 2, {"8.0": 1})
     assert stats.items == {
@@ -51,7 +51,7 @@ def test_counts_are_those_of_the_recording_alone():
     )  # fmt: skip
 
 
-def test_sums_come_back_from_json():
+def test_sums_survive_a_round_trip_through_json():
     parts = [RecordedStats(**json.loads(json.dumps(stats_of(RECORDS, path).as_dict()))) for path in ("6.9_a", "6.9/b")]
     both = sum_stats(parts)
     assert both.versions == {"6.9": 2}
@@ -68,7 +68,7 @@ def test_sums_come_back_from_json():
               {"minecraft.mine_block:minecraft.a": True}, {"minecraft.mine_block:minecraft.a": 10**30},
               {"minecraft.mine_block:minecraft.a": "3"}, {":": 1}, float("nan")],
 )  # fmt: skip
-def test_fields_that_hold_anything_count_nothing(value):
+def test_invalid_fields_are_not_counted(value):
     record = dict.fromkeys(("inventory", "stats", "isGuiOpen", "serverTick", "version"), value)
     observer = RecordObserver(Path("take"))
     for number in range(2):
@@ -79,7 +79,7 @@ def test_fields_that_hold_anything_count_nothing(value):
     json.dumps(stats.as_dict())
 
 
-def test_what_is_kept_is_bounded(monkeypatch):
+def test_number_of_counted_items_is_bounded(monkeypatch):
     records = [{}, {"inventory": [stack(f"item {i}") for i in range(5000)],
                     "stats": {f"minecraft.pickup:minecraft.item {i}": i for i in range(5000)}}]  # fmt: skip
     items = stats_of(records).items

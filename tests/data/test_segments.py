@@ -1,4 +1,4 @@
-"""Training on segments of a dataset: frames of a stream, compared with whole episodes."""
+"""Training on segments of a dataset: frames of a stream, compared with complete episodes."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def read_all(stream):
 
 
 @pytest.mark.parametrize("nulls", ["keep", "drop"])
-def test_a_stream_shows_these_frames_and_no_others(settings, nulls):
+def test_a_stream_has_exactly_the_frames_of_the_segments(settings, nulls):
     stream = Stream(replace(settings, nulls=nulls))
     whole = Stream(replace(settings, nulls="keep", segments=""))
     names = {f"{name}@{first}-{stop}" for name, first, stop in SEGMENTS}
@@ -65,13 +65,13 @@ def test_a_window_lies_in_one_segment(settings):
     assert seen == {(f"{name}@{a}-{b}", i) for name, a, b in SEGMENTS for i in range(b - a)}
 
 
-def test_another_choice_of_segments_is_another_run(settings, dataset_dir, tmp_path):
+def test_fingerprint_depends_on_the_segments(settings, dataset_dir, tmp_path):
     moved = {(name, first + (first > 0), stop) for name, first, stop in SEGMENTS}
     other = replace(settings, segments=write(tmp_path / "moved.parquet", moved))
     same = replace(settings, segments=write(tmp_path / "same.parquet", SEGMENTS, prefix=""))
-    marks = [Stream(one).fingerprint() for one in (settings, other, same)]
-    assert marks[0] == marks[2]
-    assert marks[0] != marks[1]
+    fingerprints = [Stream(one).fingerprint() for one in (settings, other, same)]
+    assert fingerprints[0] == fingerprints[2]
+    assert fingerprints[0] != fingerprints[1]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_segments_of_other_videos_are_refused(settings, tmp_path, segments, mess
         Stream(replace(settings, segments=write(tmp_path / "bad.parquet", segments, prefix="")))
 
 
-def test_embeddings_of_segments_are_those_of_their_frames(settings, tmp_path):
+def test_embeddings_of_segments_belong_to_their_frames(settings, tmp_path):
     frames = Stream(replace(settings, segments="")).num_frames
     np.save(tmp_path / "train.npy", np.arange(frames, dtype=np.float32)[:, None])
     embedded, stream = EmbeddedStream(settings, tmp_path, "digest"), Stream(settings)

@@ -39,7 +39,7 @@ def span(seconds, frames=6000, ticks=None, **parts):
     ("before", "after", "contiguous"),
     [
         (span(0), span(300), True),
-        (span(0), span(310), True),  # the two that are published
+        (span(0), span(310), True),  # the two published segments
         (span(0), span(330), True),
         (span(0), span(298), True),
         (span(0), span(600), False),  # one is missing
@@ -61,7 +61,7 @@ def span(seconds, frames=6000, ticks=None, **parts):
         (span(0, ticks=(1, 6000)), span(300, ticks=(6041, 9000)), False),
         (span(0, ticks=(1, 6000)), span(300, ticks=(6000, 9000)), False),
         (span(0, ticks=(1, 6000)), span(300, ticks=(1, 9000)), False),  # a new world
-        (span(0, ticks=(1, 6000)), span(300), True),  # only one of them has the clock
+        (span(0, ticks=(1, 6000)), span(300), True),  # only one of them has ticks
         (SegmentTiming(Path("a"), 20, 1, 20), SegmentTiming(Path("a"), 20, 21, 40), False),
         (SegmentTiming(Path(name(0)[:-15] + "20221399-000000"), 20, 1, 20), span(1), False),
     ],
@@ -70,12 +70,12 @@ def test_is_contiguous(before, after, contiguous):
     assert is_contiguous(before, after) is contiguous
 
 
-def test_two_people_of_one_name_are_not_mixed():
+def test_two_players_of_one_name_are_not_joined():
     """Interleaved segments: the game's clock separates them; without it, ambiguous ones are not joined."""
-    people = {"a": (0, 305, 612), "b": (20, 325, 625)}
+    players = {"a": (0, 305, 612), "b": (20, 325, 625)}
     clocks = {"a": (1, 6001, 12001), "b": (50_001, 56_001, 62_001)}
     segments = sorted(
-        (start, person, first) for person, starts in people.items()
+        (start, person, first) for person, starts in players.items()
         for start, first in zip(starts, clocks[person], strict=True)
     )  # fmt: skip
 
@@ -85,14 +85,14 @@ def test_two_people_of_one_name_are_not_mixed():
         )
         return [[(person, start) for start, person, _ in group] for group in groups]
 
-    assert grouped(with_clock=True) == [[(person, start) for start in starts] for person, starts in people.items()]
+    assert grouped(with_clock=True) == [[(person, start) for start in starts] for person, starts in players.items()]
     assert grouped(with_clock=False) == [[(person, start)] for start, person, _ in segments]
 
 
 OTHER_NAME = SegmentTiming(Path("a"), 5, None, None)
 
 
-def test_groups_are_in_the_order_of_their_first_segment():
+def test_groups_are_ordered_by_their_first_segment():
     spans = [span(600), span(0), span(5000), span(300), span(0, player="other"), OTHER_NAME]
     assert group_contiguous(spans, lambda one: one) == [
         [spans[1], spans[3], spans[0]] if one is spans[1] else [one] for one in (spans[1], spans[2], *spans[4:])
@@ -103,12 +103,12 @@ def test_groups_are_in_the_order_of_their_first_segment():
 
 
 def cut_session(folder, cuts, frames=90, ticks=None):
-    """A recording, and the same cut into segments that begin at some frames; returns the segments' names."""
+    """Writes a recording, and the same cut into segments that begin at `cuts`; returns the segments' names."""
     rng = np.random.default_rng(0)
     world = np.kron(rng.integers(0, 256, (frames, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     film = [world[4 * i : 4 * i + SIZE, :SIZE] for i in range(frames)]
     buttons, camera = rng.integers(0, 2, (frames, 20), np.uint8), rng.normal(0, 5, (frames, 2)).astype(np.float32)
-    buttons[:, 0] = 0  # an attack in a segment's first record is taken for a stuck button
+    buttons[:, 0] = 0  # an attack in a segment's first record counts as a stuck button
     names = [name(cut / 20) for cut in cuts]
     bounds = {"whole": (0, frames)} | dict(zip(names, zip(cuts, [*cuts[1:], frames], strict=True), strict=True))
     for path, (start, stop) in bounds.items():
@@ -126,7 +126,7 @@ def cut_session(folder, cuts, frames=90, ticks=None):
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
-    """Pools of processes take seconds to start."""
+    """Runs tasks without process pools, which take seconds to start."""
     run = nullcontext(lambda function, tasks: ((number, function(*task)) for number, task in enumerate(tasks)))
     monkeypatch.setattr("vpt_jax.data.prepare._workers", lambda _: run)
 
@@ -162,7 +162,7 @@ def first_frames(out, reader=Stream):
 
 
 def test_contiguous_segments_join_without_a_seam(tmp_path):
-    """One episode with the frames, actions and records of the uncut recording; `first` at its start alone."""
+    """One episode with the frames, actions and records of the uncut recording; `first` is set at its start only."""
     names = cut_session(tmp_path, [0, 20, 60])
     out = make(tmp_path / "cut", tmp_path / "out", join_segments=True)
     whole = make(tmp_path / "whole", tmp_path / "uncut")
@@ -174,7 +174,7 @@ def test_contiguous_segments_join_without_a_seam(tmp_path):
     expected = read(whole, 0)
     assert (
         np.abs(frames.astype(float) - expected[0]).mean() < 12
-    )  # two encodings; frames next to each other: 40 or more
+    )  # two lossy encodings; neighbouring frames differ by 40 or more
     np.testing.assert_array_equal(buttons, expected[1])
     np.testing.assert_array_equal(camera, expected[2])
     first, real = first_frames(out)
@@ -185,8 +185,8 @@ def test_contiguous_segments_join_without_a_seam(tmp_path):
     first, real = first_frames(separate)
     assert np.flatnonzero(first & real).tolist() == [0, 20, 60]
     for number, rows in enumerate((slice(0, 20), slice(20, 60), slice(60, 90))):
-        for part, all_of_it in zip(read(separate, number), (frames, buttons, camera), strict=True):
-            np.testing.assert_array_equal(part, all_of_it[rows])  # joining does not re-encode
+        for part, complete in zip(read(separate, number), (frames, buttons, camera), strict=True):
+            np.testing.assert_array_equal(part, complete[rows])  # joining does not re-encode
 
 
 def remove(path):
@@ -214,8 +214,8 @@ def test_a_new_world_begins_a_new_episode(tmp_path):
     assert dict(zip(index.names, index.lengths.tolist(), strict=True)) == {names[0]: 40, names[2]: 50}
 
 
-def test_one_frame_more_than_lines_moves_nothing_at_a_seam(tmp_path):
-    """(fidelity D1)"""
+def test_a_surplus_frame_does_not_shift_the_next_segment(tmp_path):
+    """The videos of two segments have one frame more than their actions (fidelity D1)."""
     names = cut_session(tmp_path, [0, 20, 60])
     expected = read(make(tmp_path / "cut", tmp_path / "before", join_segments=True), 0)
     for path in (tmp_path / "cut" / names[0], tmp_path / "cut" / names[1]):
@@ -231,7 +231,7 @@ def test_one_frame_more_than_lines_moves_nothing_at_a_seam(tmp_path):
     np.testing.assert_array_equal(frames[60:], expected[0][60:])
 
 
-def test_nothing_is_joined_across_splits_or_from_parts(tmp_path):
+def test_segments_are_not_joined_across_splits_or_from_manifests(tmp_path):
     names = cut_session(tmp_path, [0, 60, 120], frames=180)
     (tmp_path / "valid").mkdir()
     for suffix in (".mp4", ".jsonl"):
@@ -250,7 +250,7 @@ def test_nothing_is_joined_across_splits_or_from_parts(tmp_path):
     assert index.lengths.tolist() == [40, 60]
 
 
-def test_joining_is_part_of_what_a_dataset_was_made_from(tmp_path, capsys):
+def test_joining_is_part_of_the_settings_of_a_dataset(tmp_path, capsys):
     cut_session(tmp_path, [0, 20])
     out = make(tmp_path / "cut", tmp_path / "out", join_segments=True)
     before = files(out)
@@ -263,10 +263,10 @@ def test_joining_is_part_of_what_a_dataset_was_made_from(tmp_path, capsys):
     assert files(make(tmp_path / "cut", out, join_segments=True)) == before
 
 
-def test_a_flipped_byte_within_a_segment_is_mended(tmp_path, monkeypatch, capsys):
+def test_a_segment_with_a_flipped_byte_is_encoded_again(tmp_path, monkeypatch, capsys):
     """Checksums find it as segments are joined; damaged ones are encoded again, in one attempt."""
     names = cut_session(tmp_path, [0, 20, 60])
-    undisturbed = files(make(tmp_path / "cut", tmp_path / "undisturbed", join_segments=True))
+    uninterrupted = files(make(tmp_path / "cut", tmp_path / "uninterrupted", join_segments=True))
     with monkeypatch.context() as patch:
         patch.setattr("vpt_jax.data.prepare._join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -276,11 +276,11 @@ def test_a_flipped_byte_within_a_segment_is_mended(tmp_path, monkeypatch, capsys
         data = bytearray(records.read_bytes())
         data[300] ^= 1
         records.write_bytes(data)
-    assert files(make(tmp_path / "cut", tmp_path / "out", join_segments=True)) == undisturbed
+    assert files(make(tmp_path / "cut", tmp_path / "out", join_segments=True)) == uninterrupted
     assert "2 recordings are encoded again, since their intermediate files are damaged" in capsys.readouterr().out
 
 
-def test_windows_of_an_idm_go_over_a_seam(tmp_path):
+def test_windows_of_an_idm_cross_a_seam(tmp_path):
     cut_session(tmp_path, [0, 20, 60])
     out = make(tmp_path / "cut", tmp_path / "out", join_segments=True)
     settings = StreamSettings(str(out), "train", batch=1, length=90, nulls="keep", shuffle=False)

@@ -110,7 +110,7 @@ def test_tfds_reads_the_same_records(small):
 @contextmanager
 def files_left(count):
     """Limits the process to `count` more open files."""
-    gc.collect()  # or descriptors come free in between
+    gc.collect()  # else descriptors may be freed meanwhile
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 2, most))
     held = []
@@ -146,7 +146,7 @@ def test_open_shards_are_bounded(many, monkeypatch):
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-def test_the_bound_is_a_share_of_what_is_allowed(monkeypatch):
+def test_the_bound_is_a_share_of_the_open_file_limit(monkeypatch):
     """A quarter of RLIMIT_NOFILE after the reserve for JAX and Grain (scale, row 4)."""
     for allowed, bound in {80: 4, 1024: 240, 4: 2, 10**9: 4096, resource.RLIM_INFINITY: 4096}.items():
         monkeypatch.setattr(resource, "getrlimit", lambda _, allowed=allowed: (allowed, allowed))
@@ -154,11 +154,11 @@ def test_the_bound_is_a_share_of_what_is_allowed(monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files")
-def test_too_many_open_files_are_not_called_damage(many, monkeypatch):
-    """With few descriptors left, its own are closed; with none, the message names the limit to raise (row 4)."""
+def test_too_many_open_files_are_not_reported_as_damage(many, monkeypatch):
+    """With few descriptors left, the reader closes its own; with none, the error names the limit to raise (row 4)."""
     stream = Stream(StreamSettings(str(many), "train", batch=2, length=8, nulls="keep"))
-    stream.window(0, 0)  # the order of epochs is kept of a few streams, which then lets an older one go
-    monkeypatch.setattr(shards, "_readers", shards._ReaderCache())  # no shard is open that could be closed for it
+    stream.window(0, 0)  # fills the cache of epoch orders, which may drop an older stream
+    monkeypatch.setattr(shards, "_readers", shards._ReaderCache())  # no open shard could be closed instead
     with files_left(0), pytest.raises(OpenFilesError, match=r"ulimit -n 4096.*Nothing is damaged") as raised:
         stream.read(0, [0])
     assert raised.value.errno == errno.EMFILE
@@ -168,8 +168,8 @@ def test_too_many_open_files_are_not_called_damage(many, monkeypatch):
             stream.read(step, [0, 1])
 
 
-def test_a_shard_that_may_not_be_read_is_not_called_damaged(small, monkeypatch):
-    """Permissions and failing disks are errors of their own (scale, row 4)."""
+def test_an_unreadable_shard_is_not_reported_as_damaged(small, monkeypatch):
+    """Missing permissions and failing disks raise other errors (scale, row 4)."""
 
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -180,7 +180,7 @@ def test_a_shard_that_may_not_be_read_is_not_called_damaged(small, monkeypatch):
 
 
 def test_a_flipped_bit_is_damage(small, tmp_path):
-    """ArrayRecord's checksum (attack M2)."""
+    """ArrayRecord's checksum detects it (attack M2)."""
     data = shutil.copytree(small, tmp_path / "data")
     flip(shard(data, 1), 500)
     stream = Stream(StreamSettings(str(data), "train", batch=1, length=4, nulls="keep", shuffle=False))
@@ -188,7 +188,7 @@ def test_a_flipped_bit_is_damage(small, tmp_path):
         list(batches(stream, [0], 0, stream.steps_per_epoch, workers=0))
 
 
-def test_where_few_files_are_allowed_no_workers_are_started(many, monkeypatch):
+def test_no_workers_are_started_with_a_low_open_file_limit(many, monkeypatch):
     """Arrays from workers need two open files each (scale, row 4)."""
     stream = Stream(StreamSettings(str(many), "train", batch=2, length=8, nulls="keep"))
     monkeypatch.setattr("vpt_jax.data.streams.open_file_limit", lambda: 80)

@@ -1,4 +1,4 @@
-"""Batches in flight fit into /dev/shm, or the number of workers is reduced (attack M5; failing: shm-64mb)."""
+"""Batches in flight fit into /dev/shm, or the number of workers is reduced (attack M5)."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from vpt_jax.data.streams import Stream, StreamSettings, WindowStream, batches
 
 @pytest.fixture
 def shared(monkeypatch, tmp_path):
-    """A /dev/shm with the given number of free bytes."""
+    """Function that sets the number of free bytes of /dev/shm; returns a folder."""
 
     def shared(free):
         monkeypatch.setattr(shared_memory.os, "statvfs", lambda folder: SimpleNamespace(f_bavail=free, f_frsize=1))
@@ -45,7 +45,7 @@ def test_bytes_read_matches_a_batch(dataset_dir, kind):
     assert stream.bytes_read(2) == sum(np.asarray(field).nbytes for field in stream.read(0, [0, 2]))
 
 
-def test_the_batches_are_the_same_where_there_is_no_room(dataset_dir, monkeypatch, capsys):
+def test_batches_are_the_same_with_too_little_shared_memory(dataset_dir, monkeypatch, capsys):
     stream = Stream(StreamSettings(str(dataset_dir), "train", 3, 16))
     monkeypatch.setattr(streams, "fit_shared_memory", lambda reading, size: fit_shared_memory(reading, 1 << 60))
     for step, batch in enumerate(batches(stream, [0, 2], 0, 2, workers=1)):

@@ -1,4 +1,4 @@
-"""Held-out players and sessions: whole, by name alone, and stable when recordings are added."""
+"""Held-out players and sessions: complete, chosen by name only, and stable when recordings are added."""
 
 import pytest
 
@@ -21,8 +21,8 @@ def units(names, by):
 
 @pytest.mark.parametrize("by", ["player", "session"])
 @pytest.mark.parametrize("fraction", [0.001, 0.05, 0.5, 0.999])
-def test_players_and_sessions_are_held_out_whole(by, fraction):
-    """Never across a session, and by default never across a player (fidelity S7)."""
+def test_players_and_sessions_are_held_out_completely(by, fraction):
+    """The split never divides a session nor, by default, a player (fidelity S7)."""
     names = names_of(300 if by == "player" else 30, 1 if by == "player" else 10)
     valid = held_out(names, fraction, by, 0)
     train = set(names) - valid
@@ -33,7 +33,7 @@ def test_players_and_sessions_are_held_out_whole(by, fraction):
 
 
 @pytest.mark.parametrize("by", ["player", "session"])
-def test_recordings_that_are_added_move_no_others(by):
+def test_added_recordings_do_not_change_the_split_of_others(by):
     names = names_of(80)
     valid = held_out(names[: len(names) // 2], 0.1, by, 0)
     assert valid == held_out(names, 0.1, by, 0) & set(names[: len(names) // 2])
@@ -49,7 +49,7 @@ def test_a_player_is_the_same_in_all_indexes_and_segments():
     assert units(held_out(others, 0.2, "player", 0), "player") == players
 
 
-def test_few_players_and_sessions():
+def test_splits_of_few_players_and_sessions():
     one = names_of(1)
     assert 0 < len(held_out(one, 0.05, "player", 0)) < len(one)  # of a single player, sessions
     assert not units(held_out(one, 0.05, "player", 0), "session") & units(

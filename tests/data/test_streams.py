@@ -23,17 +23,17 @@ def settings(dataset_dir):
 
 @pytest.fixture(scope="module")
 def episodes(dataset_dir):
-    """Whole episodes: frames, buttons, camera, straight from the records."""
+    """Complete episodes (frames, buttons, camera), read directly from the records."""
     records, whole = open_records(dataset_dir, "train"), {}
     for i in range(len(records)):
         record = records[i]
-        everything = range(len(record["frame_ends"]))
-        part = decode_frames(record["frames"], record["frame_ends"], everything), record["buttons"], record["camera"]
+        all_frames = range(len(record["frame_ends"]))
+        part = decode_frames(record["frames"], record["frame_ends"], all_frames), record["buttons"], record["camera"]
         whole.setdefault(record["episode"].decode(), []).append(part)
     return {name: [np.concatenate(field) for field in zip(*parts, strict=True)] for name, parts in whole.items()}
 
 
-def plain_epoch(settings, episodes, order):
+def reference_epoch(settings, episodes, order):
     """Reference implementation of an epoch: one long list of frames, cut into rows and windows."""
     sequence = []
     for name in order:
@@ -57,14 +57,14 @@ def plain_epoch(settings, episodes, order):
 
 
 @pytest.mark.parametrize("nulls", NULL_RULES)
-def test_frame_by_frame_over_two_epochs(settings, episodes, nulls):
+def test_batches_equal_the_reference_over_two_epochs(settings, episodes, nulls):
     stream = Stream(replace(settings, nulls=nulls))
     names = list(stream.index.names)
     expected = []
     for epoch in range(2):
         order = np.arange(len(names))
         np.random.default_rng((4, epoch)).shuffle(order)
-        expected += plain_epoch(stream.settings, episodes, [names[i] for i in order])
+        expected += reference_epoch(stream.settings, episodes, [names[i] for i in order])
     assert len(expected) == 2 * stream.steps_per_epoch
     for step, wanted in enumerate(expected):
         batch = stream.read(step, range(3))
@@ -73,7 +73,7 @@ def test_frame_by_frame_over_two_epochs(settings, episodes, nulls):
             assert actual.dtype == (value.dtype if name != "camera" else np.float32)
 
 
-def test_the_rules_differ(settings):
+def test_null_rules_differ_in_number_of_frames(settings):
     frames = {rule: Stream(replace(settings, nulls=rule)).num_frames for rule in NULL_RULES}
     total = Stream(settings).index.lengths.sum()
     assert frames["keep"] == frames["mask"] == total
@@ -88,7 +88,7 @@ def test_validation_shows_every_frame_once_in_stored_order(dataset_dir, settings
 
 
 @pytest.mark.parametrize(("kind", "workers"), [(Stream, 0), (Stream, 2), (WindowStream, 1)])
-def test_grain_gives_the_same_batches_from_any_start_by_any_workers(settings, kind, workers):
+def test_grain_batches_are_independent_of_start_and_workers(settings, kind, workers):
     stream = kind(settings)
     for step, batch in enumerate(batches(stream, [2, 0], 3, 11, workers), 3):
         for actual, expected in zip(batch, stream.read(step, [2, 0]), strict=True):
@@ -106,7 +106,7 @@ def test_a_row_continues_its_episode(settings):
         assert first[0]
 
 
-def test_episodes_of_a_step_are_those_it_shows(settings):
+def test_episodes_of_a_step_are_those_of_its_windows(settings):
     stream = Stream(settings)
     for step in (0, 5):
         names = {stream.index.names[e] for row in range(3) for e in stream.window(step, row).episode}
@@ -178,7 +178,7 @@ def test_short_episodes_are_padded(windows, episodes):
                 np.testing.assert_array_equal(shown[0, :real], stored)
 
 
-def test_windows_end_to_end_show_every_frame_once(windows, episodes):
+def test_sequential_windows_show_every_frame_once(windows, episodes):
     stream = WindowStream(replace(windows, shuffle=False, batch=4))
     pieces = []
     for name in stream.index.names:
@@ -221,10 +221,10 @@ def test_minutes_are_exact_nested_and_independent_of_the_seed(windows):
     assert stream.fingerprint() != used(0.25)[0].fingerprint()
 
 
-def test_the_keys_of_the_fingerprint_are_those_of_stored_runs(settings):
+def test_keys_of_the_fingerprint_equal_those_of_stored_runs(settings):
     """Every checkpoint has them, and a run resumes only if they are equal, so a renamed config field keeps its old key.
 
-    `nulls` is `config.data.null_actions`.
+    The key `nulls` holds `config.data.null_actions`.
     """
     assert Stream(settings).fingerprint().keys() == {
         "split", "batch", "length", "nulls", "seed", "shuffle", "minutes", "frame_shape", "episodes", "kept_frames",
@@ -252,7 +252,7 @@ def test_workers_end_with_a_killed_parent(settings):
     parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert parent.stdout.readline() == b"ready\n"
     parent.kill()
-    parent.communicate(timeout=30)  # its output ends when no process has it open
+    parent.communicate(timeout=30)  # its output ends when no process holds it open
 
 
 @pytest.mark.parametrize(
@@ -264,6 +264,6 @@ def test_workers_end_with_a_killed_parent(settings):
         ({"minutes": -1.0}, "minutes is -1.0"),
     ],
 )
-def test_wrong_settings(settings, change, message):
+def test_invalid_settings_are_refused(settings, change, message):
     with pytest.raises(ValueError, match=message):
         replace(settings, **change)

@@ -1,4 +1,4 @@
-"""No arbitrary code execution: every loader of data and models gets folders that name a module."""
+"""No arbitrary code execution: every loader of data and models is given folders that name a module."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ from vpt_jax.training.state import initial_state
 
 from .tiny import edit_json, write_dataset
 
-MODULE = "vpt_payload"  # of the folder itself, which is on sys.path
+MODULE = "vpt_payload"  # in the folder itself, which is on sys.path
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_no_loader_of_data_executes_anything(clean, tmp_path, marker, monkeypatc
 
 
 def test_readers_of_the_index_alone_execute_nothing(clean, tmp_path, marker, monkeypatch):
-    """Labels and figures come from arrays; they need no metadata (attack H1)."""
+    """Labels and statistics come from arrays and need no metadata (attack H1)."""
     data = hostile(clean, tmp_path / "data", ("features", "all classes"))
     arm(data, marker, monkeypatch)
     assert len(dataset.load_index(data, "train").buttons) == 15
@@ -181,7 +181,7 @@ def test_readers_of_the_index_alone_execute_nothing(clean, tmp_path, marker, mon
 
 
 def renamed(value):
-    """A JSON value, in which every text that could name code names the payload."""
+    """The JSON value with every string that could name code replaced by the payload's name."""
     if isinstance(value, Mapping):
         return {name: renamed(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -191,18 +191,18 @@ def renamed(value):
 
 @pytest.fixture(scope="module")
 def workdirs(tmp_path_factory):
-    """Checkpoints of a parameter, as of a policy and of an inverse dynamics model."""
-    made = []
+    """Work directories of a policy and of an inverse dynamics model, with one parameter each."""
+    folders = []
     for config in (foundation.get_config("demo"), idm.get_config("demo")):
         config.model.preset = "nano"
         folder = tmp_path_factory.mktemp("run")
-        facts = {"stream": {"frame_shape": [8, 8, 3], "length": 4}, "model": {}, "optimizer": {}}
-        facts["config"] = json.loads(config.to_json())
-        checkpoints = Checkpoints(folder / "checkpoints", keep_last=1, keep_every_hours=0.0, metadata=facts)
+        metadata = {"stream": {"frame_shape": [8, 8, 3], "length": 4}, "model": {}, "optimizer": {}}
+        metadata["config"] = json.loads(config.to_json())
+        checkpoints = Checkpoints(folder / "checkpoints", keep_last=1, keep_every_hours=0.0, metadata=metadata)
         checkpoints.save(initial_state({"w": np.ones(2, np.float32)}, optax.sgd(0.1), (), np.zeros(2, np.uint32)), 1)
         checkpoints.close()
-        made.append(folder)
-    return made
+        folders.append(folder)
+    return folders
 
 
 def export(workdir):
@@ -211,7 +211,7 @@ def export(workdir):
 
 @pytest.mark.parametrize("load", [load_policy, load_idm, export])
 def test_no_loader_of_models_executes_anything(workdirs, tmp_path, marker, monkeypatch, load):
-    """Whatever JSON of a checkpoint names the payload, all of it or one file at a time (attack H1)."""
+    """All JSON files of a checkpoint name the payload, or one of them at a time (attack H1)."""
     for number, workdir in enumerate(workdirs[load is load_idm :][:1]):
         files = [path.relative_to(workdir) for path in workdir.rglob("*") if path.is_file() and is_json(path)]
         assert len(files) > 3

@@ -11,7 +11,7 @@ CHUNK, SIZE = 4, 8
 
 
 def serialized(name, pictures, chunk, first, total, actions, **changes):
-    """A record of some frames of an episode, with some values changed."""
+    """Serializes a record of some frames of an episode, with some values changed."""
     data, ends = encode_chunk(pictures)
     values = {
         "frames": data,
@@ -29,7 +29,7 @@ def serialized(name, pictures, chunk, first, total, actions, **changes):
 
 
 def write_dataset(folder, lengths, shards=1, splits=("train",), record=serialized):
-    """A dataset of random frames and actions; `lengths`: frames of each episode, in each split.
+    """Writes a dataset of random frames and actions; `lengths`: frames of each episode, in each split.
 
     `record`: makes the bytes of a record, as `serialized` does.
     """
@@ -58,14 +58,14 @@ def write_dataset(folder, lengths, shards=1, splits=("train",), record=serialize
 
 
 def edit_json(file, edit):
-    """Changes the value of a JSON file by a function."""
+    """Changes the value of a JSON file with a function."""
     value = json.loads(file.read_text())
     edit(value)
     file.write_text(json.dumps(value))
 
 
 def flip(file, place):
-    """Flips a bit."""
+    """Flips the lowest bit of the byte at `place`."""
     data = bytearray(file.read_bytes())
     data[place] ^= 1
     file.write_bytes(data)

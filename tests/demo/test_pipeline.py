@@ -19,27 +19,29 @@ from ..html_page import Page
 ROOT = Path(__file__).parents[2]
 
 
-def test_no_stage_needs_labels_that_it_should_not_see(tmp_path):
-    of = {stage.name: stage for stage in pipeline.stages(get_config(), tmp_path)}
-    names = list(of)
-    assert all(names.index(needed) < names.index(name) for name, stage in of.items() for needed in stage.depends_on)
+def test_no_stage_depends_on_labels_that_it_must_not_see(tmp_path):
+    by_name = {stage.name: stage for stage in pipeline.stages(get_config(), tmp_path)}
+    names = list(by_name)
+    assert all(
+        names.index(needed) < names.index(name) for name, stage in by_name.items() for needed in stage.depends_on
+    )
 
     def all_needed(name):
-        return {name}.union(*(all_needed(needed) for needed in of[name].depends_on))
+        return {name}.union(*(all_needed(needed) for needed in by_name[name].depends_on))
 
     for name in names:
         if name.startswith("train"):
             assert not any("unlabelled" in needed for needed in all_needed(name))
     truth = "prepare the unlabelled play with its true labels"
     assert truth in all_needed("clone a policy from true labels")
-    of_predicted = all_needed("clone a policy from predicted labels")
-    assert truth not in of_predicted
-    assert "label the unlabelled videos" in of_predicted
-    assert str(tmp_path / "data" / "truth") not in " ".join(of["clone a policy from predicted labels"].command)
+    needed_for_predicted = all_needed("clone a policy from predicted labels")
+    assert truth not in needed_for_predicted
+    assert "label the unlabelled videos" in needed_for_predicted
+    assert str(tmp_path / "data" / "truth") not in " ".join(by_name["clone a policy from predicted labels"].command)
 
 
 def test_a_page_that_cannot_be_drawn_does_not_stop_the_stages(tmp_path, capsys):
-    """It stopped the demo at every restart."""
+    """Such an error once stopped the demo at every restart."""
 
     def broken_play():
         raise ValueError("no frames\x1b[2J")
@@ -57,7 +59,7 @@ def test_a_page_that_cannot_be_drawn_does_not_stop_the_stages(tmp_path, capsys):
     ("field", "value"), [("at_once", 0), ("idm.steps", (1, 2)), ("policy.steps", (1, 2)), ("idm.minutes", ()),
      ("label", ("choice=mean",)), ("choosing", 0), ("held_out", 0)],
 )  # fmt: skip
-def test_settings_that_do_not_fit_are_refused_at_once(tmp_path, field, value):
+def test_inconsistent_settings_are_refused_at_once(tmp_path, field, value):
     config = get_config()
     config.workdir = str(tmp_path)
     config.update_from_flattened_dict({field: value})
@@ -75,7 +77,7 @@ SMALL = {
 
 
 @pytest.mark.slow  # two to four minutes, most of them compiling
-def test_the_whole_loop_in_small(tmp_path):
+def test_the_whole_loop_on_a_small_scale(tmp_path):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
     flags = [f"--config.{field}={value}" for field, value in SMALL.items()]
     command = [sys.executable, "launch/pipeline.py", f"--config.workdir={tmp_path}", *flags]
@@ -85,7 +87,7 @@ def test_the_whole_loop_in_small(tmp_path):
 
     first = run()
     shown = re.findall(r"^\[\d+/(\d+)\] (.*)$", first, re.MULTILINE)
-    assert [int(of) for of, _ in shown] == [len(shown)] * len(shown)
+    assert [int(total) for total, _ in shown] == [len(shown)] * len(shown)
     assert sorted(name.split()[0] for _, name in shown) == [*["clone"] * 4, *["label"] * 3, *["prepare"] * 2,
                                                              *["record"] * 2, *["train"] * 2]  # fmt: skip
     claims = re.findall(r"^(?:yes|NO ) .*: .*\d.*$", first, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Progress page of a running pipeline (clause 4: something to see within minutes)."""
+"""Progress page of a running pipeline, which shows a film within minutes."""
 
 import shutil
 

@@ -52,10 +52,10 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def when_begun(tmp_path):
-    """Calls functions, one after another, once a stage of this name has begun."""
+def when_started(tmp_path):
+    """Calls functions, one after another, once a stage of this name has started."""
 
-    def when_begun(name, *calls):
+    def when_started(name, *calls):
         def wait():
             while not (tmp_path / "ran").exists() or f"began {name}" not in (tmp_path / "ran").read_text():
                 time.sleep(0.02)
@@ -67,10 +67,10 @@ def when_begun(tmp_path):
         thread.start()
         return thread
 
-    return when_begun
+    return when_started
 
 
-def alone(*words):
+def sequential(*words):
     return [f"{what} {word}" for word in words for what in ("began", "ended")]
 
 
@@ -94,10 +94,10 @@ def test_any_output_is_shown_to_its_end(tmp_path, capfd):
 
 
 def test_finished_stages_are_skipped_until_their_command_or_a_dependency_changes(run):
-    assert run({"1": ("a",), "2": ("b", "1"), "3": ("c",)}) == alone("a", "b", "c")
+    assert run({"1": ("a",), "2": ("b", "1"), "3": ("c",)}) == sequential("a", "b", "c")
     assert run({"1": ("a",), "2": ("b", "1"), "3": ("c",)}) == []
-    assert run({"1": ("a",), "2": ("b", "1"), "3": ("d",)}) == alone("d")
-    assert run({"1": ("A",), "2": ("b", "1"), "3": ("d",)}) == alone("A", "b")
+    assert run({"1": ("a",), "2": ("b", "1"), "3": ("d",)}) == sequential("d")
+    assert run({"1": ("A",), "2": ("b", "1"), "3": ("d",)}) == sequential("A", "b")
 
 
 def test_progress_is_reported_at_the_start_and_after_each_stage(tmp_path):
@@ -125,7 +125,7 @@ def test_a_stage_waits_for_its_dependencies_and_for_nothing_else(run):
     lines = run({"1": ("nap",), "2": ("b", "1"), "3": ("c",), "4": ("d", "3", "2")}, max_parallel=2)
     assert lines.index("ended nap") < lines.index("began b")
     assert lines.index("ended c") < lines.index("ended nap")
-    assert lines[-2:] == alone("d")
+    assert lines[-2:] == sequential("d")
 
 
 def test_the_number_of_parallel_stages_is_limited(run):
@@ -135,37 +135,37 @@ def test_the_number_of_parallel_stages_is_limited(run):
     assert max(b - e for b, e in zip(began, ended, strict=True)) == 2
 
 
-def test_one_that_fails_is_named_with_its_command_and_the_others_are_stopped(run, tmp_path):
+def test_a_failed_stage_is_named_with_its_command_and_others_are_stopped(run, tmp_path):
     stages = {"1": ("sleep",), "2": ("nap",), "3": ("fail twice", "2"), "4": ("c", "3")}
-    with pytest.raises(StageFailedError, match=r"3: ended with code 3\. Alone: ") as error:
+    with pytest.raises(StageFailedError, match=r"3: ended with code 3\. Run it alone: ") as error:
         run(stages, max_parallel=2)
-    command = shlex.split(str(error.value).partition("Alone: ")[2])
+    command = shlex.split(str(error.value).partition("Run it alone: ")[2])
     assert last_note(tmp_path) == "stopped sleep"
     assert subprocess.run(command, cwd=tmp_path).returncode == 3
-    assert run(stages | {"1": ("b",), "3": ("b2", "2")}) == alone("b", "b2", "c")
+    assert run(stages | {"1": ("b",), "3": ("b2", "2")}) == sequential("b", "b2", "c")
 
 
-def test_one_that_ends_well_before_it_is_done_is_not_done(run, tmp_path):
-    with pytest.raises(StageFailedError, match=r"1: was stopped\. Alone: "):
+def test_a_stage_that_ends_without_its_output_is_not_finished(run, tmp_path):
+    with pytest.raises(StageFailedError, match=r"1: was stopped\. Run it alone: "):
         run({"1": ("a",)}, output=tmp_path / "result")
     (tmp_path / "result").touch()
-    assert run({"1": ("a",)}, output=tmp_path / "result") == alone("a")
+    assert run({"1": ("a",)}, output=tmp_path / "result") == sequential("a")
 
 
 @pytest.mark.parametrize("numbers", [["SIGTERM"], ["SIGHUP"], ["SIGINT", "SIGINT", "SIGTERM"]])
-def test_a_signal_stops_running_stages_and_the_next_run_resumes_them(run, when_begun, tmp_path, numbers):
+def test_a_signal_stops_running_stages_and_the_next_run_resumes_them(run, when_started, tmp_path, numbers):
     sent = (lambda number=number: os.kill(os.getpid(), getattr(signal, number)) for number in numbers)
-    thread = when_begun("sleep", *sent)
+    thread = when_started("sleep", *sent)
     with pytest.raises(KeyboardInterrupt):
         run({"1": ("a",), "2": ("sleep",), "3": ("c", "2")})
     thread.join()
     assert last_note(tmp_path) == "stopped sleep"
-    assert run({"1": ("a",), "2": ("b",), "3": ("c", "2")}) == alone("b", "c")
+    assert run({"1": ("a",), "2": ("b",), "3": ("c", "2")}) == sequential("b", "c")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_seconds_of_a_stopped_stage_count(run, when_begun, tmp_path):
-    thread = when_begun("nap", lambda: os.kill(os.getpid(), signal.SIGTERM))
+def test_seconds_of_a_stopped_stage_are_counted(run, when_started, tmp_path):
+    thread = when_started("nap", lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt):
         run({"1": ("nap",)})
     thread.join()

@@ -1,4 +1,4 @@
-"""Report of RL fine-tuning, of made-up runs whose claims are known."""
+"""Report of RL fine-tuning, from synthetic runs with known claims."""
 
 import json
 
@@ -21,7 +21,7 @@ DRIFTS = {"cloned": 0.0, "fine-tuned": 0.2, "without KL penalty": 3.0, "from scr
 
 @pytest.fixture
 def folder(tmp_path):
-    """An evaluation of two episodes of each agent, and the logs of three runs."""
+    """Folder with an evaluation of two episodes per agent, and the logs of three runs."""
     playing, figures = tmp_path / "playing", {}
     (playing / "agents").mkdir(parents=True)
     for name, returns in RETURNS.items():

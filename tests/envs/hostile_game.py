@@ -18,7 +18,7 @@ def answer(info=b'{"apples": 1}', number=b"%d", more=b""):
     return b'{"info": ' + info + b', "number": ' + number + more + b"}\n"
 
 
-# Invalid answers. Each costs its episode.
+# Invalid answers, each of which ends its episode.
 INVALID = {
     "no JSON": b"no JSON at all\n",
     "half": b'{"info"\n',
@@ -78,7 +78,7 @@ def fill(template, number):
 
 
 def leave_a_clean_child(file):
-    """Starts an orphan process without the mark, in a session of its own; writes its PID to the file."""
+    """Starts an orphan process without the mark, in its own session; writes its PID to the file."""
     program = (
         "import os, sys, time\n"
         "if os.fork(): sys.exit()\n"

@@ -1,4 +1,4 @@
-"""The Doom environment: what keys and mouse do, determinism, the end of episodes and of engines."""
+"""The Doom environment: effects of keys and mouse, determinism, ends of episodes and of engine processes."""
 
 import contextlib
 import os
@@ -55,7 +55,7 @@ def test_twenty_steps_are_a_second(env):
 
 
 @pytest.mark.parametrize("yaw", [0.3, -4.5, 10, 90, -175])
-def test_the_view_turns_as_many_degrees_as_the_mouse(env, yaw):
+def test_the_view_turns_by_the_camera_angle(env, yaw):
     _, before = play(env, [])
     for _ in range(4):  # steps of 2 and of 1 tics
         _, _, _, _, info = env.step(press(yaw=yaw))
@@ -81,7 +81,7 @@ def test_equal_seeds_and_actions_give_equal_frames():
     second.close()
 
 
-def test_an_engine_that_plays_on_begins_anew_and_repeats_itself():
+def test_a_reused_engine_restarts_the_level_and_is_deterministic():
     walk = [press("forward", yaw=2)] * 30
     runs = []
     for _ in range(2):
@@ -90,7 +90,7 @@ def test_an_engine_that_plays_on_begins_anew_and_repeats_itself():
         second, again = play(env, walk, seed=6)
         env.close()
         runs.append((first, second))
-        assert [again[key] for key in "xyz"] == [moved[key] for key in "xyz"]  # the way from the same start
+        assert [again[key] for key in "xyz"] == [moved[key] for key in "xyz"]  # the same path from the same start
         assert again["health"] == 100
     for one, other in zip(*runs, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -99,7 +99,7 @@ def test_an_engine_that_plays_on_begins_anew_and_repeats_itself():
     fresh.close()
 
 
-def test_keys_do_what_their_names_say(env):
+def test_keys_have_the_effects_of_their_names(env):
     _, start = play(env, [press(yaw=-45)])  # towards open floor
 
     def after(*keys, steps=8):
@@ -110,9 +110,9 @@ def test_keys_do_what_their_names_say(env):
         x, y = info["x"] - start["x"], info["y"] - start["y"]
         return x * np.cos(angle) + y * np.sin(angle), x * np.sin(angle) - y * np.cos(angle)  # ahead, to the right
 
-    ahead, aside = moved(after("forward"))
+    ahead, sideways = moved(after("forward"))
     assert ahead > 40
-    assert abs(aside) < 1
+    assert abs(sideways) < 1
     assert moved(after("forward", "sprint"))[0] > 1.5 * ahead
     assert moved(after("right"))[1] > 20
     assert moved(after("right", "left")) == pytest.approx((0, 0), abs=0.1)
@@ -140,7 +140,7 @@ def test_death_ends_the_episode():
     env.close()
 
 
-def test_bad_arguments_say_what_to_do():
+def test_errors_for_invalid_arguments_name_the_remedy():
     with pytest.raises(ValueError, match=r"'MAP99'.*E1M1.*MAP32.*deathmatch"):
         DoomEnv("MAP99")
     with pytest.raises(ValueError, match="skill"):
@@ -153,7 +153,7 @@ def test_bad_arguments_say_what_to_do():
         screen_mode(2000, 3000)
 
 
-PLAY_FOR_EVER = """
+PLAY_FOREVER = """
 from vpt_jax.envs.doom.env import DoomEnv
 env = DoomEnv("basic", 90, 160)
 env.reset()
@@ -164,27 +164,27 @@ while True:
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc to find the engine")
-def test_the_engine_goes_with_a_killed_player():
+def test_the_engine_ends_with_a_killed_player():
     def remains(instance):
         command_lines = b""
         for process in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):  # it may end just now
+            with contextlib.suppress(OSError):  # the process may have ended
                 command_lines += process.read_bytes()
         memory = Path("/dev/shm").glob(f"*{instance.decode()}")  # noqa: S108
         return instance in command_lines or list(memory)
 
-    player = subprocess.Popen([sys.executable, "-c", PLAY_FOR_EVER], stdout=subprocess.PIPE)
+    player = subprocess.Popen([sys.executable, "-c", PLAY_FOREVER], stdout=subprocess.PIPE)
     instance = player.stdout.readline().strip()
     assert remains(instance)
     player.send_signal(signal.SIGKILL)
     player.communicate()
     deadline = time.monotonic() + 20
     while remains(instance):
-        assert time.monotonic() < deadline, "the engine or its shared memory is still there"
+        assert time.monotonic() < deadline, "the engine or its shared memory still exists"
         time.sleep(0.05)
 
 
-def test_the_engine_goes_with_a_player_killed_while_it_starts(tmp_path):
+def test_the_engine_ends_with_a_player_killed_while_it_starts(tmp_path):
     def engines():
         for process in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
@@ -192,12 +192,12 @@ def test_the_engine_goes_with_a_player_killed_while_it_starts(tmp_path):
                     yield process
 
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    player = subprocess.Popen([sys.executable, "-c", PLAY_FOR_EVER], stdout=subprocess.PIPE, env=environment)
+    player = subprocess.Popen([sys.executable, "-c", PLAY_FOREVER], stdout=subprocess.PIPE, env=environment)
     while not any(engines()):
         assert player.poll() is None
     player.send_signal(signal.SIGKILL)
     player.communicate()
     deadline = time.monotonic() + 20
     while any(engines()) or list(tmp_path.iterdir()):
-        assert time.monotonic() < deadline, "the engine or its folder is still there"
+        assert time.monotonic() < deadline, "the engine or its folder still exists"
         time.sleep(0.05)

@@ -65,12 +65,12 @@ def test_where_a_player_can_walk_and_look(sill, walks, looks):
     assert sees(terrain, WEST, EAST) == looks
 
 
-def test_one_can_jump_down_but_not_up():
+def test_players_can_drop_down_a_ledge_but_not_climb_it():
     sill = np.array([260.0, 128])
     assert [bool(way) for way in Terrain(rooms(floor=60), NOTHING).can_walk(sill, EAST)] == [True, False]
 
 
-def test_keys_and_switches_open_ways():
+def test_keys_and_switches_open_routes():
     locked = Terrain(rooms(ceiling=0, special=26), NOTHING)
     locked.unlock("Red")
     assert np.isinf(cost(locked, WEST, EAST))
@@ -83,13 +83,13 @@ def test_keys_and_switches_open_ways():
 
 
 def test_routes_avoid_added_obstacles_until_they_are_reset():
-    terrain, there = Terrain(rooms(), NOTHING), np.array([200.0, 128])
-    direct = cost(terrain, WEST, there)
+    terrain, target = Terrain(rooms(), NOTHING), np.array([200.0, 128])
+    direct = cost(terrain, WEST, target)
     terrain.add_obstacle(np.array([140.0, 128]))
-    assert not terrain.can_walk(WEST, there)[0]
-    assert direct < cost(terrain, WEST, there) < 4 * direct
+    assert not terrain.can_walk(WEST, target)[0]
+    assert direct < cost(terrain, WEST, target) < 4 * direct
     terrain.reset_obstacles()
-    assert cost(terrain, WEST, there) == direct
+    assert cost(terrain, WEST, target) == direct
 
 
 @pytest.mark.parametrize("level", ["MAP01", "E1M5", "deathmatch", "my_way_home"])
@@ -99,9 +99,9 @@ def test_the_terrain_agrees_with_the_game(level):
     things = env.objects()
     env.close()
     terrain = Terrain(read_geometry(level), NOTHING)
-    places = np.array([(thing.position_x, thing.position_y) for thing in things])
+    positions = np.array([(thing.position_x, thing.position_y) for thing in things])
     sectors = np.array([thing.sector_id for thing in things])
-    assert (terrain.sector_at(places) == sectors).mean() > 0.9  # things on a line may be in either
+    assert (terrain.sector_at(positions) == sectors).mean() > 0.9  # things on a line may be in either
     start = np.array([info["x"], info["y"]])
     assert terrain.floor[terrain.sector_at(start)] == info["z"]
     assert terrain.clearance[terrain.pixels(start)] >= 12
@@ -116,13 +116,13 @@ def test_every_level_can_be_read_and_mapped():
     assert len(Roadmap(Terrain(read_geometry("MAP01"), NOTHING)).position) > 1000
 
 
-def test_the_way_through_a_door_of_a_real_level():
+def test_a_route_through_a_door_of_a_real_level():
     terrain = Terrain(read_geometry("MAP01"), NOTHING)
     hall, behind_the_door = np.array([[300.0, -150], [750.0, -150]])
 
     roadmap = Roadmap(terrain)
     routes = roadmap.routes(roadmap.node_at(hall))
-    way = roadmap.position[routes.to(roadmap.node_at(behind_the_door))]
+    route = roadmap.position[routes.to(roadmap.node_at(behind_the_door))]
     assert 400 < routes.cost[roadmap.node_at(behind_the_door)] < 1200
-    assert (np.linalg.norm(np.diff(way, axis=0), axis=1) < 48).all()
-    assert terrain.clearance[terrain.pixels(way)].min() >= 16
+    assert (np.linalg.norm(np.diff(route, axis=0), axis=1) < 48).all()
+    assert terrain.clearance[terrain.pixels(route)].min() >= 16

@@ -1,3 +1,5 @@
+"""Doom tasks: time limit, counted places, the scripted player, and rewards."""
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ def play(env, action, seed=0):
     return infos, over
 
 
-def test_an_episode_is_cut_when_its_time_is_over_and_places_are_counted_once():
+def test_episodes_are_truncated_at_the_time_limit_and_places_counted_once():
     infos, over = play(make(**ARGUMENTS), IDLE | {"forward": 1, "sprint": 1})
     assert (len(infos) - 1, over) == (60, (False, True))
     seen, expected = set(), []
@@ -43,7 +45,7 @@ def test_the_scripted_player_ignores_actions():
 
 
 @pytest.mark.parametrize("task", ["explore", "gather_health", "collect", "fight"])
-def test_tasks_pay_for_what_doom_counts(task):
+def test_rewards_follow_dooms_counters(task):
     (first, last), table = play(make(**ARGUMENTS | {"seconds": 0.05}), IDLE)[0], REWARDS[task]
     assert set(table) <= set(last)
     tracker = RewardTracker(table, first)

@@ -1,4 +1,4 @@
-"""No message, number or file size of a game can end the client: each costs an episode (attack M1)."""
+"""No message, number or file size of a game ends the client: each costs one episode (attack M1)."""
 
 import fcntl
 import io
@@ -116,7 +116,7 @@ def test_flags_of_the_shared_file_do_no_harm(playing):
         playing.frame()
 
 
-def test_what_a_game_prints_does_not_fill_the_disk(playing, monkeypatch):
+def test_output_of_a_game_does_not_fill_the_disk(playing, monkeypatch):
     monkeypatch.setattr(client_module, "_MAX_OUTPUT_BYTES", 1 << 16)
     output = playing._output.fileno()
     os.write(output, b"x" * (1 << 17))
@@ -150,7 +150,7 @@ def test_a_pool_survives_the_faults_of_its_games(monkeypatch):
     "name",
     ["diamond_pickaxe", "crafted.diamond_pickaxe", "crafted.planks", "chest", "iron_sword", "crafted.iron_sword"],
 )
-def test_no_count_that_rewards_depend_on_is_beyond_what_games_have(name):
+def test_implausible_counts_of_rewarded_items_are_refused(name):
     """Neither crafted items nor products of rewarded items give infinite rewards."""
     for count in (3e38, -3e38, float("nan")):
         with pytest.raises(EnvLostError, match=f"of '{name}', beyond"):

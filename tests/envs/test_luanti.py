@@ -39,9 +39,9 @@ def press(*keys, pitch=0.0, yaw=0.0):
 def play(env, *actions):
     """The info after these actions, once nothing has changed for 0.4 s, or after 3 s."""
     for action in actions:
-        _, _, over, cut, _ = env.step(action)
-        assert not over
-        assert not cut
+        _, _, terminated, truncated, _ = env.step(action)
+        assert not terminated
+        assert not truncated
     infos = [env.step(IDLE)[4] | {"seconds": 0.0} for _ in range(8)]
     while len(infos) < 60 and any(info != infos[-1] for info in infos[-8:]):
         infos.append(env.step(IDLE)[4] | {"seconds": 0.0})
@@ -49,7 +49,7 @@ def play(env, *actions):
 
 
 def expect(env, *actions, **wanted):
-    """The info after these actions; it must become what is wanted within 5 s, as the game may be busy, and stay so."""
+    """The info after these actions; fails unless it equals `wanted` within 5 s (the game may be busy) and stays so."""
     for action in actions:
         env.step(action)
     info, left = env.step(IDLE)[4], 100
@@ -105,8 +105,8 @@ def test_walking_goes_where_the_view_points(env, start, yaw):
 
     def walk(*keys):
         """How far and in which direction, in degrees to the right of the view."""
-        ahead, aside = moved(play(env), play(env, *[press(*keys)] * 8))
-        return np.hypot(ahead, aside), np.degrees(np.arctan2(aside, ahead))
+        ahead, sideways = moved(play(env), play(env, *[press(*keys)] * 8))
+        return np.hypot(ahead, sideways), np.degrees(np.arctan2(sideways, ahead))
 
     for key, direction in {"forward": 0, "back": 180, "right": 90, "left": -90}.items():
         nodes, angle = walk(key)
@@ -125,7 +125,7 @@ def test_sprinting_is_faster_than_walking_than_sneaking(env, start):
 
 @pytest.mark.parametrize(("pitch", "yaw"), [(0, 30), (0, -30), (30, 0), (-30, 0), (-12.34, 170), (60, -100)])
 @pytest.mark.parametrize("steps", [10, 3])
-def test_the_view_turns_as_many_degrees_as_asked(env, start, pitch, yaw, steps):
+def test_the_view_turns_by_the_camera_angle(env, start, pitch, yaw, steps):
     turn = [press(pitch=pitch / steps, yaw=yaw / steps)] * steps
     expect(env, *turn, pitch=start["pitch"] + pitch, yaw=(start["yaw"] + yaw) % 360)
 
@@ -136,7 +136,7 @@ def test_jumping_leaves_the_ground(env, start):
     expect(env, y=start["y"])
 
 
-def test_what_is_placed_can_be_dug_up(env):
+def test_placed_nodes_can_be_dug(env):
     _, start = env.reset(seed=0, options={"inventory": {"default:tree": 2}})
     assert start["log"] == 2
     expect(env, *[press(pitch=12)] * 5, pitch=60)
@@ -145,7 +145,7 @@ def test_what_is_placed_can_be_dug_up(env):
     expect(env, log=2, dug=1)
 
 
-def test_hotbar_and_drop(env):
+def test_hotbar_keys_select_slots_and_drop_drops_items(env):
     _, start = env.reset(seed=0, options={"inventory": {"default:torch": 5, "default:coal_lump": 3}})
     assert (start["slot"], start["torch"], start["coal"]) == (1, 5, 3)
     for slot in range(1, 10):
@@ -185,7 +185,7 @@ def test_screens_close_and_no_menu_opens(env, start):
     assert moved(start, play(env, *[press("forward")] * 8))[0] > 0.5
 
 
-def test_equal_seeds_mean_equal_and_fresh_ground(env, start):
+def test_equal_seeds_give_equal_unmodified_terrain(env, start):
     play_until(env, press("attack", pitch=20), lambda info: info["y"] < start["y"] - 0.9, 200)  # into the ground
     _, again = env.reset(seed=0)
     assert play(env) | {"seconds": 0} == start | {"seconds": 0}
@@ -194,7 +194,7 @@ def test_equal_seeds_mean_equal_and_fresh_ground(env, start):
         assert np.hypot(other["x"] - again["x"], other["z"] - again["z"]) > 100
 
 
-def test_the_dead_come_back_and_are_counted(env):
+def test_players_respawn_and_deaths_are_counted(env):
     _, start = env.reset(seed=0, options={"inventory": {"bucket:bucket_lava": 1, "default:diamond": 1}})
     play(env, *[press("forward")] * 40, *[press(pitch=17)] * 5)
     play(env, press("use"))
@@ -204,14 +204,14 @@ def test_the_dead_come_back_and_are_counted(env):
     assert env.reset(seed=0)[1]["deaths"] == 0
 
 
-def test_two_games_do_not_meet(env, start):
+def test_two_games_do_not_interfere(env, start):
     with closing(LuantiEnv(90, 160)) as second:
         second.reset(seed=1)
         for _ in range(10):
             env.step(press(yaw=3))
             second.step(press(pitch=3))
-        here, there = expect(env, yaw=30, pitch=0), expect(second, yaw=0, pitch=30)
-        assert abs(here["x"] - there["x"]) > 100
+        one, other = expect(env, yaw=30, pitch=0), expect(second, yaw=0, pitch=30)
+        assert abs(one["x"] - other["x"]) > 100
         mark = second._game._scratch.name
         assert len(list(watchdog.marked(mark))) == 3
     assert not list(watchdog.marked(mark))
@@ -228,37 +228,37 @@ def test_no_keys_end_the_game(env, start):
     expect(env, press("inventory"), gui_open=1)
 
 
-def chores(step):
-    """A loop of ten seconds: walk about and look around, then dig at one's feet."""
+def looped_action(step):
+    """The action at a step of a ten-second loop: walk and look around, then dig downwards."""
     step %= 200
     if step < 140:
         return press("forward", *(["jump"] if step % 20 < 8 else []), yaw=2 * np.sin(step / 10))
     return press("attack", pitch=9 * (step < 145)) if step < 190 else press(pitch=-4.5)
 
 
-def test_a_minute_of_play(tmp_path):
+def test_a_minute_of_play_runs_in_real_time(tmp_path):
     with closing(LuantiEnv()) as env, VideoWriter(tmp_path / "film.mp4", 360, 640) as film:
         _, start = env.reset(seed=1)
-        begin, seconds = time.monotonic(), []
+        start_time, seconds = time.monotonic(), []
         for step in range(1200):
-            observation, _, _, _, info = env.step(chores(step))
+            observation, _, _, _, info = env.step(looped_action(step))
             film.write(observation["pov"])
             seconds.append(info["seconds"])
-        took = time.monotonic() - begin
+        total = time.monotonic() - start_time
     in_time = np.mean(np.abs(np.array(seconds) - 0.05) < 0.01)
     frames = np.stack([frame[::8, ::8].astype(int) for frame in decode(tmp_path / "film.mp4")])
     changes = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
     print(
-        f"{1200 / took:.2f} steps/s, {in_time:.1%} within 10 ms of 50 ms, {(changes > 0.5).mean():.1%} change; {info}"
+        f"{1200 / total:.2f} steps/s, {in_time:.1%} within 10 ms of 50 ms, {(changes > 0.5).mean():.1%} change; {info}"
     )
     assert len(frames) == 1200
-    assert 60 <= took < 66
+    assert 60 <= total < 66
     assert (changes > 0.5).mean() > 0.5  # walking, about half of the time
     assert info["dug"] > 0
     assert np.hypot(*moved(start, info)) > 5
 
 
-def test_bad_arguments_say_what_to_do():
+def test_errors_for_invalid_arguments_name_the_remedy():
     with pytest.raises(ValueError, match="640x360"):
         LuantiEnv(720, 1280)
     with pytest.raises(RuntimeError, match="reset"):
@@ -286,7 +286,7 @@ def test_a_game_that_ended_is_an_error_and_starts_again():
         env.reset(seed=0)
 
 
-PLAY_FOR_EVER = """
+PLAY_FOREVER = """
 from vpt_jax.envs.luanti.env import LuantiEnv
 env = LuantiEnv(90, 160)
 env.reset()
@@ -296,8 +296,8 @@ while True:
 """
 
 
-def test_everything_goes_with_a_killed_player():
-    player = subprocess.Popen([sys.executable, "-c", PLAY_FOR_EVER], stdout=subprocess.PIPE)
+def test_no_process_or_file_outlives_a_killed_player():
+    player = subprocess.Popen([sys.executable, "-c", PLAY_FOREVER], stdout=subprocess.PIPE)
     scratch = Path(player.stdout.readline().decode().strip())
     assert len(list(watchdog.marked(scratch.name))) == 3  # Xvfb, Luanti and the watchdog
     assert scratch.exists()
@@ -305,5 +305,5 @@ def test_everything_goes_with_a_killed_player():
     player.communicate()
     deadline = time.monotonic() + 20
     while scratch.exists() or list(watchdog.marked(scratch.name)):
-        assert time.monotonic() < deadline, "a program or a file is still there"
+        assert time.monotonic() < deadline, "a program or a file still exists"
         time.sleep(0.05)

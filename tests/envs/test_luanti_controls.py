@@ -78,19 +78,19 @@ def test_a_turn_wider_than_the_screen_takes_several_steps(act):
     assert np.sum(moves, axis=0).tolist() == [-1200, 400]
 
 
-def test_the_mouse_rests_until_the_game_has_read_it(screen, act):
+def test_the_mouse_waits_until_the_game_has_read_it(screen, act):
     screen.at = Pointer(340, 180, visible=False)
     assert act("forward", yaw=3) == ["+w"]
     screen.at = CENTRE
     assert act("forward", yaw=3) == [(40, 0)]
 
 
-def test_in_a_screen_the_mouse_moves_the_pointer_and_keys_rest(screen, act):
+def test_in_an_open_screen_the_mouse_moves_the_pointer_and_keys_are_released(screen, act):
     act("forward", yaw=100)
     screen.show(True)
     assert act("forward", "attack", "jump", yaw=-3, pitch=1.5) == ["+Button1", "-w", (-20, 10)]
     screen.show(False)
-    assert act("forward") == ["-Button1", "+w"]  # and nothing is left of the first turn
+    assert act("forward") == ["-Button1", "+w"]  # the rest of the first turn is discarded
 
 
 def test_the_inventory_key_opens_and_closes(screen, act):
@@ -114,7 +114,7 @@ def test_escape_is_not_pressed_again_while_a_screen_closes(screen, act, monkeypa
     screen.show(False)
     act()
     screen.show(True)
-    assert act("inventory") == act("ESC") == ["+Escape", "-Escape"]  # it must have missed the first
+    assert act("inventory") == act("ESC") == ["+Escape", "-Escape"]  # the game must have missed the first press
 
 
 def test_missing_programs_are_named(monkeypatch):

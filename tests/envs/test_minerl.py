@@ -1,4 +1,4 @@
-"""The MineRL adapter against the specification of its interface, and against a stub of MineRL (`stubs/`)."""
+"""The MineRL adapter, tested with the specification of its interface and with a stub of MineRL (`stubs/`)."""
 
 import ast
 import dataclasses
@@ -81,11 +81,11 @@ def box(low, high, shape):
 )
 def test_another_interface_is_refused(spaces, change, message):
     actions = dict.fromkeys(SPEC["actions"]) | {"camera": box(-180, 180, (2,))}
-    those = [actions, {"pov": np.zeros((360, 640, 3), np.uint8), "inventory": None}]
-    minerl.check_spaces(*those)
-    those[spaces] = {name: space for name, space in {**those[spaces], **change}.items() if space is not ...}
+    interface = [actions, {"pov": np.zeros((360, 640, 3), np.uint8), "inventory": None}]
+    minerl.check_spaces(*interface)
+    interface[spaces] = {name: space for name, space in {**interface[spaces], **change}.items() if space is not ...}
     with pytest.raises(ValueError, match=message):
-        minerl.check_spaces(*those)
+        minerl.check_spaces(*interface)
 
 
 @pytest.mark.parametrize(("seed", "shown"), [(0, 0), (7, 7), (None, 255)])
@@ -95,7 +95,7 @@ def test_the_seed_is_that_of_the_next_world(game, seed, shown):
     assert observation["pov"][0, 0].tolist() == [shown, 0, 0]
 
 
-def test_actions_arrive_and_escape_never_does(game):
+def test_all_keys_but_escape_reach_the_game(game):
     game.reset(seed=1)
     game.step(press("ESC", "forward", "hotbar.3", camera=(-1.5, 30)))
     sent = game._env.action
@@ -104,7 +104,7 @@ def test_actions_arrive_and_escape_never_does(game):
     assert all(type(held) is int for name, held in sent.items() if name != "camera")  # as MineRL writes them
 
 
-def test_the_time_is_over_after_its_steps(game):
+def test_episodes_are_truncated_at_the_time_limit(game):
     game.reset(seed=1)
     endings = [game.step(press())[2:4] for _ in range(4)]
     assert endings == [(False, False)] * 3 + [(False, True)]
@@ -128,7 +128,7 @@ def test_a_lost_connection_is_an_error(game):
     assert game._env.closed
 
 
-def test_items_have_the_names_that_are_rewarded():
+def test_items_have_the_names_of_the_reward_table():
     wood = {"oak_log": 1, "stripped_birch_log": 2, "oak_planks": 4, "dark_oak_planks": 8}
     others = {name: 1 for name in REWARDS["diamond"] if name not in ("log", "planks")}
     inventory = {name: np.array(count) for name, count in {**wood, **others, "dirt": 0, "oak_boat": 5}.items()}
@@ -138,8 +138,8 @@ def test_items_have_the_names_that_are_rewarded():
     assert all(type(number) is float for number in info.values())
 
 
-def test_the_games_own_count_of_what_was_crafted_is_passed_on():
-    """Where MineRL observes it; so rewards use a count that cannot be inflated (fidelity D6)."""
+def test_the_games_count_of_crafted_items_is_passed_on():
+    """If MineRL observes it, rewards use this count, which cannot be inflated (fidelity D6)."""
     crafted = {"oak_planks": np.array(4), "birch_planks": np.array(8), "torch": np.array(0)}
     assert minerl.extract_info({"inventory": {}, "craft_item": crafted}) == {"crafted.planks": 12}
 
@@ -156,7 +156,7 @@ def play(game, seeds, *keys):
 
 
 @pytest.mark.parametrize("python", [sys.executable, *OLD])
-def test_the_pool_plays_it(path, python):
+def test_the_pool_plays_the_game(path, python):
     path(MINERL, GYM)
     (first, second), pixels = play(make_env_spec("minerl", {"seconds": 0.2}, python), [0, 9], "attack")
     assert (first.seed, first.steps, first.ending, first.obtained["log"]) == (0, 4, "truncated", 4)

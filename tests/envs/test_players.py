@@ -17,7 +17,7 @@ def human_actions(seed, steps=1200):
     return np.array(buttons), np.array(camera)
 
 
-def test_human_streams_are_whole_and_start_anywhere():
+def test_human_streams_are_complete_and_start_anywhere():
     runs = [human_actions(seed) for seed in range(12)]
     np.testing.assert_array_equal(runs[0][0], human_actions(0)[0])
     assert len({camera.tobytes() for _, camera in runs}) == 12
@@ -26,16 +26,16 @@ def test_human_streams_are_whole_and_start_anywhere():
 
 
 def test_the_input_model_turns_the_view_to_its_target_in_strokes():
-    hand, left, turned = HumanInputModel(np.random.default_rng(0)), np.array([-12.0, 80.0]), []
+    hand, remaining, turned = HumanInputModel(np.random.default_rng(0)), np.array([-12.0, 80.0]), []
     for _ in range(60):
-        _, camera = raw_from_env(hand.move((), left, tolerance=2.0))
-        left = left - camera
+        _, camera = raw_from_env(hand.move((), remaining, tolerance=2.0))
+        remaining = remaining - camera
         turned.append(camera)
-    assert np.abs(left).max() < 2
+    assert np.abs(remaining).max() < 2
     assert np.abs(turned).max() < 30  # no faster than a hand
     speed = np.abs(turned)[:, 1]
-    assert speed[0] < speed.max() / 2  # it speeds up
-    assert not np.any(turned[-20:])  # and rests when it is there
+    assert speed[0] < speed.max() / 2  # it accelerates
+    assert not np.any(turned[-20:])  # and stops at its target
 
 
 def test_the_input_model_holds_keys_for_a_minimum_time():
@@ -52,25 +52,25 @@ def episode():
     """Positions, buttons, camera and last info of 30 s on MAP01."""
     env = DoomEnv("MAP01", 90, 160, objects=True)
     observation, info = env.reset(seed=SEED)
-    player, places, steps = DoomPlayer(env, SEED), [], []
+    player, positions, steps = DoomPlayer(env, SEED), [], []
     for _ in range(600):
         action = player.act(observation, info)
         steps.append(raw_from_env(action))
         observation, _, _, _, info = env.step(action)
-        places.append((info["x"], info["y"]))
+        positions.append((info["x"], info["y"]))
     env.close()
-    return np.array(places), np.array([b for b, _ in steps]), np.array([c for _, c in steps]), info
+    return np.array(positions), np.array([b for b, _ in steps]), np.array([c for _, c in steps]), info
 
 
 def test_the_scripted_player_covers_ground(episode):
-    places, buttons, _, info = episode
-    moved = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    positions, buttons, _, info = episode
+    moved = np.linalg.norm(np.diff(positions, axis=0), axis=1)
     pushes = buttons[1:, [BUTTON_INDEX[key] for key in ("forward", "back", "left", "right")]].any(1)
     assert moved.sum() > 2500
-    assert len(np.unique(places // 128, axis=0)) > 15
-    assert (pushes & (moved < 2)).mean() < 0.1  # it seldom runs into things
+    assert len(np.unique(positions // 128, axis=0)) > 15
+    assert (pushes & (moved < 2)).mean() < 0.1  # it rarely runs into obstacles
     assert info["items"] > 0
-    assert places[:, 0].max() > 720  # it opened the door at x = 672
+    assert positions[:, 0].max() > 720  # it opened the door at x = 672
 
 
 def test_the_scripted_player_has_human_input_statistics(episode):
@@ -90,7 +90,7 @@ def test_the_scripted_player_fights():
     assert info["kills"] >= 2
 
 
-def test_the_runner_uses_few_keys_and_looks_no_further_than_the_view_goes():
+def test_the_runner_uses_few_keys_and_keeps_within_the_pitch_limits():
     env = DoomEnv("MAP01", 90, 160, objects=True)
     observation, info = env.reset(seed=SEED)
     player, buttons, turned = DoomRunner(env, SEED), [], []
@@ -106,9 +106,9 @@ def test_the_runner_uses_few_keys_and_looks_no_further_than_the_view_goes():
     moves, sprints = held[:, :3].any(1), held[:, 3] == 1
     assert moves.mean() > 0.2
     assert (moves == sprints).mean() > 0.8  # a key stays as it is for a moment
-    wanted, done = np.array(turned).T
-    assert (np.abs(wanted) > 2).mean() > 0.1
-    assert (np.abs(done - wanted) > 0.1).mean() < 0.005  # nearly all that the mouse does can be seen
+    requested, actual = np.array(turned).T
+    assert (np.abs(requested) > 2).mean() > 0.1
+    assert (np.abs(actual - requested) > 0.1).mean() < 0.005  # nearly all mouse movements are visible
 
 
 def test_the_scripted_player_is_deterministic():

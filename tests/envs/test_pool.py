@@ -1,3 +1,5 @@
+"""The pool of game processes: streams of episodes, rewards, lost games, and clean-up."""
+
 import itertools
 import os
 import signal
@@ -37,7 +39,7 @@ def faulty(*faults, chance=1.0, **arguments):
 
 
 def make_pool(game, rows=2, seeds=None, **options):
-    """The rows share their seeds."""
+    """A pool whose rows share their seeds."""
     return Pool(game, [itertools.count(0) if seeds is None else seeds] * rows, SIZE, APPLES, **options)
 
 
@@ -68,7 +70,7 @@ def test_rows_are_streams_of_episodes_with_one_idle_step_for_the_last_frame():
 
 
 def test_first_episodes_of_unequal_lengths_desynchronize_the_games():
-    """At every time, games are spread over the episode (fidelity D3)."""
+    """At any time, games are at different steps of their episodes (fidelity D3)."""
     limits = [2, 4, None]
     with make_pool(counting(steps=6), rows=3, first_limits=limits) as pool:
         time_steps = [pool.begin(), *(attack(pool, 3) for _ in range(12))]
@@ -130,7 +132,7 @@ def test_a_game_is_restarted_after_episodes_per_process():
 
 
 @pytest.mark.parametrize("fault", ["hang", "die", "fail", "babble", "lie"])
-def test_a_lost_game_costs_its_episode_and_no_more(fault):
+def test_a_lost_game_costs_only_its_episode(fault):
     with make_pool(faulty(fault, chance=0.05, steps=1000), rows=2, seeds=iter(range(6))) as pool:
         pool.begin()
         before = time.monotonic()
@@ -147,7 +149,7 @@ def test_a_lost_game_costs_its_episode_and_no_more(fault):
 
 
 @pytest.mark.parametrize(("count", "chance"), [(40, 0.02), pytest.param(200, 0.01, marks=pytest.mark.slow)])
-def test_episodes_with_faults_of_all_kinds_come_to_an_end(count, chance):
+def test_all_episodes_end_despite_faults_of_all_kinds(count, chance):
     game = faulty("hang", "die", "fail", "babble", "lie", "leak", chance=chance, steps=10)
     with make_pool(game, rows=4, seeds=iter(range(count)), wait_for_resets=False) as pool:
         pool.begin()
@@ -159,7 +161,7 @@ def test_episodes_with_faults_of_all_kinds_come_to_an_end(count, chance):
         endings = [episode.ending for episode in pool.episodes()]
     assert len(endings) == count
     assert 0 < endings.count("lost") < count / 2
-    assert slowest < TIMEOUTS.step + 4  # and the time to kill
+    assert slowest < TIMEOUTS.step + 4  # plus the time to kill a game
     assert marked(pool.mark) == []
 
 
@@ -180,7 +182,7 @@ def test_a_row_gives_up_after_repeated_failures(tmp_path):
     assert pool.lost == 5
 
 
-def test_nothing_is_left_of_a_pool_whose_process_is_killed():
+def test_no_game_outlives_a_killed_pool():
     program = (
         "import numpy as np, time\n"
         "from tests.envs.test_pool import faulty, make_pool, attack\n"

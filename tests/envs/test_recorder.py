@@ -45,7 +45,7 @@ def recorded(tmp_path_factory):
     return record(small_config(tmp_path_factory.mktemp("recorded")))
 
 
-def test_every_episode_is_there(recorded):
+def test_every_planned_episode_is_recorded(recorded):
     assert len(find_recordings(recorded / "train")) == 4
     assert len(find_recordings(recorded / "valid")) == 1
     assert not list(recorded.rglob("*.partial"))
@@ -67,8 +67,10 @@ def test_a_frame_is_the_observation_before_its_action(recorded):
     assert len(frames) == 40
     played = np.array(played, float)
     error = [np.abs(frames - played[i : i + 40]).mean((1, 2, 3)) for i in (0, 1)]
-    assert error[0].mean() < 8  # the compression's
-    fastest = np.argsort(np.abs(np.diff(played, axis=0)).mean((1, 2, 3)))[-10:]  # elsewhere, the next is much the same
+    assert error[0].mean() < 8  # the compression error
+    fastest = np.argsort(np.abs(np.diff(played, axis=0)).mean((1, 2, 3)))[
+        -10:
+    ]  # in other frames the next one is nearly equal
     assert error[0][fastest].mean() < error[1][fastest].mean() / 2
 
 
@@ -88,7 +90,7 @@ def test_the_files_do_not_depend_on_the_workers_or_on_interruptions(recorded, tm
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop_it_stops_cleanly(tmp_path, number):
+def test_signals_stop_the_recorder_cleanly(tmp_path, number):
     flags = [f"--config.out={tmp_path}", "--config.splits.train.episodes=500", "--config.workers=1"]
     flags += ["--config.height=90", "--config.width=160", "--config.seconds=2.0"]
     run = Program("record", flags, os.environ)
@@ -118,12 +120,12 @@ def test_asked_to_stop_it_stops_cleanly(tmp_path, number):
         ({"seconds": 0.0}, "at least one frame"),
     ],
 )
-def test_bad_settings_are_told_at_once(tmp_path, changes, message):
+def test_invalid_settings_are_refused_at_once(tmp_path, changes, message):
     with pytest.raises(RecordError, match=message):
         record(small_config(tmp_path, **changes))
 
 
-def test_a_folder_keeps_to_its_settings(recorded, tmp_path):
+def test_a_folder_of_other_settings_is_refused(recorded, tmp_path):
     (tmp_path / "holiday.mp4").touch()
     with pytest.raises(RecordError, match="in use by something else"):
         record(small_config(tmp_path))

@@ -35,7 +35,7 @@ def remote_pool(steps, rows=4):
     return RemotePool(2, 1, counting(steps=steps), [(row, rows) for row in range(rows)], SIZE, rewards=APPLES)
 
 
-def test_machines_play_as_one_pool_does(cluster):
+def test_a_remote_pool_plays_as_a_local_one(cluster):
     with remote_pool(steps=2) as remote, make_pool(counting(steps=2), rows=4) as local:
         for number in range(6):
             one, other = (pool.begin() if not number else attack(pool, 4) for pool in (remote, local))
@@ -57,18 +57,18 @@ def test_losing_a_machine_costs_its_episodes_only(cluster):
         time.sleep(1)
         before = time_step
         time_step = attack(pool, 4)
-        (away,) = {tuple(rows) for rows in ([0, 1], [2, 3]) if not time_step.playing[rows].any()}
-        stays = [row for row in range(4) if row not in away]
-        assert time_step.acted[stays].all()
+        (lost_rows,) = {tuple(rows) for rows in ([0, 1], [2, 3]) if not time_step.playing[rows].any()}
+        kept_rows = [row for row in range(4) if row not in lost_rows]
+        assert time_step.acted[kept_rows].all()
         assert [seed for seed, _ in seed_and_step(time_step)] == [seed for seed, _ in seed_and_step(before)]
         lost = pool.episodes()
         assert [(one.row, one.seed, one.steps, one.reward, one.ending) for one in lost] == [
-            (row, before.seed[row], 3, 1.5, "lost") for row in away
+            (row, before.seed[row], 3, 1.5, "lost") for row in lost_rows
         ]
         until = time.monotonic() + 60
-        while not time_step.playing[list(away)].all() and time.monotonic() < until:
+        while not time_step.playing[list(lost_rows)].all() and time.monotonic() < until:
             time_step = attack(pool, 4)
             time.sleep(0.1)
-        assert time_step.playing[list(away)].all()  # another machine has taken the rows
-        assert not set(time_step.seed[list(away)]) & set(range(4))
+        assert time_step.playing[list(lost_rows)].all()  # another machine has taken the rows
+        assert not set(time_step.seed[list(lost_rows)]) & set(range(4))
         assert pool.lost == 2

@@ -1,3 +1,5 @@
+"""Rewards of items: totals, quantities, and none for items that are only moved."""
+
 import pytest
 
 from vpt_jax.envs.rewards import REWARDS, Reward, RewardTracker
@@ -21,7 +23,7 @@ def total(table, items, counts=()):
     return paid
 
 
-def test_the_totals_of_the_way_to_a_diamond_pickaxe():
+def test_total_rewards_up_to_the_diamond_pickaxe():
     table = REWARDS["diamond"]
     assert len(table) == 15
     furnace, iron = TIERS.values()
@@ -41,7 +43,7 @@ def test_the_totals_of_the_way_to_a_diamond_pickaxe():
         ("iron_pickaxe", 4, 1), ("diamond", 8 / 3, None), ("diamond_pickaxe", 8, None),
     ],
 )  # fmt: skip
-def test_the_rows_of_table_7(item, each, quantity):
+def test_rewards_equal_table_7_of_the_paper(item, each, quantity):
     assert REWARDS["diamond"][item] == pytest.approx(Reward(each, quantity))
 
 
@@ -55,7 +57,7 @@ def test_the_even_variant_pays_one_over_the_quantity():
     assert (table["diamond"].each, table["diamond_pickaxe"].each) == (pytest.approx(1 / 3), 1)
 
 
-def test_what_is_there_at_the_beginning_used_up_or_not_in_the_table_pays_nothing():
+def test_initial_consumed_and_unlisted_items_pay_nothing():
     tracker = RewardTracker({"log": Reward(1, 3)}, {"log": 2})
     counts = [2, 3, 0, 1, 1, 4, 9]
     assert [tracker.update({"log": n, "dirt": 5 * n}) for n in counts] == [0, 1, 0, 0, 0, 1, 1]
@@ -69,8 +71,8 @@ def paid(*infos, table=REWARDS["diamond"]):
     return sum(tracker.update(info) for info in infos), tracker
 
 
-def test_what_is_put_down_and_taken_up_again_pays_once():
-    """Three diamonds ten times are worth 8, a log seven times 1/8 (fidelity D6)."""
+def test_items_put_down_and_picked_up_again_pay_once():
+    """Three diamonds picked up ten times pay 8, a log seven times 1/8 (fidelity D6)."""
     reward, tracker = paid(*[{"diamond": 3}, {}] * 10)
     assert reward == pytest.approx(8)
     assert tracker.obtained["diamond"] == 3  # what evaluation reports
@@ -86,7 +88,7 @@ def test_no_item_pays_more_by_being_moved(item):
     assert paid(*[{item: 2}, {item: 1}, {}, {item: 2}] * 5)[0] == pytest.approx(once)
 
 
-def test_what_was_used_up_in_crafting_and_collected_anew_pays():
+def test_items_consumed_by_crafting_and_collected_again_pay():
     """The ingredients leave for the grid some steps before the product is in the inventory (fidelity D6)."""
     at_once = [{"log": 1}, {"planks": 4}, {"planks": 4, "log": 1}]
     by_the_grid = [{"log": 1}, {}, {"planks": 4}, {"planks": 4, "log": 1}]
@@ -96,21 +98,21 @@ def test_what_was_used_up_in_crafting_and_collected_anew_pays():
         assert (tracker.obtained["log"], tracker.obtained["planks"]) == (2, 4)
 
 
-def test_crafting_uses_up_no_more_than_is_missing():
+def test_crafting_consumes_no_more_than_is_missing():
     grid = [{"log": 10}, {}, {"planks": 4}, {"planks": 4, "log": 9}]  # nine logs come back from the grid
     assert paid(*grid)[1].obtained["log"] == 10
     assert paid(*grid, {"planks": 4, "log": 10})[1].obtained["log"] == 11
     assert paid({"planks": 4}, {"planks": 4, "log": 1})[1].obtained["log"] == 1  # planks that were found
     pickaxe = {"diamond_pickaxe": 1}
-    made = [{"diamond": 6, "stick": 2}, {"diamond": 3}, {"diamond": 3} | pickaxe]
+    crafted = [{"diamond": 6, "stick": 2}, {"diamond": 3}, {"diamond": 3} | pickaxe]
     farmed = [pickaxe, {"diamond": 3} | pickaxe, {"diamond": 3}, {"diamond": 3} | pickaxe] * 10
-    reward, tracker = paid(*made, *farmed)
+    reward, tracker = paid(*crafted, *farmed)
     assert (tracker.obtained["diamond"], tracker.obtained["diamond_pickaxe"]) == (6, 1)
     assert reward == pytest.approx(6 * 8 / 3 + 8 + 2 / 16)
-    assert paid(*made, *farmed, {"diamond": 4})[1].obtained["diamond"] == 7
+    assert paid(*crafted, *farmed, {"diamond": 4})[1].obtained["diamond"] == 7
 
 
-def test_the_whole_way_to_a_diamond_pickaxe_with_what_it_uses_up():
+def test_the_full_path_to_a_diamond_pickaxe_pays_40():
     """Every item is collected or crafted in its rewarded quantity, and used on the way."""
     held, infos = {}, []
 
@@ -152,8 +154,8 @@ def test_the_whole_way_to_a_diamond_pickaxe_with_what_it_uses_up():
     assert paid(*infos)[0] == pytest.approx(40)
 
 
-def test_what_the_game_counts_as_crafted_pays_after_it_was_placed():
-    """MineRL's statistics (fidelity D6): torches are placed, and as many crafted again."""
+def test_items_that_the_game_counts_as_crafted_pay_after_they_are_placed():
+    """MineRL's statistics (fidelity D6): torches are placed, and the same number is crafted again."""
     first = [{"coal": 1, "stick": 1}, {"torch": 4, "crafted.torch": 4}, {"crafted.torch": 4}]
     again = [{"coal": 1, "stick": 1, "crafted.torch": 4}, {"torch": 4, "crafted.torch": 8}]
     tracker = paid(*first, *again)[1]
@@ -164,7 +166,7 @@ def test_what_the_game_counts_as_crafted_pays_after_it_was_placed():
     assert later.update({"crafted.torch": 4}) == 0
 
 
-def test_health_is_paid_for_whenever_it_rises():
+def test_every_increase_of_health_pays():
     """It cannot be put down: decreases are damage by monsters."""
     reward, tracker = paid({"health": 50}, {"health": 25}, {"health": 50}, table=REWARDS["gather_health"])
     assert reward == pytest.approx(3)

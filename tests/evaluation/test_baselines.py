@@ -1,4 +1,4 @@
-"""Trivial baselines against their definitions in plain loops."""
+"""Trivial baselines compared with their definitions in plain loops."""
 
 import math
 from collections import Counter
@@ -32,7 +32,7 @@ def streams(dataset_dir):
     return make("train"), make("valid")
 
 
-def test_policy_baselines_in_plain_loops(streams):
+def test_policy_baselines_equal_plain_loops(streams):
     train, valid = streams
     figures = policy_baselines(train, valid)
     seen = [joint_from_raw(*(part[train.kept(e)] for part in train.actions(e))) for e in range(7)]
@@ -44,7 +44,7 @@ def test_policy_baselines_in_plain_loops(streams):
         for action in zip(*actions, strict=True):
             stays += action[0] == last[0] and (action[1] == last[1] or action[0] % 2 == 0)
             total, last = total + 1, action
-    losses, repeat_losses, right = [], [], 0
+    losses, repeat_losses, camera_hits = [], [], 0
     for episode in range(2):
         last = (0, 60)
         for buttons, camera in zip(
@@ -54,11 +54,11 @@ def test_policy_baselines_in_plain_loops(streams):
             repeats = buttons == last[0] and (camera == last[1] or buttons % 2 == 0)
             chance = (1 - stays / total) * math.exp(-losses[-1]) + stays / total * repeats
             repeat_losses.append(-math.log(chance))
-            right += (camera if buttons % 2 else 60) == (last[1] if last[0] % 2 else 60)
+            camera_hits += (camera if buttons % 2 else 60) == (last[1] if last[0] % 2 else 60)
             last = (buttons, camera)
     assert figures["marginal"]["nll"] == pytest.approx(np.mean(losses))
     assert figures["repeat"]["nll"] == pytest.approx(np.mean(repeat_losses))
-    assert figures["repeat"]["camera_accuracy"] == pytest.approx(right / len(losses))
+    assert figures["repeat"]["camera_accuracy"] == pytest.approx(camera_hits / len(losses))
     assert marginal.mode(1).buttons[0] == most_frequent
     assert figures["marginal"]["frames"] == figures["repeat"]["frames"] == valid.num_frames
 
@@ -70,12 +70,12 @@ def episodes(dataset_dir, request):
     def read(split, minutes):
         stream = Stream(StreamSettings(str(dataset_dir), split, 8, 6, "keep", shuffle=False, minutes=minutes))
         used = [[field[:n] for field in stream.actions(e)] for e, n in enumerate(stream.lengths) if n]
-        return stream, [[[*b, *CAMERA.to_bins(c)] for b, c in zip(*of, strict=True)] for of in used]
+        return stream, [[[*b, *CAMERA.to_bins(c)] for b, c in zip(*fields, strict=True)] for fields in used]
 
     return read("train", request.param), read("valid", 0.0)
 
 
-NOTHING = [0] * 20 + [5, 5]
+NULL_ROW = [0] * 20 + [5, 5]
 
 
 def share(train, choice, value):
@@ -86,7 +86,7 @@ def share(train, choice, value):
     return (1 - unseen) * counts[value] / total + unseen / classes
 
 
-def test_factored_marginal_in_plain_loops(episodes):
+def test_factored_marginal_equals_plain_loops(episodes):
     (stream, train), _ = episodes
     assert sum(map(len, train)) in (400, 120)
     marginal = FactoredMarginal.from_stream(stream)
@@ -95,21 +95,21 @@ def test_factored_marginal_in_plain_loops(episodes):
         assert frequencies.tolist() == pytest.approx([share(train, choice, v) for v in range(len(frequencies))])
 
 
-def test_idm_baselines_in_plain_loops(episodes):
+def test_idm_baselines_equal_plain_loops(episodes):
     (train_stream, train), (valid_stream, valid) = episodes
     figures = idm_baselines(train_stream, valid_stream)
     stays, total = np.zeros(22), sum(map(len, train))
     for episode in train:
-        for last, row in zip([NOTHING, *episode], episode, strict=False):
+        for last, row in zip([NULL_ROW, *episode], episode, strict=False):
             stays += np.equal(last, row)
     stays = (stays + 1) / (total + 2)
     chances = {(choice, v): share(train, choice, v) for choice in range(22) for v in range(2 if choice < 20 else 11)}
     released, repeat, key_hits, exact = [], [], 0, 0
     for episode in valid:
-        for last, row in zip([NOTHING, *episode], episode, strict=False):
-            of_row = [chances[choice, value] for choice, value in enumerate(row)]
-            released.append(-sum(map(math.log, of_row)))
-            mixed = [(1 - s) * c + s * (a == b) for s, c, a, b in zip(stays, of_row, last, row, strict=True)]
+        for last, row in zip([NULL_ROW, *episode], episode, strict=False):
+            row_chances = [chances[choice, value] for choice, value in enumerate(row)]
+            released.append(-sum(map(math.log, row_chances)))
+            mixed = [(1 - s) * c + s * (a == b) for s, c, a, b in zip(stays, row_chances, last, row, strict=True)]
             repeat.append(-sum(map(math.log, mixed)))
             key_hits += sum(a == b for a, b in zip(last[:20], row[:20], strict=True))
             exact += last[:20] == row[:20]
@@ -121,11 +121,11 @@ def test_idm_baselines_in_plain_loops(episodes):
     assert figures["released"]["key_exact"] == np.mean([not any(row[:20]) for episode in valid for row in episode])
 
 
-def test_label_baselines_are_the_same_predictions_by_episode(episodes):
+def test_label_baselines_equal_idm_baselines_by_episode(episodes):
     (train, _), (stream, valid) = episodes
     totals, figures = label_baselines(stream), idm_baselines(train, stream)
     for name, by_episode in totals.items():
-        assert [int(of.frames) for of in by_episode] == [len(episode) for episode in valid]
+        assert [int(each.frames) for each in by_episode] == [len(episode) for episode in valid]
         together = compute_metrics(sum_totals(by_episode))
         assert math.isnan(together.pop("nll"))
         assert together.items() <= figures[name].items()

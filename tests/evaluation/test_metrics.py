@@ -1,4 +1,4 @@
-"""Metrics against counting by hand; confidence intervals and the evaluator against plain loops."""
+"""Metrics compared with manual counts; confidence intervals and the evaluator with plain loops."""
 
 from dataclasses import replace
 from functools import partial
@@ -42,13 +42,13 @@ def figures():
     return compute_metrics(compute_totals(prediction, held, turned, valid))
 
 
-def test_keys_by_hand(figures):
+def test_key_metrics_equal_manual_counts(figures):
     assert figures["frames"] == 4
     assert figures["nll"] == pytest.approx(12 / 4)
     assert figures["key_accuracy"] == pytest.approx(77 / 80)  # attack is wrong in three frames
     assert figures["key_exact"] == pytest.approx(1 / 4)
     assert figures["accuracy/attack"] == pytest.approx(1 / 4)
-    assert figures["precision/attack"] == pytest.approx(1 / 2)  # predicted in two frames, one of them right
+    assert figures["precision/attack"] == pytest.approx(1 / 2)  # predicted in two frames, in one of them correctly
     assert figures["recall/attack"] == pytest.approx(1 / 3)
     assert figures["f1/attack"] == pytest.approx(2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3))
     assert figures["f1/jump"] == figures["precision/jump"] == figures["recall/jump"] == 1
@@ -56,11 +56,11 @@ def test_keys_by_hand(figures):
     assert {name.partition("/")[2] for name in figures if name.startswith("f1/")} == {"mean", "attack", "jump"}
 
 
-def test_camera_by_hand(figures):
+def test_camera_metrics_equal_manual_values(figures):
     assert figures["camera_accuracy"] == pytest.approx(2 / 4)
     assert figures["camera_accuracy/pitch"] == figures["camera_accuracy/yaw"] == pytest.approx(3 / 4)
     assert figures["camera_accuracy_moving"] == pytest.approx(1 / 3)
-    # Pitch: 0, 0, -0.6 and, cut off, -10 degrees; the predictions are 0, 0, 0, -10.
+    # Pitch: 0, 0, -0.6 and, clipped, -10 degrees; the predictions are 0, 0, 0, -10.
     assert figures["mouse_r2/pitch"] == pytest.approx(1 - 0.6**2 / (0.6**2 + 10**2 - 10.6**2 / 4))
     # Yaw: 0, 1.6, 0, 5 degrees; the predictions are the centres of the bins two and three from the centre.
     errors = (11**0.4 - 1 - 1.6) ** 2 + (11**0.6 - 1 - 5) ** 2
@@ -88,7 +88,7 @@ def recorded():
     return random_index(("a", "b", "c", "d", "e", "f"), [30, 7, 50, 20, 41, 12], 0)
 
 
-def test_labels_are_measured_against_the_episode_of_the_same_name(recorded):
+def test_labels_are_compared_with_the_episode_of_the_same_name(recorded):
     predicted = random_index(("d", "a"), [20, 30], 1)
     totals_d, totals_a = label_totals(predicted, recorded)
     rows_d, rows_a = (slice(0, 20), slice(87, 107)), (slice(20, 50), slice(0, 30))
@@ -111,9 +111,9 @@ def test_labels_of_other_episodes_are_refused(recorded):
         label_totals(random_index(("a", "b"), [30, 8], 1), recorded)
 
 
-def test_intervals_are_a_plain_bootstrap_over_episodes(recorded):
+def test_intervals_equal_a_plain_bootstrap_over_episodes(recorded):
     held, moved = recorded.buttons.copy(), recorded.camera.copy()
-    held[32, BUTTON_INDEX["drop"]] = 1  # in episode b, which some draws leave out
+    held[32, BUTTON_INDEX["drop"]] = 1  # in episode b, which some draws omit
     predicted_keys = np.where(np.arange(len(held))[:, None] % 3 == 0, np.roll(held, 1, 0), held)
     moved[::2] += 1
     predicted = replace(recorded, buttons=predicted_keys, camera=moved)
@@ -132,8 +132,8 @@ def test_intervals_are_a_plain_bootstrap_over_episodes(recorded):
         assert low < point[name] < high
 
 
-def test_the_evaluator_agrees_with_one_long_pass(dataset_dir):
-    """Chunks with carried memory and padded rows, in two views, against each row's frames in one go."""
+def test_the_evaluator_agrees_with_one_pass_over_complete_rows(dataset_dir):
+    """Chunks with a carried KV cache and padded rows, in two views, compared with one pass over each row."""
     valid = Stream(StreamSettings(str(dataset_dir), "valid", 8, 6, "keep", shuffle=False))
     policy = Policy(widths=(8, 8, 8), features=32, heads=2, layers=1, memory_length=8)
     rows = [[valid.read(step, [row]) for step in range(valid.steps_per_epoch)] for row in range(8)]
@@ -161,7 +161,7 @@ def test_the_evaluator_agrees_with_one_long_pass(dataset_dir):
     expected = {view: compute_metrics(sum_totals(jax.device_get(parts))) for view, parts in totals.items()}
     assert expected["valid"]["frames"] == valid.num_frames > expected["acting"]["frames"] > 0
     assert figures.pop("marginal/nll") == 5.0
-    # Test batches are a pass of their own, from an empty memory on (fidelity S8).
+    # Test batches are a separate pass that starts with an empty memory (fidelity S8).
     named = {"valid": "valid", "acting": "acting", "test": "valid", "test_acting": "acting"}
     wanted = {f"{name}/{figure}": value for name, view in named.items() for figure, value in expected[view].items()}
     assert figures == pytest.approx(wanted, rel=1e-4)

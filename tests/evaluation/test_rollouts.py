@@ -37,8 +37,8 @@ def make_pool(episodes, rows=2, **arguments):
     return Pool(EnvSpec("tests.envs.toy_games:Counting", arguments), [seeds] * rows, SIZE, APPLES)
 
 
-class Eager(RandomAgent):
-    """Attacks in every other step of an episode."""
+class AlternatingAgent(RandomAgent):
+    """Attacks in every other step of an episode, and turns at a constant rate."""
 
     def act(self, time_step):
         attack = time_step.frames[:, 0, 0, 1] % 2 == 0
@@ -50,7 +50,7 @@ class Eager(RandomAgent):
 
 def test_episodes_are_played_by_seed_and_recorded(tmp_path):
     with make_pool(5, steps=3) as pool:
-        played = run_episodes(Eager(0), pool, tmp_path, 5)
+        played = run_episodes(AlternatingAgent(0), pool, tmp_path, 5)
     assert [one[:4] for one in played] == [(seed, 3, 2.0, "truncated") for seed in range(3, 8)]
     assert {one.drift for one in played} == {1.0}  # the mean of 0, 1, 2
     steps = read_steps(recording_path(tmp_path, 4).with_suffix(".jsonl"))
@@ -60,7 +60,7 @@ def test_episodes_are_played_by_seed_and_recorded(tmp_path):
     assert len(frames) == 3
 
 
-def test_agents_without_a_policy(tmp_path):
+def test_idle_and_random_agents(tmp_path):
     with make_pool(2, steps=4) as pool:
         time_step = pool.begin()
         idle, first, again = IdleAgent().act(time_step), RandomAgent(1).act(time_step), RandomAgent(1).act(time_step)
@@ -81,18 +81,18 @@ def test_drift_is_the_kl_from_the_reference_to_the_policy():
     frames, first = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8), np.ones(3, bool)
     start = frames[:, None], first[:, None], policy.initial_memory(3)
     shapes = jax.eval_shape(policy.init, jax.random.key(0), *start)["params"]
-    # Logits of about 1: a KL of a few 1e-4, as between initial parameters, is the difference of two numbers near 10
+    # Logits of order 1: a KL of a few 1e-4, as between initial parameters, is the difference of two numbers near 10
     one, other = (random_like(shapes, seed) for seed in (0, 1))
     time_step = TimeStep(frames, None, first, first, first, None, None, None)
     same = EvaluatedPolicy((policy, one), (policy, one), 3, seed=0).act(time_step)
-    apart = EvaluatedPolicy((policy, one), (policy, other), 3, seed=0).act(time_step)
+    different = EvaluatedPolicy((policy, one), (policy, other), 3, seed=0).act(time_step)
     again = EvaluatedPolicy((policy, one), (policy, other), 3, seed=0).act(time_step)
     np.testing.assert_allclose(same.drift, 0, atol=1e-6)
     logits = jax.jit(lambda params: policy.apply({"params": params}, *start).logits)
     p, q = logits(other), logits(one)
     assert joint_kl(p, q).min() > 0.1
-    np.testing.assert_allclose(apart.drift, joint_kl(p, q)[:, 0], rtol=1e-4)
-    np.testing.assert_array_equal(apart.camera, again.camera)
+    np.testing.assert_allclose(different.drift, joint_kl(p, q)[:, 0], rtol=1e-4)
+    np.testing.assert_array_equal(different.camera, again.camera)
 
 
 def played(seed, reward, ending="truncated", drift=0.5):
@@ -120,7 +120,7 @@ def test_an_agent_with_only_lost_episodes():
 
 
 def test_stored_results_of_an_earlier_version_are_used(tmp_path):
-    """It stored `config.num_envs` by its earlier name, `games`."""
+    """That version stored `config.num_envs` under its former name, `games`."""
     config, result = get_config(), played(0, 1.0)
     config.out = str(tmp_path)
     settings = jsonable(config) | {"games": config.num_envs, "policies": [], "size": [8, 8]}

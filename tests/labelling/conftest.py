@@ -28,7 +28,7 @@ SIZE, WINDOW, CHUNK = 32, 8, 8
 
 
 def save_checkpoint(workdir, stage, module, config, *inputs, length=WINDOW):
-    """A training run's checkpoint, of random parameters: quicker than training, and the labels are as good to test."""
+    """Writes a checkpoint of random parameters, which is quicker than training."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 1, SIZE, SIZE, 3), jnp.uint8), *inputs)
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes["params"])
@@ -53,14 +53,14 @@ def policy_dir(tmp_path_factory):
 
 
 def pictures(count, height, width):
-    """Coarse patterns, no two alike."""
+    """Coarse random patterns, all distinct."""
     cells = np.random.default_rng(height * width).integers(0, 256, (count, 4, 4, 3))
     rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
     return [frame[rows][:, columns].astype(np.uint8) for frame in cells]
 
 
 def write_video(path, codec, pixels, frames, rate=20, times=None):
-    """A video at a steady rate, or with its frames at these times, in milliseconds."""
+    """Writes a video of a constant rate, or with its frames at these times, in milliseconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unit = Fraction(1, 1000) if times else 1 / Fraction(rate)
     container_format = {"format": "mp4"} if path.suffix == ".MP4" else {}
@@ -136,9 +136,9 @@ def launcher():
 
 
 @pytest.fixture(scope="session")
-def undisturbed(launcher, videos, idm_dir, tmp_path_factory):
+def uninterrupted(launcher, videos, idm_dir, tmp_path_factory):
     """The dataset and the output of an uninterrupted job."""
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    out = tmp_path_factory.mktemp("uninterrupted") / "out"
     return out, launcher.run(settings(videos, idm_dir, out))
 
 
@@ -151,17 +151,20 @@ class ThisProcess:
         return future
 
 
-load_once, partial_once = cache(load_idm), cache(partial)  # equal programs are then one to JAX, and compiled once
+load_once, partial_once = (
+    cache(load_idm),
+    cache(partial),
+)  # JAX then sees equal functions as the same, and compiles them once
 
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Jobs without processes of their own; each model is loaded and compiled once."""
+    """Runs jobs in this process; each model is loaded and compiled once."""
     run_in_process(monkeypatch)
 
 
 def run_in_process(monkeypatch):
-    """The same for fixtures that are made once."""
+    """Applies `in_process` for fixtures of a larger scope."""
     monkeypatch.setattr(job, "worker_pool", lambda workers: nullcontext(ThisProcess()))
     monkeypatch.setattr(steps, "batches", lambda *arguments: batches(*arguments[:-1], workers=0))
     monkeypatch.setattr(job, "load_idm", load_once)
@@ -179,7 +182,7 @@ def labels_by_name(out):
 
 
 def assert_same_labels(out, other):
-    """Of every video; sums in another order may change the last digits of a confidence."""
+    """Compares the labels of all videos; sums in another order may change the last digits of a confidence."""
     labels, expected = labels_by_name(out), labels_by_name(other)
     assert labels.keys() == expected.keys()
     for name, (buttons, camera, confidence) in labels.items():

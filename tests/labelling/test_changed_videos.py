@@ -19,7 +19,7 @@ from .conftest import labels_by_name, pictures, settings, write_video
 from .test_damaged_state import interrupt
 from .test_interrupted import Killed, kill_at_rename
 
-STEPS = {"a": 1, "b": 2, "c": 3, "d": 1}  # of a span of one window for each device
+STEPS = {"a": 1, "b": 2, "c": 3, "d": 1}  # steps of each video; a step is one window for each device
 
 
 def frames(steps):
@@ -70,23 +70,23 @@ def stop_at_step(config, monkeypatch, step):
 
 
 def same_labels(out, other):
-    there, expected = labels_by_name(out), labels_by_name(other)
-    assert list(there) == list(expected)
-    for name, labels in there.items():
+    actual, expected = labels_by_name(out), labels_by_name(other)
+    assert list(actual) == list(expected)
+    for name, labels in actual.items():
         for field, wanted in zip(labels, expected[name], strict=True):
             np.testing.assert_array_equal(field, wanted, err_msg=name)
 
 
 def fresh(config, tmp_path):
     """The dataset of an uninterrupted job."""
-    anew = config.copy_and_resolve_references()
-    anew.out = str(tmp_path / "fresh")
-    return label(anew)
+    copy = config.copy_and_resolve_references()
+    copy.out = str(tmp_path / "fresh")
+    return label(copy)
 
 
 @pytest.mark.parametrize("change", ["remove first", "remove last", "rename and touch", "replace", "add"])
 def test_the_rest_of_the_work_is_kept(folder, config, tmp_path, monkeypatch, work_done, capsys, change):
-    """(failing: label-advice-refused, same-size-replaced)"""
+    """Unchanged videos are not decoded again, and their finished steps not labelled again."""
     config.films = int(change == "remove first")
     stop_at_step(config, monkeypatch, 4)  # the second of c
     assert work_done == ["a.mkv", "b.mkv", "c.mkv", "d.mkv", *range(5)]
@@ -116,7 +116,7 @@ def test_the_rest_of_the_work_is_kept(folder, config, tmp_path, monkeypatch, wor
 
 
 def test_a_replaced_video_is_new_work_and_a_touched_one_is_not(folder, config, tmp_path, capsys):
-    """Same name, size and date, other content (failing: same-size-replaced)."""
+    """Same name, size and modification time, but other content."""
     for name in ("b", "c", "d"):
         (folder / f"{name}.mkv").unlink()
     out = label(config)
@@ -134,7 +134,7 @@ def test_a_replaced_video_is_new_work_and_a_touched_one_is_not(folder, config, t
 
 
 def test_shards_keep_their_videos_when_one_is_removed(folder, config, tmp_path, capsys, work_done):
-    """Also a completed shard: its dataset is created again (failing: label-advice-refused)."""
+    """A completed shard does too: only its dataset is written again."""
     config.update(num_shards=2, films=0)
     label(config)
     (folder / "a.mkv").unlink()
@@ -152,7 +152,7 @@ def test_shards_keep_their_videos_when_one_is_removed(folder, config, tmp_path, 
 
 
 def test_a_model_is_identified_by_its_content(folder, config, idm_dir, tmp_path, monkeypatch):
-    """After the model is moved, the job resumes (issue 19, clause 7)."""
+    """After the model's folder is moved, the job resumes."""
     stop_at_step(config, monkeypatch, 2)
     moved = shutil.copytree(idm_dir, tmp_path / "moved")
     config.idm = str(moved)
@@ -160,7 +160,7 @@ def test_a_model_is_identified_by_its_content(folder, config, idm_dir, tmp_path,
     label(config)
 
 
-def test_copies_and_segments_have_identities_of_their_own(folder, tmp_path):
+def test_copies_and_segments_have_distinct_identities(folder, tmp_path):
     shutil.copy(folder / "a.mkv", folder / "copy.mkv")
     clips = {name: Clip(folder / f"{name}.mkv") for name in ("a", "b", "copy", "none")}
     clips |= {"a@0-5": Clip(folder / "a.mkv", 0, 5), "a@5-9": Clip(folder / "a.mkv", 5, 9)}
@@ -171,13 +171,13 @@ def test_copies_and_segments_have_identities_of_their_own(folder, tmp_path):
     (folder / "a.mkv").rename(folder / "elsewhere.mkv")
     assert content_keys({"elsewhere": Clip(folder / "elsewhere.mkv")}) == {"elsewhere": keys["a"]}
     assert sampling_seed(keys["a"]) == sampling_seed(keys["copy"]) < 2**28
-    assert sampling_seed(content_digest(folder / "b.mkv")) == sampling_seed(keys["b"])  # single.py
+    assert sampling_seed(content_digest(folder / "b.mkv")) == sampling_seed(keys["b"])  # as labelling/single.py
     seeds = [sampling_seed(keys[name]) for name in ("a", "b", "a@0-5", "a@5-9")]
     assert len(set(seeds)) == len(seeds)  # labels of segments are sampled independently
 
 
 def test_unreadable_videos_are_identified_by_their_names(folder):
-    """One that reappears, or disappears, is not confused with another."""
+    """A video that reappears or disappears is not confused with another."""
     (folder / "e.mkv").mkdir()
     clips = {name: Clip(folder / f"{name}.mkv") for name in ("e", "gone", "lost")}
     assert content_keys(clips) == {"e": "unreadable e", "gone": "missing gone", "lost": "missing lost"}
@@ -187,18 +187,18 @@ def test_unreadable_videos_are_identified_by_their_names(folder):
 
 
 def test_steps_of_a_damaged_plan_are_discarded(folder, config, tmp_path, monkeypatch):
-    """As after a power cut."""
+    """A power cut may leave an empty file."""
     stop_at_step(config, monkeypatch, 4)
     (tmp_path / "out.partial" / "part-00000-of-00001" / "labels" / "plan.json").write_text("")
     same_labels(label(config), fresh(config, tmp_path))
 
 
-def test_labels_kept_for_another_order_are_not_those_of_a_video_that_comes_later(folder, config, tmp_path, monkeypatch):
-    """b and c; then a, which sorts first, stopped after all is labelled; then d."""
+def test_labels_of_an_earlier_plan_are_not_given_to_videos_added_later(folder, config, tmp_path, monkeypatch):
+    """Runs with b and c; with a, which sorts first, too, stopped after all is labelled; then with d."""
     later = {name: (folder / f"{name}.mkv").rename(tmp_path / f"{name}.mkv") for name in ("a", "d")}
-    for come in ("", "a"):
-        if come:
-            later[come].rename(folder / "a.mkv")
+    for added in ("", "a"):
+        if added:
+            later[added].rename(folder / "a.mkv")
         interrupt(config, "dataset", monkeypatch)
     later["d"].rename(folder / "d.mkv")
     same_labels(label(config), fresh(config, tmp_path))

@@ -35,7 +35,7 @@ def few(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(few, idm_dir, tmp_path_factory):
+def labelled(few, idm_dir, tmp_path_factory):
     """The dataset of an uninterrupted job."""
     with pytest.MonkeyPatch.context() as patch:
         run_in_process(patch)
@@ -55,9 +55,11 @@ def interrupt(config, name, monkeypatch):
 
 
 @pytest.mark.parametrize("stage", ["dataset", "out"])
-def test_every_state_file_may_be_damaged(few, idm_dir, made, tmp_path, in_process, monkeypatch, stage):
+def test_labelling_recovers_from_any_damaged_state_file(
+    few, idm_dir, labelled, tmp_path, in_process, monkeypatch, stage
+):
     """Settings, frames, counts, notes, labels and assembled datasets: damaged files are created again (attack H2)."""
-    config, undisturbed = settings(few, idm_dir, tmp_path / "out", films=0), files(made)
+    config, uninterrupted = settings(few, idm_dir, tmp_path / "out", films=0), files(labelled)
     interrupt(config, stage, monkeypatch)
     saved = (tmp_path / "out.partial").rename(tmp_path / "saved")
     names = [path.relative_to(saved) for path in sorted(saved.rglob("*")) if path.is_file()]
@@ -71,18 +73,18 @@ def test_every_state_file_may_be_damaged(few, idm_dir, made, tmp_path, in_proces
             shutil.rmtree(tmp_path / "out.partial", ignore_errors=True)
             shutil.copytree(saved, tmp_path / "out.partial")
             damage(tmp_path / "out.partial" / name)
-            assert files(label(config)) == undisturbed, (name, damage)
+            assert files(label(config)) == uninterrupted, (name, damage)
             shutil.rmtree(tmp_path / "out")
 
 
-def test_counts_that_are_wrong_are_noticed(few, idm_dir, made, tmp_path, in_process, monkeypatch, capsys):
-    """A count cut from 25 to 2, which is a number too, or records of another video (attack H2)."""
+def test_wrong_counts_and_records_are_detected(few, idm_dir, labelled, tmp_path, in_process, monkeypatch, capsys):
+    """A count truncated from 25 to 2, still a number, and records of another video (attack H2)."""
     config = settings(few, idm_dir, tmp_path / "out", films=0)
     interrupt(config, "dataset", monkeypatch)
     frames = tmp_path / "out.partial/part-00000-of-00001/frames"
     (frames / "0000001.frames").write_text("2")
     shutil.copy(frames / "0000001.records", frames / "0000000.records")
-    assert files(label(config)) == files(made)
+    assert files(label(config)) == files(labelled)
     output = capsys.readouterr().out
     assert all(
         f"{few / name} is decoded again, since its intermediate files are damaged" in output
@@ -90,17 +92,17 @@ def test_counts_that_are_wrong_are_noticed(few, idm_dir, made, tmp_path, in_proc
     )
 
 
-def test_labels_of_other_steps_are_noticed(few, idm_dir, made, tmp_path, in_process, monkeypatch):
+def test_labels_of_other_steps_are_detected(few, idm_dir, labelled, tmp_path, in_process, monkeypatch):
     """A step's file with the labels of fewer frames than the step has (attack H2)."""
     config = settings(few, idm_dir, tmp_path / "out", films=0)
     interrupt(config, "dataset", monkeypatch)
     file = tmp_path / "out.partial/part-00000-of-00001/labels/00000000.npz"
     stored = dict(np.load(file))
     np.savez(file, **{name: array[1:] for name, array in stored.items()})
-    assert files(label(config)) == files(made)
+    assert files(label(config)) == files(labelled)
 
 
-def test_a_flipped_byte_is_named_and_the_remedy_works(few, idm_dir, made, tmp_path, in_process, monkeypatch):
+def test_a_flipped_byte_is_named_and_the_remedy_works(few, idm_dir, labelled, tmp_path, in_process, monkeypatch):
     """Checksums detect what counts do not; the remedy in the message works (attack H2)."""
     config = settings(few, idm_dir, tmp_path / "out", films=0)
     interrupt(config, "dataset", monkeypatch)
@@ -112,12 +114,12 @@ def test_a_flipped_byte_is_named_and_the_remedy_works(few, idm_dir, made, tmp_pa
         LabelError, match=r"0000000\.records.*Run the same command again, which decodes that video again"
     ):
         label(config)
-    assert files(label(config)) == files(made)
+    assert files(label(config)) == files(labelled)
 
 
 def test_a_truncated_film_is_rendered_again(few, idm_dir, tmp_path, in_process, monkeypatch):
     """Films are state files too, in the shard or in its dataset (attack H2)."""
-    undisturbed = files(label(settings(few, idm_dir, tmp_path / "undisturbed", films=1)))
+    uninterrupted = files(label(settings(few, idm_dir, tmp_path / "uninterrupted", films=1)))
     config = settings(few, idm_dir, tmp_path / "out", films=1)
     for stage, film in {"dataset": "dataset.writing/films", "out": "dataset/films"}.items():
         interrupt(config, stage, monkeypatch)
@@ -126,14 +128,14 @@ def test_a_truncated_film_is_rendered_again(few, idm_dir, tmp_path, in_process, 
             (part / film).rename(part / "films")  # as after a stop while films are drawn
             film = "films"
         halve(part / film / "a.mp4")
-        assert files(label(config)) == undisturbed
+        assert files(label(config)) == uninterrupted
         shutil.rmtree(tmp_path / "out")
 
 
-def test_a_damaged_dataset_is_not_called_labelled(few, idm_dir, made, tmp_path, in_process):
+def test_a_damaged_dataset_is_reported(few, idm_dir, labelled, tmp_path, in_process):
     """If the dataset itself is damaged, the same command reports it with the remedy (attack H2)."""
-    for name in files(made):
-        out = shutil.copytree(made, tmp_path / "out")
+    for name in files(labelled):
+        out = shutil.copytree(labelled, tmp_path / "out")
         halve(out / name)
         with pytest.raises(LabelError, match="damaged: remove"):
             label(settings(few, idm_dir, out, films=0))

@@ -24,12 +24,12 @@ def config_of(idm_dir, tmp_path, monkeypatch, in_process):
 
 
 def call_first(patch, place, action):
-    """Runs `action`, of another host, before the first call of a function of the job."""
+    """Runs `action`, of another host, before the first call of the job's function `place`."""
     original, left = getattr(job, place), [action]
     patch.setattr(job, place, lambda *arguments: (left and left.pop()(), original(*arguments))[1])
 
 
-def test_a_host_that_waited_while_another_made_the_dataset_has_nothing_to_do(config_of, tmp_path, monkeypatch, capsys):
+def test_a_host_has_nothing_to_do_if_another_completed_the_dataset_meanwhile(config_of, tmp_path, monkeypatch, capsys):
     """The other host finishes between this one's check for the dataset and its lock of the folder."""
     label(config_of(0))
     call_first(monkeypatch, "_check_window", partial(label, config_of(1)))
@@ -38,18 +38,18 @@ def test_a_host_that_waited_while_another_made_the_dataset_has_nothing_to_do(con
     assert sorted(os.listdir(tmp_path)) == ["out", "videos"]
 
 
-def test_hosts_that_end_together_make_one_dataset(config_of, tmp_path, monkeypatch, capsys):
+def test_hosts_that_finish_together_write_one_dataset(config_of, tmp_path, monkeypatch, capsys):
     """Both shards are complete; the other host merges them and removes the intermediate files."""
-    finish, made = job._label_shard, []
+    finish, written = job._label_shard, []
 
     def finish_with_the_other(*arguments):
         finish(*arguments)
-        if not made:
-            made.append(None)
-            made[:] = [files(label(config_of(1)))]
+        if not written:
+            written.append(None)
+            written[:] = [files(label(config_of(1)))]
 
     monkeypatch.setattr(job, "_label_shard", finish_with_the_other)
     out = label(config_of(0))
-    assert [files(out)] == made
+    assert [files(out)] == written
     assert capsys.readouterr().out.count(f"dataset {out}") == 2
     assert sorted(os.listdir(tmp_path)) == ["out", "videos"]

@@ -1,4 +1,4 @@
-"""A labelling job that is killed, or whose settings change half-way: equal bytes, or an error with the reason."""
+"""A labelling job that is killed, or whose settings change midway: equal bytes, or an error with the reason."""
 
 import os
 import shutil
@@ -38,7 +38,9 @@ def kill_at_rename(patch, name, done):
     patch.setattr(Path, "rename", rename_and_end)
 
 
-def test_killed_around_any_rename_it_makes_the_same_bytes(videos, idm_dir, tmp_path, in_process, monkeypatch, capsys):
+def test_resume_after_a_kill_at_any_rename_writes_the_same_bytes(
+    videos, idm_dir, tmp_path, in_process, monkeypatch, capsys
+):
     config = settings(videos, idm_dir, tmp_path / "out")
     names = (
         "settings.json", "0000000.broken", "0000003.records", "0000003.frames", "00000000.npz", "00000001.npz", "films",
@@ -54,11 +56,11 @@ def test_killed_around_any_rename_it_makes_the_same_bytes(videos, idm_dir, tmp_p
     label(config)
     assert "nothing to do" in capsys.readouterr().out
     assert os.listdir(tmp_path) == ["out"]
-    assert files(tmp_path / "out") == files(label(settings(videos, idm_dir, tmp_path / "undisturbed")))
+    assert files(tmp_path / "out") == files(label(settings(videos, idm_dir, tmp_path / "uninterrupted")))
 
 
-def done_so_far(out):
-    """Modification times of the files of a job that are to be written once."""
+def finished_files(out):
+    """Modification times of the files of a job that must be written only once."""
     done = {}
     with suppress(FileNotFoundError):  # the job may be removing files
         for path in out.parent.glob("out.partial/*/*/*"):
@@ -77,47 +79,47 @@ def kill_all(process):
     process.communicate()
 
 
-def finish_what_is_missing(launcher, config, out):
-    """Resumes a job that was killed; checks that no file is written twice."""
-    before, process = done_so_far(out), launcher.start(config)
+def resume_without_rewriting(launcher, config, out):
+    """Resumes a killed job; checks that no file is written twice."""
+    before, process = finished_files(out), launcher.start(config)
     while process.poll() is None:
-        now = done_so_far(out)
-        assert {path: now.get(path, made) for path, made in before.items()} == before
+        now = finished_files(out)
+        assert {path: now.get(path, written) for path, written in before.items()} == before
         time.sleep(0.02)
     return launcher.finish(process)
 
 
-def test_killed_while_decoding_and_while_labelling_it_makes_the_same_bytes(
-    launcher, undisturbed, videos, idm_dir, tmp_path
+def test_resume_after_kills_while_decoding_and_labelling_writes_the_same_bytes(
+    launcher, uninterrupted, videos, idm_dir, tmp_path
 ):  # fmt: skip
     out = tmp_path / "out"
     config = settings(videos, idm_dir, out)
     for folder, number in (("frames", 3), ("labels", 4)):
-        process, before = launcher.start(config), done_so_far(out)
-        wait_until(lambda: count(done_so_far(out), folder) >= number, process)  # noqa: B023
+        process, before = launcher.start(config), finished_files(out)
+        wait_until(lambda: count(finished_files(out), folder) >= number, process)  # noqa: B023
         kill_all(process)
-        assert before.items() <= done_so_far(out).items()
+        assert before.items() <= finished_files(out).items()
         assert not out.exists()
-    done = done_so_far(out)
+    done = finished_files(out)
     assert count(done, "frames") == 2 * len(GOOD) + len(BROKEN)
     assert 4 <= count(done, "labels") < 20
-    finish_what_is_missing(launcher, config, out)
-    assert files(out) == files(undisturbed[0])
+    resume_without_rewriting(launcher, config, out)
+    assert files(out) == files(uninterrupted[0])
     assert os.listdir(tmp_path) == ["out"]
 
 
 @pytest.mark.slow
-def test_killed_at_ten_moments_it_makes_the_same_bytes(launcher, videos, idm_dir, tmp_path):
+def test_resume_after_kills_at_ten_moments_writes_the_same_bytes(launcher, videos, idm_dir, tmp_path):
     (tmp_path / "videos").mkdir()
-    for number in range(8):  # so that there is more to do than to start
+    for number in range(8):  # so that the work takes longer than the start
         os.link(videos / "long.mp4", tmp_path / "videos" / f"long {number}.mp4")
     for name in ("one frame.avi", "some/odd.mkv", "bad/cut.mp4"):
         os.link(videos / name, tmp_path / "videos" / Path(name).name)
     config = partial(settings, tmp_path / "videos", idm_dir, span=1, films=2, workers=2)
     for _ in range(2):  # the second time with compiled programs
-        shutil.rmtree(tmp_path / "undisturbed", ignore_errors=True)
+        shutil.rmtree(tmp_path / "uninterrupted", ignore_errors=True)
         start = time.monotonic()
-        launcher.run(config(tmp_path / "undisturbed"))
+        launcher.run(config(tmp_path / "uninterrupted"))
         seconds = time.monotonic() - start
     rng, killed = np.random.default_rng(0), []
     for moment in range(10):
@@ -125,12 +127,12 @@ def test_killed_at_ten_moments_it_makes_the_same_bytes(launcher, videos, idm_dir
         process = launcher.start(config(out))
         time.sleep(delay)
         kill_all(process)
-        done = done_so_far(out)
+        done = finished_files(out)
         killed.append((round(delay, 1), count(done, "frames"), count(done, "labels"), out.exists()))
-        finish_what_is_missing(launcher, config(out), out)
-        assert files(out) == files(tmp_path / "undisturbed")
+        resume_without_rewriting(launcher, config(out), out)
+        assert files(out) == files(tmp_path / "uninterrupted")
         assert os.listdir(out.parent) == ["out"]
-    print(f"undisturbed: {seconds:.1f} s; killed after (seconds, files of frames, files of labels, whole): {killed}")
+    print(f"uninterrupted: {seconds:.1f} s; killed after (seconds, files of frames, files of labels, whole): {killed}")
 
 
 def test_other_settings_are_refused_while_a_job_is_half_done(videos, idm_dir, tmp_path, in_process, monkeypatch):

@@ -46,8 +46,8 @@ from .conftest import (
 from .test_plan import frames_labelled, window_starts
 
 
-def test_the_dataset_holds_every_good_video(undisturbed):
-    out, output = undisturbed
+def test_the_dataset_holds_every_good_video(uninterrupted):
+    out, output = uninterrupted
     index = dataset.load_index(out, "train")
     assert dict(zip(index.names, index.lengths.tolist(), strict=True)) == GOOD
     assert index.labels == "predicted"
@@ -61,8 +61,8 @@ def test_the_dataset_holds_every_good_video(undisturbed):
     assert os.listdir(out.parent) == ["out"]
 
 
-def test_broken_videos_are_listed_and_left_out(undisturbed, videos):
-    out, output = undisturbed
+def test_broken_videos_are_listed_and_left_out(uninterrupted, videos):
+    out, output = uninterrupted
     report = json.loads((out / "report.json").read_text())
     assert [note["file"] for note in report["broken"]] == [str(videos / name) for name in BROKEN]
     assert all(note["reason"] and note["detail"] for note in report["broken"])
@@ -92,12 +92,12 @@ def read_video(out, number):
 
 
 @pytest.mark.parametrize("number", range(len(GOOD)))
-def test_records_hold_the_labels_of_the_index_and_the_frames_nearest_in_time(undisturbed, videos, number):
-    frames = read_video(undisturbed[0], number)
+def test_records_hold_the_labels_of_the_index_and_the_frames_nearest_in_time(uninterrupted, videos, number):
+    frames = read_video(uninterrupted[0], number)
     name = list(GOOD)[number]
     (file,) = (path for path in videos.rglob("*") if path.with_suffix("") == videos / name)
-    at_the_models_size = np.stack([resize(fit_aspect(frame, 16, 9), SIZE, SIZE) for frame in decode(file)])
-    distance = np.abs(frames[:, None].astype(int) - at_the_models_size[None]).mean((2, 3, 4))
+    resized = np.stack([resize(fit_aspect(frame, 16, 9), SIZE, SIZE) for frame in decode(file)])
+    distance = np.abs(frames[:, None].astype(int) - resized[None]).mean((2, 3, 4))
     assert distance.min(1).max() < 6
     shown = {
         "long": range(90),
@@ -111,8 +111,8 @@ def test_records_hold_the_labels_of_the_index_and_the_frames_nearest_in_time(und
     np.testing.assert_array_equal(distance.argmin(1), list(shown))
 
 
-def test_a_film_shows_the_labels(undisturbed, videos):
-    (film,) = (undisturbed[0] / "films").iterdir()
+def test_a_film_shows_the_labels(uninterrupted, videos):
+    (film,) = (uninterrupted[0] / "films").iterdir()
     assert film.name == "long.mp4"
     shown, plain = list(decode(film)), list(decode(videos / "long.mp4"))
     assert len(shown) == len(plain) == 90
@@ -127,7 +127,7 @@ def write_manifest(path, segments):
     return path
 
 
-def test_segments_are_labelled_as_if_they_had_been_cut_out(videos, idm_dir, tmp_path, in_process, undisturbed):
+def test_segments_have_the_frames_of_their_video(videos, idm_dir, tmp_path, in_process, uninterrupted):
     segments = [("long.mp4", 0.5, 2.0), ("long.mp4", 2.0, 4.6), ("some/odd.mkv", 0.0, 1.0), ("bad/cut.mp4", 0.0, 1.0),
                 ("gone.mp4", 0.0, 1.0), ("bad/cut.mp4", 2.0, 3.0)]  # fmt: skip
     manifest = write_manifest(videos / "segments.parquet", segments)
@@ -138,7 +138,7 @@ def test_segments_are_labelled_as_if_they_had_been_cut_out(videos, idm_dir, tmp_
     index = dataset.load_index(out, "train")
     lengths = {"long@10-40": 30, "long@40-92": 50, "some/odd@0-20": 20}  # the second ends with its video
     assert dict(zip(index.names, index.lengths.tolist(), strict=True)) == lengths
-    whole = dict(zip(GOOD, (read_video(undisturbed[0], i) for i in range(len(GOOD))), strict=True))
+    whole = dict(zip(GOOD, (read_video(uninterrupted[0], i) for i in range(len(GOOD))), strict=True))
     for number, (video, rows) in enumerate((("long", slice(10, 40)), ("long", slice(40, 90)), ("some/odd", slice(20)))):
         np.testing.assert_array_equal(read_video(out, number), whole[video][rows])
     broken = json.loads((out / "report.json").read_text())["broken"]
@@ -157,7 +157,7 @@ def test_a_segment_after_the_end_is_listed(videos, idm_dir, tmp_path, in_process
     assert [note["detail"] for note in report["broken"]] == ["it has no frames 90 to 112 (20 per second)"]
 
 
-def test_a_video_may_change_its_size(videos, idm_dir, tmp_path, in_process):
+def test_a_video_whose_frame_size_changes_is_labelled(videos, idm_dir, tmp_path, in_process):
     (tmp_path / "videos").mkdir()
     streams = []
     for number, (height, width) in enumerate([(48, 64), (72, 128)]):
@@ -178,16 +178,16 @@ def apply_to_windows(idm_dir, mode, frames):
     logits = {"buttons": np.zeros((len(frames), 20, 2)), "camera": np.zeros((len(frames), 2, 11))}
     starts = window_starts(len(frames), WINDOW)
     padded = np.pad(frames, [(2, starts[-1] + WINDOW - len(frames) + 2), (0, 0), (0, 0), (0, 0)])
-    of_windows = []
+    window_logits = []
     for start in starts:
         window, valid = padded[None, start : start + WINDOW + 4].copy(), np.arange(start, start + WINDOW) < len(frames)
         if mode == "exact":
             window[:, :2] = window[:, -2:] = 0
         embeddings = apply_compiled(module, "embed", params, window)
-        of_windows.append(apply_compiled(module, "attend", params, embeddings, valid[None]).logits)
-    for frame, number, place in frames_labelled(len(frames), WINDOW):
+        window_logits.append(apply_compiled(module, "attend", params, embeddings, valid[None]).logits)
+    for frame, number, position in frames_labelled(len(frames), WINDOW):
         for head in logits:
-            logits[head][frame] = of_windows[number][head][0, place]
+            logits[head][frame] = window_logits[number][head][0, position]
     return logits
 
 
@@ -197,10 +197,12 @@ def apply_compiled(module, method, params, *inputs):
 
 
 @pytest.mark.parametrize("mode", ["shared", "exact"])
-def test_labels_match_the_model_on_the_right_windows(
-    mode, undisturbed, videos, idm_dir, tmp_path, in_process
+def test_labels_match_the_model_on_the_correct_windows(
+    mode, uninterrupted, videos, idm_dir, tmp_path, in_process
 ):  # fmt: skip
-    out = undisturbed[0] if mode == "shared" else label(settings(videos, idm_dir, tmp_path / "out", mode=mode, batch=5))
+    out = (
+        uninterrupted[0] if mode == "shared" else label(settings(videos, idm_dir, tmp_path / "out", mode=mode, batch=5))
+    )
     index = dataset.load_index(out, "train")
     assert index.names == tuple(GOOD)
     for number in range(len(GOOD)):
@@ -214,7 +216,7 @@ def test_labels_match_the_model_on_the_right_windows(
         np.testing.assert_allclose(np.log(index.confidence[rows]), log_probs, atol=1e-3)
 
 
-def test_shards_make_the_same_labels(undisturbed, videos, idm_dir, tmp_path, in_process, capsys):
+def test_shards_give_the_same_labels(uninterrupted, videos, idm_dir, tmp_path, in_process, capsys):
     label(settings(videos, idm_dir, tmp_path / "whole", choice="sample"))
     for shard_index in (2, 0, 1):
         assert not (tmp_path / "out").exists()
@@ -225,26 +227,26 @@ def test_shards_make_the_same_labels(undisturbed, videos, idm_dir, tmp_path, in_
     assert_same_labels(tmp_path / "out", tmp_path / "whole")
     for number in range(len(GOOD)):
         read_video(tmp_path / "out", number)
-    reports = [json.loads((out / "report.json").read_text()) for out in (tmp_path / "out", undisturbed[0])]
+    reports = [json.loads((out / "report.json").read_text()) for out in (tmp_path / "out", uninterrupted[0])]
     assert reports[0]["splits"] == reports[1]["splits"]
     assert sorted(note["file"] for note in reports[0]["broken"]) == [note["file"] for note in reports[1]["broken"]]
     assert len(list((tmp_path / "out" / "films").rglob("*.mp4"))) == 3
 
 
-def test_labels_are_made_once(undisturbed, videos, idm_dir, tmp_path, in_process, capsys):
-    before = files(undisturbed[0])
-    (undisturbed[0].parent / "out.partial" / "left over").mkdir(parents=True)
-    label(settings(videos, idm_dir, undisturbed[0]))
+def test_a_complete_job_is_not_repeated(uninterrupted, videos, idm_dir, tmp_path, in_process, capsys):
+    before = files(uninterrupted[0])
+    (uninterrupted[0].parent / "out.partial" / "left over").mkdir(parents=True)
+    label(settings(videos, idm_dir, uninterrupted[0]))
     assert "nothing to do" in capsys.readouterr().out
     more = shutil.copytree(videos, tmp_path / "videos")
     write_video(more / "new.mkv", "ffv1", "bgr0", pictures(3, 8, 8))
     with pytest.raises(LabelError, match="was labelled with other videos: remove it"):
-        label(settings(more, idm_dir, undisturbed[0]))
-    assert files(undisturbed[0]) == before
-    assert os.listdir(undisturbed[0].parent) == ["out"]
+        label(settings(more, idm_dir, uninterrupted[0]))
+    assert files(uninterrupted[0]) == before
+    assert os.listdir(uninterrupted[0].parent) == ["out"]
 
 
-def test_what_cannot_be_labelled_is_refused(videos, idm_dir, tmp_path, in_process):
+def test_invalid_settings_and_videos_are_refused(videos, idm_dir, tmp_path, in_process):
     for name in ("empty/notes.txt", "noise/noise.mp4"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"noise")
@@ -275,7 +277,7 @@ def test_what_cannot_be_labelled_is_refused(videos, idm_dir, tmp_path, in_proces
         assert not (tmp_path / "out").exists()
 
 
-def test_mistakes_are_explained_in_a_line(launcher, videos, idm_dir, policy_dir, tmp_path):
+def test_errors_of_the_program_are_one_line(launcher, videos, idm_dir, policy_dir, tmp_path):
     (tmp_path / "twins").mkdir()
     for name in ("take.mp4", "take.mkv"):
         (tmp_path / "twins" / name).touch()
@@ -300,7 +302,7 @@ def test_mistakes_are_explained_in_a_line(launcher, videos, idm_dir, policy_dir,
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_length(launcher, idm_dir, tmp_path):
     peaks = {}
-    for minutes in (0.1, 1, 60):  # the first is there to compile
+    for minutes in (0.1, 1, 60):  # the first run only compiles
         folder, frames = tmp_path / str(minutes), int(minutes * 60 * 20)
         (folder / "videos").mkdir(parents=True)
         with VideoWriter(folder / "videos" / "film.mp4", SIZE, SIZE) as writer:
@@ -320,7 +322,7 @@ def test_memory_does_not_grow_with_the_length(launcher, idm_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trained_model_labels(launcher, dataset_dir, videos, tmp_path):
+def test_labelling_with_a_trained_model(launcher, dataset_dir, videos, tmp_path):
     length = f"--config.data.length={WINDOW}"
     Launcher("idm.py:demo", dataset_dir).run(tmp_path / "idm", length)
     launcher.run(settings(videos, tmp_path / "idm", tmp_path / "out"))

@@ -18,11 +18,11 @@ WINDOW, WINDOWS, ROWS, SIZE = 8, 4, 3, 16
 LENGTH = (WINDOWS + 1) * WINDOW // 2
 INTERIOR = slice(2, WINDOW - 2)  # these embeddings depend on no frame beyond their window
 KEPT = slice(WINDOW // 4, WINDOW - WINDOW // 4)
-ROUNDING = 1e-5  # of log-probabilities, between programs that compute the same; measured: 3e-6
+ROUNDING = 1e-5  # of log-probabilities, between equivalent programs; measured: 3e-6
 
 
 def random_params(seed=0):
-    """Parameters of a plausible size; quicker than compiling the initialisers."""
+    """Parameters of a plausible scale; quicker than compiling the initialisers."""
     rng = np.random.default_rng(seed)
     frames = jax.ShapeDtypeStruct((1, 1, SIZE, SIZE, 3), jnp.uint8)
     shapes = jax.eval_shape(IDM.init, jax.random.key(0), frames)["params"]
@@ -58,7 +58,7 @@ def assert_same_labels(actual, expected):
 
 
 @pytest.mark.parametrize("video_frames", [1000, 11])
-def test_exact_is_the_model_applied_window_by_window(video_frames):
+def test_exact_mode_equals_the_model_applied_window_by_window(video_frames):
     params, spans = random_params(), random_spans(0, video_frames)
     labels = label("exact", spans, params)
     assert labels.buttons.shape == (ROWS, WINDOWS, WINDOW, 20)
@@ -73,7 +73,7 @@ def test_exact_is_the_model_applied_window_by_window(video_frames):
 
 
 @pytest.mark.parametrize("video_frames", [1, 7, WINDOW])
-def test_for_a_video_of_a_window_sharing_changes_nothing(video_frames):
+def test_shared_mode_equals_exact_mode_for_videos_of_one_window(video_frames):
     spans = random_spans(0, video_frames)
     exact, shared = (label(mode, spans) for mode in ("exact", "shared"))
     for field, expected in zip(shared, exact, strict=True):
@@ -82,25 +82,25 @@ def test_for_a_video_of_a_window_sharing_changes_nothing(video_frames):
 
 def test_only_the_embeddings_of_the_outermost_frames_depend_on_other_windows():
     params, spans = random_params(), random_spans()
-    of_span = embed(params, spans.frames)
+    span_embeddings = embed(params, spans.frames)
     for start in range(0, LENGTH - WINDOW + 1, WINDOW // 2):
         window = np.pad(spans.frames[:, 2:-2][:, start : start + WINDOW], [(0, 0), (2, 2), (0, 0), (0, 0), (0, 0)])
-        by_itself, shared = np.asarray(embed(params, window)), np.asarray(of_span[:, start : start + WINDOW])
-        np.testing.assert_allclose(shared[:, INTERIOR], by_itself[:, INTERIOR], atol=1e-5)
-        differences = np.abs(shared - by_itself).max((0, 2))
+        separate, shared = np.asarray(embed(params, window)), np.asarray(span_embeddings[:, start : start + WINDOW])
+        np.testing.assert_allclose(shared[:, INTERIOR], separate[:, INTERIOR], atol=1e-5)
+        differences = np.abs(shared - separate).max((0, 2))
         assert differences[[-2, -1]].min() > 1e-2
         assert (differences[[0, 1]].min() > 1e-2) == (start > 0)  # before a video all is black in both modes
 
 
 @pytest.mark.parametrize("video_frames", [1000, 11])
-def test_without_neighbours_sharing_changes_nothing(video_frames):
+def test_shared_mode_equals_exact_mode_without_temporal_filters(video_frames):
     params, spans = random_params(), random_spans(0, video_frames)
     kernel = params["temporal"]["conv"]["kernel"].reshape(5, 3, -1)
     kernel[[0, 1, 3, 4]] = 0
     assert_same_labels(label("shared", spans, params), label("exact", spans, params))
 
 
-def test_with_neighbours_sharing_changes_little():
+def test_shared_mode_differs_little_from_exact_mode():
     """Measured, over eight random models of this size: of the kept choices, 48 of 8,448 differ, and no kept label's
     log-probability by more than 0.093 nats. This does not transfer to trained models."""
     same, change = [], []
@@ -151,10 +151,10 @@ FRAMES = 20_000
 
 @pytest.fixture(scope="module")
 def logits():
-    """The same at every frame."""
+    """Random logits, equal in all frames."""
     rng = np.random.default_rng(0)
-    of_heads = {"buttons": rng.normal(0, 1, (20, 2)), "camera": rng.normal(0, 1, (2, 11))}
-    return {head: np.broadcast_to(of, (2, FRAMES, *of.shape)).astype(np.float32) for head, of in of_heads.items()}
+    by_head = {"buttons": rng.normal(0, 1, (20, 2)), "camera": rng.normal(0, 1, (2, 11))}
+    return {head: np.broadcast_to(row, (2, FRAMES, *row.shape)).astype(np.float32) for head, row in by_head.items()}
 
 
 @pytest.mark.parametrize("mode", ["shared", pytest.param("exact", marks=pytest.mark.slow)])
@@ -170,7 +170,7 @@ def test_with_mirror_a_mirrored_video_has_mirrored_labels(mode):
     )  # differs from the prediction of one view
 
 
-def test_the_average_is_that_of_probabilities():
+def test_the_average_of_views_is_taken_over_probabilities():
     rng = np.random.default_rng(0)
     plain, other = ({"buttons": rng.normal(size=(1, 1, 20, 2)), "camera": rng.normal(size=(1, 1, 2, 11))} for _ in "ab")
     found = {

@@ -14,7 +14,7 @@ LENGTHS = range(1, 43)
 
 
 def window_starts(length, window):
-    """Half a window apart, up to the first one that reaches the end."""
+    """First frames of the windows: half a window apart, up to the first one that reaches the end."""
     starts = [0]
     while starts[-1] + window < length:
         starts.append(starts[-1] + window // 2)
@@ -26,12 +26,12 @@ def frames_labelled(length, window):
     starts, counted = window_starts(length, window), []
     for frame in range(length):
         for number, start in enumerate(starts):
-            place = frame - start
-            middle = window / 4 <= place < 3 * window / 4
-            at_start = number == 0 and 0 <= place < window / 4
-            at_end = number == len(starts) - 1 and 3 * window / 4 <= place < window
+            position = frame - start
+            middle = window / 4 <= position < 3 * window / 4
+            at_start = number == 0 and 0 <= position < window / 4
+            at_end = number == len(starts) - 1 and 3 * window / 4 <= position < window
             if middle or at_start or at_end:
-                counted.append((frame, number, place))
+                counted.append((frame, number, position))
     return counted
 
 
@@ -50,9 +50,11 @@ def labels_of_their_origin(plan, step, spans):
     video, number = np.full(shape, 255), np.full(shape, 255)
     for row, (index, first) in enumerate(spans[step * plan.rows : (step + 1) * plan.rows]):
         video[row], number[row] = index, np.arange(first, first + plan.windows_per_span)[:, None]
-    place = np.broadcast_to(np.arange(plan.window), shape)
+    position = np.broadcast_to(np.arange(plan.window), shape)
     buttons = np.repeat(number[..., None], 20, -1).astype(np.uint8)
-    return Labels(buttons, np.stack([place, video], -1).astype(np.float32), (1000 * number + place).astype(np.float32))
+    return Labels(
+        buttons, np.stack([position, video], -1).astype(np.float32), (1000 * number + position).astype(np.float32)
+    )
 
 
 def plan_of(lengths, window=8, windows=3, rows=4):
@@ -61,14 +63,14 @@ def plan_of(lengths, window=8, windows=3, rows=4):
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("window", [4, 8])
-def test_the_rule_labels_every_frame_once(length, window):
+def test_the_reference_labels_every_frame_once(length, window):
     assert [frame for frame, _, _ in frames_labelled(length, window)] == list(range(length))
 
 
 @pytest.mark.parametrize("window", [4, 8])
 @pytest.mark.parametrize("windows", [1, 2, 3, 30])
 @pytest.mark.parametrize("rows", [1, 3, 8])
-def test_every_frame_is_labelled_once_in_order_by_the_right_window(window, windows, rows):
+def test_every_frame_is_labelled_once_in_order_by_the_correct_window(window, windows, rows):
     plan, spans = plan_of(LENGTHS, window, windows, rows), spans_of(LENGTHS, window, windows)
     assert plan.num_spans == len(spans)
     assert plan.steps == -(-len(spans) // rows)
@@ -77,11 +79,11 @@ def test_every_frame_is_labelled_once_in_order_by_the_right_window(window, windo
         expected = frames_labelled(length, window)
         assert (labels.camera[:, 1] == video).all()
         np.testing.assert_array_equal(labels.buttons[:, 7], [number for _, number, _ in expected])
-        np.testing.assert_array_equal(labels.camera[:, 0], [place for _, _, place in expected])
-        np.testing.assert_array_equal(labels.confidence, [1000 * number + place for _, number, place in expected])
+        np.testing.assert_array_equal(labels.camera[:, 0], [position for _, _, position in expected])
+        np.testing.assert_array_equal(labels.confidence, [1000 * number + position for _, number, position in expected])
 
 
-def test_labels_are_cut_into_videos_wherever_the_steps_end():
+def test_labels_are_split_by_video_wherever_steps_end():
     rng, lengths = np.random.default_rng(0), (3, 1, 20, 7, 1)
     total = sum(lengths)
     buttons, camera = rng.integers(0, 2, (total, 20)).astype(np.uint8), rng.normal(0, 5, (total, 2)).astype(np.float32)
@@ -144,14 +146,14 @@ def test_spans_hold_the_frames_of_their_video_and_black_beyond(stored, window, w
             assert read.origin[row].tolist() == [videos[video].sampling_seed, first]
             for i, pixels in enumerate(read.frames[row]):
                 frame = first * window // 2 + i - 2
-                there = 0 <= frame < len(frames[video])
-                np.testing.assert_array_equal(pixels, frames[video][frame] if there else 0 * pixels)
+                inside = 0 <= frame < len(frames[video])
+                np.testing.assert_array_equal(pixels, frames[video][frame] if inside else 0 * pixels)
                 if 2 <= i < len(read.frames[row]) - 2:
-                    assert read.valid[row, i - 2] == there
+                    assert read.valid[row, i - 2] == inside
 
 
 def test_rows_are_read_in_any_selection(stored):
     plan = Plan(stored[0], 8, 2, 5)
     whole = plan.read(1, range(5))
-    for some, all_rows in zip(plan.read(1, [3, 0]), whole, strict=True):
-        np.testing.assert_array_equal(some, all_rows[[3, 0]])
+    for selected, all_rows in zip(plan.read(1, [3, 0]), whole, strict=True):
+        np.testing.assert_array_equal(selected, all_rows[[3, 0]])

@@ -37,10 +37,10 @@ class ShardOfJob:
     def resume(self, videos):
         return resume_plan(self.folder, videos, self.make_plan, self.read_steps, step_file)
 
-    def label_steps(self, plan, most):
-        """Labels up to `most` missing steps; returns whether all steps are labelled then."""
+    def label_steps(self, plan, max_steps):
+        """Labels up to `max_steps` missing steps; returns whether all steps are labelled then."""
         missing = [step for step in range(plan.steps) if not self.is_labelled(plan, step)]
-        for step in missing[:most]:
+        for step in missing[:max_steps]:
             confidence = np.zeros((plan.rows, plan.windows_per_span, plan.window), np.float32)
             for row, (index, _) in enumerate(plan._spans[step * plan.rows :][: plan.rows]):
                 confidence[row] = plan.videos[index].sampling_seed
@@ -48,16 +48,16 @@ class ShardOfJob:
             save_labels(
                 step_file(self.folder / "labels", step), plan.select_kept(step, Labels(buttons, camera, confidence))
             )
-        return len(missing) <= most
+        return len(missing) <= max_steps
 
     def is_labelled(self, plan, step):
         labels = try_load_labels(step_file(self.folder / "labels", step))
         return labels is not None and len(labels.buttons) == plan.count_kept(step)
 
-    def run(self, videos, most=99):
+    def run(self, videos, max_steps=99):
         """Runs the job; checks the labels of all videos if it completes."""
         plan, kept = self.resume(videos)
-        if not self.label_steps(plan, most):
+        if not self.label_steps(plan, max_steps):
             return
         numbers = {video.name: video.number for video in videos}
         names = sorted(numbers)
@@ -128,4 +128,4 @@ def test_after_changes_and_stops_every_video_has_its_own_labels(shard, monkeypat
         if rng.random() < 0.25:
             stop_while_writing_state(shard, videos, rng.randrange(3), monkeypatch)
         elif videos:
-            shard.run(videos, most=rng.choice([1, 99, 99, 99]))
+            shard.run(videos, max_steps=rng.choice([1, 99, 99, 99]))

@@ -1,3 +1,5 @@
+"""Labels of a single video equal those of a labelling job."""
+
 import jax
 import numpy as np
 import pytest
@@ -11,8 +13,8 @@ from vpt_jax.video import VideoError
 from .conftest import BROKEN, labels_by_name, load_once, pictures, settings, write_video
 
 
-def test_a_single_video_has_the_labels_of_the_dataset(undisturbed, idm_dir, videos):
-    expected, labeller = labels_by_name(undisturbed[0]), vpt_jax.VideoLabeller(idm_dir)
+def test_a_single_video_has_the_labels_of_the_dataset(uninterrupted, idm_dir, videos):
+    expected, labeller = labels_by_name(uninterrupted[0]), vpt_jax.VideoLabeller(idm_dir)
     for name in sorted(expected)[:3]:
         (video,) = videos.rglob(f"{name.rpartition('/')[2]}.*")
         labels = labeller.label(video)

@@ -33,15 +33,15 @@ if __name__ == "__main__":
 
 
 def test_a_shard_is_labelled_on_the_devices_of_its_own_host(monkeypatch, tmp_path):
-    """`jax.devices()` of a slice are those of all hosts, and no host can reach the others'."""
+    """`jax.devices()` of a slice lists the devices of all hosts, and a host can use only its own."""
     own, meshes, make_mesh = jax.devices()[4:6], [], parallel.make_mesh
 
-    def noted_mesh(*sizes, **fields):
+    def recorded_mesh(*sizes, **fields):
         meshes.append(make_mesh(*sizes, **fields))
         return meshes[-1]
 
     monkeypatch.setattr(jax, "local_devices", lambda: own)
-    monkeypatch.setattr(parallel, "make_mesh", noted_mesh)
+    monkeypatch.setattr(parallel, "make_mesh", recorded_mesh)
     monkeypatch.setattr(steps, "batches", lambda *_: (step for step in ()))
     plan = SimpleNamespace(steps=0, videos=(), rows=2, count_kept=len)
     config = SimpleNamespace(seed=0, mode="shared", choice="argmax", mirror=False, workers=1)

@@ -1,4 +1,4 @@
-"""Attention masks and the relative position bias against tests/golden/attention_mask.npz."""
+"""Attention masks and the relative position bias compared with tests/golden/attention_mask.npz."""
 
 import json
 from pathlib import Path

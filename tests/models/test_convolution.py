@@ -1,4 +1,4 @@
-"""The convolution's custom gradient against the one that JAX derives."""
+"""The convolution's custom gradient compared with the one that JAX derives."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The FLOP formulas against XLA's cost analysis of the forward pass."""
+"""The FLOP formulas compared with XLA's cost analysis of the forward pass."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def count_flops(module, *inputs):
 
 
 @pytest.mark.parametrize(("preset", "length"), [("1x", 128), ("1x", 16), ("3x", 16)])
-def test_policy(preset, length):
+def test_policy_flops(preset, length):
     policy = Policy(**POLICIES[preset])
     frames = jax.ShapeDtypeStruct((1, length, 128, 128, 3), jnp.uint8)
     first, memory = jax.ShapeDtypeStruct((1, length), bool), jax.eval_shape(lambda: policy.initial_memory(1))
@@ -28,7 +28,7 @@ def test_policy(preset, length):
 
 
 @pytest.mark.parametrize("length", [16, 128])
-def test_idm(length):
+def test_idm_flops(length):
     idm = InverseDynamicsModel(**IDMS["paper"])
     frames = jax.ShapeDtypeStruct((1, length, 128, 128, 3), jnp.uint8)
     assert count_flops(idm, frames) / length == pytest.approx(idm_flops(idm, 128, 128, length), rel=0.01)

@@ -21,7 +21,7 @@ def assert_within(actual, expected, tolerance):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_twenty_updates(case):
+def test_value_normalizer_over_twenty_updates(case):
     settings, targets = CASES[case]["kwargs"], GOLDEN[f"{case}/targets"]
     decay = settings.get("beta", 0.99999)
     if settings.get("per_element_update"):

@@ -1,4 +1,4 @@
-"""The inverse dynamics model against the reference's tensors (tests/golden/idm_tiny.npz), and its own options."""
+"""The inverse dynamics model compared with the reference's tensors (tests/golden/idm_tiny.npz); its own options."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def assert_close(actual, expected, name=""):
     np.testing.assert_allclose(actual, np.asarray(expected).reshape(actual.shape), atol=TOLERANCE, rtol=0, err_msg=name)
 
 
-def test_logits(apply):
+def test_logits_equal_the_references(apply):
     logits = apply(FRAMES)
     assert logits["buttons"].shape == (2, 16, 20, 2)
     assert logits["camera"].shape == (2, 16, 2, 11)
@@ -60,7 +60,7 @@ def test_a_padded_window_equals_a_shorter_one(apply):
         assert_close(jax.nn.log_softmax(padded[head][:, :length]), GOLDEN[f"short/logp/{head}"], head)
 
 
-def test_inner_values(reference):
+def test_intermediate_values(reference):
     module, params = reference
     options = dict(capture_intermediates=True, mutable="intermediates")
     inner = jax.jit(lambda frames: module.apply({"params": params}, frames, **options)[1])(FRAMES)["intermediates"]
@@ -74,7 +74,7 @@ def test_inner_values(reference):
     assert_close(inner["final_norm"]["__call__"][0], GOLDEN["inner/final_ln"])
 
 
-def test_gradients(reference):
+def test_gradients_equal_the_references(reference):
     module, params = reference
 
     def loss(params):

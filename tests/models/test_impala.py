@@ -1,4 +1,4 @@
-"""Max-pool against that of Flax: values and gradients, including ties."""
+"""Max pooling compared with Flax's: values and gradients, including ties."""
 
 import flax.linen as nn
 import jax

@@ -1,7 +1,7 @@
-"""Every parameter's initial size against numbers written out from the released code (fidelity D5).
+"""Initial scale of every parameter, compared with values taken from the released code (fidelity D5).
 
-Its kernels are brought to a norm per output (`FanInInitReLULayer`, `NormedLinear`, `fan_in_linear`), so the tables hold
-for any width; they depend on the numbers of stacks and layers. `pytest -s` prints the measured figures.
+That code scales its kernels to a norm per output (`FanInInitReLULayer`, `NormedLinear`, `fan_in_linear`), so the tables
+hold for any width; they depend on the numbers of stacks and layers. `pytest -s` prints the measured values.
 """
 
 import re
@@ -21,11 +21,11 @@ from vpt_jax.training.inverse_dynamics import inverse_dynamics
 
 FRAME = (8, 8, 3)
 TOLERANCE = 0.01
-KEY = jax.random.key(0, impl="rbg")  # a generator that is one operation, without a program to compile for every shape
+KEY = jax.random.key(0, impl="rbg")  # one operation: the default generator compiles a program for every shape
 ZERO, ONE, STD = "all 0", "all 1", "std"  # else: the norm of the weights into every output
 
 COMMON = {  # path: measure, value
-    r".*/(norm|final_norm)/scale": (ONE, 1.0),  # torch's own: scale 1, shift 0
+    r".*/(norm|final_norm)/scale": (ONE, 1.0),  # PyTorch's default: scale 1, shift 0
     r"(.*/)?(norm|final_norm)/bias": (ZERO, 0.0),
     r"final_norm/scale": (ONE, 1.0),
     r".*/bias|value/bias|aux_value/bias": (ZERO, 0.0),  # util.py: `self.layer.bias.data *= 0`
@@ -42,12 +42,12 @@ COMMON = {  # path: measure, value
     r"value/kernel|aux_value/kernel": ("norm", 1.0),  # scaled_mse_head.py: `fan_in_linear(self.linear)`
     r"temporal/conv/kernel": ("norm", 1.0),  # policy.py: the conv3d layer, a `FanInInitReLULayer` too
 }
-# impala_cnn.py: `init_scale=math.sqrt(len(chans))`, of which a block has 1 / sqrt(2), and each convolution the root.
+# impala_cnn.py: `init_scale=math.sqrt(len(chans))`, times 1 / sqrt(2) in a block; the square root per convolution.
 CONVOLUTIONS = {2: 1.0, 3: 1.1067}
-# util.py: `n_block ** -0.5 * 2 ** -0.5` into a block's mlp1; xf.py: its root into values and projection.
+# util.py: `n_block ** -0.5 * 2 ** -0.5` for a block's mlp1; xf.py: its square root for values and projection.
 BRANCHES = {1: (0.7071, 0.8409), 2: (0.5, 0.7071), 4: (0.35355, 0.59460)}
 
-POLICY = Policy((8, 8, 8), 32, 2, layers=4, memory_length=4096, aux_value=True)  # long: entries enough for their std
+POLICY = Policy((8, 8, 8), 32, 2, layers=4, memory_length=4096, aux_value=True)  # long enough to estimate the std
 IDM = InverseDynamicsModel(8, (8, 8, 8), 32, 2, layers=2)
 SMALL_IDM = InverseDynamicsModel(8, (8, 8), 32, 2, layers=1)  # stacks and layers as in the demo
 
@@ -75,7 +75,7 @@ def by_path(params):
 
 
 def measure_leaf(measure, leaf):
-    """All figures of a leaf that must equal the expected value."""
+    """All values of a leaf that must equal the expected one."""
     if measure == STD:
         return np.sqrt(np.mean(leaf**2, keepdims=True))  # the mean is 0
     return leaf if measure in (ZERO, ONE) else np.linalg.norm(leaf.reshape(-1, leaf.shape[-1]), axis=0)
@@ -130,7 +130,7 @@ def test_residual_branches_have_the_references_gain():
 
 
 def test_init_options_change_only_their_parameters():
-    """`start_at_marginal` and `temporal_difference`: without them, the reference's; with them, only what they name."""
+    """Without `start_at_marginal` and `temporal_difference` all equal the reference; with them, only what they name."""
     models = FixedInitModel(initial(SMALL_IDM)), FixedInitModel(initial(POLICY))
     default = inverse_dynamics(models[0], FRAME, None, False, False), cloning(models[1], FRAME, None)
     marginals = FactoredMarginal.uniform(), Marginal.uniform()

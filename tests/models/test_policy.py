@@ -1,4 +1,4 @@
-"""The policy against the reference's tensors (tests/golden/policy_tiny.npz), and features that the reference lacks."""
+"""The policy compared with the reference's tensors (tests/golden/policy_tiny.npz); features that it adds."""
 
 import json
 import re
@@ -119,7 +119,7 @@ def cloning_gradients(reference, number, memory):
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
-def test_gradients(reference, apply):
+def test_gradients_equal_the_references(reference, apply):
     memory = reference[0].initial_memory(2)
     loss, gradients = cloning_gradients(reference, 1, memory)
     np.testing.assert_allclose(loss, GOLDEN["chunk1/bc_loss"], atol=2e-5)
@@ -151,7 +151,7 @@ def assert_gradients_close(path, actual, expected, known):
     assert difference <= 1e-3 * np.linalg.norm(expected), f"{jax.tree_util.keystr(path)}: {difference}"
 
 
-def test_inner_values(reference):
+def test_intermediate_values(reference):
     module, params = reference
     options = dict(capture_intermediates=True, mutable="intermediates")
     run = jax.jit(lambda *inputs: module.apply({"params": params}, *inputs, **options)[1])
@@ -168,7 +168,7 @@ def test_inner_values(reference):
     assert_close(inner["final_norm"]["__call__"][0], GOLDEN["chunk1/inner/final_ln"])
 
 
-def test_camera_counts_only_where_the_button_class_enables_it(apply, reference):
+def test_camera_is_counted_only_if_the_button_class_enables_it(apply, reference):
     output = apply(*chunk(1), reference[0].initial_memory(2))
     buttons = GOLDEN["chunk1/action/buttons"][..., 0] // 2 * 2  # even classes have the camera off
     camera = GOLDEN["chunk1/action/camera"][..., 0]
@@ -200,9 +200,9 @@ def test_first_inside_a_chunk_masks_earlier_frames(apply, reference, boundary):
     np.testing.assert_array_equal(whole.memory.mask[0], np.arange(8) >= boundary)
     follow_up = (frames, np.zeros((2, 8), bool))
     assert_close(apply(*follow_up, whole.memory).value[0], apply(*follow_up, after.memory).value[0])
-    undisturbed = apply(frames, np.zeros((2, 8), bool), memory)
-    assert_close(whole.value[1], undisturbed.value[1])
-    assert np.abs(whole.value[0, boundary:] - undisturbed.value[0, boundary:]).max() > 50 * TOLERANCE
+    without_boundary = apply(frames, np.zeros((2, 8), bool), memory)
+    assert_close(whole.value[1], without_boundary.value[1])
+    assert np.abs(whole.value[0, boundary:] - without_boundary.value[0, boundary:]).max() > 50 * TOLERANCE
 
 
 @pytest.mark.parametrize(("preset", "expected"), [("1x", 70_998_651), ("2x", 248_495_291), ("3x", 532_504_315)])
@@ -218,7 +218,7 @@ def parameter_shapes(module, height, width):
 
 
 def random_params(module, height, width):
-    """Parameters of a plausible size; quicker than compiling the initialisers."""
+    """Parameters of a plausible scale; quicker than compiling the initialisers."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), parameter_shapes(module, height, width)

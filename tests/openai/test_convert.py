@@ -42,7 +42,7 @@ def policy_files(folder, preset, frame=FRAME, scale=1.0, **options):
     params = like(jax.eval_shape(lambda: init_params(policy, frame, jax.random.key(0))), scale)
     normalizers = (ValueNormalizer(np.float32([m]), np.float32([m * m + 1]), np.float32(0.5)) for m in (3, 4))
     net, head, tensors = policy_to_openai(policy, params, frame, *normalizers)
-    if preset in RELEASED:  # as the released file has it
+    if preset in RELEASED:  # as in the released file
         _, width, hidsize, heads = RELEASED[preset]
         net |= {"impala_width": width, "impala_chans": [16, 32, 32], "hidsize": hidsize, "attention_heads": heads}
     write_weights(folder / "a.weights", tensors)
@@ -51,7 +51,7 @@ def policy_files(folder, preset, frame=FRAME, scale=1.0, **options):
 
 
 def launch_measured(program, *flags):
-    """Output, and the most memory that the program held, in bytes."""
+    """Runs a program; returns its output and its peak memory in bytes."""
     environment = os.environ | {"XLA_FLAGS": ""}
     command = [sys.executable, f"launch/{program}.py", *flags]
     with subprocess.Popen(
@@ -67,19 +67,19 @@ def launch_measured(program, *flags):
 @pytest.mark.parametrize(
     "preset", [pytest.param("1x", marks=pytest.mark.slow), pytest.param("2x", marks=pytest.mark.slow)]
 )
-def test_a_released_size_comes_in_and_goes_out_to_the_last_bit(tmp_path, preset):
+def test_import_and_export_of_a_released_size_are_bit_exact(tmp_path, preset):
     tensors = policy_files(tmp_path, preset)
-    assert {any_number(name) for name in tensors} == {any_number(name) for name in STATE_DICT}
+    assert {without_numbers(name) for name in tensors} == {without_numbers(name) for name in STATE_DICT}
     statistics = sum(tensor.size for name, tensor in tensors.items() if "normalizer" in name)
     assert sum(tensor.size for tensor in tensors.values()) - statistics == RELEASED[preset][0]
 
     size = (tmp_path / "a.weights").stat().st_size
     files = [f"--model={tmp_path}/a.model", f"--weights={tmp_path}/a.weights", f"--out={tmp_path}/run"]
-    output, most = launch_measured("import_weights", *files)
+    output, peak = launch_measured("import_weights", *files)
     assert "reading: 100%" in output
-    print(f"memory while importing: {most / size:.2f} times the file")
-    if preset == "2x":  # of smaller files, the libraries are the larger part
-        assert most < 2.5 * size
+    print(f"memory while importing: {peak / size:.2f} times the file")
+    if preset == "2x":  # with smaller files, the libraries take more than the tensors
+        assert peak < 2.5 * size
     card = json.loads((tmp_path / "run" / "card.json").read_text())
     assert card["source"]["weights"] == {
         "file": "a.weights", "bytes": size, "sha256": hashlib.sha256((tmp_path / "a.weights").read_bytes()).hexdigest(),
@@ -89,8 +89,8 @@ def test_a_released_size_comes_in_and_goes_out_to_the_last_bit(tmp_path, preset)
     assert (tmp_path / "b.weights").read_bytes() == (tmp_path / "a.weights").read_bytes()
 
 
-def any_number(name):
-    """A tensor's name, whichever layer it is of."""
+def without_numbers(name):
+    """A tensor's name with every number replaced by 0."""
     return re.sub(r"\d+", "0", name)
 
 
@@ -116,7 +116,7 @@ def test_a_model_from_reinforcement_learning_keeps_both_values(tmp_path):
         np.testing.assert_array_equal(exported[name], tensor, err_msg=name, strict=True)
 
 
-def test_an_inverse_dynamics_model_comes_in_and_goes_out(tmp_path):
+def test_import_and_export_of_an_inverse_dynamics_model(tmp_path):
     idm = InverseDynamicsModel(**IDMS["tiny"], use_last=False, temperature=4.0)
     shapes = jax.eval_shape(idm.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1, 16, 16, 3), np.uint8))
     params = like(shapes["params"])
@@ -132,20 +132,20 @@ def test_an_inverse_dynamics_model_comes_in_and_goes_out(tmp_path):
     assert (tmp_path / "b.model").read_bytes() == (tmp_path / "a.model").read_bytes()
 
 
-def test_mistakes_are_named(tmp_path):
+def test_errors_name_the_file_and_the_cause(tmp_path):
     import_small(tmp_path)
     model, weights, run, new = (tmp_path / name for name in ("a.model", "a.weights", "run", "new"))
     golden = tmp_path / "golden.model", tmp_path / "golden.weights"
     write_model(golden[0], ModelSettings(META["policy_kwargs"], {}))
     write_weights(golden[1], STATE_DICT)
-    for complaint, function, *arguments in (
+    for message, function, *arguments in (
         ("holds a checkpoint already: choose another folder", import_weights, model, weights, run),
         ("a.weights (has .* bytes|is damaged)", import_weights, weights, weights, new),
         ("a.model: cannot convert OpenAI's weights: ", import_weights, model, golden[1], new),
         ("the model is none of nano, tiny, 1x, 2x, 3x", import_weights, *golden, new),
         ("must end in one of .weights, .safetensors", export_weights, run, "x.bin"),
     ):
-        with pytest.raises((ConversionError, WeightsFileError), match=complaint):
+        with pytest.raises((ConversionError, WeightsFileError), match=message):
             function(*arguments)
     assert not new.exists()
     output = launch("import_weights", "--model=none.model", f"--weights={weights}", "--out=x", status=1)

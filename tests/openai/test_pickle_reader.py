@@ -34,8 +34,8 @@ TENSORS = {
 SETTINGS = ModelSettings({"hidsize": 8, "img_shape": [16, 16, 3]}, {"temperature": 2.0})
 
 
-class Evil:
-    """Pickled, it is a call of a function."""
+class Malicious:
+    """Object whose pickle is a call of a function."""
 
     def __init__(self, function, *arguments):
         self._call = function, arguments
@@ -44,7 +44,7 @@ class Evil:
         return self._call
 
 
-def test_what_torch_has_saved_is_read_to_the_last_bit():
+def test_files_saved_by_torch_are_read_bit_exactly():
     count, weights = [], WeightsFile(BY_TORCH)
     weights.on_read = count.append
     assert set(weights) == {*TENSORS, "layer.weight"}
@@ -54,7 +54,7 @@ def test_what_torch_has_saved_is_read_to_the_last_bit():
     assert sum(count) == weights.nbytes
 
 
-def test_what_is_written_is_read_back_and_equal_tensors_give_equal_files(tmp_path):
+def test_written_files_are_read_back_and_are_deterministic(tmp_path):
     for name in ("one", "two"):
         write_weights(tmp_path / name, TENSORS)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
@@ -65,7 +65,7 @@ def test_what_is_written_is_read_back_and_equal_tensors_give_equal_files(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
 
-def test_torch_reads_what_is_written(tmp_path):
+def test_torch_reads_written_files(tmp_path):
     torch = pytest.importorskip("torch")
     write_weights(tmp_path / "file", TENSORS)
     read = torch.load(tmp_path / "file", weights_only=True)
@@ -81,13 +81,13 @@ def test_settings_are_read_back(tmp_path):
     assert whole["model"]["args"]["net"]["args"] == SETTINGS.net
 
 
-def test_no_setting_is_a_call(tmp_path):
+def test_settings_that_call_functions_are_refused(tmp_path):
     target = tmp_path / "written"
     calls = {
-        "posix.system": Evil(os.system, f"touch {target}"),
-        "builtins.eval": Evil(eval, f"open({str(target)!r}, 'w')"),
-        r"pathlib[.\w]*": Evil(Path, "/"),
-        "tests.openai.test_pickle_reader.Evil": Evil,
+        "posix.system": Malicious(os.system, f"touch {target}"),
+        "builtins.eval": Malicious(eval, f"open({str(target)!r}, 'w')"),
+        r"pathlib[.\w]*": Malicious(Path, "/"),
+        "tests.openai.test_pickle_reader.Malicious": Malicious,
     }
     for name, call in calls.items():
         (tmp_path / "evil.model").write_bytes(pickle.dumps({"model": {"args": {"net": {"args": call}}}}))
@@ -97,7 +97,7 @@ def test_no_setting_is_a_call(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "complaint"),
+    ("data", "message"),
     [
         (b"", "is damaged, or not what its name says"),
         (pickle.dumps({"model": 1})[:-3], "is damaged, or not what its name says"),
@@ -111,9 +111,9 @@ def test_no_setting_is_a_call(tmp_path):
         (b" " * ((1 << 20) + 1), "1,048,577 bytes, too many for settings"),
     ],
 )
-def test_broken_settings_are_named(tmp_path, data, complaint):
+def test_broken_settings_are_named(tmp_path, data, message):
     (tmp_path / "a.model").write_bytes(data)
-    with pytest.raises(WeightsFileError, match=rf"a\.model.*{complaint}|a\.model {complaint}"):
+    with pytest.raises(WeightsFileError, match=rf"a\.model.*{message}|a\.model {message}"):
         read_model(tmp_path / "a.model")
 
 
@@ -128,7 +128,7 @@ def write_zip(path, data=TWO, how=zipfile.ZIP_STORED, **members):
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
         ({"archive/../../etc/passwd": b""}, "points outside the file"),
         ({"/etc/passwd": b""}, "points outside the file"),
@@ -138,13 +138,13 @@ def write_zip(path, data=TWO, how=zipfile.ZIP_STORED, **members):
         ({"archive/data/0": bytes(7)}, "storage 0 has 7 bytes, not 2 of float32"),
         ({"data": _pickle_tensors({"a": np.ones((), np.float32), "b": np.ones(2, np.float32)})}, "storage"),
         ({"data": pickle.dumps({"a": 1}, 2)}, "something other than tensors by name"),
-        ({"data": pickle.dumps(Evil(os.getcwd), 2)}, "tries to import posix.getcwd"),
-        ({"data": pickle.dumps(OrderedDict(a=Evil(os.system, "touch x")), 2)}, "tries to import posix.system"),
+        ({"data": pickle.dumps(Malicious(os.getcwd), 2)}, "tries to import posix.getcwd"),
+        ({"data": pickle.dumps(OrderedDict(a=Malicious(os.system, "touch x")), 2)}, "tries to import posix.system"),
     ],
 )
-def test_weights_with_anything_else_are_refused(tmp_path, options, complaint):
+def test_weights_with_other_content_are_refused(tmp_path, options, message):
     write_zip(tmp_path / "a.weights", **options)
-    with pytest.raises(WeightsFileError, match=rf"a\.weights.*{complaint}"):
+    with pytest.raises(WeightsFileError, match=rf"a\.weights.*{message}"):
         WeightsFile(tmp_path / "a.weights")
     assert [path.name for path in tmp_path.iterdir()] == ["a.weights"]
 
@@ -152,7 +152,7 @@ def test_weights_with_anything_else_are_refused(tmp_path, options, complaint):
 @pytest.mark.parametrize(
     ("shape", "strides"), [([3], [1]), ([2], [2]), ([1 << 30] * 2, [0, 0]), ([2], [1, 1]), ([-1], [1])]
 )
-def test_no_tensor_reaches_beyond_its_numbers(tmp_path, shape, strides):
+def test_tensors_larger_than_their_storage_are_refused(tmp_path, shape, strides):
     sizes = [_tuple(map(_number, numbers)) for numbers in ([2], [1], shape, strides)]
     assert TWO.count(sizes[0] + sizes[1]) == 1
     write_zip(tmp_path / "a.weights", TWO.replace(sizes[0] + sizes[1], sizes[2] + sizes[3]))
@@ -170,7 +170,7 @@ def test_a_member_that_claims_more_than_it_holds_is_refused(tmp_path):
         WeightsFile(tmp_path / "a.weights")
 
 
-def test_damage_is_noticed(tmp_path):
+def test_damage_is_detected(tmp_path):
     whole = BY_TORCH.read_bytes()
     (tmp_path / "short.weights").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(WeightsFileError, match=r"short\.weights is truncated, or not a file of PyTorch"):
@@ -198,7 +198,7 @@ STORAGE, KEY, SIZES = text("storage"), text("0"), dictionary(hidsize=b"K\x08")
 
 
 def reference(kind=STORAGE, name=b"ctorch\nFloatStorage\n", key=KEY, count=b"K\x02", more=b""):
-    """A pickle's instructions for a reference to the numbers of a tensor."""
+    """A pickle's instructions for a reference to the storage of a tensor."""
     return b"(" + kind + name + key + text("cpu") + count + more + b"tQ"
 
 
@@ -231,8 +231,8 @@ ODD = {
         lambda odd: b"}" + odd + b"K\x01s",
     ],
 )
-def test_no_tuple_hangs_or_crashes_who_reads_weights(tmp_path, place, odd):
-    """(attack M4) What a pickle holds is neither hashed nor compared before its type is known."""
+def test_no_tuple_hangs_or_crashes_the_reader_of_weights(tmp_path, place, odd):
+    """(attack M4) Values of a pickle are neither hashed nor compared before their type is known."""
     write_zip(tmp_path / "a.weights", b"\x80\x04" + place(odd) + b".")
     with pytest.raises(WeightsFileError, match=r"a\.weights"):
         WeightsFile(tmp_path / "a.weights")
@@ -250,15 +250,15 @@ def test_no_tuple_hangs_or_crashes_who_reads_weights(tmp_path, place, odd):
         lambda odd: settings(net=b"](" + odd + text("a") + b"\x86e"),
     ],
 )
-def test_no_tuple_hangs_or_crashes_who_reads_settings(tmp_path, place, odd):
+def test_no_tuple_hangs_or_crashes_the_reader_of_settings(tmp_path, place, odd):
     """(attack M4) Settings are dictionaries of a few small values."""
     (tmp_path / "a.model").write_bytes(b"\x80\x04" + place(odd) + b".")
     with pytest.raises(WeightsFileError, match=r"a\.model"):
         read_model(tmp_path / "a.model")
 
 
-def test_settings_made_by_hand_are_read(tmp_path):
-    """The instructions of these tests are right apart from what is odd in them."""
+def test_handwritten_settings_are_read(tmp_path):
+    """The handwritten instructions of these tests are valid without their odd tuples."""
     (tmp_path / "a.model").write_bytes(b"\x80\x04" + settings() + b".")
     assert read_model(tmp_path / "a.model") == ModelSettings({"hidsize": 8}, {})
 
@@ -271,7 +271,7 @@ def shared(count, size, shape):
 
 
 def test_a_storage_that_tensors_share_is_read_once(tmp_path, monkeypatch):
-    """(attack M4) 200 tensors that shared 64 MB were 13 GB to read."""
+    """(attack M4) 200 tensors that shared 64 MB once took 13 GB of reading."""
     read, count, size = [], [], 10_000
     write_zip(tmp_path / "a.weights", shared(200, size, [2]), **{"archive/data/0": bytes(4 * size)})
     with WeightsFile(tmp_path / "a.weights") as weights:
@@ -284,7 +284,7 @@ def test_a_storage_that_tensors_share_is_read_once(tmp_path, monkeypatch):
     assert read == ["archive/data/0"]
 
 
-def test_tensors_take_no_more_than_a_few_times_their_file(tmp_path):
+def test_total_size_of_tensors_with_shared_storages_is_limited(tmp_path):
     size = 10_000
     write_zip(tmp_path / "a.weights", shared(200, size, [size]), **{"archive/data/0": bytes(4 * size)})
     with pytest.raises(WeightsFileError, match=r"a\.weights: its tensors share storages, .* 8,000,000 bytes"):
@@ -293,7 +293,7 @@ def test_tensors_take_no_more_than_a_few_times_their_file(tmp_path):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_damage_is_a_weights_file_error(tmp_path, seed):
-    """(attack L4) Other zip versions and methods, and names in no encoding, escaped as errors of zipfile."""
+    """(attack L4) Other zip versions and methods, and undecodable names, once raised uncaught errors of zipfile."""
     random, whole = np.random.default_rng(seed), BY_TORCH.read_bytes()
     heads = [i for i in range(len(whole)) if whole[i : i + 2] == b"PK"]
     for _ in range(150):
@@ -307,7 +307,7 @@ def test_any_damage_is_a_weights_file_error(tmp_path, seed):
                 _ = weights[name]
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path):
+def test_special_files_are_refused_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for read in (read_model, WeightsFile):
         for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
@@ -315,8 +315,8 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
                 read(path)
 
 
-def test_a_name_in_a_pickle_is_shown_without_its_escapes(tmp_path):
-    """(attack M8)"""
+def test_control_characters_of_names_in_a_pickle_are_escaped(tmp_path):
+    """(attack M8) The names are part of an error message."""
     (tmp_path / "a.model").write_bytes(b"\x80\x04c\x1b]0;pwned\x07\nx\n.")
     with pytest.raises(WeightsFileError, match=r"tries to import \\x1b\]0;pwned\\x07\.x, which"):
         read_model(tmp_path / "a.model")

@@ -1,4 +1,4 @@
-"""Errors of the weight conversion, and its round trip; tests/models/ checks that the converted models are right."""
+"""Errors of the weight conversion, and its round trip; tests/models/ checks the converted models."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def assert_same(tensors, expected):
 
 
 @pytest.mark.parametrize("aux", [False, True])
-def test_a_policy_goes_back_to_the_last_bit(aux):
+def test_round_trip_of_a_policy_is_bit_exact(aux):
     heads = {name.replace("value_head", "aux_value_head"): 3 * value for name, value in STATE_DICT.items()}
     state_dict = STATE_DICT | ({name: value for name, value in heads.items() if name.startswith("aux")} if aux else {})
     module, params = convert(state_dict=state_dict)
@@ -75,7 +75,7 @@ def test_a_policy_goes_back_to_the_last_bit(aux):
     assert policy_from_openai(settings, head, back)[0] == module
 
 
-def test_an_inverse_dynamics_model_goes_back_to_the_last_bit():
+def test_round_trip_of_an_inverse_dynamics_model_is_bit_exact():
     golden = np.load(Path(__file__).parents[1] / "golden" / "idm_tiny.npz")
     meta = json.loads(str(golden["meta"]))
     state_dict = {name.removeprefix("param/"): golden[name] for name in golden.files if name.startswith("param/")}

@@ -1,3 +1,5 @@
+"""Rendered films: enlarged frames, keys, and notes."""
+
 import numpy as np
 from PIL import Image, ImageSequence
 
@@ -8,7 +10,7 @@ FRAME = np.random.default_rng(0).integers(0, 256, (48, 128, 3), np.uint8)
 ACTION = np.eye(20, dtype=np.uint8)[0], np.array([-1.0, 2.54])
 
 
-def test_the_picture_is_enlarged_whole_below_its_keys():
+def test_the_frame_is_enlarged_and_shown_below_its_keys():
     image = draw_large(FilmFrame(FRAME, ACTION))
     np.testing.assert_array_equal(image[-48 * 4 :: 4, ::4], FRAME)
     np.testing.assert_array_equal(image[-48 * 4 :], FRAME.repeat(4, 0).repeat(4, 1))

@@ -13,7 +13,7 @@ from ..html_page import Page
 LINES = [Line("low", [0, 9], [0, 1], "trivial"), Line("same", [0, 9], [2, 1], "repeat"), Line("", [5], [7], "train")]
 
 
-def test_chart_follows_the_theme_and_its_labels_keep_apart():
+def test_chart_has_the_theme_colours_and_labels_that_do_not_overlap():
     chart = curve("A <title>", LINES, "steps", "unit & more")
     page = Page(chart)
     assert page.text("figcaption") == ["A <title>"]
@@ -30,9 +30,9 @@ def test_chart_with_a_logarithmic_axis():
     chart = curve("t", [Line("model", [5, 10, 20], [0.1, 0.3, 0.2], "model")], "minutes", "", log_ticks=[5, 10, 20])
     ticks = re.findall(r'<text [^>]*middle[^>]* x="([\d.]+)"[^>]*>([\d.]+)<', chart)
     assert [text for _, text in ticks] == ["5", "10", "20"]
-    places = [float(x) for x, _ in ticks]
-    assert places[2] - places[1] == pytest.approx(places[1] - places[0])  # doubled once more
-    assert [float(x) for x in re.findall(r'<use [^>]*x="([\d.]+)"', chart)] == places  # points are marked
+    positions = [float(x) for x, _ in ticks]
+    assert positions[2] - positions[1] == pytest.approx(positions[1] - positions[0])  # equal ratios, equal distances
+    assert [float(x) for x in re.findall(r'<use [^>]*x="([\d.]+)"', chart)] == positions  # points are marked
 
 
 def test_heatmap_colours_every_cell_and_leaves_small_shares_blank():

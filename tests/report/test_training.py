@@ -60,7 +60,7 @@ def model():
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
-        """Much faster than compiling `policy.init`, and other frames get other actions."""
+        """Random values: much faster than compiling `policy.init`, and other frames get other actions."""
         if leaf.ndim == 1:
             return np.full(leaf.shape, path[-1].key == "scale", np.float32)
         return rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape).astype(np.float32)
@@ -73,8 +73,8 @@ def objective(policy):
 
 
 @pytest.fixture(scope="module")
-def made(streams, model, tmp_path_factory):
-    """A written report: its HTML, the film's path, and the figures it was made of."""
+def written(streams, model, tmp_path_factory):
+    """A written report: its HTML, the film's path, and the metrics that it shows."""
     workdir, (train, valid) = tmp_path_factory.mktemp("run<1>"), streams
     baselines = policy_baselines(train, valid)
     last = {name: value * 0.8 + 0.001 for name, value in baselines["repeat"].items()} | {"frames": valid.num_frames}
@@ -96,8 +96,8 @@ def made(streams, model, tmp_path_factory):
     return html.read_text(), film, {"model": last, **baselines}
 
 
-def test_page_is_complete_and_self_contained(made):
-    page = Page(made[0])
+def test_page_is_complete_and_self_contained(written):
+    page = Page(written[0])
     assert page.text("h2") == [
         "Prediction of held-out play",
         "Learning curves",
@@ -110,32 +110,32 @@ def test_page_is_complete_and_self_contained(made):
     sources = [value for _, name, value in page.attributes if name in ("src", "srcset", "href", "poster", "data")]
     assert sources
     assert all(source.startswith("data:") for source in sources)
-    assert "://" not in made[0]
-    assert not re.search(r"url\((?!#)|@import", made[0])
+    assert "://" not in written[0]
+    assert not re.search(r"url\((?!#)|@import", written[0])
     assert "<b>1</b> & 2" in page.text("dd")
     assert page.text("h1")[0].startswith("Behavioural cloning: run<1>")
 
 
-def test_tables_show_the_given_figures(made, streams):
+def test_tables_show_the_given_figures(written, streams):
     _, valid = streams
-    *_, figures = made
+    *_, figures = written
     columns = [figures[name] for name in ("model", "marginal", "repeat")]
     buttons, _ = zip(*map(valid.actions, range(2)), strict=True)
     held = dict(zip(BUTTONS, np.concatenate([b[valid.kept(i)] for i, b in enumerate(buttons)]).mean(0), strict=True))
-    rows = [[f"{of['nll']:.3f}" for of in columns]]
-    rows += [[f"{100 * (1 - of['nll'] / figures['marginal']['nll']):.1f}%" for of in columns]]
-    rows += [[f"{of[name]:.3f}" for of in columns] for name in SHARES]
+    rows = [[f"{column['nll']:.3f}" for column in columns]]
+    rows += [[f"{100 * (1 - column['nll'] / figures['marginal']['nll']):.1f}%" for column in columns]]
+    rows += [[f"{column[name]:.3f}" for column in columns] for name in SHARES]
     for name in KEYS:
-        rows += [[*(f"{of[f'f1/{name}']:.3f}" for of in columns), f"{held[name]:.1%}"]]
-    page = Page(made[0])
+        rows += [[*(f"{column[f'f1/{name}']:.3f}" for column in columns), f"{held[name]:.1%}"]]
+    page = Page(written[0])
     assert page.text("td") == [cell for row in rows for cell in row]
     styles = [value for tag, name, value in page.attributes if (tag, name) == ("td", "style")]
     bars = [float(style.removeprefix("--share: ")) for style in styles]
-    assert [f"{bar:.2f}" for bar in bars[:3]] == [f"{of['f1/mean']:.2f}" for of in columns]
+    assert [f"{bar:.2f}" for bar in bars[:3]] == [f"{column['f1/mean']:.2f}" for column in columns]
 
 
-def test_film_is_of_the_longest_episode_and_is_embedded(made, streams):
-    html, path, _ = made
+def test_film_is_of_the_longest_episode_and_is_embedded(written, streams):
+    html, path, _ = written
     kept = streams[1].kept_lengths
     frames = list(decode(path))
     assert len(frames) == kept[1] < 100
@@ -173,7 +173,7 @@ def test_play_is_limited_and_inventory_does_not_turn(streams, model):
         assert not camera.any()
 
 
-def test_an_inverse_dynamics_run_has_its_own_baselines_and_leaves_no_frame_out(streams, tmp_path):
+def test_an_inverse_dynamics_run_has_its_own_baselines_and_shows_all_frames(streams, tmp_path):
     train, valid = (WindowStream(replace(stream.settings, nulls="keep")) for stream in streams)
     baselines = idm_baselines(train, valid)
     figures = {

@@ -60,7 +60,7 @@ def test_an_error_leaves_the_existing_file_unchanged(tmp_path):
     assert (tmp_path / "x").read_text() == "before"
 
 
-def test_folders_that_cannot_be_synced_are_no_error(tmp_path, monkeypatch):
+def test_folders_that_cannot_be_synced_are_not_an_error(tmp_path, monkeypatch):
     """Some network file systems have no fsync of folders; a failing disk is an error."""
     for number, refused in {errno.EINVAL: False, errno.EIO: True}.items():
 
@@ -77,7 +77,7 @@ def test_folders_that_cannot_be_synced_are_no_error(tmp_path, monkeypatch):
 
 
 def test_damaged_files_are_none(tmp_path):
-    """Empty, cut, of zeros, flipped, of another kind, missing (attack H2)."""
+    """Empty, truncated, of zeros, with a flipped bit, of another kind, or missing (attack H2)."""
     whole = tmp_path / "whole.npz"
     np.savez(whole, a=np.arange(50), b=np.zeros(9))
     data = whole.read_bytes()

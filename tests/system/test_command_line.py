@@ -1,7 +1,4 @@
-"""Command line of the programs: `~`, seeds, unknown and renamed fields, streams that are closed or end early.
-
-(failing: cli-small-things)
-"""
+"""Command line of the programs: `~`, seeds, unknown and renamed fields, streams that are closed or end early."""
 
 import os
 import runpy
@@ -101,7 +98,7 @@ def test_a_tilde_of_an_unknown_user_is_refused(home):
         expand_home("~nobody_here/x", "config.out")
 
 
-def test_every_text_of_a_config_and_every_flag_is_expanded(home):
+def test_every_string_of_a_config_and_every_flag_is_expanded(home):
     config = ConfigDict({"out": "~/o", "n": 3, "policies": ("a=~/a", "~/b"), "game": {"path": "~/v"}, "search": "~x"})
     expand_config(config)
     assert config.to_dict() == {

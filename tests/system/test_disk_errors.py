@@ -58,14 +58,14 @@ def test_system_errors_are_raised_as_the_errors_of_a_job(error, message):
         raise OSError(*error)
 
 
-def test_other_errors_are_left_as_they_are():
+def test_other_errors_are_not_explained():
     for error in (ValueError("a bug"), FileNotFoundError(errno.ENOENT, "x", "/films/a.mp4"), OSError("odd")):
         assert explain_disk_error(error, [os.curdir]) is None
 
 
 @pytest.mark.parametrize("bug", [AttributeError, KeyError, TypeError, NameError, IndexError, AssertionError])
 def test_a_bug_of_the_program_is_not_reported_as_a_disk_error(bug):
-    """Its traceback is needed, whatever error was being handled when it surfaced."""
+    """Its traceback is needed, whatever error was being handled when it was raised."""
     with pytest.raises(bug) as raised:  # noqa: PT012
         try:
             raise FileExistsError(errno.EEXIST, "x", "/data/ds")
@@ -74,7 +74,7 @@ def test_a_bug_of_the_program_is_not_reported_as_a_disk_error(bug):
     assert explain_disk_error(raised.value, ["/data/ds"]) is None
 
 
-def test_what_was_handled_counts_unless_it_is_suppressed():
+def test_the_context_of_an_error_is_explained_unless_suppressed():
     for suppressed in (False, True):
         with pytest.raises(RuntimeError) as raised:  # noqa: PT012
             try:
@@ -87,14 +87,14 @@ def test_what_was_handled_counts_unless_it_is_suppressed():
 
 
 def test_a_partly_written_array_on_a_full_disk_is_a_disk_error(monkeypatch):
-    """NumPy reports the number of bytes it wrote, and not the reason."""
+    """NumPy reports the number of written bytes, but not the reason."""
     full = SimpleNamespace(f_bavail=0, f_frsize=1)
     monkeypatch.setattr(disk_errors.os, "statvfs", lambda folder: full)
     assert "No space left" in explain_disk_error(OSError("1024 requested and 512 written"), ["/data/ds"])
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has such a device")
-def test_a_real_full_disk():
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_an_error_of_a_real_full_device_is_explained():
     def write():
         with open("/dev/full", "wb") as file:
             np.savez(file, np.zeros(100_000))

@@ -1,4 +1,4 @@
-"""A finished folder is moved to its final path, also to a mount point (failing: out-is-mount-point)."""
+"""A finished folder is moved to its final path, also to a mount point."""
 
 import errno
 from pathlib import Path
@@ -24,7 +24,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def mounted(tmp_path, monkeypatch):
-    """A folder that nothing can be renamed to."""
+    """A folder that cannot be the target of a rename, as a mount point."""
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "lost+found").mkdir()  # as on a new disk
@@ -39,14 +39,14 @@ def mounted(tmp_path, monkeypatch):
     return folder
 
 
-def test_on_the_same_disk_it_is_renamed(source, tmp_path):
+def test_a_folder_on_the_same_disk_is_renamed(source, tmp_path):
     wanted, inode = files(source), source.stat().st_ino
     place_folder(source, tmp_path / "out")
     assert (tmp_path / "out").stat().st_ino == inode
     assert files(tmp_path / "out") == wanted
 
 
-def test_contents_go_to_a_mount_point(source, mounted):
+def test_contents_are_copied_to_a_mount_point(source, mounted):
     wanted = files(source)
     assert is_free(mounted)
     place_folder(source, mounted)
@@ -56,7 +56,7 @@ def test_contents_go_to_a_mount_point(source, mounted):
 
 
 @pytest.mark.parametrize("copies", range(4))
-def test_after_a_kill_during_the_copy_it_is_copied_again(source, mounted, monkeypatch, copies):
+def test_a_killed_copy_is_repeated(source, mounted, monkeypatch, copies):
     wanted, copy, left = files(source), mount_points._copy, [copies]
 
     def killed(file, target):
@@ -77,12 +77,12 @@ def test_after_a_kill_during_the_copy_it_is_copied_again(source, mounted, monkey
 
 
 @pytest.mark.parametrize("place", ["mounted", "elsewhere"])
-def test_files_put_there_in_the_meantime_survive(source, mounted, tmp_path, place):
+def test_files_created_in_the_meantime_are_kept(source, mounted, tmp_path, place):
     """Hours may pass between the check that a folder is free and the move of the results."""
     out = mounted if place == "mounted" else tmp_path / "elsewhere"
     out.mkdir(exist_ok=True)
     assert is_free(out)
-    for name in ("notes.txt", ".incomplete"):  # the latter of another program
+    for name in ("notes.txt", ".incomplete"):  # the latter is another program's
         (out / name).write_text("mine")
     wanted, before = files(source), files(out)
     with pytest.raises(FolderInUseError, match=r"holds \.incomplete, which was put there"):
@@ -98,7 +98,7 @@ def test_a_folder_in_use_is_not_free_and_other_errors_are_raised(source, tmp_pat
         place_folder(source, tmp_path / "nowhere" / "out")
 
 
-def test_a_dataset_is_made_on_a_mounted_disk(dataset_dir, mounted, capsys):
+def test_a_dataset_is_prepared_on_a_mounted_disk(dataset_dir, mounted, capsys):
     config = get_config()
     config.update(recordings=str(dataset_dir.parent / "recordings"), out=str(mounted), chunk_frames=8, workers=1)
     config.update(height=32, width=32)
@@ -109,7 +109,7 @@ def test_a_dataset_is_made_on_a_mounted_disk(dataset_dir, mounted, capsys):
     assert "nothing to do" in capsys.readouterr().out
 
 
-def test_a_file_in_its_place_is_named(dataset_dir, tmp_path):
+def test_a_file_at_the_output_path_is_named(dataset_dir, tmp_path):
     (tmp_path / "out").touch()
     config = get_config()
     config.update(recordings=str(dataset_dir.parent / "recordings"), out=str(tmp_path / "out"))

@@ -18,7 +18,7 @@ from vpt_jax.system.workers import locked
 from vpt_jax.training.checkpoints import Checkpoints, load_idm, load_model, load_policy
 
 ROOT = Path(__file__).parents[2]
-SHARED = ("base", "rl_base")  # other configs begin with them
+SHARED = ("base", "rl_base")  # other configs extend them
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in SHARED)
 BUCKET = "gs://bucket/run"
 # Fields that a program opens, and the configs that have them.
@@ -44,7 +44,7 @@ def config_of(name):
 
 
 def text_fields(config, prefix=""):
-    """Pairs of the name of a field that can hold text, and a function from a given text to the field's value."""
+    """Pairs of the name of a field that can hold a string, and a function from a string to the field's value."""
     for name, value in config.items():
         if isinstance(value, ConfigDict):
             yield from text_fields(value, f"{prefix}{name}.")
@@ -73,7 +73,7 @@ def test_a_url_is_refused_in_every_field_of_every_config(name):
         with config.unlocked():
             config.update_from_flattened_dict({field: value_from(BUCKET)})
         with pytest.raises(
-            RemotePathError, match=rf"^config\.{field} is '.*gs://bucket/run', which is no local path: "
+            RemotePathError, match=rf"^config\.{field} is '.*gs://bucket/run', which is not a local path: "
         ):
             refuse_remote_paths(config)
 
@@ -120,7 +120,7 @@ def test_the_message_is_one_line_with_the_remedy(path, remedy):
     assert "\n" not in str(caught.value)
 
 
-def test_library_functions_refuse_urls_and_leave_nothing_behind(tmp_path, monkeypatch):
+def test_library_functions_refuse_urls_and_create_no_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = config_of("prepare")
     config.recordings, config.contractor.index = BUCKET, "https://host/index.json"
@@ -163,12 +163,12 @@ def run(program, *flags, cwd):
 
 def assert_refused(ended, folder, name):
     assert ended.returncode == 1, ended.stderr
-    assert ended.stderr.splitlines()[-1].startswith(f"error: {name} is 'gs://bucket/run', which is no local path: ")
+    assert ended.stderr.splitlines()[-1].startswith(f"error: {name} is 'gs://bucket/run', which is not a local path: ")
     assert "Traceback" not in ended.stderr
     assert not list(folder.iterdir())
 
 
-def test_a_program_ends_with_one_line_and_makes_no_folder(tmp_path):
+def test_a_program_ends_with_one_line_and_creates_no_folder(tmp_path):
     config = f"--config={ROOT / 'configs/web.py'}"
     assert_refused(run("launch/collect.py", config, f"--config.out={BUCKET}", cwd=tmp_path), tmp_path, "config.out")
 

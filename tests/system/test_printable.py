@@ -1,4 +1,4 @@
-"""Untrusted text reaches no terminal with its control characters (attack M8)."""
+"""Control characters of untrusted text never reach the terminal (attack M8)."""
 
 import io
 import sys
@@ -35,7 +35,7 @@ def capture(monkeypatch):
 def test_all_output_is_escaped(monkeypatch):
     streams = capture(monkeypatch)
     escape_output()
-    escape_output()  # once is enough
+    escape_output()  # a second call changes nothing
     print(ODD, "\n")
     print(ODD, file=sys.stderr)
     sys.stdout.writelines([ODD])
@@ -44,7 +44,7 @@ def test_all_output_is_escaped(monkeypatch):
     assert not sys.stdout.isatty()
 
 
-def test_a_progress_bar_stays_one(monkeypatch):
+def test_progress_bars_keep_their_carriage_returns(monkeypatch):
     streams = capture(monkeypatch)
     escape_output()
     for _ in tqdm(range(3), desc="a\x1b[2J"):

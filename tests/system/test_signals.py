@@ -31,7 +31,7 @@ def test_a_handler_of_python_is_kept(received):
     assert received == [NUMBER]
 
 
-def test_it_is_kept_after_an_error_too(received):
+def test_a_handler_is_kept_after_an_error(received):
     def join():
         with keep_signal_handlers(NUMBER):
             signal.signal(NUMBER, exit_at_once)
@@ -44,7 +44,7 @@ def test_it_is_kept_after_an_error_too(received):
 
 
 def test_a_handler_of_the_c_library_is_kept(received):
-    """JAX's preemption notifier is one, which Python cannot query."""
+    """Python cannot query such a handler; JAX's preemption notifier is one."""
     received_in_c = []
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(received_in_c.append)
     library = ctypes.CDLL(None)

@@ -16,7 +16,7 @@ from vpt_jax.system import stopping, workers
 
 ROOT = Path(__file__).parents[2]
 
-# A program that prints when it is at work, and then does something that takes long.
+# A program that prints when it is at work, and then takes a long time.
 PROGRAM = """
 import os, signal, sys, time
 from vpt_jax.system import command_line, stopping, workers
@@ -77,8 +77,8 @@ def start(tmp_path, what, **options):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_workers_end_amid_their_tasks(tmp_path, number):
-    """A stop does not wait until a long video is decoded (failing: stop-waits-for-video)."""
+def test_workers_are_stopped_during_their_tasks(tmp_path, number):
+    """A stop does not wait until a long video is decoded."""
     process = start(tmp_path, "pool")
     while not (tmp_path / "begun").exists():
         assert process.poll() is None
@@ -86,7 +86,7 @@ def test_workers_end_amid_their_tasks(tmp_path, number):
     start_time = time.monotonic()
     os.killpg(process.pid, number)  # as a scheduler does: to the workers too
     _, message = process.communicate(timeout=30)
-    assert time.monotonic() - start_time < 30  # far from the minute that the task takes
+    assert time.monotonic() - start_time < 30  # the task would take a minute
     assert process.returncode == 130
     assert "run the same command again to resume" in message
     assert "died" not in message
@@ -98,7 +98,7 @@ def test_workers_end_amid_their_tasks(tmp_path, number):
 def test_work_that_cannot_be_interrupted_is_named_and_ended(tmp_path, what):
     process = start(tmp_path, what)
     assert process.stdout.readline() == "at work\n"
-    time.sleep(1)  # until it is: it waits much longer
+    time.sleep(1)  # until it is blocked, for much longer than this
     process.send_signal(signal.SIGTERM)
     _, message = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -119,11 +119,11 @@ def test_a_compilation_of_training_is_named_and_ended_by_a_second_signal(tmp_pat
     assert process.returncode == 130
 
 
-def test_a_run_that_has_recorded_a_signal_is_left_to_save(monkeypatch):
+def test_a_run_that_has_recorded_a_signal_can_save(monkeypatch):
     listener, notified = socket.socketpair()
     handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), note := Mock())
 
-    def compiled(text):  # once the wait was named, the compilation is over, and the handler called
+    def compiled(text):  # after the message the compilation ends, and the handler is called
         handlers[signal.SIGTERM] = signal.SIG_DFL
         notified.send(bytes([signal.SIGINT]))
         notified.close()
@@ -132,7 +132,7 @@ def test_a_run_that_has_recorded_a_signal_is_left_to_save(monkeypatch):
     monkeypatch.setattr(stopping, "_print_message", printed := Mock(side_effect=compiled))
     monkeypatch.setattr(stopping, "exit_now", exited := Mock(side_effect=SystemExit))
     monkeypatch.setattr(stopping.signal, "getsignal", lambda number: handlers[number])
-    # All at once: none counts as a second signal, as no message was printed.
+    # All arrive before the message is printed, so none counts as a second signal.
     notified.send(bytes([signal.SIGTERM, signal.SIGHUP, signal.SIGTERM]))
     with stopping.registered_handler(note), pytest.raises(IndexError), listener:
         stopping._watch(listener)
@@ -164,7 +164,7 @@ def test_a_hangup_after_another_signal_is_not_a_second_one(monkeypatch):
 
 
 def test_a_hangup_goes_to_a_native_handler_that_python_cannot_query(monkeypatch):
-    """JAX's, in a job of several processes: SIGHUP interrupted one of them, and the job ended without saving."""
+    """JAX's handler, in a job of several processes: once a SIGHUP of one process ended the job without saving."""
     raised = []
     monkeypatch.setattr(stopping._State, "received", [])
     monkeypatch.setattr(stopping._State, "sigterm_delegated", False)
@@ -180,7 +180,7 @@ def test_a_hangup_goes_to_a_native_handler_that_python_cannot_query(monkeypatch)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert raised == [signal.SIGTERM]
-    assert stopping._State.received == []  # children are not to be killed: training needs data until it saves
+    assert stopping._State.received == []  # children must live on: training needs data until it saves
 
 
 def test_the_watcher_thread_leaves_a_hangup_to_a_native_handler(monkeypatch):

@@ -1,4 +1,4 @@
-"""Folder locks (flock), of folders that runs remove when their work is done."""
+"""Locks (flock) of folders that runs remove when their work is done."""
 
 import fcntl
 import os
@@ -10,8 +10,8 @@ from vpt_jax.system.workers import FolderInUseError, locked
 
 @pytest.mark.parametrize("wait", [False, True])
 @pytest.mark.parametrize("place", ["os.open", "fcntl.flock"])
-def test_a_folder_that_its_run_removes_in_the_meantime_is_created_again(tmp_path, monkeypatch, place, wait):
-    """The lock is of the existing folder: a lock of a removed one would exclude no other run."""
+def test_a_folder_that_is_removed_while_it_is_locked_is_created_again(tmp_path, monkeypatch, place, wait):
+    """The lock must be held on the existing folder: a lock of a removed one would exclude no other run."""
     folder, removed = tmp_path / "work", []
     call = {"os.open": os.open, "fcntl.flock": fcntl.flock}[place]
 

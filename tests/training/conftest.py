@@ -73,16 +73,16 @@ def idm_launcher(dataset_dir):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(launcher, tmp_path_factory):
+def uninterrupted(launcher, tmp_path_factory):
     """Work directory of an uninterrupted run of ten steps."""
-    workdir = tmp_path_factory.mktemp("undisturbed")
+    workdir = tmp_path_factory.mktemp("uninterrupted")
     launcher.run(workdir)
     return workdir
 
 
 @pytest.fixture(scope="session")
-def undisturbed_idm(idm_launcher, tmp_path_factory):
+def uninterrupted_idm(idm_launcher, tmp_path_factory):
     """The same for an inverse dynamics model."""
-    workdir = tmp_path_factory.mktemp("undisturbed_idm")
+    workdir = tmp_path_factory.mktemp("uninterrupted_idm")
     idm_launcher.run(workdir)
     return workdir

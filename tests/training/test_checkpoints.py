@@ -82,7 +82,7 @@ def data_files(folder):
 
 
 def test_every_flipped_bit_is_found(tmp_path):
-    """(attack L1) Of numbers that do not compress, 60 of 60 loaded as other parameters."""
+    """(attack L1) Once 60 of 60 flips in incompressible numbers were loaded as other parameters."""
     noise = jnp.asarray(np.random.default_rng(0).integers(0, 1 << 32, 3000, np.uint32).view(np.float32))
     state = state_at(1)._replace(params={"kernel": jnp.nan_to_num(noise).reshape(30, 100)})
     file = data_files(saved(tmp_path, state))[0]
@@ -90,9 +90,9 @@ def test_every_flipped_bit_is_found(tmp_path):
     assert len(original) > 3000 * 4
     shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
     checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, metadata=METADATA)
-    for place in np.random.default_rng(1).integers(200, len(original) - 200, 20):
+    for position in np.random.default_rng(1).integers(200, len(original) - 200, 20):
         data = bytearray(original)
-        data[place] ^= 1 << (place % 8)
+        data[position] ^= 1 << (position % 8)
         file.write_bytes(data)
         with pytest.raises(
             CheckpointDamagedError, match=r"/1/state(: not what was saved, in params/kernel: | cannot be read)"
@@ -106,7 +106,7 @@ def test_every_flipped_bit_is_found(tmp_path):
 
 
 def test_a_state_may_be_donated_once_save_returns(tmp_path):
-    """The next step donates its buffers while it is written in the background."""
+    """The next step donates the state's buffers while the state is written in the background."""
     state = state_at(1)
     expected = jax.tree.map(np.array, state)
     checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, metadata=METADATA)
@@ -153,11 +153,11 @@ def test_policy_digests_differ_with_everything_that_changes_results():
     assert len({policy_digest(one) for one in [policy, *others]}) == 1 + len(others)
     copy = policy._replace(module=module.clone(), params=jax.device_put(policy.params), step=2)
     assert policy_digest(copy) == policy_digest(policy)
-    assert "0x" not in repr(module)  # an address, which is another at every start
+    assert "0x" not in repr(module)  # no memory address, which differs in every process
 
 
 def test_digests_do_not_depend_on_sharding():
-    """A process with all of a leaf can verify it, however it was sharded when it was saved, and the reverse."""
+    """A process with all of a leaf can verify it, however it was sharded when it was saved, and vice versa."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()), "x")
     values = np.arange(8.0 * len(jax.devices()), dtype=np.float32)
     split = jax.device_put(values, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x")))
@@ -198,9 +198,9 @@ def run(tmp_path_factory):
     ],
     ids=["policy", "idm"],
 )
-def test_the_compared_keys_of_the_metadata_are_those_of_stored_runs(config, model):
-    """A run resumes only if these are equal to the checkpoint's. `config` is stored, and not compared: fields of other
-    groups may be renamed."""
+def test_compared_keys_of_the_metadata_equal_those_of_stored_runs(config, model):
+    """A run resumes only if these equal the checkpoint's. `config` is stored, but not compared: its fields may be
+    renamed."""
     metadata = run_metadata(config, {})
     assert metadata.keys() == {"stream", "model", "optimizer", "config"}
     assert metadata["model"].keys() == model
@@ -232,7 +232,7 @@ INVALID_METADATA = [
 
 @pytest.mark.parametrize("metadata", INVALID_METADATA, ids=range(len(INVALID_METADATA)))
 def test_invalid_metadata_is_a_checkpoint_error(run, tmp_path, metadata):
-    """(attack L4) Not KeyError, TypeError, RecursionError or Orbax's own exceptions."""
+    """(attack L4) No KeyError, TypeError, RecursionError or exception of Orbax is raised."""
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "1" / "facts" / "metadata").write_text(metadata)
     with pytest.raises(CheckpointError, match=r"checkpoints/1/facts cannot be read|holds a training run") as refused:
@@ -266,22 +266,22 @@ def test_an_invalid_state_is_a_checkpoint_error(run, tmp_path):
     ],
     ids=repr,
 )
-def test_errors_of_the_machine_are_no_damage(error, tmp_path):
-    """Too many open files or a missing network disk must not lead anybody to remove a good checkpoint."""
+def test_errors_of_the_machine_are_not_reported_as_damage(error, tmp_path):
+    """Too many open files or a missing network disk must not lead a user to remove an intact checkpoint."""
     with pytest.raises(type(error)) as raised, _raise_as_damage(tmp_path):
         raise error
     assert raised.value is error
 
 
 @pytest.mark.parametrize("error", [ValueError("DATA_LOSS: checksum"), OSError(errno.ENOENT, "x"), KeyError("input")])
-def test_errors_of_a_file_are_damage(error, tmp_path):
+def test_errors_of_a_file_are_reported_as_damage(error, tmp_path):
     with pytest.raises(CheckpointDamagedError, match="cannot be read as part"), _raise_as_damage(tmp_path):
         raise error
 
 
 @pytest.mark.parametrize("place", ["1/facts/metadata", "1/_CHECKPOINT_METADATA", "1/state/_METADATA", "descriptor"])
 def test_a_pipe_in_a_checkpoint_is_refused(run, tmp_path, place):
-    """(attack L4)"""
+    """(attack L4) Opening it would block."""
     shutil.copytree(run, tmp_path / "run")
     pipe = tmp_path / "run" / "checkpoints" / place
     pipe.unlink(missing_ok=True)
@@ -321,8 +321,8 @@ print("verified", number, flush=True)
 """
 
 
-@pytest.mark.slow  # its quick sibling is test_digests_do_not_depend_on_where_a_leaf_lies
-def test_two_processes_digest_what_each_holds(tmp_path):
+@pytest.mark.slow  # its quick sibling is test_digests_do_not_depend_on_sharding
+def test_two_processes_verify_their_parts_of_a_state(tmp_path):
     (tmp_path / "child.py").write_text(TWO_PROCESSES)
     root = Path(__file__).parents[2]
     environment = os.environ | {

@@ -1,4 +1,4 @@
-"""Runs of one experiment share their programs, so that they hit the persistent compilation cache."""
+"""Runs of one experiment have the same programs, so that they hit the persistent compilation cache."""
 
 import jax
 import numpy as np
@@ -33,13 +33,13 @@ def programs(stage, steps, seed):
 
 @pytest.mark.parametrize("stage", ["policy", pytest.param("idm", marks=pytest.mark.slow)])
 def test_runs_of_other_lengths_and_data_have_the_same_programs(stage):
-    """The length of the learning rate's schedule and the data's frequencies are arguments, not constants (clause 4)."""
+    """The length of the learning rate's schedule and the data's frequencies are arguments, not constants."""
     for one, other in zip(programs(stage, 100, seed=0), programs(stage, 1500, seed=1), strict=True):
         assert one == other
 
 
 @pytest.mark.parametrize(("warmup", "total"), [(20, 100), (0, 50), (30, 31)])
-def test_a_schedule_of_traced_length_is_that_of_optax(warmup, total):
+def test_a_schedule_of_traced_length_equals_optax(warmup, total):
     up, down = optax.linear_schedule(0, 1e-3, warmup), optax.linear_schedule(1e-3, 0, total - warmup)
     expected = optax.join_schedules([up, down], [warmup])
     steps = np.arange(total + 5)

@@ -18,11 +18,11 @@ from vpt_jax.training.checkpoints import load_policy
 
 
 @pytest.fixture(scope="session")
-def tune(launcher, undisturbed, dataset_dir):
-    """Fine-tunes the policy of `undisturbed`."""
+def tune(launcher, uninterrupted, dataset_dir):
+    """Fine-tunes the policy of `uninterrupted`."""
     flags = [
         "--config=configs/fine_tuning.py:demo", "--config.model.preset=nano",
-        f"--config.init_from={undisturbed}", "--config.data.batch=8",
+        f"--config.init_from={uninterrupted}", "--config.data.batch=8",
         f"--config.data.train={dataset_dir}", f"--config.data.valid={dataset_dir}", "--config.data.valid_batch=8",
         "--config.data.length=6", "--config.data.workers=0", "--config.steps=3", "--config.log_every=1",
         "--config.save_every=1", "--config.report=False",
@@ -43,8 +43,8 @@ def losses(workdir):
     return [line[name] for line in lines for name in ("train/loss", "train/gradient_norm", "valid/nll") if name in line]
 
 
-def test_what_is_frozen_stays_to_the_last_bit_and_the_rest_learns(frozen, undisturbed):
-    before, after = load_policy(undisturbed).params, load_policy(frozen).params
+def test_frozen_parameters_stay_bit_identical_and_others_are_trained(frozen, uninterrupted):
+    before, after = load_policy(uninterrupted).params, load_policy(frozen).params
     for part in before:
         same = jax.tree.leaves(jax.tree.map(np.array_equal, before[part], after[part]))
         assert all(same) if part == "encoder" else not all(same) or part == "value", part
@@ -76,7 +76,7 @@ def encoder(count, fails_after=10**9):
     return Encoder(embed, "digest", 5)
 
 
-def test_embedding_goes_on_where_it_was_killed(dataset_dir, tmp_path, monkeypatch):
+def test_embedding_resumes_where_it_was_killed(dataset_dir, tmp_path, monkeypatch):
     monkeypatch.setattr("vpt_jax.data.embeddings._SAVE_EVERY", 1)
     settings = StreamSettings(str(dataset_dir), "train", 2, 16, nulls="drop", seed=3)
     with pytest.raises(KeyboardInterrupt):
@@ -94,8 +94,8 @@ def test_embedding_goes_on_where_it_was_killed(dataset_dir, tmp_path, monkeypatc
         write_embeddings(settings, encoder(count)._replace(digest="new"), tmp_path)
 
 
-def test_embeddings_are_of_what_a_dataset_holds_wherever_it_lies(dataset_dir, tmp_path):
-    """A moved or touched dataset is the same one, a replaced one of the same size is not (clause 7)."""
+def test_embeddings_belong_to_the_content_of_a_dataset(dataset_dir, tmp_path):
+    """A moved or touched dataset is the same one; one with other records of the same size is not."""
     moved, count = tmp_path / "moved", []
     settings = StreamSettings(str(dataset_dir), "train", 2, 16)
     write_embeddings(settings, encoder(count), tmp_path / "embeddings")
@@ -112,28 +112,28 @@ def test_embeddings_are_of_what_a_dataset_holds_wherever_it_lies(dataset_dir, tm
 
 
 @pytest.mark.parametrize(
-    ("flags", "complaint"),
+    ("flags", "message"),
     [
         (["init_from=", "frozen=encoder"], "keep parameters as config.init_from has them, and that is empty"),
         (["frozen=nothing"], "config.frozen: 'nothing' matches no parameters; paths are actions/"),
         (["frozen=."], "config.frozen: '.' matches all parameters"),
         (["init_from=nowhere"], "config.init_from: nowhere holds no checkpoint"),
         (["model.temperature=2.0"], "config.model.temperature is 2.0, and the model in"),
-        (["frozen=("], "config.frozen: '(' is no regular expression"),
+        (["frozen=("], "config.frozen: '(' is not a valid regular expression"),
         (
             ["model.preset=1x", "data.embeddings=unused"],
             "is not of config.model.preset='1x', or was trained on frames of another size than the data's",
         ),
     ],
 )
-def test_mistakes_are_named(tune, tmp_path, flags, complaint):
+def test_invalid_fields_are_named(tune, tmp_path, flags, message):
     output = tune(tmp_path, *(f"--config.{flag}" for flag in flags), expected=1)
-    assert complaint in output, output
+    assert message in output, output
     assert "Traceback" not in output
 
 
-@pytest.mark.slow  # five minutes: real play is recorded, and learnt from twice
-def test_tuning_to_a_narrower_set_helps_there(tmp_path):
+@pytest.mark.slow  # five minutes: real play is recorded, and trained on twice
+def test_fine_tuning_on_a_narrower_set_lowers_its_loss(tmp_path):
     def run(program, *flags):
         command = [sys.executable, f"launch/{program}.py", *(f"--config{flag}" for flag in flags)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -27,7 +27,7 @@ def spend(goodput, clock, **seconds):
             clock(duration)
 
 
-def test_a_run_that_was_killed_and_started_again(clock, tmp_path):
+def test_a_killed_and_restarted_run_counts_lost_steps(clock, tmp_path):
     first = Goodput(tmp_path, step=0, start_time=95.0, quiet=False)
     spend(first, clock, step=20.0)  # compiles
     spend(first, clock, input=1.0)
@@ -51,7 +51,7 @@ def test_a_run_that_was_killed_and_started_again(clock, tmp_path):
     assert list(stored["seconds"]) == list(CATEGORIES)
 
 
-def test_failed_work_counts_and_a_quiet_process_writes_nothing(clock, tmp_path):
+def test_failed_work_is_counted_and_a_quiet_process_writes_no_file(clock, tmp_path):
     goodput = Goodput(tmp_path, step=0, start_time=100.0, quiet=True)
     with suppress(OSError), goodput.measure("checkpoint"):
         clock(4.0)

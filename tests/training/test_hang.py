@@ -1,4 +1,4 @@
-"""Watchdog timer: a step that hangs ends its process, so that a scheduler can start it again (scale 1.3)."""
+"""Watchdog timer: a hanging step ends its process, so that a scheduler can restart it (scale 1.3)."""
 
 import signal
 import subprocess
@@ -93,7 +93,7 @@ def test_an_invalid_limit_is_refused(config, check, value):
 
 @pytest.mark.slow
 def test_a_process_ends_when_its_peer_is_stopped(launcher, tmp_path):
-    """SIGSTOP of one of two processes: without the limit, the other waits for ever in a collective."""
+    """SIGSTOP of one of two processes: without the limit, the other waits forever in a collective."""
     together = [f"--config.distributed.coordinator=127.0.0.1:{free_port()}", "--config.distributed.num_processes=2"]
     flags = [*together, "--config.hang_minutes=0.2", "--config.steps=100000", "--config.evaluate_every=100000",
              "--config.save_every=100000"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The inverse dynamics loss against manual arithmetic, and its initial value."""
+"""The inverse dynamics loss compared with manual arithmetic, and its initial value."""
 
 from functools import partial
 
@@ -42,41 +42,41 @@ def params():
 
 
 @pytest.mark.parametrize("valid", [(1, 1, 1), (1, 1, 0), (0, 1, 0), (0, 0, 0)])
-def test_loss_by_hand(params, valid):
+def test_loss_equals_manual_arithmetic(params, valid):
     log_probs = {head: row - np.log(np.exp(row).sum(-1, keepdims=True)) for head, row in params.items()}
-    of_frames = []
+    frame_log_probs = []
     for attack, yaw in ((1, 5), (1, 6), (0, 5)):
         choices = [log_probs["buttons"][i, attack if i == 0 else 0] for i in range(20)]
-        of_frames.append(sum(choices) + log_probs["camera"][0, 5] + log_probs["camera"][1, yaw])
-    expected = -np.dot(valid, of_frames) / max(sum(valid), 1)
+        frame_log_probs.append(sum(choices) + log_probs["camera"][0, 5] + log_probs["camera"][1, yaw])
+    expected = -np.dot(valid, frame_log_probs) / max(sum(valid), 1)
     loss, (figures, memory) = inverse_dynamics_loss(Constant(), False, False, params, (), batch(valid), None)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert int(figures["valid_frames"]) == sum(valid)
     assert memory == ()
     prediction, _ = predict_window(Constant(), params, (), batch(valid))
-    np.testing.assert_allclose(prediction.loss[0], -np.array(of_frames), rtol=1e-5)
+    np.testing.assert_allclose(prediction.loss[0], -np.array(frame_log_probs), rtol=1e-5)
     np.testing.assert_array_equal(prediction.buttons[0, 2], params["buttons"].argmax(-1))
     np.testing.assert_allclose(prediction.camera[0, 2], CAMERA.centres[params["camera"].argmax(-1)], rtol=1e-6)
 
 
-def test_training_alone_is_augmented_and_only_if_asked(params):
+def test_only_training_is_augmented_and_only_if_configured(params):
     frames, rng = np.full((1, 3, 8, 8, 3), 100, np.uint8), jax.random.key(3)
     changed = np.asarray(jax.jit(augment)(rng, frames))
     objectives = [inverse_dynamics(Constant(), (8, 8, 3), None, augmented, False) for augmented in (False, True)]
-    losses = [float(jax.jit(of.loss)(params, (), batch((1, 1, 1), frames), rng)[0]) for of in objectives]
-    seen = [[float(of.predict(params, (), batch((1, 1, 1), shown))[0].loss.mean()) for shown in (frames, changed)]
-            for of in objectives]  # fmt: skip
+    losses = [float(jax.jit(each.loss)(params, (), batch((1, 1, 1), frames), rng)[0]) for each in objectives]
+    seen = [[float(each.predict(params, (), batch((1, 1, 1), shown))[0].loss.mean()) for shown in (frames, changed)]
+            for each in objectives]  # fmt: skip
     assert seen[0] == seen[1]
     assert losses == pytest.approx(seen[0])
     assert losses[0] != losses[1]
 
 
-def test_training_alone_is_mirrored_and_only_if_asked(params):
+def test_only_training_is_mirrored_and_only_if_configured(params):
     objectives = [inverse_dynamics(Constant(), (8, 8, 3), None, False, mirrored) for mirrored in (False, True)]
     keys, three_frames = [jax.random.key(seed) for seed in range(20)], batch((1, 1, 1))
-    plain, mirrored = ([float(of.loss(params, (), three_frames, key)[0]) for key in keys] for of in objectives)
-    turned_other_way = three_frames._replace(camera=three_frames.camera * [1, -1])
-    both = [float(objectives[0].loss(params, (), shown, None)[0]) for shown in (three_frames, turned_other_way)]
+    plain, mirrored = ([float(each.loss(params, (), three_frames, key)[0]) for key in keys] for each in objectives)
+    opposite_yaw = three_frames._replace(camera=three_frames.camera * [1, -1])
+    both = [float(objectives[0].loss(params, (), shown, None)[0]) for shown in (three_frames, opposite_yaw)]
     assert set(plain) == {both[0]}
     assert set(mirrored) == set(both)
     assert objectives[1].predict(params, (), three_frames)[0].loss.mean() == pytest.approx(both[0])

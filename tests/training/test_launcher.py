@@ -22,7 +22,7 @@ from vpt_jax.system.workers import locked
         (["--data.batch=3"], "--config.FIELD=VALUE"),
     ],
 )
-def test_mistakes_are_explained_without_a_traceback(launcher, tmp_path, flags, message):
+def test_invalid_flags_are_explained_without_a_traceback(launcher, tmp_path, flags, message):
     output = launcher.run(tmp_path, *flags, expected=1)
     assert message in output
     assert "Traceback" not in output
@@ -36,7 +36,7 @@ def test_mistakes_are_explained_without_a_traceback(launcher, tmp_path, flags, m
         (["--config.bacth=3"], "the config has no field bacth; did you mean config.data.batch?"),
     ],
 )
-def test_a_wrong_config_is_explained_in_a_line(launcher, tmp_path, flags, message):
+def test_an_invalid_config_is_explained_in_one_line(launcher, tmp_path, flags, message):
     error = launcher.run(tmp_path, *flags, bare=True, expected=1).splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
@@ -49,7 +49,7 @@ def test_an_infinite_loss_stops_the_run_and_names_step_and_episodes(launcher, tm
     assert "nan" not in (tmp_path / "metrics.jsonl").read_text().lower()
 
 
-def test_a_work_directory_is_for_one_run_at_a_time(launcher, tmp_path):
+def test_a_work_directory_is_locked_by_its_run(launcher, tmp_path):
     with locked(tmp_path):
         output = launcher.run(tmp_path, expected=1)
     assert output.splitlines()[-1] == f"error: another run is working on {tmp_path}: wait until it has finished"

@@ -1,4 +1,4 @@
-"""Equal training on any mesh and any number of processes, and checkpoints that are resumed on another mesh."""
+"""Training is equal on any mesh and any number of processes, and checkpoints are resumed on other meshes."""
 
 import json
 import signal
@@ -28,10 +28,10 @@ def figures(workdir, name="train/loss"):
     return [line[name] for line in lines if name in line]
 
 
-def assert_same_training(workdir, undisturbed, steps=10):
+def assert_same_training(workdir, uninterrupted, steps=10):
     assert len(figures(workdir)) == steps
-    np.testing.assert_allclose(figures(workdir), figures(undisturbed), rtol=1e-5)
-    first_gradient = [figures(folder, "train/gradient_norm")[0] for folder in (workdir, undisturbed)]
+    np.testing.assert_allclose(figures(workdir), figures(uninterrupted), rtol=1e-5)
+    first_gradient = [figures(folder, "train/gradient_norm")[0] for folder in (workdir, uninterrupted)]
     np.testing.assert_allclose(*first_gradient, rtol=1e-5)
 
 
@@ -40,9 +40,9 @@ def mesh_flags(sizes):
 
 
 @pytest.mark.parametrize("mesh", [pytest.param("8,1,1", marks=SLOW), pytest.param("2,4,1", marks=SLOW), "2,2,2"])
-def test_eight_devices_compute_the_same_as_one(launcher, undisturbed, tmp_path, mesh):
+def test_eight_devices_compute_the_same_as_one(launcher, uninterrupted, tmp_path, mesh):
     launcher.run(tmp_path, *mesh_flags(MESHES[mesh]), devices=8)
-    assert_same_training(tmp_path, undisturbed)
+    assert_same_training(tmp_path, uninterrupted)
 
 
 @pytest.mark.parametrize("grad_accum_steps", [1, pytest.param(2, marks=SLOW)])
@@ -56,16 +56,16 @@ def test_an_inverse_dynamics_step_computes_the_same_on_any_mesh(dataset_dir, gra
         lambda leaf: rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape).astype(np.float32),
         jax.eval_shape(objective.init, jax.random.key(0)),
     )
-    begin = initial_state(params, optimizer, objective.initial_memory(8), jax.random.PRNGKey(1))
+    start_state = initial_state(params, optimizer, objective.initial_memory(8), jax.random.PRNGKey(1))
 
     def two_steps(*sizes):
         mesh = Mesh(np.array(jax.devices()[: np.prod(sizes)]).reshape(sizes), parallel.AXES)
-        shardings = parallel.tree_shardings(begin, mesh, parallel.RULES["default"])
+        shardings = parallel.tree_shardings(start_state, mesh, parallel.RULES["default"])
         with jax.set_mesh(mesh):
             update = partial(train_step, objective.loss, optimizer, grad_accum_steps=grad_accum_steps)
             step = jax.jit(update, out_shardings=(shardings, None))
             state, first = step(
-                jax.device_put(begin, shardings), parallel.global_batch(data.read(0, range(8)), mesh, 8)
+                jax.device_put(start_state, shardings), parallel.global_batch(data.read(0, range(8)), mesh, 8)
             )
             _, second = step(state, parallel.global_batch(data.read(1, range(8)), mesh, 8))
         return [float(first["loss"]), float(first["gradient_norm"]), float(second["loss"])]
@@ -74,26 +74,26 @@ def test_an_inverse_dynamics_step_computes_the_same_on_any_mesh(dataset_dir, gra
 
 
 def stop_after_two_steps(launcher, process, workdir):
-    """SIGTERM, as by a scheduler."""
+    """Sends SIGTERM, as a scheduler does, after two steps; checks that the run saves."""
     wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(figures(workdir)) >= 2, process)
     process.send_signal(signal.SIGTERM)
     assert "asked to stop after step" in launcher.finish(process)
 
 
-def test_two_processes_and_a_move_to_another_mesh(launcher, undisturbed, tmp_path):
+def test_a_checkpoint_of_two_processes_is_resumed_on_another_mesh(launcher, uninterrupted, tmp_path):
     job = launcher.start(tmp_path, *mesh_flags((2, 4, 1)), processes=2, devices=4)
     stop_after_two_steps(launcher, job, tmp_path)
     output = launcher.run(tmp_path, *mesh_flags((2, 2, 2)), devices=8)
     assert "resumed from step" in output
-    assert_same_training(tmp_path, undisturbed)
+    assert_same_training(tmp_path, uninterrupted)
 
 
 @pytest.mark.slow  # the test above runs two processes too
-def test_four_processes_and_then_two(launcher, undisturbed, tmp_path):
+def test_a_checkpoint_of_four_processes_is_resumed_with_two(launcher, uninterrupted, tmp_path):
     job = launcher.start(tmp_path, *mesh_flags((2, 4, 1)), processes=4, devices=2)
     stop_after_two_steps(launcher, job, tmp_path)
     assert "resumed from step" in launcher.run(tmp_path, *mesh_flags((2, 4, 1)), processes=2, devices=4)
-    assert_same_training(tmp_path, undisturbed)
+    assert_same_training(tmp_path, uninterrupted)
 
 
 @pytest.fixture(scope="module")

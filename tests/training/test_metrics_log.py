@@ -23,7 +23,7 @@ def test_metrics_after_the_checkpoint_are_removed(tmp_path):
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_progress_in_lines_where_there_is_no_terminal(capsys, quiet):
+def test_progress_is_printed_in_lines_without_a_terminal(capsys, quiet):
     progress = Progress(2, 4, Work(frames=100), quiet=quiet, seconds=0.0)
     assert progress.step(3, {"loss": 1.5}) == {}  # compiling
     speeds = progress.step(4, {"loss": 1.25})
@@ -39,11 +39,11 @@ def test_progress_in_lines_where_there_is_no_terminal(capsys, quiet):
         assert shown.endswith("0:00:00 left\nstep 4  held-out loss: valid 1.500, marginal 2.000\n")
 
 
-def test_speeds_by_hand():
+def test_speeds_equal_manual_values():
     work = Work(frames=100, flops_per_frame=3e6, devices=4, peak_flops=1e9)
     speeds = work.speeds(2.0)
     assert speeds == {
         "speed/frames_per_second": 200, "speed/frames_per_second_per_device": 50, "speed/mfu": pytest.approx(0.15)
     }  # fmt: skip
-    assert work.describe(speeds) == "200 frames/s, 50 a device, MFU 15.0%"
+    assert work.describe(speeds) == "200 frames/s, 50 per device, MFU 15.0%"
     assert Work(frames=100).describe(Work(frames=100).speeds(2.0)) == "200 frames/s"

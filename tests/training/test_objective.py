@@ -1,4 +1,4 @@
-"""The behavioural cloning loss, the update and the schedule against manual arithmetic."""
+"""The behavioural cloning loss, the update and the schedule compared with manual arithmetic."""
 
 import subprocess
 import sys
@@ -37,13 +37,17 @@ def batch(valid):
 
 
 @pytest.mark.parametrize("valid", [(1, 1, 1), (1, 1, 0), (0, 1, 0), (0, 0, 0)])
-def test_cloning_loss_by_hand(valid):
+def test_cloning_loss_equals_manual_arithmetic(valid):
     rng = np.random.default_rng(0)
     params = {"buttons": rng.normal(size=8641).astype(np.float32), "camera": rng.normal(size=121).astype(np.float32)}
     log_probs = {head: row - np.log(np.exp(row).sum()) for head, row in params.items()}
     # Of the last three factors attack, jump, camera: attack alone is 4, attack with camera 5; yaw one bin right is 61.
-    of_frames = [log_probs["buttons"][4], log_probs["buttons"][5] + log_probs["camera"][61], log_probs["buttons"][0]]
-    expected = -np.dot(valid, of_frames) / max(sum(valid), 1)
+    frame_log_probs = [
+        log_probs["buttons"][4],
+        log_probs["buttons"][5] + log_probs["camera"][61],
+        log_probs["buttons"][0],
+    ]
+    expected = -np.dot(valid, frame_log_probs) / max(sum(valid), 1)
     loss, (figures, memory) = cloning_loss(Constant(), params, jnp.zeros(()), batch(np.array(valid, bool)), None)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert int(figures["valid_frames"]) == sum(valid)
@@ -71,12 +75,12 @@ def test_models_and_the_train_step_need_no_data_libraries():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_schedule():
+def test_schedule_warms_up_and_decays_linearly():
     schedule = linear_schedule(0.5, warmup_steps=10, total_steps=110)
     assert [round(float(schedule(step)), 6) for step in (0, 5, 10, 60, 110)] == [0, 0.25, 0.5, 0.25, 0]
 
 
-def test_first_update_by_hand():
+def test_first_update_equals_manual_arithmetic():
     """Adam's first step is lr * sign(gradient); decay is lr * weight_decay * kernel, not applied to vectors."""
     params = {"kernel": jnp.array([[2.0, -4.0]]), "bias": jnp.array([3.0])}
     gradient = {"kernel": jnp.array([[30.0, -40.0]]), "bias": jnp.array([0.0])}  # norm 50, clipped to 5
@@ -88,7 +92,7 @@ def test_first_update_by_hand():
     np.testing.assert_allclose(moments["kernel"], [[0.1 * 3.0, 0.1 * -4.0]], rtol=1e-5)
 
 
-def test_muon_makes_all_directions_of_a_kernel_equally_large():
+def test_muon_updates_have_nearly_equal_singular_values():
     rng = np.random.default_rng(0)
     left, right = (np.linalg.qr(rng.normal(size=(18, 3)))[0], np.linalg.qr(rng.normal(size=(3, 3)))[0])
     gradient = jnp.asarray(left @ np.diag([1.0, 1e-1, 1e-2]) @ right, jnp.float32)
@@ -97,7 +101,7 @@ def test_muon_makes_all_directions_of_a_kernel_equally_large():
     updates, _ = optimizer.update(gradients, optimizer.init(gradients), gradients)
     kernel = np.asarray(updates["conv"]["kernel"]).reshape(18, 3)
     sizes = np.linalg.svd(kernel)[1] / (0.1 * 18**0.5)  # 1 where every weight moves by 0.1, as with Adam
-    assert sizes.max() < 1.3  # Newton and Schulz's five iterations are no more exact
+    assert sizes.max() < 1.3  # five Newton-Schulz iterations are no more precise
     assert sizes.min() > 0.5
     np.testing.assert_allclose(-left.T @ kernel @ right.T / (0.1 * 18**0.5), np.diag(sizes), atol=0.02)
     for leaf, given in ((updates["conv"]["bias"], gradient[0]), (updates["actions"]["kernel"], gradient)):
@@ -117,7 +121,7 @@ def test_train_step_carries_memory_without_gradient_and_counts():
     first, figures = step(state, jnp.array(1.0))
     assert (float(first.params), float(first.memory), int(first.step)) == (2.0, 6.0, 1)  # gradient: memory * batch = 1
     second, more = step(first, jnp.array(1.0))
-    assert float(second.params) == -4.0  # gradient 6: the memory is a constant, though it was made from params
+    assert float(second.params) == -4.0  # gradient 6: the memory is a constant, although computed from params
     assert float(figures["gradient_norm"]) == 1.0
     assert float(figures["noise"]) != float(more["noise"])
     assert float(step(state, jnp.array(1.0))[1]["noise"]) == float(figures["noise"])

@@ -1,4 +1,4 @@
-"""Training on more shards than files may be open."""
+"""Training on more shards than the limit of open files."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Reinforcement learning as one command, in small."""
+"""The reinforcement learning pipeline on a small scale, as one command."""
 
 import os
 import re
@@ -19,24 +19,24 @@ SMALL = {
 
 
 @pytest.mark.slow  # two minutes, most of them compiling
-def test_reinforcement_learning_in_small(undisturbed, tmp_path):
+def test_reinforcement_learning_pipeline_on_a_small_scale(uninterrupted, tmp_path):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
     flags = [f"--config.{field}={value}" for field, value in SMALL.items()]
     command = [sys.executable, "launch/pipeline_rl.py", f"--config.workdir={tmp_path}", *flags]
 
-    def run(policy=undisturbed, check=True):
+    def run(policy=uninterrupted, check=True):
         flags = [*command, f"--config.policy={policy}"]
         return subprocess.run(flags, cwd=ROOT, env=environment, check=check, capture_output=True, text=True)
 
     first = run().stdout
     assert len(re.findall(r"^\[\d/4\] ", first, re.MULTILINE)) == 4
-    verdicts = re.findall(r"^(?:yes|NO ) .*: .*\d.*$", first, re.MULTILINE)
-    assert len(verdicts) == 3
+    claims = re.findall(r"^(?:yes|NO ) .*: .*\d.*$", first, re.MULTILINE)
+    assert len(claims) == 3
     page = Page((tmp_path / "report.html").read_text())
     assert {"cloned", "fine-tuned", "without KL penalty", "from scratch", "random", "scripted"} <= set(page.text("th"))
     assert page.tags.count("video") == 18
 
     second = run().stdout
     assert not re.search(r"^\[\d/", second, re.MULTILINE)
-    assert re.findall(r"^(?:yes|NO ) .*: .*\d.*$", second, re.MULTILINE) == verdicts
+    assert re.findall(r"^(?:yes|NO ) .*: .*\d.*$", second, re.MULTILINE) == claims
     assert "holds no checkpoint: run `make demo` first" in run(tmp_path / "playing", check=False).stderr

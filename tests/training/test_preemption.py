@@ -1,4 +1,4 @@
-"""Preemption notices stop all processes, whatever Orbax does at that moment."""
+"""Preemption notices stop all processes, whatever Orbax is doing at that moment."""
 
 import pytest
 from jax.experimental import multihost_utils
@@ -77,7 +77,7 @@ print("ended at", int(state.step), stop.received, flush=True)
 
 @pytest.mark.slow
 def test_a_notice_after_a_resumed_runs_save_stops_both_processes(tmp_path):
-    """(scale row 11; 1.3: the latest step is one host's word.)"""
+    """Hosts agree on the checkpoint that they restore, even if one lists its directory late (scale row 11)."""
     outputs = run_together(RESUMED, tmp_path, timeout=150)
     ended = [output.splitlines()[-1] for output in outputs]
     assert ended[0] == ended[1]
@@ -88,14 +88,14 @@ def test_a_notice_after_a_resumed_runs_save_stops_both_processes(tmp_path):
     assert (tmp_path / "checkpoints" / str(step)).is_dir()
 
 
-def test_orbax_asks_for_no_notice(tmp_path, monkeypatch):
-    """It would ask by its own number, which `StopSignal` never reaches (scale row 11)."""
-    asked = []
-    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+def test_orbax_does_not_query_preemption_notices(tmp_path, monkeypatch):
+    """It would use its own step count, which `StopSignal` never reaches (scale row 11)."""
+    queried = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", queried.append)
     checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, metadata=METADATA)
     for step in (61_000, 61_001):
         checkpoints.save(state_at(step), step)
     checkpoints.wait()
     checkpoints.close()
-    assert asked == []
+    assert queried == []
     assert checkpoints.latest == 61_001

@@ -1,4 +1,4 @@
-"""Profiling writes a trace, and changes nothing else."""
+"""Profiling writes a trace, and does not change results."""
 
 import jax
 import pytest

@@ -20,12 +20,12 @@ def final_state(workdir, step=10):
     return ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(step) / "state").absolute())
 
 
-def assert_same_run(workdir, undisturbed):
-    actual, expected = final_state(workdir), final_state(undisturbed)
+def assert_same_run(workdir, uninterrupted):
+    actual, expected = final_state(workdir), final_state(uninterrupted)
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for value, wanted in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(np.asarray(value), np.asarray(wanted), strict=True)
-    assert (workdir / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
+    assert (workdir / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
 
 
 def steps_logged(workdir):
@@ -46,7 +46,7 @@ def kill_during_save(launcher, workdir, step):
     raise AssertionError("no kill came during the save")
 
 
-def test_kill_between_and_during_saves(launcher, undisturbed, tmp_path):
+def test_resume_after_kills_between_and_during_saves_is_identical(launcher, uninterrupted, tmp_path):
     process = launcher.start(tmp_path)
     wait_until(lambda: steps_logged(tmp_path) >= 2, process)  # before any checkpoint
     kill(process)
@@ -57,10 +57,10 @@ def test_kill_between_and_during_saves(launcher, undisturbed, tmp_path):
     output = launcher.run(tmp_path)
     assert "resumed from step 4" in output
     assert not list(checkpoints.glob("*tmp*"))
-    assert_same_run(tmp_path, undisturbed)
+    assert_same_run(tmp_path, uninterrupted)
 
 
-def test_sigterm_saves_and_exits_with_0(launcher, undisturbed, tmp_path):
+def test_sigterm_saves_exits_with_0_and_resumes_identically(launcher, uninterrupted, tmp_path):
     process = launcher.start(tmp_path)
     wait_until(lambda: steps_logged(tmp_path) >= 1, process)
     os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: to the loader's workers too
@@ -71,27 +71,27 @@ def test_sigterm_saves_and_exits_with_0(launcher, undisturbed, tmp_path):
     assert f"resumed from step {saved}" in output
     assert "in 2 starts: " in output
     assert json.loads((tmp_path / "goodput.json").read_text())["step"] == 10
-    assert_same_run(tmp_path, undisturbed)
+    assert_same_run(tmp_path, uninterrupted)
 
 
-def test_an_inverse_dynamics_run_resumes_too(idm_launcher, undisturbed_idm, tmp_path):
+def test_an_inverse_dynamics_run_resumes_identically(idm_launcher, uninterrupted_idm, tmp_path):
     process = idm_launcher.start(tmp_path)
     wait_until(lambda: (tmp_path / "checkpoints" / "4").exists(), process)
     kill(process)
     output = idm_launcher.run(tmp_path)
     assert "resumed from step" in output
-    assert_same_run(tmp_path, undisturbed_idm)
+    assert_same_run(tmp_path, uninterrupted_idm)
 
 
-def test_a_finished_run_is_left_as_it_is(launcher, undisturbed):
-    before = (undisturbed / "metrics.jsonl").read_bytes()
-    assert "resumed from step 10" in launcher.run(undisturbed)
-    assert (undisturbed / "metrics.jsonl").read_bytes() == before
+def test_a_finished_run_is_not_changed(launcher, uninterrupted):
+    before = (uninterrupted / "metrics.jsonl").read_bytes()
+    assert "resumed from step 10" in launcher.run(uninterrupted)
+    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
 
 
-def test_the_trained_policy_loads_from_the_work_directory(undisturbed, tmp_path):
-    policy, params, *_ = load_policy(undisturbed)
-    jax.tree.map(np.testing.assert_array_equal, params, final_state(undisturbed)["params"])
+def test_the_trained_policy_is_loaded_from_the_work_directory(uninterrupted, tmp_path):
+    policy, params, *_ = load_policy(uninterrupted)
+    jax.tree.map(np.testing.assert_array_equal, params, final_state(uninterrupted)["params"])
     frames, first = np.zeros((2, 3, 32, 32, 3), np.uint8), np.zeros((2, 3), bool)
     output = jax.jit(policy.apply)({"params": params}, frames, first, policy.initial_memory(2))
     assert output.logits["camera"].shape == (2, 3, 121)
@@ -99,33 +99,33 @@ def test_the_trained_policy_loads_from_the_work_directory(undisturbed, tmp_path)
         load_policy(tmp_path)
 
 
-def test_the_trained_policy_goes_out_to_files_and_comes_back(undisturbed, tmp_path):
-    export_weights(undisturbed, tmp_path / "a.weights")
+def test_export_and_import_of_the_trained_policy(uninterrupted, tmp_path):
+    export_weights(uninterrupted, tmp_path / "a.weights")
     import_weights(tmp_path / "a.model", tmp_path / "a.weights", tmp_path / "run")
-    trained, back = load_policy(undisturbed), load_policy(tmp_path / "run")
+    trained, back = load_policy(uninterrupted), load_policy(tmp_path / "run")
     assert (trained.module, trained.frame_shape) == (back.module, back.frame_shape)
     jax.tree.map(np.testing.assert_array_equal, trained.params, back.params)
 
 
-def test_the_trained_inverse_dynamics_model_loads_with_what_it_was_trained_on(undisturbed_idm):
-    idm = load_idm(undisturbed_idm)
+def test_the_trained_inverse_dynamics_model_is_loaded_with_its_settings(uninterrupted_idm):
+    idm = load_idm(uninterrupted_idm)
     assert (idm.frame_shape, idm.window, idm.step) == ((32, 32, 3), 6, 10)
-    jax.tree.map(np.testing.assert_array_equal, idm.params, final_state(undisturbed_idm)["params"])
+    jax.tree.map(np.testing.assert_array_equal, idm.params, final_state(uninterrupted_idm)["params"])
     logits = jax.jit(idm.module.apply)({"params": idm.params}, np.zeros((2, 3, 32, 32, 3), np.uint8)).logits
     assert logits["camera"].shape == (2, 3, 2, 11)
 
 
-def test_a_model_of_another_stage_is_refused(undisturbed, undisturbed_idm):
+def test_a_model_of_another_stage_is_refused(uninterrupted, uninterrupted_idm):
     with pytest.raises(WrongStageError, match="a training run of stage 'policy', and this needs one of 'idm'"):
-        load_idm(undisturbed)
+        load_idm(uninterrupted)
     with pytest.raises(WrongStageError, match="a training run of stage 'idm', and this needs one of 'policy'"):
-        load_policy(undisturbed_idm)
+        load_policy(uninterrupted_idm)
 
 
-def test_other_settings_are_refused(launcher, undisturbed):
-    before = (undisturbed / "config.json").read_text()
-    output = launcher.run(undisturbed, "--config.data.length=12", "--config.model.temperature=2.0", expected=1)
-    assert (undisturbed / "config.json").read_text() == before
+def test_resuming_with_other_settings_is_refused(launcher, uninterrupted):
+    before = (uninterrupted / "config.json").read_text()
+    output = launcher.run(uninterrupted, "--config.data.length=12", "--config.model.temperature=2.0", expected=1)
+    assert (uninterrupted / "config.json").read_text() == before
     assert "stream.length was 6 and is now 12" in output
     assert "model.temperature was 1.0 and is now 2.0" in output
     assert "another --config.workdir" in output

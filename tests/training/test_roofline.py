@@ -1,6 +1,6 @@
 """Cost of a compiled step: collectives parsed from a program, and memory and traffic on several meshes.
 
-Eight fake devices (tests/conftest.py).
+Eight simulated devices (tests/conftest.py).
 """
 
 import re
@@ -44,7 +44,7 @@ def test_collectives_of_a_program():
     assert by_kind(list(find_collectives(PROGRAM, 8)))["all-reduce"] == (3, 4 * 128 * 256 + 72 + 32)
 
 
-def test_roofline_by_hand():
+def test_roofline_equals_manual_arithmetic():
     collectives = [Collective("all-reduce", 800, 8), Collective("all-gather", 400, 4)]
     cost = Cost({"parameters": 3, "batch": 4}, flops=6e3, bytes=5e3, collectives=collectives)
     assert cost.total_memory == 7
@@ -75,25 +75,25 @@ stages = pytest.mark.parametrize("stage", ["policy", pytest.param("idm", marks=p
 
 
 @stages
-def test_data_parallelism_reduces_the_gradients_and_little_else(stage):
+def test_data_parallelism_reduces_little_more_than_the_gradients(stage):
     setup, _, cost = compiled_step(stage, (8, 1, 1))
     parameters = size_of(setup.shapes.params)
     assert set(by_kind(cost.collectives)) == {"all-reduce"}
     reduced = by_kind(cost.collectives)["all-reduce"][1]
-    assert 0.95 * parameters < reduced < 1.05 * parameters  # heads and curves without a gradient are left out
+    assert 0.95 * parameters < reduced < 1.05 * parameters  # parameters without a gradient are not reduced
 
 
 @stages
-def test_under_fsdp_no_device_holds_more_than_its_share_and_the_old_state_is_given_back(stage):
+def test_under_fsdp_each_device_holds_its_share_and_the_old_state_is_donated(stage):
     setup, compiled, cost = compiled_step(stage, (1, 8, 1))
     for kind, tree in {"parameters": setup.shapes.params, "optimizer": setup.shapes.opt_state}.items():
         assert cost.memory[kind] < 1.1 * size_of(tree) / 8
-    held = sum(cost.memory[kind] for kind in ("parameters", "optimizer", "memory carry"))
-    assert compiled.memory_analysis().alias_size_in_bytes >= held
+    state_bytes = sum(cost.memory[kind] for kind in ("parameters", "optimizer", "memory carry"))
+    assert compiled.memory_analysis().alias_size_in_bytes >= state_bytes
 
 
 @stages
-def test_every_device_computes_its_share_of_the_frames_whatever_the_mesh(stage):
+def test_every_device_computes_its_share_of_the_frames_on_any_mesh(stage):
     _, compiled, _ = compiled_step(stage, (2, 2, 2))
     frames = re.findall(r"f32\[(\d+),16,16,\d+\]\S* convolution\(", compiled.as_text())
     assert set(frames) == {str(8 * 4 // 8)}

@@ -1,1 +1,1 @@
-"""Data sets from what is found: downloads, the clean filter and the validation of data."""
+"""Data curation: downloads, the clean filter, and the validation of datasets."""

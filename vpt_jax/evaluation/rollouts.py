@@ -157,7 +157,7 @@ def summarise(results: Sequence[EpisodeResult]) -> dict[str, float]:
     - `return`, `steps`: means over episodes; `return_error`: the mean's standard error.
     - `obtained/ITEM`, `obtained_error/ITEM`: mean number of a rewarded item, and its standard error; `milestone/ITEM`:
       share of episodes with at least one.
-    - `drift`: mean KL from the reference policy, in nats a step.
+    - `drift`: mean KL from the reference policy, in nats per step.
     - `episodes`, `lost`; `terminated`: share of episodes that the environment itself ended.
     """
     completed = [result for result in results if result.ending != "lost"]

@@ -60,7 +60,7 @@ class Transformer(nn.Module):
             mask: True where a frame may attend to a key.
             memory: the cache before the chunk; its own mask is neither read nor changed.
         """
-        scale = (2 * self.layers) ** -0.5  # two residual branches a layer
+        scale = (2 * self.layers) ** -0.5  # two residual branches per layer
         row = ring_row(memory)
         updated = []
         for i, layer_memory in enumerate(zip(memory.keys, memory.values, strict=True)):

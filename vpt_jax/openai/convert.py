@@ -68,7 +68,7 @@ def import_weights(model: str | Path, weights: str | Path, workdir: str | Path) 
     Raises:
         FileNotFoundError: a file is missing.
         WeightsFileError: a file is damaged, or contains more than data.
-        ConversionError: the tensors do not fit the settings, the model's size is no preset, or `workdir` is in use.
+        ConversionError: the tensors do not fit the settings, the model's size is not a preset, or `workdir` is in use.
     """
     for path in (model, weights, workdir):
         local_path(path)

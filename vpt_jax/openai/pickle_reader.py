@@ -73,7 +73,7 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
     def find_class(self, module: str, name: str) -> str:
         """Return the name itself, if it is allowed; nothing is imported."""
         if type(module) is not str or type(name) is not str:
-            raise WeightsFileError(f"{self._path} tries to import a name that is no text: nothing was loaded")
+            raise WeightsFileError(f"{self._path} tries to import a name that is not text: nothing was loaded")
         if (full_name := f"{module}.{name}") not in self._names:
             raise WeightsFileError(
                 f"{self._path} tries to import {printable(full_name, length=200)}, which is neither a container nor a "
@@ -349,7 +349,7 @@ class WeightsFile(Mapping[str, np.ndarray]):
 
 
 def _reference_fields(reference: Any) -> tuple[str, str, str, Any]:
-    """Kind, type, key and count of a reference to a storage; a field that is no string becomes "".
+    """Kind, type, key and count of a reference to a storage; a field that is not a string becomes "".
 
     Only strings are hashed or compared: for a tuple nested a million deep, either crashes the process.
     """

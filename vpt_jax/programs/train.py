@@ -104,7 +104,7 @@ def train_supervised(config: ConfigDict, start_time: float) -> bool:
     steps = count_steps(config, train_data)
     log(
         f"{train_data.num_episodes} training episodes of {train_data.num_frames:,} frames (null actions: "
-        f"{config.data.null_actions}); {steps:,} steps, {train_data.steps_per_epoch:,} an epoch"
+        f"{config.data.null_actions}); {steps:,} steps, {train_data.steps_per_epoch:,} per epoch"
     )
 
     # Model and shardings

@@ -83,5 +83,5 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
             return dict(stored)
     except (FileNotFoundError, EOFError, ValueError, TypeError, KeyError, NotImplementedError):
         return None
-    except (zipfile.BadZipFile, zlib.error, AttributeError, RuntimeError):  # AttributeError: an .npy is no archive
+    except (zipfile.BadZipFile, zlib.error, AttributeError, RuntimeError):  # AttributeError: an .npy is not an archive
         return None

@@ -57,7 +57,7 @@ def local_path(path: str | Path, name: str = "the path") -> Path:
     if found := _URL.search(str(path)):
         scheme, rest = (found[1] or found[2]).lower(), found[3].lstrip("/")
         remedy = _REMEDIES.get(scheme, _DEFAULT_REMEDY).format(scheme=scheme, host=rest.split("/")[0], rest=rest)
-        message = f"{name} is {str(path)!r}, which is no local path: {remedy}"
+        message = f"{name} is {str(path)!r}, which is not a local path: {remedy}"
         raise RemotePathError(" ".join(message.split()))
     return Path(path)
 

@@ -10,7 +10,7 @@ _NUM_EPISODE_SEEDS = 2**52  # games get seeds as JSON, and Lua's numbers are exa
 
 
 class SeedError(UserError, ValueError):
-    """A seed that is no whole number from 0 to 2**64 - 1; the message names it."""
+    """A seed that is not a whole number from 0 to 2**64 - 1; the message names it."""
 
 
 def check_seed(seed: Any, name: str = "the seed") -> int:
@@ -21,7 +21,7 @@ def check_seed(seed: Any, name: str = "the seed") -> int:
         name: the name used in the error message, such as `config.seed`.
 
     Raises:
-        SeedError: the seed is negative, too large, or no whole number.
+        SeedError: the seed is negative, too large, or not a whole number.
     """
     try:
         number = -1 if isinstance(seed, bool) else operator.index(seed)

@@ -179,7 +179,7 @@ def progress_bar(total: int, **options: Any) -> tqdm:
 
 
 class _LogLines:
-    """A stream that writes the redraws of a progress bar as separate lines, for output that is no terminal."""
+    """A stream that writes the redraws of a progress bar as separate lines, for output that is not a terminal."""
 
     last = ""
 

@@ -104,7 +104,7 @@ class Checkpoints:
         Args:
             folder: of the checkpoints, one subfolder by step.
             keep_last: number of newest checkpoints that are kept.
-            keep_every_hours: one more is kept for every so many hours; 0: none.
+            keep_every_hours: one more is kept for each interval of this many hours; 0: none.
             metadata: from `run_metadata`; resuming needs the same `stream`, `model` and `optimizer`.
         """
         options = ocp.CheckpointManagerOptions(
@@ -289,7 +289,7 @@ def _raise_as_damage(place: Path) -> Iterator[None]:
     """Context manager that turns errors caused by a file's content into a `CheckpointDamagedError` naming `place`.
 
     Orbax and TensorStore raise nearly any kind of exception. Errors of the machine or its disk (no memory, no file
-    descriptors, no space, no permission, I/O errors) are no damage, and are raised unchanged.
+    descriptors, no space, no permission, I/O errors) are not damage, and are raised unchanged.
     """
     try:
         yield
@@ -312,7 +312,7 @@ _REMEDY = "Copy the folder again, or remove it, so that the checkpoint before it
 
 
 def _refuse_special_files(folder: Path) -> None:
-    """Raises for pipes, devices and broken links anywhere below a folder: reading a pipe would wait for ever."""
+    """Raises for pipes, devices and broken links anywhere below a folder: reading a pipe would wait forever."""
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):

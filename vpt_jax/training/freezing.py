@@ -17,12 +17,12 @@ def frozen_mask(params: Any, pattern: str) -> Any:
     """Boolean mask over the parameters: true where `pattern` is found in the path, such as `encoder/dense/norm/scale`.
 
     Raises:
-        PatternError: the pattern is no regular expression, or matches no parameter, or all.
+        PatternError: the pattern is not a valid regular expression, or matches no parameter, or all.
     """
     try:
         search = re.compile(pattern).search
     except re.error as error:
-        raise PatternError(f"{pattern!r} is no regular expression: {error}") from error
+        raise PatternError(f"{pattern!r} is not a valid regular expression: {error}") from error
     matches = jax.tree.map_with_path(lambda path, _: bool(search(path_name(path))), params)
     found = jax.tree.leaves(matches)
     if all(found) or not any(found):

@@ -70,7 +70,7 @@ class Work(NamedTuple):
     frames: int  # of a step
     flops_per_frame: float = 0.0  # of training on a frame, by the formula in models/flops.py
     devices: int = 1
-    peak_flops: float = 0.0  # operations a second of a device; 0: unknown
+    peak_flops: float = 0.0  # operations per second of a device; 0: unknown
 
     def speeds(self, steps_per_second: float) -> dict[str, float]:
         """Frames per second, and model FLOPs utilisation (MFU): the model's arithmetic as a share of the peak."""
@@ -84,7 +84,7 @@ class Work(NamedTuple):
         """One line of text for `speeds`."""
         text = f"{speeds['speed/frames_per_second']:.0f} frames/s"
         if self.devices > 1:
-            text += f", {speeds['speed/frames_per_second_per_device']:.0f} a device"
+            text += f", {speeds['speed/frames_per_second_per_device']:.0f} per device"
         return text + (f", MFU {speeds['speed/mfu']:.1%}" if self.peak_flops else "")
 
 

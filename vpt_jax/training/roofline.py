@@ -20,9 +20,9 @@ class Chip(NamedTuple):
     """Peak memory, speed and bandwidths of a device, from its data sheet (cloud.google.com/tpu/docs, NVIDIA)."""
 
     memory: float  # bytes of HBM
-    flops: float  # bfloat16 operations a second, dense
-    memory_bandwidth: float  # bytes a second
-    network_bandwidth: float  # bytes a second to all neighbours together
+    flops: float  # bfloat16 operations per second, dense
+    memory_bandwidth: float  # bytes per second
+    network_bandwidth: float  # bytes per second to all neighbours together
 
 
 CHIPS = {  # by JAX's name of the kind of device

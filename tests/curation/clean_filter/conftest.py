@@ -13,11 +13,11 @@ from vpt_jax.curation.clean_filter import commands, embedders
 from vpt_jax.models.presets import make_idm
 from vpt_jax.training.inverse_dynamics import inverse_dynamics
 
-from . import made_set
+from . import synthetic_set
 
 
 def new_idm(workdir, size, preset):
-    """Work directory of an untrained model: its initial weights."""
+    """Writes the work directory of an untrained model; returns it."""
     config = idm.get_config("demo")
     config.model.preset = preset
     module = make_idm(config.model)
@@ -31,11 +31,11 @@ def new_idm(workdir, size, preset):
 
 @pytest.fixture(scope="session")
 def idm_dir(tmp_path_factory):
-    """Work directory of a model for small pictures, to be quick."""
+    """Work directory of a quick model for small pictures."""
     return new_idm(tmp_path_factory.mktemp("idm"), 64, "nano")
 
 
-embedder_once = cache(embedders.make_embedder)  # compiled once
+embedder_once = cache(embedders.make_embedder)  # compiles once
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,11 +56,11 @@ def settings(idm_dir, classifier, **changes):
 
 @pytest.fixture(scope="session")
 def small_labelled(tmp_path_factory):
-    """Few labelled frames, quick to learn from; without Doom, whose engine takes long to start."""
-    rows = made_set.labelled("learn", rate=1, times=1, others=0)
+    """A few labelled frames, quick to train on; without Doom, whose engine takes long to start."""
+    rows = synthetic_set.labelled("learn", rate=1, times=1, others=0)
     rng = np.random.default_rng(0)
-    rows += [("other", f"menu{i // 4}", "menu", made_set.menu(rng, *made_set.SIZE)) for i in range(16)]
-    return made_set.write_folder(tmp_path_factory.mktemp("small"), rows)
+    rows += [("other", f"menu{i // 4}", "menu", synthetic_set.menu(rng, *synthetic_set.SIZE)) for i in range(16)]
+    return synthetic_set.write_folder(tmp_path_factory.mktemp("small"), rows)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from vpt_jax.curation.clean_filter.training import (
 )
 
 
-def three_clouds(rng, count=120, d=7):
+def three_clusters(rng, count=120, d=7):
     labels = np.arange(count) % 3
     return rng.normal(0, 1, (count, d)) + 1.5 * np.eye(3, d)[labels], labels
 
@@ -33,9 +33,9 @@ def svm_from(svc, d):
     return SVMClassifier(np.zeros(d), np.ones(d), *arrays)
 
 
-def test_decisions_are_those_of_scikit_learn():
+def test_decisions_equal_those_of_scikit_learn():
     rng = np.random.default_rng(0)
-    x, labels = three_clouds(rng)
+    x, labels = three_clusters(rng)
     svc, new = SVC(C=20, gamma="scale", break_ties=True).fit(x, labels), rng.normal(0, 2, (2500, 7))
     decisions = svm_from(svc, 7).decision_function(new)
     np.testing.assert_allclose(decisions, svc.decision_function(new), atol=1e-9)
@@ -46,10 +46,10 @@ def test_decisions_are_those_of_scikit_learn():
 def test_a_stored_classifier_decides_the_same(tmp_path):
     rng = np.random.default_rng(1)
     labels, groups = np.arange(180) % 3, np.array([f"video{i % 5}" for i in range(180)])
-    everything = [rng.normal(0, 1, (180, size, size, 6)).astype(np.float32) for size in (4, 1)]
-    everything[0][labels == 1, 0, 0] += 6
-    everything[1][labels == 2] += 3
-    training, maps = ([cells[part] for cells in everything] for part in (slice(0, 90), slice(90, 180)))
+    features = [rng.normal(0, 1, (180, size, size, 6)).astype(np.float32) for size in (4, 1)]
+    features[0][labels == 1, 0, 0] += 6
+    features[1][labels == 2] += 3
+    training, maps = ([cells[part] for cells in features] for part in (slice(0, 90), slice(90, 180)))
     stored = FrameClassifier(*fit(training, labels[:90], groups[:90], 20.0), 0.25, {"embedder": "idm"})
     stored.save(tmp_path / "filter.npz")
     loaded = load_classifier(tmp_path / "filter.npz")
@@ -60,7 +60,7 @@ def test_a_stored_classifier_decides_the_same(tmp_path):
         assert all(file[name].dtype != object for name in file)
 
 
-def test_a_cell_is_compared_with_clean_ones_around_its_place():
+def test_cells_are_compared_with_nearby_clean_cells():
     rng = np.random.default_rng(2)
     clean = rng.normal(0, 1, (40, 8, 8, 3)).astype(np.float32)
     memory = build_patch_memory(clean)
@@ -70,9 +70,9 @@ def test_a_cell_is_compared_with_clean_ones_around_its_place():
     same_group = np.zeros((40, 40), bool)
     same_group[7] = np.arange(40) == 7
     assert patch_distances(clean, memory, same_group)[7].min() > 0.01
-    strange = clean[:1].copy()
-    strange[0, 5, 6] = 50
-    found = patch_distances(strange, memory)
+    outlier = clean[:1].copy()
+    outlier[0, 5, 6] = 50
+    found = patch_distances(outlier, memory)
     assert np.unravel_index(found.argmax(), found.shape) == (0, 5, 6)
     assert distance_features(found).shape == (1, 64 + 32)
     assert distance_features(found)[0, 64] == found.max()
@@ -82,11 +82,11 @@ def test_the_threshold_is_the_lowest_that_is_precise_enough():
     margin, clean = np.array([4.0, 3, 2, 1, 0]), np.array([True, True, False, True, False])
     assert choose_threshold(margin, clean, 0.75) == 1
     assert choose_threshold(margin, clean, 0.9) == 3
-    assert choose_threshold(margin, ~clean, 0.9) == 0  # 0.4 is the best there is
+    assert choose_threshold(margin, ~clean, 0.9) == 0  # 0.4 is the best possible precision
 
 
-def test_no_frame_is_judged_by_a_threshold_that_it_chose():
-    """Each fold has the threshold of the others (sibling of fidelity S8)."""
+def test_thresholds_are_cross_fitted():
+    """The threshold of each fold is chosen on the other folds (related to fidelity S8)."""
     margin, clean = np.array([4.0, 3, 2, 1, 0, 5]), np.array([True, False, True, True, False, True])
     folds = np.array([0, 0, 1, 1, 1, 2])
     others = [choose_threshold(margin[folds != fold], clean[folds != fold], 0.9) for fold in range(3)]
@@ -97,7 +97,7 @@ def test_no_frame_is_judged_by_a_threshold_that_it_chose():
     assert held_out.predictions().tolist() == [0, 0, 1, 1, 1, 0]
 
 
-def test_a_file_that_is_no_classifier_is_refused(tmp_path):
+def test_invalid_classifier_files_are_refused(tmp_path):
     with pytest.raises(
         ClassifierError, match=r"there is no classifier at .*none.npz: train one with --config.labelled"
     ):
@@ -110,7 +110,7 @@ def test_a_file_that_is_no_classifier_is_refused(tmp_path):
             load_classifier(tmp_path / f"{name}.npz")
 
 
-def test_training_without_scikit_learn_says_what_to_install(monkeypatch):
+def test_training_without_scikit_learn_names_the_pip_command(monkeypatch):
     real = builtins.__import__
 
     def without(name, *arguments):

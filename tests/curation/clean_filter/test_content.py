@@ -16,7 +16,7 @@ from ...film_maker import corners, write_film
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The videos that are decoded, in this process."""
+    """Names of the videos that are decoded, in this process."""
     names = []
 
     def prefetch(pool, todo, config, embedder):
@@ -29,7 +29,7 @@ def decoded(monkeypatch):
     return names
 
 
-def rows_of(folder):
+def filter_folder(folder):
     """Filters the videos of a folder with a classifier that labels everything clean; returns the table of videos."""
     config = get_config()
     config.update(videos=str(folder), min_seconds=0.0)
@@ -43,25 +43,25 @@ def rows_of(folder):
     return pq.read_table(folder / "filtered.parquet").to_pylist()
 
 
-def test_a_touched_and_renamed_video_is_cached_and_a_replaced_one_is_not(tmp_path, decoded):
-    """(failing: same-size-replaced)"""
+def test_cache_survives_renaming_and_touching_but_not_replacement(tmp_path, decoded):
+    """A replaced video is detected even if its size and modification time are unchanged."""
     write_film(tmp_path / "a.mp4", [corners(64, 64)] * 3)
-    rows_of(tmp_path)
+    filter_folder(tmp_path)
     (tmp_path / "a.mp4").rename(tmp_path / "b.mp4")
     os.utime(tmp_path / "b.mp4", (1, 1))
-    assert [row["video"] for row in rows_of(tmp_path)] == ["b.mp4"]
+    assert [row["video"] for row in filter_folder(tmp_path)] == ["b.mp4"]
     assert decoded == ["a.mp4"]
     data = bytearray((tmp_path / "b.mp4").read_bytes())
-    data[data.index(b"isom")] ^= 1  # as many bytes
+    data[data.index(b"isom")] ^= 1  # same size
     (tmp_path / "b.mp4").write_bytes(data)
     os.utime(tmp_path / "b.mp4", (1, 1))
-    rows_of(tmp_path)
+    filter_folder(tmp_path)
     assert decoded == ["a.mp4", "b.mp4"]
 
 
-def test_a_name_that_is_not_utf8_is_in_the_table_as_broken(tmp_path, decoded):
-    """(failing: non-utf8-name, attack M3)"""
+def test_a_name_that_is_not_utf8_is_listed_as_unreadable(tmp_path, decoded):
+    """Such a video is dropped with a reason, and its name escaped (attack M3)."""
     write_film(tmp_path / "a.mp4", [corners(64, 64)] * 3).rename(tmp_path / os.fsdecode(b"lat\xefin.mp4"))
-    (row,) = rows_of(tmp_path)
+    (row,) = filter_folder(tmp_path)
     assert (row["name"], row["video"], row["kept"]) == ("lat\\xefin", "lat\\xefin.mp4", False)
     assert row["reason"] == "unreadable name: its name is not UTF-8: rename it"

@@ -15,7 +15,7 @@ from vpt_jax.system.errors import UserError
 from ...html_page import Page
 from ...programs import Program, xla_flags
 from ...training.conftest import kill, wait_until
-from . import made_set
+from . import synthetic_set
 from .conftest import settings
 
 
@@ -25,12 +25,12 @@ def run(config):
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory):
-    """Seconds of the clips, with a face camera or without; and files that cannot be decoded."""
+    """Excerpts of the clips, with and without a face camera, and files that cannot be decoded."""
     folder, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(5)
-    for clip, blocks in made_set.clip_frames(made_set.CLIPS, "test", 3).items():
+    for clip, blocks in synthetic_set.clip_frames(synthetic_set.CLIPS, "test", 3).items():
         frames = [frame for block in blocks.values() for frame in block][:24]
-        made_set.write_film(folder / f"{clip}.mp4", frames)
-        made_set.write_film(folder / f"{clip} face.mkv", [overlays.face_camera(frame, rng) for frame in frames])
+        synthetic_set.write_film(folder / f"{clip}.mp4", frames)
+        synthetic_set.write_film(folder / f"{clip} face.mkv", [overlays.face_camera(frame, rng) for frame in frames])
     (folder / "noise.mp4").write_bytes(rng.bytes(3000))
     (folder / "empty.webm").touch()
     return folder
@@ -66,7 +66,7 @@ def test_tables_hold_clean_segments_and_reasons_for_dropped_videos(idm_dir, smal
         assert rows[clip]["labelled_clean"] > rows[f"{clip} face"]["labelled_clean"] + 0.3
 
 
-def test_other_rules_decode_nothing_again(idm_dir, small_filter, videos, tmp_path, monkeypatch):
+def test_changed_rules_do_not_decode_again(idm_dir, small_filter, videos, tmp_path, monkeypatch):
     shutil.copytree(videos, tmp_path, dirs_exist_ok=True)
     run(settings(idm_dir, small_filter, videos=tmp_path))
     before = tables(tmp_path)
@@ -80,8 +80,8 @@ def test_other_rules_decode_nothing_again(idm_dir, small_filter, videos, tmp_pat
         run(settings(idm_dir, small_filter, videos=tmp_path / "segments.parquet"))
 
 
-def test_seconds_of_a_manifest_are_filtered_in_times_of_the_video(idm_dir, small_filter, videos, tmp_path):
-    """The manifest has the name that `collect` gives it, and lies where the tables are written: it stays as it is."""
+def test_segments_of_a_manifest_keep_the_times_of_their_video(idm_dir, small_filter, videos, tmp_path):
+    """The manifest, named as by `collect` and in the folder of the tables, is not overwritten."""
     shutil.copy(videos / "build_gate_5.mp4", tmp_path)
     rows = [{"video": "build_gate_5.mp4", "start": 1.5, "end": 7.5, "clean": 0.0}]
     rows.append({"video": "missing.mp4", "start": 0.0, "end": 9.0, "clean": 0.0})
@@ -103,11 +103,11 @@ def start(config):
 
 @pytest.mark.slow
 def test_a_killed_and_resumed_run_writes_the_same_bytes(idm_dir, small_filter, videos, tmp_path):
-    for name in ("undisturbed", "killed"):
+    for name in ("uninterrupted", "killed"):
         shutil.copytree(videos, tmp_path / name)
-    undisturbed = start(settings(idm_dir, small_filter, videos=tmp_path / "undisturbed"))
-    output, _ = undisturbed.communicate(timeout=300)
-    assert undisturbed.returncode == 0, output
+    uninterrupted = start(settings(idm_dir, small_filter, videos=tmp_path / "uninterrupted"))
+    output, _ = uninterrupted.communicate(timeout=300)
+    assert uninterrupted.returncode == 0, output
     config, cache = settings(idm_dir, small_filter, videos=tmp_path / "killed"), tmp_path / "killed/filter.answers"
     process = start(config)
     wait_until(lambda: len(list(cache.glob("*.npz"))) >= 3, process)
@@ -120,7 +120,7 @@ def test_a_killed_and_resumed_run_writes_the_same_bytes(idm_dir, small_filter, v
     assert process.returncode == 0, output
     assert f"{len(done)} of 8 videos are classified already" in output
     assert {path: path.stat().st_mtime_ns for path in done} == done
-    assert tables(tmp_path / "killed") == tables(tmp_path / "undisturbed")
+    assert tables(tmp_path / "killed") == tables(tmp_path / "uninterrupted")
     assert {path.suffix for path in cache.iterdir()} == {".npz", ".json"}
 
 

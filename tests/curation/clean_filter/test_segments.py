@@ -19,50 +19,50 @@ def times(frames):
     return [number / RATE for number in range(frames + 1)]
 
 
-def text(of_labels):
-    return "".join(".#"[int(label)] for label in of_labels)
+def text(frame_labels):
+    return "".join(".#"[int(label)] for label in frame_labels)
 
 
 @pytest.mark.parametrize(("before", "after"), [
     ("#######.#######", "###############"),
     ("###...#########", "###############"),
     ("####....#######", "####....#######"),
-    (".#######", ".#######"),  # four of the seven around the first frame are itself: beyond the end it is repeated
+    (".#######", ".#######"),  # beyond the ends the outermost frame is repeated: it counts four times of seven
     ("...#######", "...#######"),
     ("#.........#", "#.........#"),
     ("#", "#"), ("", ""),
 ])  # fmt: skip
-def test_the_label_is_that_of_most_of_seven_frames(before, after):
+def test_median_filter_takes_the_majority_of_seven_frames(before, after):
     assert text(median_filter(labels(before), 7)) == after
 
 
 @settings(deadline=None)  # the first call imports SciPy
 @given(hnp.arrays(bool, st.integers(0, 60)), st.sampled_from([1, 3, 7]))
-def test_median_is_that_of_scipy_with_the_ends_repeated(of, median_window):
+def test_median_filter_equals_scipy_with_repeated_ends(values, median_window):
     from scipy.ndimage import median_filter as expected
 
-    reference = expected(of.astype(int), median_window, mode="nearest").astype(bool)
-    assert median_filter(of, median_window).tolist() == reference.tolist()
+    reference = expected(values.astype(int), median_window, mode="nearest").astype(bool)
+    assert median_filter(values, median_window).tolist() == reference.tolist()
 
 
 @given(hnp.arrays(bool, st.integers(0, 60)))
-def test_runs_cover_what_is_true_and_do_not_touch(of):
-    found = np.zeros(len(of), int)
-    for run in runs(of):
+def test_runs_cover_all_true_values_and_are_maximal(values):
+    found = np.zeros(len(values), int)
+    for run in runs(values):
         found[run] += 1
-        assert run.start == 0 or not of[run.start - 1]
-        assert run.stop == len(of) or not of[run.stop]
-    assert found.tolist() == of.astype(int).tolist()
+        assert run.start == 0 or not values[run.start - 1]
+        assert run.stop == len(values) or not values[run.stop]
+    assert found.tolist() == values.astype(int).tolist()
 
 
-def test_five_seconds_count_and_a_frame_less_does_not():
+def test_segments_shorter_than_five_seconds_are_dropped():
     rules = SegmentRules(median_window=1, min_share=0)
     selection = select_segments(labels("." + 15 * "#" + "." + 14 * "#"), times(31), rules)
     assert [(span.start, span.end) for span in selection.spans] == [(1 / 3, pytest.approx(16 / 3))]
     assert select_segments(labels(14 * "#" + "."), times(15), rules).reason == "no 5 s in a row are clean"
 
 
-def test_a_video_is_kept_from_four_fifths_on():
+def test_videos_are_kept_from_a_clean_share_of_four_fifths_on():
     kept = select_segments(labels(80 * "#" + 20 * "."), times(100), SegmentRules())
     assert kept.share == pytest.approx(0.8)
     assert [span[:2] for span in kept.spans] == [(0, pytest.approx(80 / 3))]
@@ -71,7 +71,7 @@ def test_a_video_is_kept_from_four_fifths_on():
     assert dropped == (pytest.approx(0.79), [], "79% of its frames are clean, and 80% are needed")
 
 
-def test_a_segment_has_the_share_of_frames_clean_before_smoothing():
+def test_clean_share_of_a_segment_is_computed_before_smoothing():
     (span,) = select_segments(labels(8 * "#" + "." + 11 * "#"), times(20), SegmentRules()).spans
     assert span == (0, pytest.approx(20 / 3), 0.95)
 
@@ -84,10 +84,10 @@ def test_a_video_without_frames_is_not_clean():
     ("###." * 30, 0.75, 1.0, False),  # the median filter would hide that a quarter is not clean
     (("#" * 12 + "....") * 10, 0.75, 0.75, False),
     (("#" * 14 + "...") * 6, 14 / 17, 1.0, True),
-    ("#" * 76 + "..#..#" * 4, 0.84, 0.76, True),  # and would hide here that four fifths are
+    ("#" * 76 + "..#..#" * 4, 0.84, 0.76, True),  # and would hide here that four fifths are clean
 ])  # fmt: skip
 def test_the_share_is_that_of_the_labels_before_the_median_filter(pattern, share, smooth, kept):
-    """A video is dropped by its labels as they are; only then are they smoothed (fidelity D7)."""
+    """Videos are dropped by their raw labels, which are smoothed afterwards (fidelity D7)."""
     clean = labels(pattern)
     selection = select_segments(clean, times(len(clean)), SegmentRules())
     assert selection.share == pytest.approx(share)

@@ -202,8 +202,10 @@ def test_local_mirror_and_limit_of_pairs(server, pairs, tmp_path):
     index.write_text(json.dumps(json.loads(index.read_bytes()) | {"basedir": "store"}))
     (index.parent / "store/data/8.0/player003-abc-20220101.mp4").unlink()
     download(settings(str(index), tmp_path, pairs=5))
-    here = files(tmp_path / "recordings/train")
-    assert here == {name: data for name, data in expected.items() if name < "8.0_player005" and "003" not in name}
+    local_files = files(tmp_path / "recordings/train")
+    assert local_files == {
+        name: data for name, data in expected.items() if name < "8.0_player005" and "003" not in name
+    }
     assert [(note["name"], note["state"]) for note in report(tmp_path)["missing"]] == [
         ("8.0_player003-abc-20220101", "gone")
     ]

@@ -90,10 +90,10 @@ def check_statistics(out, tmp_path, capsys):
     capsys.readouterr()
     values = summarize(config)["recorded"]
     output = capsys.readouterr().out
-    assert sum(of["recordings"] for of in values.values()) == 5
-    for of in values.values():
-        count = of["recordings"]
-        assert of == {
+    assert sum(each["recordings"] for each in values.values()) == 5
+    for each in values.values():
+        count = each["recordings"]
+        assert each == {
             "recordings": count, "hours": count * LINES / 20 / 3600, "gui": GUIS / LINES, "versions": {"6.9": count},
             "items": {"held": {"oak_log": count}, "mined": {"oak_log": count * (LINES - 1)}, "crafted": {},
                       "picked up": {}, "used": {}},
@@ -143,9 +143,9 @@ def test_segments_of_a_manifest_are_split_and_counted(config, tmp_path):
     players = [{parse_name(name).player for name in index.names} for index in splits.values()]
     assert not players[0] & players[1]
     recorded = report["recorded"].values()
-    assert sum(of["recordings"] for of in recorded) == 2 * len(names)
-    assert sum(of["gui"] * of["hours"] for of in recorded) == pytest.approx(len(names) * GUIS / 20 / 3600)
-    assert sum(of["items"]["mined"]["oak_log"] for of in recorded) == len(names) * (3 + LINES - 5)
+    assert sum(each["recordings"] for each in recorded) == 2 * len(names)
+    assert sum(each["gui"] * each["hours"] for each in recorded) == pytest.approx(len(names) * GUIS / 20 / 3600)
+    assert sum(each["items"]["mined"]["oak_log"] for each in recorded) == len(names) * (3 + LINES - 5)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Datasets of drifting pictures, no two episodes alike unless made so; an IDM; commands in this process."""
+"""Datasets of panning views, all episodes distinct; a small IDM; commands that run in this process."""
 
 import shutil
 from contextlib import contextmanager
@@ -32,33 +32,35 @@ def small_idm(size=SIZE, window=8):
     return TrainedIDM(module, params, (size, size, 3), window, 0)
 
 
-def perfect(buttons, camera, sure=0.9):
-    """Log-probabilities of a model that gives the right classes the probability `sure`."""
+def ideal_log_probs(buttons, camera, probability=0.9):
+    """Log-probabilities of a model that gives the correct classes the given probability."""
     log_probs = []
     for chosen, classes in ((buttons, 2), (CAMERA.to_bins(camera), CAMERA.num_bins)):
-        right = np.eye(classes)[chosen]
-        log_probs.append(np.log(right * sure + (1 - right) * (1 - sure) / (classes - 1)).astype(np.float32))
+        one_hot = np.eye(classes)[chosen]
+        log_probs.append(
+            np.log(one_hot * probability + (1 - one_hot) * (1 - probability) / (classes - 1)).astype(np.float32)
+        )
     return FrameLogProbs(*log_probs)
 
 
 def record(path, seed, frames=160):
-    """A view that wanders over a picture of its own, by the mouse; keys are pressed at random."""
+    """Records a view that pans over a random picture with the camera; keys are pressed at random."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     world = cv2.resize(rng.integers(0, 256, (60, 60, 3)).astype(np.uint8), (720, 720), interpolation=cv2.INTER_CUBIC)
-    buttons, place = np.zeros(20, np.uint8), np.full(2, 300.0)
+    buttons, position = np.zeros(20, np.uint8), np.full(2, 300.0)
     with RecordingWriter(path, SIZE, SIZE) as recording:
         for i in range(frames):
             if i % 5 == 0:
                 buttons[[BUTTON_INDEX[key] for key in ("attack", "forward", "jump")]] = rng.random(3) < 0.4
             camera = rng.normal(0, 3, 2).astype(np.float32)
-            y, x = place.astype(int)
+            y, x = position.astype(int)
             recording.write(world[y : y + SIZE, x : x + SIZE], env_from_raw(buttons, camera))
-            place = np.clip(place + camera, 0, 720 - SIZE)
+            position = np.clip(position + camera, 0, 720 - SIZE)
 
 
 def reencode(source, target, skipped=0):
-    """The same video in poorer quality, without its first frames; other keys."""
+    """Writes a video again in lower quality, without its first frames and with other keys."""
     with VideoWriter(f"{target}.mp4", SIZE, SIZE, crf=30) as video:
         for number, frame in enumerate(decode(f"{source}.mp4")):
             if number >= skipped:
@@ -85,7 +87,7 @@ def _in_this_process(workers):
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_pools():
-    """Pools of processes take seconds to start."""
+    """Replaces process pools, which take seconds to start."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (diff, prepare, summarize, validate):
             patch.setattr(module, "process_runner", _in_this_process)
@@ -94,7 +96,7 @@ def _no_pools():
 
 @pytest.fixture(scope="session")
 def clean(tmp_path_factory):
-    """Four training and two validation episodes with nothing wrong."""
+    """Four training and two validation episodes without defects."""
     folder = tmp_path_factory.mktemp("clean")
     for seed, name in enumerate(("train/a", "train/b", "train/c", "train/d", "valid/e", "valid/f")):
         record(folder / "recordings" / name, seed)
@@ -103,9 +105,9 @@ def clean(tmp_path_factory):
 
 @pytest.fixture
 def settings(tmp_path):
-    def of(dataset, **changes):
+    def make_settings(dataset, **changes):
         config = data_config.get_config()
         config.update(data=str(dataset), out=str(tmp_path / "out"), **changes)
         return config
 
-    return of
+    return make_settings

@@ -1,4 +1,4 @@
-"""Of 40 recordings of the embedded game ten have displaced actions; a small model, trained for minutes, finds them."""
+"""A small IDM, trained for minutes, finds the ten of 40 ViZDoom recordings whose actions are displaced."""
 
 import json
 import os
@@ -14,7 +14,7 @@ pytest.importorskip("vizdoom")
 
 ROOT = Path(__file__).parents[3]
 RECORDINGS, DISPLACED, SECONDS = 40, 10, 45
-TRAINING, STEPS = 24, 160  # recordings of as many seconds; steps of configs/idm.py:demo
+TRAINING, STEPS = 24, 160  # recordings, of SECONDS each; training steps of configs/idm.py:demo
 
 
 def run(program, *flags, expected=0):
@@ -36,10 +36,10 @@ def prepare(recordings, out):
 
 
 def displace(jsonl, late):
-    """Every action comes so many frames later; at the ends one is repeated."""
+    """Delays every action by `late` frames; at the ends one is repeated."""
     lines = jsonl.read_text().splitlines()
-    places = np.clip(np.arange(len(lines)) - late, 0, len(lines) - 1)
-    jsonl.write_text("\n".join(lines[place] for place in places) + "\n")
+    rows = np.clip(np.arange(len(lines)) - late, 0, len(lines) - 1)
+    jsonl.write_text("\n".join(lines[row] for row in rows) + "\n")
 
 
 @pytest.mark.slow  # ten minutes
@@ -64,11 +64,11 @@ def test_ten_displaced_recordings_of_forty_are_found(tmp_path):
     expected = {jsonl.stem: frames for jsonl, frames in displaced.items()}
     print(output, expected)
     assert expected.keys() <= {name for name, finding in found.items() if finding["kind"] == "displaced"}
-    right = [offset_of(found[name]["detail"]) == frames for name, frames in expected.items()]
-    assert sum(right) >= 8
+    correct = [offset_of(found[name]["detail"]) == frames for name, frames in expected.items()]
+    assert sum(correct) >= 8
     assert len(found.keys() - expected.keys()) <= 1
 
 
 def offset_of(detail):
-    frames, way = re.search(r"(\d+) frames too (late|early)", detail).groups()
-    return int(frames) if way == "late" else -int(frames)
+    frames, direction = re.search(r"(\d+) frames too (late|early)", detail).groups()
+    return int(frames) if direction == "late" else -int(frames)

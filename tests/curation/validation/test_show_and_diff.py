@@ -16,7 +16,7 @@ from ...html_page import Page
 from .conftest import copy, make_dataset, record
 
 
-def test_excerpts_are_shown_and_drawn_by_the_seed(clean, settings, tmp_path):
+def test_excerpts_are_drawn_at_random_by_the_seed(clean, settings, tmp_path):
     config = settings(clean, excerpts=3, seconds=0.5)
     show(config)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["show.mp4", "show.png"]
@@ -32,7 +32,7 @@ def test_excerpts_are_shown_and_drawn_by_the_seed(clean, settings, tmp_path):
     assert choose(episodes, settings(clean, episode="valid/e")) == [Excerpt(episodes[4], 0, 160)]
 
 
-def test_the_difference_of_two_datasets(clean, settings, tmp_path, capsys):
+def test_diff_lists_removed_added_and_changed_episodes(clean, settings, tmp_path, capsys):
     recordings = tmp_path / "recordings"
     for name in ("train/a", "train/b", "train/d", "valid/e"):
         (recordings / name).parent.mkdir(parents=True, exist_ok=True)
@@ -50,8 +50,8 @@ def test_the_difference_of_two_datasets(clean, settings, tmp_path, capsys):
     }
     assert json.loads((tmp_path / "out" / "diff.json").read_text())["settings"] == {}
     assert "train before  train after  valid before" in capsys.readouterr().out
-    poorer = make_dataset(clean.parent / "recordings", tmp_path / "poorer", quality=60)
-    changes = diff(settings(clean, other=str(poorer)))
+    recompressed = make_dataset(clean.parent / "recordings", tmp_path / "recompressed", quality=60)
+    changes = diff(settings(clean, other=str(recompressed)))
     assert set(map(tuple, changes["changed"].values())) == {("frames",)}
     assert json.loads((tmp_path / "out" / "diff.json").read_text())["settings"] == {"quality": ["90", "60"]}
     assert "Settings that differ" in Page((tmp_path / "out" / "diff.html").read_text()).text("h2")
@@ -67,14 +67,14 @@ def test_the_difference_of_two_datasets(clean, settings, tmp_path, capsys):
         ("diff", {}, "config.other is empty; give a dataset to compare with: --config.other=DATASET"),
     ],
 )
-def test_bad_settings_are_named(clean, settings, command, changes, message):
+def test_invalid_settings_are_named(clean, settings, command, changes, message):
     config = settings(clean)
     config.update(changes)
     with pytest.raises(InspectionError, match=message):
         COMMANDS[command](config)
 
 
-def test_a_command_that_is_not_known_is_named():
+def test_unknown_command_is_refused():
     assert programs.run("data", "chek", status=1).splitlines()[-1] == (
         "error: choose a command: python launch/data.py {stats,validate,show,diff} --config.data=DATASET"
     )

@@ -1,4 +1,4 @@
-"""Dataset statistics against counts by hand."""
+"""Dataset statistics compared with manual counts."""
 
 import json
 import re
@@ -19,11 +19,11 @@ from .conftest import SIZE
 ATTACK, FORWARD, BACK = (BUTTON_INDEX[key] for key in ("attack", "forward", "back"))
 
 
-def test_figures_are_those_counted_by_hand():
+def test_statistics_equal_manual_counts():
     buttons, camera = np.zeros((40, 20), np.uint8), np.zeros((40, 2), np.float32)
     buttons[5:10, ATTACK] = 1  # the first episode ends at 10, with the key down
-    buttons[10:12, ATTACK] = 1  # pressed anew in the second one
-    buttons[20:22, [FORWARD, BACK]] = 1  # they cancel each other, and are no null action
+    buttons[10:12, ATTACK] = 1  # pressed again in the second one
+    buttons[20:22, [FORWARD, BACK]] = 1  # they cancel each other, but are not a null action
     camera[30] = (10, -10)
     camera[31] = (0.01, 0)  # too small for another bin
     index = EpisodeIndex(
@@ -42,7 +42,7 @@ def test_figures_are_those_counted_by_hand():
     assert stats.yaw == [1 / 40, *still[1:]]
 
 
-def test_recordings_tell_of_guis_and_versions(clean, settings, tmp_path, capsys):
+def test_statistics_of_recordings_count_guis_and_versions(clean, settings, tmp_path, capsys):
     folder = tmp_path / "recordings" / "deep"
     folder.mkdir(parents=True)
     for name, version, guis in (("a", '"6.13"', 3), ("b", '"7.6"', 0), ("c", None, 0)):

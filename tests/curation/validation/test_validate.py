@@ -1,4 +1,4 @@
-"""Each problem of a dataset is found once, and nothing else; nothing is found in an intact one."""
+"""Each defect of a dataset is found once, without false positives; an intact dataset has no findings."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from vpt_jax.curation.validation.records import check_actions
 from vpt_jax.data import dataset
 
 from ...html_page import Page
-from .conftest import copy, make_dataset, perfect, record, reencode, small_idm
+from .conftest import copy, ideal_log_probs, make_dataset, record, reencode, small_idm
 
 SESSION = "cheeky-cornflower-setter-02e496ce4abb"
 
@@ -25,9 +25,9 @@ def found(config):
     return [(finding.kind, finding.where, finding.detail) for finding in validate.validate(config)]
 
 
-def test_nothing_is_found_where_all_is_well(clean, settings, tmp_path, capsys):
+def test_an_intact_dataset_has_no_findings(clean, settings, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in clean.rglob("*")}
-    COMMANDS["validate"](settings(clean))  # or it would end the program
+    COMMANDS["validate"](settings(clean))  # would raise SystemExit if there were findings
     assert before == {path: path.stat().st_mtime_ns for path in clean.rglob("*")}
     assert json.loads((tmp_path / "out" / "validate.json").read_text())["findings"] == []
     assert "not checked: no config.idm" in capsys.readouterr().out
@@ -92,7 +92,7 @@ def test_implausible_actions_are_found():
     assert not list(check_actions(6, buttons, camera, np.ones(300)))
 
 
-def test_runs_of_moving_pictures_are_copies():
+def test_equal_runs_of_moving_pictures_are_copies():
     menu, rng = np.full(400, 12345, np.uint64), np.random.default_rng(0)
     play = [np.concatenate([menu, rng.integers(0, 2**63, 200, np.uint64)]) for _ in range(20)]
     assert not find_copies(play)
@@ -125,26 +125,28 @@ def test_a_killed_run_resumes(clean, settings, monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         found(settings(clean))
     monkeypatch.setattr(validate, "scan_episode", lambda *arguments: (scanned.append(arguments[0]), scan(*arguments)))
-    moved = shutil.copytree(clean, tmp_path / "moved", copy_function=shutil.copyfile)  # elsewhere, of another date
+    moved = shutil.copytree(
+        clean, tmp_path / "moved", copy_function=shutil.copyfile
+    )  # another path and modification time
     assert found(settings(moved)) == []
     assert len(scanned) == len({str(episode) for episode in scanned}) == 6
 
 
 def test_cached_results_are_addressed_by_content_and_model(clean, settings, tmp_path):
-    """A dataset or a model in the same place, of the same size, date and step, may be another one."""
+    """A dataset or model with the same path, size, modification time and step may have other content."""
     data = shutil.copytree(clean, tmp_path / "data")
     config, episodes = settings(data), validate.find_episodes(data, checked=False)
     model = small_idm()
     other = model._replace(params={"x": np.ones(1)})
-    works = [validate._work_folder(config, episodes, idm).name for idm in (None, model, other, model)]
-    assert works[1] == works[3]
+    folders = [validate._work_folder(config, episodes, idm).name for idm in (None, model, other, model)]
+    assert folders[1] == folders[3]
     camera = np.load(data / "index" / "train" / "camera.npy")
     before = (data / "index" / "train" / "camera.npy").stat()
     camera[0] += 1
     np.save(data / "index" / "train" / "camera.npy", camera)
     os.utime(data / "index" / "train" / "camera.npy", ns=(before.st_atime_ns, before.st_mtime_ns))
-    works.append(validate._work_folder(config, episodes, None).name)
-    assert len(set(works)) == 4
+    folders.append(validate._work_folder(config, episodes, None).name)
+    assert len(set(folders)) == 4
 
 
 @pytest.mark.parametrize(
@@ -155,14 +157,14 @@ def test_cached_results_are_addressed_by_content_and_model(clean, settings, tmp_
         ({}, dict(mode="fast"), "config.mode is 'fast'; choose one of shared, exact"),
     ],
 )
-def test_models_that_cannot_be_used_are_named(clean, settings, monkeypatch, idm, changes, message):
+def test_unusable_models_are_refused(clean, settings, monkeypatch, idm, changes, message):
     monkeypatch.setattr(validate, "load_idm", lambda workdir: small_idm(**idm))
     with pytest.raises(InspectionError, match=message):
         found(settings(clean, idm="some", **changes))
 
 
 class FakeScorer:
-    """Fake of `EpisodeScorer`: a model that is right, but for two episodes."""
+    """Fake of `EpisodeScorer`: a model that is correct in all but two episodes."""
 
     def __init__(self, *_):
         pass
@@ -171,7 +173,7 @@ class FakeScorer:
         index, others = episode.index, {"valid/e": 1}
         rows = index.rows(others.get(str(episode), episode.number))
         late = 2 if episode.name == "c" else 0
-        return perfect(*(np.roll(field[rows], -late, 0) for field in (index.buttons, index.camera)))
+        return ideal_log_probs(*(np.roll(field[rows], -late, 0) for field in (index.buttons, index.camera)))
 
 
 def test_findings_of_a_model_are_reported(clean, settings, monkeypatch, tmp_path, capsys):
@@ -189,6 +191,6 @@ def test_findings_of_a_model_are_reported(clean, settings, monkeypatch, tmp_path
     assert "actions against frames: 6 episodes; 0 too short or damaged" in capsys.readouterr().out
 
 
-def test_no_dataset(settings, tmp_path):
+def test_missing_dataset_is_refused(settings, tmp_path):
     with pytest.raises(dataset.DatasetMissingError, match="there is no dataset at"):
         found(settings(tmp_path / "nowhere"))

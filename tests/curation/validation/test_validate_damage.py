@@ -25,7 +25,7 @@ def shard(data, number):
     return dataset.shard_path(data, "train", number, 2)
 
 
-def test_a_flipped_bit_is_a_finding_and_all_else_is_checked(small, settings, tmp_path):
+def test_a_flipped_bit_is_a_finding_and_other_records_are_checked(small, settings, tmp_path):
     """ArrayRecord's checksum: one record is lost, the others are checked, and the status is 1 (attack M2)."""
     data = shutil.copytree(small, tmp_path / "data")
     flip(shard(data, 0), 300)
@@ -41,7 +41,7 @@ def test_a_flipped_bit_is_a_finding_and_all_else_is_checked(small, settings, tmp
 
 @pytest.mark.parametrize("damage", ["empty", "half", "gone", "short"])
 def test_a_damaged_shard_is_found_record_by_record(small, settings, tmp_path, damage):
-    """Empty, cut, missing, or of fewer records than were written (attack M2)."""
+    """The shard is empty, truncated, missing, or has fewer records than were written (attack M2)."""
     data, whole = shutil.copytree(small, tmp_path / "data"), shard(small, 1).read_bytes()
     shard(data, 1).write_bytes(whole[: len(whole) // 2] if damage == "half" else b"")
     if damage == "gone":
@@ -68,7 +68,7 @@ def test_a_damaged_shard_is_found_record_by_record(small, settings, tmp_path, da
         ({"num_frames": -1}, "record 1 and the index differ in num_frames"),
     ],
 )
-def test_records_of_nonsense_are_findings(settings, tmp_path, changes, message):
+def test_invalid_records_are_findings(settings, tmp_path, changes, message):
     """A record with any invalid field is named, and the others are checked (attack M2)."""
 
     def record(name, pictures, chunk, *rest):
@@ -88,8 +88,8 @@ def test_show_and_diff_refuse_a_damaged_dataset(small, settings, tmp_path):
             command()
 
 
-def test_metadata_that_are_damaged_end_it_with_a_line(small, settings, tmp_path):
-    """Without metadata nothing can be read (attack H1)."""
+def test_damaged_metadata_is_an_error(small, settings, tmp_path):
+    """Damaged metadata ends the run, since no record can be read without it (attack H1)."""
     data = shutil.copytree(small, tmp_path / "data")
     edit_json(data / "features.json", lambda features: features.clear())
     with pytest.raises(DatasetDamagedError, match=r"features\.json does not describe"):

@@ -1,4 +1,4 @@
-"""An iteration of PPG, step by step."""
+"""One iteration of PPG: advantages, minibatches, and the wake and sleep phases."""
 
 from functools import partial
 
@@ -44,7 +44,7 @@ def random_rollout():
     )  # fmt: skip
 
 
-def test_targets_are_advantages_and_values():
+def test_value_targets_are_advantages_plus_values():
     rollout = random_rollout()
     advantage, target, figures = compute_targets(
         PPGConfig(discount=0.9, gae_decay=0.8, normalize_advantages=False), rollout
@@ -57,7 +57,7 @@ def test_targets_are_advantages_and_values():
 
 
 def test_normalised_advantages_have_mean_0_and_variance_1_over_valid_steps():
-    """As in PPG's code, and the default (fidelity S1)."""
+    """As in PPG's code; this is the default (fidelity S1)."""
     rollout = random_rollout()
     advantage, target, _ = compute_targets(PPGConfig(), rollout)
     valid = np.asarray(advantage)[rollout.valid]
@@ -76,8 +76,8 @@ def test_a_time_limit_is_a_termination_or_bootstraps(bootstrap, after):
         valid=np.array([[True, True, False]] * 2), truncated=np.array([[False, True, False], [False] * 3]),
     )  # fmt: skip
     advantage = np.asarray(compute_targets(ppg_config, rollout)[0])
-    for row, worth in enumerate((after, 0.9 * 8.0)):
-        last = 2 + worth - 0.25
+    for row, value_after in enumerate((after, 0.9 * 8.0)):
+        last = 2 + value_after - 0.25
         np.testing.assert_allclose(advantage[row], [1 + 0.9 * 0.25 - 0.5 + 0.72 * last, last, 0], rtol=1e-6)
     assert advantage.shape == shape
 
@@ -95,16 +95,16 @@ def test_a_rollout_without_valid_steps_changes_nothing():
 def test_a_cycle_uses_every_segment_of_every_game_once_at_random(cycle):
     """Segments of a minibatch are from different times; another cycle or iteration has another order (fidelity D3)."""
     rng, shape = jax.random.PRNGKey(3), (16, 8)
-    five, six, at, after = (jnp.int32(number) for number in (5, 6, cycle, cycle + 1))
-    order = np.asarray(segment_order(rng, five, at, shape, True))
+    five, six, current, following = (jnp.int32(number) for number in (5, 6, cycle, cycle + 1))
+    order = np.asarray(segment_order(rng, five, current, shape, True))
     np.testing.assert_array_equal(np.sort(order, axis=1), np.tile(np.arange(8), (16, 1)))
     spread = [len(set(minibatch)) for minibatch in order.T]
     assert min(spread) > 3
     assert np.abs(order.mean(axis=0) - 3.5).max() < 2  # no minibatch is early or late in all games
-    np.testing.assert_array_equal(order, segment_order(rng, five, at, shape, True))
-    for others in ((rng, six, at), (rng, five, after), (jax.random.PRNGKey(4), five, at)):
+    np.testing.assert_array_equal(order, segment_order(rng, five, current, shape, True))
+    for others in ((rng, six, current), (rng, five, following), (jax.random.PRNGKey(4), five, current)):
         assert (order != np.asarray(segment_order(*others, shape, True))).any()
-    in_order = np.asarray(segment_order(rng, five, at, shape, False))
+    in_order = np.asarray(segment_order(rng, five, current, shape, False))
     np.testing.assert_array_equal(in_order, np.tile(np.arange(8), (16, 1)))
 
 
@@ -112,12 +112,12 @@ def test_a_minibatch_has_the_streams_and_the_memory_of_its_segments():
     order, times = jnp.array([[1, 0], [0, 1]]), np.tile(np.arange(STEPS), (ROWS, 1))
     for batch, (first, second) in zip(jnp.arange(2), [(1, 0), (0, 1)], strict=True):
         memory, streams, nothing = take_segments(LENGTH, order, batch, random_rollout().memory, {"time": times}, None)
-        np.testing.assert_array_equal(streams["time"], [range(3 * at, 3 * at + 3) for at in (first, second)])
+        np.testing.assert_array_equal(streams["time"], [range(3 * index, 3 * index + 3) for index in (first, second)])
         np.testing.assert_array_equal(np.ravel(memory.keys[0]), [first, 2 + second])
         assert nothing is None
 
 
-def test_drawing_a_minibatch_moves_nothing_between_devices():
+def test_drawing_a_minibatch_needs_no_communication_between_devices():
     """Rows stay on their device: hosts are independent, and no network traffic is needed (fidelity D3)."""
     row_sharding = parallel.batch_sharding(parallel.make_mesh(devices=jax.devices()[:2]))
     rollout = random_rollout()
@@ -158,7 +158,7 @@ def segment_of(targets):
     return Segment(frames, ~valid, valid, JointAction(choices, choices), zeros, zeros, targets)
 
 
-NOTHING = KVCache((), (), np.ones((1, 1), bool))
+EMPTY_CACHE = KVCache((), (), np.ones((1, 1), bool))
 NO_LOGITS = {"buttons": jnp.zeros((1, 2, 8641)), "camera": jnp.zeros((1, 2, 121))}
 
 
@@ -173,7 +173,7 @@ def test_the_normaliser_is_updated_with_every_minibatch_at_the_references_rate(s
     state, (wake, sleep) = first_state(optax.adam(0.1)), steps
     calls = [(wake, 1.0), (sleep, 3.0), (sleep, 7.0)] * 4
     for step, target in calls:
-        state, _ = step(state, NOTHING, segment_of([target - 1, target + 1]), NO_LOGITS)
+        state, _ = step(state, EMPTY_CACHE, segment_of([target - 1, target + 1]), NO_LOGITS)
     beta, n = 0.99999, len(calls)
     weights = [(1 - beta) * beta ** (n - 1 - i) for i in range(n)]
     np.testing.assert_allclose(state.normalizer.debias, 1 - beta**n, rtol=1e-4)
@@ -184,9 +184,9 @@ def test_the_normaliser_is_updated_with_every_minibatch_at_the_references_rate(s
     np.testing.assert_allclose(variance, [square - mean**2], rtol=1e-3)
 
 
-def test_targets_that_grow_stay_normalised_as_the_references_do():
+def test_the_normaliser_follows_growing_targets_as_the_references():
     """Twelve calls per iteration instead of one: the moving average decays twelve times as fast (fidelity D4)."""
-    calls, beta = 144 * 700, 0.99999  # of the paper: 700 iterations of 48 wake and 96 sleep minibatches
+    calls, beta = 144 * 700, 0.99999  # as in the paper: 700 iterations of 48 wake and 96 sleep minibatches
     by_call = np.float64(1 - beta ** (calls - 144 * 350)) / (1 - beta**calls)  # weight of the second half
     by_iteration = (1 - beta**350) / (1 - beta**700)
     assert by_call > 0.62
@@ -203,30 +203,30 @@ def test_the_sleep_phase_has_a_separate_or_shared_optimizer_state(steps):
     """PPG's `aux_state`; with one state, both phases share the moments (fidelity D8)."""
     wake, sleep = steps
     segment = segment_of([2.0, 4.0])
-    after_wake, _ = wake(first_state(optax.adam(0.1)), NOTHING, segment, NO_LOGITS)
-    after_sleep, _ = sleep(after_wake, NOTHING, segment, NO_LOGITS)
+    after_wake, _ = wake(first_state(optax.adam(0.1)), EMPTY_CACHE, segment, NO_LOGITS)
+    after_sleep, _ = sleep(after_wake, EMPTY_CACHE, segment, NO_LOGITS)
     assert (counts_of(after_wake), counts_of(after_sleep)) == ([1, 0], [1, 1])
     shared = after_wake._replace(opt_state=after_wake.opt_state.wake)
-    after_sleep, _ = sleep(shared, NOTHING, segment, NO_LOGITS)
+    after_sleep, _ = sleep(shared, EMPTY_CACHE, segment, NO_LOGITS)
     assert counts_of(after_sleep) == [2]
 
 
 def test_without_a_pretrained_policy_there_is_no_kl_to_it():
     optimizer = optax.sgd(0.1)
     wake = partial(wake_step, Constant, optimizer, PPGConfig(kl_pretrained_coef=0.0))
-    _, metrics = jax.eval_shape(wake, first_state(optimizer), NOTHING, segment_of([1, 2]), None)
+    _, metrics = jax.eval_shape(wake, first_state(optimizer), EMPTY_CACHE, segment_of([1, 2]), None)
     assert not {"kl_pretrained", "kl_pretrained_coef"} & metrics.keys()
 
 
-@pytest.mark.parametrize(("waking", "sleeping", "has_pretrained"), [(1, 0, True), (2, 6, False), (1, 2, True)])
-def test_samples_are_used_as_often_as_configured(monkeypatch, waking, sleeping, has_pretrained):
+@pytest.mark.parametrize(("wake_cycles", "sleep_cycles", "has_pretrained"), [(1, 0, True), (2, 6, False), (1, 2, True)])
+def test_samples_are_used_as_often_as_configured(monkeypatch, wake_cycles, sleep_cycles, has_pretrained):
     """The steps are replaced by counters (fidelity, section 4: sample reuse).
 
     The KL of every sleep cycle is to the policy before the first, evaluated from the KV caches with which it acted.
     """
     row_sharding = parallel.batch_sharding(parallel.make_mesh(devices=jax.devices()[:1]))
     shardings = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    ppg_config = PPGConfig(wake_cycles=waking, sleep_cycles=sleeping)
+    ppg_config = PPGConfig(wake_cycles=wake_cycles, sleep_cycles=sleep_cycles)
     learner = Learner(None, optax.sgd(0), ppg_config, LENGTH, shardings, row_sharding, has_pretrained)
     calls = []
 
@@ -247,17 +247,17 @@ def test_samples_are_used_as_often_as_configured(monkeypatch, waking, sleeping, 
     monkeypatch.setattr(learner, "_empty_logits", lambda rows, steps: {"p": jnp.zeros((rows, steps, 1))})
     state = first_state(optax.sgd(0))._replace(params=jnp.zeros(()), pretrained=jnp.full((), 50.0))
     state, _, metrics = learner.learn(state, random_rollout(), "memory")
-    of_wake, of_sleep = ([call for call in calls if call[0] == name] for name in ("wake", "sleep"))
-    assert calls == of_wake + of_sleep
-    for made, cycles, logits in (
-        (of_wake, waking, 100.0 if has_pretrained else None),
-        (of_sleep, sleeping, 4.0 * waking),
+    wake_calls, sleep_calls = ([call for call in calls if call[0] == name] for name in ("wake", "sleep"))
+    assert calls == wake_calls + sleep_calls
+    for phase_calls, cycles, logits in (
+        (wake_calls, wake_cycles, 100.0 if has_pretrained else None),
+        (sleep_calls, sleep_cycles, 4.0 * wake_cycles),
     ):
-        assert len(made) == cycles * STEPS // LENGTH
-        assert {call[2] for call in made} <= {logits}
+        assert len(phase_calls) == cycles * STEPS // LENGTH
+        assert {call[2] for call in phase_calls} <= {logits}
         for game, segments in enumerate(([0, 1], [2, 3])):  # numbered in `random_rollout`
-            used = [call[1][game] for call in made]
+            used = [call[1][game] for call in phase_calls]
             assert sorted(used) == sorted(segments * cycles)
     assert int(state.step) == 1
     assert {"loss", "explained_variance", "kl_acting_first"} < metrics.keys()
-    assert ("kl" in metrics) is (sleeping > 0)
+    assert ("kl" in metrics) is (sleep_cycles > 0)

@@ -29,7 +29,7 @@ WITH, WITHOUT = np.flatnonzero(CLASS_HAS_CAMERA)[0], np.flatnonzero(~CLASS_HAS_C
 
 
 def logits_of(camera_on, camera):
-    """Logits with which the camera is on with a probability, and has one of two classes; `[1, 1, classes]`."""
+    """Logits `[1, 1, classes]` of the probabilities that the camera is on, and that it has the first of two classes."""
     buttons, classes = np.full(8641, -1e9), np.full(121, -1e9)
     buttons[[WITH, WITHOUT]] = np.log([camera_on, 1 - camera_on])
     classes[:2] = np.log([camera, 1 - camera])
@@ -88,20 +88,20 @@ def test_a_lost_game_bootstraps():
     ("ratio", "advantage", "loss"),
     [(1.0, 2.0, -2.0), (1.1, 2.0, -2.2), (1.5, 2.0, -2.4), (0.5, 2.0, -1.0), (1.5, -2.0, 3.0), (0.5, -2.0, 1.6)],
 )
-def test_the_clipped_loss(ratio, advantage, loss):
+def test_clipped_surrogate_loss(ratio, advantage, loss):
     np.testing.assert_allclose(clipped_surrogate_loss(jnp.log(ratio), jnp.array(advantage), 0.2), loss, rtol=1e-6)
 
 
 @pytest.mark.parametrize("log_ratio", [-1e4, -25.0, 25.0, 1e4])
 @pytest.mark.parametrize("advantage", [-3.0, 0.0, 3.0])
 def test_any_ratio_has_a_finite_loss_and_gradient(log_ratio, advantage):
-    """No infinity times 0 (fidelity S10); in float32, the gradient's square as well."""
+    """There is no infinity times 0 (fidelity S10); in float32, the gradient's square is finite, too."""
     with jax.enable_x64(False):
         loss, gradient = jax.value_and_grad(clipped_surrogate_loss)(jnp.float32(log_ratio), jnp.float32(advantage), 0.2)
     assert np.isfinite([loss, gradient, np.float32(gradient) ** 2]).all()
 
 
-def test_explained_variance_is_of_valid_steps_alone():
+def test_explained_variance_is_computed_over_valid_steps_only():
     value, target = np.array([[1.0, 2.0, 3.0, 99.0]]), np.array([[1.0, 3.0, 5.0, 0.0]])
     valid = np.array([[True, True, True, False]])
     np.testing.assert_allclose(explained_variance(value, target, valid), 1 - (2 / 3) / (8 / 3), rtol=1e-6)
@@ -117,7 +117,7 @@ def test_the_kl_is_that_of_the_whole_joint_action():
     np.testing.assert_allclose(joint_entropy(logits_of(0.6, 0.9)), [[-(p * np.log(p)).sum()]], rtol=1e-6)
 
 
-def test_drawn_actions_are_as_frequent_as_their_probability():
+def test_frequencies_of_sampled_actions_equal_their_probabilities():
     logits = jax.tree.map(lambda head_logits: jnp.tile(head_logits, (1, 4000, 1)), logits_of(0.6, 0.9))
     drawn = sample_joint(jax.random.key(0), logits)
     moves = np.asarray(drawn.buttons == WITH)
@@ -129,7 +129,7 @@ def test_drawn_actions_are_as_frequent_as_their_probability():
     np.testing.assert_allclose(np.exp(log_prob)[~moves], 0.4, rtol=1e-6)
 
 
-def wake(kl_coef=0.3, weights=LossWeights(), valid=None, logits=None, pretrained=None):  # noqa: B008 - it does not change
+def wake(kl_coef=0.3, weights=LossWeights(), valid=None, logits=None, pretrained=None):  # noqa: B008 - immutable
     """The loss of two steps, the policy's parameters, and both policies' logits."""
     logits = random_logits(1, 1, 2) if logits is None else logits
     pretrained = random_logits(2, 1, 2) if pretrained is None else pretrained
@@ -145,7 +145,7 @@ def wake(kl_coef=0.3, weights=LossWeights(), valid=None, logits=None, pretrained
     return loss, params, logits, pretrained
 
 
-def test_the_wake_loss_written_out():
+def test_the_wake_loss_equals_its_terms():
     loss, params, logits, pretrained = wake(weights=LossWeights(entropy=0.01))
     value, metrics = loss(params)
     policy_loss = np.mean([-2.2, 1.6])
@@ -157,8 +157,8 @@ def test_the_wake_loss_written_out():
     np.testing.assert_allclose(value, policy_loss + 0.5 * value_loss + 0.3 * kl - 0.01 * entropy, rtol=1e-6)
 
 
-def test_the_value_has_a_weight_of_its_own_in_the_wake():
-    """The paper's 0.5 is that of the sleep phase (fidelity S12)."""
+def test_the_value_loss_has_its_own_weight_in_the_wake_phase():
+    """The paper's 0.5 is the weight in the sleep phase (fidelity S12)."""
     losses = []
     for weight in (0.0, 1.0):
         loss, params, *_ = wake(weights=LossWeights(wake_value=weight, value=9.0))
@@ -176,7 +176,7 @@ def test_steps_that_are_not_valid_are_masked():
 
 
 def test_the_gradient_of_the_kl_penalty_pulls_to_the_pretrained_policy():
-    """By finite differences, and in the direction that covers what the pretrained policy does."""
+    """Compared with finite differences; the direction is the mass-covering one, KL(pretrained || policy)."""
     p, q = logits_of(0.6, 0.9), logits_of(0.3, 0.2)
 
     def kl(camera_logit):
@@ -188,7 +188,7 @@ def test_the_gradient_of_the_kl_penalty_pulls_to_the_pretrained_policy():
     np.testing.assert_allclose(slope, 0.6 * (0.2 - 0.9), rtol=1e-7)  # P_p(moves) * (q - p)
 
 
-def test_the_sleep_loss_written_out():
+def test_the_sleep_loss_equals_its_terms():
     logits, before = random_logits(3, 1, 2), random_logits(4, 1, 2)
     action = JointAction(np.array([[WITH, WITHOUT]]), np.array([[3, 60]]))
     segment = segment_of(action, np.zeros((1, 2)), [[0.0, 0.0]], [[3.0, 5.0]])
@@ -217,7 +217,7 @@ def numpy_ppo(logits, action, log_prob, advantage, value, target, valid):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_without_kl_penalty_and_sleep_phase_it_is_plain_ppo(seed):
+def test_without_kl_penalty_the_wake_loss_is_plain_ppo(seed):
     rng = np.random.default_rng(seed)
     shape = (3, 4)
     logits = random_logits(seed, *shape)

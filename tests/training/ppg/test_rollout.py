@@ -52,7 +52,7 @@ class ToyVectorEnv:
         return TimeStep(frames, self._episodes, first, self._steps < self._lengths, acted, reward, false, cut)
 
 
-def some_params():
+def random_params():
     """Random parameters, without compiling their initialisation."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(partial(init_params, POLICY, SHAPE), jax.random.key(0))
@@ -65,7 +65,7 @@ def make_collector(mesh):
 
 def test_random_segments_reproduce_the_log_probs_of_the_rollout():
     """Each segment starts with the KV cache that was stored while acting (fidelity D3, D11)."""
-    collector, params = make_collector(parallel.make_mesh(devices=jax.devices()[:1])), some_params()
+    collector, params = make_collector(parallel.make_mesh(devices=jax.devices()[:1])), random_params()
     collector.collect(params, ValueNormalizer.create(), LENGTH * SEGMENTS)  # so that KV caches are not empty
     rollout = collector.collect(params, ValueNormalizer.create(), LENGTH * SEGMENTS)
     streams = rollout.frames, rollout.first, rollout.valid, rollout.action, rollout.log_prob
@@ -85,7 +85,7 @@ def test_random_segments_reproduce_the_log_probs_of_the_rollout():
 def run_iterations(devices, learning_rate, iterations=2, **settings):
     """The metrics of each iteration, and the last state."""
     mesh = parallel.make_mesh(devices=jax.devices()[:devices])
-    ppg_config, optimizer, params = PPGConfig(**settings), optax.sgd(learning_rate), some_params()
+    ppg_config, optimizer, params = PPGConfig(**settings), optax.sgd(learning_rate), random_params()
     with jax.set_mesh(mesh):
         init_state = partial(initial_state, optimizer, True, 0)
         shapes = jax.eval_shape(init_state, params, ValueNormalizer.create())
@@ -103,8 +103,8 @@ def run_iterations(devices, learning_rate, iterations=2, **settings):
 
 
 @pytest.mark.slow  # compiles all programs of learning; the test above is its quick sibling
-def test_without_learning_nothing_differs():
-    """Neither from the policy that acted, nor from the pretrained one, nor from the one before the sleep phase."""
+def test_with_learning_rate_0_all_kls_are_0():
+    """The policy equals the one that acted, the pretrained one, and the one before the sleep phase."""
     log, _ = run_iterations(devices=1, learning_rate=0.0)
     for metrics in log:
         assert abs(metrics["kl_acting"]) < 1e-7

@@ -54,21 +54,21 @@ def value_of(head, normalizer, x):
 
 
 def test_a_trained_critic_is_kept(start):
-    """Of a released model, whose heads have a normaliser each, or of a run of this library (fidelity S11)."""
+    """In a released model each head has a normaliser, in a run of this library both share one (fidelity S11)."""
     params, model = start(MAIN, AUX)
     assert model.trained_heads == ("value", "aux_value")
     assert model.normalizer is MAIN
     jax.tree.map(np.testing.assert_array_equal, model.params["value"], params["value"])
     x = np.random.default_rng(1).normal(size=(5, 8)).astype(np.float32)
-    expected = value_of(params["aux_value"], AUX, x)  # and now by the main head's normaliser
+    expected = value_of(params["aux_value"], AUX, x)  # now with the main head's normaliser
     np.testing.assert_allclose(value_of(model.params["aux_value"], MAIN, x), expected, rtol=1e-4, atol=1e-4)
     params, model = start(MAIN, MAIN)  # a run of this library has one for both
     jax.tree.map(np.testing.assert_array_equal, model.params["aux_value"], params["aux_value"])
 
 
 @pytest.mark.parametrize(("normalizer", "aux", "kept"), [(UNTRAINED, True, ()), (MAIN, False, ("value",))])
-def test_a_critic_that_was_never_trained_is_new(start, normalizer, aux, kept):
-    """As after behavioural cloning: the main head is zero (paper), the auxiliary one random (fidelity S11)."""
+def test_an_untrained_critic_is_initialized(start, normalizer, aux, kept):
+    """After behavioural cloning the main head is zero (paper), the auxiliary one random (fidelity S11)."""
     params, model = start(normalizer, UNTRAINED, aux)
     assert model.trained_heads == kept
     if not kept:
@@ -140,7 +140,7 @@ def episode(reward, ending, **obtained):
     return FinishedEpisode(0, 0, 10, reward, ending, {}, {"log": 0.0, "stick": 0.0, **obtained})
 
 
-def test_figures_are_of_whole_episodes_with_what_they_have_obtained():
+def test_episode_metrics_are_of_complete_episodes_and_count_items():
     """Items per episode are logged; lost and shortened episodes do not count."""
     episodes = [
         episode(1.0, "truncated", log=2.0), episode(3.0, "terminated", log=4.0, stick=1.0),
@@ -178,8 +178,8 @@ def save(config, folder, own):
     checkpoints.close()
 
 
-def test_a_run_of_an_earlier_version_is_refused_or_resumed_as_it_was(config, tmp_path):
-    """It had one optimizer state: the message names the field and the value that resumes it (fidelity D8)."""
+def test_a_run_of_an_earlier_version_is_refused_or_resumed_with_its_setting(config, tmp_path):
+    """Such a run has one optimizer state: the error names the field and the value that resumes it (fidelity D8)."""
     save(config, tmp_path, own=False)
     with pytest.raises(SettingsChangedError, match=r"sleep_optimizer was None .*--config\.ppg\.sleep_optimizer=False"):
         resume(config, tmp_path, own=True)
@@ -193,8 +193,8 @@ def test_both_optimizer_states_are_resumed(config, tmp_path):
         resume(config, tmp_path, own=False)
 
 
-def test_the_compared_keys_of_the_metadata_are_those_of_stored_runs(config):
-    """A run resumes only if these are equal to the checkpoint's: what they hold has no name of a renamed field."""
+def test_compared_keys_of_the_metadata_equal_those_of_stored_runs(config):
+    """A run resumes only if these equal the checkpoint's, so they must not change when a config field is renamed."""
     metadata = train.checkpoint_metadata(config)
     assert {group: set(metadata[group]) for group in ("stream", "model", "optimizer")} == {
         "stream": {"game", "rewards", "frame_shape"},
@@ -204,7 +204,7 @@ def test_the_compared_keys_of_the_metadata_are_those_of_stored_runs(config):
 
 
 def test_defaults_of_the_config_and_of_the_class_are_equal():
-    """Those of `PPGConfig` and of configs/rl_base.py."""
+    """The class is `PPGConfig`, the config configs/rl_base.py."""
     config = rl_diamond.get_config()
     assert ppg.make_ppg_config(config) == PPGConfig()
     assert ppg.has_sleep_optimizer(PPGConfig())

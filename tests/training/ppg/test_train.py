@@ -18,10 +18,10 @@ SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")
-def start(launcher, undisturbed):
+def start(launcher, uninterrupted):
     """Starts fine-tuning of the cloned policy in two short games."""
     flags = [
-        "--config=configs/rl_doom.py", f"--config.init_from={undisturbed}", "--config.height=32", "--config.width=32",
+        "--config=configs/rl_doom.py", f"--config.init_from={uninterrupted}", "--config.height=32", "--config.width=32",
         "--config.game.arguments.height=36", "--config.game.arguments.width=64", "--config.game.arguments.seconds=0.5",
         "--config.model.preset=nano", "--config.num_envs=2", "--config.unroll_length=4",
         "--config.updates_per_rollout=2", "--config.save_every=1",
@@ -31,7 +31,7 @@ def start(launcher, undisturbed):
 
 @pytest.fixture(scope="session")
 def play(launcher, start):
-    """Runs the same to the end."""
+    """Runs the same fine-tuning to its end."""
 
     def play(workdir, *more, expected=0, **options):
         return launcher.finish(start(workdir, *more, **options), expected)
@@ -41,14 +41,14 @@ def play(launcher, start):
 
 @pytest.fixture(scope="session")
 def tuned(play, tmp_path_factory):
-    """The work directory of two iterations, and their output."""
+    """Work directory and output of a run of two iterations."""
     workdir = tmp_path_factory.mktemp("tuned")
     return workdir, play(workdir, "--config.steps=2")
 
 
 @pytest.fixture(scope="session")
 def resumed(play, tuned, tmp_path_factory):
-    """The same, after one more iteration in a second run."""
+    """Work directory and output after one more iteration in a second run."""
     workdir = shutil.copytree(tuned[0], tmp_path_factory.mktemp("resumed") / "copy")
     return workdir, play(workdir, "--config.steps=3")
 
@@ -69,14 +69,14 @@ def state_of(workdir, step):
     return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore())).state
 
 
-@pytest.mark.slow  # test_rollout.py shows it of every action in a process
+@pytest.mark.slow  # its quick sibling in test_rollout.py checks every action in this process
 def test_the_update_reproduces_the_log_probs_of_the_rollout(play, tmp_path):
     """Without learning, the policy gives every action the log-probability that it had when it was taken."""
     play(tmp_path, "--config.steps=2", "--config.optimizer.learning_rate=0.0")
     for line in metrics(tmp_path):
         assert abs(line["train/kl_acting"]) < 1e-7
         assert line["train/clipped"] == 0
-        assert abs(line["train/kl_pretrained"]) < 1e-6  # the reference's memory follows the same streams
+        assert abs(line["train/kl_pretrained"]) < 1e-6  # the pretrained policy's KV cache follows the same streams
         assert abs(line["train/sleep_kl"]) < 1e-6
         assert line["train/episodes"] > 0
 
@@ -95,7 +95,7 @@ def test_equal_runs_are_equal_and_learn(play, tuned, tmp_path):
 
 @pytest.mark.slow
 def test_several_processes_give_the_results_of_one(play, tmp_path):
-    """On equally many devices: another order of summation changes last digits, which Adam's first steps amplify."""
+    """On the same number of devices: other orders of summation change last digits, which Adam's first steps amplify."""
     alone, together = tmp_path / "alone", tmp_path / "together"
     play(alone, "--config.steps=2", "--config.mesh.data=2", devices=2)
     output = play(together, "--config.steps=2", processes=2)
@@ -104,7 +104,7 @@ def test_several_processes_give_the_results_of_one(play, tmp_path):
         assert line == pytest.approx(expected, rel=1e-5, abs=1e-8)
 
 
-def test_resuming_restores_optimizer_normaliser_and_kl_coefficient(resumed, undisturbed):
+def test_resuming_restores_optimizer_normaliser_and_kl_coefficient(resumed, uninterrupted):
     workdir, output = resumed
     assert "resumed from step 2" in output
     assert [line["step"] for line in metrics(workdir)] == [1, 2, 3]
@@ -112,9 +112,9 @@ def test_resuming_restores_optimizer_normaliser_and_kl_coefficient(resumed, undi
     state = state_of(workdir, 3)
     np.testing.assert_allclose(state["normalizer"]["debias"], 1 - 0.99999 ** (3 * 2 * (1 + 2)), rtol=1e-3)
     counts = {int(leaf) for leaf in jax.tree.leaves(state["opt_state"]) if np.ndim(leaf) == 0}
-    # Iterations, updates of a cycle, one wake cycle and two sleep cycles; an Adam for each phase
+    # Iterations x updates per cycle x one wake cycle or two sleep cycles; each phase has an Adam state
     assert counts == {3 * 2 * 1, 3 * 2 * 2}
-    cloned = load_policy(undisturbed).params
+    cloned = load_policy(uninterrupted).params
     for layer in ("encoder", "transformer", "actions"):
         jax.tree.map(np.testing.assert_array_equal, state["pretrained"][layer], cloned[layer])
 
@@ -126,7 +126,7 @@ def test_a_killed_run_repeats_its_iteration(start, play, tuned, resumed, tmp_pat
     wait_until(lambda: len(metrics(workdir)) > 2, process)
     kill(process)
     for folder in (workdir / "checkpoints").glob("[!12]*"):
-        shutil.rmtree(folder)  # it may have saved this one
+        shutil.rmtree(folder)  # the killed run may have saved this iteration
     play(workdir, "--config.steps=3")
     assert (workdir / "metrics.jsonl").read_bytes() == (resumed[0] / "metrics.jsonl").read_bytes()
     jax.tree.map(np.testing.assert_array_equal, state_of(workdir, 3), state_of(resumed[0], 3))
@@ -139,7 +139,7 @@ def test_a_stopped_run_does_not_complete_its_rollout(launcher, start, tmp_path):
     assert "asked to stop after step 0" in launcher.finish(process)
 
 
-def test_the_tuned_policy_loads_as_any_other(tuned):
+def test_the_tuned_policy_is_loaded_as_any_other(tuned):
     policy = load_policy(tuned[0])
     assert policy.frame_shape == (32, 32, 3)
     assert np.any(policy.params["value"]["kernel"])  # initially zero

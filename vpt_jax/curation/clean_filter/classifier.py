@@ -20,7 +20,7 @@ from vpt_jax.curation.clean_filter.novelty import CellMap, PatchMemory, distance
 from vpt_jax.system.atomic_files import atomic_write
 from vpt_jax.system.errors import UserError
 
-CLASSES = ("clean", "artifacts", "other")  # play without and with something laid over it; anything else
+CLASSES = ("clean", "artifacts", "other")  # play without and with overlays; anything else
 _BLOCK = 1024  # frames classified at a time
 
 
@@ -62,7 +62,7 @@ class FrameClassifier:
         return self.svm.decision_function(svm_features(maps, self.patch_memories))
 
     def digest(self) -> str:
-        """SHA-256 prefix over all arrays: changes with whatever could change a score, but not with the threshold."""
+        """SHA-256 prefix over all arrays: depends on everything that determines scores, not on the threshold."""
         return hashlib.sha256(b"".join(array.tobytes() for array in self._arrays().values())).hexdigest()[:16]
 
     def save(self, path: Path) -> None:

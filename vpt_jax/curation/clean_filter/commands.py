@@ -1,4 +1,4 @@
-"""Clean filter (paper, appendix A.2): finds the seconds of videos that show play with nothing laid over it."""
+"""Clean filter (paper, appendix A.2): finds the segments of videos that show play without overlays."""
 
 from pathlib import Path
 

@@ -111,7 +111,7 @@ def _find_clips(source: Path, out: Path) -> dict[str, Clip]:
 
 
 def _invalidate_cache(folder: Path, classifier: FrameClassifier, frames_per_second: float) -> None:
-    """Empties the cache if another classifier or frame rate wrote it: starting again is quicker than asking."""
+    """Empties the cache if another classifier or frame rate wrote it: recomputing is quicker than asking the user."""
     file, made_of = folder / "settings.json", {"machine": classifier.digest(), "rate": frames_per_second}
     if read_json(file) == made_of:
         return

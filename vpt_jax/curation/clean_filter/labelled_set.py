@@ -1,6 +1,6 @@
 """Labelled frames: a folder with the pictures of each class.
 
-    FOLDER/clean/       play, and nothing laid over it
+    FOLDER/clean/       play without overlays
     FOLDER/artifacts/   play with a face camera, a logo, a watermark, a frame ...
     FOLDER/other/       anything else: other games, menus, faces, titles
 

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float32
 
 MAX_PICTURES = 256  # clean ones in a patch memory, at most
 MAX_AXES = 32  # principal axes of a cell's features: those in which clean cells vary most
-SHRINKAGE = 0.2  # of the mean variance, added to each: axes of little variance are not blown up
+SHRINKAGE = 0.2  # of the mean variance, added to each: axes of little variance are not amplified
 RADIUS = 1  # cells to each side that count as the same place
-TOP_DISTANCES = 32  # the largest distances, given in descending order wherever they are
+TOP_DISTANCES = 32  # the largest distances in descending order, regardless of their place
 MAX_GRID = 8  # cells per side, at most, whose distances are given by place
 
 CellMap = Float32[np.ndarray, "_n _g _g _c"]  # features of the g*g cells of a picture

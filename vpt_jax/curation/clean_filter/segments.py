@@ -10,7 +10,7 @@ from jaxtyping import Bool
 
 @dataclass(frozen=True)
 class SegmentRules:
-    """SegmentRules by which segments are selected (fields: configs/filter.py)."""
+    """Rules by which segments are selected (fields: configs/filter.py)."""
 
     median_window: int = 7  # frames, odd
     min_seconds: float = 5.0

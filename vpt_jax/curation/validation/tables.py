@@ -41,9 +41,9 @@ def _justify(cell: str, width: int, left: bool) -> str:
 def stats_tables(stats: Mapping[str, Stats]) -> list[Table]:
     """Tables of the statistics of splits, of one or several datasets, one column per split."""
     columns = ["", *stats]
-    used = [name for name in BUTTONS if any(of.held[name] for of in stats.values())]
-    held: Rows = [[name, *(of.held[name] for of in stats.values())] for name in used]
-    presses: Rows = [[name, *(f"{of.presses[name]:.1f}" for of in stats.values())] for name in used]
+    used = [name for name in BUTTONS if any(each.held[name] for each in stats.values())]
+    held: Rows = [[name, *(each.held[name] for each in stats.values())] for name in used]
+    presses: Rows = [[name, *(f"{each.presses[name]:.1f}" for each in stats.values())] for name in used]
     trivial = "A constant prediction of no key and no camera movement is right in all other frames."
     note = f"Keys never used are left out. {trivial}"
     return [
@@ -57,7 +57,8 @@ def stats_tables(stats: Mapping[str, Stats]) -> list[Table]:
 
 def _camera_table(axis: str, way: str, stats: Mapping[str, Stats]) -> Table:
     rows = [
-        [f"{angle:+.2f}", *(getattr(of, axis)[i] for of in stats.values())] for i, angle in enumerate(CAMERA.centres)
+        [f"{angle:+.2f}", *(getattr(each, axis)[i] for each in stats.values())]
+        for i, angle in enumerate(CAMERA.centres)
     ]
     note = "The paper's 11 mu-law bins, by the angle at their centre."
     return Table(f"Camera: share of frames in each bin of {axis}", [f"degrees {way}", *stats], rows, note)
@@ -66,17 +67,17 @@ def _camera_table(axis: str, way: str, stats: Mapping[str, Stats]) -> Table:
 def _size_rows(stats: Mapping[str, Stats]) -> Rows:
     still = CAMERA.null_bin
     rows: dict[str, list[str | float]] = {
-        "hours": [f"{of.hours:,.2f}" for of in stats.values()],
-        "frames": [f"{of.frames:,}" for of in stats.values()],
-        "episodes": [f"{of.episodes:,}" for of in stats.values()],
-        "shortest, s": [f"{of.shortest / FRAME_RATE:,.1f}" for of in stats.values()],
-        "median, s": [f"{of.median / FRAME_RATE:,.1f}" for of in stats.values()],
-        "longest, s": [f"{of.longest / FRAME_RATE:,.1f}" for of in stats.values()],
-        "labels": [of.labels for of in stats.values()],
-        "mean confidence": [of.confidence for of in stats.values()],
-        "null actions": [of.null for of in stats.values()],
-        "no turn up or down": [of.pitch[still] for of in stats.values()],
-        "no turn left or right": [of.yaw[still] for of in stats.values()],
+        "hours": [f"{each.hours:,.2f}" for each in stats.values()],
+        "frames": [f"{each.frames:,}" for each in stats.values()],
+        "episodes": [f"{each.episodes:,}" for each in stats.values()],
+        "shortest, s": [f"{each.shortest / FRAME_RATE:,.1f}" for each in stats.values()],
+        "median, s": [f"{each.median / FRAME_RATE:,.1f}" for each in stats.values()],
+        "longest, s": [f"{each.longest / FRAME_RATE:,.1f}" for each in stats.values()],
+        "labels": [each.labels for each in stats.values()],
+        "mean confidence": [each.confidence for each in stats.values()],
+        "null actions": [each.null for each in stats.values()],
+        "no turn up or down": [each.pitch[still] for each in stats.values()],
+        "no turn left or right": [each.yaw[still] for each in stats.values()],
     }
     return [[name, *cells] for name, cells in rows.items()]
 
@@ -84,28 +85,29 @@ def _size_rows(stats: Mapping[str, Stats]) -> Rows:
 def recorded_tables(recorded: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     """Tables of statistics that only recordings contain, one column per group of recordings."""
     columns = ["", *recorded]
-    versions = sorted({version for of in recorded.values() for version in of["versions"]})
-    reasons = sorted({reason for of in recorded.values() for reason in of.get("broken", {})})
+    versions = sorted({version for each in recorded.values() for version in each["versions"]})
+    reasons = sorted({reason for each in recorded.values() for reason in each.get("broken", {})})
     rows: Rows = [
-        ["recordings", *(f"{of['recordings']:,}" for of in recorded.values())],
-        ["hours", *(f"{of['hours']:,.2f}" for of in recorded.values())],
-        ["frames with an open GUI", *(of["gui"] for of in recorded.values())],
+        ["recordings", *(f"{each['recordings']:,}" for each in recorded.values())],
+        ["hours", *(f"{each['hours']:,.2f}" for each in recorded.values())],
+        ["frames with an open GUI", *(each["gui"] for each in recorded.values())],
     ]
     rows += [
-        [f"recorder version {name}", *(f"{of['versions'].get(name, 0):,}" for of in recorded.values())]
+        [f"recorder version {name}", *(f"{each['versions'].get(name, 0):,}" for each in recorded.values())]
         for name in versions
     ]
     rows += [
-        [f"broken: {name}", *(f"{of.get('broken', {}).get(name, 0):,}" for of in recorded.values())] for name in reasons
+        [f"broken: {name}", *(f"{each.get('broken', {}).get(name, 0):,}" for each in recorded.values())]
+        for name in reasons
     ]
-    items = [_items_table(name, of) for name, of in recorded.items() if "items" in of]
+    items = [_items_table(name, each) for name, each in recorded.items() if "items" in each]
     return [Table("Recordings", columns, rows), *items]
 
 
 def _items_table(name: str, recorded: Mapping[str, Any]) -> Table:
     """The items held in the most recordings; ties are ordered by use."""
     kinds = recorded["items"]
-    totals = {item: tuple(counts.get(item, 0) for counts in kinds.values()) for of in kinds.values() for item in of}
+    totals = {item: tuple(counts.get(item, 0) for counts in kinds.values()) for each in kinds.values() for item in each}
     shown = sorted(totals, key=lambda item: (tuple(-count for count in totals[item]), item))[:SHOWN_ITEMS]
     rows: Rows = [[item, *(f"{count:,}" for count in totals[item])] for item in shown]
     note = (

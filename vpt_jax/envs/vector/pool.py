@@ -21,9 +21,9 @@ from vpt_jax.envs.rewards import RewardTable, RewardTracker, tracked_names
 from vpt_jax.envs.vector.client import EnvClient, EnvLostError, EnvSpec, StepResult
 from vpt_jax.video import Frame, resize
 
-# Retry with exponential backoff: seconds before each retry of a row that loses its games in succession, without a step
+# Retry with exponential backoff: seconds before each retry of a row that keeps losing its game before the first step
 _RETRY_PAUSES = (0.0, 0.5, 2.0, 8.0)
-_MAX_COUNT = 1e9  # of an item that rewards depend on; squares of sums of such rewards are far within float32
+_MAX_COUNT = 1e9  # of an item that rewards depend on: squared sums of such rewards stay far within float32
 
 
 class TimeStep(NamedTuple):

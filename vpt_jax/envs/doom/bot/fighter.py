@@ -107,5 +107,5 @@ class Fighter:
     def _has_space(self, bearing: float) -> bool:
         """True if there is space for some steps in a direction, in degrees to the left of the view."""
         angle = np.radians(self._senses.info["angle"] + bearing)
-        there = self._senses.position + _FREE_SPACE * np.array([np.cos(angle), np.sin(angle)])
-        return bool(self._terrain.can_walk(self._senses.position, there)[0])
+        destination = self._senses.position + _FREE_SPACE * np.array([np.cos(angle), np.sin(angle)])
+        return bool(self._terrain.can_walk(self._senses.position, destination)[0])

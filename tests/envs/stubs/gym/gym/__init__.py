@@ -1,1 +1,1 @@
-"""A stand-in for the old gym, which MineRL needs."""
+"""Stub of the old gym, which MineRL needs."""

@@ -1,7 +1,7 @@
-"""A stand-in for MineRL v1: its interface, and what becomes of the player at the press of a key.
+"""Stub of MineRL v1: its interface, and one effect for each of some keys.
 
-attack gains a log of the next kind, use means death and a new life, jump a death that MineRL still sees, sneak the end
-of the connection, sprint a game that hangs. The first pixel shows the seed and the step; without a seed, 255.
+attack gains a log of the next kind, use is a death and respawn, jump a death that ends MineRL's episode, sneak a lost
+connection, sprint a game that hangs. The first pixel encodes the seed and the step; without a seed, 255.
 """
 
 import json
@@ -63,7 +63,7 @@ class Env:
         self.closed = True
 
     def _live(self):
-        """Begin a life."""
+        """Empties the inventory, as at a spawn."""
         self.inventory = {item: np.array(0) for item in (*LOGS, "air", "oak_planks", "birch_planks", "diamond")}
 
     def _see(self):

@@ -1,4 +1,4 @@
-"""Synthetic labelled frames and films: Minecraft as it is, with overlays drawn on, and footage of other things.
+"""Synthetic labelled frames and films: Minecraft footage with and without drawn overlays, and other footage.
 
 Clips are cut into blocks of two seconds. Training frames come from even blocks, test frames from odd ones; a quarter of
 a second at both ends of the blocks is left out of training. Overlays, menus and levels of Doom differ too.
@@ -32,7 +32,7 @@ def clip_frames(clips, part, rate):
 
 
 def doom_frames(level, count, seed):
-    """Frames of a random player who runs about and shoots."""
+    """Frames of a random player who moves and shoots."""
     from vpt_jax.envs.doom.env import DoomEnv
 
     rng, frames = np.random.default_rng(seed), []
@@ -65,7 +65,7 @@ def menu(rng, height, width):
 
 
 def shapes(rng, height, width):
-    """A drawn game: sky, ground and shapes."""
+    """A drawn scene: sky, ground and shapes."""
     frame = np.empty((height, width, 3), np.uint8)
     horizon = int(height * rng.uniform(0.3, 0.7))
     frame[:horizon], frame[horizon:] = rng.integers(0, 256, (2, 3))
@@ -81,7 +81,7 @@ def shapes(rng, height, width):
 
 
 def vary(frame, rng):
-    """A little closer, brighter or darker."""
+    """Returns the frame slightly zoomed, and brighter or darker."""
     height, width = frame.shape[:2]
     zoom = rng.uniform(0.95, 1)
     rows, columns = int(height * zoom), int(width * zoom)
@@ -99,11 +99,11 @@ def labelled(part, clips=CLIPS, rate=3, times=4, others=40):
         for block, frames in blocks.items():
             for frame in frames:
                 for turn in range(times):
-                    ground = frame if part == "test" or turn == 0 else vary(frame, rng)
+                    background = frame if part == "test" or turn == 0 else vary(frame, rng)
                     if part == "learn" or turn == 0:
-                        rows.append(("clean", f"{clip}-{block}", "clean", ground))
+                        rows.append(("clean", f"{clip}-{block}", "clean", background))
                     kind = kinds[count % len(kinds)]
-                    rows.append(("artifacts", f"{clip}-{block}", kind, OVERLAYS[kind](ground, rng)))
+                    rows.append(("artifacts", f"{clip}-{block}", kind, OVERLAYS[kind](background, rng)))
                     count += 1
     for number, level in enumerate(LEVELS[part] if others else ()):
         rows += [("other", level, "doom", frame) for frame in doom_frames(level, others, number)]
@@ -114,7 +114,7 @@ def labelled(part, clips=CLIPS, rate=3, times=4, others=40):
 
 
 def write_folder(folder, rows):
-    """A folder of labelled frames."""
+    """Writes labelled frames into one folder per class; returns `folder`."""
     for number, (name, group, _, frame) in enumerate(rows):
         path = folder / name / f"{group}_{number:05}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def write_folder(folder, rows):
 
 
 def write_film(path, frames, rate=3):
-    """Frames, one after the other, each held until it is time for the next, at 12 frames per second."""
+    """Writes a film of 20 frames per second that shows `rate` of the given frames per second; returns `path`."""
     with VideoWriter(path, *frames[0].shape[:2]) as video:
         for tick in range(round(len(frames) * 20 / rate)):
             video.write(frames[min(len(frames) - 1, tick * rate // 20)])
