@@ -127,8 +127,7 @@ def train_supervised(config: ConfigDict, start_time: float) -> bool:
             profiled(setup.step, config.profile) as train_step,
             loop.StopSignal() as stop,
         ):
-            state = loop.run(
-                state,
+            state = loop.Trainer(
                 schedule=loop.Schedule(steps, config.log_every, config.evaluate_every, config.save_every),
                 train_step=train_step,
                 batches=train_batches,
@@ -136,11 +135,13 @@ def train_supervised(config: ConfigDict, start_time: float) -> bool:
                 evaluate=make_evaluator(config, setup.objective, valid_data, test_data, mesh, baselines),
                 episodes=train_data.episodes,
                 checkpoints=checkpoints,
-                log=MetricsLog(workdir, start, quiet),
-                progress=Progress(start, steps, make_work(config, train_data), quiet),
-                goodput=Goodput(workdir, start, start_time, quiet),
+                outputs=loop.Outputs(
+                    MetricsLog(workdir, start, quiet),
+                    Progress(start, steps, make_work(config, train_data), quiet),
+                    Goodput(workdir, start, start_time, quiet),
+                ),
                 hang_minutes=config.hang_minutes,
-            )
+            ).run(state)
 
     # Report
     finished = int(state.step) == steps

@@ -65,21 +65,22 @@ def train(config: ConfigDict, start_time: float) -> bool:
         start, quiet = int(state.step), jax.process_index() > 0
         work = Work(config.num_envs * rollout_length(config))
         with loop.StopSignal() as stop, make_pool(config, mesh, start) as pool:
-            trainer = PPGTrainer(config, setup, mesh, pool, state)
-            state = loop.run(
-                state,
+            iteration = PPGIteration(config, setup, mesh, pool, state)
+            state = loop.Trainer(
                 schedule=loop.Schedule(config.steps, config.log_every, config.steps, config.save_every),
-                train_step=trainer.learn,
-                batches=trainer.rollouts(stop),
+                train_step=iteration.learn,
+                batches=iteration.rollouts(stop),
                 stop=stop,
                 evaluate=None,
                 episodes=lambda step: [f"rollout {step + 1}"],
                 checkpoints=checkpoints,
-                log=MetricsLog(workdir, start, quiet),
-                progress=Progress(start, config.steps, work, quiet, headline="return"),
-                goodput=Goodput(workdir, start, start_time, quiet),
+                outputs=loop.Outputs(
+                    MetricsLog(workdir, start, quiet),
+                    Progress(start, config.steps, work, quiet, headline="return"),
+                    Goodput(workdir, start, start_time, quiet),
+                ),
                 hang_minutes=config.hang_minutes,
-            )
+            ).run(state)
     return int(state.step) == config.steps
 
 
@@ -111,8 +112,8 @@ def resume(checkpoints: Checkpoints, setup: PPGSetup) -> LearnerState:
     return state
 
 
-class PPGTrainer:
-    """PPG training loop body: collects rollouts with the newest policy, and updates the policy with each."""
+class PPGIteration:
+    """Iterations of PPG: each collects a rollout with the newest policy, and updates the policy with it."""
 
     def __init__(self, config: ConfigDict, setup: PPGSetup, mesh: Mesh, pool: VectorEnv, state: LearnerState):
         self._pool, self._num_steps, self._state, self._learner = pool, rollout_length(config), state, setup.learner
