@@ -1,6 +1,6 @@
 """Builds a training run from its config: objective, optimizer, train state and jitted step.
 
-`programs/train.py` runs the step and `launch/compile.py` compiles the same step ahead of time, for devices that are not
+`programs/supervised.py` makes the run of the step, and `launch/compile.py` compiles the same step ahead of time, for devices that are not
 attached. Needs no dataset: a step depends only on the shape of its frames and the actions' frequencies.
 """
 

@@ -2,8 +2,8 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -18,10 +18,9 @@ from vpt_jax.envs.vector.pool import FinishedEpisode, Pool, VectorEnv
 from vpt_jax.parallel import log
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.seeds import episode_seed
-from vpt_jax.training import loop
-from vpt_jax.training.checkpoints import Checkpoints, SettingsChangedError, jsonable, run_metadata, write_run_config
-from vpt_jax.training.goodput import Goodput
-from vpt_jax.training.metrics_log import MetricsLog, Progress, Work
+from vpt_jax.training.checkpoints import jsonable, run_metadata
+from vpt_jax.training.loop import Schedule, StopSignal
+from vpt_jax.training.metrics_log import Work
 from vpt_jax.training.ppg.learner import LearnerState, Rollout
 from vpt_jax.training.ppg.rollout import RolloutCollector
 from vpt_jax.training.ppg.setup import (
@@ -34,7 +33,7 @@ from vpt_jax.training.ppg.setup import (
     make_ppg_config,
     make_setup,
 )
-from vpt_jax.training.setup import make_mesh
+from vpt_jax.training.run import LoopInputs, Run
 from vpt_jax.video import FRAME_RATE
 
 if TYPE_CHECKING:  # it needs Ray
@@ -42,46 +41,42 @@ if TYPE_CHECKING:  # it needs Ray
 
 
 _SLEEP_OPTIMIZER = "sleep_optimizer"  # key in the metadata of a checkpoint that has one
-
-
-def train(config: ConfigDict, start_time: float) -> bool:
-    """Run the training; returns True if it is complete. `start_time`: of the process, by `time.monotonic`."""
-    # Mesh, policy and shardings
-    mesh = make_mesh(config)
-    check(config, mesh)
-    setup, workdir = make_setup(config, mesh), Path(config.workdir)
-    log(
-        f"{jax.process_count()} process(es), {jax.device_count()} x {jax.devices()[0].device_kind}, "
-        f"{dict(mesh.shape)}; {config.num_envs} games of {config.game.name}, {dict(config.game.arguments)}"
+SETTING_HINTS = {
+    _SLEEP_OPTIMIZER: (
+        "config.ppg.sleep_optimizer must be True if and only if the checkpoint has an optimizer state for the sleep "
+        "phase. Earlier versions had one for both: --config.ppg.sleep_optimizer=False resumes their runs, with the "
+        "current rules for rewards, minibatches and the value normaliser."
     )
+}  # for `Run.setting_hints`
 
-    with jax.set_mesh(mesh):
-        # Resume from the newest checkpoint of this run, or start
-        checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, metadata=checkpoint_metadata(config))
-        state = initialize(config, setup) if checkpoints.latest is None else resume(checkpoints, setup)
-        write_run_config(workdir, config, parallel.sharding_table(setup.shapes, setup.shardings))
 
-        # Alternate between rollouts and updates
-        start, quiet = int(state.step), jax.process_index() > 0
-        work = Work(config.num_envs * rollout_length(config))
-        with loop.StopSignal() as stop, make_pool(config, mesh, start) as pool:
+def make_ppg_run(config: ConfigDict, mesh: Mesh) -> Run[LearnerState]:
+    """Returns the run that a config describes; it alternates between rollouts and updates.
+
+    Raises:
+        ConfigError: a field is invalid.
+    """
+    check(config, mesh)
+    setup = make_setup(config, mesh)
+    log(f"{config.num_envs} games of {config.game.name}, {dict(config.game.arguments)}")
+
+    @contextmanager
+    def open_inputs(state: LearnerState, stop: StopSignal) -> Iterator[LoopInputs]:
+        with make_pool(config, mesh, int(state.step)) as pool:
             iteration = PPGIteration(config, setup, mesh, pool, state)
-            state = loop.Trainer(
-                schedule=loop.Schedule(config.steps, config.log_every, config.steps, config.save_every),
-                train_step=iteration.learn,
-                batches=iteration.rollouts(stop),
-                stop=stop,
-                evaluate=None,
-                episodes=lambda step: [f"rollout {step + 1}"],
-                checkpoints=checkpoints,
-                outputs=loop.Outputs(
-                    MetricsLog(workdir, start, quiet),
-                    Progress(start, config.steps, work, quiet, headline="return"),
-                    Goodput(workdir, start, start_time, quiet),
-                ),
-                hang_minutes=config.hang_minutes,
-            ).run(state)
-    return int(state.step) == config.steps
+            yield LoopInputs(iteration.learn, iteration.rollouts(stop), None, lambda step: [f"rollout {step + 1}"])
+
+    return Run(
+        schedule=Schedule(config.steps, config.log_every, config.steps, config.save_every),
+        work=Work(config.num_envs * rollout_length(config)),
+        metadata=checkpoint_metadata(config),
+        shapes=setup.shapes,
+        shardings=setup.shardings,
+        initialise=partial(initialize, config, setup),
+        open_inputs=open_inputs,
+        headline="return",
+        setting_hints=SETTING_HINTS,
+    )
 
 
 def initialize(config: ConfigDict, setup: PPGSetup) -> LearnerState:
@@ -90,26 +85,6 @@ def initialize(config: ConfigDict, setup: PPGSetup) -> LearnerState:
     heads = {name: f"kept from {config.init_from}" if name in model.trained_heads else "new" for name in VALUE_HEADS}
     log("value heads: " + ", ".join(f"{name} {source}" for name, source in heads.items()))
     return setup.init_state(model.params, model.normalizer)
-
-
-def resume(checkpoints: Checkpoints, setup: PPGSetup) -> LearnerState:
-    """Returns the state of the newest checkpoint.
-
-    Raises:
-        SettingsChangedError: it has other settings, or is of a version with one optimizer state for both phases.
-    """
-    try:
-        state = checkpoints.restore(setup.shapes, setup.shardings)
-    except SettingsChangedError as error:
-        if _SLEEP_OPTIMIZER not in str(error):
-            raise
-        raise SettingsChangedError(
-            f"{error} config.ppg.sleep_optimizer must be True if and only if the checkpoint has an optimizer state for "
-            "the sleep phase. Earlier versions had one for both: --config.ppg.sleep_optimizer=False resumes their "
-            "runs, with the current rules for rewards, minibatches and the value normaliser."
-        ) from error
-    log(f"resumed from step {checkpoints.latest}")
-    return state
 
 
 class PPGIteration:
@@ -123,7 +98,7 @@ class PPGIteration:
         self._collector = RolloutCollector(setup.policy, pool, mesh, config.num_envs, config.unroll_length, rng)
         self._items = list(REWARDS[config.rewards])
 
-    def rollouts(self, stop: loop.StopSignal) -> Iterator[Rollout]:
+    def rollouts(self, stop: StopSignal) -> Iterator[Rollout]:
         """Yields rollouts, each collected with the newest policy."""
         while rollout := self._collector.collect(self._state.params, self._state.normalizer, self._num_steps, stop):
             yield rollout
