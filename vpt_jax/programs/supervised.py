@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -17,7 +17,6 @@ from vpt_jax import parallel
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
-from vpt_jax.evaluation.baselines import idm_baselines, policy_baselines
 from vpt_jax.evaluation.metrics import evaluator
 from vpt_jax.models.policy import embed, init_params
 from vpt_jax.models.presets import make_policy
@@ -33,7 +32,6 @@ from vpt_jax.training.profiling import profiled
 from vpt_jax.training.roofline import CHIPS
 from vpt_jax.training.run import LoopInputs, Run
 from vpt_jax.training.setup import (
-    STAGE_MODELS,
     Setup,
     check,
     frozen_pattern,
@@ -41,21 +39,8 @@ from vpt_jax.training.setup import (
     make_setup,
     training_flops,
 )
+from vpt_jax.training.stages import STAGES
 from vpt_jax.training.state import TrainState
-
-
-class StageData(NamedTuple):
-    """Data and baselines of a value of `config.stage`; its model and objective are in `setup.STAGE_MODELS`."""
-
-    stream: type[Stream]
-    baselines: Callable[[Stream, Stream], dict[str, dict[str, float]]]
-    views: tuple[str, ...]  # of the evaluation
-
-
-STAGE_DATA = {
-    "policy": StageData(Stream, policy_baselines, ("valid",)),
-    "idm": StageData(WindowStream, idm_baselines, ("valid", "acting")),
-}
 
 
 def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
@@ -69,7 +54,7 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
 
     # Data
     train_data, valid_data, test_data = open_data(config)
-    stage = STAGE_DATA[config.stage]
+    stage = STAGES[config.stage]
     baselines = stage.baselines(train_data, valid_data)
     steps = count_steps(config, train_data)
     log(
@@ -78,7 +63,7 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
     )
 
     # Model and shardings
-    marginal = STAGE_MODELS[config.stage].marginal.from_stream(train_data)
+    marginal = stage.marginal.from_stream(train_data)
     setup = make_setup(config, mesh, train_data.frame_shape, marginal, steps)
     table = Path(config.workdir) / "sharding.txt"
     log(f"{count_parameters(setup.shapes.params):,} parameters; shardings: {table}; compiling ...")
@@ -153,7 +138,7 @@ def open_stream(config: ConfigDict, dataset: str, split: str, rows: int, encoder
     try:
         settings = StreamSettings(dataset, split, rows, **fields)
         if encoder is None:
-            return STAGE_DATA[config.stage].stream(settings)
+            return (WindowStream if STAGES[config.stage].windows else Stream)(settings)
         write_embeddings(settings, encoder, Path(config.data.embeddings))
         return EmbeddedStream(settings, Path(config.data.embeddings), encoder.digest)
     except ValueError as error:
@@ -227,7 +212,7 @@ def make_evaluator(
         batches(valid_data),
         parallel.batch_sharding(mesh),
         baselines,
-        STAGE_DATA[config.stage].views,
+        STAGES[config.stage].views,
         batches(test_data) if test_data else None,
     )
 

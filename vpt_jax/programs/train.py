@@ -14,6 +14,7 @@ from vpt_jax.system.workers import locked
 from vpt_jax.training.ppg.train import make_ppg_run
 from vpt_jax.training.run import Run, train_run
 from vpt_jax.training.setup import make_mesh
+from vpt_jax.training.stages import PPG_STAGE
 
 
 def train(config: ConfigDict) -> bool:
@@ -38,5 +39,5 @@ def train(config: ConfigDict) -> bool:
         mesh = make_mesh(config)
         devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
         log(f"{jax.process_count()} process(es), {devices}, {dict(mesh.shape)}")
-        run: Run = make_ppg_run(config, mesh) if config.stage == "ppg" else make_supervised_run(config, mesh)
+        run: Run = make_ppg_run(config, mesh) if config.stage == PPG_STAGE else make_supervised_run(config, mesh)
         return train_run(run, config, mesh, start_time)
