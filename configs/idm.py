@@ -39,7 +39,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
     config.initial = _initial()
     config.optimizer = _optimizer()
     # Frozen parameters, as in configs/foundation.py.
-    config.frozen = ""
+    config.frozen_pattern = ""
 
     # Passes over the training data (replica, recalled: 20).
     config.epochs = 20.0

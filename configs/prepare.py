@@ -85,7 +85,7 @@ def _contractor() -> ConfigDict:
     # Request sizes and lengths, of a sample if there are many, and download nothing.
     contractor.dry_run = False
     # Maximum number of pairs (a video and its actions), the first of the index; 0: all.
-    contractor.pairs = 0
+    contractor.max_pairs = 0
     # Pairs downloaded in parallel.
     contractor.connections = 8
     # Rate limit of all connections together; 0: no limit.
@@ -93,11 +93,11 @@ def _contractor() -> ConfigDict:
     # Retries of a file, with exponential backoff: pauses of half a second, one, two, ...
     contractor.retries = 5
     # Seconds without a response, or below one kilobyte per second, until a try fails.
-    contractor.timeout = 30.0
+    contractor.timeout_seconds = 30.0
     # Maximum size of a file; larger files are skipped.
-    contractor.largest_megabytes = 2000.0
+    contractor.max_megabytes = 2000.0
     # Also download from this machine and private networks, as if the index were from there.
-    contractor.private = False
+    contractor.allow_private_networks = False
     # Retry pairs that were missing, broken or too large before.
     contractor.retry_missing = False
     return contractor

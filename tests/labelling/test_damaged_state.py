@@ -39,7 +39,7 @@ def made(few, idm_dir, tmp_path_factory):
     """The dataset of an uninterrupted job."""
     with pytest.MonkeyPatch.context() as patch:
         run_in_process(patch)
-        return label(settings(few, idm_dir, tmp_path_factory.mktemp("made") / "out", films=0))
+        return label(settings(few, idm_dir, tmp_path_factory.mktemp("made") / "out", num_films=0))
 
 
 def interrupt(config, name, monkeypatch):
@@ -57,7 +57,7 @@ def interrupt(config, name, monkeypatch):
 @pytest.mark.parametrize("stage", ["dataset", "out"])
 def test_every_state_file_may_be_damaged(few, idm_dir, made, tmp_path, in_process, monkeypatch, stage):
     """Settings, frames, counts, notes, labels and assembled datasets: damaged files are created again (attack H2)."""
-    config, undisturbed = settings(few, idm_dir, tmp_path / "out", films=0), files(made)
+    config, undisturbed = settings(few, idm_dir, tmp_path / "out", num_films=0), files(made)
     interrupt(config, stage, monkeypatch)
     saved = (tmp_path / "out.partial").rename(tmp_path / "saved")
     names = [path.relative_to(saved) for path in sorted(saved.rglob("*")) if path.is_file()]
@@ -77,7 +77,7 @@ def test_every_state_file_may_be_damaged(few, idm_dir, made, tmp_path, in_proces
 
 def test_counts_that_are_wrong_are_noticed(few, idm_dir, made, tmp_path, in_process, monkeypatch, capsys):
     """A count cut from 25 to 2, which is a number too, or records of another video (attack H2)."""
-    config = settings(few, idm_dir, tmp_path / "out", films=0)
+    config = settings(few, idm_dir, tmp_path / "out", num_films=0)
     interrupt(config, "dataset", monkeypatch)
     frames = tmp_path / "out.partial/part-00000-of-00001/frames"
     (frames / "0000001.frames").write_text("2")
@@ -92,7 +92,7 @@ def test_counts_that_are_wrong_are_noticed(few, idm_dir, made, tmp_path, in_proc
 
 def test_labels_of_other_steps_are_noticed(few, idm_dir, made, tmp_path, in_process, monkeypatch):
     """A step's file with the labels of fewer frames than the step has (attack H2)."""
-    config = settings(few, idm_dir, tmp_path / "out", films=0)
+    config = settings(few, idm_dir, tmp_path / "out", num_films=0)
     interrupt(config, "dataset", monkeypatch)
     file = tmp_path / "out.partial/part-00000-of-00001/labels/00000000.npz"
     stored = dict(np.load(file))
@@ -102,7 +102,7 @@ def test_labels_of_other_steps_are_noticed(few, idm_dir, made, tmp_path, in_proc
 
 def test_a_flipped_byte_is_named_and_the_remedy_works(few, idm_dir, made, tmp_path, in_process, monkeypatch):
     """Checksums detect what counts do not; the remedy in the message works (attack H2)."""
-    config = settings(few, idm_dir, tmp_path / "out", films=0)
+    config = settings(few, idm_dir, tmp_path / "out", num_films=0)
     interrupt(config, "dataset", monkeypatch)
     records = tmp_path / "out.partial/part-00000-of-00001/frames/0000000.records"
     data = bytearray(records.read_bytes())
@@ -117,8 +117,8 @@ def test_a_flipped_byte_is_named_and_the_remedy_works(few, idm_dir, made, tmp_pa
 
 def test_a_truncated_film_is_rendered_again(few, idm_dir, tmp_path, in_process, monkeypatch):
     """Films are state files too, in the shard or in its dataset (attack H2)."""
-    undisturbed = files(label(settings(few, idm_dir, tmp_path / "undisturbed", films=1)))
-    config = settings(few, idm_dir, tmp_path / "out", films=1)
+    undisturbed = files(label(settings(few, idm_dir, tmp_path / "undisturbed", num_films=1)))
+    config = settings(few, idm_dir, tmp_path / "out", num_films=1)
     for stage, film in {"dataset": "dataset.writing/films", "out": "dataset/films"}.items():
         interrupt(config, stage, monkeypatch)
         part = tmp_path / "out.partial/part-00000-of-00001"
@@ -136,7 +136,7 @@ def test_a_damaged_dataset_is_not_called_labelled(few, idm_dir, made, tmp_path, 
         out = shutil.copytree(made, tmp_path / "out")
         halve(out / name)
         with pytest.raises(LabelError, match="damaged: remove"):
-            label(settings(few, idm_dir, out, films=0))
+            label(settings(few, idm_dir, out, num_films=0))
         shutil.rmtree(out)
 
 

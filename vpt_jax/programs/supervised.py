@@ -31,14 +31,7 @@ from vpt_jax.training.objective import Objective
 from vpt_jax.training.profiling import profiled
 from vpt_jax.training.roofline import CHIPS
 from vpt_jax.training.run import LoopInputs, Run
-from vpt_jax.training.setup import (
-    Setup,
-    check,
-    frozen_pattern,
-    initial_params,
-    make_setup,
-    training_flops,
-)
+from vpt_jax.training.setup import Setup, check, frozen_pattern, initial_params, make_setup, training_flops
 from vpt_jax.training.stages import STAGES
 from vpt_jax.training.state import TrainState
 
@@ -74,7 +67,7 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
         evaluate = make_evaluator(config, setup.objective, valid_data, test_data, mesh, baselines)
         with (
             closing(placed_batches(train_data, mesh, int(state.step), steps, config.data.workers)) as train_batches,
-            profiled(setup.step, config.profile) as train_step,
+            profiled(setup.step, config.profile_dir) as train_step,
         ):
             yield LoopInputs(train_step, train_batches, evaluate, train_data.episodes)
 

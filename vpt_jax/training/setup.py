@@ -71,7 +71,8 @@ def check(config: Any, mesh: Mesh) -> None:
     check_choices(config, {"stage": MODEL_OF_STAGE})
     if frozen_pattern(config) and not config.init_from:
         raise ConfigError(
-            "config.frozen and config.data.embeddings keep parameters as config.init_from has them, and that is empty"
+            "config.frozen_pattern and config.data.embeddings keep parameters as config.init_from has them, and that is"
+            " empty"
         )
     check_choices(config, {
         "model.preset": MODEL_OF_STAGE[config.stage].presets, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS,
@@ -149,7 +150,7 @@ def pretrained_model(config: Any) -> Any:
 
 def frozen_pattern(config: Any) -> str:
     """Regular expression of the parameters that are not trained; empty: all are trained."""
-    patterns = (config.frozen, "^encoder/" if config.data.get("embeddings") else "")
+    patterns = (config.frozen_pattern, "^encoder/" if config.data.get("embeddings") else "")
     return "|".join(pattern for pattern in patterns if pattern)
 
 
@@ -163,7 +164,7 @@ def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, 
       steps: of the whole run, for the learning rate schedule.
 
     Raises:
-      ConfigError: `config.frozen` matches no parameters, or all.
+      ConfigError: `config.frozen_pattern` matches no parameters, or all.
     """
     objective = make_objective(config, frame_shape, marginal)
     pattern = frozen_pattern(config)
@@ -186,7 +187,7 @@ def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, 
     try:
         shapes = jax.eval_shape(init)
     except PatternError as error:
-        raise ConfigError(f"config.frozen: {error}") from error
+        raise ConfigError(f"config.frozen_pattern: {error}") from error
     shardings = parallel.tree_shardings(shapes, mesh, parallel.RULES[config.sharding])
     shapes = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings

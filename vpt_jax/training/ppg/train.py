@@ -138,7 +138,7 @@ def make_pool(config: ConfigDict, mesh: Mesh, start: int) -> "Pool | RemotePool"
     """Returns the environments of this host; a run resumed at iteration `start` plays other episodes than before.
 
     Raises:
-        ConfigError: `config.game.machines` is set, and Ray is not installed or has no cluster.
+        ConfigError: `config.game.num_machines` is set, and Ray is not installed or has no cluster.
     """
     played = start * config.num_envs * rollout_length(config)  # no iteration plays more episodes
     first_seed = episode_seed(config.game.seed) + played
@@ -152,20 +152,20 @@ def make_pool(config: ConfigDict, mesh: Mesh, start: int) -> "Pool | RemotePool"
         episodes_per_process=config.game.episodes_per_process,
         wait_for_resets=GAMES[config.game.name].wait_for_resets,
     )
-    if not config.game.machines:
+    if not config.game.num_machines:
         streams = [itertools.count(first, stride) for first, stride in seeds]
         return Pool(seeds=streams, first_limits=[limits[row] for row in rows], **arguments)
     try:
         from vpt_jax.envs.vector.remote import RemotePool, join_cluster
     except ImportError as error:
         raise ConfigError(
-            f'config.game.machines needs Ray: pip install -c constraints.txt -e ".[ray]" ({error})'
+            f'config.game.num_machines needs Ray: pip install -c constraints.txt -e ".[ray]" ({error})'
         ) from error
     try:
         join_cluster(config.game.cluster)
     except ConnectionError as error:
         raise ConfigError(f"config.game.cluster is {config.game.cluster!r}: {error}") from error
-    machines = config.game.machines // jax.process_count()
+    machines = config.game.num_machines // jax.process_count()
     local_limits = [limits[row] for row in rows]
     return RemotePool(machines, config.game.cpus, seeds=seeds, first_limits=local_limits, **arguments)
 
