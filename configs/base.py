@@ -51,7 +51,7 @@ def get_config(stage: str, workdir: str) -> ConfigDict:
     config.hang_minutes = 0.0
 
     # Folder for a profiler trace of three steps: `pip install xprof`, `xprof FOLDER`. Empty: none.
-    config.profile = ""
+    config.profile_dir = ""
     # Write a report (HTML page and film) into the work directory at the end (jobs of one process).
     config.report = True
 

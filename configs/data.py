@@ -45,7 +45,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # show: name of an episode, such as "train/NAME", which is shown completely; empty: excerpts at random positions of
     # all episodes.
     config.episode = ""
-    config.excerpts = 6
+    config.num_excerpts = 6
     config.seconds = 5.0
     config.seed = 0
     return config

@@ -22,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.size = 16
     # Stages that run in parallel; training uses one processor core each. Use 1 with an accelerator, which only one
     # program can use at a time.
-    config.at_once = 2
+    config.max_parallel = 2
     # Episodes of up to a minute: labelled, and unlabelled (its true labels are kept to compare with).
     config.labelled, config.unlabelled = 68, 170
     # Numbers of held-out episodes: `choosing` selects a policy's best step, and no figure of it is reported; `held_out`

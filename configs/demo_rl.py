@@ -20,8 +20,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.workdir = "runs/demo-rl"
     # Work directory of the cloned policy.
     config.policy = "runs/demo/policy-predicted"
-    # Stages that run in parallel, on one processor core each.
-    config.at_once = 2
+    # Maximum number of stages that run in parallel, on one processor core each.
+    config.max_parallel = 2
     # Iterations of each of the three runs.
     config.steps = 40
     # Evaluation episodes of each agent.

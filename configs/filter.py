@@ -36,13 +36,13 @@ def get_config(variant: str = "") -> ConfigDict:
     # Penalty C of the support vector machine (paper: an SVM; recalled: RBF kernel, C = 20, gamma = "scale").
     config.svm_c = 20.0
     # Folds of the cross-validation, split by video; the report has its metrics (our choice).
-    config.folds = 10
+    config.num_folds = 10
     # A frame is clean if its score for clean exceeds those of the other classes by this margin. None: the lowest margin
-    # that reaches `precision` on held-out frames in training, stored in the classifier. Our choice: as far as we know,
-    # the paper takes the likeliest class, which is 0 here. False positives end up in the training data; false
+    # that reaches `min_precision` on held-out frames in training, stored in the classifier. Our choice: as far as we
+    # know, the paper takes the likeliest class, which is 0 here. False positives end up in the training data; false
     # negatives only lose footage.
     config.threshold = config_dict.placeholder(float)
-    config.precision = 0.97
+    config.min_precision = 0.97
 
     # Sampled frames per second (recalled: 3), and the window of the median filter in sampled frames, an odd number
     # (recalled: 7).

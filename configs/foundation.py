@@ -38,7 +38,7 @@ def get_config(variant: str = "500m") -> ConfigDict:
     config.initial = _initial()
     # Frozen parameters, which keep the values of config.init_from: a regular expression, such as "^encoder/", that is
     # searched in their paths (sharding.txt of a run lists them). Empty: all parameters are trained.
-    config.frozen = ""
+    config.frozen_pattern = ""
 
     # Passes over the training data (paper: 30).
     config.epochs = 30.0

@@ -34,59 +34,12 @@ def get_config(variant: str = "paper") -> ConfigDict:
     size, layout = base["split_variant"]("idm.py", variant, PRESETS, MACHINES)
     config = base["get_config"]("idm", f"runs/idm-{size}")
 
-    config.model = ConfigDict()
-    # Size of the model, from vpt_jax/models/presets.py.
-    config.model.preset = PRESETS[size]
-    # Divides the logits; 4 for the released model (code).
-    config.model.temperature = 1.0
-    # Use the last dense layer; the released weights were trained without it (vpt_jax/models/idm.py).
-    config.model.use_last = True
-    # Computation dtype; parameters, norms and softmax are always float32.
-    config.model.dtype = "bfloat16"
-    # Rematerialisation (gradient checkpointing) of the image stacks: less memory, about a third more compute.
-    config.model.remat = True
-
-    config.data = ConfigDict()
-    # Dataset folders made by launch/prepare.py; the split `train` of the first and `valid` of the second are read.
-    config.data.train = "data/contractor"
-    config.data.valid = "data/contractor"
-    # Dataset folder whose split `test` is evaluated as well, as `test/...`, for reports; it selects neither checkpoints
-    # nor settings. Empty: none.
-    config.data.test = ""
-    # Windows per step, over all hosts (replica, recalled: 128).
-    config.data.batch = 128
-    # Gradient accumulation: number of micro-batches per step, for less memory. Each draws its own augmentation.
-    config.data.grad_accum_steps = 1
-    # Held-out windows evaluated in parallel.
-    config.data.valid_batch = 64
-    # Frames per window (paper, code: 128), at random positions.
-    config.data.length = 128
-    # Null actions are kept: windows are contiguous (recalled).
-    config.data.null_actions = "keep"
-    # Manifest of the seconds of the training episodes to use, such as launch/filter.py writes: a Parquet table
-    # (vpt_jax/data/manifest.py). Empty: all.
-    config.data.segments = ""
-    # Minutes of play to train on, of a fixed random choice of episodes; 0: all.
-    config.data.minutes = 0.0
-    # Augmentation: random colour and affine changes per window (paper; the ranges are in vpt_jax/data/augment.py).
-    config.data.augment = True
-    # Augmentation: mirror half of the windows, both frames and actions (not in the paper).
-    config.data.mirror = False
-    # Worker processes per host that read and decode; 0: none, the main process reads.
-    config.data.workers = 8
-    # Worker processes of evaluations, which are started for each evaluation.
-    config.data.valid_workers = 8
-
-    config.initial = ConfigDict()
-    # The action heads' biases are the log-frequencies of the data's actions, as in configs/foundation.py (our choice).
-    config.initial.start_at_marginal = True
-    # Three in four temporal filters are initialised to the difference between two frames (our choice, for small models:
-    # `temporal_difference_init` in vpt_jax/models/idm.py); False: all are random, as in the released code.
-    config.initial.temporal_difference = False
-
+    config.model = _model(PRESETS[size])
+    config.data = _data()
+    config.initial = _initial()
     config.optimizer = _optimizer()
     # Frozen parameters, as in configs/foundation.py.
-    config.frozen = ""
+    config.frozen_pattern = ""
 
     # Passes over the training data (replica, recalled: 20).
     config.epochs = 20.0
@@ -94,6 +47,66 @@ def get_config(variant: str = "paper") -> ConfigDict:
         _demo(config)
     config.update_from_flattened_dict(layout)
     return config
+
+
+def _model(preset: str) -> ConfigDict:
+    model = ConfigDict()
+    # Size of the model, from vpt_jax/models/presets.py.
+    model.preset = preset
+    # Divides the logits; 4 for the released model (code).
+    model.temperature = 1.0
+    # Use the last dense layer; the released weights were trained without it (vpt_jax/models/idm.py).
+    model.use_last = True
+    # Computation dtype; parameters, norms and softmax are always float32.
+    model.dtype = "bfloat16"
+    # Rematerialisation (gradient checkpointing) of the image stacks: less memory, about a third more compute.
+    model.remat = True
+    return model
+
+
+def _data() -> ConfigDict:
+    data = ConfigDict()
+    # Dataset folders made by launch/prepare.py; the split `train` of the first and `valid` of the second are read.
+    data.train = "data/contractor"
+    data.valid = "data/contractor"
+    # Dataset folder whose split `test` is evaluated as well, as `test/...`, for reports; it selects neither checkpoints
+    # nor settings. Empty: none.
+    data.test = ""
+    # Windows per step, over all hosts (replica, recalled: 128).
+    data.batch = 128
+    # Gradient accumulation: number of micro-batches per step, for less memory. Each draws its own augmentation.
+    data.grad_accum_steps = 1
+    # Held-out windows evaluated in parallel.
+    data.valid_batch = 64
+    # Frames per window (paper, code: 128), at random positions.
+    data.length = 128
+    # Null actions are kept: windows are contiguous (recalled).
+    data.null_actions = "keep"
+    # Manifest of the seconds of the training episodes to use, such as launch/filter.py writes: a Parquet table
+    # (vpt_jax/data/manifest.py). Empty: all.
+    data.segments = ""
+    # Minutes of play to train on, of a fixed random choice of episodes; 0: all.
+    data.minutes = 0.0
+    # Augmentation: random colour and affine changes per window (paper; the ranges are in vpt_jax/data/augment.py).
+    data.augment = True
+    # Augmentation: mirror half of the windows, both frames and actions (not in the paper).
+    data.mirror = False
+    # Worker processes per host that read and decode; 0: none, the main process reads.
+    data.workers = 8
+    # Worker processes of evaluations, which are started for each evaluation.
+    data.valid_workers = 8
+    return data
+
+
+def _initial() -> ConfigDict:
+    """Differences of initial parameters from the released code (its table: tests/models/test_initial_weights.py)."""
+    initial = ConfigDict()
+    # The action heads' biases are the log-frequencies of the data's actions, as in configs/foundation.py (our choice).
+    initial.start_at_marginal = True
+    # Three in four temporal filters are initialised to the difference between two frames (our choice, for small models:
+    # `temporal_difference_init` in vpt_jax/models/idm.py); False: all are random, as in the released code.
+    initial.temporal_difference = False
+    return initial
 
 
 def _optimizer() -> ConfigDict:

@@ -44,7 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.mirror = False
     # Spans labelled in parallel, over all devices of this host, and windows per span: memory grows with both.
     config.batch = 8
-    config.span = 15
+    config.windows_per_span = 15
 
     # Aspect (width, height) of the videos that the model was trained on. Other videos are cropped or padded at the
     # sides.
@@ -53,7 +53,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.chunk_frames = 32
     config.quality = 90
     # Number of films with drawn labels, of the first videos of each shard, in OUT/films.
-    config.films = 3
+    config.num_films = 3
 
     # Sharding over hosts: number of shards of the videos, one for each host, and index of the shard of this host.
     config.num_shards = 1

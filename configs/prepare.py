@@ -36,19 +36,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # JPEG quality, 1 to 100; docs/storage.md shows its size and its loss.
     config.quality = 90
 
-    # Validation split of recordings named like OpenAI's contractors' (PLAYER-SESSION-DATE-TIME), held out of `train`
-    # if neither the folder nor the manifest has recordings in `valid`. OpenAI's split is not known: our choice.
-    config.valid = ConfigDict(
-        {
-            # Fraction of the players or sessions, by a hash of their names, so that new recordings do not move others;
-            # of two or more, at least one, that with the lowest hash. 0: none are held out.
-            "fraction": 0.05,
-            # "player", or "session": players are then in both splits, but their sessions, of one world each, are not.
-            # With a single player, sessions are held out in any case.
-            "by": "player",
-            "seed": 0,  # of the hash; another seed gives another choice
-        }
-    )
+    config.valid = _valid()
     # Join consecutive five-minute segments of a session to one episode, by the times in their names and the game's
     # clock (vpt_jax/data/sessions.py): the model's memory is then carried across the boundary. The episode is named
     # after its first segment.
@@ -60,24 +48,56 @@ def get_config(variant: str = "") -> ConfigDict:
     # such as ("--direct_num_workers=4", "--direct_running_mode=multi_processing"); see vpt_jax/data/beam.py.
     config.beam = ConfigDict({"runner": "", "options": ()})
 
-    # With --source=contractor. OpenAI's indexes: https://openaipublic.blob.core.windows.net/minecraft-rl/snapshots/
+    config.contractor = _contractor()
+    return config
+
+
+def _valid() -> ConfigDict:
+    """Validation split of recordings named like OpenAI's contractors' (PLAYER-SESSION-DATE-TIME).
+
+    It is held out of `train` if neither the folder nor the manifest has recordings in `valid`. OpenAI's split is not
+    known: our choice.
+    """
+    valid = ConfigDict()
+    # Fraction of the players or sessions that is held out for validation, of recordings named like OpenAI's
+    # (PLAYER-SESSION-DATE-TIME) and if none are in `valid`. It is chosen by a hash of the names, so that new recordings
+    # do not move others; of two or more, at least one, that with the lowest hash. 0: none are held out.
+    valid.fraction = 0.05
+    # "player", or "session": players are then in both splits, but their sessions, of one world each, are not. With a
+    # single player, sessions are held out in any case.
+    valid.by = "player"
+    # Seed of the hash; another seed gives another choice.
+    valid.seed = 0
+    return valid
+
+
+def _contractor() -> ConfigDict:
+    """Downloads with --source=contractor."""
+    contractor = ConfigDict()
+    # With --source=contractor: URL or path of an index; a local one may name a local folder, a mirror, as "basedir".
+    # OpenAI's, in https://openaipublic.blob.core.windows.net/minecraft-rl/snapshots/:
     #   all_6xx_Jun_29.json    general play                     find-cave-Jul-28.json      BASALT: find a cave
     #   all_7xx_Apr_6.json     the first minutes of a world     waterfall-Jul-28.json      BASALT: make a waterfall
     #   all_8xx_Jun_29.json    a house, from nothing            pen-animals-Jul-28.json    BASALT: pen in animals
     #   all_9xx_Jun_29.json    a house, from some things        build-house-Jul-28.json    BASALT: a house in a village
     #   all_10xx_Jun_29.json   a diamond pickaxe, in 20 minutes
-    config.contractor = ConfigDict(
-        {
-            "index": "",  # URL or path of an index; a local one may name a local folder, a mirror, as "basedir"
-            "dry_run": False,  # request sizes and lengths, of a sample if there are many, and download nothing
-            "pairs": 0,  # maximum number of pairs, the first of the index; 0: all
-            "connections": 8,  # pairs downloaded in parallel
-            "megabytes_per_second": 0.0,  # rate limit of all connections together; 0: no limit
-            "retries": 5,  # per file, with exponential backoff: pauses of half a second, one, two, ...
-            "timeout": 30.0,  # seconds without a response, or below one kilobyte per second, until a try fails
-            "largest_megabytes": 2000.0,  # maximum size of a file; larger files are skipped
-            "private": False,  # also download from this machine and private networks, as if the index were from there
-            "retry_missing": False,  # retry pairs that were missing, broken or too large before
-        }
-    )
-    return config
+    contractor.index = ""
+    # Request sizes and lengths, of a sample if there are many, and download nothing.
+    contractor.dry_run = False
+    # Maximum number of pairs (a video and its actions), the first of the index; 0: all.
+    contractor.max_pairs = 0
+    # Pairs downloaded in parallel.
+    contractor.connections = 8
+    # Rate limit of all connections together; 0: no limit.
+    contractor.megabytes_per_second = 0.0
+    # Retries of a file, with exponential backoff: pauses of half a second, one, two, ...
+    contractor.retries = 5
+    # Seconds without a response, or below one kilobyte per second, until a try fails.
+    contractor.timeout_seconds = 30.0
+    # Maximum size of a file; larger files are skipped.
+    contractor.max_megabytes = 2000.0
+    # Also download from this machine and private networks, as if the index were from there.
+    contractor.allow_private_networks = False
+    # Retry pairs that were missing, broken or too large before.
+    contractor.retry_missing = False
+    return contractor

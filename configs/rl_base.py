@@ -60,7 +60,7 @@ def _game(name: str, arguments: Mapping[str, Any]) -> ConfigDict:
     game.episodes_per_process = 100
     # Number of machines that run games, by Ray (`pip install -c constraints.txt -e ".[ray]"`); 0: all games run here.
     # The processor cores per game, and the cluster's address ("auto": the cluster of this machine).
-    game.machines = 0
+    game.num_machines = 0
     game.cpus = 1.0
     game.cluster = "auto"
     return game
@@ -82,7 +82,7 @@ def _ppg() -> ConfigDict:
     ppg = ConfigDict()
     # Discount (gamma) and lambda of the generalised advantage estimates, GAE (paper).
     ppg.discount = 0.999
-    ppg.gae_decay = 0.95
+    ppg.gae_lambda = 0.95
     # Coefficient of the KL penalty KL(pretrained, policy), and its decay factor per iteration (paper). With
     # coefficient 0 the KL is still logged; without `init_from` there is no pretrained policy, and no KL is computed.
     ppg.kl_pretrained_coef = 0.2
@@ -106,16 +106,17 @@ def _ppg() -> ConfigDict:
     # as terminal (False; PPG's code: notlast = 1 - first).
     ppg.bootstrap_on_truncation = False
     # PPO's clipping range of the probability ratio (paper).
-    ppg.clip = 0.2
-    # Weight of the value loss in the wake phase (PPG's code: vfcoef=0.5; the paper states its 0.5 for the sleep phase).
-    ppg.wake_value = 0.5
-    # Weights in the sleep phase of both value losses and of the KL to the policy before the phase (paper, by a
+    ppg.clip_range = 0.2
+    # Coefficient of the value loss in the wake phase (PPG's code: vfcoef=0.5; the paper states its 0.5 for the sleep
+    # phase).
+    ppg.wake_value_coef = 0.5
+    # Coefficients in the sleep phase of both value losses and of the KL to the policy before the phase (paper, by a
     # secondary source; PPG's code has the same).
-    ppg.value = 0.5
-    ppg.aux_value = 0.5
+    ppg.sleep_value_coef = 0.5
+    ppg.aux_value_coef = 0.5
     ppg.kl_old_policy_coef = 1.0
-    # Weight of an entropy bonus (paper: 0, and 0.01 from random parameters).
-    ppg.entropy = 0.0
+    # Coefficient of an entropy bonus (paper: 0, and 0.01 from random parameters).
+    ppg.entropy_coef = 0.0
     return ppg
 
 

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 VARIANTS = {
     "main": {},
-    "scratch": {"init_from": "", "ppg.kl_pretrained_coef": 0.0, "ppg.entropy": 0.01},
+    "scratch": {"init_from": "", "ppg.kl_pretrained_coef": 0.0, "ppg.entropy_coef": 0.01},
     "no_kl_penalty": {"ppg.kl_pretrained_coef": 0.0, "optimizer.learning_rate": 3e-6},
     "house": {
         "init_from": "runs/house", "ppg.kl_pretrained_coef": 0.4, "optimizer.learning_rate": 6e-5,

@@ -4,8 +4,8 @@
     python launch/train.py --config=configs/rl_luanti.py --config.init_from=runs/early-game
 
 It runs in real time, 20 steps per second, with two processor cores for each game: more machines
-(`--config.game.machines`) allow more games. The rewards are the paper's for the items up to a diamond pickaxe; Luanti
-has no crafting table. The other values are those of configs/rl_base.py, the paper's, with fewer environments and
+(`--config.game.num_machines`) allow more games. The rewards are the paper's for the items up to a diamond pickaxe;
+Luanti has no crafting table. The other values are those of configs/rl_base.py, the paper's, with fewer environments and
 shorter rollouts.
 """
 

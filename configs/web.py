@@ -26,13 +26,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.dry_run = False
 
     # Search terms (after the paper, by a public crawler's list), and the yt-dlp query for a term: another of its search
-    # prefixes, or the URL of a feed.
+    # prefixes, or the URL of a feed; {results} is `max_results`.
     config.terms = SEARCH_TERMS
     config.search = "ytsearch{results}:{term}"
     # Further sources: URLs of playlists, channels (of a channel's /videos), feeds or videos.
     config.urls = ()
     # Maximal number of videos of each term and source (our choice, as are all numbers in this file).
-    config.results = 500
+    config.max_results = 500
     # Repeat earlier searches: there may be new videos.
     config.search_again = False
 
@@ -43,26 +43,26 @@ def get_config(variant: str = "") -> ConfigDict:
     # are our choice: the paper is not known to have any of them.
     config.min_seconds = 60
     config.max_seconds = 4 * 3600
-    config.age_limit = 17
+    config.max_age_limit = 17
     # Minimal height in pixels; the smallest format that has it is downloaded. It is the height of the contractors'
     # recordings (code), which the model sees scaled to 128.
     config.height = 360
     # Maximal size of a video in bytes.
     config.max_bytes = 2 * 1024**3
     # Timeout of a video in seconds, pauses included (of a search: an hour).
-    config.timeout = 2 * 3600
+    config.timeout_seconds = 2 * 3600
     # Retry videos that failed in an earlier run.
     config.retry_failed = False
 
     # Parallel downloads, and the pause in seconds between the requests of each.
     config.workers = 2
-    config.pause = 5.0
+    config.pause_seconds = 5.0
     # Rate limit in bytes per second, of all downloads together; 0: unlimited.
     config.bytes_per_second = 2_000_000
     # Retries of a failed request with exponential backoff: seconds before the first retry, doubled before each further
     # one.
     config.retries = 3
-    config.backoff = 10.0
+    config.backoff_seconds = 10.0
     # End the run after this number of failed videos in a row.
     config.max_failures = 10
     # Cookie file (Netscape format), for sites that require cookies; it is read and not written.

@@ -31,7 +31,8 @@ from vpt_jax.system import command_line
 from vpt_jax.system.errors import UserError
 from vpt_jax.training.ppg import setup as ppg
 from vpt_jax.training.roofline import CHIPS, GIB, Chip, Cost, by_kind, cost_of, device_bytes
-from vpt_jax.training.setup import STAGE_MODELS, Step, batch_shapes, check, make_mesh, make_setup, step_buffers
+from vpt_jax.training.setup import Step, batch_shapes, check, make_mesh, make_setup, step_buffers
+from vpt_jax.training.stages import PPG_STAGE, STAGES
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "TPU type and its shape in chips.")
 _SIZE = flags.DEFINE_integer(
@@ -61,7 +62,7 @@ def main(config: ConfigDict) -> None:
     """Compiles the step of a config, and prints its cost; exits with 1 if it does not fit."""
     devices = topology_devices(_TOPOLOGY.value)
     mesh = make_mesh(config, devices)
-    make = wake_program if config.stage == "ppg" else step_program
+    make = wake_program if config.stage == PPG_STAGE else step_program
     program = make(config, mesh)
     start_time = time.monotonic()
     with jax.set_mesh(mesh):
@@ -83,7 +84,7 @@ def step_program(config: ConfigDict, mesh: Mesh) -> Program:
     check(config, mesh)
     frame_shape = _SIZE.value, _SIZE.value, 3
     steps = config.steps or 1_000_000  # used by the learning rate schedule alone
-    setup = make_setup(config, mesh, frame_shape, STAGE_MODELS[config.stage].marginal.uniform(), steps)
+    setup = make_setup(config, mesh, frame_shape, STAGES[config.stage].marginal.uniform(), steps)
     batch = batch_shapes(config, mesh, frame_shape)
     buffers = step_buffers(setup.shapes, batch)
     arguments = setup.shapes, batch

@@ -20,23 +20,23 @@ CLONED = "cloned"
 RUNS: dict[str, dict[str, object]] = {
     "fine-tuned": {},
     "without KL penalty": {"ppg.kl_pretrained_coef": 0.0},
-    "from scratch": {"ppg.kl_pretrained_coef": 0.0, "ppg.entropy": 0.01, "init_from": ""},
+    "from scratch": {"ppg.kl_pretrained_coef": 0.0, "ppg.entropy_coef": 0.01, "init_from": ""},
 }
 stage, arguments = partial(program, ROOT), partial(flags, ROOT)
 
 
 def run(config: ConfigDict) -> None:
     """Run all stages that are not done, and write the report."""
-    if config.at_once < 1:
-        raise ConfigError(f"config.at_once is {config.at_once}: at least one stage must run")
+    if config.max_parallel < 1:
+        raise ConfigError(f"config.max_parallel is {config.max_parallel}: at least one stage must run")
     cloned = Path(config.policy).resolve()
     if not (cloned / "checkpoints").exists():
         raise ConfigError(f"config.policy is {config.policy}, which holds no checkpoint: run `make demo` first")
     folder = Path(config.workdir).resolve()
     pipeline = Stages(
-        list(stages(config, folder, cloned)), folder / "stages", environment(folder, config.at_once), ROOT
+        list(stages(config, folder, cloned)), folder / "stages", environment(folder, config.max_parallel), ROOT
     )
-    seconds = pipeline.run(config.at_once)
+    seconds = pipeline.run(config.max_parallel)
     page, claims = write_tuning_report(folder, {name: workdir(folder, name) for name in RUNS}, CLONED, seconds)
     print("\n" + "\n".join(claims) + f"\nfigures and films: {page}", flush=True)
 

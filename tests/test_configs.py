@@ -6,8 +6,9 @@ import pytest
 
 from configs import evaluate, foundation, idm, rl_diamond, rl_doom, rl_luanti
 from vpt_jax.models.presets import IDMS, POLICIES
+from vpt_jax.system.errors import ConfigError
 from vpt_jax.training.ppg import setup as ppg
-from vpt_jax.training.setup import make_mesh
+from vpt_jax.training.setup import check, make_mesh
 
 CHIPS = {"gpu": 1, "gpu-8": 8, "v5e-256": 256, "v5p-128": 128, "v6e-256": 256}
 LAYOUTS = [
@@ -40,11 +41,11 @@ def test_an_unknown_machine_is_named():
 DIAMOND = {  # of all variants: the paper's table 6, and ten minutes at 20 steps per second
     "game.name": "minerl", "game.arguments.seconds": 12000 / 20, "height": 128, "width": 128, "num_envs": 40,
     "unroll_length": 128, "updates_per_rollout": 48, "steps": 4000, "model.preset": "2x", "model.dtype": "bfloat16",
-    "optimizer.weight_decay": 0.04, "optimizer.clip_norm": 5, "ppg.discount": 0.999, "ppg.gae_decay": 0.95,
-    "ppg.clip": 0.2, "ppg.value": 0.5, "ppg.aux_value": 0.5, "ppg.kl_old_policy_coef": 1,
+    "optimizer.weight_decay": 0.04, "optimizer.clip_norm": 5, "ppg.discount": 0.999, "ppg.gae_lambda": 0.95,
+    "ppg.clip_range": 0.2, "ppg.sleep_value_coef": 0.5, "ppg.aux_value_coef": 0.5, "ppg.kl_old_policy_coef": 1,
     "ppg.kl_pretrained_decay": 0.9995, "ppg.sleep_cycles": 2,
     # from PPG's code, where the paper gives no value
-    "ppg.wake_cycles": 1, "ppg.wake_value": 0.5, "ppg.normalize_advantages": True, "ppg.shuffle_segments": True,
+    "ppg.wake_cycles": 1, "ppg.wake_value_coef": 0.5, "ppg.normalize_advantages": True, "ppg.shuffle_segments": True,
     "ppg.sleep_optimizer": True, "ppg.bootstrap_on_truncation": False, "game.stagger": True,
 }  # fmt: skip
 RUNS = {  # pretrained or not, rho, entropy bonus, learning rate, rewards
@@ -59,7 +60,7 @@ RUNS = {  # pretrained or not, rho, entropy bonus, learning rate, rewards
 def test_diamond_runs_have_the_papers_values(variant):
     config = rl_diamond.get_config(variant)
     assert {field: operator.attrgetter(field)(config) for field in DIAMOND} == DIAMOND
-    learning = config.ppg.kl_pretrained_coef, config.ppg.entropy, config.optimizer.learning_rate, config.rewards
+    learning = config.ppg.kl_pretrained_coef, config.ppg.entropy_coef, config.optimizer.learning_rate, config.rewards
     assert (bool(config.init_from), *learning) == RUNS[variant]
 
 
@@ -81,6 +82,13 @@ def test_every_game_is_evaluated_with_its_rewards(variant, rewards):
     config = evaluate.get_config(variant)
     assert (config.game.name, config.rewards) == (variant, rewards)
     assert config.game.arguments.get("fresh", True)
+
+
+def test_an_unknown_stage_is_named():
+    config = foundation.get_config("demo")
+    config.stage = "dreaming"
+    with pytest.raises(ConfigError, match=r"config\.stage is 'dreaming'; choose one of policy, idm, ppg"):
+        check(config, make_mesh(config))
 
 
 def test_an_unknown_variant_is_named():

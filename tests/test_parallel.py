@@ -20,6 +20,7 @@ from vpt_jax.system.errors import ConfigError
 from vpt_jax.training import setup
 from vpt_jax.training.checkpoints import TrainedPolicy
 from vpt_jax.training.setup import make_mesh
+from vpt_jax.training.stages import POLICY
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_rows_and_global_batches():
 def test_hosts_with_different_initial_checkpoints_are_refused(monkeypatch):
     """Otherwise each host would train its own parameters."""
     model = TrainedPolicy(SimpleNamespace(), {}, (16, 16, 3), 7, ValueNormalizer.create(), ValueNormalizer.create())
-    monkeypatch.setattr(setup, "load_policy", lambda workdir: model)
+    monkeypatch.setitem(setup.LOADERS, POLICY, lambda workdir: model)
     config = ConfigDict({"stage": "policy", "init_from": "/models/a", "model": {}})
     assert setup.pretrained_model(config).step == 7  # a single host
     monkeypatch.setattr(parallel.jax, "process_count", lambda: 2)

@@ -56,7 +56,7 @@ def test_a_page_that_cannot_be_drawn_does_not_stop_the_stages(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("at_once", 0), ("idm.steps", (1, 2)), ("policy.steps", (1, 2)), ("idm.minutes", ()),
+    ("field", "value"), [("max_parallel", 0), ("idm.steps", (1, 2)), ("policy.steps", (1, 2)), ("idm.minutes", ()),
      ("label", ("choice=mean",)), ("choosing", 0), ("held_out", 0)],
 )  # fmt: skip
 def test_inconsistent_settings_are_refused_at_once(tmp_path, field, value):
@@ -70,7 +70,7 @@ def test_inconsistent_settings_are_refused_at_once(tmp_path, field, value):
 SMALL = {
     "labelled": 5, "unlabelled": 5, "choosing": 1, "held_out": 2, "record": ("seconds=6.0",), "idm.minutes": (0.1, 0.3),
     "idm.steps": (3, 4),
-    "policy.minutes": (0.2,), "policy.steps": (3, 4), "label": ("span=3", "batch=2", "films=1"),
+    "policy.minutes": (0.2,), "policy.steps": (3, 4), "label": ("windows_per_span=3", "batch=2", "num_films=1"),
     "train_idm": ("optimizer.warmup_steps=1", "data.batch=4", "data.valid_batch=4", "evaluate_every=2"),
     "train_policy": ("optimizer.warmup_steps=1", "data.batch=4", "data.valid_batch=8", "evaluate_every=2"),
 }  # fmt: skip

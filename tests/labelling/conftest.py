@@ -109,8 +109,8 @@ def videos(tmp_path_factory):
 
 def settings(videos, idm_dir, out, /, **changes):
     config = get_config()
-    config.update(videos=str(videos), idm=str(idm_dir), out=str(out), span=2, batch=1, chunk_frames=CHUNK, films=1)
-    config.update(workers=1, choice="argmax")  # a choice that tests can compute from the model alone
+    config.update(videos=str(videos), idm=str(idm_dir), out=str(out), windows_per_span=2, batch=1, chunk_frames=CHUNK)
+    config.update(num_films=1, workers=1, choice="argmax")  # a choice that tests can compute from the model alone
     config.update(changes)
     return config
 

@@ -49,7 +49,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def config(folder, idm_dir, tmp_path):
-    return settings(folder, idm_dir, tmp_path / "out", films=0, span=1, choice="sample")
+    return settings(folder, idm_dir, tmp_path / "out", num_films=0, windows_per_span=1, choice="sample")
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def fresh(config, tmp_path):
 @pytest.mark.parametrize("change", ["remove first", "remove last", "rename and touch", "replace", "add"])
 def test_the_rest_of_the_work_is_kept(folder, config, tmp_path, monkeypatch, work_done, capsys, change):
     """Unchanged videos are not decoded again, and their finished steps not labelled again."""
-    config.films = int(change == "remove first")
+    config.num_films = int(change == "remove first")
     stop_at_step(config, monkeypatch, 4)  # the second of c
     assert work_done == ["a.mkv", "b.mkv", "c.mkv", "d.mkv", *range(5)]
     work_done.clear()
@@ -109,7 +109,7 @@ def test_the_rest_of_the_work_is_kept(folder, config, tmp_path, monkeypatch, wor
     assert ("videos have changed since this job was started" in output) == (change != "rename and touch")
     assert ("1 replaced (b)" in output) == (change == "replace")
     assert ("1 gone" in output) == change.startswith("remove")
-    config.films = 0
+    config.num_films = 0
     same_labels(out, fresh(config, tmp_path))
     films = [film.stem for film in (out / "films").glob("*")]
     assert films == (["b"] if change == "remove first" else [])
@@ -135,7 +135,7 @@ def test_a_replaced_video_is_new_work_and_a_touched_one_is_not(folder, config, t
 
 def test_shards_keep_their_videos_when_one_is_removed(folder, config, tmp_path, capsys, work_done):
     """A completed shard does too: only its dataset is written again."""
-    config.update(num_shards=2, films=0)
+    config.update(num_shards=2, num_films=0)
     label(config)
     (folder / "a.mkv").unlink()
     work_done.clear()

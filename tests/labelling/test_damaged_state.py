@@ -39,7 +39,7 @@ def labelled(few, idm_dir, tmp_path_factory):
     """The dataset of an uninterrupted job."""
     with pytest.MonkeyPatch.context() as patch:
         run_in_process(patch)
-        return label(settings(few, idm_dir, tmp_path_factory.mktemp("made") / "out", films=0))
+        return label(settings(few, idm_dir, tmp_path_factory.mktemp("made") / "out", num_films=0))
 
 
 def interrupt(config, name, monkeypatch):
@@ -59,7 +59,7 @@ def test_labelling_recovers_from_any_damaged_state_file(
     few, idm_dir, labelled, tmp_path, in_process, monkeypatch, stage
 ):
     """Settings, frames, counts, notes, labels and assembled datasets: damaged files are created again (attack H2)."""
-    config, uninterrupted = settings(few, idm_dir, tmp_path / "out", films=0), files(labelled)
+    config, uninterrupted = settings(few, idm_dir, tmp_path / "out", num_films=0), files(labelled)
     interrupt(config, stage, monkeypatch)
     saved = (tmp_path / "out.partial").rename(tmp_path / "saved")
     names = [path.relative_to(saved) for path in sorted(saved.rglob("*")) if path.is_file()]
@@ -79,7 +79,7 @@ def test_labelling_recovers_from_any_damaged_state_file(
 
 def test_wrong_counts_and_records_are_detected(few, idm_dir, labelled, tmp_path, in_process, monkeypatch, capsys):
     """A count truncated from 25 to 2, still a number, and records of another video (attack H2)."""
-    config = settings(few, idm_dir, tmp_path / "out", films=0)
+    config = settings(few, idm_dir, tmp_path / "out", num_films=0)
     interrupt(config, "dataset", monkeypatch)
     frames = tmp_path / "out.partial/part-00000-of-00001/frames"
     (frames / "0000001.frames").write_text("2")
@@ -94,7 +94,7 @@ def test_wrong_counts_and_records_are_detected(few, idm_dir, labelled, tmp_path,
 
 def test_labels_of_other_steps_are_detected(few, idm_dir, labelled, tmp_path, in_process, monkeypatch):
     """A step's file with the labels of fewer frames than the step has (attack H2)."""
-    config = settings(few, idm_dir, tmp_path / "out", films=0)
+    config = settings(few, idm_dir, tmp_path / "out", num_films=0)
     interrupt(config, "dataset", monkeypatch)
     file = tmp_path / "out.partial/part-00000-of-00001/labels/00000000.npz"
     stored = dict(np.load(file))
@@ -104,7 +104,7 @@ def test_labels_of_other_steps_are_detected(few, idm_dir, labelled, tmp_path, in
 
 def test_a_flipped_byte_is_named_and_the_remedy_works(few, idm_dir, labelled, tmp_path, in_process, monkeypatch):
     """Checksums detect what counts do not; the remedy in the message works (attack H2)."""
-    config = settings(few, idm_dir, tmp_path / "out", films=0)
+    config = settings(few, idm_dir, tmp_path / "out", num_films=0)
     interrupt(config, "dataset", monkeypatch)
     records = tmp_path / "out.partial/part-00000-of-00001/frames/0000000.records"
     data = bytearray(records.read_bytes())
@@ -119,8 +119,8 @@ def test_a_flipped_byte_is_named_and_the_remedy_works(few, idm_dir, labelled, tm
 
 def test_a_truncated_film_is_rendered_again(few, idm_dir, tmp_path, in_process, monkeypatch):
     """Films are state files too, in the shard or in its dataset (attack H2)."""
-    uninterrupted = files(label(settings(few, idm_dir, tmp_path / "uninterrupted", films=1)))
-    config = settings(few, idm_dir, tmp_path / "out", films=1)
+    uninterrupted = files(label(settings(few, idm_dir, tmp_path / "uninterrupted", num_films=1)))
+    config = settings(few, idm_dir, tmp_path / "out", num_films=1)
     for stage, film in {"dataset": "dataset.writing/films", "out": "dataset/films"}.items():
         interrupt(config, stage, monkeypatch)
         part = tmp_path / "out.partial/part-00000-of-00001"
@@ -138,7 +138,7 @@ def test_a_damaged_dataset_is_reported(few, idm_dir, labelled, tmp_path, in_proc
         out = shutil.copytree(labelled, tmp_path / "out")
         halve(out / name)
         with pytest.raises(LabelError, match="damaged: remove"):
-            label(settings(few, idm_dir, out, films=0))
+            label(settings(few, idm_dir, out, num_films=0))
         shutil.rmtree(out)
 
 

@@ -19,7 +19,7 @@ def config_of(idm_dir, tmp_path, monkeypatch, in_process):
     for number, name in enumerate("ab"):
         write_video(tmp_path / "videos" / f"{name}.mkv", "ffv1", "bgr0", pictures(12, 8 + number, 16))
     return lambda shard_index: settings(
-        tmp_path / "videos", idm_dir, tmp_path / "out", films=0, num_shards=2, shard_index=shard_index
+        tmp_path / "videos", idm_dir, tmp_path / "out", num_films=0, num_shards=2, shard_index=shard_index
     )
 
 

@@ -115,7 +115,7 @@ def test_resume_after_kills_at_ten_moments_writes_the_same_bytes(launcher, video
         os.link(videos / "long.mp4", tmp_path / "videos" / f"long {number}.mp4")
     for name in ("one frame.avi", "some/odd.mkv", "bad/cut.mp4"):
         os.link(videos / name, tmp_path / "videos" / Path(name).name)
-    config = partial(settings, tmp_path / "videos", idm_dir, span=1, films=2, workers=2)
+    config = partial(settings, tmp_path / "videos", idm_dir, windows_per_span=1, num_films=2, workers=2)
     for _ in range(2):  # the second time with compiled programs
         shutil.rmtree(tmp_path / "uninterrupted", ignore_errors=True)
         start = time.monotonic()
@@ -136,17 +136,17 @@ def test_resume_after_kills_at_ten_moments_writes_the_same_bytes(launcher, video
 
 
 def test_other_settings_are_refused_while_a_job_is_half_done(videos, idm_dir, tmp_path, in_process, monkeypatch):
-    half = settings(videos, idm_dir, tmp_path / "out", films=0)
+    half = settings(videos, idm_dir, tmp_path / "out", num_films=0)
     with monkeypatch.context() as patch:
         kill_at_rename(patch, "00000001.npz", done=True)
         with pytest.raises(Killed):
             label(half)
     before = files(tmp_path)
-    changes = {"mode": "exact", "choice": "sample", "mirror": True, "seed": 1, "batch": 9, "span": 3,
+    changes = {"mode": "exact", "choice": "sample", "mirror": True, "seed": 1, "batch": 9, "windows_per_span": 3,
                "quality": 80, "chunk_frames": 4}  # fmt: skip
     for name, value in changes.items():
         with pytest.raises(LabelError, match=f"part-00000-of-00001 was started with other {name}: remove it"):
-            label(settings(videos, idm_dir, tmp_path / "out", films=0, **{name: value}))
+            label(settings(videos, idm_dir, tmp_path / "out", num_films=0, **{name: value}))
     with monkeypatch.context() as patch:
         patch.setattr(jax, "local_device_count", lambda: 5)  # rows of a step would be other spans
         with pytest.raises(LabelError, match="was started with other devices"):

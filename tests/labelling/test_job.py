@@ -308,8 +308,8 @@ def test_memory_does_not_grow_with_the_length(launcher, idm_dir, tmp_path):
         with VideoWriter(folder / "videos" / "film.mp4", SIZE, SIZE) as writer:
             for i in range(frames):
                 writer.write(np.full((SIZE, SIZE, 3), i % 256, np.uint8))
-        config = settings(folder / "videos", idm_dir, folder / "out", films=0)
-        config.update(span=15, batch=1)
+        config = settings(folder / "videos", idm_dir, folder / "out", num_films=0)
+        config.update(windows_per_span=15, batch=1)
         flags = [f"--config.{name}={value}" for name, value in config.items()]
         process = subprocess.Popen([sys.executable, "launch/label.py", *flags], cwd=ROOT)
         _, status, usage = os.wait4(process.pid, 0)  # the largest of the job's processes

@@ -36,7 +36,7 @@ def test_sampled_labels_are_those_of_the_dataset(idm_dir, tmp_path, in_process):
     """The sampling seed depends on the content of the video only, not on its name or the other videos."""
     for number, name in enumerate("ab"):
         write_video(tmp_path / "videos" / f"{name}.mkv", "ffv1", "bgr0", pictures(12, 32, 16 + 16 * number))
-    config = settings(tmp_path / "videos", idm_dir, tmp_path / "out", films=0, choice="sample", seed=3)
+    config = settings(tmp_path / "videos", idm_dir, tmp_path / "out", num_films=0, choice="sample", seed=3)
     expected = labels_by_name(label(config))["b"]
     moved = (tmp_path / "videos" / "b.mkv").rename(tmp_path / "moved.mkv")
     labels = label_video(load_once(str(idm_dir)), moved, choice="sample", seed=3)

@@ -52,8 +52,8 @@ def test_a_shard_is_labelled_on_the_devices_of_its_own_host(monkeypatch, tmp_pat
 
 @pytest.mark.slow
 def test_two_processes_of_one_cluster_label_as_one_slice(videos, idm_dir, in_process, tmp_path):
-    config = settings(videos, idm_dir, tmp_path / "out", films=0)
+    config = settings(videos, idm_dir, tmp_path / "out", num_films=0)
     outputs = run_together(TOGETHER, config.to_json(), timeout=600)
-    job.label(settings(videos, idm_dir, tmp_path / "alone", films=0))
+    job.label(settings(videos, idm_dir, tmp_path / "alone", num_films=0))
     assert sum("this shard is done" in output for output in outputs) <= 1
     assert_same_labels(tmp_path / "out", tmp_path / "alone")

@@ -34,7 +34,7 @@ def tune(launcher, uninterrupted, dataset_dir):
 def frozen(tune, tmp_path_factory):
     """Run with frozen image stacks."""
     workdir = tmp_path_factory.mktemp("frozen")
-    tune(workdir, "--config.frozen=^encoder/")
+    tune(workdir, "--config.frozen_pattern=^encoder/")
     return workdir
 
 
@@ -114,12 +114,12 @@ def test_embeddings_belong_to_the_content_of_a_dataset(dataset_dir, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["init_from=", "frozen=encoder"], "keep parameters as config.init_from has them, and that is empty"),
-        (["frozen=nothing"], "config.frozen: 'nothing' matches no parameters; paths are actions/"),
-        (["frozen=."], "config.frozen: '.' matches all parameters"),
+        (["init_from=", "frozen_pattern=encoder"], "keep parameters as config.init_from has them, and that is empty"),
+        (["frozen_pattern=nothing"], "config.frozen_pattern: 'nothing' matches no parameters; paths are actions/"),
+        (["frozen_pattern=."], "config.frozen_pattern: '.' matches all parameters"),
         (["init_from=nowhere"], "config.init_from: nowhere holds no checkpoint"),
         (["model.temperature=2.0"], "config.model.temperature is 2.0, and the model in"),
-        (["frozen=("], "config.frozen: '(' is not a valid regular expression"),
+        (["frozen_pattern=("], "config.frozen_pattern: '(' is not a valid regular expression"),
         (
             ["model.preset=1x", "data.embeddings=unused"],
             "is not of config.model.preset='1x', or was trained on frames of another size than the data's",

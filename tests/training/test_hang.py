@@ -61,9 +61,7 @@ def test_the_heartbeat_is_called_after_every_step_evaluation_and_save(tmp_path, 
         yield lambda: done.append("heartbeat")
 
     monkeypatch.setattr(loop, "hang_limit", limit)
-    state = SimpleNamespace(step=0, params=None)
-    loop.run(
-        state,
+    loop.Trainer(
         schedule=loop.Schedule(steps=4, log_every=1, evaluate_every=2, save_every=4),
         train_step=lambda state, batch: (done.append("step"), (state, {"loss": jnp.zeros(())}))[1],
         batches=repeat(0),
@@ -71,11 +69,11 @@ def test_the_heartbeat_is_called_after_every_step_evaluation_and_save(tmp_path, 
         evaluate=lambda params: done.append("evaluation") or {},
         episodes=lambda step: [],
         checkpoints=SimpleNamespace(save=lambda *_: done.append("save"), wait=lambda: None, close=lambda: None),
-        log=MetricsLog(tmp_path, 0, True),
-        progress=Progress(0, 4, Work(1), True),
-        goodput=Goodput(tmp_path, 0, 0.0, True),
+        outputs=loop.Outputs(
+            MetricsLog(tmp_path, 0, True), Progress(0, 4, Work(1), True), Goodput(tmp_path, 0, 0.0, True)
+        ),
         hang_minutes=7.5,
-    )
+    ).run(SimpleNamespace(step=0, params=None))
     assert limits == [7.5]
     assert " ".join(done) == " ".join(
         ["step heartbeat", "step heartbeat evaluation heartbeat"] * 2 + ["save heartbeat"]

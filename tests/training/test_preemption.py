@@ -64,13 +64,15 @@ def step(state, batch):
     return state._replace(step=state.step + 1), {"loss": jnp.zeros(())}
 
 with loop.StopSignal() as stop:
-    state = loop.run(
-        state,
+    state = loop.Trainer(
         schedule=loop.Schedule(STEPS, 1000, STEPS, save_every=61_005),
         train_step=step, batches=repeat(0), stop=stop, evaluate=None, episodes=lambda step: [],
-        checkpoints=checkpoints, log=MetricsLog(workdir, start, quiet),
-        progress=Progress(start, STEPS, Work(1), quiet), goodput=Goodput(workdir, start, time.monotonic(), quiet),
-    )
+        checkpoints=checkpoints,
+        outputs=loop.Outputs(
+            MetricsLog(workdir, start, quiet), Progress(start, STEPS, Work(1), quiet),
+            Goodput(workdir, start, time.monotonic(), quiet),
+        ),
+    ).run(state)
 print("ended at", int(state.step), stop.received, flush=True)
 """
 

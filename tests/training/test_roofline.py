@@ -13,7 +13,8 @@ import pytest
 from configs import foundation, idm
 from vpt_jax import parallel
 from vpt_jax.training.roofline import Chip, Collective, Cost, by_kind, cost_of, find_collectives
-from vpt_jax.training.setup import STAGE_MODELS, batch_shapes, make_setup, step_buffers
+from vpt_jax.training.setup import batch_shapes, make_setup, step_buffers
+from vpt_jax.training.stages import STAGES
 
 PROGRAM = """
 %add (x: f32[], y: f32[]) -> f32[] {
@@ -60,7 +61,7 @@ def compiled_step(stage, sizes):
         config.model.preset, config.optimizer.name = "nano", "adam"
     config.data.batch, config.data.valid_batch, config.data.length = 8, 8, 4
     mesh = parallel.make_mesh(*sizes)
-    setup = make_setup(config, mesh, (16, 16, 3), STAGE_MODELS[stage].marginal.uniform(), 10_000)
+    setup = make_setup(config, mesh, (16, 16, 3), STAGES[stage].marginal.uniform(), 10_000)
     batch = batch_shapes(config, mesh, (16, 16, 3))
     with jax.set_mesh(mesh):
         compiled = setup.step.lower(setup.shapes, batch).compile()

@@ -111,7 +111,8 @@ def _is_up_to_date(out: Path, made_of: dict[str, Any]) -> bool:
     existing = report.get("made_of") if isinstance(report, dict) else None
     if not isinstance(existing, dict):
         raise LabelError(f"{out / 'report.json'} is damaged: remove {out}, or choose another --config.out")
-    if changed := [name for name in made_of if made_of[name] != existing.get(name)]:
+    names = {stored: field for field, stored in _STORED_NAMES.items()}
+    if changed := [names.get(name, name) for name in made_of if made_of[name] != existing.get(name)]:
         videos = resume.describe_differences(existing.get("videos", {}), made_of["videos"])
         raise LabelError(
             f"{out} was labelled with other {', '.join(changed)}: remove it, or choose another out"
@@ -130,14 +131,14 @@ def _check(config: ConfigDict) -> None:
     for field, choices in {"mode": MODES, "choice": CHOICES}.items():
         if config[field] not in choices:
             raise LabelError(f"config.{field} is {config[field]!r}; choose one of {', '.join(choices)}")
-    for field in ("batch", "span", "chunk_frames"):
+    for field in ("batch", "windows_per_span", "chunk_frames"):
         if config[field] < 1:
             raise LabelError(f"config.{field} must be 1 or more")
     if len(config.aspect) != 2 or min(config.aspect) <= 0:
         raise LabelError(f"config.aspect is {config.aspect}, and must be a width and a height, such as (16, 9)")
     if not 1 <= config.quality <= 100:
         raise LabelError(f"config.quality is {config.quality}: JPEG quality goes from 1 to 100")
-    for field in ("workers", "films"):
+    for field in ("workers", "num_films"):
         if config[field] < 0:
             raise LabelError(f"config.{field} must not be negative")
     if not 0 <= config.shard_index < config.num_shards:
@@ -186,10 +187,14 @@ def _assign_shards(
     return shards
 
 
+_STORED_NAMES = {"windows_per_span": "span"}  # fields of the config that have another name in settings.json
+
+
 def _label_settings(config: ConfigDict, idm: TrainedIDM) -> dict[str, Any]:
     """Settings and model that determine the labels, in addition to the videos."""
-    fields = ("mode", "choice", "mirror", "seed", "batch", "span", "aspect", "chunk_frames", "quality")
-    made_of = {name: config[name] for name in fields} | {"idm": f"step {idm.step}, parameters {model_digest(idm)}"}
+    fields = ("mode", "choice", "mirror", "seed", "batch", "windows_per_span", "aspect", "chunk_frames", "quality")
+    made_of = {_STORED_NAMES.get(name, name): config[name] for name in fields}
+    made_of["idm"] = f"step {idm.step}, parameters {model_digest(idm)}"
     return json.loads(json.dumps(made_of))
 
 
@@ -203,7 +208,8 @@ def _check_settings(shard: JobShard, made_of: dict[str, Any]) -> None:
         _clear_folder(shard.folder, file)
         write_text(file, json.dumps(made_of, indent=1) + "\n")
         existing = made_of
-    if changed := [name for name in made_of if made_of[name] != existing.get(name)]:
+    names = {stored: field for field, stored in _STORED_NAMES.items()}
+    if changed := [names.get(name, name) for name in made_of if made_of[name] != existing.get(name)]:
         raise LabelError(
             f"{shard.folder} was started with other {', '.join(changed)}: remove it, or choose another out"
         )
@@ -239,7 +245,7 @@ def _label_shard(shard: JobShard, config: ConfigDict, idm: TrainedIDM) -> None:
             if names != sorted(names, key=shard.numbers.__getitem__):
                 kept = resume.save_all_labels(shard.folder, plan, partial(read_steps, folder))
             labels = partial(read_videos, plan, folder, names, kept)
-            _render_films(pool, shard, names[: config.films], labels)
+            _render_films(pool, shard, names[: config.num_films], labels)
         write_shard_dataset(shard, names, labels)
 
 
@@ -292,9 +298,9 @@ def _make_plan(shard: JobShard, decoded: Sequence[resume.NumberedVideo], config:
               sampling_seed=sampling_seed(video.key))
         for video in decoded
     )  # fmt: skip
-    plan, devices = Plan(videos, idm.window, config.span, 1), jax.local_device_count()
+    plan, devices = Plan(videos, idm.window, config.windows_per_span, 1), jax.local_device_count()
     rows = max(1, min(config.batch, plan.num_spans))
-    return Plan(videos, idm.window, config.span, -(-rows // devices) * devices)
+    return Plan(videos, idm.window, config.windows_per_span, -(-rows // devices) * devices)
 
 
 def _render_films(pool: ProcessPoolExecutor, shard: JobShard, names: Sequence[str], labels: Any) -> None:

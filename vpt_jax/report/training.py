@@ -16,6 +16,7 @@ from vpt_jax.report.films import FilmFrame, draw_large, write_film
 from vpt_jax.report.page import Line, curve, facts_list, film, grid, page, paragraph, picture, section, table
 from vpt_jax.training.metrics_log import read_metrics
 from vpt_jax.training.objective import Objective
+from vpt_jax.training.stages import STAGES
 from vpt_jax.video import FRAME_RATE
 
 FILM_SECONDS = 25
@@ -27,11 +28,6 @@ _PREDICTORS = {
     "marginal": "Marginal distribution",
     "released": "All released",
     "repeat": "Repeat the last action",
-}
-_TITLES = {"policy": "Behavioural cloning", "idm": "Inverse dynamics"}
-_INPUT_DESCRIPTIONS = {
-    "policy": "The policy predicts the player's next action from the recorded frames so far.",
-    "idm": "The model predicts the action from the frames before and after.",
 }
 _SHARES = {  # metric: its name, its unit
     "f1/mean": ("Mean F1 of the keys", "F1"),
@@ -55,7 +51,7 @@ def write_report(
 
     Args:
       workdir: holds the run's `metrics.jsonl`; ValueError if that has no evaluation.
-      stage: "policy" or "idm", the trained model.
+      stage: name in `STAGES`.
       facts: further labels and values for the top of the page.
       baselines: metrics of the baselines, from `baselines`; the model is compared with the first.
       objective, params: the model whose predictions the film shows.
@@ -70,13 +66,13 @@ def write_report(
     write_film(film_path, held_out_play(objective, params, valid, episode, FILM_SECONDS * FRAME_RATE))
     sections = [
         facts_list(facts),
-        _headline_section(figures, step, _INPUT_DESCRIPTIONS[stage]),
+        _headline_section(figures, step, STAGES[stage].input_description),
         _curves_section(log, figures),
         _film_section(film_path, valid, episode),
         _keys_section(figures, valid),
         _examples_section(train),
     ]
-    report.write_text(page(f"{_TITLES[stage]}: {workdir.resolve().name}", sections), encoding="utf-8")
+    report.write_text(page(f"{STAGES[stage].title}: {workdir.resolve().name}", sections), encoding="utf-8")
     return report, film_path
 
 

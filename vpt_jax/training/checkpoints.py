@@ -35,9 +35,9 @@ from vpt_jax.system.errors import MissingFileError, UserError
 from vpt_jax.system.paths import local_path
 from vpt_jax.system.printable import printable
 from vpt_jax.training.digests import changed_leaves, digest, leaves_without_digest
+from vpt_jax.training.stages import IDM, MODEL_OF_STAGE, POLICY, PPG_STAGE, ModelKind
 from vpt_jax.training.state import AnyState, State
 
-POLICY_STAGES, IDM_STAGE = ("policy", "ppg"), "idm"
 _FIXED = ("stream", "model", "optimizer")  # metadata that must be the same when a run is resumed
 
 
@@ -190,7 +190,7 @@ def load_policy(workdir: str | Path) -> TrainedPolicy:
         WrongStageError: it holds a run of another stage.
         CheckpointDamagedError: it cannot be read, or differs from what was saved.
     """
-    run = _open(workdir, *POLICY_STAGES)
+    run = _open(workdir, POLICY)
     with _raise_as_damage(run.folder / "facts"):
         policy, shape = make_policy(run.metadata["config"]["model"]), _frame_shape(run.metadata)
     new = ValueNormalizer.create()
@@ -222,7 +222,7 @@ def load_idm(workdir: str | Path) -> TrainedIDM:
         WrongStageError: it holds a run of another stage.
         CheckpointDamagedError: it cannot be read, or differs from what was saved.
     """
-    run = _open(workdir, IDM_STAGE)
+    run = _open(workdir, IDM)
     with _raise_as_damage(run.folder / "facts"):
         idm, shape = make_idm(run.metadata["config"]["model"]), _frame_shape(run.metadata)
         window = _dimension(run.metadata["stream"]["length"])
@@ -230,10 +230,13 @@ def load_idm(workdir: str | Path) -> TrainedIDM:
     return TrainedIDM(idm, state["params"], shape, window, run.step)
 
 
+LOADERS: dict[ModelKind, Callable[[str | Path], TrainedPolicy | TrainedIDM]] = {POLICY: load_policy, IDM: load_idm}
+
+
 def load_model(workdir: str | Path) -> TrainedPolicy | TrainedIDM:
     """Loads a policy or an inverse dynamics model, by the stage of the run. Raises as `load_policy` and `load_idm`."""
-    stage = _open(workdir, *POLICY_STAGES, IDM_STAGE).metadata["config"]["stage"]
-    return load_idm(workdir) if stage == IDM_STAGE else load_policy(workdir)
+    stage = _open(workdir, *LOADERS).metadata["config"]["stage"]
+    return LOADERS[MODEL_OF_STAGE[stage]](workdir)
 
 
 class _Run(NamedTuple):
@@ -246,7 +249,7 @@ class _Run(NamedTuple):
     restore: Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]
 
 
-def _open(workdir: str | Path, *stages: str) -> _Run:
+def _open(workdir: str | Path, *kinds: ModelKind) -> _Run:
     folder = (local_path(workdir, "the work directory").expanduser() / "checkpoints").absolute()
     step = None
     if folder.is_dir():
@@ -261,11 +264,11 @@ def _open(workdir: str | Path, *stages: str) -> _Run:
     with _raise_as_damage(folder / "facts"):
         metadata = manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
         stage, imported = str(metadata["config"]["stage"]), "card" in metadata  # an imported model has a card
-    if stage not in stages:
-        wanted = " or ".join(map(repr, stages))
+    if MODEL_OF_STAGE.get(stage) not in kinds:
+        wanted = " or ".join(repr(name) for name, kind in MODEL_OF_STAGE.items() if kind in kinds)
         raise WrongStageError(f"{workdir} holds a training run of stage {stage!r}, and this needs one of {wanted}")
 
-    normalizers = {"normalizer", "aux_normalizer"} if imported else {"normalizer"} if stage == "ppg" else set()
+    normalizers = {"normalizer", "aux_normalizer"} if imported else {"normalizer"} if stage == PPG_STAGE else set()
     stored = {"params"} | normalizers
 
     def restore(init: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 import jax
 import numpy as np
@@ -79,154 +79,138 @@ class Schedule:
         return step % every == 0 or step == self.steps
 
 
-def run(
-    state: State,
-    *,
-    schedule: Schedule,
-    train_step: Callable[[State, Any], tuple[State, Metrics]],
-    batches: Iterator[Any],
-    stop: StopSignal,
-    evaluate: Callable[[Any], dict[str, float]] | None,
-    episodes: Callable[[int], list[str]],
-    checkpoints: Checkpoints,
-    log: MetricsLog,
-    progress: Progress,
-    goodput: Goodput,
-    hang_minutes: float = 0.0,
-) -> State:
-    """Trains from `state.step` to the end of the schedule, or until a preemption notice.
+@dataclass(frozen=True)
+class Outputs:
+    """Outputs of a run: metrics, the progress display and the wall time by category."""
+
+    log: MetricsLog
+    progress: Progress
+    goodput: Goodput
+
+
+@dataclass
+class Trainer(Generic[State]):
+    """Training loop of a run, of any objective.
 
     The order matters: metrics of a step are written before its checkpoint, and the checkpoint before the next batch is
     drawn, so that wherever a run is killed, resuming repeats what is not in the checkpoint and nothing else. A step's
     loss is fetched while the next one runs (asynchronous dispatch), so that the device never waits; only saving and
     evaluating wait for it.
 
-    Args:
-        state: train state to start from; its `step` is the number of finished steps.
+    Attributes:
         schedule: number of steps, and intervals of logging, evaluation and saving.
         train_step: state and batch -> next state and metrics, among them "loss".
         batches: may end before the schedule does: an iterator whose batches take long ends when asked to `stop`.
         stop: preemption notice.
         evaluate: parameters -> metrics; None: no evaluation.
         episodes: step, counted from 0 -> names of the episodes in its batch, for the message of `NonFiniteLossError`.
-        checkpoints, log, progress: outputs; all are closed at the end.
-        goodput: wall time by category.
+        checkpoints: of the run; closed at the end.
+        outputs: closed at the end.
         hang_minutes: a step, an evaluation or a save that takes longer ends the process with status 1 (0: no limit);
             compiling the step may take longer, compiling the evaluation may not.
-
-    Raises:
-        NonFiniteLossError: a metric of a step is NaN or infinite.
     """
-    pending = _PendingMetrics(schedule, episodes, log, progress, goodput)
-    saved = done = int(state.step)
 
-    def run_evaluation() -> None:
-        if evaluate is None:
-            return
-        with goodput.measure("step"):
-            pending.flush()
-        start_time = time.monotonic()
-        with goodput.measure("evaluation"):
-            figures = evaluate(state.params)
-        log.write(done, figures)
-        progress.evaluated(done, figures, time.monotonic() - start_time)
+    schedule: Schedule
+    train_step: Callable[[State, Any], tuple[State, Metrics]]
+    batches: Iterator[Any]
+    stop: StopSignal
+    evaluate: Callable[[Any], dict[str, float]] | None
+    episodes: Callable[[int], list[str]]
+    checkpoints: Checkpoints
+    outputs: Outputs
+    hang_minutes: float = 0.0
+    # Number and metrics of the last step; they are still on the device, and are logged while the next step runs.
+    _pending: tuple[int, Metrics] | None = field(default=None, init=False)
 
-    def save() -> None:
-        nonlocal saved
-        with goodput.measure("step"):
-            pending.flush()
-        with goodput.measure("checkpoint"):
-            checkpoints.save(state, done)
-        saved = done
+    def run(self, state: State) -> State:
+        """Trains from `state.step`, the number of finished steps, to the end of the schedule or a preemption notice.
 
-    with closing(checkpoints), closing(progress), closing(log), hang_limit(hang_minutes) as heartbeat:
-        while done < schedule.steps and not stop.received:
-            batch = _next_batch(batches, pending.is_running, progress, goodput)
+        Raises:
+            NonFiniteLossError: a metric of a step is NaN or infinite.
+        """
+        log, progress = self.outputs.log, self.outputs.progress
+        with closing(self.checkpoints), closing(progress), closing(log), hang_limit(self.hang_minutes) as heartbeat:
+            return self._run_steps(state, heartbeat)
+
+    def _run_steps(self, state: State, heartbeat: Callable[[], None]) -> State:
+        done = saved = int(state.step)
+        while done < self.schedule.steps and not self.stop.received:
+            batch = self._next_batch()
             if batch is None:
                 break
-            with goodput.measure("step"):
-                state, metrics = train_step(state, batch)
-                pending.flush()
+            with self.outputs.goodput.measure("step"):
+                state, metrics = self.train_step(state, batch)
+                self._log_pending()
             done += 1
             heartbeat()
-            pending.set(done, metrics)
-            stop()
-            if schedule.is_due(schedule.evaluate_every, done):
-                run_evaluation()
+            self._pending = done, metrics
+            self.stop()
+            if self.schedule.is_due(self.schedule.evaluate_every, done):
+                self._run_evaluation(state, done)
                 heartbeat()
-            if schedule.is_due(schedule.save_every, done):
-                save()
+            if self.schedule.is_due(self.schedule.save_every, done):
+                self._save(state, done)
+                saved = done
                 heartbeat()
-        if stop.received:
-            progress.log(f"asked to stop after step {done}; run the same command again to resume")
+        if self.stop.received:
+            self.outputs.progress.log(f"asked to stop after step {done}; run the same command again to resume")
             if saved < done:
-                save()
+                self._save(state, done)
+        self._finish(done)
+        return state
+
+    def _next_batch(self) -> Any:
+        """Next batch, or None. Waiting for it counts as input wait only if the devices have nothing else to do."""
+        start_time = time.monotonic()
+        batch = next(self.batches, None)
+        seconds = time.monotonic() - start_time
+        busy = self._pending is not None and not self._pending[1]["loss"].is_ready()
+        self.outputs.progress.add_input_wait(0.0 if busy else seconds)
+        self.outputs.goodput.add("step" if busy else "input", seconds)
+        return batch
+
+    def _run_evaluation(self, state: State, step: int) -> None:
+        if self.evaluate is None:
+            return
+        with self.outputs.goodput.measure("step"):
+            self._log_pending()
+        start_time = time.monotonic()
+        with self.outputs.goodput.measure("evaluation"):
+            figures = self.evaluate(state.params)
+        self.outputs.log.write(step, figures)
+        self.outputs.progress.evaluated(step, figures, time.monotonic() - start_time)
+
+    def _save(self, state: State, step: int) -> None:
+        with self.outputs.goodput.measure("step"):
+            self._log_pending()
+        with self.outputs.goodput.measure("checkpoint"):
+            self.checkpoints.save(state, step)
+
+    def _finish(self, step: int) -> None:
+        goodput = self.outputs.goodput
         with goodput.measure("checkpoint"):
-            checkpoints.wait()
-        goodput.write(done)
-        progress.log(str(goodput))
-    return state
+            self.checkpoints.wait()
+        goodput.write(step)
+        self.outputs.progress.log(str(goodput))
 
+    def _log_pending(self) -> None:
+        """Waits for the metrics of the last step and writes them to all outputs; raises `NonFiniteLossError`."""
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._refuse_non_finite(step, figures)
+        outputs, is_due = self.outputs, self.schedule.is_due(self.schedule.log_every, step)
+        if is_due:
+            outputs.log.write(step, {f"train/{name}": value for name, value in figures.items()})
+        outputs.log.write_tensorboard(step, outputs.progress.step(step, figures))
+        if is_due:
+            outputs.log.write_tensorboard(step, outputs.goodput.write(step))
 
-class _PendingMetrics:
-    """Metrics of the last step, still on the device; they are fetched and logged while the next step runs."""
-
-    def __init__(
-        self,
-        schedule: Schedule,
-        episodes: Callable[[int], list[str]],
-        log: MetricsLog,
-        progress: Progress,
-        goodput: Goodput,
-    ):
-        self._schedule, self._episodes, self._log, self._progress = schedule, episodes, log, progress
-        self._goodput, self._step = goodput, 0
-        self._metrics: Metrics | None = None
-
-    def set(self, step: int, metrics: Metrics) -> None:
-        """Stores the metrics of a step that has been dispatched."""
-        self._step, self._metrics = step, metrics
-
-    def is_running(self) -> bool:
-        """True while the devices still compute the step."""
-        return self._metrics is not None and not self._metrics["loss"].is_ready()
-
-    def flush(self) -> None:
-        """Waits for the metrics, logs them and drops them."""
-        if self._metrics is not None:
-            _log_step(self._step, self._metrics, self._schedule, self._episodes, self._log, self._progress)
-            if self._schedule.is_due(self._schedule.log_every, self._step):
-                self._log.write_tensorboard(self._step, self._goodput.write(self._step))
-        self._metrics = None
-
-
-def _next_batch(batches: Iterator[Any], is_running: Callable[[], bool], progress: Progress, goodput: Goodput) -> Any:
-    """Next batch, or None. Waiting for it counts as input wait only if the devices have nothing else to do."""
-    start_time = time.monotonic()
-    batch = next(batches, None)
-    seconds = time.monotonic() - start_time
-    busy = is_running()
-    progress.add_input_wait(0.0 if busy else seconds)
-    goodput.add("step" if busy else "input", seconds)
-    return batch
-
-
-def _log_step(
-    step: int,
-    metrics: Metrics,
-    schedule: Schedule,
-    episodes: Callable[[int], list[str]],
-    log: MetricsLog,
-    progress: Progress,
-) -> None:
-    """Writes a step's metrics to all outputs; raises `NonFiniteLossError`."""
-    figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    if bad := [f"{name} {value}" for name, value in figures.items() if not np.isfinite(value)]:
-        names = ", ".join(episodes(step - 1))
-        raise NonFiniteLossError(
-            f"step {step}: {', '.join(bad)}; the batch holds frames of: {names}. The last checkpoint is from before; a "
-            "lower learning rate, or leaving out these episodes, may help."
-        )
-    if schedule.is_due(schedule.log_every, step):
-        log.write(step, {f"train/{name}": value for name, value in figures.items()})
-    log.write_tensorboard(step, progress.step(step, figures))
+    def _refuse_non_finite(self, step: int, figures: Mapping[str, float]) -> None:
+        if bad := [f"{name} {value}" for name, value in figures.items() if not np.isfinite(value)]:
+            names = ", ".join(self.episodes(step - 1))
+            raise NonFiniteLossError(
+                f"step {step}: {', '.join(bad)}; the batch holds frames of: {names}. The last checkpoint is from "
+                "before; a lower learning rate, or leaving out these episodes, may help."
+            )

@@ -1,7 +1,7 @@
 """Builds a training run from its config: objective, optimizer, train state and jitted step.
 
-`programs/train.py` runs the step and `launch/compile.py` compiles the same step ahead of time, for devices that are not
-attached. Needs no dataset: a step depends only on the shape of its frames and the actions' frequencies.
+`programs/supervised.py` runs the step, and `launch/compile.py` compiles the same step ahead of time, for devices that
+are not attached. Needs no dataset: a step depends only on the shape of its frames and the actions' frequencies.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,61 +19,19 @@ from jax.stages import Lowered, Wrapped
 from vpt_jax import parallel
 from vpt_jax.actions import BUTTONS
 from vpt_jax.data.batch import Batch
-from vpt_jax.evaluation.baselines import FactoredMarginal, Marginal
 from vpt_jax.keys import seed_key
-from vpt_jax.models.flops import TRAINING_FACTOR, idm_flops, policy_flops
-from vpt_jax.models.presets import DTYPES, IDMS, POLICIES, make_idm, make_policy
+from vpt_jax.models.flops import TRAINING_FACTOR
+from vpt_jax.models.presets import DTYPES
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.paths import refuse_remote_paths
-from vpt_jax.training.behavioural_cloning import cloning
-from vpt_jax.training.checkpoints import IDM_STAGE, CheckpointError, load_idm, load_policy
+from vpt_jax.training.checkpoints import LOADERS, CheckpointError
 from vpt_jax.training.freezing import PatternError, freeze, stop_gradient_on_frozen
-from vpt_jax.training.inverse_dynamics import inverse_dynamics
 from vpt_jax.training.objective import Objective
 from vpt_jax.training.optimizers import OPTIMIZERS, linear_schedule
+from vpt_jax.training.stages import MODEL_OF_STAGE, STAGES
 from vpt_jax.training.state import Loss, Metrics, TrainState, initial_state, train_step
 
 FrameShape = tuple[int, ...]
-
-
-class StageModel(NamedTuple):
-    """Model and objective of a value of `config.stage`."""
-
-    presets: Mapping[str, Any]  # sizes of the model
-    marginal: type[Marginal] | type[FactoredMarginal]
-    objective: Callable[[Any, FrameShape, Any], Objective]
-    flops: Callable[[Any, FrameShape], float]  # of a forward pass, per frame
-
-
-def _cloning(config: Any, frame_shape: FrameShape, marginal: Marginal) -> Objective:
-    return cloning(make_policy(config.model), frame_shape, marginal if config.initial.start_at_marginal else None)
-
-
-def _inverse_dynamics(config: Any, frame_shape: FrameShape, marginal: FactoredMarginal) -> Objective:
-    return inverse_dynamics(
-        make_idm(config.model),
-        frame_shape,
-        marginal if config.initial.start_at_marginal else None,
-        config.data.augment,
-        config.data.mirror,
-        config.initial.temporal_difference,
-    )
-
-
-def _policy_flops(config: Any, frame_shape: FrameShape) -> float:
-    height, width, _ = frame_shape
-    return policy_flops(make_policy(config.model), height, width, config.data.length)
-
-
-def _idm_flops(config: Any, frame_shape: FrameShape) -> float:
-    height, width, _ = frame_shape
-    return idm_flops(make_idm(config.model), height, width, config.data.length)
-
-
-STAGE_MODELS = {
-    "policy": StageModel(POLICIES, Marginal, _cloning, _policy_flops),
-    "idm": StageModel(IDMS, FactoredMarginal, _inverse_dynamics, _idm_flops),
-}
 
 
 @dataclass(frozen=True)
@@ -110,14 +68,14 @@ def check(config: Any, mesh: Mesh) -> None:
       RemotePathError: a field has a URL where it needs a path.
     """
     refuse_remote_paths(config)
-    if config.stage not in STAGE_MODELS:
-        raise ConfigError(f"config.stage is {config.stage!r}; choose one of {', '.join(STAGE_MODELS)}")
+    check_choices(config, {"stage": MODEL_OF_STAGE})
     if frozen_pattern(config) and not config.init_from:
         raise ConfigError(
-            "config.frozen and config.data.embeddings keep parameters as config.init_from has them, and that is empty"
+            "config.frozen_pattern and config.data.embeddings keep parameters as config.init_from has them, and that is"
+            " empty"
         )
     check_choices(config, {
-        "model.preset": STAGE_MODELS[config.stage].presets, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS,
+        "model.preset": MODEL_OF_STAGE[config.stage].presets, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS,
         "sharding": parallel.RULES,
     })  # fmt: skip
     check_hang_minutes(config)
@@ -171,7 +129,7 @@ def pretrained_model(config: Any) -> Any:
         newest checkpoints.
     """
     try:
-        pretrained = (load_idm if config.stage == IDM_STAGE else load_policy)(config.init_from)
+        pretrained = LOADERS[MODEL_OF_STAGE[config.stage]](config.init_from)
     except (FileNotFoundError, CheckpointError) as error:
         raise ConfigError(f"config.init_from: {error}") from error
     if len(steps := sorted(set(parallel.gather_from_hosts(pretrained.step)))) > 1:
@@ -192,7 +150,7 @@ def pretrained_model(config: Any) -> Any:
 
 def frozen_pattern(config: Any) -> str:
     """Regular expression of the parameters that are not trained; empty: all are trained."""
-    patterns = (config.frozen, "^encoder/" if config.data.get("embeddings") else "")
+    patterns = (config.frozen_pattern, "^encoder/" if config.data.get("embeddings") else "")
     return "|".join(pattern for pattern in patterns if pattern)
 
 
@@ -202,13 +160,13 @@ def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, 
     Args:
       config: fields as in configs/foundation.py or configs/idm.py.
       frame_shape: height, width and channels.
-      marginal: frequencies of the actions, of the stage's `marginal` type in `STAGE_MODELS`.
+      marginal: frequencies of the actions, of the stage's `marginal` type in `STAGES`.
       steps: of the whole run, for the learning rate schedule.
 
     Raises:
-      ConfigError: `config.frozen` matches no parameters, or all.
+      ConfigError: `config.frozen_pattern` matches no parameters, or all.
     """
-    objective = STAGE_MODELS[config.stage].objective(config, frame_shape, marginal)
+    objective = make_objective(config, frame_shape, marginal)
     pattern = frozen_pattern(config)
     loss = _with_frozen_params(objective.loss, pattern) if pattern else objective.loss
 
@@ -219,7 +177,7 @@ def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, 
     # Values that differ between the runs of an experiment are arguments of the programs, not constants: so the programs
     # are compiled once.
     def init_state(marginal: Any, params: Any = None) -> TrainState:
-        objective = STAGE_MODELS[config.stage].objective(config, frame_shape, marginal)
+        objective = make_objective(config, frame_shape, marginal)
         return _make_state(objective, masked_optimizer(steps), config.data.batch, config.seed, params)
 
     def update(state: TrainState, batch: Batch, steps: Any) -> tuple[TrainState, Metrics]:
@@ -229,7 +187,7 @@ def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, 
     try:
         shapes = jax.eval_shape(init)
     except PatternError as error:
-        raise ConfigError(f"config.frozen: {error}") from error
+        raise ConfigError(f"config.frozen_pattern: {error}") from error
     shardings = parallel.tree_shardings(shapes, mesh, parallel.RULES[config.sharding])
     shapes = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
@@ -237,6 +195,14 @@ def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, 
     step = Step(jax.jit(update, out_shardings=(shardings, None), donate_argnums=0), np.int32(steps))
     init = partial(jax.jit(init_state, out_shardings=shardings), marginal)
     return Setup(objective, init, shapes, shardings, step)
+
+
+def make_objective(config: Any, frame_shape: FrameShape, marginal: Any) -> Objective:
+    """Objective of `config.stage`; arguments as in `make_setup`."""
+    stage = STAGES[config.stage]
+    initial_marginal = marginal if config.initial.start_at_marginal else None
+    options = {name: attrgetter(config_field)(config) for name, config_field in stage.options.items()}
+    return stage.objective(stage.model.make(config.model), frame_shape, initial_marginal, **options)
 
 
 def _with_frozen_params(loss: Loss, pattern: str) -> Loss:
@@ -288,7 +254,8 @@ def step_buffers(shapes: TrainState, batch: Batch) -> dict[str, Any]:
 
 def training_flops(config: Any, frame_shape: FrameShape) -> float:
     """FLOPs of training on a frame, as MFU counts them: the model's, without recomputation (rematerialisation)."""
-    return TRAINING_FACTOR * STAGE_MODELS[config.stage].flops(config, frame_shape)
+    (height, width, _), kind = frame_shape, MODEL_OF_STAGE[config.stage]
+    return TRAINING_FACTOR * kind.flops(kind.make(config.model), height, width, config.data.length)
 
 
 def make_optimizer(config: Any, steps: Any) -> optax.GradientTransformation:

@@ -66,5 +66,5 @@ def small_labelled(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_filter(idm_dir, small_labelled, tmp_path_factory):
     path = tmp_path_factory.mktemp("filter") / "filter.npz"
-    commands.clean_filter(settings(idm_dir, path, labelled=small_labelled, folds=2))
+    commands.clean_filter(settings(idm_dir, path, labelled=small_labelled, num_folds=2))
     return path

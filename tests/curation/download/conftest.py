@@ -133,7 +133,7 @@ def files(folder):
 def settings(index, folder, **changes):
     config = get_config()
     config.update(recordings=str(folder / "recordings"), out=str(folder / "dataset"))
-    config.contractor.update(index=index, connections=12, timeout=1.0, retries=3, largest_megabytes=1.0)
+    config.contractor.update(index=index, connections=12, timeout_seconds=1.0, retries=3, max_megabytes=1.0)
     config.contractor.update(changes)
     return config
 

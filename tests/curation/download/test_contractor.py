@@ -201,7 +201,7 @@ def test_local_mirror_and_limit_of_pairs(server, pairs, tmp_path):
     index = tmp_path / "a mirror/index.json"
     index.write_text(json.dumps(json.loads(index.read_bytes()) | {"basedir": "store"}))
     (index.parent / "store/data/8.0/player003-abc-20220101.mp4").unlink()
-    download(settings(str(index), tmp_path, pairs=5))
+    download(settings(str(index), tmp_path, max_pairs=5))
     local_files = files(tmp_path / "recordings/train")
     assert local_files == {
         name: data for name, data in expected.items() if name < "8.0_player005" and "003" not in name
@@ -355,7 +355,7 @@ def test_untrusted_index_cannot_reach_private_addresses(server, pairs, tmp_path)
     ):
         download(settings(str(index), tmp_path, retries=0))
     assert not server.log
-    download(settings(str(index), tmp_path, private=True))
+    download(settings(str(index), tmp_path, allow_private_networks=True))
     assert files(tmp_path / "recordings/train") == expected
 
 

@@ -57,7 +57,8 @@ def settings(site, out, **more):
     config = get_config()
     feed = site.url("feed?q={term}&n={results}") if site else "http://a.b/{term}{results}"
     config.update(out=str(out), terms=("dig",), search=feed)
-    config.update(height=32, pause=0.0, backoff=0.05, retries=1, bytes_per_second=0, timeout=60, **more)
+    config.update(height=32, pause_seconds=0.0, backoff_seconds=0.05, retries=1, bytes_per_second=0)
+    config.update(timeout_seconds=60, **more)
     return config
 
 
@@ -192,7 +193,7 @@ def test_resume_after_two_kills_downloads_no_video_twice(site, videos, tmp_path)
     site.feeds["dig"] = {path: Video(videos[n % 4], delay=0.02) for n, path in enumerate(paths)}
     out = tmp_path / "out"
     fields = settings(site, out, workers=3).to_dict()
-    given = ("out", "terms", "search", "height", "pause", "backoff", "workers", "bytes_per_second")
+    given = ("out", "terms", "search", "height", "pause_seconds", "backoff_seconds", "workers", "bytes_per_second")
     command = [sys.executable, "launch/collect.py", *(f"--config.{field}={fields[field]}" for field in given)]
 
     def start():

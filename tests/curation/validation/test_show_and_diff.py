@@ -17,7 +17,7 @@ from .conftest import copy, make_dataset, record
 
 
 def test_excerpts_are_drawn_at_random_by_the_seed(clean, settings, tmp_path):
-    config = settings(clean, excerpts=3, seconds=0.5)
+    config = settings(clean, num_excerpts=3, seconds=0.5)
     show(config)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["show.mp4", "show.png"]
     sheet = cv2.imread(str(tmp_path / "out" / "show.png"))
@@ -28,7 +28,7 @@ def test_excerpts_are_drawn_at_random_by_the_seed(clean, settings, tmp_path):
     assert frames[0].shape[1] == 512
     episodes = find_episodes(clean)
     assert choose(episodes, config) == choose(episodes, config)
-    assert choose(episodes, config) != choose(episodes, settings(clean, excerpts=3, seconds=0.5, seed=1))
+    assert choose(episodes, config) != choose(episodes, settings(clean, num_excerpts=3, seconds=0.5, seed=1))
     assert choose(episodes, settings(clean, episode="valid/e")) == [Excerpt(episodes[4], 0, 160)]
 
 
@@ -63,7 +63,7 @@ def test_diff_lists_removed_added_and_changed_episodes(clean, settings, tmp_path
         ("stats", dict(data=""), "config.data is empty; give a dataset: --config.data=DATASET"),
         ("show", dict(workers=-1), "config.workers must not be negative"),
         ("show", dict(episode="train/z"), "there is no episode 'train/z' in .*; the first is train/a"),
-        ("show", dict(excerpts=0), "must be more than 0"),
+        ("show", dict(num_excerpts=0), "must be more than 0"),
         ("diff", {}, "config.other is empty; give a dataset to compare with: --config.other=DATASET"),
     ],
 )

@@ -40,7 +40,7 @@ def ray(monkeypatch):
 
 def config_of(**game):
     config = rl_doom.get_config()
-    config.game.update(machines=2, **game)
+    config.game.update(num_machines=2, **game)
     return config
 
 
@@ -73,7 +73,7 @@ def test_sigterm_saves_with_rays_actors(launcher, tmp_path):
         "--config=configs/rl_doom.py", "--config.ppg.kl_pretrained_coef=0.0", "--config.height=16", "--config.width=16",
         "--config.game.arguments.height=36", "--config.game.arguments.width=64", "--config.game.arguments.seconds=0.5",
         "--config.num_envs=2", "--config.unroll_length=4", "--config.updates_per_rollout=4", "--config.steps=1000",
-        "--config.game.machines=1", "--config.game.cluster=local", "--config.game.cpus=0.1",
+        "--config.game.num_machines=1", "--config.game.cluster=local", "--config.game.cpus=0.1",
         "--config.stopped_status=75",
     ]  # fmt: skip
     process = launcher.start(tmp_path, *flags, bare=True)

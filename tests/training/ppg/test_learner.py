@@ -47,7 +47,7 @@ def random_rollout():
 def test_value_targets_are_advantages_plus_values():
     rollout = random_rollout()
     advantage, target, figures = compute_targets(
-        PPGConfig(discount=0.9, gae_decay=0.8, normalize_advantages=False), rollout
+        PPGConfig(discount=0.9, gae_lambda=0.8, normalize_advantages=False), rollout
     )
     expected = compute_gae(rollout.reward, rollout.value, rollout.valid, rollout.terminated, 0.9, 0.8)
     np.testing.assert_allclose(advantage, expected, rtol=1e-6)
@@ -69,7 +69,7 @@ def test_normalised_advantages_have_mean_0_and_variance_1_over_valid_steps():
 @pytest.mark.parametrize(("bootstrap", "after"), [(False, 0.0), (True, 0.9 * 8.0)])
 def test_a_time_limit_is_a_termination_or_bootstraps(bootstrap, after):
     """PPG's code has terminations only; bootstrapping is a setting (fidelity S2). Other cuts always bootstrap."""
-    ppg_config = PPGConfig(discount=0.9, gae_decay=0.8, normalize_advantages=False, bootstrap_on_truncation=bootstrap)
+    ppg_config = PPGConfig(discount=0.9, gae_lambda=0.8, normalize_advantages=False, bootstrap_on_truncation=bootstrap)
     shape, no = (2, 3), np.zeros((2, 3), bool)
     rollout = random_rollout()._replace(
         reward=np.array([[1.0, 2.0, 0.0]] * 2), value=np.array([[0.5, 0.25, 8.0, 4.0]] * 2), terminated=no,

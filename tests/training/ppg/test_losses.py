@@ -146,7 +146,7 @@ def wake(kl_coef=0.3, weights=LossWeights(), valid=None, logits=None, pretrained
 
 
 def test_the_wake_loss_equals_its_terms():
-    loss, params, logits, pretrained = wake(weights=LossWeights(entropy=0.01))
+    loss, params, logits, pretrained = wake(weights=LossWeights(entropy_coef=0.01))
     value, metrics = loss(params)
     policy_loss = np.mean([-2.2, 1.6])
     value_loss = np.mean([(0.5 - (3 - 2) / 2) ** 2, (1.0 - (5 - 2) / 2) ** 2])
@@ -161,7 +161,7 @@ def test_the_value_loss_has_its_own_weight_in_the_wake_phase():
     """The paper's 0.5 is the weight in the sleep phase (fidelity S12)."""
     losses = []
     for weight in (0.0, 1.0):
-        loss, params, *_ = wake(weights=LossWeights(wake_value=weight, value=9.0))
+        loss, params, *_ = wake(weights=LossWeights(wake_value_coef=weight, sleep_value_coef=9.0))
         losses.append(loss(params))
     np.testing.assert_allclose(losses[1][0] - losses[0][0], losses[0][1]["value_loss"], rtol=1e-6)
 
@@ -194,7 +194,7 @@ def test_the_sleep_loss_equals_its_terms():
     segment = segment_of(action, np.zeros((1, 2)), [[0.0, 0.0]], [[3.0, 5.0]])
     normalizer = ValueNormalizer(jnp.array([2.0]), jnp.array([8.0]), jnp.array(1.0))
     params = {"logits": logits, "value": jnp.array([[0.5, 1.0]]), "aux_value": jnp.array([[0.0, 1.5]])}
-    weights = LossWeights(value=0.5, aux_value=0.25, kl_old_policy=2.0)
+    weights = LossWeights(sleep_value_coef=0.5, aux_value_coef=0.25, kl_old_policy_coef=2.0)
     value, _ = sleep_loss(FixedPolicy, weights, params, None, segment, before, normalizer)
     expected = 0.5 * (0.25 / 2) + 0.25 * (0.25 / 2) + 2 * np.mean(joint_kl(before, logits))
     np.testing.assert_allclose(value, expected, rtol=1e-6)

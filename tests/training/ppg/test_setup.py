@@ -16,6 +16,7 @@ from vpt_jax.training.checkpoints import Checkpoints, SettingsChangedError, Trai
 from vpt_jax.training.ppg import setup as ppg
 from vpt_jax.training.ppg import train
 from vpt_jax.training.ppg.learner import LearnerState, OptStates, PPGConfig
+from vpt_jax.training.run import resume as resume_run
 from vpt_jax.training.setup import make_mesh
 
 POLICY = Policy(widths=(4,), features=8, heads=2, layers=1, memory_length=4, aux_value=True)
@@ -166,7 +167,7 @@ def resume(config, folder, own):
     shapes = jax.eval_shape(lambda: state_of(own))
     shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
     try:
-        return train.resume(checkpoints, SimpleNamespace(shapes=shapes, shardings=shardings))
+        return resume_run(checkpoints, shapes, shardings, train.SETTING_HINTS)
     finally:
         checkpoints.close()
 

@@ -65,12 +65,12 @@ def embed_batch(frames: UInt8[np.ndarray, "n h w 3"], embedder: Embedder) -> lis
 
 def check_config(config: ConfigDict) -> None:
     """Raises ClassifierError for an invalid field of the config."""
-    if config.folds < 2:
-        raise ClassifierError(f"config.folds is {config.folds}, and must be 2 or more")
+    if config.num_folds < 2:
+        raise ClassifierError(f"config.num_folds is {config.num_folds}, and must be 2 or more")
     if config.svm_c <= 0:
         raise ClassifierError(f"config.svm_c is {config.svm_c}, and must be above 0")
-    if not 0 < config.precision <= 1:
-        raise ClassifierError(f"config.precision is {config.precision}, and must be above 0 and at most 1")
+    if not 0 < config.min_precision <= 1:
+        raise ClassifierError(f"config.min_precision is {config.min_precision}, and must be above 0 and at most 1")
 
 
 def fit(maps: Sequence[CellMap], labels: Labels, groups: Groups, svm_c: float) -> tuple[PatchMemories, SVMClassifier]:
@@ -113,11 +113,11 @@ def cross_validate(
 
     Raises ClassifierError if there are too few groups.
     """
-    fold_of = _assign_folds(labels, groups, config.folds)
+    fold_of = _assign_folds(labels, groups, config.num_folds)
     folds = np.array([fold_of[group] for group in groups])
     decisions = np.zeros((len(labels), len(CLASSES)))
-    with progress_bar(config.folds, desc="cross-validation", unit="fold") as bar:
-        for fold in range(config.folds):
+    with progress_bar(config.num_folds, desc="cross-validation", unit="fold") as bar:
+        for fold in range(config.num_folds):
             out = folds == fold
             memories, svm = fit([cells[~out] for cells in maps], labels[~out], groups[~out], config.svm_c)
             decisions[out] = svm.decision_function(svm_features([cells[out] for cells in maps], memories))
@@ -125,8 +125,8 @@ def cross_validate(
     if config.threshold is not None:
         return CrossValidationResult(labels, decisions, np.full(len(labels), config.threshold), config.threshold)
     margin, clean = margins(decisions), labels == 0
-    thresholds = cross_fit_thresholds(margin, clean, folds, config.precision)
-    threshold = choose_threshold(margin, clean, config.precision)
+    thresholds = cross_fit_thresholds(margin, clean, folds, config.min_precision)
+    threshold = choose_threshold(margin, clean, config.min_precision)
     return CrossValidationResult(labels, decisions, thresholds, threshold)
 
 

@@ -57,12 +57,13 @@ def download(config: ConfigDict) -> Path:
     stop = threading.Event()
     counter = _ByteCounter()
     rate_limiter = RateLimiter(settings.megabytes_per_second * MEGABYTE)
-    max_bytes = int(settings.largest_megabytes * MEGABYTE)
-    private = settings.private or is_private_url(settings.index)  # an intranet's index may refer to its own machines
-    http_client = HTTPClient(settings.timeout, stop, private)
+    max_bytes = int(settings.max_megabytes * MEGABYTE)
+    # An intranet's index may refer to its own machines.
+    private = settings.allow_private_networks or is_private_url(settings.index)
+    http_client = HTTPClient(settings.timeout_seconds, stop, private)
     transfer = Transfer(http_client, rate_limiter, stop, settings.retries, max_bytes, counter.add)
     index = _fetch_index(as_url(settings.index), transfer)
-    pairs = index.pairs[: settings.pairs or None]
+    pairs = index.pairs[: settings.max_pairs or None]
     print(f"{settings.index}: {len(index.pairs):,} pairs, {index.refused_count:,} entries refused", flush=True)
     if settings.dry_run:
         print(survey(pairs, transfer, settings.connections))
@@ -85,7 +86,7 @@ def _check(config: ConfigDict) -> None:
         raise ContractorError(
             f"{folder} is not a folder, or has recordings outside of train, valid and test: choose another folder"
         )
-    for field, least in {"connections": 1, "timeout": 1, "largest_megabytes": 1, "retries": 0, "pairs": 0,
+    for field, least in {"connections": 1, "timeout_seconds": 1, "max_megabytes": 1, "retries": 0, "max_pairs": 0,
                          "megabytes_per_second": 0}.items():  # fmt: skip
         if not (value := settings[field]) >= least:
             raise ContractorError(f"config.contractor.{field} is {value}, and must be {least} or more")

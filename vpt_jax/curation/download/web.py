@@ -115,10 +115,10 @@ def _check(config: ConfigDict) -> None:
         raise CollectError("set the folder of the videos: --config.out=FOLDER")
     if not (config.terms or config.urls):
         raise CollectError("no search terms or URLs: set config.terms or config.urls")
-    for field in ("results", "height", "max_bytes", "workers", "timeout", "max_failures"):
+    for field in ("max_results", "height", "max_bytes", "workers", "timeout_seconds", "max_failures"):
         if config[field] < 1:
             raise CollectError(f"config.{field} is {config[field]}, and must be 1 or more")
-    for field in ("pause", "bytes_per_second", "retries", "backoff", "min_seconds"):
+    for field in ("pause_seconds", "bytes_per_second", "retries", "backoff_seconds", "min_seconds"):
         if config[field] < 0:
             raise CollectError(f"config.{field} is {config[field]}, and must not be negative")
     try:
@@ -134,13 +134,13 @@ def _check(config: ConfigDict) -> None:
 
 
 def _rules(config: ConfigDict) -> RejectRules:
-    return RejectRules(tuple(config.reject_words), config.min_seconds, config.max_seconds, config.age_limit)
+    return RejectRules(tuple(config.reject_words), config.min_seconds, config.max_seconds, config.max_age_limit)
 
 
 def _request_policy(config: ConfigDict) -> ytdlp.RequestPolicy:
     cookies = Path(config.cookies).read_text() if config.cookies else ""
     bytes_per_second = config.bytes_per_second / config.workers
-    return ytdlp.RequestPolicy(config.pause, bytes_per_second, config.retries, config.backoff, cookies)
+    return ytdlp.RequestPolicy(config.pause_seconds, bytes_per_second, config.retries, config.backoff_seconds, cookies)
 
 
 def _read_archive(archive: Journal) -> dict[str, ArchiveRecord]:
@@ -199,11 +199,11 @@ def _search(config: ConfigDict, searches: Journal) -> tuple[list[tuple[str, Vide
     Raises:
         CollectError: `max_failures` searches failed in a row.
     """
-    queries = {config.search.format(term=term, results=config.results): term for term in config.terms}
+    queries = {config.search.format(term=term, results=config.max_results): term for term in config.terms}
     queries |= {url: url for url in config.urls}
-    done = _read_searches(searches, config.results)
+    done = _read_searches(searches, config.max_results)
     todo = [query for query in queries if config.search_again or query not in done]
-    tasks = [(query, config.results, config.height, _request_policy(config)) for query in todo]
+    tasks = [(query, config.max_results, config.height, _request_policy(config)) for query in todo]
     failures, unanswered, reason = _ConsecutiveFailures(config.max_failures), 0, ""
     with progress_bar(len(todo), desc="searching", unit="search", disable=not todo) as bar:
         for number, result in sandbox.run_tasks(ytdlp.search, tasks, 1, SEARCH_TIMEOUT, ytdlp.PRELOAD_MODULES):
@@ -213,9 +213,9 @@ def _search(config: ConfigDict, searches: Journal) -> tuple[list[tuple[str, Vide
                 failures.add(result.reason)
                 continue
             failures.reset()
-            searches.append({"query": todo[number], "results": config.results, "when": _now(), "entries": result})
+            searches.append({"query": todo[number], "results": config.max_results, "when": _now(), "entries": result})
             bar.update()
-    done = _read_searches(searches, config.results)
+    done = _read_searches(searches, config.max_results)
     found: dict[str, tuple[str, VideoEntry]] = {}
     for query, term in queries.items():
         for entry in done.get(query, []):
@@ -283,7 +283,7 @@ def _download(config: ConfigDict, out: Path, archive: Journal, todo: Sequence[tu
     failures, seconds = _ConsecutiveFailures(config.max_failures), 0.0
     with progress_bar(len(todo), desc="collecting", unit="video", disable=not todo) as bar:
         for number, result in sandbox.run_tasks(
-            ytdlp.fetch, tasks, config.workers, config.timeout, ytdlp.PRELOAD_MODULES
+            ytdlp.fetch, tasks, config.workers, config.timeout_seconds, ytdlp.PRELOAD_MODULES
         ):
             record = _record_result(*todo[number], result)
             archive.append(asdict(record))

@@ -34,8 +34,8 @@ def show(config: ConfigDict) -> Path:
 
     Raises `InspectionError` and `DatasetMissingError`.
     """
-    if config.excerpts < 1 or config.seconds <= 0:
-        raise InspectionError("config.excerpts and config.seconds must be more than 0, or there is nothing to show")
+    if config.num_excerpts < 1 or config.seconds <= 0:
+        raise InspectionError("config.num_excerpts and config.seconds must be more than 0, or there is nothing to show")
     excerpts = choose(find_episodes(Path(config.data)), config)
     with locked(out := out_folder(config)):
         with atomic_write(out / "show.mp4") as film:
@@ -52,7 +52,7 @@ def show(config: ConfigDict) -> Path:
 
 
 def choose(episodes: Sequence[Episode], config: ConfigDict) -> list[Excerpt]:
-    """The whole `config.episode`, or `config.excerpts` random excerpts of `config.seconds`, by `config.seed`."""
+    """The whole `config.episode`, or `config.num_excerpts` random excerpts of `config.seconds`, by `config.seed`."""
     if config.episode:
         matches = [episode for episode in episodes if config.episode in (episode.name, str(episode))]
         if not matches:
@@ -64,7 +64,7 @@ def choose(episodes: Sequence[Episode], config: ConfigDict) -> list[Excerpt]:
     lengths = np.array([episode.frames for episode in episodes])
     length = max(1, round(config.seconds * FRAME_RATE))
     excerpts = []
-    for number in rng.choice(len(episodes), config.excerpts, p=lengths / lengths.sum()):
+    for number in rng.choice(len(episodes), config.num_excerpts, p=lengths / lengths.sum()):
         start = int(rng.integers(max(1, lengths[number] - length + 1)))
         excerpts.append(Excerpt(episodes[number], start, min(start + length, int(lengths[number]))))
     return excerpts

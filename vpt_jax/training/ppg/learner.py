@@ -80,7 +80,7 @@ class PPGConfig(NamedTuple):
 
     weights: LossWeights = LossWeights()
     discount: float = 0.999
-    gae_decay: float = 0.95
+    gae_lambda: float = 0.95
     bootstrap_on_truncation: bool = False  # from the value of the last frame, where a time limit cut an episode
     normalize_advantages: bool = True  # to mean 0 and variance 1 over a rollout
     kl_pretrained_coef: float = 0.2  # coefficient of the KL to the pretrained policy
@@ -256,7 +256,7 @@ def compute_targets(
     always bootstraps: no limit of the task has been reached.
     """
     ended = rollout.terminated if ppg_config.bootstrap_on_truncation else rollout.terminated | rollout.truncated
-    decays = ppg_config.discount, ppg_config.gae_decay
+    decays = ppg_config.discount, ppg_config.gae_lambda
     advantage = compute_gae(rollout.reward, rollout.value, rollout.valid, ended, *decays)
     target = advantage + rollout.value[:, :-1]
     metrics = {"explained_variance": explained_variance(rollout.value[:, :-1], target, rollout.valid)}

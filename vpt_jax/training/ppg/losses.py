@@ -36,14 +36,14 @@ class Segment(NamedTuple):
 
 
 class LossWeights(NamedTuple):
-    """Weights of the losses (paper, table 6)."""
+    """Weights of the losses (paper, table 6); the names are those of `config.ppg`."""
 
-    clip: float = 0.2
-    wake_value: float = 0.5  # of the main value's squared error in the wake phase
-    value: float = 0.5  # the same in the sleep phase
-    aux_value: float = 0.5
-    kl_old_policy: float = 1.0  # of the KL to the policy before the sleep phase
-    entropy: float = 0.0
+    clip_range: float = 0.2  # of the probability ratio (PPO)
+    wake_value_coef: float = 0.5  # of the main value's squared error in the wake phase
+    sleep_value_coef: float = 0.5  # the same in the sleep phase
+    aux_value_coef: float = 0.5
+    kl_old_policy_coef: float = 1.0  # of the KL to the policy before the sleep phase
+    entropy_coef: float = 0.0
 
 
 def compute_gae(
@@ -123,10 +123,10 @@ def wake_loss(
     output = policy.apply({"params": params}, segment.frames, segment.first, memory)
     log_ratio = clip_log_ratio(joint_log_prob(output.logits, segment.action) - segment.log_prob)
     terms = {
-        "policy_loss": clipped_surrogate_loss(log_ratio, segment.advantage, weights.clip),
+        "policy_loss": clipped_surrogate_loss(log_ratio, segment.advantage, weights.clip_range),
         "value_loss": (output.value - _normalized(normalizer, segment.target)) ** 2,
         "entropy": joint_entropy(output.logits),
-        "clipped": 1.0 * (jnp.abs(jnp.exp(log_ratio) - 1) > weights.clip),
+        "clipped": 1.0 * (jnp.abs(jnp.exp(log_ratio) - 1) > weights.clip_range),
         "kl_acting": jnp.exp(log_ratio) - 1 - log_ratio,  # an estimate of KL(policy that acted, policy)
     }
     if pretrained_logits is not None:
@@ -134,9 +134,9 @@ def wake_loss(
     means = {name: masked_mean(per_step, segment.valid) for name, per_step in terms.items()}
     loss = (
         means["policy_loss"]
-        + weights.wake_value * means["value_loss"]
+        + weights.wake_value_coef * means["value_loss"]
         + kl_pretrained_coef * means.get("kl_pretrained", 0.0)
-        - weights.entropy * means["entropy"]
+        - weights.entropy_coef * means["entropy"]
     )
     return loss, means
 
@@ -163,7 +163,8 @@ def sleep_loss(
     }
     means = {name: masked_mean(per_step, segment.valid) for name, per_step in terms.items()}
     value, aux_value, kl = means.values()
-    return weights.value * value + weights.aux_value * aux_value + weights.kl_old_policy * kl, means
+    loss = weights.sleep_value_coef * value + weights.aux_value_coef * aux_value + weights.kl_old_policy_coef * kl
+    return loss, means
 
 
 def _normalized(normalizer: ValueNormalizer, target: Float[Array, "b t"]) -> Float[Array, "b t"]:

@@ -67,9 +67,9 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             "config.game.stagger spreads the ends of the first episodes over config.game.arguments.seconds, which is "
             "not set: set it, or config.game.stagger=False"
         )
-    if (machines := config.game.machines) and (config.num_envs % machines or machines % jax.process_count()):
+    if (machines := config.game.num_machines) and (config.num_envs % machines or machines % jax.process_count()):
         raise ConfigError(
-            f"config.game.machines is {machines}, and must be a multiple of the {jax.process_count()} training "
+            f"config.game.num_machines is {machines}, and must be a multiple of the {jax.process_count()} training "
             f"process(es), and a divisor of config.num_envs, which is {config.num_envs}"
         )
     try:
@@ -143,7 +143,6 @@ def frame_size(config: ConfigDict) -> tuple[int, int]:
 def make_ppg_config(config: ConfigDict) -> PPGConfig:
     """Returns the hyperparameters in `config.ppg`."""
     fields = config.ppg.to_dict()
-    fields["kl_old_policy"] = fields.pop("kl_old_policy_coef")
     weights = LossWeights(**{name: fields.pop(name) for name in LossWeights._fields})
     return PPGConfig(weights=weights, **fields)
 

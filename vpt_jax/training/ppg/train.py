@@ -2,8 +2,8 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -18,10 +18,9 @@ from vpt_jax.envs.vector.pool import FinishedEpisode, Pool, VectorEnv
 from vpt_jax.parallel import log
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.seeds import episode_seed
-from vpt_jax.training import loop
-from vpt_jax.training.checkpoints import Checkpoints, SettingsChangedError, jsonable, run_metadata, write_run_config
-from vpt_jax.training.goodput import Goodput
-from vpt_jax.training.metrics_log import MetricsLog, Progress, Work
+from vpt_jax.training.checkpoints import jsonable, run_metadata
+from vpt_jax.training.loop import Schedule, StopSignal
+from vpt_jax.training.metrics_log import Work
 from vpt_jax.training.ppg.learner import LearnerState, Rollout
 from vpt_jax.training.ppg.rollout import RolloutCollector
 from vpt_jax.training.ppg.setup import (
@@ -34,7 +33,7 @@ from vpt_jax.training.ppg.setup import (
     make_ppg_config,
     make_setup,
 )
-from vpt_jax.training.setup import make_mesh
+from vpt_jax.training.run import LoopInputs, Run
 from vpt_jax.video import FRAME_RATE
 
 if TYPE_CHECKING:  # it needs Ray
@@ -42,45 +41,42 @@ if TYPE_CHECKING:  # it needs Ray
 
 
 _SLEEP_OPTIMIZER = "sleep_optimizer"  # key in the metadata of a checkpoint that has one
-
-
-def train(config: ConfigDict, start_time: float) -> bool:
-    """Run the training; returns True if it is complete. `start_time`: of the process, by `time.monotonic`."""
-    # Mesh, policy and shardings
-    mesh = make_mesh(config)
-    check(config, mesh)
-    setup, workdir = make_setup(config, mesh), Path(config.workdir)
-    log(
-        f"{jax.process_count()} process(es), {jax.device_count()} x {jax.devices()[0].device_kind}, "
-        f"{dict(mesh.shape)}; {config.num_envs} games of {config.game.name}, {dict(config.game.arguments)}"
+SETTING_HINTS = {
+    _SLEEP_OPTIMIZER: (
+        "config.ppg.sleep_optimizer must be True if and only if the checkpoint has an optimizer state for the sleep "
+        "phase. Earlier versions had one for both: --config.ppg.sleep_optimizer=False resumes their runs, with the "
+        "current rules for rewards, minibatches and the value normaliser."
     )
+}  # for `Run.setting_hints`
 
-    with jax.set_mesh(mesh):
-        # Resume from the newest checkpoint of this run, or start
-        checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, metadata=checkpoint_metadata(config))
-        state = initialize(config, setup) if checkpoints.latest is None else resume(checkpoints, setup)
-        write_run_config(workdir, config, parallel.sharding_table(setup.shapes, setup.shardings))
 
-        # Alternate between rollouts and updates
-        start, quiet = int(state.step), jax.process_index() > 0
-        work = Work(config.num_envs * rollout_length(config))
-        with loop.StopSignal() as stop, make_pool(config, mesh, start) as pool:
-            trainer = PPGTrainer(config, setup, mesh, pool, state)
-            state = loop.run(
-                state,
-                schedule=loop.Schedule(config.steps, config.log_every, config.steps, config.save_every),
-                train_step=trainer.learn,
-                batches=trainer.rollouts(stop),
-                stop=stop,
-                evaluate=None,
-                episodes=lambda step: [f"rollout {step + 1}"],
-                checkpoints=checkpoints,
-                log=MetricsLog(workdir, start, quiet),
-                progress=Progress(start, config.steps, work, quiet, headline="return"),
-                goodput=Goodput(workdir, start, start_time, quiet),
-                hang_minutes=config.hang_minutes,
-            )
-    return int(state.step) == config.steps
+def make_ppg_run(config: ConfigDict, mesh: Mesh) -> Run[LearnerState]:
+    """Returns the run that a config describes; it alternates between rollouts and updates.
+
+    Raises:
+        ConfigError: a field is invalid.
+    """
+    check(config, mesh)
+    setup = make_setup(config, mesh)
+    log(f"{config.num_envs} games of {config.game.name}, {dict(config.game.arguments)}")
+
+    @contextmanager
+    def open_inputs(state: LearnerState, stop: StopSignal) -> Iterator[LoopInputs]:
+        with make_pool(config, mesh, int(state.step)) as pool:
+            iteration = PPGIteration(config, setup, mesh, pool, state)
+            yield LoopInputs(iteration.learn, iteration.rollouts(stop), None, lambda step: [f"rollout {step + 1}"])
+
+    return Run(
+        schedule=Schedule(config.steps, config.log_every, config.steps, config.save_every),
+        work=Work(config.num_envs * rollout_length(config)),
+        metadata=checkpoint_metadata(config),
+        shapes=setup.shapes,
+        shardings=setup.shardings,
+        initialise=partial(initialize, config, setup),
+        open_inputs=open_inputs,
+        headline="return",
+        setting_hints=SETTING_HINTS,
+    )
 
 
 def initialize(config: ConfigDict, setup: PPGSetup) -> LearnerState:
@@ -91,28 +87,8 @@ def initialize(config: ConfigDict, setup: PPGSetup) -> LearnerState:
     return setup.init_state(model.params, model.normalizer)
 
 
-def resume(checkpoints: Checkpoints, setup: PPGSetup) -> LearnerState:
-    """Returns the state of the newest checkpoint.
-
-    Raises:
-        SettingsChangedError: it has other settings, or is of a version with one optimizer state for both phases.
-    """
-    try:
-        state = checkpoints.restore(setup.shapes, setup.shardings)
-    except SettingsChangedError as error:
-        if _SLEEP_OPTIMIZER not in str(error):
-            raise
-        raise SettingsChangedError(
-            f"{error} config.ppg.sleep_optimizer must be True if and only if the checkpoint has an optimizer state for "
-            "the sleep phase. Earlier versions had one for both: --config.ppg.sleep_optimizer=False resumes their "
-            "runs, with the current rules for rewards, minibatches and the value normaliser."
-        ) from error
-    log(f"resumed from step {checkpoints.latest}")
-    return state
-
-
-class PPGTrainer:
-    """PPG training loop body: collects rollouts with the newest policy, and updates the policy with each."""
+class PPGIteration:
+    """Iterations of PPG: each collects a rollout with the newest policy, and updates the policy with it."""
 
     def __init__(self, config: ConfigDict, setup: PPGSetup, mesh: Mesh, pool: VectorEnv, state: LearnerState):
         self._pool, self._num_steps, self._state, self._learner = pool, rollout_length(config), state, setup.learner
@@ -122,7 +98,7 @@ class PPGTrainer:
         self._collector = RolloutCollector(setup.policy, pool, mesh, config.num_envs, config.unroll_length, rng)
         self._items = list(REWARDS[config.rewards])
 
-    def rollouts(self, stop: loop.StopSignal) -> Iterator[Rollout]:
+    def rollouts(self, stop: StopSignal) -> Iterator[Rollout]:
         """Yields rollouts, each collected with the newest policy."""
         while rollout := self._collector.collect(self._state.params, self._state.normalizer, self._num_steps, stop):
             yield rollout
@@ -162,7 +138,7 @@ def make_pool(config: ConfigDict, mesh: Mesh, start: int) -> "Pool | RemotePool"
     """Returns the environments of this host; a run resumed at iteration `start` plays other episodes than before.
 
     Raises:
-        ConfigError: `config.game.machines` is set, and Ray is not installed or has no cluster.
+        ConfigError: `config.game.num_machines` is set, and Ray is not installed or has no cluster.
     """
     played = start * config.num_envs * rollout_length(config)  # no iteration plays more episodes
     first_seed = episode_seed(config.game.seed) + played
@@ -176,20 +152,20 @@ def make_pool(config: ConfigDict, mesh: Mesh, start: int) -> "Pool | RemotePool"
         episodes_per_process=config.game.episodes_per_process,
         wait_for_resets=GAMES[config.game.name].wait_for_resets,
     )
-    if not config.game.machines:
+    if not config.game.num_machines:
         streams = [itertools.count(first, stride) for first, stride in seeds]
         return Pool(seeds=streams, first_limits=[limits[row] for row in rows], **arguments)
     try:
         from vpt_jax.envs.vector.remote import RemotePool, join_cluster
     except ImportError as error:
         raise ConfigError(
-            f'config.game.machines needs Ray: pip install -c constraints.txt -e ".[ray]" ({error})'
+            f'config.game.num_machines needs Ray: pip install -c constraints.txt -e ".[ray]" ({error})'
         ) from error
     try:
         join_cluster(config.game.cluster)
     except ConnectionError as error:
         raise ConfigError(f"config.game.cluster is {config.game.cluster!r}: {error}") from error
-    machines = config.game.machines // jax.process_count()
+    machines = config.game.num_machines // jax.process_count()
     local_limits = [limits[row] for row in rows]
     return RemotePool(machines, config.game.cpus, seeds=seeds, first_limits=local_limits, **arguments)
 
