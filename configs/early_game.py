@@ -9,12 +9,10 @@ starts (paper): configs/rl_diamond.py. docs/collecting.md has a query for the vi
 configs/fine_tuning.py.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from vpt_jax.configs import fine_tuning
 
 
 def get_config(variant: str = "248m") -> ConfigDict:
-    base = runpy.run_path(str(Path(__file__).with_name("fine_tuning.py")))
-    return base["get_config"](variant, "early-game")
+    return fine_tuning.get_config(variant, "early-game")

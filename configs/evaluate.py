@@ -10,18 +10,17 @@ Variants: `:doom` (default), exploration of a level of the embedded game; `:mine
 a diamond pickaxe. Each uses the game and the rewards of its configs/rl_*.py.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
-VARIANTS = {"doom": "rl_doom.py", "minerl": "rl_diamond.py", "luanti": "rl_luanti.py"}
+from vpt_jax.configs import rl_diamond, rl_doom, rl_luanti
+
+VARIANTS = {"doom": rl_doom, "minerl": rl_diamond, "luanti": rl_luanti}
 
 
 def get_config(variant: str = "doom") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/evaluate.py has no variant {variant!r}; choose one of {', '.join(VARIANTS)}")
-    tuning = runpy.run_path(str(Path(__file__).with_name(VARIANTS[variant])))["get_config"]()
+    tuning = VARIANTS[variant].get_config()
     config = ConfigDict()
 
     # Work directories of policies, cloned or fine-tuned; "NAME=FOLDER" sets the name in the table.

@@ -13,20 +13,18 @@ uses; the paper's figures of fine-tuning are, as recalled, of the 0.5B model) an
 `:demo`, the size of the policies of `make demo`.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from vpt_jax.configs import foundation
 
 
 def get_config(variant: str = "248m", name: str = "fine-tuned") -> ConfigDict:
-    foundation = runpy.run_path(str(Path(__file__).with_name("foundation.py")))
-    if variant not in foundation["PRESETS"]:
-        sizes = ", ".join(foundation["PRESETS"])
+    if variant not in foundation.PRESETS:
+        sizes = ", ".join(foundation.PRESETS)
         raise ValueError(f"configs/fine_tuning.py has no variant {variant!r}; choose one of {sizes}")
-    config = foundation["get_config"](variant)
+    config = foundation.get_config(variant)
     config.workdir = f"runs/{name}"
-    config.init_from = f"runs/foundation-{foundation['PRESETS'][variant]}"
+    config.init_from = f"runs/foundation-{foundation.PRESETS[variant]}"
     config.data.train = config.data.valid = f"data/{name}"
 
     config.steps = 0

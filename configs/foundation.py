@@ -11,10 +11,9 @@ which configs/demo.py trains in minutes on recordings of the embedded game. A ma
 `:500m,v5e-256`, sets mesh and batch for that machine (MACHINES below).
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from vpt_jax.configs import base
 
 PRESETS = {"500m": "3x", "248m": "2x", "71m": "1x", "demo": "tiny"}
 # By type and number of chips. The paper's batch of 880 = 16 x 5 x 11 is not divisible by 128 or 256; docs/scale.md has
@@ -29,9 +28,8 @@ MACHINES = {
 
 
 def get_config(variant: str = "500m") -> ConfigDict:
-    base = runpy.run_path(str(Path(__file__).with_name("base.py")))
-    size, layout = base["split_variant"]("foundation.py", variant, PRESETS, MACHINES)
-    config = base["get_config"]("policy", f"runs/foundation-{size}")
+    size, layout = base.split_variant("foundation.py", variant, PRESETS, MACHINES)
+    config = base.get_config("policy", f"runs/foundation-{size}")
     config.model = _model(PRESETS[size])
     config.data = _data()
     config.optimizer = _optimizer()

@@ -8,12 +8,10 @@ quote the paper, recalled to be of the 0.5B model (`:500m`; the default is the 2
 configs/fine_tuning.py.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from vpt_jax.configs import fine_tuning
 
 
 def get_config(variant: str = "248m") -> ConfigDict:
-    base = runpy.run_path(str(Path(__file__).with_name("fine_tuning.py")))
-    return base["get_config"](variant, "house")
+    return fine_tuning.get_config(variant, "house")

@@ -13,10 +13,9 @@ configs/demo.py trains in minutes on recordings of the embedded game. A machine'
 `:paper,v5p-128`, sets mesh and batch for that machine (MACHINES below).
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from vpt_jax.configs import base
 
 PRESETS = {"paper": "paper", "demo": "tiny"}
 # By type and number of chips. All keep the batch of 128 windows.
@@ -30,9 +29,8 @@ MACHINES = {
 
 
 def get_config(variant: str = "paper") -> ConfigDict:
-    base = runpy.run_path(str(Path(__file__).with_name("base.py")))
-    size, layout = base["split_variant"]("idm.py", variant, PRESETS, MACHINES)
-    config = base["get_config"]("idm", f"runs/idm-{size}")
+    size, layout = base.split_variant("idm.py", variant, PRESETS, MACHINES)
+    config = base.get_config("idm", f"runs/idm-{size}")
 
     config.model = _model(PRESETS[size])
     config.data = _data()

@@ -7,10 +7,9 @@ of the policies of `make demo`; `:minerl`; `:luanti`; and `:video`, where the ga
 (--config.game.arguments.path=FILE), and the film shows the actions that the policy would take in it.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from vpt_jax.configs import evaluate
 
 GAMES = ("doom", "demo", "minerl", "luanti")
 
@@ -36,9 +35,7 @@ def get_config(variant: str = "doom") -> ConfigDict:
         arguments, config.rewards = {"path": "", "aspect": (16, 9)}, "nothing"
         config.game = ConfigDict({"name": "video", "arguments": arguments, "python": ""})
         return config
-    evaluation = runpy.run_path(str(Path(__file__).with_name("evaluate.py")))["get_config"](
-        variant.replace("demo", "doom")
-    )
+    evaluation = evaluate.get_config(variant.replace("demo", "doom"))
     config.game, config.rewards = evaluation.game, evaluation.rewards
     if variant == "doom":
         config.game.arguments.height, config.game.arguments.width = 360, 640

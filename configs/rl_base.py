@@ -6,17 +6,17 @@ github.com/openai/phasic-policy-gradient, read), from which VPT may have differe
 learning was released.
 """
 
-import runpy
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from vpt_jax.configs import base
+
 
 def get_config(workdir: str, game: str, arguments: Mapping[str, Any], rewards: str) -> ConfigDict:
     """The config of PPG in a game: its name and arguments (`GAMES`), and the name of its rewards (`REWARDS`)."""
-    config = runpy.run_path(str(Path(__file__).with_name("base.py")))["get_config"]("ppg", workdir)
+    config = base.get_config("ppg", workdir)
 
     # `init_from` is the pretrained policy that is fine-tuned, and the reference of the KL penalty.
     # Iterations: a rollout, a wake cycle and sleep cycles (paper: about 4,000).

@@ -13,10 +13,9 @@ random parameters; `:no_kl_penalty`, without the KL penalty to the pretrained po
 `--config.init_from=runs/early-game`, the run that the paper compares it with).
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from vpt_jax.configs import rl_base
 
 VARIANTS = {
     "main": {},
@@ -32,8 +31,7 @@ VARIANTS = {
 def get_config(variant: str = "main") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/rl_diamond.py has no variant {variant!r}; choose one of {', '.join(VARIANTS)}")
-    base = runpy.run_path(str(Path(__file__).with_name("rl_base.py")))
-    config = base["get_config"](f"runs/rl-diamond-{variant}", "minerl", {"seconds": 600.0}, "diamond")
+    config = rl_base.get_config(f"runs/rl-diamond-{variant}", "minerl", {"seconds": 600.0}, "diamond")
     config.init_from = "runs/early-game"
     config.game.episodes_per_process = 10  # memory leaks are known to MineRL's authors
     config.update_from_flattened_dict(VARIANTS[variant])

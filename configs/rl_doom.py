@@ -7,10 +7,9 @@ minutes on two CPU cores. These settings are for a small policy and a short run;
 fields, and has the paper's values.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from vpt_jax.configs import rl_base
 
 # With `fresh` engines, a reset would take ten times as long.
 LEVEL = {"level": "E1M5", "seconds": 20.0, "height": 18, "width": 32, "skill": 2, "fresh": False}
@@ -19,8 +18,7 @@ LEVEL = {"level": "E1M5", "seconds": 20.0, "height": 18, "width": 32, "skill": 2
 def get_config(variant: str = "") -> ConfigDict:
     if variant:
         raise ValueError("configs/rl_doom.py has no variants: change its fields with --config.FIELD=VALUE")
-    base = runpy.run_path(str(Path(__file__).with_name("rl_base.py")))
-    config = base["get_config"]("runs/rl-doom", "doom", LEVEL, "explore")
+    config = rl_base.get_config("runs/rl-doom", "doom", LEVEL, "explore")
     config.steps = 40
     config.checkpoint.keep_every_hours = 0.0
 

@@ -9,17 +9,15 @@ Luanti has no crafting table. The other values are those of configs/rl_base.py, 
 shorter rollouts.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from vpt_jax.configs import rl_base
 
 
 def get_config(variant: str = "") -> ConfigDict:
     if variant:
         raise ValueError("configs/rl_luanti.py has no variants: change its fields with --config.FIELD=VALUE")
-    base = runpy.run_path(str(Path(__file__).with_name("rl_base.py")))
-    config = base["get_config"]("runs/rl-luanti", "luanti", {"seconds": 600.0}, "diamond")
+    config = rl_base.get_config("runs/rl-luanti", "luanti", {"seconds": 600.0}, "diamond")
     config.init_from = "runs/early-game"
     config.num_envs = 8
     config.updates_per_rollout = 8

@@ -1,7 +1,6 @@
-"""Search the web for videos and download them (config fields: configs/web.py; guide: docs/collecting.md)."""
+"""Search the web for videos and download them; usage: vpt_jax/commands/collect.py, or --help."""
 
-from vpt_jax.curation.download.web import collect
-from vpt_jax.system import command_line
+from vpt_jax.commands.collect import run
 
 if __name__ == "__main__":
-    command_line.run(collect, "configs/web.py")
+    run()

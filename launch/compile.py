@@ -186,4 +186,4 @@ def table(result: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    command_line.run(main, "configs/foundation.py")
+    command_line.run(main, "foundation")

@@ -1,16 +1,6 @@
-"""Inspect and validate a dataset (fields: configs/data.py).
+"""Inspect and validate a dataset; usage: vpt_jax/commands/data.py, or --help."""
 
-python launch/data.py stats|validate|show|diff --config.data=DATASET
-"""
-
-import sys
-
-from vpt_jax.curation.validation.commands import COMMANDS
-from vpt_jax.system import command_line
+from vpt_jax.commands.data import run
 
 if __name__ == "__main__":
-    if {"--help", "-help", "-h"} & set(sys.argv[1:]):
-        sys.argv[1:1] = ["stats"] if sys.argv[1] not in COMMANDS else []
-    if sys.argv[1:2] == [] or sys.argv[1] not in COMMANDS:
-        sys.exit(f"error: choose a command: python launch/data.py {{{','.join(COMMANDS)}}} --config.data=DATASET")
-    command_line.run(COMMANDS[sys.argv.pop(1)], "configs/data.py")
+    run()

@@ -1,7 +1,6 @@
-"""Evaluate policies in an environment: mean return, items and milestones (fields: configs/evaluate.py)."""
+"""Evaluate policies in an environment; usage: vpt_jax/commands/evaluate.py, or --help."""
 
-from vpt_jax.programs.evaluate import evaluate
-from vpt_jax.system import command_line
+from vpt_jax.commands.evaluate import run
 
 if __name__ == "__main__":
-    command_line.run(evaluate, "configs/evaluate.py")
+    run()

@@ -1,7 +1,6 @@
-"""Train the clean filter, and filter videos with it (fields: configs/filter.py)."""
+"""Train the clean filter, and filter videos with it; usage: vpt_jax/commands/filter.py, or --help."""
 
-from vpt_jax.curation.clean_filter.commands import clean_filter
-from vpt_jax.system import command_line
+from vpt_jax.commands.filter import run
 
 if __name__ == "__main__":
-    command_line.run(clean_filter, "configs/filter.py")
+    run()

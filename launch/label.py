@@ -1,10 +1,6 @@
-"""Label videos with an inverse dynamics model (fields: configs/label.py).
+"""Label videos with an inverse dynamics model; usage: vpt_jax/commands/label.py, or --help."""
 
-python launch/label.py --config.videos=VIDEOS --config.idm=RUN --config.out=DATASET
-"""
-
-from vpt_jax.labelling.job import label
-from vpt_jax.system import command_line
+from vpt_jax.commands.label import run
 
 if __name__ == "__main__":
-    command_line.run(label, "configs/label.py")
+    run()

@@ -188,4 +188,4 @@ def runs_of(config: ConfigDict, folder: Path) -> Runs:
 
 
 if __name__ == "__main__":
-    command_line.run(run, "configs/demo.py")
+    command_line.run(run, "demo")

@@ -70,4 +70,4 @@ def workdir(folder: Path, name: str) -> Path:
 
 
 if __name__ == "__main__":
-    command_line.run(run, "configs/demo_rl.py")
+    command_line.run(run, "demo_rl")

@@ -1,10 +1,12 @@
-"""The package as `pip install .` leaves it: used from another folder, without the repository."""
+"""The package as installed from a wheel: used from another folder, without the repository."""
 
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
 import venv
+import zipfile
 
 import pytest
 
@@ -32,10 +34,16 @@ def test_an_installed_package_works_without_the_repository(tmp_path):
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         source.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "vpt_jax", source / "vpt_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("vpt_jax", "configs"):  # vpt_jax/configs is a link
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", source], check=True)
+    pip = [python, "-m", "pip", "--quiet"]
+    subprocess.run([*pip, "wheel", "--no-deps", f"--wheel-dir={tmp_path}", source], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if "configs/" in name]
+    assert sorted(names) == sorted(f"vpt_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py"))
+    subprocess.run([*pip, "install", "--no-deps", wheel], check=True)
     place.mkdir()
     policy_files(place, "nano", (128, 128, 3), scale=0.3)
     import_weights(place / "a.model", place / "a.weights", place / "policy")
@@ -46,3 +54,18 @@ def test_an_installed_package_works_without_the_repository(tmp_path):
     done = subprocess.run([python, "-c", PROGRAM], cwd=place, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(len(ENV_KEYS)), "16"]  # keys; 0.8 seconds at 20 frames per second
+
+    def command(name, *flags):
+        line = [tmp_path / "env" / "bin" / name, *flags]
+        done = subprocess.run(line, cwd=place, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    output = command("vpt-label", "--help")
+    assert "vpt-label --config.videos=VIDEOS --config.idm=RUN --config.out=DATASET" in output
+    assert "--config.num_shards=1\n      Sharding over hosts" in output
+    assert "Size of the policy" in command("vpt-train", "--config=foundation:71m", "--help")
+    (place / "videos").mkdir()
+    (place / "clip.mp4").rename(place / "videos" / "clip.mp4")
+    command("vpt-label", "--config.videos=videos", "--config.idm=idm", "--config.out=labels", "--config.batch=1")
+    assert re.search(r"\b16\b", command("vpt-data", "stats", "--config.data=labels"))

@@ -34,6 +34,9 @@ SMALL = {
     "fine_tuning.py:71m": "fine_tuning.py:demo --config.model.preset=nano --config.data.length=16",
     "rl_doom.py": "rl_doom.py --config.steps=1 --config.num_envs=2 --config.unroll_length=8 "
     "--config.updates_per_rollout=2",
+    'config = foundation.get_config("71m")': 'config = foundation.get_config("demo")\n'
+    'config.update_from_flattened_dict({"model.preset": "nano", "steps": 4, "data.length": 16, "data.batch": 4,\n'
+    '    "data.valid_batch": 4, "optimizer.warmup_steps": 1})',
     "--config.model.preset=1x": "--config.model.preset=nano",
     "launch/evaluate.py": "launch/evaluate.py --config.episodes=2 --config.num_envs=2 "
     "--config.game.arguments.seconds=2.0",

@@ -1,6 +1,6 @@
 """Classes for your own programs: a policy that acts in environments, an inverse dynamics model that labels videos.
 
-agent = vpt_jax.PolicyAgent.load("runs/foundation-2x")
+agent = vpt_jax.PolicyAgent.load("runs/foundation-2x")    # or PolicyAgent(vpt_jax.from_openai(MODEL, WEIGHTS))
 action = agent.act(observation)    # {"pov": frame} in, MineRL's action dict out
 labels = vpt_jax.VideoLabeller("runs/idm").label("VIDEO.mp4")
 """
@@ -25,7 +25,7 @@ from vpt_jax.models.heads import ValueNormalizer, argmax_joint, sample_joint
 from vpt_jax.models.kv_cache import RingKVCache
 from vpt_jax.models.policy import Policy, apply_single_step
 from vpt_jax.system.paths import local_path
-from vpt_jax.training.checkpoints import TrainedIDM, TrainedPolicy, load_idm, load_policy
+from vpt_jax.training.checkpoints import TrainedIDM, TrainedPolicy, WrongStageError, load_idm, load_policy
 from vpt_jax.video import Frame, resize
 
 
@@ -33,36 +33,47 @@ class PolicyAgent:
     """Acts by a policy in one environment, or in several at once with independent KV caches.
 
     Args:
-        policy: from `load_policy`.
+        policy: from `load_policy` or `from_openai`.
         num_envs: number of environments.
         seed: 0 to 2**64 - 1; environment `i` samples its actions with `seed + i` alone: equal frames give equal
             actions, independent of the other environments.
         temperature: divides the logits; 1: the policy's own distribution; lower: likelier actions are preferred; 0:
             greedy actions (argmax).
+        dtype: of the computation, such as "bfloat16" on accelerators; default: as in training.
+
+    Raises:
+        WrongStageError: it is an inverse dynamics model, which needs future frames and cannot act.
     """
 
-    def __init__(self, policy: TrainedPolicy, num_envs: int = 1, seed: int = 0, temperature: float = 1.0):
+    def __init__(
+        self,
+        policy: TrainedPolicy | TrainedIDM,
+        num_envs: int = 1,
+        seed: int = 0,
+        temperature: float = 1.0,
+        dtype: DTypeLike | None = None,
+    ):
+        if isinstance(policy, TrainedIDM):
+            raise WrongStageError("this is an inverse dynamics model, which cannot act: give it to VideoLabeller")
+        if dtype is not None:
+            policy = policy._replace(module=policy.module.clone(dtype=jnp.dtype(dtype)))
         self._policy, self._num_envs, self._temperature = policy, num_envs, temperature
         self._keys = seed_keys(seed, num_envs)
         self.reset()
 
     @classmethod
-    def load(cls, workdir: str | Path, dtype: DTypeLike | None = None, **options: Any) -> Self:
+    def load(cls, workdir: str | Path, **options: Any) -> Self:
         """Load the agent of a training run, or of a model that launch/import_weights.py has imported.
 
         Args:
             workdir: of the run; the newest checkpoint is loaded.
-            dtype: of the computation, such as "bfloat16" on accelerators; default: as in training.
             options: further arguments of the class.
 
         Raises:
             FileNotFoundError: the work directory holds no checkpoint.
             WrongStageError: it holds an inverse dynamics model, which needs future frames and cannot act.
         """
-        policy = load_policy(workdir)
-        if dtype is not None:
-            policy = policy._replace(module=policy.module.clone(dtype=jnp.dtype(dtype)))
-        return cls(policy, **options)
+        return cls(load_policy(workdir), **options)
 
     def reset(self, env_ids: Iterable[int] | None = None) -> None:
         """Start new episodes in these environments (default: all): clear their KV caches, restart their sampling."""
@@ -121,7 +132,7 @@ class VideoLabeller:
     """Labels videos with the actions that an inverse dynamics model predicts.
 
     Args:
-        idm: from `load_idm`, or the work directory of a run or of an imported model.
+        idm: from `load_idm` or `from_openai`, or the work directory of a run or of an imported model.
         dtype: of the computation, such as "bfloat16" on accelerators; default: as in training.
 
     Raises:
@@ -129,7 +140,9 @@ class VideoLabeller:
         WrongStageError: it holds a policy, which predicts the next action and cannot label videos.
     """
 
-    def __init__(self, idm: TrainedIDM | str | Path, dtype: DTypeLike | None = None):
+    def __init__(self, idm: TrainedIDM | TrainedPolicy | str | Path, dtype: DTypeLike | None = None):
+        if isinstance(idm, TrainedPolicy):
+            raise WrongStageError("this is a policy, which cannot label videos: give it to PolicyAgent")
         self._idm = idm if isinstance(idm, TrainedIDM) else load_idm(idm)
         if dtype is not None:
             self._idm = self._idm._replace(module=self._idm.module.clone(dtype=jnp.dtype(dtype)))
@@ -140,6 +153,10 @@ class VideoLabeller:
         Args:
             video: of any size and frame rate.
             options: arguments of `label_video` in vpt_jax/labelling/single.py.
+
+        Returns:
+            `buttons` uint8[frames, 20], `camera` float32[frames, 2] in degrees (pitch, yaw; positive is down, right),
+            and `confidence` float32[frames], the probability of each label.
 
         Raises:
             FileNotFoundError: there is no such video.

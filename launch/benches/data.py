@@ -1,8 +1,8 @@
 """Benchmarks of reading, decoding and preparing datasets."""
 
+import importlib
 import importlib.util
 import json
-import runpy
 import sys
 from collections.abc import Iterator
 from contextlib import closing, redirect_stdout
@@ -106,5 +106,4 @@ def make_data() -> tuple[Path, Path]:
 
 def config_of(name: str, *variant: str) -> ConfigDict:
     """Config of a file in configs/, by name and variant."""
-    file = Path(__file__).parents[2] / "configs" / f"{name}.py"
-    return runpy.run_path(str(file))["get_config"](*variant)
+    return importlib.import_module(f"vpt_jax.configs.{name}").get_config(*variant)

@@ -1,15 +1,14 @@
 """Benchmark of rollouts: a policy in the embedded game."""
 
 import itertools
-import runpy
 import time
 from functools import partial
-from pathlib import Path
 
 import jax
 from absl import flags
 from benches.measuring import SECONDS, Row
 
+from vpt_jax.configs import rl_doom
 from vpt_jax.envs.games import make_env_spec
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.envs.vector.client import EnvLostError
@@ -23,7 +22,7 @@ from vpt_jax.training.ppg.rollout import RolloutCollector
 _GAMES = flags.DEFINE_list("games", ["1", "2", "4", "8", "16"], "Numbers of parallel games, each in its own process.")
 
 ERRORS: tuple[type[Exception], ...] = (EnvLostError,)
-ARGUMENTS = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "rl_doom.py"))["LEVEL"]
+ARGUMENTS = rl_doom.LEVEL
 FRAME = 16, 16
 
 

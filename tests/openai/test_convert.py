@@ -11,9 +11,11 @@ import jax
 import numpy as np
 import pytest
 
+import vpt_jax
 from tests.openai.test_weights import META, STATE_DICT
 from tests.programs import ROOT
 from tests.programs import run as launch
+from vpt_jax.actions import raw_from_env
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy, init_params
@@ -21,7 +23,7 @@ from vpt_jax.models.presets import IDMS, POLICIES
 from vpt_jax.openai.convert import ConversionError, export_weights, import_weights
 from vpt_jax.openai.pickle_reader import ModelSettings, WeightsFileError, write_model, write_weights
 from vpt_jax.openai.weights import idm_to_openai, policy_to_openai
-from vpt_jax.training.checkpoints import load_idm, load_model
+from vpt_jax.training.checkpoints import WrongStageError, load_idm, load_model
 
 FRAME = (128, 128, 3)
 RELEASED = {
@@ -116,13 +118,19 @@ def test_a_model_from_reinforcement_learning_keeps_both_values(tmp_path):
         np.testing.assert_array_equal(exported[name], tensor, err_msg=name, strict=True)
 
 
-def test_import_and_export_of_an_inverse_dynamics_model(tmp_path):
-    idm = InverseDynamicsModel(**IDMS["tiny"], use_last=False, temperature=4.0)
+def idm_files(folder, preset):
+    """An inverse dynamics model's two files, of random tensors; returns the module and the parameters."""
+    idm = InverseDynamicsModel(**IDMS[preset], use_last=False, temperature=4.0)
     shapes = jax.eval_shape(idm.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1, 16, 16, 3), np.uint8))
     params = like(shapes["params"])
     net, head, tensors = idm_to_openai(idm, params, (16, 16, 3), 32)
-    write_weights(tmp_path / "a.weights", tensors)
-    write_model(tmp_path / "a.model", ModelSettings(net, head))
+    write_weights(folder / "a.weights", tensors)
+    write_model(folder / "a.model", ModelSettings(net, head))
+    return idm, params
+
+
+def test_an_inverse_dynamics_model_comes_in_and_goes_out(tmp_path):
+    idm, params = idm_files(tmp_path, "tiny")
     launch("import_weights", f"--model={tmp_path}/a.model", f"--weights={tmp_path}/a.weights", f"--out={tmp_path}/run")
     trained = load_idm(tmp_path / "run")
     assert (trained.module, trained.frame_shape, trained.window) == (idm, (16, 16, 3), 32)
@@ -130,6 +138,56 @@ def test_import_and_export_of_an_inverse_dynamics_model(tmp_path):
     launch("export_weights", f"--run={tmp_path}/run", f"--out={tmp_path}/b.weights")
     assert (tmp_path / "b.weights").read_bytes() == (tmp_path / "a.weights").read_bytes()
     assert (tmp_path / "b.model").read_bytes() == (tmp_path / "a.model").read_bytes()
+
+
+def assert_same_model(trained, loaded):
+    """Equal modules, shapes and arrays, on the same device."""
+    for one, other in zip(trained, loaded, strict=True):
+        if isinstance(one, Policy | InverseDynamicsModel | int):
+            assert one == other
+        else:
+            jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert {array.device for array in jax.tree.leaves(trained.params)} == {jax.local_devices()[0]}
+
+
+def test_a_policy_is_read_as_if_it_had_been_imported_and_acts(tmp_path):
+    policy_files(tmp_path, "nano", (16, 16, 3), aux_value=True, temperature=2.0)
+    files = {path.name for path in tmp_path.iterdir()}
+    policy = vpt_jax.from_openai(str(tmp_path / "a.model"), tmp_path / "a.weights")
+    assert {path.name for path in tmp_path.iterdir()} == files
+    import_weights(tmp_path / "a.model", tmp_path / "a.weights", tmp_path / "run")
+    assert_same_model(policy, vpt_jax.load_policy(tmp_path / "run"))
+    frame = np.random.default_rng(0).integers(0, 256, (36, 64, 3), np.uint8)
+    actions = [
+        agent.act({"pov": frame}) for agent in (vpt_jax.PolicyAgent(policy), vpt_jax.PolicyAgent.load(tmp_path / "run"))
+    ]
+    assert raw_from_env(actions[0])[0].tolist() == raw_from_env(actions[1])[0].tolist()
+    with pytest.raises(WrongStageError, match="this is a policy, which cannot label videos"):
+        vpt_jax.VideoLabeller(policy)
+
+
+def test_an_inverse_dynamics_model_is_read_as_if_it_had_been_imported_and_labels(tmp_path):
+    idm_files(tmp_path, "nano")
+    idm = vpt_jax.from_openai(tmp_path / "a.model", tmp_path / "a.weights")
+    import_weights(tmp_path / "a.model", tmp_path / "a.weights", tmp_path / "run")
+    assert_same_model(idm, vpt_jax.load_idm(tmp_path / "run"))
+    labels = vpt_jax.VideoLabeller(idm).label(ROOT / "tests" / "clips" / "build_gate_5.mp4")
+    assert labels.buttons.shape == (16, 20)
+    assert labels.camera.shape == (16, 2)
+    assert ((labels.confidence > 0) & (labels.confidence <= 1)).all()
+    with pytest.raises(WrongStageError, match="this is an inverse dynamics model, which cannot act"):
+        vpt_jax.PolicyAgent(idm)
+
+
+def test_a_network_of_any_size_is_read(tmp_path):
+    """The golden model is no preset."""
+    write_model(tmp_path / "a.model", ModelSettings(META["policy_kwargs"], {}))
+    write_weights(tmp_path / "a.weights", STATE_DICT)
+    assert vpt_jax.from_openai(tmp_path / "a.model", tmp_path / "a.weights").module.features == 64
+    with pytest.raises(vpt_jax.UserError, match=r"a\.model is truncated, or not a file of PyTorch"):
+        vpt_jax.from_openai(tmp_path / "a.model", tmp_path / "a.model")
+    with pytest.raises(vpt_jax.UserError, match=r"there is no file .*none\.model"):
+        vpt_jax.from_openai(tmp_path / "none.model", tmp_path / "a.weights")
 
 
 def test_errors_name_the_file_and_the_cause(tmp_path):

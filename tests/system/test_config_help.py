@@ -8,7 +8,7 @@ from tests import programs
 from tests.programs import ROOT
 from vpt_jax.system.config_help import describe_config
 
-CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py") if path.stem not in ("base", "rl_base"))
+CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("[!_]*.py") if path.stem not in ("base", "rl_base"))
 VARIANTS = {"foundation.py": ":500m,v5e-256", "idm.py": ":paper", "evaluate.py": "", "play.py": ":video"}
 
 
@@ -20,8 +20,9 @@ def test_every_field_has_a_comment(name):
     assert [entry for entry in entries if "\n      " not in entry] == []
 
 
-def test_comments_are_those_of_their_fields(tmp_path):
-    (tmp_path / "base.py").write_text(
+def test_comments_are_those_of_their_fields(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "shared_fields.py").write_text(
         "from ml_collections import ConfigDict\n\n\n"
         "def get_config():\n"
         "    config = ConfigDict()\n"
@@ -35,9 +36,9 @@ def test_comments_are_those_of_their_fields(tmp_path):
         "    return config\n"
     )
     (tmp_path / "mine.py").write_text(
-        "import runpy\nfrom pathlib import Path\n\n\n"
+        "import shared_fields\n\n\n"
         "def get_config(variant=''):\n"
-        "    config = runpy.run_path(str(Path(__file__).with_name(\"base.py\")))['get_config']()\n"
+        "    config = shared_fields.get_config()\n"
         "    config.steps = 7  # short\n"
         "    config.height, config.width = 16, int(variant)\n"
         "    return config\n"
@@ -52,6 +53,29 @@ def test_comments_are_those_of_their_fields(tmp_path):
         "  --config.width=32",
         "      Both sides. pixels",
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [
+        ("from vpt_jax.configs import rl_doom", "rl_doom.get_config"),
+        ("from vpt_jax.configs.rl_doom import get_config as doom", "doom"),
+        ("import vpt_jax.configs.rl_doom", "vpt_jax.configs.rl_doom.get_config"),
+        ("from configs import rl_doom", "rl_doom.get_config"),  # in the repository's folder
+    ],
+)
+def test_comments_of_imported_configs_are_found_from_any_folder(tmp_path, line, call):
+    (tmp_path / "mine.py").write_text(
+        f"{line}\n\n\ndef get_config():\n    config = {call}()\n"
+        "    # My own.\n    config.steps = 2\n    return config\n"
+    )
+    text = describe_config(str(tmp_path / "mine.py"))
+    expected = describe_config(str(ROOT / "configs" / "rl_doom.py")).splitlines()
+    assert "--config.steps=2\n      My own.\n" in text
+    steps = expected.index("  --config.steps=40")
+    comment = next(i for i in range(steps + 1, len(expected)) if expected[i].startswith("  --config"))
+    expected[steps:comment] = ["  --config.steps=2", "      My own."]
+    assert text.splitlines() == expected
 
 
 def test_programs_print_their_fields():

@@ -19,7 +19,7 @@ from vpt_jax.training.checkpoints import Checkpoints, load_idm, load_model, load
 
 ROOT = Path(__file__).parents[2]
 SHARED = ("base", "rl_base")  # other configs extend them
-CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in SHARED)
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py") if path.stem not in SHARED)
 BUCKET = "gs://bucket/run"
 # Fields that a program opens, and the configs that have them.
 PATHS = {

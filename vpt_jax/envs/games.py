@@ -1,9 +1,13 @@
-"""Registry of the games and how each is made; a game is imported only in its own process."""
+"""Registry of the games and how each is made. Its packages are imported by `make_env`, or only in its own process."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol
 
+from vpt_jax.envs import MissingGameError
 from vpt_jax.envs.vector.client import EnvSpec, Timeouts
+from vpt_jax.envs.vector.process_env import ProcessEnv
+from vpt_jax.video import Frame
 
 
 class RegisteredGame(NamedTuple):
@@ -14,6 +18,28 @@ class RegisteredGame(NamedTuple):
     timeouts: Timeouts
     wait_for_resets: bool  # True where resets are fast: then equal runs are reproducible
     deterministic: bool = False  # equal seeds and actions give equal episodes, at every size of the frames
+    install: str = ""  # how to get its packages; empty: it needs none, or its own error says so
+
+
+class Env(Protocol):
+    """Interface of an environment: Gymnasium's `reset`, `step` and `close`, for one game with keys and mouse."""
+
+    def reset(self, *, seed: int | None = None) -> tuple[dict[str, Frame], dict[str, float]]:
+        """Start an episode; returns the observation `{"pov": uint8[height, width, 3]}`, and `info`."""
+        ...
+
+    def step(self, action: Mapping[str, Any]) -> tuple[dict[str, Frame], float, bool, bool, dict[str, float]]:
+        """Hold the keys of MineRL's action dict for 1/20 s, and turn by `camera` (pitch, yaw) in degrees.
+
+        Returns:
+            The observation, the game's own reward, whether the episode is terminated (by the game) and whether it is
+            truncated (at its time limit), and `info`.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the game."""
+        ...
 
 
 GAMES = {
@@ -23,12 +49,14 @@ GAMES = {
         timeouts=Timeouts(start=60, reset=30, step=10),
         wait_for_resets=True,
         deterministic=True,
+        install="pip install gymnasium scipy vizdoom",
     ),
     "luanti": RegisteredGame(
         make="vpt_jax.envs.luanti.env:make",
         scripted="",
         timeouts=Timeouts(start=60, reset=120, step=10),
         wait_for_resets=False,
+        install="apt-get install minetest xvfb; pip install gymnasium python-xlib",
     ),
     "video": RegisteredGame(  # not a game: actions have no effect on the frames
         make="vpt_jax.envs.video_env:make",
@@ -43,6 +71,43 @@ GAMES = {
         wait_for_resets=False,
     ),
 }
+
+
+def make_env(name: str, *, python: str = "", **arguments: Any) -> Env:
+    """Make a game by its name, for `PolicyAgent.act`; close it after use.
+
+        env = vpt_jax.make_env("doom", seconds=10.0, level="E1M5")
+        observation, info = env.reset(seed=0)
+        observation, reward, terminated, truncated, info = env.step(agent.act(observation))
+
+    Args:
+        name: "doom", "luanti", "minerl" or "video".
+        python: interpreter that has the game's packages, if it is another one, as of MineRL: the game then runs in a
+            process of its own. Empty: this one.
+        arguments: of the game. doom: `seconds` (limit of an episode), `level`, `height`, `width`, `skill` (1 to 5) and
+            others of `DoomEnv`. luanti: `seconds`, `height`, `width`. minerl: `seconds`. video: `path`, `aspect`.
+
+    Returns:
+        An environment with the interface of `Env`. One of this process is also a `gymnasium.Env` (but not minerl and
+        video). Rewards are the game's own, mostly 0; `vpt_jax/envs/rewards.py` has those of training, from `info`.
+
+    Raises:
+        MissingGameError: there is no such game, or its packages are missing; the message has the steps.
+        UserError: the game cannot start, for another reason that the message gives.
+        TypeError: an argument that the game does not have.
+        ValueError: an argument with an invalid value.
+    """
+    if name not in GAMES:
+        raise MissingGameError(f"there is no game {name!r}; choose one of {', '.join(GAMES)}")
+    if python:
+        return ProcessEnv(make_env_spec(name, arguments, python))
+    module, _, function = GAMES[name].make.partition(":")
+    try:
+        env: Env = getattr(import_module(module), function)(**arguments)
+    except ImportError as error:
+        steps = GAMES[name].install
+        raise MissingGameError(f"{error}. Install the game {name}: {steps}" if steps else str(error)) from error
+    return env
 
 
 def make_env_spec(name: str, arguments: Mapping[str, Any], python: str = "", scripted: bool = False) -> EnvSpec:

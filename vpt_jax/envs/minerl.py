@@ -40,8 +40,9 @@ SETTINGS = {
     "frameskip": 1,
 }
 _INSTALL = (
-    "MineRL v1 needs Java 8 (openjdk-8-jdk) and an old gym: make a virtual environment for it, run "
-    "`pip install git+https://github.com/minerllabs/minerl` there, and set config.game.python to its interpreter"
+    "MineRL v1 needs Java 8 and an old gym: 1. apt-get install openjdk-8-jdk; 2. python3 -m venv minerl-env, by a "
+    "Python that its gym supports (from 3.8); 3. minerl-env/bin/pip install git+https://github.com/minerllabs/minerl; "
+    "4. set config.game.python, or the argument `python` of make_env, to minerl-env/bin/python"
 )
 # Names in `info`, with their group and key in the observation; not every release of MineRL has all.
 _STATS = {

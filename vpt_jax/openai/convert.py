@@ -1,4 +1,4 @@
-"""Import OpenAI's weight files as checkpoints, and export checkpoints to OpenAI's format or safetensors."""
+"""Read OpenAI's weight files as models or import them as checkpoints; export checkpoints to them or to safetensors."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from vpt_jax.models.idm import InverseDynamicsModel
@@ -32,6 +33,7 @@ from vpt_jax.system.paths import local_path
 from vpt_jax.system.workers import progress_bar
 from vpt_jax.training.checkpoints import Checkpoints, TrainedIDM, TrainedPolicy, load_model
 
+_ARRAYS = "params", "normalizer", "aux_normalizer"  # of a trained model
 SUFFIXES = (".weights", ".safetensors")
 
 
@@ -53,6 +55,34 @@ class _PolicyState(NamedTuple):
     params: Any
     normalizer: Any
     aux_normalizer: Any
+
+
+def from_openai(model: str | Path, weights: str | Path) -> TrainedPolicy | TrainedIDM:
+    """Read OpenAI's `.model` and `.weights` files as a trained model, onto the first device; writes no file.
+
+    The files are pickles, of which nothing is executed (`pickle_reader.py`). Networks of any size are read;
+    `import_weights` needs one of the presets.
+
+    Args:
+        model: the settings, NAME.model.
+        weights: the tensors, NAME.weights.
+
+    Returns:
+        A `TrainedPolicy`, for `PolicyAgent`; for the files of the inverse dynamics model, a `TrainedIDM`, for
+        `VideoLabeller`. Parameters are float32, `step` is 0, and `frame_shape` that of the released models: (128, 128,
+        3).
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        WeightsFileError: a file is damaged, or contains more than data.
+        ConversionError: the tensors do not fit the settings, or a setting is not supported.
+    """
+    model, weights = (local_path(path).expanduser() for path in (model, weights))
+    settings = read_model(model)
+    with WeightsFile(weights) as file:
+        trained = _convert(settings, file, model)
+    arrays = {name: value for name, value in trained._asdict().items() if name in _ARRAYS}
+    return trained._replace(**jax.device_put(arrays, jax.local_devices()[0]))
 
 
 def import_weights(model: str | Path, weights: str | Path, workdir: str | Path) -> None:
@@ -80,18 +110,19 @@ def import_weights(model: str | Path, weights: str | Path, workdir: str | Path) 
         progress_bar(file.nbytes, desc="reading", unit="B", unit_scale=True) as bar,
     ):
         file.on_read = bar.update
-        state, metadata = _convert(settings, file, Path(model))
+        trained = _convert(settings, file, Path(model))
+        metadata = _run_metadata(trained)
         card = _model_card(settings, Path(model), Path(weights), file)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     print("writing the checkpoint ...", flush=True)
     checkpoints = Checkpoints(workdir / "checkpoints", 1, 0.0, metadata | {"card": card})
-    checkpoints.save(state, 0)
+    checkpoints.save(_train_state(trained), 0)
     checkpoints.close()
 
 
-def _convert(settings: ModelSettings, tensors: Mapping[str, np.ndarray], model: Path) -> tuple[Any, dict[str, Any]]:
-    """Convert settings and tensors to the train state and the metadata of its checkpoint."""
+def _convert(settings: ModelSettings, tensors: Mapping[str, np.ndarray], model: Path) -> TrainedPolicy | TrainedIDM:
+    """Convert settings and tensors to a trained model, with its arrays on the host."""
     try:
         return (_convert_idm if "conv3d_params" in settings.net else _convert_policy)(settings, tensors)
     except (WeightsFileError, ConversionError):
@@ -100,20 +131,35 @@ def _convert(settings: ModelSettings, tensors: Mapping[str, np.ndarray], model: 
         raise ConversionError(f"{model}: {error}") from error
 
 
-def _convert_idm(settings: ModelSettings, tensors: Mapping[str, np.ndarray]) -> tuple[Any, dict[str, Any]]:
+def _convert_idm(settings: ModelSettings, tensors: Mapping[str, np.ndarray]) -> TrainedIDM:
     idm, params = idm_from_openai(settings.net, settings.head, tensors)
-    fields = {"preset": _preset(idm, IDMS), "use_last": idm.use_last, "temperature": idm.temperature}
-    stream = {"frame_shape": [*settings.net["img_shape"][:2], 3], "length": settings.net["timesteps"]}
-    return _State(np.int32(0), params), _run_metadata("idm", stream, fields)
+    return TrainedIDM(idm, params, (*settings.net["img_shape"][:2], 3), settings.net["timesteps"], 0)
 
 
-def _convert_policy(settings: ModelSettings, tensors: Mapping[str, np.ndarray]) -> tuple[Any, dict[str, Any]]:
+def _convert_policy(settings: ModelSettings, tensors: Mapping[str, np.ndarray]) -> TrainedPolicy:
     policy, params = policy_from_openai(settings.net, settings.head, tensors)
-    fields = {"preset": _preset(policy, POLICIES), "aux_value": policy.aux_value, "temperature": policy.temperature}
     main = value_normalizer_from_openai(tensors)
     aux = aux_value_normalizer_from_openai(tensors) if policy.aux_value else main
-    stream = {"frame_shape": [*settings.net["img_shape"][:2], 3]}
-    return _PolicyState(np.int32(0), params, main, aux), _run_metadata("policy", stream, fields)
+    return TrainedPolicy(policy, params, (*settings.net["img_shape"][:2], 3), 0, main, aux)
+
+
+def _train_state(trained: TrainedPolicy | TrainedIDM) -> _State | _PolicyState:
+    if isinstance(trained, TrainedIDM):
+        return _State(np.int32(0), trained.params)
+    return _PolicyState(np.int32(0), trained.params, trained.normalizer, trained.aux_normalizer)
+
+
+def _run_metadata(trained: TrainedPolicy | TrainedIDM) -> dict[str, Any]:
+    module = trained.module
+    stream: dict[str, Any] = {"frame_shape": [*trained.frame_shape]}
+    model: dict[str, Any] = {"temperature": module.temperature, "dtype": "float32", "remat": False}
+    if isinstance(trained, TrainedIDM):
+        stage, stream["length"] = "idm", trained.window
+        model |= {"preset": _preset(trained.module, IDMS), "use_last": trained.module.use_last}
+    else:
+        stage = "policy"
+        model |= {"preset": _preset(trained.module, POLICIES), "aux_value": trained.module.aux_value}
+    return {"stream": stream, "model": model, "optimizer": {}, "config": {"stage": stage, "model": model}}
 
 
 def _preset(module: Policy | InverseDynamicsModel, presets: Mapping[str, Mapping[str, Any]]) -> str:
@@ -124,11 +170,6 @@ def _preset(module: Policy | InverseDynamicsModel, presets: Mapping[str, Mapping
         f"the model is none of {', '.join(presets)} (vpt_jax/models/presets.py): it has {module.layers} layers of "
         f"{module.features} features, {module.heads} heads, and image stacks of {module.widths} channels"
     )
-
-
-def _run_metadata(stage: str, stream: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
-    model |= {"dtype": "float32", "remat": False}
-    return {"stream": stream, "model": model, "optimizer": {}, "config": {"stage": stage, "model": model}}
 
 
 def _model_card(settings: ModelSettings, model: Path, weights: Path, file: WeightsFile) -> dict[str, Any]:

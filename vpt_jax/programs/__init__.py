@@ -1,1 +1,1 @@
-"""Programs as functions of a config: what the scripts in launch/ run, and what other programs may call."""
+"""Programs as functions of a config: what the commands run, and what other programs may call."""

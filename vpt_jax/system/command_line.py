@@ -1,4 +1,4 @@
-"""Command-line entry point of the programs in launch/: config file with overrides, signal handlers, one-line errors."""
+"""Command-line entry point of all programs: config file with overrides, signal handlers, one-line errors, help."""
 
 import os
 import re
@@ -6,14 +6,16 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from vpt_jax.system import stopping
+from vpt_jax.system.config_files import config_argument, find_config, find_configs
 from vpt_jax.system.config_help import describe_config
 from vpt_jax.system.disk_errors import explain_disk_error
-from vpt_jax.system.errors import UserError
+from vpt_jax.system.errors import MissingFileError, UserError
 from vpt_jax.system.home_folder import NoHomeError, expand_argument, expand_config
 from vpt_jax.system.output import prepare_output
 from vpt_jax.system.paths import RemotePathError, local_path, refuse_remote_paths, refuse_remote_settings
@@ -27,37 +29,56 @@ from vpt_jax.system.renamed_fields import (
 )
 from vpt_jax.system.seeds import SeedError, check_seed
 
+_COMMANDS = Path(__file__).parents[1] / "commands"
 
-def run(main: Callable[[ConfigDict], object], config_file: str) -> None:
-    """Parse `--config=FILE[:VARIANT]` and `--config.FIELD=VALUE`, and call `main` with the config.
+
+def run(main: Callable[[ConfigDict], object], default: str, module: str = "__main__") -> None:
+    """Parse `--config=NAME[:VARIANT]` or FILE[:VARIANT], and `--config.FIELD=VALUE`; call `main` with the config.
 
     Args:
         main: the program.
-        config_file: the default config file.
+        default: name of the default config, of those in `vpt_jax.configs`.
+        module: name of the module whose docstring and flags are the program's help.
 
-    `--help` prints the program's docstring and all fields of the config. A `UserError` ends the program with its
-    message, without a traceback. SIGTERM and SIGHUP stop it as Ctrl-C does (`stopping.py`). A URL in place of a local
-    path ends it before `main`. Control characters in the output are escaped, whatever their source.
+    `--help` prints the docstring and all fields of the config. A `UserError` ends the program with its message, without
+    a traceback. SIGTERM and SIGHUP stop it as Ctrl-C does (`stopping.py`). A URL in place of a local path ends it
+    before `main`. Control characters in the output are escaped, whatever their source.
     """
     prepare_output()
-    with _one_line_errors(config_file):
-        flag = config_flags.DEFINE_config_file("config", config_file, "Config file of configs/, and its variant.")
+    with _one_line_errors(default):
+        flag = config_flags.DEFINE_config_file("config", find_config(default), "Config, and its variant.")
 
-    if {"--help", "-help", "-h"} & set(sys.argv[1:]):
-        _print_help(_config_file(sys.argv[1:], config_file))
-        return
+    def print_fields() -> None:
+        name = config_argument(sys.argv[1:], default)
+        with _one_line_errors():
+            try:
+                fields = describe_config(find_config(name))
+            except ValueError as error:  # an unknown variant
+                sys.exit(f"error: {error}")
+        print(f"\nFields of {name} (another config: --config=NAME[:VARIANT] or --config=FILE[:VARIANT]):\n{fields}")
 
     def checked_main() -> None:
         config = _read_config(flag)
         refuse_remote_paths(config)
         main(config)
 
-    run_plain(checked_main)
+    _run(checked_main, module, print_fields)
 
 
-def run_plain(main: Callable[[], object]) -> None:
-    """Run a program that has flags but no config, with the signal handlers and one-line errors of `run`."""
+def run_plain(main: Callable[[], object], module: str = "__main__") -> None:
+    """Run a program that has flags but no config, with the signal handlers, one-line errors and help of `run`."""
     prepare_output()
+    _run(main, module, lambda: None)
+
+
+def _run(main: Callable[[], object], module: str, print_fields: Callable[[], None]) -> None:
+    if {"--help", "-help", "-h"} & set(sys.argv[1:]):
+        print(as_called((sys.modules[module].__doc__ or "").strip()))
+        print_fields()
+        own = flags.FLAGS.main_module_help() if module == "__main__" else flags.FLAGS.module_help(module)
+        if own := own.partition(":")[2].strip("\n"):
+            print(f"\nFlags:\n{own}")
+        return
     escape_output()
 
     def guarded_main(_: list[str]) -> None:
@@ -67,7 +88,7 @@ def run_plain(main: Callable[[], object]) -> None:
             refuse_remote_flags()
             main()
         except UserError as error:
-            sys.exit(f"error: {error}")
+            sys.exit(f"error: {as_called(str(error))}")
         except KeyboardInterrupt:
             print("\ninterrupted; run the same command again to resume", file=sys.stderr)
             stopping.exit_now(stopping.EXIT_STATUS)
@@ -79,16 +100,17 @@ def run_plain(main: Callable[[], object]) -> None:
     app.run(guarded_main, flags_parser=_parse_flags)
 
 
-def _print_help(config_file: str) -> None:
-    print((sys.modules["__main__"].__doc__ or "").strip())
-    with _one_line_errors():
-        try:
-            fields = describe_config(config_file)
-        except ValueError as error:  # an unknown variant
-            sys.exit(f"error: {error}")
-    print(f"\nFields of {config_file} (another config: --config=FILE[:VARIANT]):\n{fields}")
-    if others := flags.FLAGS.main_module_help().partition(":")[2].strip("\n"):
-        print(f"\nOther flags:\n{others}")
+def as_called(text: str) -> str:
+    """Replace `python launch/NAME.py` by `vpt-NAME`, and config files by names, if an installed command is running."""
+    if not Path(sys.argv[0]).name.startswith("vpt-"):
+        return text
+    text = re.sub(r"(?:python )?launch/(\w+)\.py", _installed_name, text)
+    return re.sub(r"(--config=)configs/(\w+)\.py", r"\1\2", text)
+
+
+def _installed_name(launcher: re.Match[str]) -> str:
+    is_installed = (_COMMANDS / f"{launcher[1]}.py").exists()
+    return f"vpt-{launcher[1].replace('_', '-')}" if is_installed else launcher[0]
 
 
 def refuse_remote_flags() -> None:
@@ -134,55 +156,45 @@ def _parse_flags(arguments: list[str]) -> list[str]:
             refuse_remote_settings(argument for argument in arguments if argument.startswith(("--config=", "-config=")))
         except RemotePathError as error:
             sys.exit(f"error: {error}")
-        return flags.FLAGS([arguments[0], *map(expand_argument, arguments[1:])])
+        return flags.FLAGS([arguments[0], *find_configs(map(expand_argument, arguments[1:]))])
 
 
 @contextmanager
-def _one_line_errors(config_file: str = "") -> Iterator[None]:
+def _one_line_errors(default: str = "") -> Iterator[None]:
     """Turns errors of flags and config files into one line, instead of a traceback or a list of all flags.
 
-    `config_file` is used where the command line names none.
+    `default` is the config where the command line names none.
     """
     try:
         yield
-    except (SeedError, NoHomeError, RenamedFieldError) as error:
+    except (SeedError, NoHomeError, RenamedFieldError, MissingFileError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: {_one_line(error)}; start programs in the repository's folder")
+        sys.exit(f"error: {_one_line(error)}")
     except (AttributeError, KeyError, TypeError) as error:
-        sys.exit(f"error: {_explain_field_error(error, sys.argv[1:], config_file)}")
+        sys.exit(f"error: {_explain_field_error(error, sys.argv[1:], default)}")
     except flags.UnrecognizedFlagError as error:
         sys.exit(f"error: {error}; fields of the config are set by --config.FIELD=VALUE")
     except flags.Error as error:
         sys.exit(f"error: {str(error).splitlines()[-1]}")  # a config's own error comes after its traceback
 
 
-def _explain_field_error(error: Exception, arguments: list[str], config_file: str) -> str:
+def _explain_field_error(error: Exception, arguments: list[str], default: str) -> str:
     """Message for a field that a config does not have: the first such on the command line, else one in the file."""
     flag = re.compile(r"--?(?:no)?config\.([\w.]+)(?:=.*)?", re.DOTALL)
     fields = [found[1] for argument in arguments if (found := flag.fullmatch(argument))]
-    names = _names_in_file(_config_file(arguments, config_file))
+    names = _names_in_config(config_argument(arguments, default))
     if missing := [field for field in fields if names and field not in names]:
         return explain_missing_field(missing[0], names)
     hint = new_names_hint(str(error).replace("\\", ""))
     return f"the config has no field {_one_line(error)}" + (f" ({hint})" if hint else "")
 
 
-def _config_file(arguments: list[str], config_file: str) -> str:
-    """FILE[:VARIANT] of the last `--config` on a command line; `config_file` if there is none."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if found := re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL):
-            config_file = following if found[1] is None else found[1]
-    return os.path.expanduser(config_file)
-
-
-def _names_in_file(config_file: str) -> list[str]:
-    """Fields of the config of FILE[:VARIANT]; none if it cannot be loaded."""
-    file, *variant = config_file.split(":", 1)
-    if not os.path.isfile(file):
-        return []
+def _names_in_config(config: str) -> list[str]:
+    """Fields of the config of NAME[:VARIANT] or FILE[:VARIANT]; none if it cannot be loaded."""
     try:
-        return field_names(runpy.run_path(file)["get_config"](*variant))
+        file, *variant = find_config(config).split(":", 1)
+        return field_names(runpy.run_path(file)["get_config"](*variant)) if os.path.isfile(file) else []
     except Exception:
         return []
 

@@ -3,6 +3,7 @@
 import ast
 import re
 import runpy
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,8 @@ _WIDTH = 116
 def describe_config(config_file: str) -> str:
     """Lists all fields of FILE[:VARIANT] as the flags that set them, each with its default value and its comment.
 
-    Comments of fields that come from another config file, such as configs/base.py, are taken from there.
+    Comments of fields that come from another config, such as `vpt_jax.configs.base`, are taken from there, if the file
+    imports it.
 
     Raises:
         OSError: there is no such file.
@@ -58,11 +60,12 @@ def _comments(file: Path, seen: set[Path]) -> dict[str, str]:
     """
     seen.add(file)
     source, included, own = file.read_text(), dict[str, str](), dict[str, str]()
-    for name in re.findall(r'"(\w+\.py)"', source):  # configs that this one is made of
-        if (other := file.with_name(name)).exists() and other not in seen:
+    tree = ast.parse(source)
+    for other in _imported_configs(tree):
+        if other not in seen:
             included = _comments(other, seen) | included
     lines, following, comment, group = source.splitlines(), 0, "", ""
-    assignments = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assign)]
+    assignments = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
     for node in sorted(assignments, key=lambda node: node.lineno):
         above = _comment_above(lines, node.lineno - 1)
         found = re.search(r"#\s*(.*)", lines[(node.end_lineno or node.lineno) - 1])
@@ -77,6 +80,18 @@ def _comments(file: Path, seen: set[Path]) -> dict[str, str]:
             if text := " ".join(filter(None, [comment or included.get(name, ""), trailing])):
                 own.setdefault(name, text)
     return included | own
+
+
+def _imported_configs(tree: ast.Module) -> Iterator[Path]:
+    """Files of the modules with a `get_config` that a config imports; it has been run, so they are loaded."""
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):  # either of a module's names, or of modules of a package
+            names = [f"{node.module}", *(f"{node.module}.{name}" for name in names)]
+        for name in names:
+            module = sys.modules.get(name)
+            if hasattr(module, "get_config") and (file := getattr(module, "__file__", None)):
+                yield Path(file)
 
 
 def _comment_above(lines: list[str], index: int) -> str:

@@ -17,9 +17,9 @@ from vpt_jax.video import FRAME_RATE
 PLACE_SIZE = 128.0  # map units
 
 
-def make(seconds: float, **arguments: Any) -> gymnasium.Env[Any, Any]:
+def make(seconds: float = 60.0, level: str = "E1M5", **arguments: Any) -> gymnasium.Env[Any, Any]:
     """Returns the environment, with a time limit of `seconds`; the other arguments are those of `DoomEnv`."""
-    return TimeLimit(CountPlaces(DoomEnv(**arguments)), round(seconds * FRAME_RATE))
+    return TimeLimit(CountPlaces(DoomEnv(level, **arguments)), round(seconds * FRAME_RATE))
 
 
 def make_scripted(seconds: float, **arguments: Any) -> gymnasium.Env[Any, Any]:

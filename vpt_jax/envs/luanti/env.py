@@ -38,7 +38,7 @@ from vpt_jax.video import FRAME_RATE, draw_cursor
 _MIN_LATENCY = 0.03  # seconds between an action and its observation: the game renders a frame or two
 
 
-def make(seconds: float, **arguments: Any) -> gymnasium.Env[Any, Any]:
+def make(seconds: float = 600.0, **arguments: Any) -> gymnasium.Env[Any, Any]:
     """Returns the environment, with a time limit of `seconds`; the other arguments are those of `LuantiEnv`."""
     return TimeLimit(LuantiEnv(**arguments), round(seconds * FRAME_RATE))
 

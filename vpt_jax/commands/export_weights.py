@@ -1,0 +1,26 @@
+"""Write the newest parameters of a work directory to a file that OpenAI's code, or any other, reads.
+
+    python launch/export_weights.py --run=runs/foundation-2x --out=foundation-model-2x.weights
+    python launch/export_weights.py --run=runs/foundation-2x --out=foundation-model-2x.safetensors
+
+The first writes NAME.model beside it.
+"""
+
+from absl import flags
+
+from vpt_jax.openai.convert import export_weights
+from vpt_jax.system import command_line
+
+
+def run() -> None:
+    """Run the command."""
+    workdir = flags.DEFINE_string(
+        "run", None, "Work directory of a training run, or of an imported model.", required=True
+    )
+    out = flags.DEFINE_string("out", None, "The file: NAME.weights, or NAME.safetensors.", required=True)
+
+    def export_run() -> None:
+        export_weights(workdir.value, out.value)
+        print(f"exported: {out.value}")
+
+    command_line.run_plain(export_run, __name__)

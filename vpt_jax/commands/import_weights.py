@@ -1,0 +1,27 @@
+"""Make a checkpoint of OpenAI's released files, without running anything that is in them.
+
+    python launch/import_weights.py --model=foundation-model-2x.model --weights=foundation-model-2x.weights \
+        --out=runs/foundation-2x
+
+takes policies of all sizes, fine-tuned or from reinforcement learning, and the inverse dynamics model. What comes out
+is a work directory as of a training run: --config.init_from, launch/play.py and `vpt_jax.PolicyAgent.load` take a
+policy; launch/label.py and `vpt_jax.VideoLabeller` take the inverse dynamics model.
+"""
+
+from absl import flags
+
+from vpt_jax.openai.convert import import_weights
+from vpt_jax.system import command_line
+
+
+def run() -> None:
+    """Run the command."""
+    model = flags.DEFINE_string("model", None, "The settings, a file NAME.model.", required=True)
+    weights = flags.DEFINE_string("weights", None, "The tensors, a file NAME.weights.", required=True)
+    out = flags.DEFINE_string("out", None, "Folder of the checkpoint.", required=True)
+
+    def import_files() -> None:
+        import_weights(model.value, weights.value, out.value)
+        print(f"imported: {out.value}, described in {out.value}/card.json")
+
+    command_line.run_plain(import_files, __name__)

@@ -1,0 +1,76 @@
+"""A single environment in a process of its own, for programs that step one game, such as one with another Python."""
+
+import secrets
+import time
+import uuid
+from collections.abc import Mapping
+from multiprocessing.connection import wait
+from typing import Any
+
+from vpt_jax.actions import raw_from_env
+from vpt_jax.envs.processes.reaper import start_reaper
+from vpt_jax.envs.vector.client import EnvClient, EnvLostError, EnvSpec, StepResult
+from vpt_jax.video import Frame
+
+
+class ProcessEnv:
+    """Environment in a process of its own, with Gymnasium's `reset`, `step` and `close`; a lost game is not restarted.
+
+    Keys that no model predicts (ESC, pickItem, swapHands) are not passed on. No process of the game outlives this
+    program.
+
+    Raises:
+        EnvLostError: the game does not start; the message has its reason.
+    """
+
+    def __init__(self, spec: EnvSpec):
+        mark = f"{uuid.uuid4().hex}."
+        self._reaper = start_reaper(mark)
+        self._client: EnvClient | None = EnvClient(spec, f"{mark}0.")
+        self._answer(self._client)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Frame], dict[str, float]]:
+        """Start an episode from `seed` (0 to 2**63 - 1) or at random; returns the observation and `info`.
+
+        Raises:
+            EnvLostError: the game hung, died or sent an invalid message, or has been closed.
+        """
+        client = self._running()
+        client.reset(secrets.randbits(31) if seed is None else seed)
+        result = self._answer(client)
+        return {"pov": client.frame().copy()}, result.info
+
+    def step(self, action: Mapping[str, Any]) -> tuple[dict[str, Frame], float, bool, bool, dict[str, float]]:
+        """Carry out one step of MineRL's action dict. The reward is 0. Raises as `reset`."""
+        client = self._running()
+        client.step(*raw_from_env(action))
+        result = self._answer(client)
+        return {"pov": client.frame().copy()}, 0.0, result.terminated, result.truncated, result.info
+
+    def close(self) -> None:
+        """End the game."""
+        if self._client:
+            self._client.close()
+            self._release()
+
+    def _running(self) -> EnvClient:
+        if self._client is None:
+            raise EnvLostError("the game has been closed, or was lost: make it again")
+        return self._client
+
+    def _answer(self, client: EnvClient) -> StepResult:
+        """Wait for the answer to the last request."""
+        try:
+            while (result := client.poll()) is None:
+                wait([client.fileno()], max(client.deadline - time.monotonic(), 0.0) + 0.001)
+            return result
+        except EnvLostError:
+            client.kill()
+            self._release()
+            raise
+
+    def _release(self) -> None:
+        self._client = None
+        self._reaper.communicate()
