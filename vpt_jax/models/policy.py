@@ -67,7 +67,7 @@ class Policy(nn.Module):
         if frames.ndim == 3:
             x = jnp.asarray(frames).astype(self.dtype)
         else:
-            x = self.encoder()(scale_frames(frames.reshape(b * t, *frames.shape[2:]), self.dtype))
+            x = self.make_encoder()(scale_frames(frames.reshape(b * t, *frames.shape[2:]), self.dtype))
         x = constrain(x.reshape(b, t, self.features), BATCH)
         mask, memory = attention_mask(first, memory)
         transformer = Transformer(self.layers, self.heads, dtype=self.dtype, name="transformer")
@@ -83,8 +83,11 @@ class Policy(nn.Module):
         return PolicyOutput(logits, value, memory, aux_value)
 
     @nn.nowrap
-    def encoder(self) -> ImpalaEncoder:
-        """The image encoder: one embedding per frame."""
+    def make_encoder(self) -> ImpalaEncoder:
+        """Build the image encoder, the submodule `encoder`: one embedding per frame.
+
+        The method has another name than the submodule, because `flax.nnx.bridge.ToNNX` stores submodules as attributes.
+        """
         return ImpalaEncoder(self.widths, self.features, remat=self.remat, dtype=self.dtype, name="encoder")
 
     def initial_memory(self, batch: int) -> KVCache:
@@ -104,7 +107,7 @@ def init_params(policy: Policy, frame_shape: tuple[int, ...], rng: jax.Array) ->
 
 def embed(policy: Policy, params: Any, frames: UInt8[Array, "n h w 3"]) -> Float[Array, "n f"]:
     """Embeddings of frames by the policy's image encoder: the input of its transformer."""
-    return policy.encoder().apply({"params": params["encoder"]}, scale_frames(frames, policy.dtype))
+    return policy.make_encoder().apply({"params": params["encoder"]}, scale_frames(frames, policy.dtype))
 
 
 def apply_single_step(
