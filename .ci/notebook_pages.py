@@ -11,10 +11,14 @@ from mkdocs.structure.files import File, Files
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds `notebooks/NAME.md` for each `notebooks/NAME.ipynb` of the repository."""
     for notebook in sorted(Path(config.config_file_path).with_name("notebooks").glob("*.ipynb")):
-        cells = json.loads(notebook.read_text())["cells"]
-        text = "\n\n".join([*map(to_markdown, cells), f"This page is `notebooks/{notebook.name}` of the repository.\n"])
-        files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=text))
+        files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=page_text(notebook)))
     return files
+
+
+def page_text(notebook: Path) -> str:
+    """Markdown of a notebook."""
+    cells = map(to_markdown, json.loads(notebook.read_text())["cells"])
+    return "\n\n".join([*cells, f"This page is `notebooks/{notebook.name}` of the repository.\n"])
 
 
 def to_markdown(cell: dict[str, Any]) -> str:
