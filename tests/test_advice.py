@@ -7,9 +7,7 @@ message is followed, and the program must then succeed.
 import ast
 import os
 import re
-import runpy
 import shutil
-import tomllib
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache
@@ -21,16 +19,14 @@ from ml_collections import ConfigDict
 
 from configs.prepare import get_config
 from tests.conftest import record_episode
+from tests.repository import ROOT, SOURCES, config_fields, extras, flag_names
 from vpt_jax.data.prepare import PrepareError, prepare
 
-ROOT = Path(__file__).parents[1]
-SOURCES = sorted(path for folder in ("vpt_jax", "launch") for path in (ROOT / folder).rglob("*.py"))
 STYLES = "vpt_jax/report/page.py"  # its variables look like flags
 # Flags of other programs.
 OTHER_FLAGS = {
     "shm-size",
     "partition",
-    "help",
     "recursive",
     "location",
     "remote-name",
@@ -56,24 +52,7 @@ def messages() -> dict[str, set[str]]:
     return found
 
 
-def fields(config: ConfigDict, before: str = "") -> set[str]:
-    names = set()
-    for name, value in config.items():
-        names.add(before + name)
-        if isinstance(value, ConfigDict):
-            names |= fields(value, f"{before}{name}.")
-    return names
-
-
-@pytest.fixture(scope="module")
-def known_fields():
-    paths = [path for path in (ROOT / "configs").glob("[!_]*.py") if path.stem not in ("base", "rl_base")]
-    configs = [runpy.run_path(str(path))["get_config"]() for path in paths]
-    base = runpy.run_path(str(ROOT / "configs" / "base.py"))["get_config"]("policy", "x")
-    return set().union(*map(fields, [*configs, base])) | {"game.arguments.path"}
-
-
-def test_fields_that_messages_name_exist(known_fields):
+def test_fields_that_messages_name_exist():
     named = {}
     for text, files in messages().items():
         if text.endswith(".json"):
@@ -81,23 +60,19 @@ def test_fields_that_messages_name_exist(known_fields):
         for field in re.findall(r"(?<![\w./])(?:--)?config\.([a-z]\w*(?:\.[a-z]\w*)*)", text, re.IGNORECASE):
             named.setdefault(field, set()).update(files)
     assert len(named) > 50  # messages are found
-    missing = {field: files for field, files in named.items() if field not in known_fields | {"FIELD"}}
+    missing = {field: files for field, files in named.items() if field not in config_fields() | {"FIELD"}}
     assert not missing, missing
 
 
 def test_flags_programs_and_extras_that_messages_name_exist():
-    sources = "\n".join(path.read_text() for path in SOURCES)
-    flags = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', sources)) | OTHER_FLAGS | {"config"}
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text()).get("project", {}).get("optional-dependencies", {})
-    extras = extras or set(re.findall(r"^(\w+) =", (ROOT / "setup.cfg").read_text(), re.MULTILINE))
     unknown = set()
     for text, files in messages().items():
         for flag in re.findall(r"(?<![\w-])--([a-z][\w-]*)", text) if " " in text and STYLES not in files else ():
-            unknown |= {(flag, *files)} if flag not in flags else set()
+            unknown |= {(flag, *files)} if flag not in flag_names() | OTHER_FLAGS else set()
         for file in re.findall(r"\b((?:launch|configs|docs|vpt_jax)/[\w/]+\.(?:py|md))\b", text):
             assert (ROOT / file).exists(), (file, text, files)
         for names in re.findall(r"\.\[([\w,]+)\]", text):
-            assert set(names.split(",")) <= set(extras), (names, text, files)
+            assert set(names.split(",")) <= extras(), (names, text, files)
     assert not unknown, unknown
 
 

@@ -271,3 +271,9 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(plain):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half[1]))
     np.testing.assert_allclose(plain[0], half[0], rtol=0.05)
     assert plain[0] != half[0]
+
+
+def test_no_attribute_has_the_name_of_a_submodule(reference):
+    """`flax.nnx.bridge.ToNNX` stores submodules as attributes (notebooks/module_in_your_code.ipynb)."""
+    module, params = reference
+    assert not params.keys() & set(dir(module))

@@ -84,7 +84,10 @@ class Policy(nn.Module):
 
     @nn.nowrap
     def make_encoder(self) -> ImpalaEncoder:
-        """The image encoder: one embedding per frame."""
+        """Build the image encoder, the submodule `encoder`: one embedding per frame.
+
+        The method has another name than the submodule, because `flax.nnx.bridge.ToNNX` stores submodules as attributes.
+        """
         return ImpalaEncoder(self.widths, self.features, remat=self.remat, dtype=self.dtype, name="encoder")
 
     def initial_memory(self, batch: int) -> KVCache:
