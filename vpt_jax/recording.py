@@ -351,7 +351,7 @@ def _held(record: _Record, gui_open: bool) -> set[str]:
 
     The reference keeps ESC as a key of its own, which the models cannot press. Here ESC with an open GUI is
     `inventory`, the key that closes one too, as in the paper's training (according to a comment in the
-    reference). Without an open GUI it opens the game's menu, and is no button.
+    reference). Without an open GUI it opens the game's menu, and is not a button.
     """
     held = {KEYS[key] for key in record.items("keyboard.keys", str) if key in KEYS}
     held |= {MOUSE_BUTTONS[i] for i in record.items("mouse.buttons", int) if i in range(len(MOUSE_BUTTONS))}
@@ -410,8 +410,8 @@ def _camera(record: _Record, mouse_scale: float) -> tuple[float, float]:
 
     Differences from the reference:
 
-    - It truncates angles to whole degrees because its array holds integers: six counts are no movement. Here the
-      fraction is kept.
+    - It truncates angles to whole degrees because its array holds integers: six counts or fewer are no movement. Here
+      the fraction is kept.
     - It has a table of mouse scales by recorder version for open GUIs (`GUI_MOUSE_SCALE`), and never uses it. Here it
       is used, by the version in the recording's path.
     - It means to ignore turns of more than 180 degrees, but tests only where there is no turn. Here such an angle

@@ -37,7 +37,7 @@ class Marginal(NamedTuple):
 
     @classmethod
     def uniform(cls) -> "Marginal":
-        """All classes alike: for what does not depend on the data."""
+        """Equal probability of all classes, for results that do not depend on the data."""
         return cls(*(np.full(classes, 1 / classes) for classes in (NUM_BUTTON_CLASSES, NUM_CAMERA_CLASSES)))
 
     @classmethod
@@ -71,7 +71,7 @@ class FactoredMarginal(NamedTuple):
 
     @classmethod
     def uniform(cls) -> "FactoredMarginal":
-        """All classes alike: for what does not depend on the data."""
+        """Equal probability of all classes, for results that do not depend on the data."""
         return cls(np.full((len(BUTTONS), 2), 1 / 2), np.full((2, CAMERA.num_bins), 1 / CAMERA.num_bins))
 
     @classmethod

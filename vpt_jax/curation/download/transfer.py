@@ -118,7 +118,7 @@ class Transfer:
     def _receive(
         self, url: str, body: Body, offset: int, known: "_RemoteVersion | None", partial: "_PartialFile"
     ) -> "_RemoteVersion":
-        """Appends a body to the partial file if it starts at `offset`; starts anew if it starts at byte 0."""
+        """Appends a body to the partial file if it starts at `offset`; starts over if it starts at byte 0."""
         version = _RemoteVersion(url, body.size, body.validator or (known.validator if known and body.start else ""))
         if body.start not in (0, offset) or (body.start and version != known):
             partial.discard()

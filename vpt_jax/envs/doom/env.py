@@ -89,7 +89,7 @@ class DoomEnv(gymnasium.Env[Any, dict[str, Any]]):
         """Hold `action` for 1/20 s. At the end of the episode, the observation is its last frame.
 
         Raises:
-            RuntimeError: the episode is over, or has not begun.
+            RuntimeError: the episode is over, or has not started.
         """
         if self._game.is_episode_finished():
             raise RuntimeError("the Doom episode is over: call reset() first")
@@ -116,7 +116,7 @@ class DoomEnv(gymnasium.Env[Any, dict[str, Any]]):
     @property
     def _game(self) -> vizdoom.DoomGame:
         if self._engine is None:
-            raise RuntimeError("the Doom episode has not begun: call reset() first")
+            raise RuntimeError("the Doom episode has not started: call reset() first")
         return self._engine.game
 
     def _update_frame(self) -> None:

@@ -96,7 +96,7 @@ class LuantiEnv(gymnasium.Env[Any, dict[str, Any]]):
         """Apply `action`, and observe 1/20 s after the previous observation, or later if the caller takes over 20 ms.
 
         Raises:
-            RuntimeError: the episode has not begun.
+            RuntimeError: the episode has not started.
             LuantiError: the game has ended.
         """
         self._game.check()
@@ -119,7 +119,7 @@ class LuantiEnv(gymnasium.Env[Any, dict[str, Any]]):
     @property
     def _game(self) -> LuantiProcess:
         if self._running is None:
-            raise RuntimeError("the Luanti episode has not begun: call reset() first")
+            raise RuntimeError("the Luanti episode has not started: call reset() first")
         return self._running
 
     def _observe(self) -> tuple[Observation, Info]:
