@@ -25,6 +25,7 @@ from vpt_jax.models.presets import make_policy
 from vpt_jax.parallel import log
 from vpt_jax.report.training import write_report
 from vpt_jax.system.errors import ConfigError
+from vpt_jax.system.renamed_fields import refuse_renamed_fields
 from vpt_jax.system.workers import locked
 from vpt_jax.training import loop
 from vpt_jax.training.checkpoints import Checkpoints, run_metadata, write_run_config
@@ -76,9 +77,11 @@ def train(config: ConfigDict) -> bool:
 
     Raises:
         ConfigError: a field has an invalid value.
+        RenamedFieldError: a field has the name of an earlier version; the message has its present name.
         UserError: other errors that name their remedy, such as a missing dataset or a damaged checkpoint.
     """
     start_time = time.monotonic()
+    refuse_renamed_fields(config)
     parallel.start_processes(**config.distributed)
     with locked(Path(config.workdir)) if jax.process_index() == 0 else nullcontext():
         return (train_ppg if config.stage == "ppg" else train_supervised)(config, start_time)
