@@ -195,7 +195,7 @@ def test_programs_explain_fields_that_their_config_does_not_have(program, flags,
     [
         (
             "config.games = 8",
-            "the config file sets a field by its old name: config.games is now called config.num_envs",
+            "the config sets a field by its old name: config.games is now called config.num_envs",
         ),
         ("config.ppg.leash /= 2", "(config.ppg.leash is now called config.ppg.kl_pretrained_coef)"),
     ],

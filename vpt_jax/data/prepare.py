@@ -227,8 +227,9 @@ def _is_up_to_date(out: Path, provenance: dict[str, Any]) -> bool:
         raise PrepareError(f"{out} was made with {'; '.join(differ)}: remove it, or choose another --config.out")
     if report.get("recordings") != provenance["recordings"]:
         raise PrepareError(
-            f"recordings changed since {out} was made, or config.valid or config.join_segments did: remove it, or "
-            "choose another --config.out"
+            f"recordings changed since {out} was made, or config.valid or config.join_segments did, or an earlier "
+            "version made it, which identified recordings by their dates. Training still reads it. To prepare it "
+            "again, remove it, or choose another --config.out"
         )
     try:
         dataset.check_dataset(out)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from vpt_jax import parallel
 from vpt_jax.parallel import log
 from vpt_jax.programs.supervised import make_supervised_run
+from vpt_jax.system.renamed_fields import refuse_renamed_fields
 from vpt_jax.system.workers import locked
 from vpt_jax.training.ppg.train import make_ppg_run
 from vpt_jax.training.run import Run, train_run
@@ -31,9 +32,11 @@ def train(config: ConfigDict) -> bool:
 
     Raises:
         ConfigError: a field has an invalid value.
+        RenamedFieldError: a field has the name of an earlier version; the message has its present name.
         UserError: other errors that name their remedy, such as a missing dataset or a damaged checkpoint.
     """
     start_time = time.monotonic()
+    refuse_renamed_fields(config)
     parallel.start_processes(**config.distributed)
     with locked(Path(config.workdir)) if jax.process_index() == 0 else nullcontext():
         mesh = make_mesh(config)

@@ -51,7 +51,7 @@ RENAMED_FIELDS: dict[str, tuple[str, ...]] = {
 
 
 class RenamedFieldError(UserError, ValueError):
-    """A config file sets a field by its old name; the message has the new one."""
+    """A config has a field by its old name; the message has the new one."""
 
 
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
@@ -73,7 +73,7 @@ def refuse_renamed_fields(config: ConfigDict) -> None:
     names = field_names(config)
     for name in names:
         if name in RENAMED_FIELDS:
-            raise RenamedFieldError(f"the config file sets a field by its old name: {_new_name(name, names)}")
+            raise RenamedFieldError(f"the config sets a field by its old name: {_new_name(name, names)}")
 
 
 def explain_missing_field(field: str, names: Sequence[str]) -> str:
