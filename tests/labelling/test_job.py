@@ -238,7 +238,7 @@ def test_labels_are_made_once(undisturbed, videos, idm_dir, tmp_path, in_process
     assert "nothing to do" in capsys.readouterr().out
     more = shutil.copytree(videos, tmp_path / "videos")
     write_video(more / "new.mkv", "ffv1", "bgr0", pictures(3, 8, 8))
-    with pytest.raises(LabelError, match="was labelled with other videos: remove it"):
+    with pytest.raises(LabelError, match=r"was labelled with other videos \(new: new\): remove it"):
         label(settings(more, idm_dir, undisturbed[0]))
     assert files(undisturbed[0]) == before
     assert os.listdir(undisturbed[0].parent) == ["out"]
