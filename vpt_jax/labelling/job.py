@@ -42,8 +42,8 @@ from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.data.manifest import SUFFIX
 from vpt_jax.labelling import LabelError, resume
 from vpt_jax.labelling.model import CHOICES, MODES, model_digest
-from vpt_jax.labelling.parts import SPLIT, JobShard, is_complete, merge_shards, write_shard_dataset
 from vpt_jax.labelling.plan import EncodedVideo, Plan
+from vpt_jax.labelling.shards import SPLIT, JobShard, is_complete, merge_shards, write_shard_dataset
 from vpt_jax.labelling.steps import label_steps, read_steps, read_videos, step_file
 from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.system.printable import printable
