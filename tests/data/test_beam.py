@@ -73,7 +73,7 @@ def test_partial_files_of_a_lost_worker_are_not_in_the_dataset(recordings, by_pr
             yield number, function(*task)
 
     monkeypatch.setattr(dataset, "SHARD_BYTES", 60_000)
-    monkeypatch.setattr("vpt_jax.data.prepare._workers", lambda _: nullcontext(run))
+    monkeypatch.setattr("vpt_jax.data.prepare._workers", lambda *_: nullcontext(run))
     assert files(prepare(settings(recordings, tmp_path / "out"))) == by_processes
 
 

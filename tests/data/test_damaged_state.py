@@ -50,7 +50,7 @@ def recordings(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch):
-    monkeypatch.setattr(module, "_workers", lambda config: nullcontext(in_order))
+    monkeypatch.setattr(module, "_workers", lambda *_: nullcontext(in_order))
     monkeypatch.setattr("vpt_jax.data.dataset.SHARD_BYTES", 100_000)  # a file of one episode has 65 kB at least
 
 
@@ -130,7 +130,7 @@ def test_a_damaged_dataset_is_reported(recordings, tmp_path, uninterrupted, dama
 def test_repeated_damage_ends_the_run(recordings, tmp_path, monkeypatch):
     """The number of attempts to encode again is bounded (attack H2)."""
     monkeypatch.setattr("vpt_jax.data.dataset.check_episode", lambda *_: (_ for _ in ()).throw(damaged))
-    damaged = module.DatasetDamagedError("half a file")
+    damaged = DatasetDamagedError("half a file")
     with pytest.raises(PrepareError, match="check the disk"):
         prepare(settings(recordings, tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -32,7 +32,7 @@ def prepared(recordings, out):
 def in_this_process(monkeypatch):
     """Runs tasks without worker processes, which take seconds to start."""
     run = lambda function, tasks: ((i, function(*task)) for i, task in enumerate(tasks))  # noqa: E731
-    monkeypatch.setattr(preparation, "_workers", lambda config: nullcontext(run))
+    monkeypatch.setattr(preparation, "_workers", lambda *_: nullcontext(run))
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ def cut_session(folder, cuts, frames=90, ticks=None):
 def in_this_process(monkeypatch):
     """Runs tasks without process pools, which take seconds to start."""
     run = nullcontext(lambda function, tasks: ((number, function(*task)) for number, task in enumerate(tasks)))
-    monkeypatch.setattr("vpt_jax.data.prepare._workers", lambda _: run)
+    monkeypatch.setattr("vpt_jax.data.prepare._workers", lambda *_: run)
 
 
 def make(recordings, out, **changes):

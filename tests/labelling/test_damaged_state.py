@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vpt_jax.data.clips import read_result
-from vpt_jax.labelling import parts
+from vpt_jax.labelling import shards
 from vpt_jax.labelling.job import LabelError, label
 
 from .conftest import files, pictures, run_in_process, settings, write_video
@@ -49,7 +49,7 @@ def interrupt(config, name, monkeypatch):
         raise PowerCutError
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts, {"dataset": "publish", "out": "place_folder"}[name], cut_off)
+        patch.setattr(shards, {"dataset": "publish", "out": "place_folder"}[name], cut_off)
         with pytest.raises(PowerCutError):
             label(config)
 

@@ -145,11 +145,12 @@ def test_other_settings_are_refused_while_a_job_is_half_done(videos, idm_dir, tm
     changes = {"mode": "exact", "choice": "sample", "mirror": True, "seed": 1, "batch": 9, "windows_per_span": 3,
                "quality": 80, "chunk_frames": 4}  # fmt: skip
     for name, value in changes.items():
-        with pytest.raises(LabelError, match=f"part-00000-of-00001 was started with other {name}: remove it"):
+        message = rf"part-00000-of-00001 was made with other settings: {name} was \S+ and is now {value!r}\. Remove it"
+        with pytest.raises(LabelError, match=message):
             label(settings(videos, idm_dir, tmp_path / "out", num_films=0, **{name: value}))
     with monkeypatch.context() as patch:
         patch.setattr(jax, "local_device_count", lambda: 5)  # rows of a step would be other spans
-        with pytest.raises(LabelError, match="was started with other devices"):
+        with pytest.raises(LabelError, match=r"was made with other settings: devices was \d+ and is now 5"):
             label(half)
     part = tmp_path / "out.partial" / "part-00000-of-00001"
     with locked(part), pytest.raises(FolderInUseError, match="another run is working on"):

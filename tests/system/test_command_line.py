@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from tests import programs
 from vpt_jax.system import command_line
-from vpt_jax.system.home_folder import NoHomeError, expand_argument, expand_config, expand_home
+from vpt_jax.system.paths import NoHomeError, expand_argument, expand_config, expand_home
 from vpt_jax.system.renamed_fields import RENAMED_FIELDS, explain_missing_field, field_names, new_names_hint
 
 ROOT = Path(__file__).parents[2]

@@ -90,7 +90,10 @@ def test_embedding_resumes_where_it_was_killed(dataset_dir, tmp_path, monkeypatc
     np.testing.assert_array_equal(embedded.frames, plain.frames.reshape(2, 16, -1)[..., :5] / 2)
     for name in ("buttons", "camera", "first", "valid"):
         np.testing.assert_array_equal(getattr(embedded, name), getattr(plain, name))
-    with pytest.raises(EmbeddingsMismatchError, match="other encoder: remove it, or choose another"):
+    with pytest.raises(
+        EmbeddingsMismatchError,
+        match=r"other settings: encoder .*another --config\.data\.embeddings",
+    ):
         write_embeddings(settings, encoder(count)._replace(digest="new"), tmp_path)
 
 
@@ -107,7 +110,7 @@ def test_embeddings_belong_to_the_content_of_a_dataset(dataset_dir, tmp_path):
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(EmbeddingsMismatchError, match="other records: remove it"):
+    with pytest.raises(EmbeddingsMismatchError, match=r"other settings: records was .*Remove it"):
         write_embeddings(settings, encoder(count), tmp_path / "embeddings")
 
 

@@ -29,8 +29,11 @@ from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.index_arrays import REMEDY, check_actions, memmap_arrays
 from vpt_jax.data.metadata import SplitFiles, check_features, read_splits
 from vpt_jax.data.shards import RecordSource, open_reader
-from vpt_jax.system.atomic_files import publish
+from vpt_jax.system.atomic_files import publish, read_json
+from vpt_jax.system.errors import UserError
+from vpt_jax.system.mount_points import is_free
 from vpt_jax.system.paths import local_path
+from vpt_jax.system.resumable_folder import in_use_message
 from vpt_jax.system.workers import temporary_path
 
 NAME = "vpt"
@@ -176,6 +179,35 @@ def check_dataset(dataset_dir: Path) -> None:
     for split in sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ["train"]:
         load_index(dataset_dir, split)
         open_records(dataset_dir, split).check_shards()
+
+
+def finished_report(out: Path, field: str, error_class: type[UserError]) -> dict[str, Any] | None:
+    """Reads the report of the finished dataset in an output folder, after `check_dataset`.
+
+    Args:
+        out: the output folder.
+        field: of the report, which holds the dataset's settings.
+        error_class: of the errors.
+
+    Returns:
+        The report; None if the folder is missing or empty.
+
+    Raises:
+        UserError: of `error_class`: the folder holds anything else, or its dataset is damaged.
+    """
+    if out.is_file():
+        raise error_class(f"{out} is a file, and config.out must be a folder: choose another --config.out")
+    if is_free(out):
+        return None
+    if not (file := out / "report.json").is_file():
+        raise error_class(in_use_message(out))
+    if not (isinstance(report := read_json(file), dict) and isinstance(report.get(field), dict)):
+        raise error_class(f"{file} is damaged: remove {out}, or choose another --config.out")
+    try:
+        check_dataset(out)
+    except (DatasetDamagedError, DatasetMissingError) as error:
+        raise error_class(f"{out} is damaged: remove it, or choose another --config.out. {error}") from error
+    return report
 
 
 def check_record_position(index: EpisodeIndex, number: int, values: Mapping[str, Any]) -> None:

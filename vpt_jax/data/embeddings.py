@@ -22,6 +22,7 @@ from vpt_jax.data.streams import Stream, StreamSettings, Window
 from vpt_jax.system.atomic_files import read_json, write_text
 from vpt_jax.system.contents import file_digest
 from vpt_jax.system.errors import UserError
+from vpt_jax.system.resumable_folder import refuse_changes
 from vpt_jax.system.workers import locked, progress_bar
 
 
@@ -120,10 +121,7 @@ def _count_embedded(file: Path, progress_file: Path, provenance: dict[str, Any],
     done = stored.pop("done", None) if isinstance(stored, dict) else None
     if rows is None or type(done) is not int:
         return 0  # missing or damaged
-    if changed := [name for name in provenance if stored.get(name) != provenance[name]]:
-        raise EmbeddingsMismatchError(
-            f"{file} was made with other {', '.join(changed)}: remove it, or choose another folder for embeddings"
-        )
+    refuse_changes(file, stored, provenance, EmbeddingsMismatchError, "config.data.embeddings")
     return done if rows.shape == shape and 0 <= done <= len(rows) else 0
 
 

@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from itertools import groupby, islice
@@ -27,13 +26,12 @@ from ml_collections import ConfigDict
 from vpt_jax.contractor_names import recorder_version
 from vpt_jax.data import beam, dataset, manifest, sessions, splits
 from vpt_jax.data.encode import EncodingSettings, Recording, add_suffix, encode_episodes
-from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.recorded_stats import RecordedStats
 from vpt_jax.recording import GUI_MOUSE_SCALE, find_recordings, recording_file
-from vpt_jax.system.atomic_files import read_json
 from vpt_jax.system.errors import UserError
-from vpt_jax.system.mount_points import is_free, place_folder
+from vpt_jax.system.mount_points import place_folder
 from vpt_jax.system.paths import refuse_remote_paths
+from vpt_jax.system.resumable_folder import refuse_changes
 from vpt_jax.system.workers import TaskRunner, locked, process_runner, progress_bar
 from vpt_jax.video_files import content_digest, name_problem, printable_path, utf8_path
 
@@ -76,7 +74,7 @@ def prepare(config: ConfigDict) -> Path:
     if _is_up_to_date(out, provenance):
         print("nothing to do: this dataset is up to date")
     else:
-        with locked(partial), _workers(config) as run:
+        with locked(partial), _workers(config, recordings) as run:
             for _ in range(_ATTEMPTS):
                 _encode_all(run, recordings, settings)
                 episodes = {recording: [recording] for recording in recordings}
@@ -98,10 +96,10 @@ def prepare(config: ConfigDict) -> Path:
     return out
 
 
-def _workers(config: ConfigDict) -> AbstractContextManager[TaskRunner]:
+def _workers(config: ConfigDict, recordings: Sequence[Recording]) -> AbstractContextManager[TaskRunner]:
     if config.beam.runner:
         return beam.on_runner(config.beam.runner, config.beam.options)
-    return process_runner(config.workers)
+    return process_runner(config.workers, PrepareError, lambda: _in_progress(recordings))
 
 
 def _check(settings: EncodingSettings, valid: ConfigDict) -> None:
@@ -212,29 +210,15 @@ def _digest(value: Any) -> str:
 
 def _is_up_to_date(out: Path, provenance: dict[str, Any]) -> bool:
     """Returns whether `out` is already this dataset; raises `PrepareError` if it is anything else and not empty."""
-    if out.is_file():
-        raise PrepareError(f"{out} is a file, and config.out must be a folder: choose another --config.out")
-    if is_free(out):
+    if (report := dataset.finished_report(out, "settings", PrepareError)) is None:
         return False
-    if not (out / "report.json").is_file():
-        raise PrepareError(f"{out} is in use by something else: choose another --config.out")
-    report = read_json(out / "report.json")
-    if not (isinstance(report, dict) and isinstance(report.get("settings"), dict)):
-        raise PrepareError(f"{out / 'report.json'} is damaged: remove {out}, or choose another --config.out")
-    if report["settings"] != provenance["settings"]:
-        differ = [f"{key} {report['settings'].get(key)}, not {value}" for key, value in provenance["settings"].items()
-                  if report["settings"].get(key) != value]  # fmt: skip
-        raise PrepareError(f"{out} was made with {'; '.join(differ)}: remove it, or choose another --config.out")
+    refuse_changes(out, report["settings"], provenance["settings"], PrepareError)
     if report.get("recordings") != provenance["recordings"]:
         raise PrepareError(
             f"recordings changed since {out} was made, or config.valid or config.join_segments did, or an earlier "
             "version made it, which identified recordings by their dates. Training still reads it. To prepare it "
             "again, remove it, or choose another --config.out"
         )
-    try:
-        dataset.check_dataset(out)
-    except (DatasetDamagedError, DatasetMissingError) as error:
-        raise PrepareError(f"{out} is damaged: remove it, or choose another --config.out. {error}") from error
     return True
 
 
@@ -252,20 +236,11 @@ def _encode_all(run: TaskRunner, recordings: Sequence[Recording], settings: Enco
     todo = [list(segments) for _, segments in groupby(pending, key=lambda recording: recording.source)]
     frames, start = 0, time.monotonic()
     with progress_bar(sum(segments[0].size for segments in todo), desc="encoding", unit="B", unit_scale=True) as bar:
-        try:
-            for done, (number, count) in enumerate(
-                run(encode_episodes, [(segments, settings) for segments in todo]), 1
-            ):
-                frames += count
-                rate = f", {frames / (time.monotonic() - start):,.0f} frames/s" if frames else ""
-                bar.set_postfix_str(f"{done}/{len(todo)} recordings{rate}", refresh=False)
-                bar.update(todo[number][0].size)
-        except BrokenProcessPool:
-            raise PrepareError(
-                f"a worker process died, out of memory or at one of these recordings: {_in_progress(pending)}. "
-                "Finished work is kept: run the same command again, with a smaller --config.workers or without that "
-                "recording"
-            ) from None
+        for done, (number, count) in enumerate(run(encode_episodes, [(segments, settings) for segments in todo]), 1):
+            frames += count
+            rate = f", {frames / (time.monotonic() - start):,.0f} frames/s" if frames else ""
+            bar.set_postfix_str(f"{done}/{len(todo)} recordings{rate}", refresh=False)
+            bar.update(todo[number][0].size)
 
 
 def _report_damaged(recordings: Sequence[Recording]) -> None:

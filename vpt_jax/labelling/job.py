@@ -38,17 +38,16 @@ from vpt_jax.data.clips import (
     render_film,
     sampling_seed,
 )
-from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
+from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.data.manifest import SUFFIX
 from vpt_jax.labelling import LabelError, resume
 from vpt_jax.labelling.model import CHOICES, MODES, model_digest
-from vpt_jax.labelling.parts import SPLIT, JobShard, is_complete, merge_shards, write_shard_dataset
 from vpt_jax.labelling.plan import EncodedVideo, Plan
+from vpt_jax.labelling.shards import SPLIT, JobShard, is_complete, merge_shards, write_shard_dataset
 from vpt_jax.labelling.steps import label_steps, read_steps, read_videos, step_file
-from vpt_jax.system.atomic_files import read_json, write_text
-from vpt_jax.system.mount_points import is_free
 from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.system.printable import printable
+from vpt_jax.system.resumable_folder import refuse_changes, resumable_folder
 from vpt_jax.system.workers import locked, progress_bar, task_result, worker_pool
 from vpt_jax.training.checkpoints import TrainedIDM, load_idm
 
@@ -83,8 +82,9 @@ def label(config: ConfigDict) -> Path:
             return _report_done(out, work)
         shards = _assign_shards(config, idm, videos, keys, work)
     shard = shards[config.shard_index]
-    with locked(shard.folder):
-        _check_settings(shard, made_of)
+    # The number of rows of a step depends on the number of devices.
+    settings = made_of | {"devices": jax.local_device_count(), "version": VERSION}
+    with resumable_folder(shard.folder, settings, LabelError, discard_unknown=True, fields=_FIELDS):
         _label_shard(shard, config, idm)
     with locked(work, wait=True):  # while another host checks whether this shard is complete
         if _is_up_to_date(out, wanted) or merge_shards(work, shards, out):  # or another host was faster
@@ -101,27 +101,13 @@ def _report_done(out: Path, work: Path) -> Path:
 
 def _is_up_to_date(out: Path, made_of: dict[str, Any]) -> bool:
     """Returns whether `out` is already this dataset; raises `LabelError` if it is anything else and not empty."""
-    if out.is_file():
-        raise LabelError(f"{out} is a file, and config.out must be a folder: choose another --config.out")
-    if is_free(out):
+    if (report := dataset.finished_report(out, "made_of", LabelError)) is None:
         return False
-    if not (out / "report.json").is_file():
-        raise LabelError(f"{out} is in use by something else: choose another --config.out")
-    report = read_json(out / "report.json")
-    existing = report.get("made_of") if isinstance(report, dict) else None
-    if not isinstance(existing, dict):
-        raise LabelError(f"{out / 'report.json'} is damaged: remove {out}, or choose another --config.out")
-    names = {stored: field for field, stored in _STORED_NAMES.items()}
-    if changed := [names.get(name, name) for name in made_of if made_of[name] != existing.get(name)]:
-        videos = resume.describe_differences(existing.get("videos", {}), made_of["videos"])
-        raise LabelError(
-            f"{out} was labelled with other {', '.join(changed)}: remove it, or choose another out"
-            + (f" (videos {videos})" if videos else "")
-        )
-    try:
-        dataset.check_dataset(out)
-    except (DatasetDamagedError, DatasetMissingError) as error:
-        raise LabelError(f"{out} is damaged: remove it, or choose another out. {error}") from error
+    stored, settings = dict(report["made_of"]), dict(made_of)
+    videos = resume.describe_differences(stored.pop("videos", {}), settings.pop("videos"))
+    refuse_changes(out, stored, settings, LabelError, fields=_FIELDS)
+    if videos:
+        raise LabelError(f"{out} was labelled with other videos ({videos}): remove it, or choose another --config.out")
     return True
 
 
@@ -187,40 +173,15 @@ def _assign_shards(
     return shards
 
 
-_STORED_NAMES = {"windows_per_span": "span"}  # fields of the config that have another name in settings.json
+_FIELDS = {"span": "windows_per_span"}  # config fields of settings that are stored under their earlier name
 
 
 def _label_settings(config: ConfigDict, idm: TrainedIDM) -> dict[str, Any]:
     """Settings and model that determine the labels, in addition to the videos."""
-    fields = ("mode", "choice", "mirror", "seed", "batch", "windows_per_span", "aspect", "chunk_frames", "quality")
-    made_of = {_STORED_NAMES.get(name, name): config[name] for name in fields}
+    names = ("mode", "choice", "mirror", "seed", "batch", "span", "aspect", "chunk_frames", "quality")
+    made_of = {name: config[_FIELDS.get(name, name)] for name in names}
     made_of["idm"] = f"step {idm.step}, parameters {model_digest(idm)}"
     return json.loads(json.dumps(made_of))
-
-
-def _check_settings(shard: JobShard, made_of: dict[str, Any]) -> None:
-    """Stores the settings of the shard; raises `LabelError` if existing files were made with other settings."""
-    file = shard.folder / "settings.json"
-    # The number of rows of a step depends on the number of devices.
-    made_of = made_of | {"devices": jax.local_device_count(), "version": VERSION}
-    existing = read_json(file)
-    if not isinstance(existing, dict):
-        _clear_folder(shard.folder, file)
-        write_text(file, json.dumps(made_of, indent=1) + "\n")
-        existing = made_of
-    names = {stored: field for field, stored in _STORED_NAMES.items()}
-    if changed := [names.get(name, name) for name in made_of if made_of[name] != existing.get(name)]:
-        raise LabelError(
-            f"{shard.folder} was started with other {', '.join(changed)}: remove it, or choose another out"
-        )
-
-
-def _clear_folder(folder: Path, settings: Path) -> None:
-    """Removes all files of a shard whose settings cannot be read."""
-    if settings.exists():
-        print(f"{settings} is damaged, so all files in its folder are created again", flush=True)
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _label_shard(shard: JobShard, config: ConfigDict, idm: TrainedIDM) -> None:

@@ -16,9 +16,16 @@ from vpt_jax.system.config_files import config_argument, find_config, find_confi
 from vpt_jax.system.config_help import describe_config
 from vpt_jax.system.disk_errors import explain_disk_error
 from vpt_jax.system.errors import MissingFileError, UserError
-from vpt_jax.system.home_folder import NoHomeError, expand_argument, expand_config
 from vpt_jax.system.output import prepare_output
-from vpt_jax.system.paths import RemotePathError, local_path, refuse_remote_paths, refuse_remote_settings
+from vpt_jax.system.paths import (
+    NoHomeError,
+    RemotePathError,
+    expand_argument,
+    expand_config,
+    local_path,
+    refuse_remote_paths,
+    refuse_remote_settings,
+)
 from vpt_jax.system.printable import escape_output
 from vpt_jax.system.renamed_fields import (
     RenamedFieldError,

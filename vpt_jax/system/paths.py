@@ -1,7 +1,8 @@
-"""Rejects URLs such as `gs://bucket/run` where a local path is needed, with a message that names the remedy.
+"""Paths as users give them: tilde expansion (`~`), and rejection of URLs such as `gs://bucket/run` in their place.
 
-No program here opens an object store or a web server by such a path: `pathlib` would interpret it as the relative
-folder `gs:/bucket/run`, and a run's checkpoints would be written to a disk that is lost with its pod.
+The shell does not expand a `~` after `=`, in quotes and in tuples. No program here opens an object store or a web
+server by a path: `pathlib` would interpret a URL as the relative folder `gs:/bucket/run`, and a run's checkpoints would
+be written to a disk that is lost with its pod.
 """
 
 import re
@@ -9,15 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from vpt_jax.system.errors import UserError
 
+_TEXT_FIELDS = {"search", "terms", "reject_words"}  # config fields that hold text, not paths
 # Config fields that hold no path, or may hold a URL: the accepted schemes of each (None: not checked).
 URL_FIELDS: dict[str, tuple[str, ...] | None] = {
     "contractor.index": ("http", "https", "file"),
     "urls": None,
-    "search": None,
-    "terms": None,
-    "reject_words": None,
+    **dict.fromkeys(_TEXT_FIELDS),
     "beam.options": None,  # a runner in the cloud has its own staging folders in a bucket
     "game.cluster": ("ray",),
     "distributed.coordinator": None,
@@ -38,6 +40,14 @@ _REMEDIES = {
 }
 _REMEDIES["https"] = _REMEDIES["ftp"] = _REMEDIES["http"]
 _DEFAULT_REMEDY = "mount it as a folder or copy it to this machine, and give the local path"
+
+# `~`, `~/PATH` or `~USER/PATH`, alone or as NAME=~/PATH; not words with a tilde in them.
+_HOME = re.compile(r"(?P<before>(?:[\w.-]+=)?)(?P<path>~(?:[A-Za-z_][\w.-]*)?(?:/.*)?)", re.DOTALL)
+_FLAG = re.compile(r"(?P<flag>--?[\w.]+=)(?P<value>~.*)", re.DOTALL)
+
+
+class NoHomeError(UserError, ValueError):
+    """A path that begins with the home folder of an unknown user; the message names it."""
 
 
 class RemotePathError(UserError, ValueError):
@@ -101,3 +111,47 @@ def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple | set | frozenset):
         for item in value:
             yield from _texts(item, field)
+
+
+def expand_home(text: str, name: str) -> str:
+    """Replace a leading `~` or `~USER` by the home folder; other text is returned unchanged.
+
+    Args:
+        text: a path, or NAME=PATH, or any other text.
+        name: the name used in the error message, such as `config.out`.
+
+    Raises:
+        NoHomeError: there is no such user, or the home folder is unknown.
+    """
+    if not (found := _HOME.fullmatch(text)):
+        return text
+    try:
+        return found["before"] + str(Path(found["path"]).expanduser())
+    except RuntimeError as error:
+        raise NoHomeError(
+            f"{name} is {text!r}, and there is no home folder of that name: give the whole path, or ./~ for a folder "
+            "that is called so"
+        ) from error
+
+
+def expand_argument(argument: str) -> str:
+    """Expand `~` in a command-line argument: `~/PATH` or `--FLAG=~/PATH`. Errors as `expand_home`."""
+    if found := _FLAG.fullmatch(argument):
+        if found["flag"].strip("-=").rpartition(".")[2] in _TEXT_FIELDS:
+            return argument
+        return found["flag"] + expand_home(found["value"], found["flag"].rstrip("="))
+    return argument
+
+
+def expand_config(config: ConfigDict, field: str = "config") -> None:
+    """Expand `~` in all text fields of a config in place, including tuples. Errors as `expand_home`."""
+    for name in config:
+        value, full = config[name], f"{field}.{name}"
+        if isinstance(value, ConfigDict):
+            expand_config(value, full)
+        elif name in _TEXT_FIELDS:
+            continue
+        elif isinstance(value, str):
+            config[name] = expand_home(value, full)
+        elif isinstance(value, tuple | list):
+            config[name] = type(value)(expand_home(item, full) if isinstance(item, str) else item for item in value)

@@ -73,23 +73,51 @@ TaskRunner = Callable[[Callable[..., Any], Sequence[tuple]], Iterator[tuple[int,
 
 
 @contextmanager
-def process_runner(workers: int) -> Iterator[TaskRunner]:
-    """A `TaskRunner` on a pool of processes. An error of a task is raised with a note that names the task."""
+def process_runner(
+    workers: int, error_class: type[UserError], in_progress: Callable[[], str] = str
+) -> Iterator[TaskRunner]:
+    """A `TaskRunner` on a pool of processes, with the errors of `task_result`.
+
+    Args:
+        workers: as of `worker_pool`.
+        error_class: raised if a worker process has died.
+        in_progress: called then, to name the inputs that were being processed; "": unknown.
+    """
     with worker_pool(workers) as pool:
 
         def run(function: Callable[..., Any], tasks: Sequence[tuple]) -> Iterator[tuple[int, Any]]:
             futures = {pool.submit(function, *task): number for number, task in enumerate(tasks)}
             for future in as_completed(futures):
-                try:
-                    yield futures[future], future.result()
-                except BrokenProcessPool:
-                    raise
-                except Exception as error:
-                    description = f"{function.__name__} of {tasks[futures[future]][0]}"
-                    error.add_note(f"in {description}; finished work is kept, run the same command again to resume")
-                    raise
+                source = f"{function.__name__} of {tasks[futures[future]][0]}"
+                yield futures[future], task_result(future, source, error_class, in_progress)
 
         yield run
+
+
+def task_result(
+    future: Future, source: object, error_class: type[UserError], in_progress: Callable[[], str] = str
+) -> Any:
+    """Returns the result of a worker's task.
+
+    Args:
+        future: of the task.
+        source: the task or its input, for the message.
+        error_class: raised if a worker process has died.
+        in_progress: called then, to name the inputs that were being processed; "": unknown.
+
+    Raises:
+        UserError: of `error_class`, with the remedy. The task's own errors get a note that names `source`.
+    """
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise error_class(
+            f"a worker process died, out of memory or at one of its inputs ({in_progress() or f'such as {source}'}). "
+            "Finished work is kept: run the same command again, with a smaller --config.workers or without that input"
+        ) from None
+    except Exception as error:
+        error.add_note(f"at {source}; finished work is kept: run the same command again to resume")
+        raise
 
 
 def temporary_path(path: Path) -> Path:
@@ -190,26 +218,3 @@ class _LogLines:
 
     def flush(self) -> None:
         sys.stderr.flush()
-
-
-def task_result(future: Future, source: object, error_class: type[UserError]) -> Any:
-    """Returns the result of a worker's task.
-
-    Args:
-        future: of the task.
-        source: the input file that the task reads, for the message.
-        error_class: raised if a worker process has died.
-
-    Raises:
-        UserError: of `error_class`, with the remedy. The task's own errors get a note that names `source`.
-    """
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        raise error_class(
-            f"a worker process died, out of memory or at a video such as {source}. Finished work is kept: run the same "
-            "command again, with a smaller --config.workers or without that video"
-        ) from None
-    except Exception as error:
-        error.add_note(f"at {source}; finished work is kept: run the same command again to resume")
-        raise

@@ -34,6 +34,7 @@ from vpt_jax.system.disk_errors import errno_values
 from vpt_jax.system.errors import MissingFileError, UserError
 from vpt_jax.system.paths import local_path
 from vpt_jax.system.printable import printable
+from vpt_jax.system.resumable_folder import describe_changes
 from vpt_jax.training.digests import changed_leaves, digest, leaves_without_digest
 from vpt_jax.training.stages import IDM, MODEL_OF_STAGE, POLICY, PPG_STAGE, ModelKind
 from vpt_jax.training.state import AnyState, State
@@ -150,15 +151,13 @@ class Checkpoints:
         return state
 
     def _check(self, stored: dict[str, Any]) -> None:
-        changed = [
-            f"{group}.{name} was {stored[group].get(name)!r} and is now {self._metadata[group].get(name)!r}"
-            for group in _FIXED
-            for name in sorted(stored[group].keys() | self._metadata[group].keys())
-            if stored[group].get(name) != self._metadata[group].get(name)
-        ]
-        if changed:
+        before, now = (
+            {f"{group}.{name}": value for group in _FIXED for name, value in metadata[group].items()}
+            for metadata in (stored, self._metadata)
+        )
+        if changes := describe_changes(before, now):
             raise SettingsChangedError(
-                f"{self._manager.directory} holds a run with other settings: {'; '.join(changed)}. "
+                f"{self._manager.directory} holds a run with other settings: {changes}. "
                 "Give the old settings to resume it, or another --config.workdir to start a new run."
             )
 

@@ -16,6 +16,7 @@ from vpt_jax.curation.clean_filter.classifier import (
 from vpt_jax.curation.clean_filter.novelty import build_patch_memory, distance_features, patch_distances
 from vpt_jax.curation.clean_filter.training import (
     CrossValidationResult,
+    assign_folds,
     choose_threshold,
     classify,
     cross_fit_thresholds,
@@ -85,6 +86,38 @@ def test_the_threshold_is_the_lowest_that_is_precise_enough():
     assert choose_threshold(margin, ~clean, 0.9) == 0  # 0.4 is the best possible precision
 
 
+def test_frames_of_one_margin_are_on_one_side_of_the_threshold():
+    """Of equal margins, the precision counts all: pictures may be in a set twice."""
+    margin = np.array([3.0, 2, 2, 2, 1])
+    assert choose_threshold(margin, np.array([True, True, False, False, True]), 0.9) == 3
+    assert choose_threshold(margin, np.array([False, True, True, True, False]), 0.7) == 2
+    assert choose_threshold(np.full(3, 2.0), np.array([True, False, True]), 0.9) == 2
+
+
+def test_a_video_is_in_one_fold_and_every_class_in_all_training_sets():
+    rng = np.random.default_rng(3)
+    labels = np.concatenate([np.full(40, 0), np.full(30, 1), np.full(9, 2)])
+    groups = np.concatenate([rng.integers(0, 7, 40), 10 + rng.integers(0, 5, 30), 20 + np.arange(9) % 2])
+    for folds in (3, 5, 10, 50):
+        fold_of = assign_folds(labels, groups, folds)
+        assert set(fold_of) == set(range(min(folds, 14)))
+        assert all(len(set(fold_of[groups == group])) == 1 for group in groups)
+        assert all(set(labels[fold_of != fold]) == {0, 1, 2} for fold in fold_of)
+        np.testing.assert_array_equal(fold_of, assign_folds(labels, groups, folds))
+
+
+def test_a_fold_that_would_leave_clean_pictures_of_one_video_is_refused():
+    """They are compared with those of other videos."""
+    labels, groups = np.array([0, 0, 0, 1, 1, 2, 2]), np.arange(7)
+    with pytest.raises(
+        ClassifierError, match=r"videos with pictures of 'clean': set config\.num_folds"
+    ):
+        assign_folds(labels, groups, 2)
+    assert len(set(assign_folds(labels, groups, 3))) == 3
+    with pytest.raises(ClassifierError, match="the pictures of 'other' come from 1 videos, and 2 are needed"):
+        assign_folds(labels, np.array([0, 1, 2, 3, 4, 5, 5]), 3)
+
+
 def test_thresholds_are_cross_fitted():
     """The threshold of each fold is chosen on the other folds (related to fidelity S8)."""
     margin, clean = np.array([4.0, 3, 2, 1, 0, 5]), np.array([True, False, True, True, False, True])
@@ -119,5 +152,7 @@ def test_training_without_scikit_learn_names_the_pip_command(monkeypatch):
         return real(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ClassifierError, match="training a filter needs scikit-learn"):
+        assign_folds(np.array([0, 0, 0, 1, 1, 2, 2]), np.arange(7), 3)
     with pytest.raises(ClassifierError, match=r'pip install -c constraints.txt -e "\.\[filter\]"'):
         fit([np.zeros((3, 1, 1, 2), np.float32)], np.arange(3), np.array(["a", "b", "c"]), 20.0)

@@ -37,12 +37,12 @@ def test_median_filter_takes_the_majority_of_seven_frames(before, after):
 
 
 @settings(deadline=None)  # the first call imports SciPy
-@given(hnp.arrays(bool, st.integers(0, 60)), st.sampled_from([1, 3, 7]))
-def test_median_filter_equals_scipy_with_repeated_ends(values, median_window):
-    from scipy.ndimage import median_filter as expected
-
-    reference = expected(values.astype(int), median_window, mode="nearest").astype(bool)
-    assert median_filter(values, median_window).tolist() == reference.tolist()
+@given(hnp.arrays(bool, st.integers(0, 60)), st.sampled_from([1, 3, 7, 99]))
+def test_median_is_the_majority_with_the_ends_repeated(values, median_window):
+    half = median_window // 2
+    padded = [*half * values[:1].tolist(), *values.tolist(), *half * values[-1:].tolist()]
+    majority = [sum(padded[i : i + median_window]) > half for i in range(len(values))]
+    assert median_filter(values, median_window).tolist() == majority
 
 
 @given(hnp.arrays(bool, st.integers(0, 60)))

@@ -48,7 +48,7 @@ def write(folder, name, surplus):
 def config(tmp_path, monkeypatch):
     """Default settings except for paths and sizes; one pair has one surplus frame, another has two."""
     run = nullcontext(lambda function, tasks: ((number, function(*task)) for number, task in enumerate(tasks)))
-    monkeypatch.setattr("vpt_jax.data.prepare._workers", lambda _: run)
+    monkeypatch.setattr("vpt_jax.data.prepare._workers", lambda *_: run)
     for number, name in enumerate(NAMES):
         write(tmp_path / "mirror/store/6.9", name, surplus=max(2 - number, 0))
     index = {"basedir": "store", "relpaths": [f"6.9/{name}" for name in NAMES]}

@@ -81,7 +81,7 @@ def make_dataset(recordings, out, **changes):
 
 
 @contextmanager
-def _in_this_process(workers):
+def _in_this_process(workers, error_class, in_progress=str):
     yield lambda function, tasks: ((number, function(*task)) for number, task in enumerate(tasks))
 
 

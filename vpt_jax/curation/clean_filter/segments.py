@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
+from scipy import ndimage
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,7 @@ def select_segments(clean: Bool[np.ndarray, " n"], times: Sequence[float], rules
 
 def median_filter(labels: Bool[np.ndarray, " n"], median_window: int) -> Bool[np.ndarray, " n"]:
     """Median filter over the `median_window` frames around each; beyond both ends the outermost label is repeated."""
-    if not len(labels):
-        return labels
-    padded = np.pad(labels, median_window // 2, mode="edge")
-    return np.lib.stride_tricks.sliding_window_view(padded, median_window).sum(-1) > median_window // 2
+    return ndimage.median_filter(labels, median_window, mode="nearest")
 
 
 def runs(labels: Bool[np.ndarray, " n"]) -> list[slice]:

@@ -5,7 +5,7 @@ saved is then trained on all frames.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
@@ -20,6 +20,8 @@ from vpt_jax.system.workers import progress_bar
 from vpt_jax.video import resize
 
 BATCH = 32  # frames embedded at a time
+# Videos of each class to train on: clean pictures are compared with those of other videos.
+_NEEDED = {"clean": 2, "artifacts": 1, "other": 1}
 
 Labels = Int[np.ndarray, " n"]  # indices into `CLASSES`
 Groups = Shaped[np.ndarray, " n"]  # names of videos
@@ -73,6 +75,19 @@ def check_config(config: ConfigDict) -> None:
         raise ClassifierError(f"config.min_precision is {config.min_precision}, and must be above 0 and at most 1")
 
 
+def _import_sklearn() -> Any:
+    """Imports scikit-learn, which training alone needs."""
+    try:
+        import sklearn.metrics
+        import sklearn.model_selection
+        import sklearn.svm
+    except ImportError as error:
+        raise ClassifierError(
+            'training a filter needs scikit-learn: pip install -c constraints.txt -e ".[filter]"'
+        ) from error
+    return sklearn
+
+
 def fit(maps: Sequence[CellMap], labels: Labels, groups: Groups, svm_c: float) -> tuple[PatchMemories, SVMClassifier]:
     """Builds the patch memories of the clean pictures, and trains the SVM on distances to them.
 
@@ -88,18 +103,13 @@ def fit(maps: Sequence[CellMap], labels: Labels, groups: Groups, svm_c: float) -
     Raises:
         ClassifierError: scikit-learn is missing.
     """
-    try:
-        from sklearn.svm import SVC
-    except ImportError as error:
-        raise ClassifierError(
-            'training a filter needs scikit-learn: pip install -c constraints.txt -e ".[filter]"'
-        ) from error
+    sklearn = _import_sklearn()
     clean = labels == 0
     memories = tuple(build_patch_memory(cells[clean]) if cells.shape[1] > 1 else None for cells in maps)
     same_group = groups[:, None] == groups[clean][subsample_indices(int(clean.sum()))]
     x = svm_features(maps, memories, same_group)
     mean, scale = x.mean(0), x.std(0) + 1e-9
-    svc = SVC(C=svm_c, gamma="scale", break_ties=True).fit((x - mean) / scale, labels)
+    svc = sklearn.svm.SVC(C=svm_c, gamma="scale", break_ties=True).fit((x - mean) / scale, labels)
     svm = SVMClassifier(
         mean, scale, svc.support_vectors_, svc.n_support_, svc.dual_coef_, svc.intercept_, np.array(svc._gamma)
     )  # fmt: skip
@@ -111,13 +121,12 @@ def cross_validate(
 ) -> CrossValidationResult:  # fmt: skip
     """Grouped k-fold cross-validation: every group is scored by a model trained without it.
 
-    Raises ClassifierError if there are too few groups.
+    Raises ClassifierError if there are too few groups, or scikit-learn is missing.
     """
-    fold_of = _assign_folds(labels, groups, config.num_folds)
-    folds = np.array([fold_of[group] for group in groups])
+    folds = assign_folds(labels, groups, config.num_folds)
     decisions = np.zeros((len(labels), len(CLASSES)))
-    with progress_bar(config.num_folds, desc="cross-validation", unit="fold") as bar:
-        for fold in range(config.num_folds):
+    with progress_bar(folds.max() + 1, desc="cross-validation", unit="fold") as bar:
+        for fold in range(folds.max() + 1):
             out = folds == fold
             memories, svm = fit([cells[~out] for cells in maps], labels[~out], groups[~out], config.svm_c)
             decisions[out] = svm.decision_function(svm_features([cells[out] for cells in maps], memories))
@@ -130,32 +139,37 @@ def cross_validate(
     return CrossValidationResult(labels, decisions, thresholds, threshold)
 
 
-def _assign_folds(labels: Labels, groups: Groups, folds: int) -> dict[str, int]:
-    """Assigns each group to the fold that holds it out: large ones first, each to the fold with least of its class."""
-    fold_of: dict[str, int] = {}
+def assign_folds(labels: Labels, groups: Groups, folds: int) -> Int[np.ndarray, " n"]:
+    """Stratified group k-fold: the fold that holds each frame out, with all frames of its group; fewer if few groups.
+
+    Raises ClassifierError if a fold's training frames lack a class, or have clean ones of a single group.
+    """
     for label, name in enumerate(CLASSES):
-        sizes = {group: int((groups[labels == label] == group).sum()) for group in sorted(set(groups[labels == label]))}
-        filled = np.zeros(folds)
-        for group, size in sizes.items():
-            if group in fold_of:
-                filled[fold_of[group]] += size
-        for group in sorted(sizes.keys() - fold_of.keys(), key=lambda group: (-sizes[group], group)):
-            fold_of[group] = int(filled.argmin())
-            filled[fold_of[group]] += sizes[group]
-        if len(sizes) < (needed := 3 if name == "clean" else 2):  # clean ones are compared with those of other videos
+        if (count := len(set(groups[labels == label]))) < (needed := _NEEDED[name] + 1):
             raise ClassifierError(
-                f"the pictures of {name!r} come from {len(sizes)} videos, and {needed} are needed for "
+                f"the pictures of {name!r} come from {count} videos, and {needed} are needed for "
                 "cross-validation: take them from more videos, and name them as docs/filtering.md describes"
             )
+    splits = min(folds, len(set(groups)), int(np.bincount(labels).max()))
+    fold_of = np.empty(len(labels), int)
+    kfold = _import_sklearn().model_selection.StratifiedGroupKFold(splits)
+    for fold, (_, held_out) in enumerate(kfold.split(labels, labels, groups)):
+        fold_of[held_out] = fold
+    for label, name in enumerate(CLASSES):
+        for fold in range(splits):
+            if len(set(groups[(labels == label) & (fold_of != fold)])) < _NEEDED[name]:
+                raise ClassifierError(
+                    f"a fold holds out too many of the videos with pictures of {name!r}: set config.num_folds, which "
+                    f"is {folds}, higher, or take the pictures from more videos"
+                )
     return fold_of
 
 
 def choose_threshold(margin: Float[np.ndarray, " n"], clean: Bool[np.ndarray, " n"], precision: float) -> float:
     """The lowest threshold on the margin with at least this precision; if there is none, that of the best precision."""
-    order = np.argsort(-margin, kind="stable")
-    precisions = np.cumsum(clean[order]) / np.arange(1, len(order) + 1)
-    good = np.flatnonzero(precisions >= min(precision, precisions.max()))
-    return float(margin[order[good[-1]]])
+    precisions, _, thresholds = _import_sklearn().metrics.precision_recall_curve(clean, margin)
+    precisions = precisions[:-1]  # the last one is of no frame
+    return float(thresholds[np.argmax(precisions >= min(precision, precisions.max()))])  # the first, since they ascend
 
 
 def cross_fit_thresholds(

@@ -71,7 +71,7 @@ def _contents(dataset: Path, workers: int) -> dict[str, Content]:
     episodes = find_episodes(dataset)
     contents: dict[int, Content] = {}
     bar = progress_bar(len(episodes), desc=f"reading {dataset.name}", unit="episode")
-    with bar, process_runner(workers) as run:
+    with bar, process_runner(workers, InspectionError) as run:
         for number, content in run(read_content, [(episode,) for episode in episodes]):
             contents[number] = content
             bar.update()

@@ -63,7 +63,8 @@ def _read_recordings(folder: Path, workers: int) -> dict[str, Any]:
     if not recordings:
         raise InspectionError(f"there are no recordings (NAME.mp4 and NAME.jsonl) in {folder}: see config.recordings")
     read = []
-    with progress_bar(len(recordings), desc="reading recordings", unit="file") as bar, process_runner(workers) as run:
+    bar = progress_bar(len(recordings), desc="reading recordings", unit="file")
+    with bar, process_runner(workers, InspectionError) as run:
         for _, recorded in run(read_recorded, [(recording,) for recording in recordings]):
             read.append(recorded)
             bar.update()

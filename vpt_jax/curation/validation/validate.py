@@ -109,7 +109,7 @@ def _result_file(work: Path, episode: Episode, suffix: str) -> Path:
 def _scan_all(config: ConfigDict, episodes: Sequence[Episode], work: Path) -> dict[Episode, Scan]:
     todo = [episode for episode in episodes if load_scan(_result_file(work, episode, ".npz")) is None]
     bar = progress_bar(sum(map(_frames, episodes)), desc="scanning", unit=" frames")
-    with bar, process_runner(config.workers) as run:
+    with bar, process_runner(config.workers, InspectionError) as run:
         bar.update(bar.total - sum(map(_frames, todo)))
         tasks = [(episode, config.stuck_seconds, _result_file(work, episode, ".npz")) for episode in todo]
         for number, _ in run(scan_episode, tasks):

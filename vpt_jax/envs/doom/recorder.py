@@ -4,11 +4,9 @@ An episode is a pure function of its level, player, seed and the settings: its f
 number of workers, interrupted or not. Frame i is the observation on which the player chose action i.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -21,10 +19,9 @@ from ml_collections import ConfigDict
 from vpt_jax.envs import RecordError
 from vpt_jax.envs.players import HumanStreamPlayer, Player
 from vpt_jax.recording import RecordingWriter
-from vpt_jax.system.atomic_files import read_json, write_text
-from vpt_jax.system.mount_points import is_free
 from vpt_jax.system.paths import refuse_remote_paths
-from vpt_jax.system.workers import locked, progress_bar, worker_pool
+from vpt_jax.system.resumable_folder import resumable_folder
+from vpt_jax.system.workers import progress_bar, task_result, worker_pool
 from vpt_jax.video import FRAME_RATE
 
 try:
@@ -71,8 +68,7 @@ def record(config: ConfigDict) -> Path:
     out, settings = Path(config.out), Settings(config.height, config.width, config.seconds, config.skill)
     episodes = plan_episodes(config)
     _check_plan(settings, episodes)
-    with locked(out):
-        _check_settings(out, settings)
+    with resumable_folder(out, asdict(settings), RecordError):
         _refuse_strays(out, episodes)
         _remove_unfinished(episodes)
         try:
@@ -142,27 +138,6 @@ def _check_plan(settings: Settings, episodes: Sequence[EpisodePlan]) -> None:
         raise RecordError(str(error)) from error
 
 
-def _check_settings(out: Path, settings: Settings) -> None:
-    """Write the settings into an empty folder; raise if it holds anything but recordings with the same settings."""
-    file, wanted = out / "settings.json", asdict(settings)
-    other_files = [path for path in out.iterdir() if path != file and not path.name.startswith(f"{file.name}.")]
-    existing = read_json(file)
-    if existing is None and (not other_files or is_free(out)):  # no recording yet; a run may have been stopped here
-        write_text(file, json.dumps(wanted, indent=2) + "\n")
-        existing = wanted
-    if not file.exists():
-        raise RecordError(f"{out} is in use by something else: choose another --config.out")
-    if existing is None:
-        raise RecordError(
-            f"{file} is damaged, and no other file holds the settings of {other_files[0]}: remove {out}, or choose "
-            "another --config.out"
-        )
-    if existing != wanted:
-        raise RecordError(
-            f"{out} was recorded with {existing}, not {wanted}: remove it, or choose another --config.out"
-        )
-
-
 def _refuse_strays(out: Path, episodes: Sequence[EpisodePlan]) -> None:
     """Raise if the folder holds recordings that are not in the plan: a dataset would include them."""
     planned = {episode.path.name for episode in episodes}
@@ -196,21 +171,6 @@ def _record_all(episodes: Sequence[EpisodePlan], settings: Settings, workers: in
     with bar, worker_pool(workers) as pool:
         futures = {pool.submit(record_episode, episode, settings): episode for episode in remaining}
         for future in as_completed(futures):
-            frames += _result(future, futures[future])
+            frames += task_result(future, futures[future].path, RecordError)
             bar.set_postfix_str(f"{frames / (time.monotonic() - start):,.0f} frames/s", refresh=False)
             bar.update()
-
-
-def _result(future: Future, episode: EpisodePlan) -> int:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        raise RecordError(
-            "a worker process died, possibly out of memory. Finished episodes are kept: run the same command again, "
-            "with a smaller --config.workers"
-        ) from None
-    except Exception as error:
-        error.add_note(
-            f"while recording {episode.path}; finished episodes are kept: run the same command again to resume"
-        )
-        raise

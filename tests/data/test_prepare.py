@@ -22,9 +22,9 @@ from configs.prepare import get_config
 from tests import programs
 from tests.conftest import files
 from vpt_jax.data import codecs, dataset
+from vpt_jax.data import prepare as prepare_module
 from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.recording import RecordingWriter, read_steps
-from vpt_jax.system.workers import process_runner
 
 SIZE, CHUNK = 64, 8
 
@@ -234,11 +234,11 @@ def test_resume_after_a_kill_writes_the_same_bytes(prepared, tmp_path):
 
 
 def test_a_second_run_completes_after_a_killed_worker(prepared, tmp_path, monkeypatch):
-    out = tmp_path / "out"
+    out, workers = tmp_path / "out", prepare_module._workers
 
     @contextmanager
-    def workers_with_one_killed(config):
-        with process_runner(config.workers) as run:
+    def workers_with_one_killed(config, recordings):
+        with workers(config, recordings) as run:
 
             def run_and_kill(function, tasks):
                 results = run(function, tasks)
@@ -251,7 +251,7 @@ def test_a_second_run_completes_after_a_killed_worker(prepared, tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr("vpt_jax.data.prepare._workers", workers_with_one_killed)
-        with pytest.raises(PrepareError, match="a worker process died"):
+        with pytest.raises(PrepareError, match=r"a worker process died, out of memory or at .*take \d\d.*run the same"):
             prepare(settings(prepared[0], out))
     assert 1 <= done(out) < 40
     prepare(settings(prepared[0], out))
@@ -262,7 +262,7 @@ def test_a_complete_dataset_is_not_prepared_again(prepared, capsys):
     before = files(prepared[1])
     prepare(settings(*prepared))
     assert "nothing to do" in capsys.readouterr().out
-    with pytest.raises(PrepareError, match="was made with quality 90, not 50: remove it"):
+    with pytest.raises(PrepareError, match=r"was made with other settings: quality was 90 and is now 50\. Remove it"):
         prepare(settings(*prepared, quality=50))
     mp4 = prepared[0] / "take 00.mp4"
     content = mp4.read_bytes()
