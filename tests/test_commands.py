@@ -50,17 +50,17 @@ def test_help_of_a_command_names_it_and_has_the_fields_of_the_packages_config(tm
     output = start("collect", "--help", cwd=tmp_path)
     assert output.startswith("Search the web for videos and download them")
     assert "Fields of web (another config: --config=NAME[:VARIANT]" in output
-    assert "--config.results=500\n      Maximal number of videos" in output
+    assert "--config.max_results=500\n      Maximal number of videos" in output
 
 
 def test_a_config_in_the_working_directory_is_read_by_its_path(tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "web.py").write_text(
         "from vpt_jax.configs import web\n\n\ndef get_config():\n    config = web.get_config()\n"
-        "    config.results = 77\n    return config\n"
+        "    config.max_results = 77\n    return config\n"
     )
     output = start("collect", "--config=configs/web.py", "--help", cwd=tmp_path)
-    assert "--config.results=77\n      Maximal number of videos" in output
+    assert "--config.max_results=77\n      Maximal number of videos" in output
     missing = start("collect", "--config=configs/wbe.py", cwd=tmp_path, status=1)
     assert f"error: there is no config file configs/wbe.py in {tmp_path}: give a path, or one of" in missing
 
