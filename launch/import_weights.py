@@ -8,10 +8,13 @@ is a work directory as of a training run: --config.init_from, launch/play.py and
 policy; launch/label.py and `vpt_jax.VideoLabeller` take the inverse dynamics model.
 """
 
+from pathlib import Path
+
 from absl import flags
 
-from vpt_jax.openai.convert import import_weights
+from vpt_jax.openai.convert import ConversionError, import_weights
 from vpt_jax.system import command_line
+from vpt_jax.system.disk_errors import raise_disk_errors_as
 
 _MODEL = flags.DEFINE_string("model", None, "The settings, a file NAME.model.", required=True)
 _WEIGHTS = flags.DEFINE_string("weights", None, "The tensors, a file NAME.weights.", required=True)
@@ -19,7 +22,8 @@ _OUT = flags.DEFINE_string("out", None, "Folder of the checkpoint.", required=Tr
 
 
 def main() -> None:
-    import_weights(_MODEL.value, _WEIGHTS.value, _OUT.value)
+    with raise_disk_errors_as(Path(_OUT.value), ConversionError):
+        import_weights(_MODEL.value, _WEIGHTS.value, _OUT.value)
     print(f"imported: {_OUT.value}, described in {_OUT.value}/card.json")
 
 
