@@ -209,3 +209,7 @@ def test_errors_name_the_file_and_the_cause(tmp_path):
     output = launch("import_weights", "--model=none.model", f"--weights={weights}", "--out=x", status=1)
     assert "error: there is no file none.model" in output
     assert "Traceback" not in output
+    unreadable = "--weights=/proc/self/clear_refs"  # a regular file, of which Linux reads nothing
+    output = launch("import_weights", f"--model={model}", unreadable, f"--out={new}", status=1)
+    assert re.search(r"error: .*(Invalid argument|Permission denied).*run the same command again", output), output
+    assert "Traceback" not in output

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax.system import command_line, disk_errors
 from vpt_jax.system.disk_errors import explain_disk_error, raise_disk_errors_as
+from vpt_jax.system.errors import MissingFileError
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,11 @@ def test_the_folder_and_the_remedy_are_named(error, line):
 def test_system_errors_are_raised_as_the_errors_of_a_job(error, message):
     with pytest.raises(LookupError, match=message), raise_disk_errors_as(Path("/a"), LookupError):
         raise OSError(*error)
+
+
+def test_errors_with_a_message_for_the_user_are_not_converted():
+    with pytest.raises(MissingFileError, match=r"^there is no file x$"), raise_disk_errors_as(Path("/a"), LookupError):
+        raise MissingFileError("there is no file x")
 
 
 def test_other_errors_are_not_explained():

@@ -6,10 +6,13 @@
 The first writes NAME.model beside it.
 """
 
+from pathlib import Path
+
 from absl import flags
 
-from vpt_jax.openai.convert import export_weights
+from vpt_jax.openai.convert import ConversionError, export_weights
 from vpt_jax.system import command_line
+from vpt_jax.system.disk_errors import raise_disk_errors_as
 
 
 def run() -> None:
@@ -20,7 +23,8 @@ def run() -> None:
     out = flags.DEFINE_string("out", None, "The file: NAME.weights, or NAME.safetensors.", required=True)
 
     def export_run() -> None:
-        export_weights(workdir.value, out.value)
+        with raise_disk_errors_as(Path(out.value), ConversionError):
+            export_weights(workdir.value, out.value)
         print(f"exported: {out.value}")
 
     command_line.run_plain(export_run, __name__)

@@ -8,10 +8,13 @@ is a work directory as of a training run: --config.init_from, launch/play.py and
 policy; launch/label.py and `vpt_jax.VideoLabeller` take the inverse dynamics model.
 """
 
+from pathlib import Path
+
 from absl import flags
 
-from vpt_jax.openai.convert import import_weights
+from vpt_jax.openai.convert import ConversionError, import_weights
 from vpt_jax.system import command_line
+from vpt_jax.system.disk_errors import raise_disk_errors_as
 
 
 def run() -> None:
@@ -21,7 +24,8 @@ def run() -> None:
     out = flags.DEFINE_string("out", None, "Folder of the checkpoint.", required=True)
 
     def import_files() -> None:
-        import_weights(model.value, weights.value, out.value)
+        with raise_disk_errors_as(Path(out.value), ConversionError):
+            import_weights(model.value, weights.value, out.value)
         print(f"imported: {out.value}, described in {out.value}/card.json")
 
     command_line.run_plain(import_files, __name__)

@@ -21,6 +21,7 @@ from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.data.manifest import SUFFIX, read_segments
 from vpt_jax.film_size import film_size, fit_inside
 from vpt_jax.system.atomic_files import publish, read_json, write_text
+from vpt_jax.system.errors import UserError
 from vpt_jax.system.workers import temporary_path
 from vpt_jax.video import FRAME_RATE, Frame, VideoError, VideoWriter, draw_action, fit_aspect, resampled_frames, resize
 from vpt_jax.video_files import UNREAD, content_digest, list_videos, name_problem, printable_path, utf8_path
@@ -103,6 +104,23 @@ def find_videos(
         if problem := name_problem(clip.video):
             log(f"broken: {printable_path(clip.video)}: {problem}")
         videos[name] = clip
+    return videos
+
+
+def require_videos(source: Path, error_class: type[UserError], outside: Path | None = None) -> dict[str, Clip]:
+    """Finds videos as `find_videos`, at least one.
+
+    Raises:
+        UserError: of `error_class`: nothing is found, or as `find_videos`.
+    """
+    if not (source.is_dir() or (source.suffix == SUFFIX and source.is_file())):
+        raise error_class(f"there is no folder of videos at {source}, and no manifest (NAME{SUFFIX})")
+    try:
+        videos = find_videos(source, outside)
+    except ValueError as error:
+        raise error_class(str(error)) from error
+    if not videos:
+        raise error_class(f"there are no videos in {source}")
     return videos
 
 

@@ -32,14 +32,13 @@ from vpt_jax.data.clips import (
     FrameSettings,
     content_keys,
     encode_video,
-    find_videos,
     is_film_complete,
     read_result,
     render_film,
+    require_videos,
     sampling_seed,
 )
 from vpt_jax.data.errors import DatasetDamagedError
-from vpt_jax.data.manifest import SUFFIX
 from vpt_jax.labelling import LabelError, resume
 from vpt_jax.labelling.model import CHOICES, MODES, model_digest
 from vpt_jax.labelling.plan import EncodedVideo, Plan
@@ -70,8 +69,8 @@ def label(config: ConfigDict) -> Path:
     _check(config)
     out = Path(config.out).resolve()
     work = out.with_name(f"{out.name}.partial")
+    videos = require_videos(Path(config.videos).resolve(), LabelError, outside=out)
     idm = load_idm(config.idm)
-    videos = _find_videos(config)
     keys, made_of = content_keys(videos), _label_settings(config, idm)
     wanted = made_of | {"videos": keys}
     if _is_up_to_date(out, wanted):
@@ -132,21 +131,8 @@ def _check(config: ConfigDict) -> None:
             f"config.shard_index is {config.shard_index}, and must be from 0 to {config.num_shards - 1}, since "
             f"config.num_shards is {config.num_shards}"
         )
-    videos = Path(config.videos)
-    if not (videos.is_dir() or (videos.suffix == SUFFIX and videos.is_file())):
-        raise LabelError(f"there is no folder of videos at {videos}, and no manifest (NAME{SUFFIX})")
     if Path(config.videos).resolve() in Path(config.out).resolve().parents:
         raise LabelError(f"config.out is inside {config.videos}, where its films would be labelled too: choose another")
-
-
-def _find_videos(config: ConfigDict) -> dict[str, Clip]:
-    try:
-        videos = find_videos(Path(config.videos).resolve(), Path(config.out).resolve())
-    except ValueError as error:
-        raise LabelError(str(error)) from error
-    if not videos:
-        raise LabelError(f"there are no videos in {config.videos}")
-    return videos
 
 
 def _sizes(videos: dict[str, Clip]) -> dict[str, int]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from vpt_jax.system.errors import UserError
+
 _OPEN_FILES = "allow more (ulimit -n 65536), or run fewer workers"
 _FREE_SPACE = "make room there, or choose another folder"
 _REMEDIES = {
@@ -51,7 +53,7 @@ _NEARLY_FULL = 1 << 20  # bytes free
 
 @contextmanager
 def raise_disk_errors_as(folder: Path, kind: type[Exception]) -> Iterator[None]:
-    """Convert an OSError in the block to `kind`, with a message that names the remedy.
+    """Convert an OSError in the block to `kind`, with a message that names the remedy; a `UserError` has one already.
 
     Args:
         folder: the output folder of the run.
@@ -59,6 +61,8 @@ def raise_disk_errors_as(folder: Path, kind: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
+    except UserError:
+        raise
     except OSError as error:
         raise kind(explain_disk_error(error, [folder]) or f"{error}. {_RESUME_HINT}") from error
 

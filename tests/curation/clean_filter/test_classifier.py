@@ -109,9 +109,7 @@ def test_a_video_is_in_one_fold_and_every_class_in_all_training_sets():
 def test_a_fold_that_would_leave_clean_pictures_of_one_video_is_refused():
     """They are compared with those of other videos."""
     labels, groups = np.array([0, 0, 0, 1, 1, 2, 2]), np.arange(7)
-    with pytest.raises(
-        ClassifierError, match=r"videos with pictures of 'clean': set config\.num_folds"
-    ):
+    with pytest.raises(ClassifierError, match=r"videos with pictures of 'clean': set config\.num_folds"):
         assign_folds(labels, groups, 2)
     assert len(set(assign_folds(labels, groups, 3))) == 3
     with pytest.raises(ClassifierError, match="the pictures of 'other' come from 1 videos, and 2 are needed"):

@@ -1,5 +1,6 @@
 """Contractor download from faulty servers: existing pairs arrive byte for byte, missing ones are in the report."""
 
+import email.utils
 import errno
 import json
 import re
@@ -12,6 +13,7 @@ import pytest
 
 from vpt_jax.curation.download import contractor_survey, http_client, transfer
 from vpt_jax.curation.download.contractor import ContractorError, download
+from vpt_jax.curation.download.http_client import MAX_RETRY_AFTER, _retry_after_seconds
 from vpt_jax.system.workers import FolderInUseError, locked
 
 from .conftest import FRAMES, files, report, settings
@@ -226,7 +228,7 @@ def test_local_mirror_and_limit_of_pairs(server, pairs, tmp_path):
 
 def test_consecutive_failures_end_the_run_and_are_retried(server, pairs, tmp_path):
     expected = server.add_pairs(pairs, 60)
-    config = settings(f"{server.url}/index.json", tmp_path, retries=0, connections=2)
+    config = settings(f"{server.url}/index.json", tmp_path, retries=0, connections=1)  # in order
     for path in list(server.files):
         if path > "/store/data/8.0/player010":
             server.behaviour[path] = status(503)
@@ -393,3 +395,15 @@ def test_messages_of_servers_are_escaped(server):
     )
     with pytest.raises(http_client.FetchError, match=r"^the server returned 403 \\x1b\]0;pwned\\x07 \\x1b\[2J$"):
         http_client.HTTPClient(5, threading.Event(), private=True).read_range(server.url + "/a", 0, 1)
+
+
+def test_a_server_states_its_pause_in_seconds_or_by_a_date():
+    """RFC 9110, section 10.2.3; bounded, since a server must not stop a run for hours."""
+    later = lambda seconds: email.utils.formatdate(time.time() + seconds, usegmt=True)  # noqa: E731
+    assert _retry_after_seconds("7") == 7
+    assert 20 < _retry_after_seconds(later(30)) <= 30
+    assert _retry_after_seconds(later(-30)) == 0
+    for long in ("3600", "9" * 30, later(3600)):
+        assert _retry_after_seconds(long) == MAX_RETRY_AFTER
+    for invalid in ("", "soon", "-1", "nan", "9" * 9999, "Mon, 99 Foo 99999999 99:99:99 GMT"):
+        assert _retry_after_seconds(invalid) == 0

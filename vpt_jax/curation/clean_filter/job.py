@@ -25,8 +25,8 @@ from vpt_jax.curation.clean_filter.classifier import CLASSES, FrameClassifier
 from vpt_jax.curation.clean_filter.embedders import Embedder
 from vpt_jax.curation.clean_filter.segments import SegmentRules, select_segments
 from vpt_jax.curation.clean_filter.training import BATCH, classify, embed_batch
-from vpt_jax.data.clips import Clip, content_keys, find_videos
-from vpt_jax.data.manifest import SUFFIX, write_table
+from vpt_jax.data.clips import Clip, content_keys, require_videos
+from vpt_jax.data.manifest import write_table
 from vpt_jax.system.atomic_files import atomic_write, read_arrays, read_json, write_text
 from vpt_jax.system.cores import available_cores
 from vpt_jax.system.errors import UserError
@@ -92,16 +92,9 @@ def check_config(config: ConfigDict) -> None:
 
 
 def _find_clips(source: Path, out: Path) -> dict[str, Clip]:
-    if not (source.is_dir() or (source.suffix == SUFFIX and source.is_file())):
-        raise FilterError(f"there is no folder of videos at {source}, and no manifest (NAME{SUFFIX})")
     if source in (out / "segments.parquet", out / "filtered.parquet"):
         raise FilterError(f"{source} would be overwritten: give it another name, or choose another --config.out")
-    try:
-        clips = find_videos(source)
-    except ValueError as error:
-        raise FilterError(str(error)) from error
-    if not clips:
-        raise FilterError(f"there are no videos in {source}")
+    clips = require_videos(source, FilterError)
     if not all(clip.video.is_relative_to(out) for clip in clips.values()):
         raise FilterError(
             f"config.out is {out}, and must be a folder that contains the videos: the tables name them by "

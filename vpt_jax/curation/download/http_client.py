@@ -19,6 +19,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
+from urllib3.util import Retry
 
 from vpt_jax.system.printable import printable
 
@@ -180,7 +181,10 @@ def _check_status(response: requests.Response) -> None:
 
 
 def _retry_after_seconds(header: str) -> float:
-    return min(float(header), MAX_RETRY_AFTER) if re.fullmatch(r"[0-9]{1,9}", header) else 0.0
+    """Seconds of a header that states seconds or a date; 0 if it is neither."""
+    with suppress(HTTPError, ValueError, OverflowError):
+        return min(Retry().parse_retry_after(header), MAX_RETRY_AFTER)
+    return 0.0
 
 
 def _content_range(response: requests.Response) -> tuple[int, int | None]:
