@@ -11,9 +11,12 @@ from ml_collections import ConfigDict
 
 import vpt_jax
 from configs import foundation, idm, rl_doom
+from configs import prepare as prepare_config
 from tests import programs
+from tests.conftest import files
 from tests.old_runs import make
 from vpt_jax.data.dataset import check_dataset, load_index
+from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.data.streams import Stream, StreamSettings, WindowStream
 from vpt_jax.system.renamed_fields import RENAMED_FIELDS, RenamedFieldError, explain_missing_field, field_names
 from vpt_jax.training import setup
@@ -34,6 +37,15 @@ def test_a_dataset_gives_the_same_batches(name, nulls, labels):
     check_dataset(OLD / name)
     assert load_index(OLD / name, "train").labels == labels
     assert make.contents(str(OLD / name), nulls) == EXPECTED[name]
+
+
+def test_preparing_an_old_dataset_again_is_refused(dataset_dir, tmp_path):
+    out = shutil.copytree(OLD / "dataset", tmp_path / "dataset")
+    config = prepare_config.get_config()
+    config.update(recordings=str(dataset_dir.parent / "recordings"), out=str(out), height=16, width=16)
+    with pytest.raises(PrepareError, match=r"or an earlier version made it.* Training still reads it"):
+        prepare(config)
+    assert files(out) == files(OLD / "dataset")
 
 
 @pytest.mark.parametrize("name", ["policy", "idm", "ppg"])
@@ -119,17 +131,13 @@ def checksum(leaf):
 def train_on(name, workdir, *flags, status=0):
     """Runs the old command again, with the present names and one more step, on a copy of the run."""
     shutil.copytree(OLD / name, workdir)
-    old_flags = {"policy": make.POLICY, "idm": make.IDM, "ppg": make.PPG}[name]
-    names = field_names(CONFIGS[name])
-    command = []
+    config, *old_flags = {"policy": make.POLICY, "idm": make.IDM, "ppg": make.PPG}[name]
+    command, names = [config], field_names(CONFIGS[name])
     for flag in old_flags:
-        field, _, value = flag.removeprefix("--config.").partition("=")
-        if field.startswith("--config"):
-            command.append(flag)
-        elif field not in ("workdir", "init_from", "data.train", "data.valid"):
-            command.append(f"--config.{new_name(field, names)}={value}")
-        elif field != "workdir":
-            command.append(f"--config.{field}={OLD / value}")
+        field, value = flag.removeprefix("--config.").split("=")
+        if field != "workdir":
+            new_value = OLD / value if field in ("init_from", "data.train", "data.valid") else value
+            command.append(f"--config.{new_name(field, names)}={new_value}")
     command += [f"--config.workdir={workdir}", f"--config.steps={STEP[name] + 1}", *flags]
     output = programs.run("train", *command, status=status, XLA_FLAGS=programs.xla_flags(devices=1))
     return output, [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -152,7 +160,7 @@ def test_a_reinforcement_learning_run_is_refused_with_the_field_that_resumes_it(
 
 @pytest.mark.slow
 def test_a_reinforcement_learning_run_resumes_by_that_field(tmp_path):
-    """Not with the loss of then: minibatches, value normalizer and rewards have other rules now (CHANGELOG.md)."""
+    """Not with the loss of then: minibatches, value normalizer and rewards have other rules now (docs/decisions.md)."""
     output, metrics = train_on("ppg", tmp_path / "run", "--config.ppg.sleep_optimizer=False")
     assert "resumed from step 1" in output
     assert [line["step"] for line in metrics] == [1, 2]
@@ -166,7 +174,7 @@ def test_every_field_of_an_old_config_has_a_place_or_a_new_name(name):
     renamed = [field for field in old if field not in names]
     assert renamed
     for field in renamed:
-        assert explain_missing_field(field, names) == (f"config.{field} is now called config.{new_name(field, names)}")
+        assert explain_missing_field(field, names) == f"config.{field} is now called config.{new_name(field, names)}"
 
 
 @pytest.mark.parametrize("name", ["policy", "idm", "ppg"])
