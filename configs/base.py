@@ -30,7 +30,7 @@ def get_config(stage: str, workdir: str) -> ConfigDict:
     # Seed of the initial parameters and of the order of the training data.
     config.seed = 0
 
-    # Work directory of a run, or of an imported model, whose latest parameters initialise this run. Empty: random.
+    # Work directory of a run, or of an imported model, whose latest parameters initialize this run. Empty: random.
     config.init_from = ""
 
     # Training steps; 0: given by the number of epochs.

@@ -52,11 +52,11 @@ def _model(preset: str) -> ConfigDict:
     # Size of the policy, from vpt_jax/models/presets.py.
     model.preset = preset
     # Divides the logits. In OpenAI's files (code), 1x has 1, and 2x, which foundation, early-game and RL weights share,
-    # has 2: initialising from one of these needs --config.model.temperature=2, and is an error otherwise.
+    # has 2: initializing from one of these needs --config.model.temperature=2, and is an error otherwise.
     model.temperature = 1.0
     # Computation dtype; parameters, norms and softmax are always float32.
     model.dtype = "bfloat16"
-    # Rematerialisation (gradient checkpointing) of the image stacks: less memory, about a third more compute.
+    # Rematerialization (gradient checkpointing) of the image stacks: less memory, about a third more compute.
     model.remat = True
     return model
 

@@ -57,7 +57,7 @@ def _model(preset: str) -> ConfigDict:
     model.use_last = True
     # Computation dtype; parameters, norms and softmax are always float32.
     model.dtype = "bfloat16"
-    # Rematerialisation (gradient checkpointing) of the image stacks: less memory, about a third more compute.
+    # Rematerialization (gradient checkpointing) of the image stacks: less memory, about a third more compute.
     model.remat = True
     return model
 
@@ -101,7 +101,7 @@ def _initial() -> ConfigDict:
     initial = ConfigDict()
     # The action heads' biases are the log-frequencies of the data's actions, as in configs/foundation.py (our choice).
     initial.start_at_marginal = True
-    # Three in four temporal filters are initialised to the difference between two frames (our choice, for small models:
+    # Three in four temporal filters are initialized to the difference between two frames (our choice, for small models:
     # `temporal_difference_init` in vpt_jax/models/idm.py); False: all are random, as in the released code.
     initial.temporal_difference = False
     return initial

@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # "sample": sampled from the predicted distribution (paper, equation 1: a_t ~ p_IDM): labels to train on, which are
     # as frequent as true ones. Ours, for inspection and measurement, not for training: "argmax", the most probable
     # label, which omits actions that the model is unsure of, that is rare keys; "mean", the most probable keys and the
-    # mean of the camera's degrees, which minimises the squared error.
+    # mean of the camera's degrees, which minimizes the squared error.
     config.choice = "sample"
     # Seed of the samples: the same videos and seed give the same labels, for any number of hosts and devices.
     config.seed = 0

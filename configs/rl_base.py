@@ -80,7 +80,7 @@ def _model() -> ConfigDict:
 
 def _ppg() -> ConfigDict:
     ppg = ConfigDict()
-    # Discount (gamma) and lambda of the generalised advantage estimates, GAE (paper).
+    # Discount (gamma) and lambda of the generalized advantage estimates, GAE (paper).
     ppg.discount = 0.999
     ppg.gae_lambda = 0.95
     # Coefficient of the KL penalty KL(pretrained, policy), and its decay factor per iteration (paper). With
@@ -99,7 +99,7 @@ def _ppg() -> ConfigDict:
     # A separate optimizer state for the sleep phase (PPG's code: aux_state; not stated in the paper). It needs memory
     # of twice the parameters. False: one state for both phases, whose moments are carried from one to the other.
     ppg.sleep_optimizer = True
-    # Normalise advantages to mean 0 and variance 1 over a rollout (PPG's code: compute_advantage; MineStudio as well;
+    # Normalize advantages to mean 0 and variance 1 over a rollout (PPG's code: compute_advantage; MineStudio as well;
     # not mentioned in the paper). It determines the weight of the rewards relative to the KL penalty.
     ppg.normalize_advantages = True
     # Episodes truncated by the game's time limit: bootstrap with the value of the last frame (True), or treat the end

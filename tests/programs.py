@@ -40,8 +40,8 @@ class _Process(BaseProcess):
 
 
 def xla_flags(devices: int) -> str:
-    """XLA's flags for tests: simulated devices, and code that LLVM does not optimise: compiling takes most of the
-    suite's time, half of it in LLVM. `make test-all` tests optimised code: it sets `VPT_TEST_OPTIMIZED`."""
+    """XLA's flags for tests: simulated devices, and code that LLVM does not optimize: compiling takes most of the
+    suite's time, half of it in LLVM. `make test-all` tests optimized code: it sets `VPT_TEST_OPTIMIZED`."""
     level = "" if os.environ.get("VPT_TEST_OPTIMIZED") else " --xla_backend_optimization_level=0"
     return f"--xla_force_host_platform_device_count={devices}{level}"
 

@@ -212,7 +212,7 @@ def _idm_section(scores: Scores, runs: Runs) -> str:
         "accuracy of 90.6% without a definition; always predicting 'released' scores high in the first of the two, so "
         "its number may be the second. The previous action is the true one, which a video does not contain. Mouse R2 "
         "is of degrees clipped at 10, where the bins end: of the middle of the likeliest bin, and of the mean over all "
-        "bins, which minimises the squared error; the paper does not specify which its 0.97 is. The last column is of "
+        "bins, which minimizes the squared error; the paper does not specify which its 0.97 is. The last column is of "
         "the labels that the policy was trained on: of the unlabelled play, whose true labels neither this model nor "
         "that policy was trained on, sampled from the predicted distribution."
     )

@@ -7,7 +7,7 @@ from demo.tuning_report import write_tuning_report
 
 from tests.evaluation.test_rollouts import make_pool
 from tests.html_page import Page
-from vpt_jax.evaluation.rollouts import EpisodeResult, IdleAgent, run_episodes, summarise
+from vpt_jax.evaluation.rollouts import EpisodeResult, IdleAgent, run_episodes, summarize
 
 RETURNS = {
     "cloned": (3, 5),
@@ -31,7 +31,7 @@ def folder(tmp_path):
         played = [
             EpisodeResult(3 + i, 3, float(r), "truncated", {"log": r}, DRIFTS[name]) for i, r in enumerate(returns)
         ]
-        figures[name] = summarise(played)
+        figures[name] = summarize(played)
         (playing / "agents" / f"{name}.json").write_text(json.dumps({"episodes": [one._asdict() for one in played]}))
     (playing / "figures.json").write_text(json.dumps(figures))
     for name in list(RETURNS)[1:4]:

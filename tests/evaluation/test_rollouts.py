@@ -21,7 +21,7 @@ from vpt_jax.evaluation.rollouts import (
     best_median_worst,
     recording_path,
     run_episodes,
-    summarise,
+    summarize,
 )
 from vpt_jax.models.heads import joint_kl
 from vpt_jax.models.policy import Policy
@@ -101,7 +101,7 @@ def played(seed, reward, ending="truncated", drift=0.5):
 
 def test_metrics_of_an_agent():
     episodes = [played(0, 0.0), played(1, 3.0, "terminated"), played(2, 99.0, "lost"), played(3, 6.0)]
-    figures = summarise(episodes)
+    figures = summarize(episodes)
     assert (figures["episodes"], figures["lost"]) == (3, 1)
     assert figures["return"] == figures["obtained/log"] == pytest.approx(3)
     assert figures["return_error"] == pytest.approx(3 / np.sqrt(3))
@@ -113,7 +113,7 @@ def test_metrics_of_an_agent():
 
 
 def test_an_agent_with_only_lost_episodes():
-    figures = summarise([played(0, 1.0, "lost")])
+    figures = summarize([played(0, 1.0, "lost")])
     assert (figures["episodes"], figures["lost"]) == (0, 1)
     assert np.isnan([figures["return"], figures["return_error"], figures["milestone/log"]]).all()
     assert best_median_worst([played(0, 1.0, "lost")]) == {}

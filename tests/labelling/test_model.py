@@ -22,7 +22,7 @@ ROUNDING = 1e-5  # of log-probabilities, between equivalent programs; measured: 
 
 
 def random_params(seed=0):
-    """Parameters of a plausible scale; quicker than compiling the initialisers."""
+    """Parameters of a plausible scale; quicker than compiling the initializers."""
     rng = np.random.default_rng(seed)
     frames = jax.ShapeDtypeStruct((1, 1, SIZE, SIZE, 3), jnp.uint8)
     shapes = jax.eval_shape(IDM.init, jax.random.key(0), frames)["params"]

@@ -11,7 +11,7 @@ from vpt_jax.models.presets import IDMS, POLICIES
 
 
 def count_flops(module, *inputs):
-    """FLOPs by XLA's cost analysis of the program before optimisation."""
+    """FLOPs by XLA's cost analysis of the program before optimization."""
     params = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     return jax.jit(module.apply).lower(params, *inputs).cost_analysis()["flops"]
 

@@ -63,7 +63,7 @@ def expected(stacks, layers):
 
 @lru_cache
 def initial(model):
-    """Initial parameters by path. Only the initialisers are computed."""
+    """Initial parameters by path. Only the initializers are computed."""
     inputs = [jax.ShapeDtypeStruct((1, 1, *FRAME), jnp.uint8)]
     if isinstance(model, Policy):
         inputs += [jax.ShapeDtypeStruct((1, 1), bool), jax.eval_shape(lambda: model.initial_memory(1))]

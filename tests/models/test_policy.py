@@ -218,7 +218,7 @@ def parameter_shapes(module, height, width):
 
 
 def random_params(module, height, width):
-    """Parameters of a plausible scale; quicker than compiling the initialisers."""
+    """Parameters of a plausible scale; quicker than compiling the initializers."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), parameter_shapes(module, height, width)

@@ -69,7 +69,7 @@ def model():
 
 
 def objective(policy):
-    return cloning(policy, (SIZE, SIZE, 3), marginal=None)  # which only initialisation needs
+    return cloning(policy, (SIZE, SIZE, 3), marginal=None)  # which only initialization needs
 
 
 @pytest.fixture(scope="module")

@@ -135,7 +135,7 @@ def test_digests_do_not_depend_on_memory_layout():
 
 
 def test_policy_digests_differ_with_everything_that_changes_results():
-    """The same parameters act and label differently with another temperature or normaliser."""
+    """The same parameters act and label differently with another temperature or normalizer."""
     module = Policy(widths=(4, 8, 8), features=16, heads=2)
     policy = TrainedPolicy(
         module, {"a": np.ones((2, 3), np.float32)}, (16, 16, 3), 1, ValueNormalizer.create(), ValueNormalizer.create()

@@ -15,7 +15,7 @@ FRAME = (16, 16, 3)
 
 
 def programs(stage, steps, seed):
-    """Lowered step and initialisation of a run of `steps` steps on its own data, as text."""
+    """Lowered step and initialization of a run of `steps` steps on its own data, as text."""
     config = {"policy": foundation, "idm": idm}[stage].get_config("demo")
     config.model.preset = "nano"  # quicker to trace
     config.optimizer.name = {"policy": "adam", "idm": "muon"}[stage]  # Muon takes long to lower

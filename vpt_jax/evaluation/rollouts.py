@@ -151,7 +151,7 @@ class _EpisodeRecorder:
         return EpisodeResult(*figures, float(np.mean(self._drifts)))
 
 
-def summarise(results: Sequence[EpisodeResult]) -> dict[str, float]:
+def summarize(results: Sequence[EpisodeResult]) -> dict[str, float]:
     """Metrics of an agent; lost episodes are counted, and left out of everything else (NaN if none remains).
 
     - `return`, `steps`: means over episodes; `return_error`: the mean's standard error.

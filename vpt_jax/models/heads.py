@@ -1,4 +1,4 @@
-"""Output heads: joint and factored action heads, and the running normaliser of the value head's targets.
+"""Output heads: joint and factored action heads, and the running normalizer of the value head's targets.
 
 Sources: paper appendices C.2, E.3 and G.1; reference `lib/action_head.py`, `lib/scaled_mse_head.py`,
 `lib/normalize_ewma.py`.
@@ -149,7 +149,7 @@ class ValueNormalizer(NamedTuple):
 
     @classmethod
     def create(cls, outputs: int = 1) -> "ValueNormalizer":
-        """Create a normaliser without any data: mean 0, variance at its floor."""
+        """Create a normalizer without any data: mean 0, variance at its floor."""
         return cls(jnp.zeros(outputs), jnp.zeros(outputs), jnp.zeros(()))
 
     def update(
@@ -169,11 +169,11 @@ class ValueNormalizer(NamedTuple):
         return mean, jnp.maximum(self.mean_square / debias - mean**2, VARIANCE_FLOOR)
 
     def normalize(self, values: Float[Array, "... outputs"]) -> Float[Array, "... outputs"]:
-        """Normalise values to mean 0 and variance 1 of the targets."""
+        """Normalize values to mean 0 and variance 1 of the targets."""
         mean, variance = self.moments()
         return (values - mean) / jnp.sqrt(variance)
 
     def denormalize(self, values: Float[Array, "... outputs"]) -> Float[Array, "... outputs"]:
-        """Undo `normalize`: convert normalised values back to the unit of the targets."""
+        """Undo `normalize`: convert normalized values back to the unit of the targets."""
         mean, variance = self.moments()
         return values * jnp.sqrt(variance) + mean

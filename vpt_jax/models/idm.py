@@ -33,7 +33,7 @@ class IDMOutput(NamedTuple):
 def temporal_difference_init(
     key: jax.Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "in features"]:
-    """Initialiser of the temporal filters: three in four are a difference of two frames, the rest the frame itself.
+    """Initializer of the temporal filters: three in four are a difference of two frames, the rest the frame itself.
 
     Our choice, used with `config.initial.temporal_difference`. By default a new model has the reference's initial
     filters, all random and of norm 1. Consecutive frames differ little, and random filters hardly pass that difference

@@ -66,7 +66,7 @@ class DownStack(nn.Module):
 
 
 def scale_frames(frames: UInt8[Array | np.ndarray, "... h w 3"], dtype: DTypeLike) -> Float[Array, "... h w 3"]:
-    """Scale pixels from 0..255 to 0..1; there is no other normalisation."""
+    """Scale pixels from 0..255 to 0..1; there is no other normalization."""
     return jnp.asarray(frames).astype(dtype) / 255
 
 
@@ -74,7 +74,7 @@ class ImpalaEncoder(nn.Module):
     """Image encoder `[n, h, w, c] -> [n, features]`; height and width must be divisible by `2 ** len(widths)`.
 
     The feature map is flattened in (height, width, channel) order; `vpt_jax/openai/weights.py` permutes the reference's
-    channel-first rows accordingly. With `remat` (rematerialisation, gradient checkpointing) the backward pass
+    channel-first rows accordingly. With `remat` (rematerialization, gradient checkpointing) the backward pass
     recomputes a stack's activations.
     """
 

@@ -24,7 +24,7 @@ ImageNorm = partial(TokenNorm, reduction_axes=(-3, -2, -1), feature_axes=-1)
 
 
 def fan_in_normalized(scale: float = 1.0) -> Callable[..., Array]:
-    """Kernel initialiser for `[..., in, out]`: the weights of every output have Euclidean norm `scale`.
+    """Kernel initializer for `[..., in, out]`: the weights of every output have Euclidean norm `scale`.
 
     They are drawn uniformly from (-1, 1), then rescaled, as in the reference.
     """

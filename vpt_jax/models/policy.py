@@ -18,7 +18,7 @@ from vpt_jax.parallel import BATCH, constrain
 
 
 class PolicyOutput(NamedTuple, Generic[AnyCache]):
-    """Action logits, normalised value estimates and the updated KV cache.
+    """Action logits, normalized value estimates and the updated KV cache.
 
     `logits` has those of `buttons` `[b, t, 8641]` and `camera` `[b, t, 121]`. `aux_value` is that of the auxiliary
     value head for PPG's sleep phase, in policies that have one: its loss trains the shared features.

@@ -15,7 +15,7 @@ MLP_RATIO = 4
 class TransformerBlock(nn.Module):
     """Transformer block: norm, attention with a residual, MLP with a residual.
 
-    The attention's residual is the *normalised* input: the raw input is not added anywhere, as in the reference.
+    The attention's residual is the *normalized* input: the raw input is not added anywhere, as in the reference.
     """
 
     heads: int

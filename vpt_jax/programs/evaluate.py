@@ -21,7 +21,7 @@ from vpt_jax.evaluation.rollouts import (
     RandomAgent,
     VectorAgent,
     run_episodes,
-    summarise,
+    summarize,
 )
 from vpt_jax.recording import Steps
 from vpt_jax.report.playing import Replay, write_playing_report
@@ -57,7 +57,7 @@ def evaluate(config: ConfigDict) -> Path:
         results = {
             name: evaluate_agent(config, name, agent, size, digests.get(name, [])) for name, agent in agents.items()
         }
-        figures = {name: summarise(episodes) for name, episodes in results.items()}
+        figures = {name: summarize(episodes) for name, episodes in results.items()}
         finite = {name: {k: v for k, v in metrics.items() if v == v} for name, metrics in figures.items()}  # not NaN
         write_text(out / "figures.json", json.dumps(finite, indent=1) + "\n")
         title, replay = f"Playing {config.game.name}", make_replay(config)

@@ -81,7 +81,7 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
         metadata=run_metadata(config, train_data.fingerprint(), frozen_pattern(config)),
         shapes=setup.shapes,
         shardings=setup.shardings,
-        initialise=partial(initialise, config, setup),
+        initialize=partial(initialize, config, setup),
         open_inputs=open_inputs,
         report=report,
     )
@@ -181,7 +181,7 @@ def placed_batches(stream: Stream, mesh: Mesh, start: int, stop: int, workers: i
             yield parallel.global_batch(batch, mesh, stream.settings.batch)
 
 
-def initialise(config: ConfigDict, setup: Setup) -> TrainState:
+def initialize(config: ConfigDict, setup: Setup) -> TrainState:
     """State before the first step, with random parameters or those of `config.init_from`."""
     return setup.init(initial_params(config, setup.shapes.params)) if config.init_from else setup.init()
 

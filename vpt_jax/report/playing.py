@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from vpt_jax.evaluation.replay import large_frames
-from vpt_jax.evaluation.rollouts import EpisodeResult, best_median_worst, recording_path, summarise
+from vpt_jax.evaluation.rollouts import EpisodeResult, best_median_worst, recording_path, summarize
 from vpt_jax.recording import Steps, read_steps
 from vpt_jax.report.films import FilmFrame, write_film
 from vpt_jax.report.page import film, grid, page, paragraph, section, table
@@ -62,7 +62,7 @@ def write_playing_report(
 
 def playing_table(agents: Mapping[str, Sequence[EpisodeResult]]) -> str:
     """A section with a table of all agents' metrics."""
-    figures = {name: summarise(played) for name, played in agents.items()}
+    figures = {name: summarize(played) for name, played in agents.items()}
     items = [key.removeprefix("milestone/") for key in next(iter(figures.values())) if key.startswith("milestone/")]
     columns = ["Agent", "Return", "Steps", "Ended by the game", "Drift, nats", "Episodes", "Lost"]
     for item in items:

@@ -126,7 +126,7 @@ def temporary_path(path: Path) -> Path:
 
 
 def exit_with_parent() -> None:
-    """Initialise a worker: it exits when its parent does, and not on a signal that the parent should handle.
+    """Initialize a worker: it exits when its parent does, and not on a signal that the parent should handle.
 
     Terminals and schedulers send signals to all processes of a job.
     """

@@ -21,7 +21,7 @@ from vpt_jax.training.state import Metrics
 def cloning(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal | None) -> Objective:
     """Behavioural cloning objective: predict the player's next action from the frames up to now.
 
-    Parameters are initialised as in the reference code; with a `marginal`, the action heads' biases are set so that the
+    Parameters are initialized as in the reference code; with a `marginal`, the action heads' biases are set so that the
     model starts at that distribution.
     """
     return Objective(

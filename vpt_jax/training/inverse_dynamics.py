@@ -28,7 +28,7 @@ def inverse_dynamics(
 ) -> Objective:
     """Inverse dynamics objective: predict the action of every frame of a window.
 
-    Parameters are initialised as in the reference code, with two exceptions: with a `marginal`, the action heads'
+    Parameters are initialized as in the reference code, with two exceptions: with a `marginal`, the action heads'
     biases are set so that the model starts at that distribution; with `temporal_difference`, its temporal filters start
     as `temporal_difference_init`. `augmented` and `mirrored` turn on augmentation of the training frames.
     """

@@ -73,7 +73,7 @@ class Work(NamedTuple):
     peak_flops: float = 0.0  # operations per second of a device; 0: unknown
 
     def speeds(self, steps_per_second: float) -> dict[str, float]:
-        """Frames per second, and model FLOPs utilisation (MFU): the model's arithmetic as a share of the peak."""
+        """Frames per second, and model FLOPs utilization (MFU): the model's arithmetic as a share of the peak."""
         frames = steps_per_second * self.frames
         speeds = {"speed/frames_per_second": frames, "speed/frames_per_second_per_device": frames / self.devices}
         if self.peak_flops:

@@ -13,7 +13,7 @@ from vpt_jax.training.state import Loss
 
 
 class Objective(NamedTuple):
-    """A model's initialisation, loss and predictions, as pure functions."""
+    """A model's initialization, loss and predictions, as pure functions."""
 
     init: Callable[[jax.Array], Any]  # random key -> parameters
     initial_memory: Callable[[int], Any]  # number of rows -> memory before the first batch
@@ -22,7 +22,7 @@ class Objective(NamedTuple):
 
 
 def start_at_marginal(params: Any, shares: Mapping[str, Float[Array, "..."]], temperature: float) -> Any:
-    """Initialises the action heads' biases to the log marginal, so that each class starts near its share of actions.
+    """Initializes the action heads' biases to the log marginal, so that each class starts near its share of actions.
 
     Our choice (`config.initial.start_at_marginal`); the paper does not specify it, and OpenAI's heads start with no
     bias. Without a bias, a small model spends its first few hundred steps learning the frequencies through its

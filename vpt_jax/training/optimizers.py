@@ -2,7 +2,7 @@
 
 The paper gives Adam, a learning rate and a weight decay, but not how the decay is applied. We decouple it (AdamW): a
 step shrinks a weight by `learning_rate * weight_decay` of itself. Coupled, the decay is added to the gradient before
-Adam normalises: where the gradient is small, only the decay remains and is scaled up to a full step, whatever its
+Adam normalizes: where the gradient is small, only the decay remains and is scaled up to a full step, whatever its
 coefficient. OpenAI's fine-tuning demonstration couples it (`torch.optim.Adam`). Biases and norms are not decayed.
 
 Muon (https://kellerjordan.github.io/posts/muon) is our addition: it makes all directions of a kernel's update equally

@@ -41,7 +41,7 @@ class Run(Generic[State]):
         metadata: of its checkpoints, from `checkpoints.run_metadata`.
         shapes: of the state.
         shardings: of the state.
-        initialise: makes the state before the first step.
+        initialize: makes the state before the first step.
         open_inputs: state to start from and preemption notice -> context manager of the loop's inputs.
         report: called with the state once all steps are done.
         headline: name of the metric that the progress display shows.
@@ -53,7 +53,7 @@ class Run(Generic[State]):
     metadata: dict[str, Any]
     shapes: State
     shardings: State
-    initialise: Callable[[], State]
+    initialize: Callable[[], State]
     open_inputs: Callable[[State, StopSignal], AbstractContextManager[LoopInputs]]
     report: Callable[[State], None] = lambda state: None
     headline: str = "loss"
@@ -72,7 +72,7 @@ def train_run(run: Run[State], config: ConfigDict, mesh: Mesh, start_time: float
     workdir, quiet = Path(config.workdir), jax.process_index() > 0
     with jax.set_mesh(mesh):
         checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, metadata=run.metadata)
-        state = resume(checkpoints, run.shapes, run.shardings, run.setting_hints) or run.initialise()
+        state = resume(checkpoints, run.shapes, run.shardings, run.setting_hints) or run.initialize()
         write_run_config(workdir, config, parallel.sharding_table(run.shapes, run.shardings))
         start = int(state.step)
         # The preemption notice is installed first: starting games or workers may replace signal handlers.

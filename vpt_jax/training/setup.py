@@ -253,7 +253,7 @@ def step_buffers(shapes: TrainState, batch: Batch) -> dict[str, Any]:
 
 
 def training_flops(config: Any, frame_shape: FrameShape) -> float:
-    """FLOPs of training on a frame, as MFU counts them: the model's, without recomputation (rematerialisation)."""
+    """FLOPs of training on a frame, as MFU counts them: the model's, without recomputation (rematerialization)."""
     (height, width, _), kind = frame_shape, MODEL_OF_STAGE[config.stage]
     return TRAINING_FACTOR * kind.flops(kind.make(config.model), height, width, config.data.length)
 

@@ -53,7 +53,7 @@ class ToyVectorEnv:
 
 
 def random_params():
-    """Random parameters, without compiling their initialisation."""
+    """Random parameters, without compiling their initialization."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(partial(init_params, POLICY, SHAPE), jax.random.key(0))
     return jax.tree.map(lambda leaf: (0.3 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)

@@ -34,7 +34,7 @@ def config():
 
 @pytest.fixture
 def start(config, monkeypatch):
-    """The initial model of a run whose pretrained policy has random parameters and these normalisers."""
+    """The initial model of a run whose pretrained policy has random parameters and these normalizers."""
 
     def start(normalizer, aux_normalizer, aux_value=True):
         rng = np.random.default_rng(0)
@@ -50,18 +50,18 @@ def start(config, monkeypatch):
 
 
 def value_of(head, normalizer, x):
-    """A head's denormalised value."""
+    """A head's denormalized value."""
     return normalizer.denormalize(x @ head["kernel"] + head["bias"])
 
 
 def test_a_trained_critic_is_kept(start):
-    """In a released model each head has a normaliser, in a run of this library both share one (fidelity S11)."""
+    """In a released model each head has a normalizer, in a run of this library both share one (fidelity S11)."""
     params, model = start(MAIN, AUX)
     assert model.trained_heads == ("value", "aux_value")
     assert model.normalizer is MAIN
     jax.tree.map(np.testing.assert_array_equal, model.params["value"], params["value"])
     x = np.random.default_rng(1).normal(size=(5, 8)).astype(np.float32)
-    expected = value_of(params["aux_value"], AUX, x)  # now with the main head's normaliser
+    expected = value_of(params["aux_value"], AUX, x)  # now with the main head's normalizer
     np.testing.assert_allclose(value_of(model.params["aux_value"], MAIN, x), expected, rtol=1e-4, atol=1e-4)
     params, model = start(MAIN, MAIN)  # a run of this library has one for both
     jax.tree.map(np.testing.assert_array_equal, model.params["aux_value"], params["aux_value"])

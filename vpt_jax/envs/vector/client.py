@@ -60,7 +60,7 @@ class EnvSpec:
     """Specification of an environment: `make` is "module:function", imported and called by the interpreter `python`."""
 
     make: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # JSON-serialisable
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # JSON-serializable
     python: str = ""  # with packages of its own; empty: the one of this program, on whichever machine
     timeouts: Timeouts = Timeouts()
 

@@ -276,7 +276,7 @@ def wake_step(
     segment: Segment,
     pretrained_logits: Logits | None,
 ) -> tuple[LearnerState, Metrics]:
-    """One update with `wake_loss`; first updates the normaliser with the minibatch's targets, as the reference."""
+    """One update with `wake_loss`; first updates the normalizer with the minibatch's targets, as the reference."""
     state = _update_normalizer(state, segment)
     kl_pretrained_coef = ppg_config.kl_pretrained_coef * ppg_config.kl_pretrained_decay**state.step
 
@@ -298,7 +298,7 @@ def sleep_step(
     segment: Segment,
     old_logits: Logits,
 ) -> tuple[LearnerState, Metrics]:
-    """One update with `sleep_loss`, and the sleep optimizer state if there is one; normaliser as in `wake_step`."""
+    """One update with `sleep_loss`, and the sleep optimizer state if there is one; normalizer as in `wake_step`."""
     state = _update_normalizer(state, segment)
 
     def loss(params: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Phasic policy gradient: generalised advantage estimation (GAE), and the losses of both phases (paper, appendix G).
+"""Phasic policy gradient: generalized advantage estimation (GAE), and the losses of both phases (paper, appendix G).
 
 All functions take streams `[b, t]`, which hold several episodes in succession; steps that are not `valid` had no
 outcome and are masked everywhere. Sources: PPO (arXiv 1707.06347), GAE (arXiv 1506.02438), PPG (arXiv 2009.04416).
@@ -54,7 +54,7 @@ def compute_gae(
     discount: float,
     decay: float,
 ) -> Float[Array, "b t"]:
-    """Generalised advantage estimation (GAE): discounted sums of TD errors; `value` has one step more than `reward`.
+    """Generalized advantage estimation (GAE): discounted sums of TD errors; `value` has one step more than `reward`.
 
     The step after an episode's last is not valid and holds its last frame. Where the episode `terminated`, the return
     after it is 0; where it was cut, the value of that frame is used instead (bootstrapping). The caller decides which

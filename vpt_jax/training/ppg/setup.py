@@ -34,7 +34,7 @@ class PPGSetup(NamedTuple):
     """Training setup of stage "ppg", without the games."""
 
     policy: Policy
-    init_state: Any  # maps parameters and a normaliser on the host to the initial state, on the mesh
+    init_state: Any  # maps parameters and a normalizer on the host to the initial state, on the mesh
     shapes: LearnerState  # leaves are `jax.ShapeDtypeStruct` with shardings
     shardings: LearnerState
     learner: Learner
@@ -159,7 +159,7 @@ def has_sleep_optimizer(ppg_config: PPGConfig) -> bool:
 
 
 class InitialModel(NamedTuple):
-    """The initial parameters and normaliser of a run, on the host."""
+    """The initial parameters and normalizer of a run, on the host."""
 
     params: Any
     normalizer: ValueNormalizer  # of both value heads
@@ -199,10 +199,10 @@ def initial_model(config: ConfigDict, policy: Policy) -> InitialModel:
 
 
 def trained_params(model: TrainedPolicy) -> tuple[dict[str, Any], ValueNormalizer]:
-    """Returns the parameters of a policy without untrained value heads, and the normaliser of the trained ones.
+    """Returns the parameters of a policy without untrained value heads, and the normalizer of the trained ones.
 
-    A head was trained if its normaliser has been updated: in released models from reinforcement learning, and in runs
-    of this stage. These runs have one normaliser for both heads: the auxiliary head is rescaled to the main one's.
+    A head was trained if its normalizer has been updated: in released models from reinforcement learning, and in runs
+    of this stage. These runs have one normalizer for both heads: the auxiliary head is rescaled to the main one's.
     """
     params = {name: part for name, part in model.params.items() if name not in VALUE_HEADS}
     if not is_trained(model.normalizer):
@@ -214,12 +214,12 @@ def trained_params(model: TrainedPolicy) -> tuple[dict[str, Any], ValueNormalize
 
 
 def is_trained(normalizer: ValueNormalizer) -> bool:
-    """True if a value head has been trained, that is, its normaliser has been updated."""
+    """True if a value head has been trained, that is, its normalizer has been updated."""
     return float(normalizer.debias) > 0
 
 
 def rescale_value_head(head: Any, old: ValueNormalizer, new: ValueNormalizer) -> Any:
-    """Rescales a value head to another normaliser; its denormalised output is unchanged (as in PopArt)."""
+    """Rescales a value head to another normalizer; its denormalized output is unchanged (as in PopArt)."""
     (old_mean, old_variance), (new_mean, new_variance) = old.moments(), new.moments()
     scale = np.sqrt(old_variance / new_variance)
     shift = (old_mean - new_mean) / np.sqrt(new_variance)

@@ -45,7 +45,7 @@ SETTING_HINTS = {
     _SLEEP_OPTIMIZER: (
         "config.ppg.sleep_optimizer must be True if and only if the checkpoint has an optimizer state for the sleep "
         "phase. Earlier versions had one for both: --config.ppg.sleep_optimizer=False resumes their runs, with the "
-        "current rules for rewards, minibatches and the value normaliser."
+        "current rules for rewards, minibatches and the value normalizer."
     )
 }  # for `Run.setting_hints`
 
@@ -72,7 +72,7 @@ def make_ppg_run(config: ConfigDict, mesh: Mesh) -> Run[LearnerState]:
         metadata=checkpoint_metadata(config),
         shapes=setup.shapes,
         shardings=setup.shardings,
-        initialise=partial(initialize, config, setup),
+        initialize=partial(initialize, config, setup),
         open_inputs=open_inputs,
         headline="return",
         setting_hints=SETTING_HINTS,
