@@ -41,7 +41,7 @@ def get_config(stage: str, workdir: str) -> ConfigDict:
     config.save_every = 1000
 
     # Exit status of a run that was stopped before its end by a signal: a scheduler that restarts failed jobs needs one
-    # other than 0. The launchers in launch/pods/ set it.
+    # other than 0. launch/pods/slurm.py and launch/pods/gke.py set it.
     config.stopped_status = 0
 
     # Watchdog in minutes: a step (in reinforcement learning: an iteration with its rollout), an evaluation or a save

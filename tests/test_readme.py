@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import record_episode
 from tests.openai.test_convert import policy_files
 from vpt_jax.training.checkpoints import load_policy
 from vpt_jax.video import decode
@@ -35,8 +36,8 @@ SMALL = {
     "rl_doom.py": "rl_doom.py --config.steps=1 --config.num_envs=2 --config.unroll_length=8 "
     "--config.updates_per_rollout=2",
     'config = foundation.get_config("71m")': 'config = foundation.get_config("demo")\n'
-    'config.update_from_flattened_dict({"model.preset": "nano", "steps": 4, "data.length": 16, "data.batch": 4,\n'
-    '    "data.valid_batch": 4, "optimizer.warmup_steps": 1})',
+    'config.update_from_flattened_dict({"model.preset": "nano", "steps": 4, "data.length": 16,\n'
+    '    "optimizer.warmup_steps": 1})',
     "--config.model.preset=1x": "--config.model.preset=nano",
     "launch/evaluate.py": "launch/evaluate.py --config.episodes=2 --config.num_envs=2 "
     "--config.game.arguments.seconds=2.0",
@@ -66,10 +67,9 @@ def place(tmp_path_factory):
     policy_files(place, "nano", scale=0.1)
     for suffix in (".model", ".weights"):
         (place / f"a{suffix}").rename(place / f"foundation-model-1x{suffix}")
-    clip = ROOT / "tests" / "clips" / "combat_spider_7.mp4"
     (place / "VIDEOS").mkdir()
-    shutil.copy(clip, place / "VIDEOS")
-    shutil.copy(clip, place / "clip.mp4")
+    record_episode(place / "VIDEOS" / "play", seed=0, frames=400)
+    shutil.copy(place / "VIDEOS" / "play.mp4", place / "clip.mp4")
     return place
 
 

@@ -53,7 +53,7 @@ def temporal_difference_init(
 
 
 class TemporalConv(nn.Module):
-    """Temporal convolution over five frames at every pixel, then ReLU; "valid" padding: two frames fewer on each side.
+    """Temporal 3-D convolution over five frames at every pixel, then ReLU; "valid" padding: two frames fewer on each side.
 
     A (5, 1, 1) convolution, computed as a matrix product over the five frames' channels.
     """
