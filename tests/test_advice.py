@@ -101,7 +101,7 @@ ADVICE = {
         _choose_another,
     ),
     "a file": Advice(lambda folder, config: (folder / "out").touch(), "choose another --config.out", _choose_another),
-    "other settings": Advice(_prepare_otherwise, "remove it", lambda folder, config: shutil.rmtree(folder / "out")),
+    "other settings": Advice(_prepare_otherwise, "Remove it", lambda folder, config: shutil.rmtree(folder / "out")),
     "other settings, elsewhere": Advice(_prepare_otherwise, "or choose another --config.out", _choose_another),
     "edited": Advice(
         lambda folder, config: (prepare(config), (folder / "recordings" / "b.mp4").unlink()), "remove it",
@@ -128,7 +128,7 @@ def test_following_the_advice_gives_a_dataset(tmp_path, name, monkeypatch):
     def run(function, tasks):
         return ((number, function(*task)) for number, task in enumerate(tasks))
 
-    monkeypatch.setattr("vpt_jax.data.prepare._workers", lambda config: nullcontext(run))
+    monkeypatch.setattr("vpt_jax.data.prepare._workers", lambda *_: nullcontext(run))
     (tmp_path / "recordings").mkdir()
     for number, episode in enumerate("ab"):
         record_episode(tmp_path / "recordings" / episode, number, 3)

@@ -126,7 +126,7 @@ def test_prepared_segments_equal_slices_of_the_prepared_recording(recordings, tm
 def test_a_recording_is_read_once_for_all_its_segments(recordings, tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr("vpt_jax.data.encode.read_frames", lambda *given: read.append(given[0]) or read_frames(*given))
-    monkeypatch.setattr("vpt_jax.data.prepare._workers", lambda _: nullcontext(in_this_process))
+    monkeypatch.setattr("vpt_jax.data.prepare._workers", lambda *_: nullcontext(in_this_process))
     manifest = write(recordings / "m.parquet", *(("long.mp4", i, i + 1) for i in range(4)), ("short.mp4", 0, 1))
     assert len(dataset.load_index(prepare(settings(manifest, tmp_path / "out")), "train").names) == 5
     assert [path.name for path in read] == ["long.mp4", "short.mp4"]

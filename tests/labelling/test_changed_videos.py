@@ -127,7 +127,7 @@ def test_a_replaced_video_is_new_work_and_a_touched_one_is_not(folder, config, t
     data[len(data) // 2] ^= 1
     (folder / "a.mkv").write_bytes(data)
     os.utime(folder / "a.mkv", (1, 1))
-    with pytest.raises(LabelError, match=r"was labelled with other videos \(replaced: a\): remove it, "):
+    with pytest.raises(LabelError, match=r"other settings or videos: other videos \(replaced: a\)\. Remove it, "):
         label(config)
     shutil.rmtree(out)
     label(config)

@@ -240,7 +240,7 @@ def test_a_complete_job_is_not_repeated(uninterrupted, videos, idm_dir, tmp_path
     assert "nothing to do" in capsys.readouterr().out
     more = shutil.copytree(videos, tmp_path / "videos")
     write_video(more / "new.mkv", "ffv1", "bgr0", pictures(3, 8, 8))
-    with pytest.raises(LabelError, match=r"was labelled with other videos \(new: new\): remove it"):
+    with pytest.raises(LabelError, match=r"other settings or videos: other videos \(new: new\)\. Remove it"):
         label(settings(more, idm_dir, uninterrupted[0]))
     assert files(uninterrupted[0]) == before
     assert os.listdir(uninterrupted[0].parent) == ["out"]

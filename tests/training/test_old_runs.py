@@ -23,6 +23,7 @@ from vpt_jax.training import setup
 from vpt_jax.training.checkpoints import Checkpoints, load_idm, load_policy, run_metadata
 from vpt_jax.training.ppg import setup as ppg_setup
 from vpt_jax.training.ppg import train as ppg_train
+from vpt_jax.training.stages import STAGES
 
 OLD = programs.ROOT / "tests/old_runs"
 EXPECTED = json.loads((OLD / "expected.json").read_text())  # by the old code
@@ -91,7 +92,7 @@ def restore(name, folder):
         metadata, built = ppg_train.checkpoint_metadata(config), ppg_setup.make_setup(config, mesh)
     else:
         stream = (WindowStream if name == "idm" else Stream)(stream_settings(config))
-        marginal = setup.STAGE_MODELS[name].marginal.from_stream(stream)
+        marginal = STAGES[name].marginal.from_stream(stream)
         metadata = run_metadata(config, stream.fingerprint())
         built = setup.make_setup(config, mesh, stream.frame_shape, marginal, steps=4)
     checkpoints = Checkpoints(run / "checkpoints", keep_last=1, keep_every_hours=0.0, metadata=metadata)

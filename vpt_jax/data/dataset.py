@@ -182,7 +182,7 @@ def check_dataset(dataset_dir: Path) -> None:
 
 
 def finished_report(out: Path, field: str, error_class: type[UserError]) -> dict[str, Any] | None:
-    """Reads the report of the finished dataset in an output folder, after `check_dataset`.
+    """Reads the report of the finished dataset in an output folder, which `require_undamaged` checks.
 
     Args:
         out: the output folder.
@@ -193,7 +193,7 @@ def finished_report(out: Path, field: str, error_class: type[UserError]) -> dict
         The report; None if the folder is missing or empty.
 
     Raises:
-        UserError: of `error_class`: the folder holds anything else, or its dataset is damaged.
+        UserError: of `error_class`: the folder holds anything else, or the report is damaged.
     """
     if out.is_file():
         raise error_class(f"{out} is a file, and config.out must be a folder: choose another --config.out")
@@ -203,11 +203,15 @@ def finished_report(out: Path, field: str, error_class: type[UserError]) -> dict
         raise error_class(in_use_message(out))
     if not (isinstance(report := read_json(file), dict) and isinstance(report.get(field), dict)):
         raise error_class(f"{file} is damaged: remove {out}, or choose another --config.out")
+    return report
+
+
+def require_undamaged(out: Path, error_class: type[UserError]) -> None:
+    """Raises an error of `error_class`, with the remedy, if `check_dataset` finds the dataset damaged."""
     try:
         check_dataset(out)
     except (DatasetDamagedError, DatasetMissingError) as error:
         raise error_class(f"{out} is damaged: remove it, or choose another --config.out. {error}") from error
-    return report
 
 
 def check_record_position(index: EpisodeIndex, number: int, values: Mapping[str, Any]) -> None:

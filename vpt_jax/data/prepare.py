@@ -31,6 +31,7 @@ from vpt_jax.recording import GUI_MOUSE_SCALE, find_recordings, recording_file
 from vpt_jax.system.errors import UserError
 from vpt_jax.system.mount_points import place_folder
 from vpt_jax.system.paths import refuse_remote_paths
+from vpt_jax.system.renamed_fields import refuse_renamed_fields
 from vpt_jax.system.resumable_folder import refuse_changes
 from vpt_jax.system.workers import TaskRunner, locked, process_runner, progress_bar
 from vpt_jax.video_files import content_digest, name_problem, printable_path, utf8_path
@@ -57,6 +58,7 @@ def prepare(config: ConfigDict) -> Path:
         PrepareError: the dataset cannot be prepared as configured.
         FolderInUseError: another run prepares the same dataset.
     """
+    refuse_renamed_fields(config)
     refuse_remote_paths(config)
     if not (config.recordings and config.out):
         raise PrepareError("set the input and the output folder: --config.recordings=A --config.out=B")
@@ -219,6 +221,7 @@ def _is_up_to_date(out: Path, provenance: dict[str, Any]) -> bool:
             "version made it, which identified recordings by their dates. Training still reads it. To prepare it "
             "again, remove it, or choose another --config.out"
         )
+    dataset.require_undamaged(out, PrepareError)
     return True
 
 

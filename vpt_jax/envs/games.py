@@ -92,7 +92,8 @@ def make_env(name: str, *, python: str = "", **arguments: Any) -> Env:
         video). Rewards are the game's own, mostly 0; `vpt_jax/envs/rewards.py` has those of training, from `info`.
 
     Raises:
-        MissingGameError: there is no such game, or its packages are missing; the message has the steps.
+        MissingGameError: there is no such game, or its packages are missing (without `python`); the message has the
+            steps.
         UserError: the game cannot start, for another reason that the message gives.
         TypeError: an argument that the game does not have.
         ValueError: an argument with an invalid value.

@@ -9,7 +9,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from vpt_jax.envs.vector.client import EnvSpec
+from vpt_jax.envs.vector.client import EnvLostError, EnvSpec
 from vpt_jax.envs.vector.pool import Pool
 from vpt_jax.recording import Steps
 from vpt_jax.video import Frame
@@ -33,6 +33,9 @@ def replay(spec: EnvSpec, seed: int, steps: Steps) -> Iterator[Frame]:
         spec: of the game, with the size of the frames among its arguments.
         seed: of the episode.
         steps: recorded actions.
+
+    Raises:
+        EnvLostError: the game does not start, or was lost several times.
     """
     with Pool(spec, [iter([seed])], FILM_SIZE, rewards={}) as pool:
         time_step = pool.begin()
@@ -46,9 +49,14 @@ def replay(spec: EnvSpec, seed: int, steps: Steps) -> Iterator[Frame]:
 def large_frames(recorded: Iterable[Frame], replayed: Iterable[Frame]) -> list[Frame]:
     """Replayed frames if they show the same play as the recorded ones, else the recorded ones.
 
-    All are held in memory: 9 MB for a second.
+    The latter also if the game is lost. All are held in memory: 9 MB for a second.
     """
-    small, large = list(recorded), list(replayed)
+    small = list(recorded)
+    try:
+        large = list(replayed)
+    except EnvLostError as error:
+        print(f"a film shows the recorded frames, since the episode cannot be played again: {error}", flush=True)
+        return small
     return large if small and len(large) == len(small) and _shows_same_play(small, large) else small
 
 

@@ -46,7 +46,8 @@ from vpt_jax.labelling.shards import SPLIT, JobShard, is_complete, merge_shards,
 from vpt_jax.labelling.steps import label_steps, read_steps, read_videos, step_file
 from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.system.printable import printable
-from vpt_jax.system.resumable_folder import refuse_changes, resumable_folder
+from vpt_jax.system.renamed_fields import refuse_renamed_fields
+from vpt_jax.system.resumable_folder import describe_changes, resumable_folder
 from vpt_jax.system.workers import locked, progress_bar, task_result, worker_pool
 from vpt_jax.training.checkpoints import TrainedIDM, load_idm
 
@@ -65,6 +66,7 @@ def label(config: ConfigDict) -> Path:
         LabelError: labelling cannot be done as configured.
         FolderInUseError: another run labels the same shard.
     """
+    refuse_renamed_fields(config)
     refuse_remote_paths(config)
     _check(config)
     out = Path(config.out).resolve()
@@ -104,9 +106,13 @@ def _is_up_to_date(out: Path, made_of: dict[str, Any]) -> bool:
         return False
     stored, settings = dict(report["made_of"]), dict(made_of)
     videos = resume.describe_differences(stored.pop("videos", {}), settings.pop("videos"))
-    refuse_changes(out, stored, settings, LabelError, fields=_FIELDS)
-    if videos:
-        raise LabelError(f"{out} was labelled with other videos ({videos}): remove it, or choose another --config.out")
+    changes = describe_changes(stored, settings, _FIELDS)
+    if changes or videos:
+        details = "; ".join(filter(None, [changes, videos and f"other videos ({videos})"]))
+        raise LabelError(
+            f"{out} was made with other settings or videos: {details}. Remove it, or choose another --config.out"
+        )
+    dataset.require_undamaged(out, LabelError)
     return True
 
 

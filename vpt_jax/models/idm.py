@@ -53,9 +53,10 @@ def temporal_difference_init(
 
 
 class TemporalConv(nn.Module):
-    """Temporal 3-D convolution over five frames at every pixel, then ReLU; "valid" padding: two frames fewer on each side.
+    """Temporal 3-D convolution over five frames at every pixel, then ReLU.
 
-    A (5, 1, 1) convolution, computed as a matrix product over the five frames' channels.
+    The padding is "valid": two frames fewer on each side. A (5, 1, 1) convolution, computed as a
+    matrix product over the five frames' channels.
     """
 
     features: int

@@ -27,6 +27,7 @@ from vpt_jax.recording import Steps
 from vpt_jax.report.playing import Replay, write_playing_report
 from vpt_jax.system.atomic_files import read_json, write_text
 from vpt_jax.system.errors import ConfigError
+from vpt_jax.system.renamed_fields import refuse_renamed_fields
 from vpt_jax.system.seeds import episode_seed
 from vpt_jax.system.workers import locked
 from vpt_jax.training.checkpoints import TrainedPolicy, jsonable, load_policy
@@ -39,6 +40,7 @@ RANDOM, SCRIPTED = "random", "scripted"
 
 def evaluate(config: ConfigDict) -> Path:
     """Evaluates the agents that have no stored results, and writes the report; returns its path."""
+    refuse_renamed_fields(config)
     workdirs = check(config)
     out = Path(config.out)
     with locked(out):

@@ -135,7 +135,7 @@ def expand_home(text: str, name: str) -> str:
 
 
 def expand_argument(argument: str) -> str:
-    """Expand `~` in a command-line argument: `~/PATH` or `--FLAG=~/PATH`. Errors as `expand_home`."""
+    """Expand `~` in a command-line argument `--FLAG=~/PATH`: shells do not. Errors as `expand_home`."""
     if found := _FLAG.fullmatch(argument):
         if found["flag"].strip("-=").rpartition(".")[2] in _TEXT_FIELDS:
             return argument

@@ -97,9 +97,7 @@ def train_run(run: Run[State], config: ConfigDict, mesh: Mesh, start_time: float
     return finished
 
 
-def resume(
-    checkpoints: Checkpoints, shapes: State, shardings: State, setting_hints: Mapping[str, str] | None = None
-) -> State | None:
+def resume(checkpoints: Checkpoints, shapes: State, shardings: State, setting_hints: Mapping[str, str]) -> State | None:
     """Restores the newest checkpoint; None: there is none.
 
     Raises:
@@ -110,7 +108,7 @@ def resume(
     try:
         state = checkpoints.restore(shapes, shardings)
     except SettingsChangedError as error:
-        hints = [hint for setting, hint in (setting_hints or {}).items() if setting in str(error)]
+        hints = [hint for setting, hint in setting_hints.items() if setting in str(error)]
         if not hints:
             raise
         raise SettingsChangedError(" ".join([str(error), *hints])) from error

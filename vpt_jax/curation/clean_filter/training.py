@@ -4,6 +4,7 @@ The metrics of the report come from held-out frames: each fold holds out other g
 saved is then trained on all frames.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -153,8 +154,9 @@ def assign_folds(labels: Labels, groups: Groups, folds: int) -> Int[np.ndarray, 
     splits = min(folds, len(set(groups)), int(np.bincount(labels).max()))
     fold_of = np.empty(len(labels), int)
     kfold = _import_sklearn().model_selection.StratifiedGroupKFold(splits)
-    for fold, (_, held_out) in enumerate(kfold.split(labels, labels, groups)):
-        fold_of[held_out] = fold
+    with warnings.catch_warnings(action="ignore"):  # of classes with fewer frames than folds: checked below
+        for fold, (_, held_out) in enumerate(kfold.split(labels, labels, groups)):
+            fold_of[held_out] = fold
     for label, name in enumerate(CLASSES):
         for fold in range(splits):
             if len(set(groups[(labels == label) & (fold_of != fold)])) < _NEEDED[name]:

@@ -98,7 +98,7 @@ class EnvClient:
     def _start(self, python: str, *descriptors: int) -> subprocess.Popen[bytes]:
         """Starts the supervisor process, which starts the game."""
         if shutil.which(python) is None:
-            raise MissingFileError(f"config.game.python: there is no program {python}")
+            raise MissingFileError(f"the game's Python interpreter (config.game.python): there is no program {python}")
         request = {
             "command": [python, str(_SERVER), *map(str, descriptors)],
             "descriptors": descriptors,

@@ -2,8 +2,8 @@
 
 A row is one stream of episodes. After the end of an episode its row keeps the last frame for one step that takes no
 action, as Gymnasium's `AutoresetMode.NEXT_STEP`; so the value of the last frame of a truncated episode is available. A
-game that is lost (it crashes, hangs or sends invalid messages) is killed with its child processes, and a new one takes its
-row: its episode is cut at its last step, with no reward invented, and recorded as lost.
+game that is lost (it crashes, hangs or sends invalid messages) is killed with its child processes, and a new one takes
+its row: its episode is cut at its last step, with no reward invented, and recorded as lost.
 """
 
 import time

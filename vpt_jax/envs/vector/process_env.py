@@ -3,7 +3,8 @@
 import secrets
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -25,8 +26,13 @@ class ProcessEnv:
 
     def __init__(self, spec: EnvSpec):
         mark = f"{uuid.uuid4().hex}."
+        self._client: EnvClient | None = None
         self._reaper = start_reaper(mark)
-        self._client: EnvClient | None = EnvClient(spec, f"{mark}0.")
+        try:
+            self._client = EnvClient(spec, f"{mark}0.")
+        except BaseException:
+            self._release()
+            raise
         self._answer(self._client)
 
     def reset(
@@ -40,14 +46,14 @@ class ProcessEnv:
         client = self._running()
         client.reset(secrets.randbits(31) if seed is None else seed)
         result = self._answer(client)
-        return {"pov": client.frame().copy()}, result.info
+        return {"pov": self._frame(client)}, result.info
 
     def step(self, action: Mapping[str, Any]) -> tuple[dict[str, Frame], float, bool, bool, dict[str, float]]:
         """Carry out one step of MineRL's action dict. The reward is 0. Raises as `reset`."""
         client = self._running()
         client.step(*raw_from_env(action))
         result = self._answer(client)
-        return {"pov": client.frame().copy()}, 0.0, result.terminated, result.truncated, result.info
+        return {"pov": self._frame(client)}, 0.0, result.terminated, result.truncated, result.info
 
     def close(self) -> None:
         """End the game."""
@@ -62,10 +68,19 @@ class ProcessEnv:
 
     def _answer(self, client: EnvClient) -> StepResult:
         """Wait for the answer to the last request."""
-        try:
+        with self._killed_if_lost(client):
             while (result := client.poll()) is None:
                 wait([client.fileno()], max(client.deadline - time.monotonic(), 0.0) + 0.001)
             return result
+
+    def _frame(self, client: EnvClient) -> Frame:
+        with self._killed_if_lost(client):
+            return client.frame().copy()
+
+    @contextmanager
+    def _killed_if_lost(self, client: EnvClient) -> Iterator[None]:
+        try:
+            yield
         except EnvLostError:
             client.kill()
             self._release()
