@@ -27,19 +27,19 @@ def test_value_normalizer_over_twenty_updates(case):
     if settings.get("per_element_update"):
         decay **= targets[0, ..., 0].size
     normalizer, probe = ValueNormalizer.create(settings["input_shape"]), GOLDEN[f"{case}/probe"]
-    np.testing.assert_allclose(normalizer.normalize(probe), GOLDEN[f"{case}/fresh/normalized"], rtol=1e-6)
-    np.testing.assert_allclose(normalizer.denormalize(probe), GOLDEN[f"{case}/fresh/denormalized"], rtol=1e-6)
+    np.testing.assert_allclose(normalizer.normalize(probe), GOLDEN[f"{case}/fresh/normalised"], rtol=1e-6)
+    np.testing.assert_allclose(normalizer.denormalize(probe), GOLDEN[f"{case}/fresh/denormalised"], rtol=1e-6)
     steps = []
     for target in targets:
         normalizer = normalizer.update(target, np.ones(target.shape[:-1], bool), decay)
         mean, variance = normalizer.moments()
         steps.append(dict(
             running_mean=normalizer.mean, running_mean_sq=normalizer.mean_square, debiasing_term=normalizer.debias,
-            mean=mean, var=variance, normalized=normalizer.normalize(target),
-            normalised_eval=normalizer.normalize(probe), denormalized=normalizer.denormalize(probe),
+            mean=mean, var=variance, normalised=normalizer.normalize(target),
+            normalised_eval=normalizer.normalize(probe), denormalised=normalizer.denormalize(probe),
         ))  # fmt: skip
     tolerances = dict(running_mean=5e-6, running_mean_sq=5e-6, debiasing_term=5e-6, mean=2e-5, var=2e-5,
-                  normalized=1e-4, normalised_eval=5e-5, denormalized=2e-5)  # fmt: skip
+                  normalised=1e-4, normalised_eval=5e-5, denormalised=2e-5)  # fmt: skip
     for name, tolerance in tolerances.items():
         assert_within(np.stack([step[name] for step in steps]), GOLDEN[f"{case}/{name}"], tolerance)
 
