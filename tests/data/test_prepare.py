@@ -1,7 +1,6 @@
 """Preparation of datasets: complete and aligned, broken recordings listed, interrupted runs resumed, useful errors."""
 
 import json
-import multiprocessing
 import os
 import pickle
 import re
@@ -25,6 +24,7 @@ from vpt_jax.data import codecs, dataset
 from vpt_jax.data import prepare as prepare_module
 from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.recording import RecordingWriter, read_steps
+from vpt_jax.system.workers import _Worker
 
 SIZE, CHUNK = 64, 8
 
@@ -234,7 +234,12 @@ def test_resume_after_a_kill_writes_the_same_bytes(prepared, tmp_path):
 
 
 def test_a_second_run_completes_after_a_killed_worker(prepared, tmp_path, monkeypatch):
-    out, workers = tmp_path / "out", prepare_module._workers
+    out, workers, started = tmp_path / "out", prepare_module._workers, []
+    start = _Worker.start
+
+    def record_start(worker):
+        start(worker)
+        started.append(worker.pid)
 
     @contextmanager
     def workers_with_one_killed(config, recordings):
@@ -243,14 +248,14 @@ def test_a_second_run_completes_after_a_killed_worker(prepared, tmp_path, monkey
             def run_and_kill(function, tasks):
                 results = run(function, tasks)
                 yield next(results)
-                worker = next(one for one in multiprocessing.active_children() if one.name.startswith("_Worker"))
-                os.kill(worker.pid, signal.SIGKILL)
+                os.kill(started[0], signal.SIGKILL)
                 yield from results
 
             yield run_and_kill
 
     with monkeypatch.context() as patch:
         patch.setattr("vpt_jax.data.prepare._workers", workers_with_one_killed)
+        patch.setattr(_Worker, "start", record_start)
         with pytest.raises(PrepareError, match=r"a worker process died, out of memory or at .*take \d\d.*run the same"):
             prepare(settings(prepared[0], out))
     assert 1 <= done(out) < 40
