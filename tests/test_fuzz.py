@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import record_episode
-from vpt_jax.recording import DEGREES_PER_COUNT, MAX_COUNTS, BrokenRecording, read_frames, read_steps
+from vpt_jax.recording import DEGREES_PER_COUNT, MAX_COUNTS, BrokenRecordingError, read_frames, read_steps
 from vpt_jax.video import VideoError, resampled_frames
 
 LINE = {
@@ -75,7 +75,7 @@ lines = st.builds(change, fields, values, st.booleans()) | st.lists(spans, max_s
 def read_or_report(file):
     try:
         return read_steps(file), None
-    except BrokenRecording as error:
+    except BrokenRecordingError as error:
         return None, error
 
 
@@ -115,7 +115,7 @@ def watch(film, steps):
     for frames in (lambda: read_frames(film, steps, 16, 16), lambda: resampled_frames(film)):
         try:
             outcomes.append(sum(1 for _ in frames()))
-        except (BrokenRecording, VideoError) as error:
+        except (BrokenRecordingError, VideoError) as error:
             outcomes.append(error.reason)
     return outcomes, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

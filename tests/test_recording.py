@@ -17,7 +17,7 @@ from vpt_jax.actions import BUTTON_INDEX, BUTTONS, ENV_KEYS
 from vpt_jax.curation.download.contractor_index import local_name
 from vpt_jax.recording import (
     GUI_MOUSE_SCALE,
-    BrokenRecording,
+    BrokenRecordingError,
     RecordingWriter,
     find_recordings,
     read_frames,
@@ -162,7 +162,7 @@ def test_records_on_which_the_reference_fails_are_read(tmp_path):
     for name, case in cases.items():
         lines = [text.encode() for text in case["lines"]]
         if name == "no_newButtons_in_first_record":
-            with pytest.raises(BrokenRecording, match=r"line 1: there is no mouse\.newButtons"):
+            with pytest.raises(BrokenRecordingError, match=r"line 1: there is no mouse\.newButtons"):
                 steps_of(tmp_path, lines)
             continue
         steps = steps_of(tmp_path, lines)
@@ -215,7 +215,7 @@ BAD_LINES = {
 @pytest.mark.parametrize("case", BAD_LINES)
 def test_a_bad_line_is_named(tmp_path, case):
     bad, reason, words = BAD_LINES[case]
-    with pytest.raises(BrokenRecording) as caught:
+    with pytest.raises(BrokenRecordingError) as caught:
         steps_of(tmp_path, [LINES[0], bad, LINES[2]])
     assert caught.value.path == tmp_path / "x.jsonl"
     assert caught.value.reason == reason
@@ -226,11 +226,11 @@ def test_a_bad_line_is_named(tmp_path, case):
 
 def test_files_without_records_are_refused(tmp_path):
     for lines in ([], [b"\n", b" \n"]):
-        with pytest.raises(BrokenRecording, match="no records"):
+        with pytest.raises(BrokenRecordingError, match="no records"):
             steps_of(tmp_path, lines)
-    with pytest.raises(BrokenRecording, match="missing actions"):
+    with pytest.raises(BrokenRecordingError, match="missing actions"):
         read_steps(tmp_path / "none.jsonl")
-    with pytest.raises(BrokenRecording, match="missing video"):
+    with pytest.raises(BrokenRecordingError, match="missing video"):
         next(read_frames(tmp_path / "none.mp4", steps_of(tmp_path, LINES[:1]), 128, 128))
 
 
@@ -335,11 +335,11 @@ def test_a_film_that_does_not_match_its_steps_is_refused(recording):
     good = mp4.read_bytes()
     for size in np.linspace(0, len(good) - 1, 30, dtype=int):
         mp4.write_bytes(good[:size])
-        with pytest.raises(BrokenRecording, match=r"mp4: (unreadable video|damaged video|frame count): "):
+        with pytest.raises(BrokenRecordingError, match=r"mp4: (unreadable video|damaged video|frame count): "):
             list(read_frames(mp4, steps, 72, 128))
     for count in (1, 39, 42, 43, 80):
         write_film(mp4, count)
-        with pytest.raises(BrokenRecording, match=r"frame count: .*40 steps"):
+        with pytest.raises(BrokenRecordingError, match=r"frame count: .*40 steps"):
             list(read_frames(mp4, steps, 72, 128))
 
 

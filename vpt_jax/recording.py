@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float32, UInt8
 from vpt_jax import contractor_names
 from vpt_jax.actions import BUTTONS, ENV_KEYS, HOTBARS, PITCH, YAW
 from vpt_jax.system.atomic_files import publish
+from vpt_jax.system.errors import UserError
 from vpt_jax.video import FRAME_RATE, VideoError, VideoWriter, decode, draw_cursor, resize
 
 DEGREES_PER_COUNT = 360 / 2400  # of the recorder's mouse
@@ -51,7 +52,7 @@ KEYS = {
 } | {f"key.keyboard.{slot}": name for slot, name in enumerate(HOTBARS, 1)}
 
 
-class BrokenRecording(Exception):  # noqa: N818 - it names what is broken
+class BrokenRecordingError(UserError):
     """A recording that cannot be used. `path` is the broken file, `detail` the position and the problem.
 
     `reason` is one of "missing actions", "unreadable actions", "missing video", "no records", "empty line", "bad json",
@@ -95,8 +96,8 @@ def read_steps(jsonl: Path, on_record: Callable[[int, dict[str, Any]], object] |
       jsonl: its path contains the recorder version, which determines the mouse scale in a GUI.
       on_record: called with the number of each step and its record, whose other fields may hold anything.
 
-    Raises `BrokenRecording` for a missing or empty file, and for the first line that is not a complete and plausible
-    record. Blank lines at the end are allowed (the reference fails on them).
+    Raises `BrokenRecordingError` for a missing or empty file, and for the first line that is not a complete and
+    plausible record. Blank lines at the end are allowed (the reference fails on them).
     """
     attack, hotbar = _StuckAttack(), _Hotbar()
     version = contractor_names.recorder_version(jsonl)
@@ -133,19 +134,19 @@ def read_frames(mp4: Path, steps: Steps, height: int, width: int) -> Iterator[UI
       that nothing else would reveal.
 
     Raises:
-      BrokenRecording: the video is missing, cannot be decoded ("unreadable video", "damaged video"), or has fewer
+      BrokenRecordingError: the video is missing, cannot be decoded ("unreadable video", "damaged video"), or has fewer
         frames than there are steps, or two or more too many ("frame count"). Most of these errors are
         detected only while frames are read: read all frames, and discard those read before an error.
     """
     if not mp4.is_file():
-        raise BrokenRecording(mp4, "missing video", "there is no such file")
+        raise BrokenRecordingError(mp4, "missing video", "there is no such file")
     count, expected = 0, len(steps.buttons)
     try:
         for frame in decode(mp4):
             count += 1
             if count > expected + 1:
                 detail = f"{count} or more frames for the {expected} steps of the .jsonl; one more is allowed"
-                raise BrokenRecording(mp4, "frame count", detail)
+                raise BrokenRecordingError(mp4, "frame count", detail)
             if count > expected:
                 continue  # the next iteration checks that it is the last one
             if steps.gui_open[count - 1]:
@@ -153,9 +154,9 @@ def read_frames(mp4: Path, steps: Steps, height: int, width: int) -> Iterator[UI
                 draw_cursor(frame, int(x), int(y))
             yield resize(frame, height, width)
     except VideoError as error:
-        raise BrokenRecording(mp4, error.reason, error.detail) from error
+        raise BrokenRecordingError(mp4, error.reason, error.detail) from error
     if count < expected:
-        raise BrokenRecording(mp4, "frame count", f"{count} frames for the {expected} steps of the .jsonl")
+        raise BrokenRecordingError(mp4, "frame count", f"{count} frames for the {expected} steps of the .jsonl")
 
 
 class RecordingWriter:
@@ -251,7 +252,7 @@ def _checked_camera(action: Mapping[str, Any]) -> tuple[float, float]:
 
 
 class _Record:
-    """One line of a .jsonl file. Missing fields and invalid values raise `BrokenRecording` with file, line, field."""
+    """One line of a .jsonl file. A missing field or invalid value raises `BrokenRecordingError`, which names it."""
 
     def __init__(self, path: Path, line: int, text: bytes):
         self._path, self._line = path, line
@@ -307,8 +308,8 @@ class _Record:
         """The recorder version in the record, a field that OpenAI's recordings do not have."""
         return str(self.content.get("version"))
 
-    def _broken(self, reason: str, detail: str) -> BrokenRecording:
-        return BrokenRecording(self._path, reason, f"line {self._line}: {detail}")
+    def _broken(self, reason: str, detail: str) -> BrokenRecordingError:
+        return BrokenRecordingError(self._path, reason, f"line {self._line}: {detail}")
 
 
 def _truncated(value: Any) -> str:
@@ -323,27 +324,27 @@ def _read_records(jsonl: Path) -> Iterator[_Record]:
             blank = blank or number
             continue
         if blank:
-            raise BrokenRecording(jsonl, "empty line", f"line {blank}: every line must be a record")
+            raise BrokenRecordingError(jsonl, "empty line", f"line {blank}: every line must be a record")
         yield _Record(jsonl, number, line)
     if number == 0 or blank == 1:
-        raise BrokenRecording(jsonl, "no records", "the file is empty")
+        raise BrokenRecordingError(jsonl, "no records", "the file is empty")
 
 
 def _read_lines(jsonl: Path) -> Iterator[bytes]:
     try:
         if not jsonl.is_file() and jsonl.exists():  # opening a pipe would block
-            raise BrokenRecording(jsonl, "unreadable actions", "it is not a regular file")
+            raise BrokenRecordingError(jsonl, "unreadable actions", "it is not a regular file")
         with jsonl.open("rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
                 if len(line) > MAX_LINE:
-                    raise BrokenRecording(jsonl, "absurd size", f"line {number}: longer than {MAX_LINE:,} bytes")
+                    raise BrokenRecordingError(jsonl, "absurd size", f"line {number}: longer than {MAX_LINE:,} bytes")
                 if number > MAX_STEPS:
-                    raise BrokenRecording(jsonl, "absurd size", f"more than {MAX_STEPS:,} lines")
+                    raise BrokenRecordingError(jsonl, "absurd size", f"more than {MAX_STEPS:,} lines")
                 yield line
     except FileNotFoundError as error:
-        raise BrokenRecording(jsonl, "missing actions", "there is no such file") from error
+        raise BrokenRecordingError(jsonl, "missing actions", "there is no such file") from error
     except OSError as error:
-        raise BrokenRecording(jsonl, "unreadable actions", str(error)) from error
+        raise BrokenRecordingError(jsonl, "unreadable actions", str(error)) from error
 
 
 def _held(record: _Record, gui_open: bool) -> set[str]:

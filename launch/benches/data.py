@@ -21,7 +21,7 @@ from vpt_jax.data.prepare import PrepareError
 from vpt_jax.data.prepare import prepare as make_dataset
 from vpt_jax.data.streams import Stream, StreamSettings, batches
 from vpt_jax.envs import RecordError
-from vpt_jax.recording import BrokenRecording, find_recordings, read_frames, read_steps
+from vpt_jax.recording import BrokenRecordingError, find_recordings, read_frames, read_steps
 from vpt_jax.system.cores import available_cores
 
 _DATA = flags.DEFINE_string("data", "", "Dataset folder made by launch/prepare.py.")
@@ -30,7 +30,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/bench", "Folder for the dataset 
 _NULLS = flags.DEFINE_string("nulls", "drop", "Rule of the loader for null actions.")
 _WORKERS = flags.DEFINE_integer("workers", available_cores(), "Processes of the loader; 0: this one.")
 
-ERRORS = DatasetMissingError, DatasetDamagedError, BrokenRecording, RecordError, PrepareError
+ERRORS = DatasetMissingError, DatasetDamagedError, BrokenRecordingError, RecordError, PrepareError
 CODEC_FRAMES = 1152  # 36 chunks
 
 

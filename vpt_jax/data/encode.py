@@ -16,7 +16,7 @@ import numpy as np
 from vpt_jax.data import dataset
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.recorded_stats import RecordObserver
-from vpt_jax.recording import BrokenRecording, Steps, read_frames, read_steps, recording_file
+from vpt_jax.recording import BrokenRecordingError, Steps, read_frames, read_steps, recording_file
 from vpt_jax.system.atomic_files import atomic_write, publish, read_arrays, read_json, write_text
 from vpt_jax.system.workers import temporary_path
 from vpt_jax.video import FRAME_RATE
@@ -103,12 +103,12 @@ def encode_episodes(segments: Sequence[Recording], settings: EncodingSettings) -
 
     try:
         if problem := name_problem(jsonl):
-            raise BrokenRecording(jsonl, "unreadable name", problem)
+            raise BrokenRecordingError(jsonl, "unreadable name", problem)
         steps = read_steps(jsonl, observe)
         rows = {segment: kept for segment in segments if (kept := _rows(segment, len(steps.buttons)))}
         frames = read_frames(mp4, steps, settings.height, settings.width)
         _write_segments(rows, files, frames, steps, settings)
-    except BrokenRecording as error:
+    except BrokenRecordingError as error:
         for segment in segments:
             files[segment].unlink(missing_ok=True)
             _write_broken_note(segment, error)
@@ -119,7 +119,7 @@ def encode_episodes(segments: Sequence[Recording], settings: EncodingSettings) -
             _publish_result(segment, files[segment], steps.buttons[rows[segment]], steps.camera[rows[segment]])
         else:
             missing = f"there are no steps {segment.first} to {segment.stop}"
-            _write_broken_note(segment, BrokenRecording(jsonl, "too short", missing))
+            _write_broken_note(segment, BrokenRecordingError(jsonl, "too short", missing))
     return sum(kept.stop - kept.start for kept in rows.values())
 
 
@@ -146,7 +146,7 @@ def _write_segments(
     deque(frames, maxlen=0)
 
 
-def _write_broken_note(segment: Recording, error: BrokenRecording) -> None:
+def _write_broken_note(segment: Recording, error: BrokenRecordingError) -> None:
     note = {"file": utf8_path(error.path.name), "reason": error.reason, "detail": error.detail}
     write_text(segment.file(".broken"), json.dumps(note))
 

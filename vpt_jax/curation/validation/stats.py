@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from vpt_jax.actions import BUTTONS, CAMERA, is_null
 from vpt_jax.data.dataset import EpisodeIndex
 from vpt_jax.data.recorded_stats import RecordedStats, RecordObserver, sum_stats
-from vpt_jax.recording import BrokenRecording, read_steps, recording_file
+from vpt_jax.recording import BrokenRecordingError, read_steps, recording_file
 from vpt_jax.video import FRAME_RATE
 
 
@@ -107,7 +107,7 @@ def read_recorded(recording: Path) -> Recorded:
     observer = RecordObserver(recording)
     try:
         read_steps(recording_file(recording, ".jsonl"), observer.observe)
-    except BrokenRecording as error:
+    except BrokenRecordingError as error:
         return Recorded(RecordedStats(), error.reason)
     return Recorded(observer.stats(), "")
 

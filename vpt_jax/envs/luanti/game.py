@@ -17,6 +17,7 @@ import numpy as np
 from vpt_jax.envs import RecordError
 from vpt_jax.envs.luanti.screen import Screen
 from vpt_jax.envs.processes import watchdog
+from vpt_jax.system.errors import UserError
 
 HEIGHT, WIDTH = 360, 640  # of the window: a common recording size, which two cores render in real time
 DEGREES_PER_PIXEL = 0.15  # the view turns by this for each pixel of the mouse, as in Minecraft
@@ -55,7 +56,7 @@ _WORLD = {  # kept in memory
 }  # fmt: skip
 
 
-class LuantiError(RuntimeError):
+class LuantiError(UserError, RuntimeError):
     """Luanti did not start, has ended, or does not answer; the message holds the end of its log."""
 
 
