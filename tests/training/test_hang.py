@@ -68,7 +68,7 @@ def test_the_heartbeat_is_called_after_every_step_evaluation_and_save(tmp_path, 
         stop=loop.StopSignal(),
         evaluate=lambda params: done.append("evaluation") or {},
         episodes=lambda step: [],
-        checkpoints=SimpleNamespace(save=lambda *_: done.append("save"), wait=lambda: None, close=lambda: None),
+        checkpoints=SimpleNamespace(save=lambda *_: done.append("save"), wait=lambda: None),
         outputs=loop.Outputs(
             MetricsLog(tmp_path, 0, True), Progress(0, 4, Work(1), True), Goodput(tmp_path, 0, 0.0, True)
         ),

@@ -73,6 +73,7 @@ with loop.StopSignal() as stop:
             Goodput(workdir, start, time.monotonic(), quiet),
         ),
     ).run(state)
+checkpoints.close()
 print("ended at", int(state.step), stop.received, flush=True)
 """
 

@@ -53,7 +53,7 @@ def temporal_difference_init(
 
 
 class TemporalConv(nn.Module):
-    """Temporal 3-D convolution over five frames at every pixel, then ReLU.
+    """Temporal 3-D convolution (Conv3D) over five frames at every pixel, then ReLU.
 
     The padding is "valid": two frames fewer on each side. A (5, 1, 1) convolution, computed as a
     matrix product over the five frames' channels.

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,9 +117,8 @@ def import_weights(model: str | Path, weights: str | Path, workdir: str | Path) 
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     print("writing the checkpoint ...", flush=True)
-    checkpoints = Checkpoints(workdir / "checkpoints", 1, 0.0, metadata | {"card": card})
-    checkpoints.save(_train_state(trained), 0)
-    checkpoints.close()
+    with closing(Checkpoints(workdir / "checkpoints", 1, 0.0, metadata | {"card": card})) as checkpoints:
+        checkpoints.save(_train_state(trained), 0)
 
 
 def _convert(settings: ModelSettings, tensors: Mapping[str, np.ndarray], model: Path) -> TrainedPolicy | TrainedIDM:

@@ -104,7 +104,7 @@ class Trainer(Generic[State]):
         stop: preemption notice.
         evaluate: parameters -> metrics; None: no evaluation.
         episodes: step, counted from 0 -> names of the episodes in its batch, for the message of `NonFiniteLossError`.
-        checkpoints: of the run; closed at the end.
+        checkpoints: of the run; not closed.
         outputs: closed at the end.
         hang_minutes: a step, an evaluation or a save that takes longer ends the process with status 1 (0: no limit);
             compiling the step may take longer, compiling the evaluation may not.
@@ -129,7 +129,7 @@ class Trainer(Generic[State]):
             NonFiniteLossError: a metric of a step is NaN or infinite.
         """
         log, progress = self.outputs.log, self.outputs.progress
-        with closing(self.checkpoints), closing(progress), closing(log), hang_limit(self.hang_minutes) as heartbeat:
+        with closing(progress), closing(log), hang_limit(self.hang_minutes) as heartbeat:
             return self._run_steps(state, heartbeat)
 
     def _run_steps(self, state: State, heartbeat: Callable[[], None]) -> State:

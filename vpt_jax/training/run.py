@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
@@ -70,8 +70,8 @@ def train_run(run: Run[State], config: ConfigDict, mesh: Mesh, start_time: float
         start_time: of the process, by `time.monotonic`.
     """
     workdir, quiet = Path(config.workdir), jax.process_index() > 0
-    with jax.set_mesh(mesh):
-        checkpoints = Checkpoints(workdir / "checkpoints", **config.checkpoint, metadata=run.metadata)
+    folder = Checkpoints(workdir / "checkpoints", **config.checkpoint, metadata=run.metadata)
+    with jax.set_mesh(mesh), closing(folder) as checkpoints:
         state = resume(checkpoints, run.shapes, run.shardings, run.setting_hints) or run.initialize()
         write_run_config(workdir, config, parallel.sharding_table(run.shapes, run.shardings))
         start = int(state.step)
@@ -98,7 +98,7 @@ def train_run(run: Run[State], config: ConfigDict, mesh: Mesh, start_time: float
 
 
 def resume(checkpoints: Checkpoints, shapes: State, shardings: State, setting_hints: Mapping[str, str]) -> State | None:
-    """Restores the newest checkpoint; None: there is none.
+    """Restores the newest checkpoint (exact resume); None: there is none.
 
     Raises:
         SettingsChangedError: it has other settings; the message ends with the `setting_hints` of these settings.

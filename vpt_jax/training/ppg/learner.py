@@ -154,7 +154,7 @@ class Learner:
         return state, pretrained_memory, _mean_metrics(steps) | {"kl_acting_first": steps[0]["kl_acting"]}
 
     def _sleep_phase(self, state: LearnerState, rollout: Rollout, streams: Segment) -> tuple[LearnerState, Metrics]:
-        """Run the sleep cycles; the metrics are those of the last one."""
+        """Sleep (auxiliary) phase: run the sleep cycles; the metrics are those of the last one."""
         if not self._ppg_config.sleep_cycles:
             return state, {}
         logits = self._old_logits(state.params, rollout)
