@@ -58,6 +58,15 @@ def test_the_newest_are_kept_and_restored(tmp_path):
         np.testing.assert_array_equal(value, expected)
 
 
+def test_closing_waits_for_the_removal_of_unfinished_checkpoints(tmp_path):
+    """A program that ended before printed a traceback of Orbax's thread."""
+    for step in range(300):
+        (tmp_path / f"{step}.orbax-checkpoint-tmp").mkdir()
+        (tmp_path / f"{step}.orbax-checkpoint-tmp" / "array").touch()
+    Checkpoints(tmp_path, 1, 0.0, METADATA).close()
+    assert not list(tmp_path.glob("*-tmp"))
+
+
 def test_changed_settings_are_named(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every_hours=0.0, metadata=METADATA)
     checkpoints.save(state_at(1), 1)

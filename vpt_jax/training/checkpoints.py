@@ -84,7 +84,7 @@ def write_run_config(workdir: Path, config: Any, sharding_table: str) -> None:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's manager without its handling of preemption notices, which `loop.StopSignal` does.
+    """Orbax's manager without its handling of preemption notices, which `loop.StopSignal` does; it closes completely.
 
     JAX stops all hosts at one number that each passes to `reached_preemption_sync_point`: the largest of all hosts'
     numbers plus one. Orbax would pass the step at every save, and `StopSignal` passes the number of its calls since
@@ -94,6 +94,15 @@ class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
         """Always False."""
         return False
+
+    def close(self) -> None:
+        """Also waits for the removal of unfinished checkpoints, which Orbax awaits at the first save only.
+
+        Without it, a program that ends before gets a traceback of Orbax's thread.
+        """
+        if removal := getattr(self, "_cleanup_tmp_directory_future", None):
+            removal.result()
+        super().close()
 
 
 class Checkpoints:

@@ -196,7 +196,7 @@ class _Row:
         )
 
     def _handle_lost(self, client: EnvClient, error: EnvLostError) -> None:
-        """Crash recovery: kill the game; its episode has ended, or is tried again if it had not started (retry with backoff)."""
+        """Crash recovery: kill the game; its episode ends, or is tried again (with backoff) if it had not started."""
         client.kill()
         self.client, self._pool.lost = None, self._pool.lost + 1
         if self._failures == len(_RETRY_PAUSES):
