@@ -3,14 +3,14 @@
 A rollout is split into segments of equal length. A minibatch has one random segment of every game: in a cycle each
 segment of each game is used once, and the segments of a minibatch are from different times. PPG's code draws
 (environment, segment) pairs freely (`make_minibatches`), so that a game may be in one minibatch twice and absent from
-the next; here every minibatch has all games, so that no row leaves its device, and the draw is the same for any number
-of hosts.
+the next; here every minibatch has all environments, so that no row leaves its device, and the draw is the same for any
+number of hosts.
 
 A segment's recurrent state, the KV cache of the frames before it, is the one with which the policy acted (PPG's
 `state_in`). It takes `2 x layers x memory_length x features` numbers for each game and segment: 4 MiB for the 248M
-policy in bfloat16, so 7.5 GiB for the paper's 40 games x 48 segments, sharded over the devices like the rows. The
-logits of the reference policy of each KL (the pretrained policy in the wake phase, the one before the sleep phase) are
-computed once for the whole rollout, in float32: 8,762 numbers per frame, 8.0 GiB in the paper's setting.
+policy in bfloat16, so 7.5 GiB for the paper's 40 environments x 48 segments, sharded over the devices like the rows.
+The logits of the reference policy of each KL (the pretrained policy in the wake phase, the one before the sleep phase)
+are computed once for the whole rollout, in float32: 8,762 numbers per frame, 8.0 GiB in the paper's setting.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ _SHUFFLE = 0x5EED  # folded into the key: segment order and actions share it, an
 
 
 class Rollout(NamedTuple):
-    """Rollout of `b` games over `t` steps: observations, actions and outcomes; values reach one step further."""
+    """Rollout of `b` environments over `t` steps: observations, actions and outcomes; values reach one step further."""
 
     frames: UInt8[np.ndarray, "b t h w 3"]
     first: Bool[np.ndarray, "b t"]
@@ -87,7 +87,7 @@ class PPGConfig(NamedTuple):
     kl_pretrained_decay: float = 0.9995  # of that coefficient, per iteration
     wake_cycles: int = 1  # epochs of the wake phase over a rollout
     sleep_cycles: int = 2  # epochs of the sleep phase over a rollout
-    shuffle_segments: bool = True  # False: in temporal order, the same segment of all games
+    shuffle_segments: bool = True  # False: in temporal order, the same segment of all environments
     sleep_optimizer: bool = True  # True: a separate optimizer state for the sleep phase
 
 
@@ -221,7 +221,7 @@ def take_segments(
 
 
 def segment_memory(memory: KVCache, index: Int[Array, ""]) -> KVCache:
-    """Returns the KV caches of all games before a segment."""
+    """Returns the KV caches of all environments before a segment."""
     return jax.tree.map(lambda rows: rows[:, index], memory)
 
 
@@ -233,7 +233,7 @@ def empty_logits(rows: int, num_steps: int) -> Logits:
 def segment_logits(
     policy: Policy, length: int, params: Any, memory: KVCache, rollout: Rollout, logits: Logits, index: Int[Array, ""]
 ) -> tuple[Logits, KVCache]:
-    """Write a policy's logits of a segment of all games into `logits`; also returns the KV cache after it."""
+    """Write a policy's logits of a segment of all environments into `logits`; also returns the KV cache after it."""
     start = index * length
     frames, first = (
         jax.lax.dynamic_slice_in_dim(rows, start, length, axis=1) for rows in (rollout.frames, rollout.first)

@@ -36,7 +36,7 @@ def sample_actions(
 
 
 def empty_memories(policy: Policy, rows: int, segments: int) -> KVCache:
-    """Returns a buffer of zeros for the KV caches of all games before each segment: leaves `[rows, segments, ...]`."""
+    """Returns zeros for the KV caches of all environments before each segment: leaves `[rows, segments, ...]`."""
     memory = policy.initial_memory(rows)
     return jax.tree.map(lambda leaf: jnp.zeros((rows, segments, *leaf.shape[1:]), leaf.dtype), memory)
 
@@ -47,30 +47,32 @@ def store_memory(memories: KVCache, ring: RingKVCache, index: Int[Array, ""]) ->
 
 
 class RolloutCollector:
-    """Collects rollouts with a policy on a mesh, in `games` games over all hosts; `pool` holds those of this host.
+    """Collects rollouts with a policy on a mesh, in `num_envs` environments over all hosts.
 
-    `length` is the number of steps in a segment: the KV cache before each segment is stored in the rollout, as the
-    initial state for training.
+    `pool` holds those of this host. `length` is the number of steps in a segment: the KV cache before each segment is
+    stored in the rollout, as the initial state for training.
     """
 
-    def __init__(self, policy: Policy, pool: VectorEnv, mesh: Mesh, games: int, length: int, rng: UInt32[Array, "2"]):
+    def __init__(
+        self, policy: Policy, pool: VectorEnv, mesh: Mesh, num_envs: int, length: int, rng: UInt32[Array, "2"]
+    ):
         row_sharding: Any = parallel.batch_sharding(mesh)
         replicated: Any = NamedSharding(mesh, PartitionSpec())
         ring = RingKVCache(row_sharding, row_sharding, row_sharding, replicated)
-        self._place = partial(parallel.global_batch, mesh=mesh, batch=games)
+        self._place = partial(parallel.global_batch, mesh=mesh, batch=num_envs)
         sample = partial(sample_actions, policy)
         self._sample_actions = jax.jit(sample, donate_argnums=2, out_shardings=(row_sharding, ring))
-        self._empty = jax.jit(partial(empty_memories, policy, games), static_argnums=0, out_shardings=row_sharding)
+        self._empty = jax.jit(partial(empty_memories, policy, num_envs), static_argnums=0, out_shardings=row_sharding)
         self._store = jax.jit(store_memory, donate_argnums=0, out_shardings=row_sharding)
         self._copy = jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=ring)
-        self._ring = jax.jit(policy.initial_ring_memory, static_argnums=0, out_shardings=ring)(games)
+        self._ring = jax.jit(policy.initial_ring_memory, static_argnums=0, out_shardings=ring)(num_envs)
         self._pool, self._length, self._rng, self._num_steps = pool, length, jax.device_get(rng), 0
         self._time_step = pool.begin()
 
     def collect(
         self, params: Any, normalizer: ValueNormalizer, num_steps: int, stop: Callable[[], bool] = lambda: False
     ) -> Rollout | None:
-        """Collect the next `num_steps` (whole segments) of all games; returns None if `stop` returns True meanwhile."""
+        """Collect the next `num_steps` (whole segments) of all environments; None if `stop` returns True meanwhile."""
         memories, steps = self._empty(num_steps // self._length), []
         for step in range(num_steps):
             if step % self._length == 0:
@@ -86,13 +88,13 @@ class RolloutCollector:
         return Rollout(**self._place(stacked | {"value": value}), memory=memories)
 
     def _step(self, params: Any, normalizer: ValueNormalizer) -> Any:
-        """Play one step of all games; returns the `ActionSample` of this host's games."""
+        """Play one step of all environments; returns the `ActionSample` of this host's environments."""
         action, self._ring = self._sample(params, normalizer, self._ring)
         self._time_step, self._num_steps = self._pool.step(action.buttons, action.camera), self._num_steps + 1
         return action
 
     def _sample(self, params: Any, normalizer: ValueNormalizer, ring: RingKVCache) -> tuple[Any, RingKVCache]:
-        """Sample the next actions; returns the `ActionSample` of this host's games, and the updated KV cache."""
+        """Sample the next actions; returns the `ActionSample` of this host's environments, and the updated KV cache."""
         observed = self._place((self._time_step.frames, self._time_step.first))
         action, ring = self._sample_actions(params, normalizer, ring, *observed, self._rng, np.int32(self._num_steps))
         return parallel.local_batch(action), ring
