@@ -85,16 +85,16 @@ def _in_this_process(workers, error_class, in_progress=str):
     yield lambda function, tasks: ((number, function(*task)) for number, task in enumerate(tasks))
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="package")
 def _no_pools():
-    """Replaces process pools, which take seconds to start."""
+    """Replaces process pools, which take seconds to start, for the tests of this package alone."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (diff, prepare, summarize, validate):
             patch.setattr(module, "process_runner", _in_this_process)
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def clean(tmp_path_factory):
     """Four training and two validation episodes without defects."""
     folder = tmp_path_factory.mktemp("clean")
