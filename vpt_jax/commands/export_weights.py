@@ -1,9 +1,9 @@
-"""Write the newest parameters of a work directory to a file that OpenAI's code, or any other, reads.
+"""Export the newest parameters of a work directory to a file that OpenAI's code, or other programs, can read.
 
     python launch/export_weights.py --run=runs/foundation-2x --out=foundation-model-2x.weights
     python launch/export_weights.py --run=runs/foundation-2x --out=foundation-model-2x.safetensors
 
-The first writes NAME.model beside it.
+The first command also writes NAME.model, next to NAME.weights.
 """
 
 from pathlib import Path

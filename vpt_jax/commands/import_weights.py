@@ -1,11 +1,12 @@
-"""Make a checkpoint of OpenAI's released files, without running anything that is in them.
+"""Convert OpenAI's released files to a checkpoint, without executing any code in them.
 
     python launch/import_weights.py --model=foundation-model-2x.model --weights=foundation-model-2x.weights \
         --out=runs/foundation-2x
 
-takes policies of all sizes, fine-tuned or from reinforcement learning, and the inverse dynamics model. What comes out
-is a work directory as of a training run: --config.init_from, launch/play.py and `vpt_jax.PolicyAgent.load` take a
-policy; launch/label.py and `vpt_jax.VideoLabeller` take the inverse dynamics model.
+Policies of all sizes, also fine-tuned ones and those from reinforcement learning, and the inverse dynamics model can be
+imported. The output is a work directory like that of a training run: --config.init_from, launch/play.py and
+`vpt_jax.PolicyAgent.load` accept a policy; launch/label.py and `vpt_jax.VideoLabeller` accept the inverse dynamics
+model.
 """
 
 from pathlib import Path

@@ -52,7 +52,7 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
     steps = count_steps(config, train_data)
     log(
         f"{train_data.num_episodes} training episodes of {train_data.num_frames:,} frames (null actions: "
-        f"{config.data.null_actions}); {steps:,} steps, {train_data.steps_per_epoch:,} an epoch"
+        f"{config.data.null_actions}); {steps:,} steps, {train_data.steps_per_epoch:,} per epoch"
     )
 
     # Model and shardings
