@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 
 from configs.prepare import get_config
-from vpt_jax.actions import BUTTON_INDEX, env_from_raw
+from vpt_jax.actions.minerl import BUTTON_INDEX, MINERL
 from vpt_jax.data.prepare import prepare
 from vpt_jax.recording import RecordingWriter
 
@@ -64,7 +64,7 @@ def record_episode(path, seed, frames):
             camera = np.zeros(2, np.float32) if i % 4 == 0 else rng.normal(0, 2, 2).astype(np.float32)
             yaw += camera[1]
             frame = np.stack([(8 * x + 5 * yaw) % 256, (8 * y + 7 * i) % 256, 0 * x + 160 * buttons[0]], -1)
-            recording.write(frame.astype(np.uint8), env_from_raw(buttons, camera))
+            recording.write(frame.astype(np.uint8), MINERL.to_env(buttons, camera))
 
 
 def files(folder):

@@ -8,7 +8,8 @@ import pytest
 
 import vpt_jax
 from tests.openai.test_convert import policy_files
-from vpt_jax.actions import ENV_KEYS, JointAction, raw_from_env, raw_from_joint
+from vpt_jax.actions.joint import JointAction, raw_from_joint
+from vpt_jax.actions.minerl import ENV_KEYS, MINERL
 from vpt_jax.models.heads import joint_log_prob
 from vpt_jax.openai.convert import import_weights
 from vpt_jax.training.checkpoints import WrongStageError, load_policy
@@ -57,7 +58,7 @@ def test_one_environment_acts_as_one_of_many(workdir, temperature):
         alone = play(vpt_jax.PolicyAgent.load(workdir, seed=5 + game, temperature=temperature), frames)
         assert_equal([step[game] for step in together], [step[0] for step in alone])
     same = play(vpt_jax.PolicyAgent.load(workdir, num_envs=3, temperature=temperature), *[FRAMES[0]] * 3)
-    differs = any(raw_from_env(a)[0].tolist() != raw_from_env(b)[0].tolist() for a, b, _ in same)
+    differs = any(MINERL.from_env(a)[0].tolist() != MINERL.from_env(b)[0].tolist() for a, b, _ in same)
     assert differs == (temperature > 0)  # each environment samples with its own seed
 
 
@@ -69,7 +70,7 @@ def test_greedy_actions_equal_those_of_the_policy_on_the_whole_clip(workdir):
     first = np.arange(len(FRAMES[0]))[None] == 0
     output = jax.jit(policy.module.apply)({"params": policy.params}, chunk, first, policy.module.initial_memory(1))
     likeliest = JointAction(*(output.logits[head][0].argmax(-1) for head in JointAction._fields))
-    for i, expected in enumerate(zip(*raw_from_joint(likeliest), strict=True)):
+    for i, expected in enumerate(zip(*raw_from_joint(MINERL, likeliest), strict=True)):
         np.testing.assert_array_equal(samples[i].buttons[0], expected[0])
     log_probs = jax.jit(joint_log_prob)(jax.tree.map(lambda logits_h: logits_h[0], output.logits), likeliest)
     np.testing.assert_allclose([one.log_prob[0] for one in samples], log_probs, atol=1e-4)

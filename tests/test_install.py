@@ -13,7 +13,7 @@ import pytest
 from tests.curation.clean_filter.conftest import new_idm
 from tests.openai.test_convert import policy_files
 from tests.programs import ROOT
-from vpt_jax.actions import ENV_KEYS
+from vpt_jax.actions.minerl import ENV_KEYS
 from vpt_jax.openai.convert import import_weights
 
 PROGRAM = """

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vpt_jax import video
-from vpt_jax.actions import BUTTON_INDEX, BUTTONS, ENV_KEYS
+from vpt_jax.actions.minerl import BUTTON_INDEX, BUTTONS, ENV_KEYS
 from vpt_jax.curation.download.contractor_index import local_name
 from vpt_jax.recording import (
     GUI_MOUSE_SCALE,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vpt_jax import video
-from vpt_jax.actions import BUTTON_INDEX
+from vpt_jax.actions.minerl import BUTTON_INDEX
 
 GOLDEN = Path(__file__).parent / "golden"
 STILL = np.zeros(2, np.float32)

@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Int, UInt8
 
-from vpt_jax.actions import env_from_raw
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.keys import seed_keys
 from vpt_jax.labelling.plan import Labels
 from vpt_jax.labelling.single import label_video
@@ -106,7 +106,7 @@ class PolicyAgent:
         """
         observations = [observation] if isinstance(observation, Mapping) else observation
         sample = self.sample_action([one["pov"] for one in observations])
-        actions = [env_from_raw(*action) for action in zip(sample.buttons, sample.camera, strict=True)]
+        actions = [MINERL.to_env(*action) for action in zip(sample.buttons, sample.camera, strict=True)]
         return actions[0] if isinstance(observation, Mapping) else actions
 
     def sample_action(self, frames: Sequence[np.ndarray]) -> ActionSample:

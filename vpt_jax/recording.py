@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from vpt_jax import contractor_names
-from vpt_jax.actions import BUTTONS, ENV_KEYS, HOTBARS, PITCH, YAW
+from vpt_jax.actions.minerl import BUTTONS, ENV_KEYS, HOTBARS, PITCH, YAW
 from vpt_jax.system.atomic_files import publish
 from vpt_jax.system.errors import UserError
 from vpt_jax.video import FRAME_RATE, VideoError, VideoWriter, decode, draw_cursor, resize

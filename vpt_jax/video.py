@@ -23,7 +23,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 
-from vpt_jax.actions import BUTTON_INDEX, CAMERA, HOTBARS, PITCH, YAW
+from vpt_jax.actions.minerl import BUTTON_INDEX, CAMERA, HOTBARS, PITCH, YAW
 from vpt_jax.system.atomic_files import publish
 from vpt_jax.video_clock import (
     FRAME_RATE,
@@ -482,7 +482,7 @@ def _draw_mouse(row: Frame, x: int, camera: Float[np.ndarray, "2"]) -> None:
     cv2.circle(row, centre, radius, _UP, 2, cv2.LINE_AA)
     right, down = float(camera[YAW]), float(camera[PITCH])
     if angle := math.hypot(right, down):
-        length = radius * min(1, angle / CAMERA.max_degrees) ** 0.5 / angle  # the root keeps small moves visible
+        length = radius * min(1, angle / CAMERA.maximum) ** 0.5 / angle  # the root keeps small moves visible
         tip = (round(centre[0] + length * right), round(centre[1] + length * down))
         cv2.arrowedLine(row, centre, tip, _DOWN, 4, cv2.LINE_AA, tipLength=0.4)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from demo.films import large_play
-from vpt_jax.actions import BUTTONS, CAMERA
+from vpt_jax.actions.minerl import BUTTONS, CAMERA
 from vpt_jax.data.dataset import EpisodeIndex, load_index
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation.baselines import label_baselines, policy_baselines

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from vpt_jax.actions import BUTTONS
+from vpt_jax.actions.minerl import BUTTONS
 from vpt_jax.data.augment import AugmentParams, apply_augment_params, augment, mirror, sample_augment_params
 from vpt_jax.data.batch import Batch
 

@@ -14,7 +14,7 @@ import pytest
 
 from configs.prepare import get_config
 from tests.conftest import files
-from vpt_jax.actions import env_from_raw
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.data import codecs, dataset
 from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.data.sessions import SegmentTiming, group_contiguous, is_contiguous
@@ -116,7 +116,7 @@ def cut_session(folder, cuts, frames=90, ticks=None):
         place.parent.mkdir(parents=True, exist_ok=True)
         with RecordingWriter(place, SIZE, SIZE) as recording:
             for i in range(start, stop):
-                recording.write(film[i], env_from_raw(buttons[i], camera[i]))
+                recording.write(film[i], MINERL.to_env(buttons[i], camera[i]))
         if ticks and path in ticks:
             lines = [json.loads(line) for line in place.with_name(f"{place.name}.jsonl").read_text().splitlines()]
             lines = [line | {"serverTick": ticks[path] + i} for i, line in enumerate(lines)]

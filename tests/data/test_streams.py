@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vpt_jax.actions import is_null
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.dataset import DatasetDamagedError, load_index, open_records
@@ -38,7 +38,7 @@ def reference_epoch(settings, episodes, order):
     sequence = []
     for name in order:
         frames, buttons, camera = episodes[name]
-        null, start = is_null(buttons, camera), True
+        null, start = MINERL.is_null(buttons, camera), True
         for i in range(len(frames)):
             if settings.nulls == "drop" and null[i]:
                 continue
@@ -117,7 +117,7 @@ def test_episodes_of_a_step_are_those_of_its_windows(settings):
 def test_an_episode_is_read_in_pieces(settings, episodes, nulls):
     stream = Stream(replace(settings, nulls=nulls))
     frames, buttons, camera = episodes[stream.index.names[2]]
-    null = is_null(buttons, camera)
+    null = MINERL.is_null(buttons, camera)
     shown = [i for i in range(len(frames)) if nulls != "drop" or not null[i]]
     pieces = [stream.read_episode(2, start, 16) for start in range(0, len(shown), 16)]
     whole = Batch(*(np.concatenate(field, axis=1)[0] for field in zip(*pieces, strict=True)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from demo.loop_report import Runs, write_loop_report
 
-from vpt_jax.actions import BUTTON_INDEX, CAMERA
+from vpt_jax.actions.minerl import BUTTON_INDEX, CAMERA
 from vpt_jax.data.dataset import load_index, open_records, write_index, write_metadata
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation.baselines import policy_baselines

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from vpt_jax.actions import ENV_KEYS, env_from_raw
+from vpt_jax.actions.minerl import ENV_KEYS, MINERL
 from vpt_jax.envs.doom.env import DoomEnv, screen_mode
 
-IDLE = env_from_raw(np.zeros(20, np.uint8), np.zeros(2, np.float32))
+IDLE = MINERL.to_env(np.zeros(20, np.uint8), np.zeros(2, np.float32))
 
 
 def press(*keys, pitch=0.0, yaw=0.0):
@@ -71,7 +71,7 @@ def test_the_view_pitches_within_the_engines_limits(env):
 
 def test_equal_seeds_and_actions_give_equal_frames():
     rng = np.random.default_rng(0)
-    actions = [env_from_raw(rng.integers(0, 2, 20).astype(np.uint8), rng.normal(0, 5, 2)) for _ in range(40)]
+    actions = [MINERL.to_env(rng.integers(0, 2, 20).astype(np.uint8), rng.normal(0, 5, 2)) for _ in range(40)]
     first, second = DoomEnv("MAP02", 90, 160), DoomEnv("MAP02", 90, 160)
     frames, _ = play(first, actions, seed=0)
     np.testing.assert_array_equal(frames, play(second, actions, seed=0)[0])

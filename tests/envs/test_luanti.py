@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("Xlib", reason="Luanti needs python-xlib: pip install -e '.[luanti]'")
 
-from vpt_jax.actions import ENV_KEYS, env_from_raw
+from vpt_jax.actions.minerl import ENV_KEYS, MINERL
 from vpt_jax.envs import RecordError
 from vpt_jax.envs.luanti import game
 from vpt_jax.envs.luanti.env import LuantiEnv
@@ -28,7 +28,7 @@ except RecordError as error:
     MISSING = str(error)
 
 pytestmark = [pytest.mark.luanti, pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
-IDLE = env_from_raw(np.zeros(20, np.uint8), np.zeros(2, np.float32))
+IDLE = MINERL.to_env(np.zeros(20, np.uint8), np.zeros(2, np.float32))
 CRAFT, CRAFTED, FIRST_SLOT = (273, 91), (378, 115), (228, 205)  # pixels of slots in the inventory screen
 
 

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("Xlib", reason="pip install -e '.[luanti]'")
 
-from vpt_jax.actions import ENV_KEYS
+from vpt_jax.actions.minerl import ENV_KEYS
 from vpt_jax.envs.luanti import controls as luanti_controls
 from vpt_jax.envs.luanti import game
 from vpt_jax.envs.luanti.controls import Controls

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vpt_jax.actions import BUTTON_INDEX, ENV_KEYS
+from vpt_jax.actions.minerl import BUTTON_INDEX, ENV_KEYS
 from vpt_jax.envs import minerl
 from vpt_jax.envs.games import make_env_spec
 from vpt_jax.envs.rewards import REWARDS

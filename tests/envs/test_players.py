@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vpt_jax.actions import BUTTON_INDEX, PITCH, is_null, raw_from_env
+from vpt_jax.actions.minerl import BUTTON_INDEX, MINERL, PITCH
 from vpt_jax.envs.doom.bot.player import DoomPlayer, DoomRunner
 from vpt_jax.envs.doom.env import DoomEnv
 from vpt_jax.envs.players import HumanInputModel, HumanStreamPlayer
@@ -13,7 +13,7 @@ SEED = 3
 
 def human_actions(seed, steps=1200):
     player = HumanStreamPlayer(seed)
-    buttons, camera = zip(*(raw_from_env(player.act({}, {})) for _ in range(steps)), strict=True)
+    buttons, camera = zip(*(MINERL.from_env(player.act({}, {})) for _ in range(steps)), strict=True)
     return np.array(buttons), np.array(camera)
 
 
@@ -28,7 +28,7 @@ def test_human_streams_are_complete_and_start_anywhere():
 def test_the_input_model_turns_the_view_to_its_target_in_strokes():
     hand, remaining, turned = HumanInputModel(np.random.default_rng(0)), np.array([-12.0, 80.0]), []
     for _ in range(60):
-        _, camera = raw_from_env(hand.move((), remaining, tolerance=2.0))
+        _, camera = MINERL.from_env(hand.move((), remaining, tolerance=2.0))
         remaining = remaining - camera
         turned.append(camera)
     assert np.abs(remaining).max() < 2
@@ -55,7 +55,7 @@ def episode():
     player, positions, steps = DoomPlayer(env, SEED), [], []
     for _ in range(600):
         action = player.act(observation, info)
-        steps.append(raw_from_env(action))
+        steps.append(MINERL.from_env(action))
         observation, _, _, _, info = env.step(action)
         positions.append((info["x"], info["y"]))
     env.close()
@@ -75,7 +75,7 @@ def test_the_scripted_player_covers_ground(episode):
 
 def test_the_scripted_player_has_human_input_statistics(episode):
     _, buttons, camera, _ = episode
-    assert 0.1 < is_null(buttons, camera).mean() < 0.5
+    assert 0.1 < MINERL.is_null(buttons, camera).mean() < 0.5
     assert 0.2 < (np.abs(camera) > 0.3).any(1).mean() < 0.8
     assert np.abs(camera).max() < 40
 
@@ -97,7 +97,7 @@ def test_the_runner_uses_few_keys_and_keeps_within_the_pitch_limits():
     for _ in range(600):
         action, pitch = player.act(observation, info), info["pitch"]
         observation, _, _, _, info = env.step(action)
-        buttons.append(raw_from_env(action)[0])
+        buttons.append(MINERL.from_env(action)[0])
         turned.append((action["camera"][PITCH], info["pitch"] - pitch))
     env.close()
     keys = ["forward", "left", "right", "sprint", "attack", "use"]
@@ -120,7 +120,7 @@ def test_the_scripted_player_is_deterministic():
             actions.append(player.act(observation, info))
             observation, _, _, _, info = env.step(actions[-1])
         env.close()
-        return np.array([np.concatenate(raw_from_env(action)) for action in actions])
+        return np.array([np.concatenate(MINERL.from_env(action)) for action in actions])
 
     np.testing.assert_array_equal(run(0), run(0))
     assert (run(0) != run(1)).any()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.envs.toy_games import SIZE
-from vpt_jax.actions import BUTTON_INDEX
+from vpt_jax.actions.minerl import BUTTON_INDEX
 from vpt_jax.envs.processes.reaper import marked
 from vpt_jax.envs.rewards import Reward
 from vpt_jax.envs.vector.client import EnvLostError, EnvSpec, Timeouts

@@ -12,7 +12,7 @@ import pytest
 
 from configs.record import get_config
 from tests.programs import Program
-from vpt_jax.actions import env_from_raw
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.envs.doom.env import DoomEnv
 from vpt_jax.envs.doom.level import LEVELS
 from vpt_jax.envs.doom.recorder import RecordError, plan_episodes, record
@@ -58,7 +58,7 @@ def test_a_frame_is_the_observation_before_its_action(recorded):
     env = DoomEnv(level, 90, 160)
     played = [env.reset(seed=int(seed))[0]["pov"]]
     for buttons, camera in zip(steps.buttons, steps.camera, strict=True):
-        played.append(env.step(env_from_raw(buttons, camera))[0]["pov"])
+        played.append(env.step(MINERL.to_env(buttons, camera))[0]["pov"])
     env.close()
     assert len(frames) == 40
     played = np.array(played, float)

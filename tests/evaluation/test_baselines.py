@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vpt_jax.actions import CAMERA, JointAction, joint_from_raw
+from vpt_jax.actions.joint import JointAction, joint_from_raw
+from vpt_jax.actions.minerl import CAMERA, MINERL
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation.baselines import FactoredMarginal, Marginal, idm_baselines, label_baselines, policy_baselines
 from vpt_jax.evaluation.metrics import compute_metrics, sum_totals
@@ -35,7 +36,7 @@ def streams(dataset_dir):
 def test_policy_baselines_equal_plain_loops(streams):
     train, valid = streams
     figures = policy_baselines(train, valid)
-    seen = [joint_from_raw(*(part[train.kept(e)] for part in train.actions(e))) for e in range(7)]
+    seen = [joint_from_raw(MINERL, *(part[train.kept(e)] for part in train.actions(e))) for e in range(7)]
     marginal = Marginal.fit(JointAction(*(np.concatenate(part) for part in zip(*seen, strict=True))))
     most_frequent = Counter(np.concatenate([actions.buttons for actions in seen])).most_common(1)[0][0]
     stays = total = 0
@@ -48,7 +49,7 @@ def test_policy_baselines_equal_plain_loops(streams):
     for episode in range(2):
         last = (0, 60)
         for buttons, camera in zip(
-            *joint_from_raw(*(p[valid.kept(episode)] for p in valid.actions(episode))), strict=True
+            *joint_from_raw(MINERL, *(p[valid.kept(episode)] for p in valid.actions(episode))), strict=True
         ):
             losses.append(-marginal.log_prob(JointAction(np.array([buttons]), np.array([camera])))[0])
             repeats = buttons == last[0] and (camera == last[1] or buttons % 2 == 0)

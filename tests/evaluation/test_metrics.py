@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vpt_jax import parallel
-from vpt_jax.actions import BUTTON_INDEX, BUTTONS, CAMERA, is_null
+from vpt_jax.actions.minerl import BUTTON_INDEX, BUTTONS, CAMERA, MINERL
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.dataset import EpisodeIndex
 from vpt_jax.data.streams import Stream, StreamSettings
@@ -38,7 +38,7 @@ def figures():
     turned = np.array([[0, 0], [0, 1.6], [-0.6, 0], [-25, 5], [9, 9]], np.float32)
     bins = np.array([[5, 5], [5, 7], [5, 5], [0, 8], [1, 1]])
     valid = np.array([True, True, True, True, False])
-    prediction = Prediction(np.array([1.0, 2.0, 4.0, 5.0, 100.0]), predicted_keys, CAMERA.to_degrees(bins))
+    prediction = Prediction(np.array([1.0, 2.0, 4.0, 5.0, 100.0]), predicted_keys, CAMERA.to_values(bins))
     return compute_metrics(compute_totals(prediction, held, turned, valid))
 
 
@@ -155,7 +155,7 @@ def test_the_evaluator_agrees_with_one_pass_over_complete_rows(dataset_dir):
     for row in rows:
         whole = Batch(*(np.concatenate(field, axis=1) for field in zip(*row, strict=True)))
         prediction, _ = jitted(params, memory(1), whole)
-        acting = whole.valid & ~is_null(whole.buttons, whole.camera)
+        acting = whole.valid & ~MINERL.is_null(whole.buttons, whole.camera)
         for view, counted in (("valid", whole.valid), ("acting", acting)):
             totals[view].append(compute_totals(prediction, whole.buttons, whole.camera, counted))
     expected = {view: compute_metrics(sum_totals(jax.device_get(parts))) for view, parts in totals.items()}

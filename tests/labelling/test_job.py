@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs import idm
-from vpt_jax.actions import CAMERA
+from vpt_jax.actions.minerl import CAMERA
 from vpt_jax.data import codecs, dataset
 from vpt_jax.data.manifest import VideoSegment
 from vpt_jax.labelling.job import LabelError, label

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from vpt_jax.actions import BUTTON_INDEX, CAMERA
+from vpt_jax.actions.minerl import BUTTON_INDEX, CAMERA
 from vpt_jax.labelling.model import average_mirrored, label_spans, labels_from_logits
 from vpt_jax.labelling.plan import Spans
 from vpt_jax.models.idm import InverseDynamicsModel

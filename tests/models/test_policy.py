@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpt_jax.actions import JointAction
+from vpt_jax.actions.joint import JointAction
 from vpt_jax.models.heads import joint_log_prob
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES

@@ -15,7 +15,7 @@ import vpt_jax
 from tests.openai.test_weights import META, STATE_DICT
 from tests.programs import ROOT
 from tests.programs import run as launch
-from vpt_jax.actions import raw_from_env
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy, init_params
@@ -161,7 +161,7 @@ def test_a_policy_is_read_as_if_it_had_been_imported_and_acts(tmp_path):
     actions = [
         agent.act({"pov": frame}) for agent in (vpt_jax.PolicyAgent(policy), vpt_jax.PolicyAgent.load(tmp_path / "run"))
     ]
-    assert raw_from_env(actions[0])[0].tolist() == raw_from_env(actions[1])[0].tolist()
+    assert MINERL.from_env(actions[0])[0].tolist() == MINERL.from_env(actions[1])[0].tolist()
     with pytest.raises(WrongStageError, match="this is a policy, which cannot label videos"):
         vpt_jax.VideoLabeller(policy)
 

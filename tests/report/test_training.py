@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpt_jax.actions import BUTTONS, CAMERA, INVENTORY_CLASS, JointAction, factored_from_joint
+from vpt_jax.actions.joint import JointAction, factored_from_joint
+from vpt_jax.actions.minerl import BUTTONS, CAMERA, MINERL
 from vpt_jax.data.prepare import prepare
 from vpt_jax.data.streams import Stream, StreamSettings, WindowStream
 from vpt_jax.evaluation.baselines import idm_baselines, policy_baselines
@@ -152,11 +153,13 @@ def test_play_predicts_as_the_policy_does_on_the_episode_alone(streams, model):
     output = jax.jit(policy.apply)(
         {"params": params}, frames[None], np.arange(len(play))[None] == 0, policy.initial_memory(1)
     )
-    buttons, bins = factored_from_joint(JointAction(*(np.asarray(x[0].argmax(-1)) for x in output.logits.values())))
+    buttons, bins = factored_from_joint(
+        MINERL, JointAction(*(np.asarray(x[0].argmax(-1)) for x in output.logits.values()))
+    )
     assert len(np.unique(buttons, axis=0)) > 1
     for (_, recorded, predicted, _), row, held, turn in zip(play, valid.kept(1), buttons, bins, strict=True):
         np.testing.assert_array_equal(predicted[0], held)
-        np.testing.assert_allclose(predicted[1], CAMERA.to_degrees(turn), rtol=1e-6)
+        np.testing.assert_allclose(predicted[1], CAMERA.to_values(turn), rtol=1e-6)
         for stored, shown in zip(valid.actions(1), recorded, strict=True):
             np.testing.assert_array_equal(stored[row], shown)
 
@@ -164,7 +167,7 @@ def test_play_predicts_as_the_policy_does_on_the_episode_alone(streams, model):
 def test_play_is_limited_and_inventory_does_not_turn(streams, model):
     (_, valid), (policy, params) = streams, model
     head = params["actions"]["buttons"]
-    head = head | {"bias": head["bias"] + 1e3 * (np.arange(len(head["bias"])) == INVENTORY_CLASS)}
+    head = head | {"bias": head["bias"] + 1e3 * (np.arange(len(head["bias"])) == 8640)}
     params = params | {"actions": params["actions"] | {"buttons": head}}
     play = list(report.held_out_play(objective(policy), params, valid, 1, 10))
     assert len(play) == 10
@@ -182,7 +185,7 @@ def test_an_inverse_dynamics_run_has_its_own_baselines_and_shows_all_frames(stre
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 3, "train/loss": 1.0, **figures}) + "\n")
 
     def perfect_predict(params, memory, batch):
-        return Prediction(0 * batch.valid, batch.buttons, CAMERA.to_degrees(CAMERA.to_bins(batch.camera))), memory
+        return Prediction(0 * batch.valid, batch.buttons, CAMERA.to_values(CAMERA.to_bins(batch.camera))), memory
 
     perfect = Objective(None, lambda rows: (), None, perfect_predict)
     html, film = report.write_report(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpt_jax.actions import BUTTON_INDEX, CAMERA
+from vpt_jax.actions.minerl import BUTTON_INDEX, CAMERA
 from vpt_jax.data.augment import augment
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.baselines import FactoredMarginal

@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from vpt_jax.actions import BUTTON_INDEX, joint_from_raw
+from vpt_jax.actions.joint import joint_from_raw
+from vpt_jax.actions.minerl import BUTTON_INDEX, MINERL
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.baselines import Marginal
 from vpt_jax.models.policy import Policy, PolicyOutput
@@ -57,7 +58,7 @@ def test_cloning_loss_equals_manual_arithmetic(valid):
 @pytest.mark.parametrize("temperature", [pytest.param(1.0, marks=pytest.mark.slow), 2.0])
 def test_training_starts_at_the_marginal_distribution(temperature):
     three_frames = batch(np.array((1, 1, 1), bool))
-    actions = joint_from_raw(three_frames.buttons[0], three_frames.camera[0])
+    actions = joint_from_raw(MINERL, three_frames.buttons[0], three_frames.camera[0])
     marginal = Marginal.fit(actions)
     policy = Policy(widths=(8,), features=32, heads=2, layers=1, memory_length=8, temperature=temperature)
     objective = cloning(policy, (8, 8, 3), marginal)
@@ -135,7 +136,7 @@ def test_gradient_accumulation_gives_the_step_of_the_whole_batch():
         rng.normal(0, 4, (8, 3, 2)).astype(np.float32), np.zeros((8, 3), bool), valid,
     )  # fmt: skip
     policy = Policy(widths=(8,), features=32, heads=2, layers=1, memory_length=4)
-    objective = cloning(policy, (8, 8, 3), Marginal.fit(joint_from_raw(rows.buttons[0], rows.camera[0])))
+    objective = cloning(policy, (8, 8, 3), Marginal.fit(joint_from_raw(MINERL, rows.buttons[0], rows.camera[0])))
     memory = jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape)).astype(leaf.dtype), policy.initial_memory(8))
     shapes = jax.eval_shape(objective.init, jax.random.key(0))
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes)

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, UInt8
 
-from vpt_jax.actions import BUTTON_INDEX, Array
+from vpt_jax.actions.minerl import BUTTON_INDEX
+from vpt_jax.actions.quantizer import Array
 from vpt_jax.data.batch import Batch
 
 # Our addition: permutation of the buttons under a horizontal flip

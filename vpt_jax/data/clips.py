@@ -14,7 +14,7 @@ import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vpt_jax.actions import BUTTONS
+from vpt_jax.actions.minerl import BUTTONS
 from vpt_jax.data import dataset
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.errors import DatasetDamagedError

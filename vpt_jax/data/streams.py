@@ -28,7 +28,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Bool, Float, Int, UInt8
 
-from vpt_jax.actions import is_null
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.codecs import decode_frames, frame_shape
 from vpt_jax.data.dataset import EpisodeIndex, check_record_position, load_index, open_records
@@ -115,7 +115,7 @@ class Stream:
         buttons, camera = self.index.buttons, self.index.camera
         # Memory-mapped arrays, so not loaded as a whole
         blocks = (slice(start, start + _BLOCK) for start in range(0, len(buttons), _BLOCK))
-        return np.concatenate([is_null(np.asarray(buttons[rows]), np.asarray(camera[rows])) for rows in blocks])
+        return np.concatenate([MINERL.is_null(np.asarray(buttons[rows]), np.asarray(camera[rows])) for rows in blocks])
 
     def actions(self, episode: int) -> tuple[UInt8[np.ndarray, "n 20"], Float[np.ndarray, "n 2"]]:
         """Raw actions of an episode: buttons, and camera in degrees."""

@@ -7,8 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vpt_jax import actions
-from vpt_jax.actions import BUTTON_INDEX, BUTTONS
+from vpt_jax.actions.minerl import BUTTON_INDEX, BUTTONS, MINERL
 
 MOUSE_STEP = 0.15  # degrees the view turns per mouse count, in Minecraft at its default sensitivity
 _STREAMS = resources.files("vpt_jax.envs") / "human_streams.npz"
@@ -40,7 +39,7 @@ class HumanStreamPlayer:
     def act(self, observation: Mapping[str, Any], info: Mapping[str, float]) -> dict[str, Any]:
         """Returns the action of the stream's next step."""
         step, self._step = self._step, (self._step + 1) % len(self._buttons)
-        return actions.env_from_raw(self._buttons[step], self._camera[step])
+        return MINERL.to_env(self._buttons[step], self._camera[step])
 
 
 class HumanInputModel:
@@ -62,7 +61,7 @@ class HumanInputModel:
 
         A turn below `tolerance` degrees is not made.
         """
-        return actions.env_from_raw(self._press(keys), self._slide(turn, tolerance))
+        return MINERL.to_env(self._press(keys), self._slide(turn, tolerance))
 
     def _press(self, keys: Iterable[str]) -> UInt8[np.ndarray, "20"]:
         requested = np.zeros_like(self._held)

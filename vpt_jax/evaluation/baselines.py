@@ -10,17 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, UInt8
 
-from vpt_jax.actions import (
-    BUTTONS,
-    CAMERA,
-    CLASS_HAS_CAMERA,
-    NULL_CAMERA_CLASS,
-    NUM_BUTTON_CLASSES,
-    NUM_CAMERA_CLASSES,
-    JointAction,
-    joint_from_raw,
-    raw_from_joint,
-)
+from vpt_jax.actions.joint import JointAction, joint_from_raw, joint_tables, num_classes, raw_from_joint
+from vpt_jax.actions.minerl import BUTTONS, CAMERA, MINERL
 from vpt_jax.evaluation.metrics import Prediction, Totals, compute_metrics, compute_totals, sum_totals
 
 if TYPE_CHECKING:  # a train step uses a marginal on machines that read no dataset
@@ -38,24 +29,25 @@ class Marginal(NamedTuple):
     @classmethod
     def uniform(cls) -> "Marginal":
         """Equal probability of all classes, for results that do not depend on the data."""
-        return cls(*(np.full(classes, 1 / classes) for classes in (NUM_BUTTON_CLASSES, NUM_CAMERA_CLASSES)))
+        return cls(*(np.full(classes, 1 / classes) for classes in num_classes(MINERL)))
 
     @classmethod
     def from_stream(cls, stream: "Stream") -> "Marginal":
         """Distribution of a stream's actions."""
-        return cls.fit(joint_from_raw(*map(np.concatenate, zip(*_sampled_actions(stream), strict=True))))
+        return cls.fit(joint_from_raw(MINERL, *map(np.concatenate, zip(*_sampled_actions(stream), strict=True))))
 
     @classmethod
     def fit(cls, actions: JointAction) -> "Marginal":
         """Distribution of the actions; the camera's over the frames in which it moves."""
-        moving = CLASS_HAS_CAMERA[actions.buttons]
+        moving = joint_tables(MINERL).has_camera[actions.buttons]
         return cls(
-            _smoothed(actions.buttons, NUM_BUTTON_CLASSES), _smoothed(actions.camera[moving], NUM_CAMERA_CLASSES)
+            _smoothed(actions.buttons, num_classes(MINERL)[0]),
+            _smoothed(actions.camera[moving], num_classes(MINERL)[1]),
         )
 
     def log_prob(self, actions: JointAction) -> Float[np.ndarray, " n"]:
         """Log-probabilities in nats; the camera counts where the button class includes it, as in the policy's loss."""
-        camera = np.where(CLASS_HAS_CAMERA[actions.buttons], np.log(self.camera[actions.camera]), 0)
+        camera = np.where(joint_tables(MINERL).has_camera[actions.buttons], np.log(self.camera[actions.camera]), 0)
         return np.log(self.buttons[actions.buttons]) + camera
 
     def mode(self, frames: int) -> JointAction:
@@ -106,17 +98,17 @@ def _smoothed(classes: Integer[np.ndarray, " n"], num_classes: int) -> Float[np.
 def policy_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, float]]:
     """Metrics of two predictors of joint actions: `marginal` is constant; `repeat` repeats the last action."""
     marginal = Marginal.from_stream(train)
-    repeated = [_is_repeated(joint_from_raw(*actions)) for actions in _sampled_actions(train)]
+    repeated = [_is_repeated(joint_from_raw(MINERL, *actions)) for actions in _sampled_actions(train)]
     repeat_share = np.concatenate(repeated).mean()
 
     def constant(raw: RawActions) -> Prediction:
-        actions = joint_from_raw(*raw)
-        return Prediction(-marginal.log_prob(actions), *raw_from_joint(marginal.mode(len(raw[0]))))
+        actions = joint_from_raw(MINERL, *raw)
+        return Prediction(-marginal.log_prob(actions), *raw_from_joint(MINERL, marginal.mode(len(raw[0]))))
 
     def repeat(raw: RawActions) -> Prediction:
-        actions = joint_from_raw(*raw)
+        actions = joint_from_raw(MINERL, *raw)
         probability = (1 - repeat_share) * np.exp(marginal.log_prob(actions)) + repeat_share * _is_repeated(actions)
-        return Prediction(-np.log(probability), *raw_from_joint(_previous(actions)))
+        return Prediction(-np.log(probability), *raw_from_joint(MINERL, _previous(actions)))
 
     return {name: _metrics_of(valid, predict) for name, predict in {"marginal": constant, "repeat": repeat}.items()}
 
@@ -150,7 +142,7 @@ def _released(raw: RawActions) -> Prediction:
 def _repeated(raw: RawActions) -> Prediction:
     choices = _shifted(_choices(raw))
     return Prediction(
-        np.full(len(choices), np.nan), choices[:, :-2].astype(np.uint8), CAMERA.to_degrees(choices[:, -2:])
+        np.full(len(choices), np.nan), choices[:, :-2].astype(np.uint8), CAMERA.to_values(choices[:, -2:])
     )
 
 
@@ -197,12 +189,12 @@ def _previous(actions: JointAction) -> JointAction:
     """Previous action of each; before the first, the null action."""
     return JointAction(
         np.concatenate([[0], actions.buttons])[: len(actions.buttons)],
-        np.concatenate([[NULL_CAMERA_CLASS], actions.camera])[: len(actions.camera)],
+        np.concatenate([[joint_tables(MINERL).null_camera], actions.camera])[: len(actions.camera)],
     )
 
 
 def _is_repeated(actions: JointAction) -> Bool[np.ndarray, " n"]:
     """Mask of the actions that equal the previous one; the camera counts only where the button class includes it."""
     last = _previous(actions)
-    same_camera = (actions.camera == last.camera) | ~CLASS_HAS_CAMERA[actions.buttons]
+    same_camera = (actions.camera == last.camera) | ~joint_tables(MINERL).has_camera[actions.buttons]
     return (actions.buttons == last.buttons) & same_camera

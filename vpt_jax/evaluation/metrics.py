@@ -10,7 +10,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int, UInt8
 
-from vpt_jax.actions import BUTTONS, CAMERA, Array, is_null
+from vpt_jax.actions.minerl import BUTTONS, CAMERA, MINERL
+from vpt_jax.actions.quantizer import Array
 from vpt_jax.data.batch import Batch
 
 if TYPE_CHECKING:  # a train step needs no dataset
@@ -59,7 +60,7 @@ def compute_totals(
     bins = CAMERA.to_bins(camera)
     axis_hit = (CAMERA.to_bins(prediction.camera) == bins) & valid[..., None]
     hit, moving = axis_hit.all(-1), (bins != CAMERA.null_bin).any(-1) & valid
-    degrees = camera.clip(-CAMERA.max_degrees, CAMERA.max_degrees) * valid[..., None]
+    degrees = camera.clip(-CAMERA.maximum, CAMERA.maximum) * valid[..., None]
     errors = (prediction.camera - degrees) * valid[..., None]
     return Totals(
         loss=(prediction.loss * valid).sum(), frames=valid.sum(),
@@ -168,7 +169,7 @@ def confidence_intervals(
 # for comparison, an IDM is evaluated on these alone too ("acting").
 VIEWS: dict[str, Callable[[Batch], Bool[Array, "b t"]]] = {
     "valid": lambda batch: batch.valid,
-    "acting": lambda batch: batch.valid & ~is_null(jnp.asarray(batch.buttons), jnp.asarray(batch.camera)),
+    "acting": lambda batch: batch.valid & ~MINERL.is_null(jnp.asarray(batch.buttons), jnp.asarray(batch.camera)),
 }
 
 

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from vpt_jax.actions import NUM_BUTTON_CLASSES, NUM_CAMERA_CLASSES, JointAction, env_from_raw, raw_from_joint
+from vpt_jax.actions.joint import JointAction, num_classes, raw_from_joint
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.envs.vector.pool import FinishedEpisode, Pool, TimeStep
 from vpt_jax.keys import seed_key
 from vpt_jax.models.heads import joint_kl, sample_joint
@@ -70,7 +71,10 @@ def _act(
         for module, of_module, ring in zip(modules, params, rings, strict=True)
     )
     drift = joint_kl(reference.logits, output.logits)
-    return AgentActions(*raw_from_joint(sample_joint(rng, output.logits)), drift), (output.memory, reference.memory)
+    return AgentActions(*raw_from_joint(MINERL, sample_joint(rng, output.logits)), drift), (
+        output.memory,
+        reference.memory,
+    )
 
 
 class RandomAgent:
@@ -81,9 +85,9 @@ class RandomAgent:
 
     def act(self, time_step: TimeStep) -> AgentActions:
         """Returns random actions, whatever the frames."""
-        classes = (NUM_BUTTON_CLASSES, NUM_CAMERA_CLASSES)
+        classes = num_classes(MINERL)
         action = JointAction(*(self._rng.integers(number, size=len(time_step.first)) for number in classes))
-        return AgentActions(*raw_from_joint(action), np.full(len(time_step.first), np.nan))
+        return AgentActions(*raw_from_joint(MINERL, action), np.full(len(time_step.first), np.nan))
 
 
 class IdleAgent:
@@ -142,7 +146,7 @@ class _EpisodeRecorder:
         self._exit_stack.enter_context(self._writer)
 
     def add(self, frame: Frame, buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"], drift: float) -> None:
-        self._writer.write(frame, env_from_raw(buttons, camera))
+        self._writer.write(frame, MINERL.to_env(buttons, camera))
         self._drifts.append(drift)
 
     def finish(self, episode: FinishedEpisode) -> EpisodeResult:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from vpt_jax.actions import CAMERA, YAW, Array
+from vpt_jax.actions.minerl import CAMERA, YAW
+from vpt_jax.actions.quantizer import Array
 from vpt_jax.data.augment import MIRRORED_KEYS
 from vpt_jax.labelling.plan import Labels, Spans
 from vpt_jax.models.heads import factored_log_prob
@@ -139,7 +140,7 @@ def labels_from_logits(logits: Logits, choice: str, rngs: Array) -> Labels:
         chosen = {head: sample(head_rngs[:, i], head_logits) for i, (head, head_logits) in enumerate(logits.items())}
     else:
         chosen = {head: head_logits.argmax(-1) for head, head_logits in logits.items()}
-    camera = CAMERA.to_degrees(chosen["camera"])
+    camera = CAMERA.to_values(chosen["camera"])
     if choice == "mean":
         camera = jax.nn.softmax(logits["camera"]) @ jnp.asarray(CAMERA.centres, jnp.float32)
     buttons = chosen["buttons"].astype(jnp.uint8)

@@ -19,7 +19,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
-from vpt_jax.actions import BUTTONS, Array
+from vpt_jax.actions.minerl import BUTTONS
+from vpt_jax.actions.quantizer import Array
 from vpt_jax.data.codecs import decode_frames, frame_shape
 from vpt_jax.data.dataset import FEATURES
 from vpt_jax.data.errors import DatasetDamagedError

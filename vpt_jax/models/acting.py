@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float, UInt8
 
-from vpt_jax.actions import JointAction, raw_from_joint
+from vpt_jax.actions.joint import JointAction, raw_from_joint
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.models.heads import ValueNormalizer, joint_log_prob
 from vpt_jax.models.kv_cache import AnyCache
 from vpt_jax.models.policy import PolicyOutput
@@ -22,6 +23,6 @@ class ActionSample(NamedTuple):
 
 def describe_actions(output: PolicyOutput[AnyCache], normalizer: ValueNormalizer, action: JointAction) -> ActionSample:
     """Returns joint actions with their raw form, log-probabilities and values, from a policy's single-step output."""
-    buttons, camera = raw_from_joint(action)
+    buttons, camera = raw_from_joint(MINERL, action)
     value = normalizer.denormalize(output.value[:, None])[:, 0]
     return ActionSample(action, buttons, camera, joint_log_prob(output.logits, action), value)

@@ -11,19 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, UInt8
 
-from vpt_jax.actions import (
-    BUTTONS,
-    CAMERA,
-    CLASS_HAS_CAMERA,
-    NULL_CAMERA_CLASS,
-    NUM_BUTTON_CLASSES,
-    NUM_CAMERA_CLASSES,
-    Array,
-    JointAction,
-)
+from vpt_jax.actions.joint import JointAction, joint_tables, num_classes
+from vpt_jax.actions.minerl import BUTTONS, CAMERA, MINERL
+from vpt_jax.actions.quantizer import Array
 from vpt_jax.models.layers import fan_in_normalized
 
-HEAD_CLASSES = {"buttons": NUM_BUTTON_CLASSES, "camera": NUM_CAMERA_CLASSES}
+HEAD_CLASSES = {"buttons": num_classes(MINERL)[0], "camera": num_classes(MINERL)[1]}
 FACTORED_CHOICES = {"buttons": (len(BUTTONS), 2), "camera": (2, CAMERA.num_bins)}  # number of choices, classes of each
 LOGIT_SCALE = 0.01  # initial policy nearly uniform
 VARIANCE_FLOOR = 1e-2
@@ -55,7 +48,7 @@ def joint_log_prob(
     buttons = _select_log_prob(logits["buttons"], action.buttons)
     camera = _select_log_prob(logits["camera"], action.camera)
     if mask_camera:
-        camera = jnp.where(jnp.asarray(CLASS_HAS_CAMERA)[action.buttons], camera, 0)
+        camera = jnp.where(jnp.asarray(joint_tables(MINERL).has_camera)[action.buttons], camera, 0)
     return buttons + camera
 
 
@@ -78,7 +71,7 @@ def joint_entropy(logits: dict[str, Float[Array, "... classes"]]) -> Float[Array
 
 def _camera_probability(logits: dict[str, Float[Array, "... classes"]]) -> Float[Array, "..."]:
     """Probability of the button classes that have the camera on."""
-    return (jax.nn.softmax(logits["buttons"], axis=-1) * jnp.asarray(CLASS_HAS_CAMERA)).sum(-1)
+    return (jax.nn.softmax(logits["buttons"], axis=-1) * jnp.asarray(joint_tables(MINERL).has_camera)).sum(-1)
 
 
 def sample_joint(rng: jax.Array, logits: dict[str, Float[Array, "... classes"]]) -> JointAction:
@@ -94,7 +87,10 @@ def argmax_joint(logits: dict[str, Float[Array, "... classes"]]) -> JointAction:
 
 
 def _mask_camera(buttons: Int[Array, "..."], camera: Int[Array, "..."]) -> JointAction:
-    return JointAction(buttons, jnp.where(jnp.asarray(CLASS_HAS_CAMERA)[buttons], camera, NULL_CAMERA_CLASS))
+    return JointAction(
+        buttons,
+        jnp.where(jnp.asarray(joint_tables(MINERL).has_camera)[buttons], camera, joint_tables(MINERL).null_camera),
+    )
 
 
 def _kl(p: Float[Array, "... classes"], q: Float[Array, "... classes"]) -> Float[Array, "..."]:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vpt_jax.actions import BUTTONS, PITCH, YAW
+from vpt_jax.actions.minerl import BUTTONS, PITCH, YAW
 from vpt_jax.data.streams import Stream
 from vpt_jax.evaluation.metrics import COMMON_SHARE
 from vpt_jax.report.films import FilmFrame, draw_large, write_film

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vpt_jax.actions import joint_from_raw, raw_from_joint
+from vpt_jax.actions.joint import joint_from_raw, raw_from_joint
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.baselines import Marginal
 from vpt_jax.evaluation.metrics import Prediction
@@ -43,7 +44,7 @@ def cloning_loss(
     """Mean negative log-probability (nats) of the recorded joint actions over the valid frames."""
     del rng  # no augmentation and no dropout
     output = policy.apply({"params": params}, batch.frames, batch.first, memory)
-    log_prob = joint_log_prob(output.logits, joint_from_raw(batch.buttons, batch.camera))
+    log_prob = joint_log_prob(output.logits, joint_from_raw(MINERL, batch.buttons, batch.camera))
     frames = batch.valid.sum()
     loss = -jnp.where(batch.valid, log_prob, 0).sum() / jnp.maximum(frames, 1)
     return loss, ({"valid_frames": frames}, output.memory)
@@ -52,5 +53,5 @@ def cloning_loss(
 def predict_next(policy: Policy, params: Any, memory: KVCache, batch: Batch) -> tuple[Prediction, KVCache]:
     """Most probable action of every frame, the loss of the recorded one, and the memory after the batch."""
     output = policy.apply({"params": params}, batch.frames, batch.first, memory)
-    loss = -joint_log_prob(output.logits, joint_from_raw(batch.buttons, batch.camera))
-    return Prediction(loss, *raw_from_joint(argmax_joint(output.logits))), output.memory
+    loss = -joint_log_prob(output.logits, joint_from_raw(MINERL, batch.buttons, batch.camera))
+    return Prediction(loss, *raw_from_joint(MINERL, argmax_joint(output.logits))), output.memory

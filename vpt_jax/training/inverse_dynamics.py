@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vpt_jax.actions import CAMERA
+from vpt_jax.actions.minerl import CAMERA
 from vpt_jax.data.augment import augment, mirror
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.baselines import FactoredMarginal
@@ -79,7 +79,7 @@ def predict_window(
 ) -> tuple[Prediction, tuple[()]]:
     """Most probable action of every frame, and the loss of the recorded one; the memory is empty."""
     logits = idm.apply({"params": params}, batch.frames, batch.valid).logits
-    camera = CAMERA.to_degrees(logits["camera"].argmax(-1))
+    camera = CAMERA.to_values(logits["camera"].argmax(-1))
     return Prediction(_losses(logits, batch), logits["buttons"].argmax(-1), camera), memory
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from vpt_jax.actions import Array
+from vpt_jax.actions.quantizer import Array
 from vpt_jax.evaluation.metrics import Predict
 from vpt_jax.training.state import Loss
 

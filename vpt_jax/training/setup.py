@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jax.stages import Lowered, Wrapped
 
 from vpt_jax import parallel
-from vpt_jax.actions import BUTTONS
+from vpt_jax.actions.minerl import BUTTONS
 from vpt_jax.data.batch import Batch
 from vpt_jax.keys import seed_key
 from vpt_jax.models.flops import TRAINING_FACTOR

@@ -10,7 +10,7 @@ import pytest
 
 from configs import data as data_config
 from configs import prepare as prepare_config
-from vpt_jax.actions import BUTTON_INDEX, CAMERA, env_from_raw
+from vpt_jax.actions.minerl import BUTTON_INDEX, CAMERA, MINERL
 from vpt_jax.curation.validation import diff, summarize, validate
 from vpt_jax.curation.validation.alignment import FrameLogProbs
 from vpt_jax.data import prepare
@@ -55,7 +55,7 @@ def record(path, seed, frames=160):
                 buttons[[BUTTON_INDEX[key] for key in ("attack", "forward", "jump")]] = rng.random(3) < 0.4
             camera = rng.normal(0, 3, 2).astype(np.float32)
             y, x = position.astype(int)
-            recording.write(world[y : y + SIZE, x : x + SIZE], env_from_raw(buttons, camera))
+            recording.write(world[y : y + SIZE, x : x + SIZE], MINERL.to_env(buttons, camera))
             position = np.clip(position + camera, 0, 720 - SIZE)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vpt_jax.actions import CAMERA
+from vpt_jax.actions.minerl import CAMERA
 from vpt_jax.curation.validation.alignment import MAX_SHIFT, EpisodeScorer, measure_alignment
 from vpt_jax.curation.validation.episodes import find_episodes
 from vpt_jax.curation.validation.findings import alignment_findings, describe_shift

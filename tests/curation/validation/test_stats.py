@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from vpt_jax.actions import BUTTON_INDEX, BUTTONS, CAMERA
+from vpt_jax.actions.minerl import BUTTON_INDEX, BUTTONS, CAMERA
 from vpt_jax.curation.validation.episodes import InspectionError
 from vpt_jax.curation.validation.stats import split_stats
 from vpt_jax.curation.validation.summarize import summarize

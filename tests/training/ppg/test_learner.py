@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from vpt_jax import parallel
-from vpt_jax.actions import JointAction
+from vpt_jax.actions.joint import JointAction
 from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.kv_cache import KVCache
 from vpt_jax.models.policy import PolicyOutput

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpt_jax.actions import CLASS_HAS_CAMERA, JointAction
+from vpt_jax.actions.joint import JointAction, joint_tables
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.models.heads import ValueNormalizer, joint_entropy, joint_kl, joint_log_prob, sample_joint
 from vpt_jax.models.policy import PolicyOutput
 from vpt_jax.training.ppg.losses import (
@@ -25,7 +26,7 @@ def double_precision():
         yield
 
 
-WITH, WITHOUT = np.flatnonzero(CLASS_HAS_CAMERA)[0], np.flatnonzero(~CLASS_HAS_CAMERA)[0]
+WITH, WITHOUT = np.flatnonzero(joint_tables(MINERL).has_camera)[0], np.flatnonzero(~joint_tables(MINERL).has_camera)[0]
 
 
 def logits_of(camera_on, camera):
@@ -207,7 +208,7 @@ def numpy_ppo(logits, action, log_prob, advantage, value, target, valid):
         buttons, camera = (np.asarray(logits[head], np.float64)[row, step] for head in ("buttons", "camera"))
         chosen = [int(part[row, step]) for part in action]
         new = buttons[chosen[0]] - np.log(np.exp(buttons).sum())
-        if CLASS_HAS_CAMERA[chosen[0]]:
+        if joint_tables(MINERL).has_camera[chosen[0]]:
             new += camera[chosen[1]] - np.log(np.exp(camera).sum())
         ratio = np.exp(new - log_prob[row, step])
         gain = advantage[row, step]

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
-from vpt_jax.actions import CAMERA, Array
+from vpt_jax.actions.minerl import CAMERA
+from vpt_jax.actions.quantizer import Array
 from vpt_jax.curation.validation.episodes import Episode, read_frames
 from vpt_jax.labelling.model import Logits, span_logits
 from vpt_jax.labelling.plan import EncodedVideo, Plan, Spans

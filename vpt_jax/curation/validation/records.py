@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8, UInt64
 
-from vpt_jax.actions import BUTTONS
+from vpt_jax.actions.minerl import BUTTONS
 from vpt_jax.curation.validation.duplicates import hash_frame, longest_run
 from vpt_jax.curation.validation.episodes import (
     Episode,

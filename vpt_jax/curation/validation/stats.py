@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vpt_jax.actions import BUTTONS, CAMERA, is_null
+from vpt_jax.actions.minerl import BUTTONS, CAMERA, MINERL
 from vpt_jax.data.dataset import EpisodeIndex
 from vpt_jax.data.recorded_stats import RecordedStats, RecordObserver, sum_stats
 from vpt_jax.recording import BrokenRecordingError, read_steps, recording_file
@@ -91,7 +91,7 @@ def _count(
     before = np.concatenate([np.zeros((1, len(BUTTONS)), bool), held[:-1]])  # before an episode all keys are up
     bins = CAMERA.to_bins(camera)
     histograms = [np.bincount(axis, minlength=CAMERA.num_bins) for axis in bins.T]
-    null = int(is_null(buttons, camera).sum())
+    null = int(MINERL.is_null(buttons, camera).sum())
     return _Counts(null, held.sum(0), (held & ~before).sum(0), np.array(histograms), float(confidence.sum(dtype=float)))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vpt_jax.actions import BUTTONS, CAMERA
+from vpt_jax.actions.minerl import BUTTONS, CAMERA
 from vpt_jax.curation.validation.stats import Stats
 from vpt_jax.report import page
 from vpt_jax.video import FRAME_RATE

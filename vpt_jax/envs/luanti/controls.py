@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from vpt_jax.actions import PITCH, YAW
+from vpt_jax.actions.minerl import PITCH, YAW
 from vpt_jax.envs.luanti.game import DEGREES_PER_PIXEL, HEIGHT, KEYS, WIDTH
 from vpt_jax.envs.luanti.screen import Screen
 

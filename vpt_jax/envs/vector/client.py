@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vpt_jax.actions import BUTTONS
+from vpt_jax.actions.minerl import BUTTONS
 from vpt_jax.envs.processes import supervisor
 from vpt_jax.envs.processes.reaper import MARK, kill_marked
 from vpt_jax.system.errors import MissingFileError, UserError

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
-from vpt_jax.actions import raw_from_env
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.envs.processes.reaper import start_reaper
 from vpt_jax.envs.vector.client import EnvClient, EnvLostError, EnvSpec, StepResult
 from vpt_jax.video import Frame
@@ -51,7 +51,7 @@ class ProcessEnv:
     def step(self, action: Mapping[str, Any]) -> tuple[dict[str, Frame], float, bool, bool, dict[str, float]]:
         """Carry out one step of MineRL's action dict. The reward is 0. Raises as `reset`."""
         client = self._running()
-        client.step(*raw_from_env(action))
+        client.step(*MINERL.from_env(action))
         result = self._answer(client)
         return {"pov": self._frame(client)}, 0.0, result.terminated, result.truncated, result.info
 

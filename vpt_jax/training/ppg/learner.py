@@ -24,7 +24,7 @@ import optax
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
-from vpt_jax.actions import JointAction
+from vpt_jax.actions.joint import JointAction
 from vpt_jax.models.heads import HEAD_CLASSES, ValueNormalizer
 from vpt_jax.models.kv_cache import KVCache
 from vpt_jax.models.policy import Policy

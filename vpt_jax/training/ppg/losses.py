@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, UInt8
 
-from vpt_jax.actions import Array, JointAction
+from vpt_jax.actions.joint import JointAction
+from vpt_jax.actions.quantizer import Array
 from vpt_jax.models.heads import ValueNormalizer, joint_entropy, joint_kl, joint_log_prob
 from vpt_jax.models.kv_cache import KVCache
 from vpt_jax.models.policy import Policy

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vpt_jax import parallel
-from vpt_jax.actions import JointAction
+from vpt_jax.actions.joint import JointAction
 from vpt_jax.envs.games import GAMES
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.keys import seed_key

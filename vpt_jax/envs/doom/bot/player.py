@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vpt_jax.actions import PITCH
+from vpt_jax.actions.minerl import PITCH
 from vpt_jax.envs.doom.bot.fighter import Fighter
 from vpt_jax.envs.doom.bot.senses import Command, Senses
 from vpt_jax.envs.doom.bot.terrain import Terrain

@@ -1,0 +1,1 @@
+"""Action spaces: keys and axes of a game, the forms of an action, and mappings between spaces."""
