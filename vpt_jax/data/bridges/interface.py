@@ -50,6 +50,12 @@ class TimedPlay:
     remarks: tuple[str, ...] = ()
 
 
+class BridgeOptions(NamedTuple):
+    """Options of `Bridge.read`, for what a format leaves open."""
+
+    frames_per_second: float = 0.0  # of formats that store no times (CS:GO); 0: the format's own default
+
+
 @dataclass(frozen=True)
 class Bridge:
     """A format: how its recordings are found in a folder, and read.
@@ -57,10 +63,10 @@ class Bridge:
     Attributes:
         find: folder -> recordings, sorted, as the path that `read` takes and that names the recording.
         files: recording -> all files that belong to it; a change of one means that it is prepared again.
-        read: recording -> play, or several plays by name, where one file holds several episodes. Raises
+        read: recording and options -> play, or several plays by name, where one file holds several episodes. Raises
             `BrokenRecordingError` with the file, the reason and the place.
     """
 
     find: Callable[[Path], list[Path]]
     files: Callable[[Path], list[Path]]
-    read: Callable[[Path], Mapping[str, TimedPlay]]
+    read: Callable[[Path, BridgeOptions], Mapping[str, TimedPlay]]
