@@ -35,7 +35,7 @@ class CommonPlay:
 
 
 def make_play(folder: Path, steps: int = 60, seed: int = 0) -> CommonPlay:
-    """Makes a play and its video, `folder`/common.mp4; keys are held for some steps, all are up in the first and last."""
+    """Makes a play and its video, `folder`/common.mp4; all keys are up in the first and last step."""
     rng = np.random.default_rng(seed)
     held = np.zeros((steps, len(KEYS)), bool)
     for key in range(len(KEYS)):
