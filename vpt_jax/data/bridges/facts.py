@@ -41,7 +41,7 @@ def _problem(field: str, value: Any) -> str:
         return "" if isinstance(value, bool) else "true or false"
     if field in _NUMBERS:
         return "" if _is_number(value) and abs(value) < 1e12 else "a number"
-    pairs = value if isinstance(value, list) else [None]
+    pairs: list[Any] = value if isinstance(value, list) else [None]
     valid = all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in pairs)
     return "" if valid and all(low <= high for low, high in pairs) else "a list of [from, to] in seconds"
 

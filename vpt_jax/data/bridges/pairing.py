@@ -1,8 +1,8 @@
 """Pairing of frames and actions by physical time, at the model's rate, whatever recorder and frame rate they have.
 
 Step i is the time from t_i to t_i + 1/20 s, where t_0 is the time of the first frame. Its frame is the one nearest to
-t_i (`video_clock.resample`). A key is down in it if it is held at any time of it, so a tap is never lost; an axis is the
-sum of its movements. An event at exactly t_i belongs to step i: a key that is released there is up in it.
+t_i (`video_clock.resample`). A key is down in it if it is held at any time of it, so a tap is never lost; an axis is
+the sum of its movements. An event at exactly t_i belongs to step i: a key that is released there is up in it.
 
 Recorders lose events, above all when their program loses the focus. What is handled, and named in remarks:
 
@@ -141,7 +141,7 @@ def kept_ranges(excluded: Sequence[tuple[float, float]], start: float, steps: in
     kept = np.ones(steps, bool)
     for low, high in excluded:
         if high > low:
-            first, last = _steps_of(np.array([low]), np.array([high]), start)
+            first, last = _steps_of(np.array([low], np.float64), np.array([high], np.float64), start)
             kept[max(int(first[0]), 0) : max(int(last[0]) + 1, 0)] = False
     edges = np.flatnonzero(np.diff(np.concatenate([[0], kept.astype(np.int8), [0]])))
     return [range(int(low), int(high)) for low, high in zip(edges[::2], edges[1::2], strict=True)]
@@ -200,8 +200,8 @@ def find_holds(
                 odd.setdefault(_LONG, []).append(f"{name} from {low - start:.2f} to {high - start:.2f} s")
             found.append((key, low, high))
     remarks = [f"{problem}: {_first(places)}" for problem, places in odd.items()]
-    key, low, high = zip(*found, strict=True) if found else ((), (), ())
-    return Holds(np.array(key, np.int64), np.array(low, np.float64), np.array(high, np.float64)), remarks
+    keys, starts, ends = zip(*found, strict=True) if found else ((), (), ())
+    return Holds(np.array(keys, np.int64), np.array(starts, np.float64), np.array(ends, np.float64)), remarks
 
 
 def _key_holds(
