@@ -82,7 +82,8 @@ def test_a_session_reads_back(quoted, play, tmp_path):
 
 def test_the_last_start_is_the_first_frame_and_gamepads_are_counted(play, tmp_path):
     rows = [
-        (100.0, "START", []), (101.5, "START", []), (102.0, "KEYBOARD", [0x10, True]), (102.25, "KEYBOARD", [233, True]),
+        (100.0, "START", []), (101.5, "START", []), (102.0, "KEYBOARD", [0x10, True]),
+        (102.25, "KEYBOARD", [233, True]),
         (102.5, "SCROLL", [-120]), (103.0, "GAMEPAD_AXIS", [1, 0.5]), (103.0, "GAMEPAD_BUTTON", [1, True]),
         (104.0, "FOCUS", {"a": 1}), (105.0, "MOUSE_BUTTON", [6, False]),
     ]  # fmt: skip
