@@ -69,9 +69,7 @@ def test_other_names_and_no_fraction_hold_out_nothing():
 @pytest.mark.parametrize("by", ["player", "session", "world"])
 def test_recordings_are_split_by_their_facts(by):
     """No session, nor a player or a world if it is split by these, is in both splits."""
-    facts = {
-        f"take{i}": {"player": f"p{i % 60}", "session": f"s{i % 240}", "world": f"w{i % 30}"} for i in range(480)
-    }
+    facts = {f"take{i}": {"player": f"p{i % 60}", "session": f"s{i % 240}", "world": f"w{i % 30}"} for i in range(480)}
     facts["odd"] = {"licence": "CC0-1.0"}  # nothing is known: not held out
     names = list(facts)
     valid = held_out(names, 0.2, by, 0, facts)

@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 
 from vpt_jax import parallel
 from vpt_jax.data.batch import Batch
-from vpt_jax.data.bridged_report import require_trainable
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
+from vpt_jax.data.trainable import require_trainable
 from vpt_jax.evaluation.metrics import evaluator
 from vpt_jax.models.policy import embed, init_params
 from vpt_jax.models.presets import make_policy

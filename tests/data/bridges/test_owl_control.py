@@ -12,7 +12,6 @@ from vpt_jax.data.bridges.key_names import VIRTUAL_KEYS
 from vpt_jax.data.bridges.owl_control import BRIDGE
 from vpt_jax.recording import BrokenRecordingError
 
-SOURCE = "owl_control"
 START = 1_764_000_000.123456
 CODES = {name: code for code, name in reversed(VIRTUAL_KEYS.items())}
 METADATA = {"game_exe": "game.exe", "session_id": "0f2e", "hardware_id": "pc-7", "duration": 3.0, "start_timestamp": 1}

@@ -13,6 +13,11 @@ _NUMBERS = ("start", "mouse_factor")
 FIELDS = (*_TEXTS, *_NUMBERS, "trainable", "excluded")
 
 
+def facts_file(recording: Path) -> Path:
+    """Path of a recording's facts: NAME.json."""
+    return recording.with_name(recording.name + ".json")
+
+
 def read_facts(path: Path) -> dict[str, Any]:
     """Reads and validates NAME.json; an absent file has no facts.
 
