@@ -51,5 +51,5 @@ def test_invalid_files_are_named(content, message, tmp_path):
     (tmp_path / "space.json").write_text(content)
     with pytest.raises(ActionSpaceError, match=rf"space.json .*{message}"):
         load_space(str(tmp_path / "space.json"))
-    with pytest.raises(ActionSpaceError, match="no action mapping .quake.: built in are minerl-to-doom, doom"):
+    with pytest.raises(ActionSpaceError, match=r"no action mapping 'quake': built in are minerl-to-doom, doom"):
         load_mapping("quake")

@@ -1,6 +1,7 @@
 """Recordings that may not be trained on: left out of datasets, or refused by `train` if they were included.
 
-A recording is marked by `"trainable": false` in its facts: NAME.json beside it (bridges/facts.py), or its format's own.
+A recording is marked by `"trainable": false` in its facts: NAME.json next to it (bridges/facts.py), or those of its
+format.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Facts of a recording in a JSON file beside it: who played, under which licence, whether it may be trained on."""
+"""Facts of a recording in a JSON file next to it: who played, under which licence, whether it may be trained on."""
 
 import json
 from pathlib import Path
