@@ -13,6 +13,7 @@ import pytest
 
 from configs import foundation
 from configs.prepare import get_config
+from tests import programs
 from tests.conftest import files
 from tests.data.bridges import test_event_table
 from tests.data.bridges.common_play import KEYS, make_play
@@ -356,3 +357,23 @@ def test_training_refuses_what_is_not_trainable(tmp_path):
     config.data.length = 4
     with pytest.raises(NotTrainableError, match="not trainable: secret"):
         open_stream(config, str(out), "train", 1, None)
+
+
+def test_the_program_prepares_other_formats_for_any_number_of_workers(space_files, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        short(folder, f"take{number}", {"player": f"p{number}"})
+    once = prepare(settings(folder, tmp_path / "once", space_files, height=8, width=8), "event_table")
+    fields = {
+        "recordings": folder,
+        "out": tmp_path / "out",
+        "height": 8,
+        "width": 8,
+        "chunk_frames": CHUNK,
+        "workers": 3,
+    }
+    flags = [f"--config.{name}={value}" for name, value in (space_files | fields).items()]
+    output = programs.run("prepare", "--source=event_table", *flags)
+    assert "train: 2 episodes of 20 frames, 0 broken recordings" in output
+    assert files(tmp_path / "out") == files(once)
