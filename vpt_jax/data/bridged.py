@@ -16,7 +16,14 @@ import numpy as np
 
 from vpt_jax.data import dataset
 from vpt_jax.data.bridges.interface import BridgeOptions, TimedPlay
-from vpt_jax.data.bridges.pairing import checked_events, frames_at_rate, kept_ranges, num_steps, pair_actions
+from vpt_jax.data.bridges.pairing import (
+    checked_events,
+    frames_at_rate,
+    kept_ranges,
+    num_steps,
+    pair_actions,
+    require_mapped,
+)
 from vpt_jax.data.bridges.registry import load_bridge
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.encode import (
@@ -139,7 +146,8 @@ def _encode_play(
     """Encodes the episodes of a play; returns them with their lengths, and what the report has of the play."""
     jpegs = temporary_path(whole.result)  # on disk: the number of frames is in each record, and known at the end only
     times: list[float] = []
-    play = replace(play, events=checked_events(play.events, whole.source))  # before the video is decoded
+    play = replace(play, events=checked_events(play.events, whole.source))
+    require_mapped(play.events, whole.source, settings.space, settings.mapping)  # before the video is decoded
     try:
         with jpegs.open("wb") as file:
             ends = _write_jpegs(file, whole, play, settings, times)

@@ -10,7 +10,7 @@ from vpt_jax.actions.mapping import ActionMapping
 from vpt_jax.actions.quantizer import AxisQuantizer
 from vpt_jax.actions.space import ActionSpace, ActionSpaceError, Axis
 from vpt_jax.data.bridges.interface import InputEvents, TimedPlay
-from vpt_jax.data.bridges.pairing import frames_at_rate, kept_ranges, num_steps, pair_actions
+from vpt_jax.data.bridges.pairing import frames_at_rate, kept_ranges, num_steps, pair_actions, require_mapped
 from vpt_jax.recording import BrokenRecordingError
 
 PATH = Path("somewhere/play.csv")
@@ -162,6 +162,16 @@ def test_impossible_events_are_named(row, place):
 def test_a_mapping_to_an_unknown_key_is_refused():
     with pytest.raises(ActionSpaceError, match=r"goes to fly, which the action space 'made up' lacks"):
         pair(mapping=ActionMapping((("w", "fly"),)))
+
+
+def test_a_recording_of_which_nothing_is_mapped_is_refused():
+    pressed = events((0.1, "w", DOWN))
+    require_mapped(pressed, PATH, SPACE, None)
+    require_mapped(events(names=(), num_keys=0), PATH, SPACE, ActionMapping((("q", "w"),)))
+    with pytest.raises(
+        BrokenRecordingError, match=r"not in the mapping: it has jump, w, x, and the mapping is from q: "
+    ):
+        require_mapped(pressed, PATH, SPACE, ActionMapping((("q", "w"),)))
 
 
 def test_a_recording_without_events_has_null_actions():

@@ -365,15 +365,9 @@ def test_the_program_prepares_other_formats_for_any_number_of_workers(space_file
     for number in range(3):
         short(folder, f"take{number}", {"player": f"p{number}"})
     once = prepare(settings(folder, tmp_path / "once", space_files, height=8, width=8), "event_table")
-    fields = {
-        "recordings": folder,
-        "out": tmp_path / "out",
-        "height": 8,
-        "width": 8,
-        "chunk_frames": CHUNK,
-        "workers": 3,
-    }
-    flags = [f"--config.{name}={value}" for name, value in (space_files | fields).items()]
+    sizes = {"height": 8, "width": 8, "chunk_frames": CHUNK, "workers": 3}
+    fields = space_files | {"recordings": folder, "out": tmp_path / "out"} | sizes
+    flags = [f"--config.{name}={value}" for name, value in fields.items()]
     output = programs.run("prepare", "--source=event_table", *flags)
     assert "train: 2 episodes of 20 frames, 0 broken recordings" in output
     assert files(tmp_path / "out") == files(once)

@@ -100,6 +100,20 @@ def frames_at_rate(
         raise BrokenRecordingError(path, error.reason, error.detail) from error
 
 
+def identity_mapping(space: ActionSpace) -> ActionMapping:
+    """Mapping of equal names."""
+    return ActionMapping.identity(space.keys, (axis.name for axis in space.axes))
+
+
+def require_mapped(events: InputEvents, path: Path, space: ActionSpace, mapping: ActionMapping | None) -> None:
+    """Raises `BrokenRecordingError` if the mapping names no key and no axis of a recording that has events."""
+    mapping = mapping or identity_mapping(space)
+    sources = [*(name for name, _ in mapping.keys), *(name for name, _, _ in mapping.axes)]
+    if events.names and not set(sources) & set(events.names):
+        detail = f"it has {_first(sorted(events.names))}, and the mapping is from {_first(sources)}: set config.mapping"
+        raise BrokenRecordingError(path, "not in the mapping", detail)
+
+
 def _pauses_in_gap(times: Sequence[float], time: float, excluded: Sequence[tuple[float, float]]) -> list[float]:
     """Times that break a long gap before a frame into shorter ones, in excluded ranges."""
     if not times or not _LONG_GAP < time - times[-1] < MAX_STEPS / FRAME_RATE:
@@ -149,7 +163,7 @@ def pair_actions(
         ActionSpaceError: the mapping goes to a key or axis that the space lacks.
     """
     events = checked_events(play.events, path)
-    mapping = mapping or ActionMapping.identity(space.keys, (axis.name for axis in space.axes))
+    mapping = mapping or identity_mapping(space)
     mapping.require_targets(space)
     end = start + steps / FRAME_RATE
     holds, remarks = find_holds(events, start, end, play.excluded)
