@@ -71,6 +71,7 @@ def _model() -> ConfigDict:
     # Size, temperature etc. of the policy, as in configs/foundation.py (paper: the 248M one).
     model.preset = "2x"
     model.temperature = 1.0
+    model.head = "joint"
     model.dtype = "bfloat16"
     model.remat = True
     # The second value head of PPG (paper).
