@@ -52,7 +52,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     refuse_remote_paths(config)
     check_choices(config, {
         "model.preset": POLICIES, "model.head": HEADS, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS,
-        "sharding": parallel.RULES, "game.name": GAMES, "rewards": REWARDS,
+        "sharding": parallel.RULES, "game.name": GAMES, "game.space": SPACES, "rewards": REWARDS,
     })  # fmt: skip
     if not config.model.aux_value:
         raise ConfigError("config.model.aux_value must be True: the sleep phase trains an auxiliary value head")
@@ -151,7 +151,7 @@ def _with_sharding(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
 
 def run_space(config: ConfigDict) -> ActionSpace:
     """Action space of the run: that of `config.init_from`, or of `config.game.space` for new parameters."""
-    return stored_space(config.init_from) if config.init_from else SPACES[config.game.get("space", "minerl")]
+    return stored_space(config.init_from) if config.init_from else SPACES[config.game.space]
 
 
 def frame_size(config: ConfigDict) -> tuple[int, int]:
