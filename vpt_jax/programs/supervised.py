@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax import parallel
 from vpt_jax.data.batch import Batch
+from vpt_jax.data.bridged_report import require_trainable
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
 from vpt_jax.evaluation.metrics import evaluator
@@ -128,6 +129,7 @@ def open_stream(config: ConfigDict, dataset: str, split: str, rows: int, encoder
     fields = dict(length=config.data.length, nulls=config.data.null_actions, seed=config.seed, shuffle=training)
     if training:
         fields |= dict(segments=config.data.segments, minutes=config.data.minutes)
+        require_trainable(Path(dataset))
     try:
         settings = StreamSettings(dataset, split, rows, **fields)
         if encoder is None:
