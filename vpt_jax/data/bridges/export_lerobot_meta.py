@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float, Int64
+from jaxtyping import Int64, Shaped
 
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.bridges.export_lerobot import (
@@ -159,8 +159,8 @@ def _stats(contents: Contents, histogram: Int64[np.ndarray, "3 256"]) -> dict[st
     return stats | {CAMERA: _image_stats(histogram)}
 
 
-def _column_stats(values: Float[np.ndarray, " n"] | Int64[np.ndarray, " n"]) -> dict[str, list[float]]:
-    values = np.asarray(values, np.float64)
+def _column_stats(values: Shaped[np.ndarray, " n"]) -> dict[str, list[float]]:
+    values = values.astype(np.float64)
     found = {"min": values.min(), "max": values.max(), "mean": values.mean(), "std": values.std()}
     quantiles = zip(_QUANTILES, np.quantile(values, list(_QUANTILES.values())), strict=True)
     return {name: [float(value)] for name, value in (*found.items(), *quantiles)} | {"count": [len(values)]}

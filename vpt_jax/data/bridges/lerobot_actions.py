@@ -166,4 +166,5 @@ def to_events(actions: Float64[np.ndarray, "n elements"], roles: Roles, times: S
 
 
 def _places(where: Bool[np.ndarray, "n elements"], names: Sequence[str]) -> Iterator[tuple[int, int]]:
-    yield from np.argwhere(where & np.array([bool(name) for name in names])).tolist()
+    for step, element in np.argwhere(where & np.array([bool(name) for name in names])):
+        yield int(step), int(element)
