@@ -87,7 +87,7 @@ def test_our_reader_gets_the_same_actions_and_frames(labels, settings, small_fil
         np.testing.assert_array_equal(paired.buttons, episode.index.buttons[episode.rows])
         np.testing.assert_array_equal(paired.camera, episode.index.camera[episode.rows])
         np.testing.assert_array_equal([f for _, f in frames], read_frames(episode, 0, episode.frames))
-        assert dict(play.facts) == {"session": "out", "text": "Play the game.", "labels": "predicted"}
+        assert dict(play.facts) == {"session": str(episode), "text": "Play the game.", "labels": "predicted"}
 
 
 def test_statistics_are_those_of_the_whole_dataset(labels, settings, small_files):

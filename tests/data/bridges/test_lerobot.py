@@ -20,6 +20,7 @@ from vpt_jax.data.bridges.interface import BridgeOptions
 from vpt_jax.data.bridges.lerobot import BRIDGE
 from vpt_jax.recording import BrokenRecordingError
 
+SOURCE = "lerobot"
 CAMERA = "observation.images.screen"
 NAMES = (*KEYS, "mouse.x", "mouse.y")
 
@@ -165,22 +166,23 @@ def test_keys_mouse_and_frames_are_those_of_the_play(tmp_path, play):
     out = write(tmp_path, "one", play)
     assert BRIDGE.find(tmp_path) == BRIDGE.find(out) == [out]
     plays = BRIDGE.read(out, BridgeOptions())
-    assert list(plays) == ["episode_000000"]
-    found = plays["episode_000000"]
+    assert list(plays) == ["one"]
+    found = plays["one"]
     np.testing.assert_array_equal(
         play_actions(found, NAMES, 60), np.concatenate([play.held, play.mouse], 1).astype(float)
     )
     assert found.events.names[: found.events.num_keys] == tuple(sorted(KEYS))
     frames = list(found.frames())
     np.testing.assert_array_equal([frame for _, frame in frames], play.frames)
-    np.testing.assert_array_equal([time for time, _ in frames], np.arange(60) * 50_000_000 / 1e9)
+    np.testing.assert_array_equal([time for time, _ in frames], np.arange(60) / RATE)
     assert dict(found.facts) == {"session": "one", "text": "dig a hole"}
+    assert found.remarks == ()
 
 
 def test_episodes_that_share_files_keep_their_own_rows_and_frames(three_episodes):
     out, actions, levels = three_episodes
     plays = BRIDGE.read(out, BridgeOptions())
-    assert list(plays) == ["episode_000000", "episode_000001", "episode_000002"]
+    assert list(plays) == [f"three-episode_00000{number}" for number in range(3)]
     for found, rows, grey in zip(plays.values(), actions, levels, strict=True):
         np.testing.assert_array_equal(play_actions(found, ("w", "fire", "turn"), len(rows)), rows.astype(np.float64))
         means = np.array([frame.mean() for _, frame in found.frames()])
@@ -215,7 +217,7 @@ def test_the_user_names_keys_and_axes(three_episodes, tmp_path):
     source, actions, _ = three_episodes
     mapping = {"keys": {"w": "up"}, "axes": {"turn": "mouse.x", "fire": "mouse.y"}}
     out = edited(source, tmp_path, lambda values: values.update(mapping), "meta/vpt.json")
-    found = BRIDGE.read(out, BridgeOptions())["episode_000001"]
+    found = BRIDGE.read(out, BridgeOptions())["edited-episode_000001"]
     assert (found.events.names, found.events.num_keys, found.remarks) == (("up", "mouse.x", "mouse.y"), 1, ())
     expected = actions[1][:, [0, 2, 1]].astype(np.float64)
     np.testing.assert_array_equal(play_actions(found, found.events.names, 13), expected)
@@ -327,3 +329,27 @@ def test_damaged_tables_are_named(three_episodes, tmp_path):
         (out / file).write_bytes((out / file).read_bytes()[:200])
         with pytest.raises(BrokenRecordingError, match="unreadable actions: not an intact Parquet file"):
             read_all(out)
+
+
+def test_a_damaged_episode_leaves_the_others_intact(three_episodes, tmp_path):
+    """Its play raises when its frames are read; keys and axes are those of the intact episodes."""
+    source, actions, _ = three_episodes
+    out = tmp_path / "three"
+    shutil.copytree(source, out)
+    (out / "data/chunk-000/file-001.parquet").unlink()
+    found = dict(BRIDGE.read(out, BridgeOptions()))
+    assert len(found) == 3
+    np.testing.assert_array_equal(
+        play_actions(found["three-episode_000001"], ("w", "fire", "turn"), 13), actions[1].astype(np.float64)
+    )
+    with pytest.raises(BrokenRecordingError, match=r"file-001\.parquet: missing actions: no such file"):
+        next(found["three-episode_000002"].frames())
+
+
+def test_facts_of_the_whole_dataset(three_episodes, tmp_path):
+    facts = {"facts": {"player": "anna", "trainable": False, "colour": "red"}}
+    out = edited(three_episodes[0], tmp_path, lambda values: values.update(facts), "meta/vpt.json")
+    found = BRIDGE.read(out, BridgeOptions())["edited-episode_000002"].facts
+    assert dict(found) == {
+        "session": "edited-episode_000002", "player": "anna", "trainable": False, "text": "dig a hole",
+    }  # fmt: skip

@@ -20,6 +20,7 @@ screen = pytest.importorskip("owa.msgs.desktop.screen")
 window = pytest.importorskip("owa.msgs.desktop.window")
 from mcap_owa.highlevel import OWAMcapWriter  # noqa: E402
 
+SOURCE = "owamcap"
 START = 1_764_500_000_123_456_789
 STEP = 10**9 // RATE
 CODES = {name: code for code, name in sorted(VIRTUAL_KEYS.items())}
@@ -103,7 +104,7 @@ def test_keys_mouse_and_frames_are_those_of_the_play(recording, play):
     frames = list(found.frames())
     assert [time for time, _ in frames] == [step * STEP / 1e9 for step in range(60)]
     np.testing.assert_array_equal([frame for _, frame in frames], play.frames)
-    assert (found.excluded, found.facts["window"], found.remarks) == ((), "The game", ())
+    assert (found.excluded, found.facts["game"], found.remarks) == ((), "The game", ())
 
 
 def test_find_and_files(recording):
@@ -213,7 +214,7 @@ def test_other_windows_are_left_out_from_the_snapshot_before(tmp_path):
     ]
     found = read_one(small(tmp_path, changes))
     assert found.excluded == ((1.0, 4.0),)
-    assert found.facts["window"] == "Game"
+    assert found.facts["game"] == "Game"
     assert "'Mail'" in found.remarks[0]
 
 
@@ -299,3 +300,14 @@ def test_a_decompression_bomb_is_not_decompressed(tmp_path, monkeypatch):
         (tmp_path / "liar.mcap").write_bytes(data.replace(size.to_bytes(8, "little"), (1000).to_bytes(8, "little"), 1))
         with pytest.raises(BrokenRecordingError, match="a chunk states 1,000 bytes"):
             read_one(tmp_path / "liar.mcap")
+
+
+def test_facts_beside_the_recording(play, tmp_path):
+    path = write(tmp_path, "one", play)
+    facts = {"player": "anna", "trainable": False, "mouse_factor": 0.5, "excluded": [[1.0, 2.0]]}
+    (tmp_path / "one.json").write_text(json.dumps(facts))
+    found = read_one(path)
+    expected = {"session": "one", "game": "The game", "player": "anna", "trainable": False, "mouse_factor": 0.5}
+    assert dict(found.facts) == expected
+    assert found.excluded == ((1.0, 2.0),)
+    assert BRIDGE.files(path)[-1] == tmp_path / "one.json"

@@ -6,15 +6,27 @@ says which names are keys; with more than one camera, `meta/vpt.json` names the 
 """
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64
 
+from vpt_jax.data.bridges.event_list import EventList
+from vpt_jax.data.bridges.facts import FIELDS
 from vpt_jax.data.bridges.interface import Bridge, BridgeOptions, TimedPlay
-from vpt_jax.data.bridges.lerobot_actions import Roles, elements_of, listed_roles, roles_by_values, to_events, to_matrix
+from vpt_jax.data.bridges.lerobot_actions import (
+    Roles,
+    elements_of,
+    is_certain,
+    listed_roles,
+    roles_by_values,
+    to_events,
+    to_matrix,
+)
 from vpt_jax.data.bridges.lerobot_layout import (
     INFO,
     SIDECAR,
@@ -74,29 +86,43 @@ class _Plays(Mapping[str, TimedPlay]):
         return len(self._episodes)
 
     def __getitem__(self, name: str) -> TimedPlay:
+        """The play of an episode; if its rows are damaged, `frames` raises, so that the others can be used."""
         episode = self._episodes[name]
-        times = _times(episode.length, self._layout.fps)
-        actions = np.concatenate(list(self._actions(episode)))
-        facts: dict[str, object] = {"session": self._layout.folder.name}
+        facts: dict[str, object] = {"session": name} | self._facts
         facts |= {"text": "; ".join(episode.tasks)} if any(episode.tasks) else {}
-        facts |= {key: self._layout.sidecar[key] for key in ("labels",) if key in self._layout.sidecar}
+        try:
+            actions = np.concatenate(list(self._actions(episode)))
+        except BrokenRecordingError as error:
+            return TimedPlay(events=EventList().to_events(), frames=partial(_raise, error), facts=facts)
         return TimedPlay(
-            events=to_events(actions, self._roles, times).to_events(0),
+            events=to_events(actions, self._roles, self._layout.fps),
             frames=lambda: self._frames(episode),
             facts=facts,
             remarks=self._remarks,
         )
 
     @cached_property
+    def _facts(self) -> dict[str, object]:
+        """Facts of the whole dataset: in the object `facts` of `meta/vpt.json`."""
+        given = self._layout.sidecar.get("facts", {})
+        facts = {key: given[key] for key in FIELDS if key in given} if isinstance(given, dict) else {}
+        return facts | {key: self._layout.sidecar[key] for key in ("labels",) if key in self._layout.sidecar}
+
+    @cached_property
     def _roles(self) -> Roles:
         if listed := listed_roles(self._layout, self._elements):
             return listed
-        actions = (rows for episode in self._episodes.values() for rows in self._actions(episode))
-        return roles_by_values(self._elements, actions)
+        return roles_by_values(self._elements, self._all_actions())
+
+    def _all_actions(self) -> Iterator[Float64[np.ndarray, "_n elements"]]:
+        """Actions of all episodes that can be read."""
+        for episode in self._episodes.values():
+            with suppress(BrokenRecordingError):
+                yield from self._actions(episode)
 
     @property
     def _remarks(self) -> tuple[str, ...]:
-        if "keys" in self._layout.sidecar or "axes" in self._layout.sidecar:
+        if {"keys", "axes"} & self._layout.sidecar.keys() or all(map(is_certain, self._elements)):
             return ()
         keys, axes = (", ".join(name for name in names if name) or "none" for names in self._roles)
         return (f"by their values, keys: {keys}; axes: {axes} ({SIDECAR} may say otherwise)",)
@@ -126,14 +152,14 @@ class _Plays(Mapping[str, TimedPlay]):
             yield file, batch
 
     def _frames(self, episode: Episode) -> Iterator[tuple[float, Frame]]:
-        times = _times(episode.length, self._layout.fps)
+        times = [number / self._layout.fps for number in range(episode.length)]  # stored ones are float32
         if episode.video is None:
-            yield from zip((time / 1e9 for time in times), self._stored_images(episode), strict=True)
+            yield from zip(times, self._stored_images(episode), strict=True)
             return
         video = self._layout.video_file(episode.video, self._camera)
         finder = FrameFinder(video, video, 0.5 / self._layout.fps, max(episode.start - _SEEK_MARGIN, 0.0))
         for time in times:
-            yield time / 1e9, finder.at(episode.start + time / 1e9)
+            yield time, finder.at(episode.start + time)
 
     def _stored_images(self, episode: Episode) -> Iterator[Frame]:
         """Frames of a camera whose images are in the data files."""
@@ -148,9 +174,8 @@ class _Plays(Mapping[str, TimedPlay]):
                 number += 1
 
 
-def _times(length: int, fps: float) -> list[int]:
-    """Times of frames in nanoseconds, from the index: stored ones are float32."""
-    return np.rint(np.arange(length) * (1e9 / fps)).astype(np.int64).tolist()
+def _raise(error: BrokenRecordingError) -> NoReturn:
+    raise error
 
 
 def _camera(layout: Layout) -> str:
@@ -166,11 +191,12 @@ def _camera(layout: Layout) -> str:
 
 
 def _names(layout: Layout, episodes: list[Episode]) -> list[str]:
-    """Names of episodes: those of the dataset that this library exported, or their numbers."""
+    """Names of episodes: those of the dataset that this library exported, or the folder's, with numbers."""
     names = layout.sidecar.get("episodes")
     if isinstance(names, list) and len(names) == len(episodes) == len(set(map(str, names))):
         return [str(name) for name in names]
-    return [f"episode_{episode.number:06d}" for episode in episodes]
+    folder = layout.folder.resolve().name
+    return [folder] if len(episodes) == 1 else [f"{folder}-episode_{episode.number:06d}" for episode in episodes]
 
 
 BRIDGE = Bridge(find=find, files=files, read=read)

@@ -4,8 +4,8 @@ All number features that are named "action" or "action.SOMETHING" are read. Whic
 
 1. Those that `meta/vpt.json` lists, if the dataset has this file:
    `{"keys": {"ITS NAME": "w", ...}, "axes": {"turn": "mouse.x"}}`, or lists of names. Others are dropped.
-2. Otherwise all elements of a bool feature, and those that are 0 or 1 in the whole dataset; the names of mouse axes
-   ("mouse.x", "mouse.y", "mouse.wheel") are always axes. So an axis that never moves counts as a key that is never
+2. Otherwise those with the names of keys and mouse axes in `key_names.py`, and all elements of a bool feature.
+3. Of the rest, those that are 0 or 1 in the whole dataset. So an axis that never moves counts as a key that is never
    pressed, which makes the same actions.
 
 A vector without names gives "action.0", "action.1" and so on.
@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float64
 
-from vpt_jax.data.bridges.event_arrays import EventArrays
-from vpt_jax.data.bridges.key_names import MOUSE_AXES
+from vpt_jax.data.bridges.event_list import EventList
+from vpt_jax.data.bridges.interface import InputEvents
+from vpt_jax.data.bridges.key_names import KEYS, MOUSE_AXES
 from vpt_jax.data.bridges.lerobot_layout import INFO, SIDECAR, Layout
 from vpt_jax.recording import BrokenRecordingError
 
@@ -106,19 +107,20 @@ def _listed(layout: Layout, field: str) -> dict[str, str] | None:
     raise BrokenRecordingError(layout.folder / SIDECAR, "bad value", detail)
 
 
+def is_certain(element: Element) -> bool:
+    """True if an element is a key or an axis whatever its values are."""
+    return element.is_bool or element.name in KEYS or element.name in MOUSE_AXES
+
+
 def roles_by_values(elements: Sequence[Element], actions: Iterable[Float64[np.ndarray, "_n elements"]]) -> Roles:
-    """Keys and axes by the values of the whole dataset."""
-    binary = np.ones(len(elements), bool)
-    for rows in actions:
-        binary &= ((rows == 0) | (rows == 1)).all(0)
-    is_key = [
-        element.is_bool or (bool(only) and element.name not in MOUSE_AXES)
-        for element, only in zip(elements, binary, strict=True)
-    ]
-    return Roles(
-        tuple(element.name if key else "" for element, key in zip(elements, is_key, strict=True)),
-        tuple("" if key else element.name for element, key in zip(elements, is_key, strict=True)),
-    )
+    """Keys and axes by names and, where these do not say it, by the values of the whole dataset."""
+    binary = np.array([element.is_bool or element.name not in MOUSE_AXES for element in elements])
+    if not all(map(is_certain, elements)):
+        named = np.array([is_certain(element) for element in elements])
+        for rows in actions:
+            binary &= named | ((rows == 0) | (rows == 1)).all(0)
+    names = [(element.name, bool(is_key)) for element, is_key in zip(elements, binary, strict=True)]
+    return Roles(tuple(name if key else "" for name, key in names), tuple("" if key else name for name, key in names))
 
 
 def to_matrix(batch: pa.RecordBatch, elements: Sequence[Element]) -> Float64[np.ndarray, "n elements"]:
@@ -145,24 +147,24 @@ def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
 
 
-def to_events(actions: Float64[np.ndarray, "n elements"], roles: Roles, times: Sequence[int]) -> EventArrays:
+def to_events(actions: Float64[np.ndarray, "n elements"], roles: Roles, fps: float) -> InputEvents:
     """Presses and releases where a key's value changes, and all movements; of an episode.
 
     Args:
         actions: of each frame.
         roles: of each element.
-        times: of each frame, in nanoseconds.
+        fps: frames per second; frame i is at i / fps seconds.
     """
-    events = EventArrays()
-    events.declare_keys(name for name in roles.keys if name)
-    events.declare_axes(name for name in roles.axes if name)
+    events = EventList()
     held: Bool[np.ndarray, "n elements"] = actions > 0.5
     changed = held ^ np.concatenate([np.zeros((1, held.shape[1]), bool), held[:-1]])
     for step, element in _places(changed, roles.keys):
-        events.add_key(times[step], roles.keys[element], bool(held[step, element]))
+        events.key(step / fps, roles.keys[element], bool(held[step, element]))
     for step, element in _places(actions != 0, roles.axes):
-        events.add_move(times[step], roles.axes[element], float(actions[step, element]))
-    return events
+        events.move(step / fps, roles.axes[element], float(actions[step, element]))
+    found = events.to_events()
+    order = np.argsort(found.time, kind="stable")
+    return found._replace(time=found.time[order], code=found.code[order], value=found.value[order])
 
 
 def _places(where: Bool[np.ndarray, "n elements"], names: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -3,13 +3,16 @@
 Messages are JSON, with times in nanoseconds since 1970. The topics that are read: "screen" (frames), "keyboard" and
 "mouse/raw" (events), "keyboard/state" and "mouse/state" (what is held, about once a second), "window". Topic "mouse"
 has the same movements and clicks as "mouse/raw", in screen coordinates, and is read only where the latter is missing.
+NAME.json may hold facts of the recording (`facts.py`).
 
 Written with the format's own library in `tests/data/bridges/test_owamcap.py`. Message types: `owa-msgs` 0.6.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from vpt_jax.data.bridges.facts import read_facts
 from vpt_jax.data.bridges.interface import Bridge, BridgeOptions, TimedPlay
 from vpt_jax.data.bridges.mcap_file import Message, read_mcap
 from vpt_jax.data.bridges.owamcap_events import TOPICS, collect, merge
@@ -35,7 +38,8 @@ def files(recording: Path) -> list[Path]:
             found.add(recording.parent / uri)
     except BrokenRecordingError:
         pass  # `read` reports it
-    return [recording, *sorted(found)]
+    facts = _facts_file(recording)
+    return [recording, *sorted(found), *([facts] if facts.exists() else [])]
 
 
 def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
@@ -44,19 +48,26 @@ def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
     if not len(collected.screen_times):
         raise BrokenRecordingError(recording, "missing video", f"topic {SCREEN!r} has no message")
     origin = min(collected.screen_times)
-    events = merge(collected)  # before the remarks, of which it adds some
-    excluded, window, remarks = lost_focus(collected.windows, origin)
-    facts: dict[str, object] = {"session": recording.stem}
-    facts |= {"window": window} if window else {}
+    events = merge(collected, origin)  # before the remarks, of which it adds some
+    excluded, game, remarks = lost_focus(collected.windows, origin)
+    facts: dict[str, Any] = {"session": recording.stem}
+    facts |= {"game": game} if game else {}
     facts |= {"labels": collected.details["labels"]} if "labels" in collected.details else {}
+    facts |= read_facts(_facts_file(recording))
+    facts.pop("start", None)  # frames have times on the clock of the events
+    excluded = (*excluded, *((low, high) for low, high in facts.pop("excluded", [])))
     play = TimedPlay(
-        events=events.to_events(origin),
+        events=events,
         frames=lambda: screen_frames(recording, origin),
         excluded=excluded,
         facts=facts,
         remarks=(*collected.remarks, *remarks),
     )
     return {recording.stem: play}
+
+
+def _facts_file(recording: Path) -> Path:
+    return recording.with_suffix(".json")
 
 
 BRIDGE = Bridge(find=find, files=files, read=read)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from vpt_jax.data.bridges.event_arrays import EventArrays
+from vpt_jax.data.bridges.event_list import EventList
 from vpt_jax.data.bridges.held_states import HeldState, KeyEvent, missing_events
+from vpt_jax.data.bridges.interface import InputEvents
 from vpt_jax.data.bridges.key_names import MOUSE_WHEEL, MOUSE_X, MOUSE_Y, virtual_key
 from vpt_jax.data.bridges.mcap_file import MAX_RECORD, Attachment, Metadata, Record, parse_message
 from vpt_jax.data.bridges.owamcap_screen import SCREEN, screen_time
@@ -35,16 +36,17 @@ _UNSPECIFIC = frozenset({1, 2, 4, 5, 6, 0x10, 0x11, 0x12})
 
 @dataclass
 class Collected:
-    """What the messages of a recording say; times in nanoseconds."""
+    """What the messages of a recording say; times in nanoseconds, those of movements in seconds from `base`."""
 
     path: Path
+    base: int | None = None  # time of the first message: seconds since 1970 would be rounded to 0.2 microseconds
     screen_times: array = field(default_factory=lambda: array("q"))
     keys: list[KeyEvent] = field(default_factory=list)
     key_states: list[HeldState] = field(default_factory=list)
     raw_buttons: list[KeyEvent] = field(default_factory=list)
-    raw_moves: EventArrays = field(default_factory=EventArrays)
+    raw_moves: EventList = field(default_factory=EventList)
     clicks: list[KeyEvent] = field(default_factory=list)  # of topic "mouse", as the moves
-    cursor_moves: EventArrays = field(default_factory=EventArrays)
+    cursor_moves: EventList = field(default_factory=EventList)
     button_states: list[HeldState] = field(default_factory=list)
     windows: list[Window] = field(default_factory=list)
     details: dict[str, str] = field(default_factory=dict)
@@ -53,6 +55,10 @@ class Collected:
     absolute: tuple[int, int] | None = None  # last position of a device that reports positions
     cursor: tuple[int, int] | None = None
     counts: Counter[str] = field(default_factory=Counter)  # of oddities
+
+    def seconds(self, time: int) -> float:
+        """Seconds from `base`."""
+        return (time - (self.base or 0)) / 1e9
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -86,13 +92,19 @@ def collect(path: Path, records: Iterable[Record]) -> Collected:
             if number > MAX_MESSAGES or record.log_time >= 2**62:
                 detail = f"message {number:,} at {record.log_time} ns; up to {MAX_MESSAGES:,} are read"
                 raise BrokenRecordingError(path, "absurd size", detail)
+            found.base = record.log_time if found.base is None else found.base
             fields = parse_message(path, record, MAX_RECORD if record.topic == SCREEN else MAX_MESSAGE)
             handlers[record.topic](found, record.log_time, fields)
     return found
 
 
-def merge(found: Collected) -> EventArrays:
-    """All events of a recording, each once, with those that snapshots show to be missing."""
+def merge(found: Collected, origin: int) -> InputEvents:
+    """All events of a recording, each once, with those that snapshots show to be missing.
+
+    Args:
+        found: of a recording that has frames.
+        origin: of the events' times, in nanoseconds.
+    """
     start = min(found.screen_times)
     raw = bool(found.raw_buttons or len(found.raw_moves))
     buttons = found.raw_buttons if raw else found.clicks
@@ -104,30 +116,35 @@ def merge(found: Collected) -> EventArrays:
         if added:
             found.counts["presses and releases are missing, and taken from the snapshots of held keys"] += len(added)
         for time, name, down in (*added, *pressed):
-            events.add_key(time, name, down)
-    return _as_labelled(found, events) if found.details else events
+            events.key(found.seconds(time), name, down)
+    merged = _in_order(events.to_events(found.seconds(origin)))
+    return _as_labelled(found, merged, origin) if found.details else merged
 
 
-def _as_labelled(found: Collected, events: EventArrays) -> EventArrays:
+def _in_order(events: InputEvents) -> InputEvents:
+    order = np.argsort(events.time, kind="stable")
+    return events._replace(time=events.time[order], code=events.code[order], value=events.value[order])
+
+
+def _as_labelled(found: Collected, events: InputEvents, origin: int) -> InputEvents:
     """Events of a file that this library has written, by the names of its action space, with exact movements."""
     keys, axes = (_json_texts(found, name) for name in ("keys", "axes"))
     space_key = {bound: name for name, bound in keys.items()}
-    renamed = EventArrays()
-    renamed.declare_keys(keys)
-    renamed.declare_axes(axes)
-    for time, name, value, is_axis in events.rows():
-        if not is_axis:
-            renamed.add_key(time, space_key.get(name, name), value > 0)
+    renamed = EventList()
+    for time, code, value in zip(events.time.tolist(), events.code.tolist(), events.value.tolist(), strict=True):
+        name = events.names[code]
+        if code < events.num_keys:
+            renamed.key(time, space_key.get(name, name), value > 0)
         elif name not in axes.values():
-            renamed.add_move(time, name, value)
+            renamed.move(time, name, value)
     count = len(found.screen_times)
     if found.camera is None or len(found.camera) != 4 * count * len(axes):
         detail = f"attachment {CAMERA!r} does not hold {len(axes)} axes of {count:,} steps"
         raise BrokenRecordingError(found.path, "bad value", detail)
     camera = np.frombuffer(found.camera, "<f4").reshape(count, len(axes))
     for step, axis in zip(*np.nonzero(camera), strict=True):
-        renamed.add_move(found.screen_times[step], list(axes)[axis], float(camera[step, axis]))
-    return renamed
+        renamed.move((found.screen_times[step] - origin) / 1e9, list(axes)[axis], float(camera[step, axis]))
+    return _in_order(renamed.to_events())
 
 
 def _json_texts(found: Collected, name: str) -> Mapping[str, str]:
@@ -177,14 +194,14 @@ def _on_raw_mouse(found: Collected, time: int, fields: dict[str, Any]) -> None:
         x, y = _difference(found, x, y)
     for name, value in ((MOUSE_X, x), (MOUSE_Y, y)):
         if value:
-            found.raw_moves.add_move(time, name, value)
+            found.raw_moves.move(found.seconds(time), name, value)
     for number, button in enumerate(_BUTTONS):
         for bit, down in ((2 * number, True), (2 * number + 1, False)):
             if flags >> bit & 1:
                 found.raw_buttons.append((time, f"mouse.{button}", down))
     if flags & _WHEEL_FLAG:
         signed = (data + 2**15) % 2**16 - 2**15  # Windows stores 16 bits, with or without sign
-        found.raw_moves.add_move(time, MOUSE_WHEEL, signed)
+        found.raw_moves.move(found.seconds(time), MOUSE_WHEEL, signed)
 
 
 def _difference(found: Collected, x: int, y: int) -> tuple[int, int]:
@@ -204,10 +221,10 @@ def _on_mouse(found: Collected, time: int, fields: dict[str, Any]) -> None:
     before, found.cursor = found.cursor or (x, y), (x, y)
     for name, value in ((MOUSE_X, x - before[0]), (MOUSE_Y, y - before[1])):
         if value:
-            found.cursor_moves.add_move(time, name, value)
+            found.cursor_moves.move(found.seconds(time), name, value)
     if kind == "scroll":
         notches = _integer(found, MOUSE, time, fields, "dy", -1000, 1000, 0)
-        found.cursor_moves.add_move(time, MOUSE_WHEEL, WHEEL_NOTCH * notches)
+        found.cursor_moves.move(found.seconds(time), MOUSE_WHEEL, WHEEL_NOTCH * notches)
     button, pressed = fields.get("button"), fields.get("pressed")
     if kind == "click" and button in _BUTTONS:
         if not isinstance(pressed, bool):
