@@ -17,7 +17,7 @@ from jaxtyping import Float32, Int64
 
 from vpt_jax.data.bridges.export_video import write_frames
 from vpt_jax.data.bridges.exported import ExportedEpisode
-from vpt_jax.data.bridges.lerobot_layout import Place
+from vpt_jax.data.bridges.lerobot_layout import FilePlace
 from vpt_jax.system.atomic_files import atomic_write, write_text
 from vpt_jax.video import FRAME_RATE, Frame
 
@@ -33,7 +33,7 @@ _SAMPLED = 10  # every tenth frame counts for the statistics of images
 class Unit(NamedTuple):
     """Consecutive episodes that share a Parquet file and a video."""
 
-    place: Place
+    place: FilePlace
     first: int  # episode
     stop: int
     first_row: int  # in the whole dataset
@@ -52,10 +52,10 @@ def plan_units(lengths: Sequence[int]) -> list[Unit]:
 
 
 def _unit(number: int, first: int, stop: int, first_row: int) -> Unit:
-    return Unit(Place(*divmod(number, FILES_PER_CHUNK)), first, stop, first_row)
+    return Unit(FilePlace(*divmod(number, FILES_PER_CHUNK)), first, stop, first_row)
 
 
-def unit_file(out: Path, pattern: str, place: Place) -> Path:
+def unit_file(out: Path, pattern: str, place: FilePlace) -> Path:
     """A file of a unit; `pattern` is one of the three paths above."""
     return out / pattern.format(chunk_index=place.chunk, file_index=place.file, video_key=CAMERA)
 

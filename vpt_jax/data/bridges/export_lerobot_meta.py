@@ -33,7 +33,7 @@ _INDEX = "__index_level_0__"  # the column in which pandas stores a table's inde
 
 
 class Contents(NamedTuple):
-    """What the metadata describe: all episodes in order, and their labels, one column at a time."""
+    """Contents that the metadata describe: all episodes in order, and their labels, one column at a time."""
 
     space: ActionSpace
     labels: str

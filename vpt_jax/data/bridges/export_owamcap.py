@@ -88,6 +88,7 @@ def write_owamcap(episode: ExportedEpisode, folder: Path, bindings: Bindings, cr
             "keys": json.dumps(bindings.keys),
             "axes": json.dumps(bindings.axes),
             "labels": episode.labels,
+            "episode": episode.name,
             "action_space": json.dumps(episode.space.to_dict()),
         }
         writer.add_metadata(DETAILS, details)

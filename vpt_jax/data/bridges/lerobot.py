@@ -30,9 +30,9 @@ from vpt_jax.data.bridges.lerobot_actions import (
 from vpt_jax.data.bridges.lerobot_layout import (
     INFO,
     SIDECAR,
-    Episode,
+    EpisodePlace,
     Layout,
-    Place,
+    FilePlace,
     read_episodes,
     read_layout,
     read_rows,
@@ -74,7 +74,7 @@ class _Plays(Mapping[str, TimedPlay]):
         is_video = layout.features[self._camera]["dtype"] == "video"
         episodes = read_episodes(layout, self._camera if is_video else "")
         self._episodes = dict(zip(_names(layout, episodes), episodes, strict=True))
-        self._first_rows: dict[Place, int] = {}
+        self._first_rows: dict[FilePlace, int] = {}
         for episode in episodes:
             first = self._first_rows.setdefault(episode.data, episode.first_row)
             self._first_rows[episode.data] = min(first, episode.first_row)
@@ -127,7 +127,7 @@ class _Plays(Mapping[str, TimedPlay]):
         keys, axes = (", ".join(name for name in names if name) or "none" for names in self._roles)
         return (f"by their values, keys: {keys}; axes: {axes} ({SIDECAR} may say otherwise)",)
 
-    def _actions(self, episode: Episode) -> Iterator[Float64[np.ndarray, "_n elements"]]:
+    def _actions(self, episode: EpisodePlace) -> Iterator[Float64[np.ndarray, "_n elements"]]:
         columns = list(dict.fromkeys(element.feature for element in self._elements))
         for file, batch in self._batches(episode, columns):
             try:
@@ -136,7 +136,7 @@ class _Plays(Mapping[str, TimedPlay]):
                 detail = f"episode {episode.number}: {error}"
                 raise BrokenRecordingError(file, "bad value", detail) from error
 
-    def _batches(self, episode: Episode, columns: list[str]) -> Iterator[tuple[Path, pa.RecordBatch]]:
+    def _batches(self, episode: EpisodePlace, columns: list[str]) -> Iterator[tuple[Path, pa.RecordBatch]]:
         """Rows of an episode, after a check that they are its own."""
         file = self._layout.data_file(episode.data)
         first = episode.first_row - self._first_rows[episode.data]
@@ -151,7 +151,7 @@ class _Plays(Mapping[str, TimedPlay]):
             position += batch.num_rows
             yield file, batch
 
-    def _frames(self, episode: Episode) -> Iterator[tuple[float, Frame]]:
+    def _frames(self, episode: EpisodePlace) -> Iterator[tuple[float, Frame]]:
         times = [number / self._layout.fps for number in range(episode.length)]  # stored ones are float32
         if episode.video is None:
             yield from zip(times, self._stored_images(episode), strict=True)
@@ -161,7 +161,7 @@ class _Plays(Mapping[str, TimedPlay]):
         for time in times:
             yield time, finder.at(episode.start + time)
 
-    def _stored_images(self, episode: Episode) -> Iterator[Frame]:
+    def _stored_images(self, episode: EpisodePlace) -> Iterator[Frame]:
         """Frames of a camera whose images are in the data files."""
         number = 0
         for file, batch in self._batches(episode, [self._camera]):
@@ -190,7 +190,7 @@ def _camera(layout: Layout) -> str:
     raise BrokenRecordingError(layout.folder / INFO, "missing video", detail)
 
 
-def _names(layout: Layout, episodes: list[Episode]) -> list[str]:
+def _names(layout: Layout, episodes: list[EpisodePlace]) -> list[str]:
     """Names of episodes: those of the dataset that this library exported, or the folder's, with numbers."""
     names = layout.sidecar.get("episodes")
     if isinstance(names, list) and len(names) == len(episodes) == len(set(map(str, names))):

@@ -23,25 +23,26 @@ VERSION = "v3.0"
 MAX_JSON = 2**26  # bytes
 MAX_EPISODES = 5_000_000
 MAX_FILE_ROWS = 100_000_000
+MAX_GROUP = 2**31  # bytes of a row group without compression
 _PATH_FIELDS = {"chunk_index", "file_index", "video_key"}
 _PATH_FORMATS = {"", "d", "02d", "03d", "04d", "05d", "06d"}
 
 
-class Place(NamedTuple):
+class FilePlace(NamedTuple):
     """A file of a series: `chunk-CHUNK/file-FILE`."""
 
     chunk: int
     file: int
 
 
-class Episode(NamedTuple):
+class EpisodePlace(NamedTuple):
     """Where an episode is."""
 
     number: int
     length: int  # frames
     first_row: int  # in all data files together
-    data: Place
-    video: Place | None
+    data: FilePlace
+    video: FilePlace | None
     start: float  # seconds, in the video file
     tasks: tuple[str, ...]
 
@@ -64,15 +65,15 @@ class Layout:
         """Descriptions of all columns and videos, by name."""
         return self.info["features"]
 
-    def data_file(self, place: Place) -> Path:
+    def data_file(self, place: FilePlace) -> Path:
         """Parquet file of this place."""
         return self._file("data_path", place)
 
-    def video_file(self, place: Place, key: str) -> Path:
+    def video_file(self, place: FilePlace, key: str) -> Path:
         """Video of this place and camera."""
         return self._file("video_path", place, key)
 
-    def _file(self, field: str, place: Place, key: str = "") -> Path:
+    def _file(self, field: str, place: FilePlace, key: str = "") -> Path:
         pattern = self.info.get(field)
         where = self.folder / INFO
         if not isinstance(pattern, str) or not _is_plain(pattern):
@@ -135,9 +136,9 @@ def read_object(file: Path, required: bool) -> dict[str, Any]:
     return value
 
 
-def read_episodes(layout: Layout, video_key: str) -> list[Episode]:
+def read_episodes(layout: Layout, video_key: str) -> list[EpisodePlace]:
     """All episodes in their order. `video_key`: the camera whose videos are read; "" for frames in the data files."""
-    episodes: list[Episode] = []
+    episodes: list[EpisodePlace] = []
     for file in sorted((layout.folder / "meta" / "episodes").glob("chunk-*/file-*.parquet")):
         for row in _episode_rows(file, layout, video_key):
             episodes.append(row)
@@ -152,7 +153,7 @@ def read_episodes(layout: Layout, video_key: str) -> list[Episode]:
     return episodes
 
 
-def _episode_rows(file: Path, layout: Layout, video_key: str) -> Iterator[Episode]:
+def _episode_rows(file: Path, layout: Layout, video_key: str) -> Iterator[EpisodePlace]:
     prefix = f"videos/{video_key}/"
     columns = ["episode_index", "length", "dataset_from_index", "data/chunk_index", "data/file_index"]
     columns += [prefix + name for name in ("chunk_index", "file_index", "from_timestamp")] if video_key else []
@@ -166,7 +167,7 @@ def _episode_rows(file: Path, layout: Layout, video_key: str) -> Iterator[Episod
                 yield _episode(row, file, layout, prefix if video_key else "")
 
 
-def _episode(row: Mapping[str, Any], file: Path, layout: Layout, prefix: str) -> Episode:
+def _episode(row: Mapping[str, Any], file: Path, layout: Layout, prefix: str) -> EpisodePlace:
     numbers = [name for name in row if name != "tasks" and not name.endswith("from_timestamp")]
     start = row[prefix + "from_timestamp"] if prefix else 0.0
     for name in numbers:
@@ -177,12 +178,12 @@ def _episode(row: Mapping[str, Any], file: Path, layout: Layout, prefix: str) ->
     if not isinstance(start, int | float) or not 0 <= start <= 10 * MAX_STEPS:
         raise BrokenRecordingError(file, "bad value", f"{prefix}from_timestamp is {start!r}")
     tasks = row.get("tasks") or []
-    return Episode(
+    return EpisodePlace(
         number=row["episode_index"],
         length=row["length"],
         first_row=row["dataset_from_index"],
-        data=Place(row["data/chunk_index"], row["data/file_index"]),
-        video=Place(row[prefix + "chunk_index"], row[prefix + "file_index"]) if prefix else None,
+        data=FilePlace(row["data/chunk_index"], row["data/file_index"]),
+        video=FilePlace(row[prefix + "chunk_index"], row[prefix + "file_index"]) if prefix else None,
         start=float(start),
         tasks=tuple(str(task)[:1000] for task in (tasks if isinstance(tasks, list) else [tasks])[:100]),
     )
@@ -194,9 +195,12 @@ def open_table(file: Path) -> pq.ParquetFile:
         table = pq.ParquetFile(file)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BrokenRecordingError(file, "unreadable actions", f"not an intact Parquet file: {error}") from error
-    if table.metadata.num_rows > MAX_FILE_ROWS:
+    groups = (table.metadata.row_group(number) for number in range(table.num_row_groups))
+    largest = max((group.total_byte_size for group in groups), default=0)
+    if table.metadata.num_rows > MAX_FILE_ROWS or largest > MAX_GROUP:
+        detail = f"{table.metadata.num_rows:,} rows, and a group of them has {largest:,} bytes without compression"
         table.close()
-        raise BrokenRecordingError(file, "absurd size", f"{table.metadata.num_rows:,} rows")
+        raise BrokenRecordingError(file, "absurd size", detail)
     return table
 
 

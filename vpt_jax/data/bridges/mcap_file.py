@@ -96,7 +96,7 @@ def _next(mcap: Any, path: Path, records: Iterator[Any]) -> Any:
     except mcap.exceptions.EndOfFile as error:
         remedy = "the file is cut short; `mcap recover` of Foxglove's command line repairs it"
         raise BrokenRecordingError(path, "unreadable actions", remedy) from error
-    except (mcap.exceptions.McapError, struct.error, ValueError, KeyError, MemoryError) as error:
+    except (mcap.exceptions.McapError, struct.error, ValueError, KeyError, OverflowError, MemoryError) as error:
         raise BrokenRecordingError(path, "unreadable actions", f"not an intact MCAP file: {error}") from error
 
 

@@ -63,7 +63,7 @@ def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
         facts=facts,
         remarks=(*collected.remarks, *remarks),
     )
-    return {recording.stem: play}
+    return {collected.details.get("episode") or recording.stem: play}
 
 
 def _facts_file(recording: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Key and mouse events of an OWAMcap recording, and what else its messages say; everything but the frames."""
+"""Key and mouse events of an OWAMcap recording, and all else in its messages but the frames."""
 
 import json
 from array import array
@@ -16,14 +16,14 @@ from vpt_jax.data.bridges.interface import InputEvents
 from vpt_jax.data.bridges.key_names import MOUSE_WHEEL, MOUSE_X, MOUSE_Y, virtual_key
 from vpt_jax.data.bridges.mcap_file import MAX_RECORD, Attachment, Metadata, Record, parse_message
 from vpt_jax.data.bridges.owamcap_screen import SCREEN, screen_time
-from vpt_jax.data.bridges.owamcap_windows import Window
+from vpt_jax.data.bridges.owamcap_windows import ActiveWindow
 from vpt_jax.recording import BrokenRecordingError
 
 KEYBOARD, KEYBOARD_STATE, WINDOW = "keyboard", "keyboard/state", "window"
 MOUSE, MOUSE_RAW, MOUSE_STATE = "mouse", "mouse/raw", "mouse/state"
 TOPICS = frozenset({SCREEN, KEYBOARD, KEYBOARD_STATE, MOUSE, MOUSE_RAW, MOUSE_STATE, WINDOW})
 DETAILS = "vpt_jax"  # metadata of files that this library writes (owamcap_export.py)
-CAMERA, CONFIDENCE = "vpt_jax/camera.f32", "vpt_jax/confidence.f32"  # attachments of these
+CAMERA, CONFIDENCE = "vpt_jax.camera.f32", "vpt_jax.confidence.f32"  # attachments of these
 
 MAX_MESSAGE = 2**16  # bytes of a message that holds no frame
 MAX_MESSAGES = 50_000_000
@@ -36,7 +36,7 @@ _UNSPECIFIC = frozenset({1, 2, 4, 5, 6, 0x10, 0x11, 0x12})
 
 @dataclass
 class Collected:
-    """What the messages of a recording say; times in nanoseconds, those of movements in seconds from `base`."""
+    """Contents of a recording's messages; times in nanoseconds, those of movements in seconds from `base`."""
 
     path: Path
     base: int | None = None  # time of the first message: seconds since 1970 would be rounded to 0.2 microseconds
@@ -48,7 +48,7 @@ class Collected:
     clicks: list[KeyEvent] = field(default_factory=list)  # of topic "mouse", as the moves
     cursor_moves: EventList = field(default_factory=EventList)
     button_states: list[HeldState] = field(default_factory=list)
-    windows: list[Window] = field(default_factory=list)
+    windows: list[ActiveWindow] = field(default_factory=list)
     details: dict[str, str] = field(default_factory=dict)
     camera: bytes | None = None
     size: tuple[int, int] | None = None  # of the screen, in pixels
@@ -243,7 +243,7 @@ def _on_window(found: Collected, time: int, fields: dict[str, Any]) -> None:
     title = fields.get("title")
     if not isinstance(title, str):
         raise _bad(found, WINDOW, time, "title", title)
-    found.windows.append(Window(time, _integer(found, WINDOW, time, fields, "hWnd", -(2**63), 2**64, 0), title))
+    found.windows.append(ActiveWindow(time, _integer(found, WINDOW, time, fields, "hWnd", -(2**63), 2**64, 0), title))
 
 
 def _integer(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 EVER = 1e6  # seconds: before or after every recording
 
 
-class Window(NamedTuple):
+class ActiveWindow(NamedTuple):
     """The active window at a time."""
 
     time: int  # nanoseconds
@@ -16,7 +16,9 @@ class Window(NamedTuple):
     title: str
 
 
-def lost_focus(windows: Sequence[Window], origin: int) -> tuple[tuple[tuple[float, float], ...], str, tuple[str, ...]]:
+def lost_focus(
+    windows: Sequence[ActiveWindow], origin: int
+) -> tuple[tuple[tuple[float, float], ...], str, tuple[str, ...]]:
     """Times in which another window was active than the one that is active for the longest time: the game's.
 
     Windows are stored about once a second, so a change may have happened at any time since the one before: that time
@@ -52,7 +54,7 @@ def lost_focus(windows: Sequence[Window], origin: int) -> tuple[tuple[tuple[floa
     return tuple(excluded), max(titles, key=lambda title: (len(title), title)), remarks
 
 
-def _longest(ordered: Sequence[Window]) -> int:
+def _longest(ordered: Sequence[ActiveWindow]) -> int:
     """Handle of the window that is active for the longest time; of the last one only if there is no other."""
     durations: Counter[int] = Counter({ordered[-1].handle: 0})
     for window, following in itertools.pairwise(ordered):
