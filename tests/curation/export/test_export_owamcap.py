@@ -38,7 +38,7 @@ def test_our_reader_gets_the_same_actions_and_frames(labels, settings):
         np.testing.assert_array_equal([f for _, f in frames], read_frames(episode, 0, episode.frames))
         assert play.facts["labels"] == "predicted"
         stored = {r.name: r.data for r in read_mcap(path, frozenset()) if isinstance(r, Attachment)}
-        confidence = np.frombuffer(stored["vpt_jax.confidence.f32"], "<f4")
+        confidence = np.frombuffer(stored["labels/confidence.f32"], "<f4")
         np.testing.assert_array_equal(confidence, index.confidence[rows])
 
 
@@ -69,7 +69,7 @@ def test_the_formats_own_library_reads_keys_mouse_and_frames(labels, settings):
             elif message.topic == "keyboard/state":
                 states.append((step, code in value.buttons))
         assert {attachment.name for attachment in reader.iter_attachments()} == {
-            "vpt_jax.camera.f32", "vpt_jax.confidence.f32",
+            "labels/camera.f32", "labels/confidence.f32",
         }  # fmt: skip
     np.testing.assert_array_equal(held[:45], buttons[:, space.key_index[key]])
     np.testing.assert_array_equal(mouse_left[:45], buttons[:, space.key_index[button]])

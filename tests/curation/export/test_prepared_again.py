@@ -11,7 +11,24 @@ from vpt_jax.curation.export.run import export
 from vpt_jax.curation.validation.episodes import find_episodes, read_frames
 from vpt_jax.data.prepare import prepare
 
+from ... import programs
 from .conftest import BINDINGS, SPACES
+
+
+@pytest.mark.slow  # worker processes take seconds to start
+@pytest.mark.parametrize("format", ["owamcap", "lerobot"])
+def test_the_program_writes_the_same_bytes_with_several_workers(labels, settings, tmp_path, format):
+    name, data = labels
+    flags = [f"--config.{key}={value}" for key, value in dict(data=data, format=format, crf=18).items()]
+    flags += [f"--config.bindings={BINDINGS[name]}", f"--config.out={tmp_path / 'program'}", "--config.workers=2"]
+    assert f"3 episodes, 0.00 hours, as {format}" in programs.run("data", "export", *flags)
+    export(settings(data, format=format, bindings=BINDINGS[name], crf=18))
+    written = [
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "program", tmp_path / "out")
+    ]
+    assert len(written[0]) > 5
+    assert written[0] == written[1]
 
 
 @pytest.mark.parametrize("format", ["owamcap", "lerobot"])

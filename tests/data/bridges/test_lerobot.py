@@ -353,3 +353,22 @@ def test_facts_of_the_whole_dataset(three_episodes, tmp_path):
     assert dict(found) == {
         "session": "edited-episode_000002", "player": "anna", "trainable": False, "text": "dig a hole",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "file", ["data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet", "meta/info.json"]
+)
+def test_changed_bytes_are_an_error_or_another_dataset(three_episodes, tmp_path, file):
+    out = tmp_path / "three"
+    shutil.copytree(three_episodes[0], out)
+    data, rng = (out / file).read_bytes(), np.random.default_rng(0)
+    errors = 0
+    for _ in range(60):
+        changed = bytearray(data)
+        changed[rng.integers(len(data))] = rng.integers(256)
+        (out / file).write_bytes(changed)
+        try:
+            next(next(iter(BRIDGE.read(out, BridgeOptions()).values())).frames())
+        except BrokenRecordingError:
+            errors += 1
+    assert errors > 5

@@ -311,3 +311,29 @@ def test_facts_beside_the_recording(play, tmp_path):
     assert dict(found.facts) == expected
     assert found.excluded == ((1.0, 2.0),)
     assert BRIDGE.files(path)[-1] == tmp_path / "one.json"
+
+
+def test_changed_bytes_are_an_error_or_another_recording(play, tmp_path):
+    """Without compression and checksums, changes reach the fields of records and messages."""
+    from mcap.writer import CompressionType
+
+    shutil.copy(play.video, tmp_path / "one.mp4")
+    path = tmp_path / "one.mcap"
+    with OWAMcapWriter(str(path), compression=CompressionType.NONE, enable_crcs=False) as writer:
+        write_messages(writer, play, lambda step: {"uri": "one.mp4", "pts_ns": step * STEP})
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    reasons = set()
+    for _ in range(60):
+        changed = bytearray(data)
+        changed[rng.integers(len(data))] = rng.integers(256)
+        path.write_bytes(changed)
+        try:
+            next(read_one(path).frames())
+        except BrokenRecordingError as error:
+            reasons.add(error.reason)
+    assert "bad json" in reasons
+    assert len(reasons) > 1
+    first = data.index(b'{"event_type":"move"')
+    path.write_bytes(data[: first - 30] + b"\xff" * 8 + data[first - 22 :])  # the length of the message
+    with pytest.raises(BrokenRecordingError, match="unreadable actions"):
+        read_one(path)

@@ -23,7 +23,7 @@ KEYBOARD, KEYBOARD_STATE, WINDOW = "keyboard", "keyboard/state", "window"
 MOUSE, MOUSE_RAW, MOUSE_STATE = "mouse", "mouse/raw", "mouse/state"
 TOPICS = frozenset({SCREEN, KEYBOARD, KEYBOARD_STATE, MOUSE, MOUSE_RAW, MOUSE_STATE, WINDOW})
 DETAILS = "vpt_jax"  # metadata of files that this library writes (owamcap_export.py)
-CAMERA, CONFIDENCE = "vpt_jax.camera.f32", "vpt_jax.confidence.f32"  # attachments of these
+CAMERA, CONFIDENCE = "labels/camera.f32", "labels/confidence.f32"  # attachments of these
 
 MAX_MESSAGE = 2**16  # bytes of a message that holds no frame
 MAX_MESSAGES = 50_000_000
