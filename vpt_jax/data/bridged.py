@@ -7,6 +7,7 @@ them, `.episodes`, is written last: it marks the recording as done, and has the 
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 
 from vpt_jax.data import dataset
 from vpt_jax.data.bridges.interface import BridgeOptions, TimedPlay
-from vpt_jax.data.bridges.pairing import frames_at_rate, kept_ranges, pair_actions
+from vpt_jax.data.bridges.pairing import checked_events, frames_at_rate, kept_ranges, num_steps, pair_actions
 from vpt_jax.data.bridges.registry import load_bridge
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.encode import (
@@ -138,12 +139,13 @@ def _encode_play(
     """Encodes the episodes of a play; returns them with their lengths, and what the report has of the play."""
     jpegs = temporary_path(whole.result)  # on disk: the number of frames is in each record, and known at the end only
     times: list[float] = []
+    play = replace(play, events=checked_events(play.events, whole.source))  # before the video is decoded
     try:
         with jpegs.open("wb") as file:
             ends = _write_jpegs(file, whole, play, settings, times)
         if not times:
             raise BrokenRecordingError(whole.source, "unreadable video", f"{whole.name} has no frames")
-        start, steps = times[0], len(ends) - 1
+        start, steps = times[0], num_steps(times, len(ends) - 1, play.excluded)
         factor = dict(settings.mouse_factors).get(whole.name, play.facts.get("mouse_factor", 1.0))
         paired = pair_actions(play, whole.source, start, steps, settings.space, settings.mapping, factor)
         ranges = kept_ranges(play.excluded, start, steps)
@@ -172,7 +174,7 @@ def _write_jpegs(
 ) -> list[int]:
     """Writes a JPEG for every step; returns the offset of each, and of the end."""
     ends = [0]
-    for frame in frames_at_rate(play.frames(), whole.source, times):
+    for frame in frames_at_rate(play.frames(), whole.source, times, play.excluded):
         jpeg, _ = encode_chunk([resize(frame, settings.height, settings.width)], settings.quality)
         file.write(jpeg)
         ends.append(ends[-1] + len(jpeg))

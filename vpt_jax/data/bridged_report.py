@@ -2,22 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from vpt_jax.data import splits
+from vpt_jax.data import splits, trainable
 from vpt_jax.data.bridged import BridgedRecording
 from vpt_jax.data.encode import Recording
-from vpt_jax.system.atomic_files import read_json
-from vpt_jax.system.errors import UserError
-
-_MAX_NAMED = 5  # recordings in a message
-
-
-class NotTrainableError(UserError, ValueError):
-    """A dataset with recordings that may not be trained on; the message names them and the remedy."""
 
 
 class Chosen(NamedTuple):
@@ -53,12 +44,13 @@ def choose_episodes(recordings: Sequence[BridgedRecording], valid: ConfigDict, i
     order = ("train", "valid", "test")
     episodes.sort(key=lambda one: order.index(one.split))  # stable: each split in the order of the recordings
     counts = Counter(_key(one) for one in episodes if one.is_intact)
-    listed = {split: [p for key, p in plays.items() if key[0] == split] for split in dict.fromkeys(k[0] for k in plays)}
-    report: dict[str, Any] = {"plays": listed}
-    if untrainable:
-        report["untrainable" if include_untrainable else "left_out_as_untrainable"] = sorted(
-            name for _, name in untrainable
-        )
+    report: dict[str, Any] = {
+        "plays": [
+            {"split": "valid" if split == "train" and name in held_out else split} | play
+            for (split, name), play in plays.items()
+        ]
+    }
+    report |= trainable.report_untrainable((name for _, name in untrainable), include_untrainable)
     return Chosen(episodes, report, [name for (_, name), count in counts.items() if count > 1])
 
 
@@ -68,32 +60,12 @@ def _key(episode: Recording) -> tuple[str, str]:
 
 def summary(report: Mapping[str, Any]) -> list[str]:
     """Lines about bridged recordings for the terminal."""
-    plays = [play for found in report.get("plays", {}).values() for play in found]
+    plays = report.get("plays", [])
     lines = []
     if remarks := sum(bool(play["remarks"]) for play in plays):
         lines.append(f"  {remarks:,} recordings have remarks, listed in the report, such as: {_first_remark(plays)}")
-    if names := report.get("left_out_as_untrainable"):
-        lines.append(f"  left out as not trainable: {_names(names)}")
-    if names := report.get("untrainable"):
-        lines.append(f"  not trainable, so `train` refuses this dataset: {_names(names)}")
     return lines
 
 
 def _first_remark(plays: Sequence[Mapping[str, Any]]) -> str:
     return next(f"{play['name']}: {play['remarks'][0]}" for play in plays if play["remarks"])
-
-
-def require_trainable(dataset_dir: Path) -> None:
-    """Raises `NotTrainableError` if a dataset has recordings that are marked as not trainable."""
-    report = read_json(dataset_dir / "report.json")
-    names = report.get("untrainable") if isinstance(report, dict) else None
-    if names:
-        raise NotTrainableError(
-            f"{dataset_dir} has recordings that are marked as not trainable: {_names(names)}. Prepare a dataset "
-            "without them: leave out --config.include_untrainable"
-        )
-
-
-def _names(names: Sequence[Any]) -> str:
-    more = len(names) - _MAX_NAMED
-    return ", ".join(map(str, names[:_MAX_NAMED])) + (f" and {more:,} more" if more > 0 else "")

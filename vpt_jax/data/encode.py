@@ -46,7 +46,7 @@ class EncodingSettings:
 
     @cached_property
     def stored(self) -> dict[str, Any]:
-        """JSON values for the report; those beside the frames' only if they are not the paper's."""
+        """JSON values for the report; others than the frames' only if they are not the paper's."""
         frames = {name: getattr(self, name) for name in ("height", "width", "chunk_frames", "quality", "layout")}
         others = {
             "source": self.source if self.source != RECORDINGS else None,

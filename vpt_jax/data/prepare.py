@@ -23,16 +23,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vpt_jax.actions.space import ActionSpace
-from vpt_jax.actions.spaces import load_mapping, load_space
 from vpt_jax.contractor_names import recorder_version
-from vpt_jax.data import beam, bridged_report, dataset, manifest, sessions, splits
+from vpt_jax.data import beam, bridged_report, dataset, manifest, sessions, splits, trainable
 from vpt_jax.data.bridged import BridgedRecording, encode_bridged
-from vpt_jax.data.bridges.facts import read_json_object
-from vpt_jax.data.bridges.registry import BRIDGES, load_bridge
+from vpt_jax.data.bridges.facts import facts_file
+from vpt_jax.data.bridges.registry import load_bridge
 from vpt_jax.data.encode import RECORDINGS, EncodingSettings, Recording, add_suffix, encode_episodes
+from vpt_jax.data.errors import PrepareError
+from vpt_jax.data.prepare_settings import read_settings
 from vpt_jax.data.recorded_stats import RecordedStats
-from vpt_jax.recording import GUI_MOUSE_SCALE, BrokenRecordingError, find_recordings, recording_file
-from vpt_jax.system.errors import UserError
+from vpt_jax.recording import GUI_MOUSE_SCALE, find_recordings, recording_file
 from vpt_jax.system.mount_points import place_folder
 from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.system.renamed_fields import refuse_renamed_fields
@@ -42,10 +42,6 @@ from vpt_jax.video_files import content_digest, is_video, name_problem, printabl
 
 SPLITS = ("train", "valid", "test")
 _ATTEMPTS = 3  # to assemble the encoded episodes; each attempt re-encodes damaged ones
-
-
-class PrepareError(UserError):
-    """Dataset that cannot be prepared as configured; the message names the remedy."""
 
 
 def prepare(config: ConfigDict, source: str = RECORDINGS) -> Path:
@@ -71,11 +67,12 @@ def prepare(config: ConfigDict, source: str = RECORDINGS) -> Path:
     if not (config.recordings and config.out):
         raise PrepareError("set the input and the output folder: --config.recordings=A --config.out=B")
     folder, out = Path(config.recordings).resolve(), Path(config.out).resolve()
-    settings = _settings(config, source)
-    _check(settings, config)
+    settings = read_settings(config, source)
     partial = add_suffix(out, ".partial")
-    found = _find(folder, partial / "episodes", settings)
-    recordings = found if _is_bridged(settings) else _hold_out(found, config.valid)
+    recordings = _find(folder, partial / "episodes", settings)
+    facts = {} if _is_bridged(settings) else trainable.read_all_facts(recordings)
+    if not _is_bridged(settings):
+        recordings = _hold_out(trainable.allowed(recordings, facts, config.include_untrainable), config.valid, facts)
     for recording in recordings:
         if problem := name_problem(recording.source):
             print(f"broken: {printable_path(recording.source)}: {problem}", flush=True)
@@ -90,7 +87,8 @@ def prepare(config: ConfigDict, source: str = RECORDINGS) -> Path:
                 if damaged := [one for one in recordings if not one.is_done]:
                     _report_damaged(damaged)
                     continue
-                report = provenance | _episode_report(folder, list(episodes)) | _recorded_report(episodes) | bridged
+                report = provenance | _episode_report(folder, list(episodes)) | _recorded_report(episodes)
+                report |= bridged or trainable.report_facts(facts, config.include_untrainable)
                 if _assemble(run, partial / "dataset", list(episodes), settings, report):
                     break
             else:
@@ -101,33 +99,6 @@ def prepare(config: ConfigDict, source: str = RECORDINGS) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     print(_summary(out))
     return out
-
-
-def _settings(config: ConfigDict, source: str) -> EncodingSettings:
-    """Settings of a run; raises an error if space, mapping or factors cannot be read."""
-    mapping = load_mapping(config.mapping) if config.mapping else None
-    space = load_space(config.space)
-    if mapping:
-        mapping.require_targets(space)
-    factors: dict[str, Any] = {}
-    if config.mouse_factors:
-        try:
-            factors = read_json_object(Path(config.mouse_factors).expanduser())
-        except BrokenRecordingError as error:
-            raise PrepareError(f"config.mouse_factors: {error}") from error
-    if wrong := [name for name, value in factors.items() if type(value) not in (int, float) or not 0 < value < 1e6]:
-        raise PrepareError(f"config.mouse_factors: the factor of {wrong[0]!r} is {factors[wrong[0]]!r}, not above 0")
-    return EncodingSettings(
-        config.height,
-        config.width,
-        config.chunk_frames,
-        config.quality,
-        space=space,
-        mapping=mapping,
-        source=source,
-        frames_per_second=config.frames_per_second,
-        mouse_factors=tuple((name, float(factors[name])) for name in sorted(factors)),
-    )
 
 
 def _is_bridged(settings: EncodingSettings) -> bool:
@@ -160,27 +131,6 @@ def _workers(config: ConfigDict, recordings: Sequence[Any]) -> AbstractContextMa
     if config.beam.runner:
         return beam.on_runner(config.beam.runner, config.beam.options)
     return process_runner(config.workers, PrepareError, lambda: _in_progress(recordings))
-
-
-def _check(settings: EncodingSettings, config: ConfigDict) -> None:
-    valid = config.valid
-    if settings.source not in (RECORDINGS, *BRIDGES):
-        raise PrepareError(f"--source is {settings.source!r}; choose one of {', '.join((RECORDINGS, *BRIDGES))}")
-    if not 0 <= settings.frames_per_second <= 1000:
-        raise PrepareError(f"config.frames_per_second is {settings.frames_per_second}, and must be from 0 to 1000")
-    if config.join_segments and _is_bridged(settings):
-        raise PrepareError("config.join_segments joins segments of OpenAI's format only: leave it out")
-    for field in ("height", "width"):
-        if (size := getattr(settings, field)) < 8 or size % 8:
-            raise PrepareError(f"config.{field} is {size}, and must be divisible by 8, as the model requires")
-    if settings.chunk_frames < 1:
-        raise PrepareError(f"config.chunk_frames is {settings.chunk_frames}, and must be 1 or more")
-    if not 1 <= settings.quality <= 100:
-        raise PrepareError(f"config.quality is {settings.quality}, and must be from 1 to 100")
-    if not 0 <= valid.fraction < 1:
-        raise PrepareError(f"config.valid.fraction is {valid.fraction}, and must be 0 (none) or more, and below 1")
-    if valid.by not in splits.UNITS:
-        raise PrepareError(f"config.valid.by is {valid.by!r}; choose one of {', '.join(splits.UNITS)}")
 
 
 def _find(source: Path, results: Path, settings: EncodingSettings) -> list[Any]:
@@ -244,12 +194,14 @@ def _locate(source: Path, video: str) -> tuple[str, Path]:
     return folder if folder in SPLITS else "train", (source.parent / video).with_suffix("")
 
 
-def _hold_out(recordings: Sequence[Recording], valid: ConfigDict) -> list[Recording]:
+def _hold_out(
+    recordings: Sequence[Recording], valid: ConfigDict, facts: Mapping[str, Mapping[str, Any]]
+) -> list[Recording]:
     """Moves held-out recordings from `train` to `valid`, unless the user provides recordings in `valid`."""
     if any(recording.split == "valid" for recording in recordings):
         return list(recordings)
     names = [recording.name for recording in recordings if recording.split == "train"]
-    chosen = splits.held_out(names, valid.fraction, valid.by, valid.seed)
+    chosen = splits.held_out(names, valid.fraction, valid.by, valid.seed, facts)
     if chosen:
         print(f"{len(chosen):,} of {len(names):,} recordings are held out as valid (see config.valid)", flush=True)
     return sorted(
@@ -278,6 +230,8 @@ def _recording(split: str, path: Path, results: Path, settings: EncodingSettings
     # Content hashes, since copying changes dates. Unreadable files are reported as broken by the encoder.
     contents = [content_digest(file, whole=file.suffix.lower() == ".jsonl") for file in files]
     state = [settings.stored, [file.suffix for file in files], contents]
+    if (sidecar := facts_file(path)).exists():
+        state.append(content_digest(sidecar, whole=True))
     if (version := recorder_version(path)) in GUI_MOUSE_SCALE:  # the folder's name may contain it
         state.append(version)
     result = results / split / f"{_plain_name(path.name)}-{_digest(state)}"
@@ -478,7 +432,7 @@ def _summary(out: Path) -> str:
     reasons = Counter(note["reason"] for note in report["broken"])
     for reason, count in reasons.most_common():
         lines.append(f"  left out for {reason!r}: {count:,}")
-    lines += bridged_report.summary(report)
+    lines += bridged_report.summary(report) + trainable.summary(report)
     if reasons:
         lines.append(f"  all are listed in {out / 'report.json'}")
         lines.append(

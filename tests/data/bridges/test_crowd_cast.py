@@ -12,7 +12,6 @@ from vpt_jax.data.bridges.interface import BridgeOptions
 from vpt_jax.data.bridges.key_names import RDEV_NAMES, W3C_CODES
 from vpt_jax.recording import BrokenRecordingError
 
-SOURCE = "crowd_cast"
 NAMES = {name: code for code, name in [*RDEV_NAMES.items(), *W3C_CODES.items()]}
 BUTTONS = {"mouse.left": "Left", "mouse.right": "Right", "mouse.middle": "Middle"}
 

@@ -15,8 +15,6 @@ from vpt_jax.data.bridges.event_table import BRIDGE
 from vpt_jax.data.bridges.interface import BridgeOptions
 from vpt_jax.recording import BrokenRecordingError
 
-SOURCE = "event_table"
-
 
 def rows_of(play):
     """Rows (time, event, name, value) of a play, in order of time."""

@@ -12,7 +12,6 @@ from vpt_jax.data.bridges.key_names import VIRTUAL_KEYS
 from vpt_jax.data.bridges.owl_control import BRIDGE
 from vpt_jax.recording import BrokenRecordingError
 
-SOURCE = "owl_control"
 START = 1_764_000_000.123456
 CODES = {name: code for code, name in reversed(VIRTUAL_KEYS.items())}
 METADATA = {"game_exe": "game.exe", "session_id": "0f2e", "hardware_id": "pc-7", "duration": 3.0, "start_timestamp": 1}
@@ -82,7 +81,8 @@ def test_a_session_reads_back(quoted, play, tmp_path):
 
 def test_the_last_start_is_the_first_frame_and_gamepads_are_counted(play, tmp_path):
     rows = [
-        (100.0, "START", []), (101.5, "START", []), (102.0, "KEYBOARD", [0x10, True]), (102.25, "KEYBOARD", [233, True]),
+        (100.0, "START", []), (101.5, "START", []), (102.0, "KEYBOARD", [0x10, True]),
+        (102.25, "KEYBOARD", [233, True]),
         (102.5, "SCROLL", [-120]), (103.0, "GAMEPAD_AXIS", [1, 0.5]), (103.0, "GAMEPAD_BUTTON", [1, True]),
         (104.0, "FOCUS", {"a": 1}), (105.0, "MOUSE_BUTTON", [6, False]),
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from vpt_jax.actions.mapping import ActionMapping
 from vpt_jax.actions.quantizer import AxisQuantizer
 from vpt_jax.actions.space import ActionSpace, ActionSpaceError, Axis
 from vpt_jax.data.bridges.interface import InputEvents, TimedPlay
-from vpt_jax.data.bridges.pairing import frames_at_rate, kept_ranges, pair_actions
+from vpt_jax.data.bridges.pairing import frames_at_rate, kept_ranges, num_steps, pair_actions
 from vpt_jax.recording import BrokenRecordingError
 
 PATH = Path("somewhere/play.csv")
@@ -207,3 +207,18 @@ def test_frames_at_uneven_times_are_taken_by_nearest_time():
 def test_impossible_times_of_frames_are_named(times, reason):
     with pytest.raises(BrokenRecordingError, match=reason):
         shown(times)
+
+
+def test_a_recorder_may_store_no_frames_during_a_pause():
+    times = [*np.arange(0, 5, 0.05), *np.arange(305, 308, 0.05)]
+    start = []
+    excluded = [(4.97, 304.99)]
+    found = list(frames_at_rate(frames(times), PATH, start, excluded))
+    steps = num_steps(start, len(found), excluded)
+    assert steps == 308 * 20
+    assert kept_ranges(excluded, 0.0, steps) == [range(99), range(6100, 6160)]
+    numbers = [int(frame[0, 0, 0]) * 256 + int(frame[0, 0, 1]) for frame in found]
+    assert numbers[:99] + numbers[6100:steps] == [*range(99), *range(100, 160)]
+    with pytest.raises(BrokenRecordingError, match="nothing is shown from"):
+        list(frames_at_rate(frames(times), PATH, [], [(4.97, 100.0)]))
+    assert num_steps([0, 0.05], 2, []) == 2

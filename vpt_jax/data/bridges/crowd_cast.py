@@ -173,7 +173,8 @@ def _import_msgpack() -> Any:
     try:
         import msgpack
     except ImportError as error:
-        raise MissingFileError("crowd-cast's files need the package msgpack: pip install msgpack") from error
+        remedy = 'pip install -c constraints.txt -e ".[crowd_cast]"'
+        raise MissingFileError(f"the format crowd_cast needs the package msgpack: {remedy}") from error
     return msgpack
 
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from vpt_jax.data.bridges.facts import read_facts
+from vpt_jax.data.bridges.facts import facts_file, read_facts
 from vpt_jax.data.bridges.interface import Bridge, BridgeOptions, InputEvents, TimedPlay
 from vpt_jax.data.bridges.pairing import MAX_EVENTS, MAX_NAMES
 from vpt_jax.data.bridges.video_source import find_video, video_frames
@@ -51,7 +51,7 @@ def find(folder: Path) -> list[Path]:
 
 def files(recording: Path) -> list[Path]:
     """Video, tables and facts of a recording, as far as they exist."""
-    parts = [find_video(recording.parent, recording.name), *_tables(recording), _facts_file(recording)]
+    parts = [find_video(recording.parent, recording.name), *_tables(recording), facts_file(recording)]
     return [path for path in parts if path is not None and path.exists()]
 
 
@@ -64,7 +64,7 @@ def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
         raise BrokenRecordingError(table, "missing actions", problem)
     if (video := find_video(recording.parent, recording.name)) is None:
         raise BrokenRecordingError(recording.with_name(recording.name + ".mp4"), "missing video", "there is no video")
-    facts = read_facts(_facts_file(recording))
+    facts = read_facts(facts_file(recording))
     events, pauses = _events(tables[0])
     start = float(facts.pop("start", 0.0))
     excluded = sorted([*(tuple(pair) for pair in facts.pop("excluded", [])), *pauses])
@@ -77,10 +77,6 @@ def _tables(recording: Path) -> list[Path]:
         for path in sorted(recording.parent.iterdir())
         if path.stem == recording.name and path.suffix.lower() in SUFFIXES
     ]
-
-
-def _facts_file(recording: Path) -> Path:
-    return recording.with_name(recording.name + ".json")
 
 
 def _events(table: Path) -> tuple[InputEvents, list[tuple[float, float]]]:

@@ -1,4 +1,4 @@
-"""Facts of a recording in a JSON file beside it: who played, under which licence, whether it may be trained on."""
+"""Facts of a recording in a JSON file next to it: who played, under which licence, whether it may be trained on."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,11 @@ _MAX_TEXT = 2000
 _TEXTS = ("player", "session", "world", "game", "licence", "consent", "text", "notes")
 _NUMBERS = ("start", "mouse_factor")
 FIELDS = (*_TEXTS, *_NUMBERS, "trainable", "excluded")
+
+
+def facts_file(recording: Path) -> Path:
+    """Path of a recording's facts: NAME.json."""
+    return recording.with_name(recording.name + ".json")
 
 
 def read_facts(path: Path) -> dict[str, Any]:
