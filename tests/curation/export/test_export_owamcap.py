@@ -11,7 +11,7 @@ from vpt_jax.data.bridges.mcap_file import Attachment, read_mcap
 from vpt_jax.data.bridges.owamcap import BRIDGE
 from vpt_jax.data.bridges.pairing import pair_actions
 
-from .conftest import BINDINGS, OTHER, SPACES
+from .conftest import BINDINGS, OTHER, SPACES, write_labels
 
 MESSAGES = "pip install --no-deps owa-msgs 'mediaref<2'"
 
@@ -119,10 +119,7 @@ def test_a_second_run_writes_only_what_is_missing(labels, settings):
         (dict(format="lerobot", task=""), r"config.task is empty"),
     ],
 )
-def test_impossible_settings_are_named(settings, labels, changes, message):
-    name, data = labels
-    if name == "other":
-        with pytest.raises(ExportError, match=message):
-            export(settings(data, **changes))
-    else:
-        assert SPACES[name] is not OTHER
+def test_impossible_settings_are_named(settings, tmp_path, changes, message):
+    data = write_labels(tmp_path / "data", OTHER)
+    with pytest.raises(ExportError, match=message):
+        export(settings(data, **changes))

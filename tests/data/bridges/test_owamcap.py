@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import sys
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
@@ -11,6 +14,7 @@ from vpt_jax.data.bridges.interface import BridgeOptions
 from vpt_jax.data.bridges.key_names import VIRTUAL_KEYS
 from vpt_jax.data.bridges.owamcap import BRIDGE
 from vpt_jax.recording import BrokenRecordingError
+from vpt_jax.system.errors import UserError
 
 # owa-msgs needs opencv-python, which overwrites opencv-python-headless, so that it is installed without what it needs:
 # pip install --no-deps owa-msgs "mediaref<2"
@@ -338,3 +342,40 @@ def test_changed_bytes_are_an_error_or_another_recording(play, tmp_path):
     path.write_bytes(data[: first - 30] + b"\xff" * 8 + data[first - 22 :])  # the length of the message
     with pytest.raises(BrokenRecordingError, match="unreadable actions"):
         read_one(path)
+
+
+def test_frames_of_uneven_times_are_found_by_their_own(tmp_path):
+    """Matroska rounds times to milliseconds; frames are 10 to 40 ms apart, and one is left out of the messages."""
+    milliseconds, levels = [0, 17, 33, 43, 83], [0, 60, 120, 180, 240]
+    with av.open(str(tmp_path / "uneven.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=1000, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
+        for time, level in zip(milliseconds, levels, strict=True):
+            picture = av.VideoFrame.from_ndarray(np.full((16, 16, 3), level, np.uint8))
+            picture.pts, picture.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    with OWAMcapWriter(tmp_path / "uneven.mcap") as writer:
+        for pts_ns in (0, 16_666_667, 43_400_000, 82_600_000):
+            shot = screen.ScreenCaptured(media_ref={"uri": "uneven.mkv", "pts_ns": pts_ns})
+            writer.write_message(shot, topic="screen", timestamp=START + pts_ns)
+    found = list(read_one(tmp_path / "uneven.mcap").frames())
+    assert [time for time, _ in found] == [0, 0.016666667, 0.0434, 0.0826]
+    assert np.abs([frame.mean() for _, frame in found] - np.array([0, 60, 180, 240])).max() < 5
+
+
+def test_a_frame_that_is_not_later_is_left_out_and_counted(tmp_path, play):
+    shutil.copy(play.video, tmp_path / "twice.mp4")
+    with OWAMcapWriter(tmp_path / "twice.mcap") as writer:
+        for time, pts_ns in ((0, 0), (50, STEP), (50, STEP), (40, STEP), (100, 2 * STEP)):
+            shot = screen.ScreenCaptured(media_ref={"uri": "twice.mp4", "pts_ns": pts_ns})
+            writer.write_message(shot, topic="screen", timestamp=START + time * 10**6)
+    found = read_one(tmp_path / "twice.mcap")
+    assert [time for time, _ in found.frames()] == [0, 0.05, 0.1]
+    assert found.remarks == ("2 frames are not later than the one before, and left out",)
+
+
+def test_without_mcap_the_command_is_named(recording, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mcap.reader", None)
+    with pytest.raises(UserError, match=r'need the package mcap: pip install "vpt-jax\[owa\]"'):
+        read_one(recording)

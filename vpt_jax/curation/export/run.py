@@ -68,8 +68,8 @@ def _check(config: ConfigDict) -> None:
 
 
 def _digest(episodes: Sequence[Episode]) -> str:
-    """Digest of names and actions, by which a later run knows that it exports the same dataset."""
-    digest = hashlib.sha256()
+    """Digest of names, actions and sizes of records, by which a later run knows that it exports the same dataset."""
+    digest = hashlib.sha256((episodes[0].dataset / "dataset_info.json").read_bytes())
     for episode in episodes:
         index, rows = episode.index, episode.rows
         digest.update(f"{episode}\0{episode.frames}\0".encode())

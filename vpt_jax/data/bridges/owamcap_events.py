@@ -41,6 +41,7 @@ class Collected:
     path: Path
     base: int | None = None  # time of the first message: seconds since 1970 would be rounded to 0.2 microseconds
     screen_times: array = field(default_factory=lambda: array("q"))
+    latest_frame: int = 0
     keys: list[KeyEvent] = field(default_factory=list)
     key_states: list[HeldState] = field(default_factory=list)
     raw_buttons: list[KeyEvent] = field(default_factory=list)
@@ -158,7 +159,11 @@ def _json_texts(found: Collected, name: str) -> Mapping[str, str]:
 
 
 def _on_screen(found: Collected, time: int, fields: dict[str, Any]) -> None:
-    found.screen_times.append(_as_time(found, screen_time(fields, time)))
+    now = _as_time(found, screen_time(fields, time))
+    if found.screen_times and now <= found.latest_frame:
+        found.counts["frames are not later than the one before, and left out"] += 1
+    found.latest_frame = max(now, found.latest_frame)
+    found.screen_times.append(now)
     shape = fields.get("source_shape") or fields.get("shape")
     if isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and 0 < n < 10**5 for n in shape):
         found.size = shape[0], shape[1]
