@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vpt_jax.actions.space import ActionSpace
-from vpt_jax.curation.validation.episodes import Episode, find_episodes, read_frames
+from vpt_jax.curation.validation.episodes import Episode, find_episodes, read_frames, read_records
 from vpt_jax.data.bridges import export_lerobot, export_owamcap
 from vpt_jax.data.bridges.bindings import Bindings, make_bindings, parse_bindings
 from vpt_jax.data.bridges.export_lerobot_meta import Contents, write_metadata
@@ -22,6 +22,7 @@ from vpt_jax.data.bridges.exported import ExportedEpisode, ExportError
 from vpt_jax.data.bridges.lerobot_layout import INFO
 from vpt_jax.data.bridges.mcap_file import require_mcap
 from vpt_jax.data.dataset import read_space
+from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.system.resumable_folder import resumable_folder
 from vpt_jax.system.workers import process_runner, progress_bar
 from vpt_jax.video import FRAME_RATE, Frame
@@ -68,13 +69,17 @@ def _check(config: ConfigDict) -> None:
 
 
 def _digest(episodes: Sequence[Episode]) -> str:
-    """Digest of names, actions and sizes of records, by which a later run knows that it exports the same dataset."""
-    digest = hashlib.sha256((episodes[0].dataset / "dataset_info.json").read_bytes())
+    """Digest of names, actions and first frames, by which a later run knows that it exports the same dataset."""
+    digest = hashlib.sha256()
     for episode in episodes:
         index, rows = episode.index, episode.rows
         digest.update(f"{episode}\0{episode.frames}\0".encode())
         for values in (index.buttons, index.camera, index.confidence):
             digest.update(np.ascontiguousarray(values[rows]).tobytes())
+        first = next(read_records(episode))
+        if isinstance(first, DatasetDamagedError):
+            raise first
+        digest.update(first["frames"])
     return digest.hexdigest()[:32]
 
 
