@@ -1,6 +1,6 @@
 """Open-P2P recordings, written through Protocol Buffers: events with times, held keys per frame, exclusions, damage.
 
-One message is assembled byte by byte, by the rules of the wire format and the field numbers of the recorder, so that the
+One message is assembled byte by byte, by the wire format and the field numbers of the recorder, so that the
 schema in `p2p_schema.py` is not compared with itself alone.
 """
 

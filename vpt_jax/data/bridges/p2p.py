@@ -228,9 +228,7 @@ def _fields(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
         if length > MAX_RECORD and tag >> 3 in (METADATA_FIELD, RECORD_FIELD):
             raise BrokenRecordingError(path, "absurd size", f"the record at byte {start} states {length:,} bytes")
         if length > size - file.tell():
-            raise BrokenRecordingError(
-                path, "unreadable actions", f"it is cut short in the field at byte {start}"
-            )
+            raise BrokenRecordingError(path, "unreadable actions", f"it is cut short in the field at byte {start}")
         if tag & 7 == 2 and tag >> 3 in (METADATA_FIELD, RECORD_FIELD):
             yield tag >> 3, file.read(length)
         else:
