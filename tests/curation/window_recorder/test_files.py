@@ -80,7 +80,7 @@ def test_after_a_kill_the_next_recorder_publishes_what_is_there(tmp_path):
     assert killed.returncode == -signal.SIGKILL
     assert [path.name for path in tmp_path.iterdir()] == ["a.partial"]
     assert recover(tmp_path) == [tmp_path / "a"]
-    check(tmp_path, len(list(decode_timed(tmp_path / "a.mp4"))))
+    check(tmp_path, 4)  # all but the last
 
 
 @pytest.mark.parametrize("cut", [1, 40])

@@ -47,7 +47,7 @@ class GrowingRecording:
         self._events = (self.folder / _EVENTS).open("w", encoding="utf-8", newline="")
         self._table = csv.writer(self._events, lineterminator="\n")
         self._table.writerow(COLUMNS)
-        options = {"flush_packets": "1", "cluster_time_limit": "500"}  # a kill costs half a second
+        options = {"flush_packets": "1", "cluster_time_limit": "1"}  # a cluster, thus a kill, holds one frame back
         self._video = av.open(str(self.folder / _VIDEO), "w", format="matroska", options=options)
         # "zerolatency": the encoder keeps no frame back.
         quality = {"crf": str(CRF), "preset": PRESET, "tune": "zerolatency"}

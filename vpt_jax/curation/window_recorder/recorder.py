@@ -81,10 +81,11 @@ def read_config(config: ConfigDict) -> tuple[Settings, Gate, dict[str, Any]]:
         raise WindowRecordError("config.frames_per_second must be 1 to 240, max_seconds 10 to 3600, seconds at least 0")
     if config.height and not 16 <= config.height <= 4320:
         raise WindowRecordError(f"config.height is {config.height}: it must be 16 to 4320, or 0 for that of the window")
-    now = time.gmtime()
+    seconds = time.time()
+    now, milliseconds = time.gmtime(seconds), int(seconds * 1000) % 1000
     consent = f"{config.player}, {time.strftime('%Y-%m-%d %H:%M:%S UTC', now)}: {config.consent.strip()}"
     facts = {
-        "player": config.player, "session": time.strftime("%Y%m%dT%H%M%S", now), "game": config.game,
+        "player": config.player, "session": time.strftime(f"%Y%m%dT%H%M%S{milliseconds:03}", now), "game": config.game,
         "licence": config.licence, "consent": consent[:_MAX_TEXT], "trainable": bool(config.trainable),
     }  # fmt: skip
     out = Path(config.out)

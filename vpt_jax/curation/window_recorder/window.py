@@ -5,6 +5,7 @@ server's time, movement in counts of the mouse also where the game holds the poi
 puts it back. The server sends them for all windows alike, so they are asked for only while this one has the focus.
 """
 
+import re
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ _FOCUS = xinput.FocusInMask | xinput.FocusOutMask
 _INFERIOR, _BY_POINTER = 2, (5, 6, 7)  # details of focus events: within the window; of the pointer's window
 _EMULATED = 1 << 16  # flag of a wheel's button events; they are what is read
 _SYNC_SECONDS = 5.0
+_DEPTHS = (24, 32)  # with transparency
 _GONE = (BadWindow, BadDrawable, ConnectionClosedError)
 
 
@@ -72,9 +74,11 @@ class Window:
             self._window.change_attributes(event_mask=X.StructureNotifyMask)
             self._window.xinput_select_events([(xinput.AllMasterDevices, _FOCUS)])
             self._probe = self._root.create_window(-1, -1, 1, 1, 0, 0, X.InputOnly, event_mask=X.PropertyChangeMask)
-            self._window.get_geometry()
+            depth = self._window.get_geometry().depth
         except _GONE as error:
             raise WindowRecordError(f"the window {number:#x} does not exist") from error
+        if depth not in _DEPTHS or self._display.display.info.image_byte_order != X.LSBFirst:
+            raise WindowRecordError(f"the window has {depth} bits of colour, not 24 in the usual order of bytes")
         for _ in range(5):
             self._sync()
         self._initial = [Input(time.monotonic(), "focus", value=1.0)] if self._query_focus() else []
@@ -92,6 +96,7 @@ class Window:
         try:
             if time.monotonic() > self._synced + _SYNC_SECONDS:
                 self._sync()
+                yield from self._check_focus()
             count = len(self._waiting) + self._display.pending_events()
             for _ in range(count):
                 event = self._waiting.pop(0) if self._waiting else self._display.next_event()
@@ -136,6 +141,12 @@ class Window:
         self._select(gained)
         yield Input(self._clock.seconds(server), "focus", value=float(gained))
 
+    def _check_focus(self) -> Iterator[Input]:
+        """Loss of the focus for which no event came; not its gain, which is the safer error."""
+        if self._focused and not self._query_focus():
+            self._select(False)
+            yield Input(time.monotonic(), "focus", value=0.0)
+
     def _raw(self, kind: int, data: bytes) -> Iterator[Input]:
         """Raw events: device, time, detail, source, length of the mask, flags; then the mask and two sets of values."""
         _, server, detail, source, words, _ = struct.unpack_from("<HIIHHI", data)
@@ -173,15 +184,18 @@ class Window:
         """Ask the server for raw input, or for no more of it."""
         self._focused = focused
         self._root.xinput_select_events([(xinput.AllMasterDevices, _RAW if focused else 0)])
-        self._display.flush()
+        self._display.sync()  # no input after the time of the focus is missing
 
     def _query_focus(self) -> bool:
         """True if the window or a part of it has the focus now."""
         found = self._display.get_input_focus().focus
-        while not isinstance(found, int) and found.id != self._root.id:
-            if found.id == self._window.id:
-                return True
-            found = found.query_tree().parent
+        try:
+            while not isinstance(found, int) and found.id != self._root.id:
+                if found.id == self._window.id:
+                    return True
+                found = found.query_tree().parent
+        except BadWindow:  # closed meanwhile
+            pass
         return False
 
     def _sync(self) -> None:
@@ -230,7 +244,7 @@ def find_window(display: str, choice: str) -> int:
         windows = dict(_titled(connection.screen().root, connection.get_atom))
     finally:
         connection.close()
-    if choice.startswith("0x"):
+    if re.fullmatch("0x[0-9a-fA-F]{1,8}", choice):
         found = [int(choice, 16)]
     else:
         found = [number for number, title in windows.items() if choice and choice.lower() in title.lower()]
