@@ -16,13 +16,10 @@ DOOM = ActionSpace(
     name="doom",
     keys=("forward", "back", "left", "right", "run", "jump", "crouch", "attack", "use", *WEAPONS),
     axes=(Axis("pitch", "degrees", CAMERA), Axis("yaw", "degrees", CAMERA, mirrored=True)),
-    groups=(
-        WEAPONS, ("forward", "back"), ("left", "right"), ("run",), ("jump",), ("crouch",), ("attack",),
-        ("use",),
-    ),
+    groups=(WEAPONS, ("forward", "back"), ("left", "right")),
     cancelling=(("forward", "back"), ("left", "right")),
     mirrored=(("left", "right"),),
-)  # fmt: skip
+)
 """Doom's own actions: strafing is `left` and `right`, turning is `yaw`, and a weapon is chosen by its slot."""
 
 SPACES: Mapping[str, ActionSpace] = {space.name: space for space in (MINERL, DOOM)}

@@ -1,4 +1,4 @@
-"""Facts of a recording in a JSON file beside it: who played, under which licence, whether it may be trained on."""
+"""Facts of a recording in a JSON file next to it: who played, under which licence, whether it may be trained on."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,11 @@ _MAX_TEXT = 2000
 _TEXTS = ("player", "session", "world", "game", "licence", "consent", "text", "notes")
 _NUMBERS = ("start", "mouse_factor")
 FIELDS = (*_TEXTS, *_NUMBERS, "trainable", "excluded")
+
+
+def facts_file(recording: Path) -> Path:
+    """Path of a recording's facts: NAME.json."""
+    return recording.with_name(recording.name + ".json")
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -41,7 +46,7 @@ def _problem(field: str, value: Any) -> str:
         return "" if isinstance(value, bool) else "true or false"
     if field in _NUMBERS:
         return "" if _is_number(value) and abs(value) < 1e12 else "a number"
-    pairs = value if isinstance(value, list) else [None]
+    pairs: list[Any] = value if isinstance(value, list) else [None]
     valid = all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in pairs)
     return "" if valid and all(low <= high for low, high in pairs) else "a list of [from, to] in seconds"
 

@@ -1,8 +1,8 @@
 """Pairing of frames and actions by physical time, at the model's rate, whatever recorder and frame rate they have.
 
 Step i is the time from t_i to t_i + 1/20 s, where t_0 is the time of the first frame. Its frame is the one nearest to
-t_i (`video_clock.resample`). A key is down in it if it is held at any time of it, so a tap is never lost; an axis is the
-sum of its movements. An event at exactly t_i belongs to step i: a key that is released there is up in it.
+t_i (`video_clock.resample`). A key is down in it if it is held at any time of it, so a tap is never lost; an axis is
+the sum of its movements. An event at exactly t_i belongs to step i: a key that is released there is up in it.
 
 Recorders lose events, above all when their program loses the focus. What is handled, and named in remarks:
 
@@ -28,7 +28,7 @@ from vpt_jax.data.bridges.interface import InputEvents, TimedPlay
 from vpt_jax.data.bridges.key_names import MOUSE_X, MOUSE_Y
 from vpt_jax.recording import MAX_COUNTS, MAX_STEPS, BrokenRecordingError
 from vpt_jax.video import FRAME_RATE, Frame
-from vpt_jax.video_clock import resample
+from vpt_jax.video_clock import MAX_GAP, resample
 from vpt_jax.video_files import VideoError
 
 GUARD = 1e-4  # seconds: rounding of stored times, so that an event at a frame's time falls in its step
@@ -37,6 +37,7 @@ LONG_HOLD = 60.0  # seconds for which a key is rarely held: named in a remark
 MIN_WHOLE_SECONDS = 20  # events, all at the same fraction of a second, that show a clock of whole seconds
 MAX_EVENTS = 50_000_000  # of a recording: a mouse that reports 1,000 times per second for half a day
 MAX_NAMES = 2000  # of keys and axes in a recording
+_LONG_GAP = MAX_GAP / 2  # seconds from a frame to the next, which pauses may have
 _MAX_REMARKS = 20  # of a kind
 _LONG = f"held for more than {LONG_HOLD:.0f} s: if the recorder lost the focus there, exclude it"
 _LOST = "released where the recording is interrupted, since no release was recorded"
@@ -62,13 +63,20 @@ class Holds(NamedTuple):
     end: Float64[np.ndarray, " n"]
 
 
-def frames_at_rate(frames: Iterable[tuple[float, Frame]], path: Path, times: list[float]) -> Iterator[Frame]:
+def frames_at_rate(
+    frames: Iterable[tuple[float, Frame]],
+    path: Path,
+    times: list[float],
+    excluded: Sequence[tuple[float, float]] = (),
+) -> Iterator[Frame]:
     """Resamples frames to 20 per second, by the rules for all videos (`video_clock.resample`).
 
     Args:
         frames: times in seconds, and frames.
         path: of the recording, for errors.
         times: gets the time of every frame that is read; the first is that of step 0.
+        excluded: [start, end) in seconds, in which a recorder may have stored no frames for any time. `num_steps` then
+            gives the number of steps, since a last frame's duration is that of a mean frame.
 
     Raises:
         BrokenRecordingError: a time is not a number, or nothing is shown for more than a minute.
@@ -78,6 +86,8 @@ def frames_at_rate(frames: Iterable[tuple[float, Frame]], path: Path, times: lis
         for time, frame in frames:
             if not np.isfinite(time):
                 raise BrokenRecordingError(path, "bad value", f"frame {len(times)} has the time {time}")
+            for filled in _pauses_in_gap(times, float(time), excluded):
+                yield Fraction(round((filled - times[0]) * CLOCK), CLOCK), frame
             times.append(float(time))
             yield Fraction(round((times[-1] - times[0]) * CLOCK), CLOCK), frame
 
@@ -88,6 +98,30 @@ def frames_at_rate(frames: Iterable[tuple[float, Frame]], path: Path, times: lis
             yield frame
     except VideoError as error:
         raise BrokenRecordingError(path, error.reason, error.detail) from error
+
+
+def _pauses_in_gap(times: Sequence[float], time: float, excluded: Sequence[tuple[float, float]]) -> list[float]:
+    """Times that break a long gap before a frame into shorter ones, in excluded ranges."""
+    if not times or not _LONG_GAP < time - times[-1] < MAX_STEPS / FRAME_RATE:
+        return []
+    marks = np.arange(times[-1] + _LONG_GAP, time, _LONG_GAP).tolist()
+    return [mark for mark in marks if any(low <= mark < high for low, high in excluded)]
+
+
+def num_steps(times: Sequence[float], resampled: int, excluded: Sequence[tuple[float, float]]) -> int:
+    """Number of steps of a recording, of `resampled` frames: without frames that pauses have made too long.
+
+    Args:
+        times: of all frames, in seconds.
+        resampled: number of frames from `frames_at_rate`.
+        excluded: as there.
+    """
+    gaps = np.diff(times)
+    if not excluded or not (gaps > _LONG_GAP).any():
+        return resampled
+    shown = gaps[(gaps > 0) & (gaps <= _LONG_GAP)]
+    end = times[-1] - times[0] + (float(shown.mean()) if len(shown) else 1 / FRAME_RATE)
+    return min(resampled, int(np.ceil((end - GUARD) * FRAME_RATE)))
 
 
 def pair_actions(
@@ -114,7 +148,7 @@ def pair_actions(
         BrokenRecordingError: events have impossible values, or times in whole seconds.
         ActionSpaceError: the mapping goes to a key or axis that the space lacks.
     """
-    events = _checked(play.events, path)
+    events = checked_events(play.events, path)
     mapping = mapping or ActionMapping.identity(space.keys, (axis.name for axis in space.axes))
     mapping.require_targets(space)
     end = start + steps / FRAME_RATE
@@ -141,14 +175,22 @@ def kept_ranges(excluded: Sequence[tuple[float, float]], start: float, steps: in
     kept = np.ones(steps, bool)
     for low, high in excluded:
         if high > low:
-            first, last = _steps_of(np.array([low]), np.array([high]), start)
+            first, last = _steps_of(np.array([low], np.float64), np.array([high], np.float64), start)
             kept[max(int(first[0]), 0) : max(int(last[0]) + 1, 0)] = False
     edges = np.flatnonzero(np.diff(np.concatenate([[0], kept.astype(np.int8), [0]])))
     return [range(int(low), int(high)) for low, high in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _checked(events: InputEvents, path: Path) -> InputEvents:
-    """Events in order of time; raises if their values are impossible."""
+def checked_events(events: InputEvents, path: Path) -> InputEvents:
+    """Returns events in order of time.
+
+    Args:
+        events: of a recording.
+        path: of the recording, for errors.
+
+    Raises:
+        BrokenRecordingError: they have impossible values, or times in whole seconds.
+    """
     names, count = events.names, len(events.time)
     if count > MAX_EVENTS or len(names) > MAX_NAMES:
         raise BrokenRecordingError(
@@ -200,8 +242,8 @@ def find_holds(
                 odd.setdefault(_LONG, []).append(f"{name} from {low - start:.2f} to {high - start:.2f} s")
             found.append((key, low, high))
     remarks = [f"{problem}: {_first(places)}" for problem, places in odd.items()]
-    key, low, high = zip(*found, strict=True) if found else ((), (), ())
-    return Holds(np.array(key, np.int64), np.array(low, np.float64), np.array(high, np.float64)), remarks
+    keys, starts, ends = zip(*found, strict=True) if found else ((), (), ())
+    return Holds(np.array(keys, np.int64), np.array(starts, np.float64), np.array(ends, np.float64)), remarks
 
 
 def _key_holds(
