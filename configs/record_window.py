@@ -3,7 +3,7 @@
     python launch/record_window.py --config.window="Xonotic" --config.out=runs/play --config.player=p1 \
         --config.licence=CC-BY-4.0 --config.consent="I agree that my play is recorded and models are trained on it."
 
-The recordings are event tables: `launch/prepare.py --config.source=events` makes a dataset of them.
+The recordings are event tables: `launch/prepare.py --source=event_table` makes a dataset of them.
 """
 
 from ml_collections import ConfigDict

@@ -22,7 +22,7 @@ from configs import record_window
 from tests.programs import Program
 from vpt_jax.curation.window_recorder import WindowRecordError, files
 from vpt_jax.curation.window_recorder.recorder import Session, read_config, record, scaled
-from vpt_jax.curation.window_recorder.window import Window, find_window
+from vpt_jax.curation.window_recorder.window import RecordedWindow, find_window
 from vpt_jax.data.bridges.event_table import BRIDGE
 from vpt_jax.data.bridges.interface import BridgeOptions
 from vpt_jax.envs.luanti.screen import Screen
@@ -183,7 +183,7 @@ def run(screen, person, tmp_path):
 
     def run(play, **fields):
         settings, gate, facts = read_config(make_config(screen, tmp_path, **fields))
-        window = Window(screen.name, find_window(screen.name, "test game"))
+        window = RecordedWindow(screen.name, find_window(screen.name, "test game"))
         stop, published = threading.Event(), []
         person.session = session = Session(window, gate, facts, settings)
         thread = threading.Thread(target=lambda: published.extend(session.run(stop.is_set)))
@@ -366,7 +366,7 @@ def test_windows_are_found_by_title_or_number(screen, game):
     with pytest.raises(WindowRecordError, match="2 windows have 't' in their title"):
         find_window(screen.name, "t")
     with pytest.raises(WindowRecordError, match="0x123456 does not exist"):
-        Window(screen.name, 0x123456)
+        RecordedWindow(screen.name, 0x123456)
     with pytest.raises(WindowRecordError, match="no X display ':4711'"):
         find_window(":4711", "")
 

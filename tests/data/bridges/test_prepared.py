@@ -93,7 +93,9 @@ def test_the_same_play_is_the_same_dataset_in_every_format(source, play, space_f
         recordings = tmp_path / f"recordings{number}"
         recordings.mkdir()
         import_module(module).write(recordings, "take1", play)
-        config = settings(recordings, tmp_path / f"out{number}", space_files, frames_per_second=20)  # CS:GO has no times
+        config = settings(
+            recordings, tmp_path / f"out{number}", space_files, frames_per_second=20
+        )  # CS:GO has no times
         outs.append(prepare(config, name))
     index = dataset.load_index(outs[0], "train")
     assert index.names == ("take1",)

@@ -23,5 +23,5 @@ CHECKED = {"escape": "Escape", "space": "space", "up": "Up", "delete": "Delete"}
 
 
 def unknown_keys(names: tuple[str, ...]) -> list[str]:
-    """Those of `names` that are no key or mouse button."""
+    """Returns those of `names` that are no key or mouse button."""
     return [name for name in names if name not in KEYS]

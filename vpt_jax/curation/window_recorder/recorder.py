@@ -19,7 +19,7 @@ from vpt_jax.curation.window_recorder import WindowRecordError
 from vpt_jax.curation.window_recorder.files import GrowingRecording, recover
 from vpt_jax.curation.window_recorder.gate import Gate, Row
 from vpt_jax.curation.window_recorder.keyboard import unknown_keys
-from vpt_jax.curation.window_recorder.window import Picture, Window, find_window
+from vpt_jax.curation.window_recorder.window import Picture, RecordedWindow, find_window
 from vpt_jax.system import stopping
 from vpt_jax.system.workers import locked
 
@@ -28,8 +28,8 @@ _POLL = 0.01  # seconds between looks at the events in a pause
 _MAX_TEXT = 2000  # characters of a fact
 
 
-class Settings(NamedTuple):
-    """Settings of a session of recordings."""
+class SessionSettings(NamedTuple):
+    """SessionSettings of a session of recordings."""
 
     out: Path
     frames_per_second: float
@@ -51,7 +51,7 @@ def record(config: ConfigDict) -> list[Path]:
     with locked(settings.out):
         for path in recover(settings.out):
             print(f"recovered from a recorder that was killed: {path}.mp4", flush=True)
-        window = Window(config.display, number)
+        window = RecordedWindow(config.display, number)
         try:
             with stopping.deferred() as signals:
                 return Session(window, gate, facts, settings).run(lambda: bool(signals))
@@ -59,8 +59,8 @@ def record(config: ConfigDict) -> list[Path]:
             window.close()
 
 
-def read_config(config: ConfigDict) -> tuple[Settings, Gate, dict[str, Any]]:
-    """Settings, gate and facts of a config. Raises `WindowRecordError` with the field and what it must be."""
+def read_config(config: ConfigDict) -> tuple[SessionSettings, Gate, dict[str, Any]]:
+    """SessionSettings, gate and facts of a config. Raises `WindowRecordError` with the field and what it must be."""
     for field, meaning in (
         ("out", "the folder of the recordings"),
         ("player", "a name or pseudonym of the person who plays; recordings of a player are kept in one split"),
@@ -89,14 +89,14 @@ def read_config(config: ConfigDict) -> tuple[Settings, Gate, dict[str, Any]]:
         "licence": config.licence, "consent": consent[:_MAX_TEXT], "trainable": bool(config.trainable),
     }  # fmt: skip
     out = Path(config.out)
-    settings = Settings(out, config.frames_per_second, config.height, config.max_seconds, config.seconds)
+    settings = SessionSettings(out, config.frames_per_second, config.height, config.max_seconds, config.seconds)
     return settings, Gate(keys, text_keys, config.pause_key), {name: fact for name, fact in facts.items() if fact != ""}
 
 
 class Session:
     """One run of the recorder: recordings of one window and one person."""
 
-    def __init__(self, window: Window, gate: Gate, facts: dict[str, Any], settings: Settings):
+    def __init__(self, window: RecordedWindow, gate: Gate, facts: dict[str, Any], settings: SessionSettings):
         self._window, self._gate, self._facts, self._settings = window, gate, facts, settings
         self._recording: GrowingRecording | None = None
         self._number, self._published = 0, list[Path]()

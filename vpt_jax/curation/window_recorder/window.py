@@ -47,7 +47,7 @@ class Picture(NamedTuple):
     frame: UInt8[np.ndarray, "h w 3"]
 
 
-class Window:
+class RecordedWindow:
     """Connection to the X server that holds the window.
 
     Args:
