@@ -1,15 +1,13 @@
 """Files of growing recordings: publication, kills in the middle, torn lines; what `prepare` reads afterwards."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests.programs import ROOT
 from vpt_jax.curation.window_recorder.files import GrowingRecording, recover
 from vpt_jax.curation.window_recorder.gate import Row
 from vpt_jax.data.bridges.event_table import BRIDGE
@@ -65,19 +63,16 @@ def test_a_recording_shorter_than_a_second_is_removed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-from tests.curation.window_recorder.test_files import grow
-recording = grow(Path(sys.argv[1]))
-os.kill(os.getpid(), signal.SIGKILL)
-"""
+def killed_recorder(folder):
+    grow(folder)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_after_a_kill_the_next_recorder_publishes_what_is_there(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    killed = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment)
-    assert killed.returncode == -signal.SIGKILL
+    process = multiprocessing.get_context("fork").Process(target=killed_recorder, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert [path.name for path in tmp_path.iterdir()] == ["a.partial"]
     assert recover(tmp_path) == [tmp_path / "a"]
     check(tmp_path, 4)  # all but the last

@@ -328,6 +328,7 @@ def test_the_recorder_ends_with_its_window_or_time(screen, game, person, tmp_pat
         record(make_config(screen, tmp_path))
 
 
+@pytest.mark.slow
 def test_the_program_recovers_what_a_killed_one_left_and_ends_with_ctrl_c(screen, game, person, tmp_path):
     config = make_config(screen, tmp_path)
     given = ("display", "window", "out", "player", "consent", "licence")

@@ -145,6 +145,21 @@ def test_contents_of_other_files_are_refused(tmp_path):
             read(path)
 
 
+def test_damage_anywhere_in_a_file_is_a_broken_recording(tmp_path):
+    path = small(tmp_path / "a.hdf5", [(("w",), (2, 2)), ((), (0, 0))] * 4)
+    whole, reasons = path.read_bytes(), set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[rng.integers(len(damaged), size=4)] = rng.integers(256, size=4)
+        path.write_bytes(damaged[: rng.integers(len(damaged)) if seed % 5 == 0 else None].tobytes())
+        try:
+            list(read(path).frames())
+        except BrokenRecordingError as error:
+            reasons.add(error.reason)
+    assert {"unreadable actions", "bad value"} <= reasons
+
+
 def test_an_absurd_size_is_refused_before_it_is_read(tmp_path):
     path = small(tmp_path / "a.hdf5", [((), (0, 0))] * 2)
     with h5py.File(path, "a") as file:

@@ -104,13 +104,13 @@ class Session:
     def run(self, stopped: Callable[[], bool]) -> list[Path]:
         """Record until `stopped()`, the window closes, or the session's length is reached."""
         print(f"records into {self._settings.out} while the window has the focus; Ctrl-C ends it", flush=True)
-        begin = time.monotonic()
+        begin = tick = time.monotonic()
         try:
             while not (stopped() or self._window.gone or 0 < self._settings.seconds < time.monotonic() - begin):
-                tick = time.monotonic()
-                self._step(tick)
-                rest = _POLL if self._gate.paused else tick + 1 / self._settings.frames_per_second - time.monotonic()
-                time.sleep(max(rest, 0))
+                self._step(time.monotonic())
+                tick += _POLL if self._gate.paused else 1 / self._settings.frames_per_second
+                tick = max(tick, time.monotonic())  # a late frame delays the later ones
+                time.sleep(max(tick - time.monotonic(), 0))
             self._take_events()
         finally:
             self._finish()

@@ -9,6 +9,7 @@ import re
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +35,6 @@ _RAW = (
 )  # fmt: skip
 _FOCUS = xinput.FocusInMask | xinput.FocusOutMask
 _INFERIOR, _BY_POINTER = 2, (5, 6, 7)  # details of focus events: within the window; of the pointer's window
-_EMULATED = 1 << 16  # flag of a wheel's button events; they are what is read
 _SYNC_SECONDS = 5.0
 _DEPTHS = (24, 32)  # with transparency
 _GONE = (BadWindow, BadDrawable, ConnectionClosedError)
@@ -60,8 +60,7 @@ class RecordedWindow:
 
     def __init__(self, display: str, number: int):
         self._display = connect(display)
-        self._errors: list[Any] = []
-        self._display.set_error_handler(lambda error, _: self._errors.append(error))  # asynchronous ones
+        self._display.set_error_handler(lambda *_: None)  # of requests without a reply: the window has closed
         self._window = self._display.create_resource_object("window", number)
         self._root = self._display.screen().root
         self._clock, self._synced = ServerClock(), -float("inf")
@@ -120,7 +119,7 @@ class RecordedWindow:
 
     def close(self) -> None:
         """Close the connection; the window is as it was before."""
-        if not self.gone:
+        with suppress(ConnectionClosedError):
             self._display.close()
 
     def _inputs(self, event: Any) -> Iterator[Input]:

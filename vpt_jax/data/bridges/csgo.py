@@ -19,6 +19,7 @@ The authors' licence covers personal projects and open research, and no commerci
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
     rate = options.frames_per_second or RATE
     if not 1 <= rate <= 1000:
         raise UserError(f"frames_per_second is {rate}: it must be a rate from 1 to 1000, or 0 for {RATE}")
-    with _open(recording) as file:
+    with _opened(recording) as file:
         number = _count(recording, file)
         labels = np.stack([_values(recording, file, f"frame_{i}_y", NUM_LABELS) for i in range(number)])
         dead = _dead(recording, file, number)
@@ -73,24 +74,28 @@ def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
     return {recording.stem: TimedPlay(_events(held, mouse, rate), frames, excluded, facts, remarks)}
 
 
-def _open(recording: Path) -> Any:
+@contextmanager
+def _opened(recording: Path) -> Iterator[Any]:
+    """An open file. Errors of the HDF5 library in the block, of many types, become `BrokenRecordingError`."""
     try:
         import h5py  # here, since only this format needs it
     except ModuleNotFoundError as error:
         raise UserError(f"{error}. Install it: pip install -c constraints.txt -e '.[csgo]'") from error
     try:
-        return h5py.File(recording, "r")
+        with h5py.File(recording, "r") as file:
+            yield file
     except FileNotFoundError as error:
         raise BrokenRecordingError(recording, "missing actions", "there is no such file") from error
-    except OSError as error:
-        raise BrokenRecordingError(recording, "unreadable actions", f"no HDF5 file: {error}") from error
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise BrokenRecordingError(recording, "unreadable actions", f"no HDF5, or damaged: {error}") from error
 
 
 def _count(recording: Path, file: Any) -> int:
     """Number of frames; they must be numbered from 0 without a gap."""
     if len(file) > 4 * MAX_STEPS:
         raise BrokenRecordingError(recording, "absurd size", f"more than {MAX_STEPS:,} frames")
-    numbers = sorted(int(found[1]) for name in file if (found := re.fullmatch(r"frame_(\d{1,9})_x", name)))
+    names = [name for name in file if isinstance(name, str)]  # bytes where a name is not UTF-8
+    numbers = sorted(int(found[1]) for name in names if (found := re.fullmatch(r"frame_(\d{1,9})_x", name)))
     if not numbers:
         raise BrokenRecordingError(recording, "no records", "it holds no dataset frame_0_x")
     if numbers != list(range(len(numbers))):
@@ -122,14 +127,7 @@ def _values(recording: Path, file: Any, name: str, length: int) -> Float64[np.nd
     if found.shape != (length,) or found.dtype.kind not in "buif":
         expected = f"{length} numbers, not {found.dtype} {found.shape}"
         raise BrokenRecordingError(recording, "bad value", f"{name} must be {expected}")
-    return np.asarray(_contents(recording, name, found), np.float64)
-
-
-def _contents(recording: Path, name: str, dataset: Any) -> np.ndarray:
-    try:
-        return dataset[()]
-    except (OSError, ValueError) as error:  # a damaged or unknown compression
-        raise BrokenRecordingError(recording, "unreadable actions", f"{name} cannot be read: {error}") from error
+    return np.asarray(found[()], np.float64)
 
 
 def _actions(
@@ -175,14 +173,14 @@ def _events(held: Bool[np.ndarray, "n 13"], mouse: Float64[np.ndarray, "n 2"], r
 
 def _timed_frames(recording: Path, number: int, rate: float) -> Callable[[], Iterator[tuple[float, Frame]]]:
     def frames() -> Iterator[tuple[float, Frame]]:
-        with _open(recording) as file:
+        with _opened(recording) as file:
             for i in range(number):
                 name = f"frame_{i}_x"
                 found = _dataset(recording, file, name)
                 if found.dtype != np.uint8 or len(found.shape) != 3 or found.shape[2] != 3 or not found.size:
                     problem = f"{name} must be uint8 [height, width, 3], not {found.dtype} {found.shape}"
                     raise BrokenRecordingError(recording, "bad value", problem)
-                yield i / rate, np.ascontiguousarray(_contents(recording, name, found)[..., ::-1])
+                yield i / rate, np.ascontiguousarray(found[()][..., ::-1])
 
     return frames
 
