@@ -1,5 +1,6 @@
 """Pairing by physical time: hand-made cases of taps, edges, unequal rates, lost releases, cuts and absurd values."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -222,3 +223,25 @@ def test_a_recorder_may_store_no_frames_during_a_pause():
     with pytest.raises(BrokenRecordingError, match="nothing is shown from"):
         list(frames_at_rate(frames(times), PATH, [], [(4.97, 100.0)]))
     assert num_steps([0, 0.05], 2, []) == 2
+
+
+def naive(rows, steps):
+    """Keys by simulation in milliseconds: held in a step if held in any of its 50."""
+    held, down = np.zeros(steps * 50 + 1, bool), False
+    for (time, _, value), following in pairwise([*rows, (steps * 50, "w", UP)]):
+        down = value == DOWN
+        if down:
+            held[max(time, 0) : max(following[0], time + 1, 0)] = True  # a tap of no length counts
+    return held[:-1].reshape(steps, 50).any(1)
+
+
+def test_pairing_agrees_with_a_simulation_in_milliseconds():
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        times = np.sort(rng.integers(-200, 1200, rng.integers(1, 30))).tolist()
+        values = rng.random(len(times)) < 0.5
+        values[0] = True  # a first release would mean that the key was down before
+        rows = [(time, "w", float(value)) for time, value in zip(times, values, strict=True)]
+        start = float(rng.choice([0.0, 0.3, 1_700_000_000.7]))
+        paired = pair(*((start + time / 1000, *rest) for time, *rest in rows), start=start, steps=20)
+        np.testing.assert_array_equal(paired.buttons[:, 0], naive(rows, 20))

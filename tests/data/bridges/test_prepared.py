@@ -13,6 +13,7 @@ import pytest
 
 from configs import foundation
 from configs.prepare import get_config
+from tests import programs
 from tests.conftest import files
 from tests.data.bridges import test_event_table
 from tests.data.bridges.common_play import KEYS, make_play
@@ -29,6 +30,8 @@ from vpt_jax.recording import BrokenRecordingError, RecordingWriter
 from vpt_jax.video import VideoWriter
 
 FORMATS = tuple(BRIDGES)
+FIELDS = {"csgo": {"frames_per_second": 20.0}}  # it stores no times, and its own rate is 16
+REMARKS = {"csgo": ["the mouse is known by bins only"]}  # what a format cannot do better
 SIZE, CHUNK = 32, 8
 AXES = tuple(Axis(name, quantizer=AxisQuantizer(100, 10, None)) for name in ("yaw", "pitch"))
 SPACE = ActionSpace("shooter", tuple(key.replace("mouse.", "button ") for key in KEYS), AXES)
@@ -93,17 +96,14 @@ def test_the_same_play_is_the_same_dataset_in_every_format(source, play, space_f
         recordings = tmp_path / f"recordings{number}"
         recordings.mkdir()
         import_module(module).write(recordings, "take1", play)
-        config = settings(
-            recordings, tmp_path / f"out{number}", space_files, frames_per_second=20
-        )  # CS:GO has no times
-        outs.append(prepare(config, name))
+        outs.append(prepare(settings(recordings, tmp_path / f"out{number}", space_files, **FIELDS.get(name, {})), name))
     index = dataset.load_index(outs[0], "train")
     assert index.names == ("take1",)
     assert index.space == SPACE
     np.testing.assert_array_equal(index.buttons, expected[0])
     np.testing.assert_array_equal(index.camera, expected[1])
     assert without_report(outs[0]) == without_report(outs[1])
-    assert report_of(outs[0])["plays"][0]["remarks"] == []
+    assert report_of(outs[0])["plays"][0]["remarks"] == REMARKS.get(source, [])
 
 
 def test_frames_and_actions_are_stored(play, space_files, expected, tmp_path):
@@ -357,3 +357,23 @@ def test_training_refuses_what_is_not_trainable(tmp_path):
     config.data.length = 4
     with pytest.raises(NotTrainableError, match="not trainable: secret"):
         open_stream(config, str(out), "train", 1, None)
+
+
+def test_the_program_prepares_other_formats_for_any_number_of_workers(space_files, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        short(folder, f"take{number}", {"player": f"p{number}"})
+    once = prepare(settings(folder, tmp_path / "once", space_files, height=8, width=8), "event_table")
+    fields = {
+        "recordings": folder,
+        "out": tmp_path / "out",
+        "height": 8,
+        "width": 8,
+        "chunk_frames": CHUNK,
+        "workers": 3,
+    }
+    flags = [f"--config.{name}={value}" for name, value in (space_files | fields).items()]
+    output = programs.run("prepare", "--source=event_table", *flags)
+    assert "train: 2 episodes of 20 frames, 0 broken recordings" in output
+    assert files(tmp_path / "out") == files(once)
