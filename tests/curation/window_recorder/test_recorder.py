@@ -354,8 +354,13 @@ def test_the_program_recovers_what_a_killed_one_left_and_ends_with_ctrl_c(screen
     assert ended.facts["player"] == "p1"
 
 
-def test_the_program_names_what_is_missing(tmp_path):
-    program = Program("record_window", [f"--config.out={tmp_path}", "--config.player=p1"], os.environ)
+def test_the_program_lists_windows_and_names_what_is_missing(screen, game, tmp_path):
+    flags = [f"--config.display={screen.name}"]
+    program = Program("record_window", flags, os.environ)
+    assert program.wait() == 1
+    assert f"{game.window.id:#x}  Test game\n" in program.output()
+    flags += ["--config.window=test game", f"--config.out={tmp_path}", "--config.player=p1"]
+    program = Program("record_window", flags, os.environ)
     assert program.wait() == 1
     assert "error: config.consent is '': set it to the words of the person who plays" in program.output()
 

@@ -91,7 +91,7 @@ def test_steps_while_the_player_is_dead_are_excluded(tmp_path):
     path = small(tmp_path / "a.hdf5", [((), (0, 0))] * 6, health=[1, 1, 0, 0, 1, 1])
     play = read(path)
     assert play.excluded == ((2 / 16, 5 / 16),)  # the step after death has no label either
-    assert "3 of 6 steps while the player was dead" in play.remarks[0]
+    assert "3 of 6 steps while the player was dead" in play.remarks[1]
 
 
 def broken(path, reason):

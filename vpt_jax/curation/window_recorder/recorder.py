@@ -46,8 +46,8 @@ def record(config: ConfigDict) -> list[Path]:
             window.
         FolderInUseError: another recorder writes into the folder.
     """
+    number = find_window(config.display, config.window)  # first: without config.window it lists all
     settings, gate, facts = read_config(config)
-    number = find_window(config.display, config.window)
     with locked(settings.out):
         for path in recover(settings.out):
             print(f"recovered from a recorder that was killed: {path}.mp4", flush=True)

@@ -68,10 +68,12 @@ def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
         dead = _dead(recording, file, number)
     held, mouse = _actions(recording, labels)
     excluded = tuple((first / rate, last / rate) for first, last in _runs(dead))
-    remarks = (f"{dead.sum()} of {number} steps while the player was dead: excluded",) if excluded else ()
+    remarks = ["the mouse is known by bins only"]
+    if excluded:
+        remarks.append(f"{dead.sum()} of {number} steps while the player was dead: excluded")
     facts = {"session": recording.stem, "game": "csgo", "licence": _LICENCE}
     frames = _timed_frames(recording, number, rate)
-    return {recording.stem: TimedPlay(_events(held, mouse, rate), frames, excluded, facts, remarks)}
+    return {recording.stem: TimedPlay(_events(held, mouse, rate), frames, excluded, facts, tuple(remarks))}
 
 
 @contextmanager
