@@ -88,11 +88,10 @@ def written(streams, model, tmp_path_factory):
         workdir,
         stage="policy",
         facts={"Device": "<b>1</b> & 2"},
-        baselines=baselines,
         objective=objective(policy),
         params=params,
         train=train,
-        valid=valid,
+        held_out=[report.HeldOut("", valid, baselines)],
     )
     return html.read_text(), film, {"model": last, **baselines}
 
@@ -189,8 +188,9 @@ def test_an_inverse_dynamics_run_has_its_own_baselines_and_shows_all_frames(stre
 
     perfect = Objective(None, lambda rows: (), None, perfect_predict)
     html, film = report.write_report(
-        tmp_path, stage="idm", facts={}, baselines=baselines, objective=perfect, params=None, train=train, valid=valid
-    )
+        tmp_path, stage="idm", facts={}, objective=perfect, params=None, train=train,
+        held_out=[report.HeldOut("", valid, baselines)],
+    )  # fmt: skip
     page = Page(html.read_text())
     assert page.text("h1")[0].startswith("Inverse dynamics: ")
     assert page.text("th")[:5] == ["Model", "All released", "Repeat the last action", "NLL (nats per frame)",
@@ -207,8 +207,9 @@ def test_without_an_evaluation_the_error_names_the_file(streams, model, tmp_path
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl holds no evaluation"):
         report.write_report(
-            tmp_path, stage="policy", facts={}, baselines={}, objective=None, params=None, train=None, valid=None
-        )
+            tmp_path, stage="policy", facts={}, objective=None, params=None, train=None,
+            held_out=[report.HeldOut("", None, {})],
+        )  # fmt: skip
 
 
 def test_actions_are_described():

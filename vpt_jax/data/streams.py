@@ -79,6 +79,14 @@ class StreamSettings:
             raise ValueError(f"minutes is {self.minutes}; set it to the minutes of play to use, or to 0 for all")
 
 
+class Part(NamedTuple):
+    """Dataset of a mixture (mixture.py)."""
+
+    name: str
+    stream: "Stream"
+    share: float  # of the rows of all batches
+
+
 class Stream:
     """Contiguous streams of a split: the windows of every step, and their reader. Each process opens its own files."""
 
@@ -100,6 +108,21 @@ class Stream:
 
     def __reduce__(self) -> tuple[type, tuple[StreamSettings]]:
         return type(self), (self.settings,)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The datasets of a mixture; here, the only one."""
+        return (Part("", self, 1.0),)
+
+    @property
+    def loss_shares(self) -> list[float]:
+        """Share of each of `parts` in the frames that count in the loss."""
+        return [1.0]
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows, over all hosts."""
+        return self.settings.batch
 
     @cached_property
     def index(self) -> EpisodeIndex:
@@ -161,6 +184,13 @@ class Stream:
         return int(self.kept_lengths.sum())
 
     @cached_property
+    def num_scored(self) -> int:
+        """Number of frames of an epoch that contribute to the loss."""
+        if self.settings.nulls != "mask":
+            return self.num_frames
+        return sum(len(self.scored(episode)) for episode in range(len(self.index.names)))
+
+    @cached_property
     def steps_per_epoch(self) -> int:
         """Number of steps that yield every frame once; the last rows may end in padding."""
         return -(-self.num_frames // (self.settings.batch * self.settings.length))
@@ -184,8 +214,12 @@ class Stream:
 
     def episodes(self, step: int) -> list[str]:
         """Names of the episodes in a step's batch, over all rows."""
-        windows = (self.window(step, row) for row in range(self.settings.batch))
-        return sorted({self.index.names[episode] for w in windows for episode in w.episode[w.real]})
+        return sorted({name for row in range(self.settings.batch) for name in self.episodes_of_row(step, row)})
+
+    def episodes_of_row(self, step: int, row: int) -> set[str]:
+        """Names of the episodes that a batch row reads at a step."""
+        window = self.window(step, row)
+        return {self.index.names[episode] for episode in window.episode[window.real]}
 
     def read(self, step: int, rows: Sequence[int]) -> Batch:
         """Reads the frames and actions of some rows at a step."""
@@ -306,7 +340,7 @@ class WindowStream(Stream):
         return Window(np.full(length, episode), np.where(real, place, 0), np.arange(length) == 0, real)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)  # for the datasets of a mixture
 def _epoch_order(
     stream: Stream, epoch: int | None
 ) -> tuple[Int[np.ndarray, " episodes"], Int[np.ndarray, " episodes"]]:

@@ -4,7 +4,7 @@
 distributes the rest as the marginal distribution.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,9 +15,11 @@ from vpt_jax.actions.minerl import BUTTONS, CAMERA, MINERL
 from vpt_jax.evaluation.metrics import Prediction, Totals, compute_metrics, compute_totals, sum_totals
 
 if TYPE_CHECKING:  # a train step uses a marginal on machines that read no dataset
+    from vpt_jax.data.mixture import MixtureStream
     from vpt_jax.data.streams import Stream
 
 RawActions = tuple[UInt8[np.ndarray, "n 20"], Float[np.ndarray, "n 2"]]
+Weights = Float[np.ndarray, " n"]
 
 
 class Marginal(NamedTuple):
@@ -32,17 +34,18 @@ class Marginal(NamedTuple):
         return cls(*(np.full(classes, 1 / classes) for classes in num_classes(MINERL)))
 
     @classmethod
-    def from_stream(cls, stream: "Stream") -> "Marginal":
+    def from_stream(cls, stream: "Stream | MixtureStream") -> "Marginal":
         """Distribution of a stream's actions."""
-        return cls.fit(joint_from_raw(MINERL, *map(np.concatenate, zip(*_sampled_actions(stream), strict=True))))
+        episodes, weights = _sampled_actions(stream)
+        return cls.fit(joint_from_raw(MINERL, *map(np.concatenate, zip(*episodes, strict=True))), weights)
 
     @classmethod
-    def fit(cls, actions: JointAction) -> "Marginal":
-        """Distribution of the actions; the camera's over the frames in which it moves."""
+    def fit(cls, actions: JointAction, weights: Weights | None = None) -> "Marginal":
+        """Distribution of the actions; the camera's over the frames in which it moves. `weights` are of the frames."""
         moving = joint_tables(MINERL).has_camera[actions.buttons]
         return cls(
-            _smoothed(actions.buttons, num_classes(MINERL)[0]),
-            _smoothed(actions.camera[moving], num_classes(MINERL)[1]),
+            _smoothed(actions.buttons, num_classes(MINERL)[0], weights),
+            _smoothed(actions.camera[moving], num_classes(MINERL)[1], weights if weights is None else weights[moving]),
         )
 
     def log_prob(self, actions: JointAction) -> Float[np.ndarray, " n"]:
@@ -67,13 +70,14 @@ class FactoredMarginal(NamedTuple):
         return cls(np.full((len(BUTTONS), 2), 1 / 2), np.full((2, CAMERA.num_bins), 1 / CAMERA.num_bins))
 
     @classmethod
-    def from_stream(cls, stream: "Stream") -> "FactoredMarginal":
+    def from_stream(cls, stream: "Stream | MixtureStream") -> "FactoredMarginal":
         """Distribution of a stream's actions."""
-        buttons, camera = map(np.concatenate, zip(*_sampled_actions(stream), strict=True))
+        episodes, weights = _sampled_actions(stream)
+        buttons, camera = map(np.concatenate, zip(*episodes, strict=True))
         bins = CAMERA.to_bins(camera)
         return cls(
-            np.stack([_smoothed(choice, 2) for choice in buttons.T]),
-            np.stack([_smoothed(choice, CAMERA.num_bins) for choice in bins.T]),
+            np.stack([_smoothed(choice, 2, weights) for choice in buttons.T]),
+            np.stack([_smoothed(choice, CAMERA.num_bins, weights) for choice in bins.T]),
         )
 
     def probabilities(self, actions: RawActions) -> Float[np.ndarray, "n 22"]:
@@ -84,7 +88,9 @@ class FactoredMarginal(NamedTuple):
         return np.concatenate([self.buttons[keys, buttons], self.camera[axes, camera]], axis=1)
 
 
-def _smoothed(classes: Integer[np.ndarray, " n"], num_classes: int) -> Float[np.ndarray, " classes"]:
+def _smoothed(
+    classes: Integer[np.ndarray, " n"], num_classes: int, weights: Weights | None = None
+) -> Float[np.ndarray, " classes"]:
     """Class frequencies with Good-Turing smoothing: the share of classes seen once is spread over all classes.
 
     That share estimates the probability mass that is still unseen: it keeps the loss on new classes finite, without
@@ -92,14 +98,18 @@ def _smoothed(classes: Integer[np.ndarray, " n"], num_classes: int) -> Float[np.
     """
     counts = np.bincount(classes, minlength=num_classes)
     unseen = ((counts == 1).sum() + 1) / (len(classes) + 1)
-    return (1 - unseen) * counts / max(len(classes), 1) + unseen / num_classes
+    if weights is None or not len(classes):
+        return (1 - unseen) * counts / max(len(classes), 1) + unseen / num_classes
+    sums = np.bincount(classes, weights, num_classes)
+    return (1 - unseen) * sums / sums.sum() + unseen / num_classes
 
 
-def policy_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, float]]:
+def policy_baselines(train: "Stream | MixtureStream", valid: "Stream") -> dict[str, dict[str, float]]:
     """Metrics of two predictors of joint actions: `marginal` is constant; `repeat` repeats the last action."""
     marginal = Marginal.from_stream(train)
-    repeated = [_is_repeated(joint_from_raw(MINERL, *actions)) for actions in _sampled_actions(train)]
-    repeat_share = np.concatenate(repeated).mean()
+    episodes, weights = _sampled_actions(train)
+    repeated = [_is_repeated(joint_from_raw(MINERL, *actions)) for actions in episodes]
+    repeat_share = np.average(np.concatenate(repeated), weights=weights)
 
     def constant(raw: RawActions) -> Prediction:
         actions = joint_from_raw(MINERL, *raw)
@@ -113,11 +123,13 @@ def policy_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, fl
     return {name: _metrics_of(valid, predict) for name, predict in {"marginal": constant, "repeat": repeat}.items()}
 
 
-def idm_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, float]]:
+def idm_baselines(train: "Stream | MixtureStream", valid: "Stream") -> dict[str, dict[str, float]]:
     """Metrics of two predictors of factored actions: `released` predicts no key and no movement; `repeat` as above."""
     marginal = FactoredMarginal.from_stream(train)
-    same = np.concatenate([_same_choices(actions) for actions in _sampled_actions(train)])
-    repeat_share = (same.sum(0) + 1) / (len(same) + 2)  # smoothed: a choice that never changed in training may change
+    episodes, weights = _sampled_actions(train)
+    same = np.concatenate([_same_choices(actions) for actions in episodes])
+    count = same.sum(0) if weights is None else len(same) * np.average(same, axis=0, weights=weights)
+    repeat_share = (count + 1) / (len(same) + 2)  # smoothed: a choice that never changed in training may change
 
     def released(raw: RawActions) -> Prediction:
         return _released(raw)._replace(loss=-np.log(marginal.probabilities(raw)).sum(1))
@@ -172,10 +184,22 @@ def _totals(stream: "Stream", predict: Callable[[RawActions], Prediction]) -> li
     return [compute_totals(predict(raw), *raw, np.ones(len(raw[0]), bool)) for raw in episodes]
 
 
-def _sampled_actions(stream: "Stream") -> Iterator[RawActions]:
-    """Actions of each episode in use; in a large stream, of 1,000 to 2,000 evenly spaced episodes."""
+def _sampled_actions(stream: "Stream | MixtureStream") -> tuple[list[RawActions], Weights | None]:
+    """Actions of each episode in use; in a large dataset, of 1,000 to 2,000 evenly spaced episodes.
+
+    Of a mixture, also the weight of each frame, by which a dataset counts as much as in the loss, whatever its size.
+    """
+    sampled = [_sampled_episodes(part.stream) for part in stream.parts]
+    episodes = [raw for part in sampled for raw in part]
+    if len(sampled) == 1:
+        return episodes, None
+    frames = [sum(len(buttons) for buttons, _ in part) for part in sampled]
+    return episodes, np.repeat([share / max(n, 1) for share, n in zip(stream.loss_shares, frames, strict=True)], frames)
+
+
+def _sampled_episodes(stream: "Stream") -> list[RawActions]:
     episodes = np.flatnonzero(stream.lengths)
-    return (_scored_actions(stream, episode) for episode in episodes[:: max(len(episodes) // 1000, 1)])
+    return [_scored_actions(stream, episode) for episode in episodes[:: max(len(episodes) // 1000, 1)]]
 
 
 def _scored_actions(stream: "Stream", episode: int) -> RawActions:

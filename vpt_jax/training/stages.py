@@ -17,6 +17,7 @@ from vpt_jax.training.inverse_dynamics import inverse_dynamics
 from vpt_jax.training.objective import Objective
 
 if TYPE_CHECKING:  # it needs the data libraries
+    from vpt_jax.data.mixture import MixtureStream
     from vpt_jax.data.streams import Stream
 
 
@@ -45,7 +46,7 @@ class Stage:
     # Actions' frequencies: initial biases of the heads.
     marginal: type[Marginal] | type[FactoredMarginal]
     # Training and held-out stream -> metrics of predictors that see no frame.
-    baselines: Callable[["Stream", "Stream"], dict[str, dict[str, float]]]
+    baselines: Callable[["Stream | MixtureStream", "Stream"], dict[str, dict[str, float]]]
     # True: independent windows (`WindowStream`), False: contiguous streams (`Stream`). No class, which would import the
     # data libraries.
     windows: bool
