@@ -14,8 +14,9 @@ import pytest
 
 from vpt_jax.actions.joint import JointAction, factored_from_joint
 from vpt_jax.actions.minerl import BUTTONS, CAMERA, MINERL
+from vpt_jax.data.mixture import MixtureStream
 from vpt_jax.data.prepare import prepare
-from vpt_jax.data.streams import Stream, StreamSettings, WindowStream
+from vpt_jax.data.streams import Part, Stream, StreamSettings, WindowStream
 from vpt_jax.evaluation.baselines import idm_baselines, policy_baselines
 from vpt_jax.evaluation.metrics import Prediction
 from vpt_jax.models.policy import Policy
@@ -201,6 +202,32 @@ def test_an_inverse_dynamics_run_has_its_own_baselines_and_shows_all_frames(stre
     assert len(list(decode(film))) == 100
     for _, recorded, predicted, _ in report.held_out_play(perfect, None, valid, 1, 100):
         np.testing.assert_array_equal(recorded[0], predicted[0])
+
+
+def test_the_page_of_a_mixture_shows_every_validation_set(streams, model, tmp_path):
+    train, valid = streams
+    mixture = MixtureStream([Part(name, train, 0.5) for name in ("hired", "web")], 4)
+    held_out = [report.HeldOut(name, valid, policy_baselines(mixture, valid)) for name in ("hired", "web")]
+    figures = {
+        f"valid_{name}/{metric}": value * factor
+        for (name, _, baselines), factor in zip(held_out, (0.5, 0.25), strict=True)
+        for metric, value in baselines["repeat"].items()
+    }
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 3, "train/loss": 1.0, **figures}) + "\n")
+    policy, params = model
+    html, film = report.write_report(
+        tmp_path, stage="policy", facts={}, objective=objective(policy), params=params, train=mixture, held_out=held_out
+    )
+    page = Page(html.read_text())
+    assert page.text("h2") == [
+        "Prediction of held-out play: hired", "Prediction of held-out play: web", "Learning curves: hired",
+        "Learning curves: web", "Held-out play: predicted against recorded", "F1 of each key: hired",
+        "F1 of each key: web", "Training examples",
+    ]  # fmt: skip
+    cells = page.text("td")
+    assert [f"{figures[f'valid_{name}/nll']:.3f}" in cells for name in ("hired", "web")] == [True, True]
+    assert page.tags.count("img") == report.EXAMPLES
+    assert film.exists()
 
 
 def test_without_an_evaluation_the_error_names_the_file(streams, model, tmp_path):

@@ -1,11 +1,14 @@
 """Lists of datasets in a config, such as `config.data.mixture`: entries as text or as objects, and their errors."""
 
+import json
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from vpt_jax.actions.mapping import ActionMapping
 from vpt_jax.system.errors import ConfigError
 
 _NAME = re.compile(r"\w[\w.-]*")  # used in names of metrics
@@ -26,6 +29,7 @@ class DatasetEntry:
 
 MIXTURE_OPTIONS = ("name", "dataset", "weight", "mapping", "segments", "minutes")
 VALID_OPTIONS = ("name", "dataset", "mapping")
+_MAX_MAPPING_BYTES = 2**20
 _RANGES = {"weight": (1e-6, 1e6), "minutes": (0.0, 1e9)}
 
 
@@ -66,9 +70,7 @@ def _read_entry(value: Any, place: str, options: Collection[str]) -> DatasetEntr
         raise ConfigError(f"{place} has no `dataset`: give the folder of a dataset")
     name = fields.setdefault("name", os.path.basename(os.path.normpath(fields["dataset"])))
     if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{place}: the name {name!r} is not of letters, digits, `_`, `.` and `-`: give another `name`"
-        )
+        raise ConfigError(f"{place}: the name {name!r} has characters other than letters, digits, _.-: give a `name`")
     for number, (low, high) in _RANGES.items():
         if number in fields and not _is_number(fields[number], low, high):
             raise ConfigError(f"{place}: `{number}` is {fields[number]!r}, and must be a number of {low:g} to {high:g}")
@@ -77,3 +79,19 @@ def _read_entry(value: Any, place: str, options: Collection[str]) -> DatasetEntr
 
 def _is_number(value: Any, low: float, high: float) -> bool:
     return not isinstance(value, bool) and isinstance(value, int | float) and low <= value <= high
+
+
+def read_mapping(path: Path) -> ActionMapping:
+    """Reads an action mapping from a JSON file.
+
+    Raises:
+        ConfigError: the file is missing, or holds something else; the message names it.
+    """
+    try:
+        if path.stat().st_size > _MAX_MAPPING_BYTES or not path.is_file():
+            raise ValueError(f"it is not a file of at most {_MAX_MAPPING_BYTES:,} bytes")
+        return ActionMapping.from_dict(json.loads(path.read_bytes()))
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no action mapping {path}: give a JSON file with `keys` and `axes`") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not an action mapping: {error}") from error

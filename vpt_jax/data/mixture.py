@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Int
 
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.streams import Part, Stream
 from vpt_jax.system.errors import ConfigError
@@ -64,11 +65,12 @@ class MixtureStream:
 
         Raises:
             ConfigError: the datasets have frames of different sizes; the message names two.
+            ActionSpaceError: they have different action spaces; the message names the difference.
         """
         self.parts, self.batch_size = tuple(parts), batch
         first, *others = self.parts
         for part in others:
-            require_equal_frames(first.name, first.stream, part.name, part.stream)
+            require_equal_data(first.name, first.stream, part.name, part.stream)
 
     def __reduce__(self) -> tuple[type, tuple[tuple[Part, ...], int]]:
         return type(self), (self.parts, self.batch_size)
@@ -87,6 +89,11 @@ class MixtureStream:
         counts = [part.stream.settings.batch for part in self.parts]
         places = sorted(((row + 0.5) / count, i, row) for i, count in enumerate(counts) for row in range(count))
         return np.array([i for _, i, _ in places]), np.array([row for *_, row in places])
+
+    @property
+    def space(self) -> ActionSpace:
+        """Action space of all actions."""
+        return self.parts[0].stream.space
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
@@ -178,8 +185,14 @@ def _sampled_rows(mixture: WindowMixture, step: int) -> Int[np.ndarray, " b"]:
     return np.minimum(np.searchsorted(ends, points, side="right"), len(ends) - 1)
 
 
-def require_equal_frames(name: str, stream: "Stream | MixtureStream", other_name: str, other: Stream) -> None:
-    """Raises `ConfigError` if the frames of two datasets differ in size; the message names both."""
+def require_equal_data(name: str, stream: "Stream | MixtureStream", other_name: str, other: Stream) -> None:
+    """Checks that two datasets serve the same model.
+
+    Raises:
+        ConfigError: their frames differ in size; the message names both.
+        ActionSpaceError: their action spaces differ; the message names the difference.
+    """
+    stream.space.require_equal(other.space, name, other_name)
     if (shape := stream.frame_shape) != (other_shape := other.frame_shape):
         sizes = [f"{width}x{height}" for height, width, *_ in (shape, other_shape)]
         raise ConfigError(

@@ -18,7 +18,7 @@ import signal
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -28,7 +28,8 @@ import numpy as np
 from absl import flags
 from jaxtyping import Bool, Float, Int, UInt8
 
-from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.mapping import ActionMapping
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.codecs import decode_frames, frame_shape
 from vpt_jax.data.dataset import EpisodeIndex, check_record_position, load_index, open_records
@@ -43,6 +44,7 @@ from vpt_jax.video import FRAME_RATE
 
 NULL_RULES = ("drop", "mask", "keep")
 _BYTES_PER_ACTION = 30  # with `first` and `valid`
+_NOT_COMPARED = ("dataset", "segments", "mapping", "space")  # settings that are not in a fingerprint as they are
 _BLOCK = 2**16  # actions processed at a time
 _WORKERS_NEED = 128  # open files: every array in transit from a worker uses two
 
@@ -69,6 +71,8 @@ class StreamSettings:
     shuffle: bool = True  # episodes are reshuffled every epoch; windows are at random positions
     segments: str = ""  # manifest of the seconds of episodes to use (manifest.py); empty: all
     minutes: float = 0.0  # size of a fixed random subset of episodes, in minutes of play; 0: all
+    mapping: ActionMapping | None = None  # of the dataset's actions to `space`; None: they are used as they are
+    space: ActionSpace | None = None  # None: the dataset's
 
     def __post_init__(self) -> None:
         if self.nulls not in NULL_RULES:
@@ -77,6 +81,8 @@ class StreamSettings:
             raise ValueError(f"a stream needs batch >= 1 and length >= 1, not {self.batch} and {self.length}")
         if self.minutes < 0:
             raise ValueError(f"minutes is {self.minutes}; set it to the minutes of play to use, or to 0 for all")
+        if (self.mapping is None) != (self.space is None):
+            raise ValueError("an action mapping needs the action space to which it maps, and the reverse")
 
 
 class Part(NamedTuple):
@@ -94,6 +100,9 @@ class Stream:
 
     def __init__(self, settings: StreamSettings) -> None:
         self.settings = settings
+        if settings.mapping and settings.space:
+            settings.mapping.require_targets(settings.space)
+            settings.mapping.require_sources(self.index.space)
         if settings.minutes > (available := self.index.lengths.sum() / FRAME_RATE / 60):
             raise ValueError(
                 f"{settings.dataset}, split {settings.split!r}: there are {available:.1f} minutes of play, and minutes "
@@ -135,15 +144,27 @@ class Stream:
     @cached_property
     def null(self) -> Bool[np.ndarray, " frames"]:
         """Mask of the split's null actions, determined after binning (paper, section on data; not the raw counts)."""
-        buttons, camera = self.index.buttons, self.index.camera
         # Memory-mapped arrays, so not loaded as a whole
-        blocks = (slice(start, start + _BLOCK) for start in range(0, len(buttons), _BLOCK))
-        return np.concatenate([MINERL.is_null(np.asarray(buttons[rows]), np.asarray(camera[rows])) for rows in blocks])
+        starts = range(0, len(self.index.buttons), _BLOCK)
+        blocks = (self._actions(slice(start, start + _BLOCK)) for start in starts)
+        return np.concatenate([self.space.is_null(*actions) for actions in blocks])
 
-    def actions(self, episode: int) -> tuple[UInt8[np.ndarray, "n 20"], Float[np.ndarray, "n 2"]]:
-        """Raw actions of an episode: buttons, and camera in degrees."""
-        rows = self.index.rows(episode)
-        return np.asarray(self.index.buttons[rows]), np.asarray(self.index.camera[rows])
+    @cached_property
+    def space(self) -> ActionSpace:
+        """Action space of the stream's actions: the dataset's, or that to which they are mapped."""
+        return self.settings.space or self.index.space
+
+    def actions(self, episode: int) -> tuple[UInt8[np.ndarray, "n keys"], Float[np.ndarray, "n axes"]]:
+        """Raw actions of an episode: buttons, and movement of the axes in their units."""
+        return self._actions(self.index.rows(episode))
+
+    def _actions(
+        self, rows: slice | Int[np.ndarray, " n"]
+    ) -> tuple[UInt8[np.ndarray, "n keys"], Float[np.ndarray, "n axes"]]:
+        buttons, camera = np.asarray(self.index.buttons[rows]), np.asarray(self.index.camera[rows])
+        if self.settings.mapping is None:
+            return buttons, camera
+        return self.settings.mapping.apply(self.index.space, self.space, buttons, camera)
 
     @cached_property
     def lengths(self) -> Int[np.ndarray, " episodes"]:
@@ -244,14 +265,9 @@ class Stream:
     def _read_window(self, window: Window) -> Batch:
         row = self.index.starts[window.episode] + window.frame
         valid = window.real & ~self.null[row] if self.settings.nulls == "mask" else window.real
+        buttons, camera = self._actions(row)
         real = window.real[:, None]
-        return Batch(
-            self._read_frames(window),
-            self.index.buttons[row] * real,
-            self.index.camera[row] * real,
-            window.first,
-            valid,
-        )
+        return Batch(self._read_frames(window), buttons * real, camera * real, window.first, valid)
 
     def _read_frames(self, window: Window) -> UInt8[np.ndarray, "t h w 3"]:
         stored = self.index.first_frame[window.episode] + window.frame
@@ -297,9 +313,12 @@ class Stream:
     def fingerprint(self) -> dict[str, Any]:
         """Properties that must be equal when training resumes: else its position would denote other frames."""
         names = hashlib.sha256("\n".join(self.index.names).encode() + self.index.lengths.tobytes()).hexdigest()
-        return {name: value for name, value in asdict(self.settings).items() if name not in ("dataset", "segments")} | {
+        values = asdict(replace(self.settings, mapping=None, space=None))
+        same = {name: value for name, value in values.items() if name not in _NOT_COMPARED} | {
             "frame_shape": list(self.frame_shape), "episodes": names[:16], "kept_frames": self.num_frames,
         }  # fmt: skip
+        mapping = self.settings.mapping
+        return same | ({"mapping": mapping.to_dict(), "space": self.space.to_dict()} if mapping else {})
 
 
 class WindowStream(Stream):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # a train step uses a marginal on machines that read no datas
     from vpt_jax.data.streams import Stream
 
 RawActions = tuple[UInt8[np.ndarray, "n 20"], Float[np.ndarray, "n 2"]]
-Weights = Float[np.ndarray, " n"]
+Weights = Float[np.ndarray, " frames"]
 
 
 class Marginal(NamedTuple):

@@ -14,10 +14,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vpt_jax import parallel
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
-from vpt_jax.data.entries import MIXTURE_OPTIONS, VALID_OPTIONS, DatasetEntry, read_entries
-from vpt_jax.data.mixture import MixtureStream, WindowMixture, require_equal_frames, split_rows
+from vpt_jax.data.entries import MIXTURE_OPTIONS, VALID_OPTIONS, DatasetEntry, read_entries, read_mapping
+from vpt_jax.data.mixture import MixtureStream, WindowMixture, require_equal_data, split_rows
 from vpt_jax.data.streams import NULL_RULES, Part, Stream, StreamSettings, WindowStream, batches
 from vpt_jax.evaluation.metrics import evaluator, group_name
 from vpt_jax.models.policy import embed, init_params
@@ -116,15 +117,18 @@ def open_data(config: ConfigDict) -> RunData:
 
     Raises:
         ConfigError: a list of datasets is invalid, or a dataset has frames of another size than the training data.
+        ActionSpaceError: a dataset has another action space than the training data, and no mapping to it.
     """
     data = config.data
     mixture, valid = dataset_entries(config)
     encoder = make_encoder(config, mixture[0]) if data.get("embeddings") else None
-    train = open_mixture(config, mixture, encoder)
-    opened = {entry.name: open_stream(config, entry, "valid", data.valid_batch, encoder) for entry in valid}
+    train = open_train_data(config, mixture, encoder)
+    opened = {
+        entry.name: open_stream(config, entry, "valid", data.valid_batch, encoder, train.space) for entry in valid
+    }
     test = open_stream(config, DatasetEntry("", data.test), "test", data.valid_batch, encoder) if data.test else None
     for name, stream in [*opened.items(), *([("config.data.test", test)] if test else [])]:
-        require_equal_frames("the training data", train, name or "config.data.valid", stream)
+        require_equal_data("the training data", train, name or "config.data.valid", stream)
     return RunData(train, opened, test)
 
 
@@ -143,10 +147,10 @@ def dataset_entries(config: ConfigDict) -> tuple[tuple[DatasetEntry, ...], tuple
     return mixture or (only,), valid or (DatasetEntry("", data.valid),)
 
 
-def open_mixture(
+def open_train_data(
     config: ConfigDict, entries: Sequence[DatasetEntry], encoder: Encoder | None
 ) -> Stream | MixtureStream:
-    """Opens the training data: one stream, or a mixture of named ones. Raises `ConfigError`."""
+    """Opens the training data: one stream, or a mixture of named ones. Raises as `open_data`."""
     batch, windows = config.data.batch, STAGES[config.stage].windows
     if not entries[0].name:
         return open_stream(config, entries[0], "train", batch, encoder)
@@ -156,14 +160,11 @@ def open_mixture(
     except ValueError as error:
         raise ConfigError(f"config.data.batch: {error}") from error
     shares = weights if windows else rows  # windows are drawn anew in every step, from all datasets
-    streams = [
-        open_stream(config, entry, "train", batch if windows else own_rows, encoder)
-        for entry, own_rows in zip(entries, rows, strict=True)
-    ]
-    parts = [
-        Part(entry.name, stream, share / sum(shares))
-        for entry, stream, share in zip(entries, streams, shares, strict=True)
-    ]
+    parts: list[Part] = []
+    for entry, own_rows, share in zip(entries, rows, shares, strict=True):
+        space = parts[0].stream.space if parts else None
+        stream = open_stream(config, entry, "train", batch if windows else own_rows, encoder, space)
+        parts.append(Part(entry.name, stream, share / sum(shares)))
     return (WindowMixture if windows else MixtureStream)(parts, batch)
 
 
@@ -201,15 +202,41 @@ def check_run(config: ConfigDict) -> None:
             raise ConfigError(f"config.data.{field} must not be negative")
 
 
-def open_stream(config: ConfigDict, entry: DatasetEntry, split: str, rows: int, encoder: Encoder | None) -> Stream:
-    """Opens a split of a dataset; with an `encoder`, as precomputed embeddings. Raises `ConfigError`."""
-    fields = dict(length=config.data.length, nulls=config.data.null_actions, seed=config.seed, shuffle=split == "train")
+def open_stream(
+    config: ConfigDict,
+    entry: DatasetEntry,
+    split: str,
+    rows: int,
+    encoder: Encoder | None,
+    space: ActionSpace | None = None,
+) -> Stream:
+    """Opens a split of a dataset.
+
+    Args:
+        config: of the run.
+        entry: folder, action mapping, and part of the split to use.
+        split: name of the split.
+        rows: of a batch.
+        encoder: the stream is of its embeddings of the frames; None: of frames.
+        space: to which the actions are mapped, if the entry has a mapping.
+
+    Raises:
+        ConfigError: the settings are invalid, or do not fit the dataset.
+    """
+    windows, training = STAGES[config.stage].windows, split == "train"
+    fields = dict(length=config.data.length, nulls=config.data.null_actions, seed=config.seed, shuffle=training)
+    fields |= dict(segments=entry.segments, minutes=float(entry.minutes))
+    if entry.mapping:
+        if space is None:
+            raise ConfigError(
+                f"config.data.mixture: {entry.name} is the first entry, which has the run's action space, and has a "
+                "`mapping`: put the dataset to whose space the others are mapped first"
+            )
+        fields |= dict(mapping=read_mapping(Path(entry.mapping)), space=space)
     try:
-        settings = StreamSettings(
-            entry.dataset, split, rows, **fields, segments=entry.segments, minutes=float(entry.minutes)
-        )
+        settings = StreamSettings(entry.dataset, split, rows, **fields)
         if encoder is None:
-            return (WindowStream if STAGES[config.stage].windows else Stream)(settings)
+            return (WindowStream if windows else Stream)(settings)
         folder = Path(config.data.embeddings, entry.name)
         write_embeddings(settings, encoder, folder)
         return EmbeddedStream(settings, folder, encoder.digest)
