@@ -9,6 +9,7 @@ import pytest
 from vpt_jax.actions.mapping import ActionMapping
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace, ActionSpaceError, Axis
+from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
 from vpt_jax.data.mixture import MixtureStream, WindowMixture, require_equal_data, split_rows
 from vpt_jax.data.streams import Part, Stream, StreamSettings, WindowStream, batches
 from vpt_jax.system.errors import ConfigError
@@ -254,3 +255,20 @@ def test_the_fingerprint_of_one_dataset_is_that_of_earlier_versions(folders):
         "frame_shape": [8, 8, 3], "episodes": "4bcd4639e03bcfa5", "kept_frames": 166,
     }  # fmt: skip
     assert Stream(settings_of(folders["web"], 3)).space == MINERL
+
+
+def test_embeddings_of_a_mixture_take_the_place_of_its_frames(games, tmp_path):
+    """Of both games, with the actions of one mapped; the images are embedded once, whatever the mapping."""
+    encoder = Encoder(lambda frames: frames.reshape(len(frames), -1)[:, :3] / 2, "digest", 3)
+    game, other = (settings_of(folder, 2) for folder in games)
+    all_settings = [game, replace(other, mapping=MAPPING, space=GAME)]
+    streams = []
+    for number, settings in enumerate(all_settings):
+        write_embeddings(settings, encoder, tmp_path / str(number))
+        streams.append(EmbeddedStream(settings, tmp_path / str(number), "digest"))
+    embedded = MixtureStream([Part(name, stream, 0.5) for name, stream in zip("ab", streams, strict=True)], 4)
+    plain = embedded.with_streams(lambda stream: Stream(stream.settings))
+    actual, expected = embedded.read(1, range(4)), plain.read(1, range(4))
+    np.testing.assert_array_equal(actual.frames, expected.frames.reshape(4, LENGTH, -1)[..., :3] / 2)
+    assert_equal(actual[1:], expected[1:])
+    assert embedded.bytes_read(4) < plain.bytes_read(4)
