@@ -207,7 +207,7 @@ def test_null_actions_are_found_after_the_mapping(games):
 def test_other_action_spaces_are_refused_with_the_difference(games):
     parts = [Part(name, Stream(settings_of(folder, 1)), 0.5) for name, folder in zip("ab", games, strict=True)]
     message = "a has the action space 'game', and b has 'other': keys: only the first has fire, up; keys: only the"
-    with pytest.raises(ActionSpaceError, match=message):
+    with pytest.raises(ConfigError, match=message):
         MixtureStream(parts, 2)
 
 

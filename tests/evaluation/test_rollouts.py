@@ -23,7 +23,7 @@ from vpt_jax.evaluation.rollouts import (
     run_episodes,
     summarize,
 )
-from vpt_jax.models.heads import joint_kl
+from vpt_jax.models.joint_head import JointDistribution
 from vpt_jax.models.policy import Policy
 from vpt_jax.programs.evaluate import evaluate_agent
 from vpt_jax.recording import read_frames, read_steps
@@ -90,8 +90,8 @@ def test_drift_is_the_kl_from_the_reference_to_the_policy():
     np.testing.assert_allclose(same.drift, 0, atol=1e-6)
     logits = jax.jit(lambda params: policy.apply({"params": params}, *start).logits)
     p, q = logits(other), logits(one)
-    assert joint_kl(p, q).min() > 0.1
-    np.testing.assert_allclose(different.drift, joint_kl(p, q)[:, 0], rtol=1e-4)
+    assert JointDistribution().kl(p, q).min() > 0.1
+    np.testing.assert_allclose(different.drift, JointDistribution().kl(p, q)[:, 0], rtol=1e-4)
     np.testing.assert_array_equal(different.camera, again.camera)
 
 

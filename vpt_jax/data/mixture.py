@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Int
 
-from vpt_jax.actions.space import ActionSpace
+from vpt_jax.actions.space import ActionSpace, ActionSpaceError
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.streams import Part, Stream
 from vpt_jax.system.errors import ConfigError
@@ -64,8 +64,7 @@ class MixtureStream:
             batch: rows, over all datasets and hosts.
 
         Raises:
-            ConfigError: the datasets have frames of different sizes; the message names two.
-            ActionSpaceError: they have different action spaces; the message names the difference.
+            ConfigError: the datasets have frames of different sizes, or other action spaces; the message names two.
         """
         self.parts, self.batch_size = tuple(parts), batch
         first, *others = self.parts
@@ -189,10 +188,12 @@ def require_equal_data(name: str, stream: "Stream | MixtureStream", other_name: 
     """Checks that two datasets serve the same model.
 
     Raises:
-        ConfigError: their frames differ in size; the message names both.
-        ActionSpaceError: their action spaces differ; the message names the difference.
+        ConfigError: their frames differ in size, or their action spaces; the message names both and the difference.
     """
-    stream.space.require_equal(other.space, name, other_name)
+    try:
+        stream.space.require_equal(other.space, name, other_name)
+    except ActionSpaceError as error:
+        raise ConfigError(f"config.data: {error}") from error
     if (shape := stream.frame_shape) != (other_shape := other.frame_shape):
         sizes = [f"{width}x{height}" for height, width, *_ in (shape, other_shape)]
         raise ConfigError(

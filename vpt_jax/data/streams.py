@@ -29,6 +29,7 @@ from absl import flags
 from jaxtyping import Bool, Float, Int, UInt8
 
 from vpt_jax.actions.mapping import ActionMapping
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.codecs import decode_frames, frame_shape
@@ -43,7 +44,6 @@ from vpt_jax.system.workers import exit_with_parent
 from vpt_jax.video import FRAME_RATE
 
 NULL_RULES = ("drop", "mask", "keep")
-_BYTES_PER_ACTION = 30  # with `first` and `valid`
 _NOT_COMPARED = ("dataset", "segments", "mapping", "space")  # settings that are not in a fingerprint as they are
 _BLOCK = 2**16  # actions processed at a time
 _WORKERS_NEED = 128  # open files: every array in transit from a worker uses two
@@ -249,7 +249,8 @@ class Stream:
 
     def bytes_read(self, rows: int) -> int:
         """Size in bytes of what `read` returns for a number of rows."""
-        return rows * self.settings.length * (self._bytes_per_frame + _BYTES_PER_ACTION)
+        action = len(self.space.keys) + 4 * len(self.space.axes) + 2  # with `first` and `valid`
+        return rows * self.settings.length * (self._bytes_per_frame + action)
 
     @property
     def _bytes_per_frame(self) -> int:
@@ -314,11 +315,11 @@ class Stream:
         """Properties that must be equal when training resumes: else its position would denote other frames."""
         names = hashlib.sha256("\n".join(self.index.names).encode() + self.index.lengths.tobytes()).hexdigest()
         values = asdict(replace(self.settings, mapping=None, space=None))
+        space = {} if self.space == MINERL else {"action_space": self.space.to_dict()}  # earlier runs state none
         same = {name: value for name, value in values.items() if name not in _NOT_COMPARED} | {
-            "frame_shape": list(self.frame_shape), "episodes": names[:16], "kept_frames": self.num_frames,
+            "frame_shape": list(self.frame_shape), "episodes": names[:16], "kept_frames": self.num_frames, **space,
         }  # fmt: skip
-        mapping = self.settings.mapping
-        return same | ({"mapping": mapping.to_dict(), "space": self.space.to_dict()} if mapping else {})
+        return same | ({"mapping": self.settings.mapping.to_dict()} if self.settings.mapping else {})
 
 
 class WindowStream(Stream):

@@ -35,7 +35,7 @@ from vpt_jax.training.profiling import profiled
 from vpt_jax.training.roofline import CHIPS
 from vpt_jax.training.run import LoopInputs, Run
 from vpt_jax.training.setup import Setup, check, frozen_pattern, initial_params, make_setup, training_flops
-from vpt_jax.training.stages import STAGES
+from vpt_jax.training.stages import STAGES, head_statistics
 from vpt_jax.training.state import TrainState
 
 
@@ -70,8 +70,9 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
 
     # Data
     data = open_data(config)
-    train_data, stage = data.train, STAGES[config.stage]
-    baselines = {name: stage.baselines(train_data, valid_data) for name, valid_data in data.valid.items()}
+    train_data, statistics = data.train, head_statistics(config)
+    space = train_data.space
+    baselines = {name: statistics.baselines(train_data, valid_data) for name, valid_data in data.valid.items()}
     steps = count_steps(config, train_data)
     log(
         f"{train_data.num_episodes} training episodes of {train_data.num_frames:,} frames (null actions: "
@@ -81,8 +82,8 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
         log(f"  {name}: {description}")
 
     # Model and shardings
-    marginal = stage.marginal.from_stream(train_data)
-    setup = make_setup(config, mesh, train_data.frame_shape, marginal, steps)
+    marginal = statistics.marginal.from_stream(train_data)
+    setup = make_setup(config, mesh, train_data.frame_shape, marginal, steps, space)
     table = Path(config.workdir) / "sharding.txt"
     log(f"{count_parameters(setup.shapes.params):,} parameters; shardings: {table}; compiling ...")
 
@@ -103,10 +104,10 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
     return Run(
         schedule=Schedule(steps, config.log_every, config.evaluate_every, config.save_every),
         work=make_work(config, train_data),
-        metadata=run_metadata(config, train_data.fingerprint(), frozen_pattern(config)),
+        metadata=run_metadata(config, train_data.fingerprint(), frozen_pattern(config), space),
         shapes=setup.shapes,
         shardings=setup.shardings,
-        initialize=partial(initialize, config, setup),
+        initialize=partial(initialize, config, setup, space),
         open_inputs=open_inputs,
         report=report,
     )
@@ -116,8 +117,8 @@ def open_data(config: ConfigDict) -> RunData:
     """Opens all data of a run.
 
     Raises:
-        ConfigError: a list of datasets is invalid, or a dataset has frames of another size than the training data.
-        ActionSpaceError: a dataset has another action space than the training data, and no mapping to it.
+        ConfigError: a list of datasets is invalid, or a dataset has frames of another size than the training data, or
+            another action space and no mapping to that of the training data.
     """
     data = config.data
     mixture, valid = dataset_entries(config)
@@ -183,7 +184,7 @@ def make_work(config: ConfigDict, data: Stream | MixtureStream) -> Work:
     chip = CHIPS.get(jax.devices()[0].device_kind)
     return Work(
         frames=config.data.batch * config.data.length,
-        flops_per_frame=training_flops(config, data.frame_shape),
+        flops_per_frame=training_flops(config, data.frame_shape, data.space),
         devices=jax.device_count(),
         # No MFU with frozen parameters: the formula counts all as trained.
         peak_flops=chip.flops if chip and not frozen_pattern(config) else 0.0,
@@ -249,10 +250,10 @@ def make_encoder(config: ConfigDict, entry: DatasetEntry) -> Encoder:
     """Frozen image encoder of `config.init_from`, for embeddings of the dataset's frames; raises `ConfigError`."""
     if jax.process_count() > 1:
         raise ConfigError("config.data.embeddings is for jobs of one process")
-    policy = make_policy(config.model)
-    frame_shape = Stream(StreamSettings(entry.dataset, "train", 1, 1)).frame_shape
-    shapes = jax.eval_shape(partial(init_params, policy, frame_shape), jax.random.key(0))
-    params = {"encoder": initial_params(config, shapes)["encoder"]}
+    stream = Stream(StreamSettings(entry.dataset, "train", 1, 1))
+    policy = make_policy(config.model, stream.space)
+    shapes = jax.eval_shape(partial(init_params, policy, stream.frame_shape), jax.random.key(0))
+    params = {"encoder": initial_params(config, shapes, stream.space)["encoder"]}
     digest = params_digest(params, config.model.dtype)
     run = partial(jax.jit(partial(embed, policy)), jax.device_put(params))
     return Encoder(run, digest, policy.features)
@@ -296,9 +297,9 @@ def placed_batches(stream: Stream | MixtureStream, mesh: Mesh, start: int, stop:
             yield parallel.global_batch(batch, mesh, stream.batch_size)
 
 
-def initialize(config: ConfigDict, setup: Setup) -> TrainState:
+def initialize(config: ConfigDict, setup: Setup, space: ActionSpace) -> TrainState:
     """State before the first step, with random parameters or those of `config.init_from`."""
-    return setup.init(initial_params(config, setup.shapes.params)) if config.init_from else setup.init()
+    return setup.init(initial_params(config, setup.shapes.params, space)) if config.init_from else setup.init()
 
 
 def make_evaluator(
@@ -310,6 +311,7 @@ def make_evaluator(
         return partial(placed_batches, stream, mesh, 0, stream.steps_per_epoch, config.data.valid_workers)
 
     return evaluator(
+        data.train.space,
         objective.predict,
         partial(objective.initial_memory, config.data.valid_batch),
         {name: batches(stream) for name, stream in data.valid.items()},

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vpt_jax.actions.minerl import BUTTONS, PITCH, YAW
+from vpt_jax.actions.minerl import PITCH, YAW
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.mixture import MixtureStream, split_rows
 from vpt_jax.data.streams import Stream
 from vpt_jax.evaluation.metrics import COMMON_SHARE, group_name
@@ -131,10 +132,11 @@ def _keys_section(held_out: HeldOut, figures: Mapping[str, Mapping[str, float]])
     valid = held_out.stream
     episodes = range(len(valid.index.names))
     held = np.concatenate([valid.actions(episode)[0][valid.scored(episode)] for episode in episodes]).mean(0)
+    keys = valid.space.keys
     rows = [
-        [BUTTONS[i], *(metrics.get(f"f1/{BUTTONS[i]}", 0.0) for metrics in figures.values()), f"{held[i]:.1%}"]
+        [keys[i], *(metrics.get(f"f1/{keys[i]}", 0.0) for metrics in figures.values()), f"{held[i]:.1%}"]
         for i in np.argsort(-held, kind="stable")
-        if f"f1/{BUTTONS[i]}" in figures["repeat"]
+        if f"f1/{keys[i]}" in figures["repeat"]
     ]
     columns = ["Key", *(_PREDICTORS[name] for name in figures), "Held, share of frames"]
     return section(held_out.heading("F1 of each key"), table(columns, rows))
@@ -201,17 +203,19 @@ def _examples_section(train: Stream | MixtureStream) -> str:
 
 def _examples(stream: Stream, count: int) -> list[str]:
     # Row i starts at i / count of the epoch.
-    batch = Stream(replace(stream.settings, batch=count, length=1)).read(0, range(count))
+    batch, space = Stream(replace(stream.settings, batch=count, length=1)).read(0, range(count)), stream.space
     return [
-        picture(draw_large(FilmFrame(batch.frames[row, 0], action)), describe(*action))
+        picture(draw_large(FilmFrame(batch.frames[row, 0], action, space=space)), describe(space, *action))
         for row, action in enumerate(zip(batch.buttons[:, 0], batch.camera[:, 0], strict=True))
         if batch.valid[row, 0]
     ]
 
 
-def describe(buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"]) -> str:
-    """Description of an action: `forward, jump; camera 2.5° right, 0.3° up`."""
-    keys = ", ".join(BUTTONS[i] for i in np.flatnonzero(buttons)) or "no key"
+def describe(space: ActionSpace, buttons: UInt8[np.ndarray, " keys"], camera: Float[np.ndarray, " axes"]) -> str:
+    """Description of an action: `forward, jump; camera 2.5° right, 0.3° up`; of other axes, with their units."""
+    if tuple(axis.name for axis in space.axes) != ("pitch", "yaw"):
+        return space.describe(buttons, camera)
+    keys = ", ".join(space.keys[i] for i in np.flatnonzero(buttons)) or "no key"
     turns = [
         f"{abs(degrees):.1f}° {names[int(degrees < 0)]}"
         for degrees, names in ((camera[YAW], ("right", "left")), (camera[PITCH], ("down", "up")))
@@ -247,4 +251,4 @@ def held_out_play(objective: Objective, params: Any, stream: Stream, episode: in
         buttons, camera = (np.asarray(choice[0]) for choice in (predicted.buttons, predicted.camera))
         for i in range(min(stop - start, _CHUNK)):
             recorded = batch.buttons[0, i], batch.camera[0, i]
-            yield FilmFrame(batch.frames[0, i], recorded, (buttons[i], camera[i]))
+            yield FilmFrame(batch.frames[0, i], recorded, (buttons[i], camera[i]), space=stream.space)

@@ -10,9 +10,9 @@ import pytest
 
 from vpt_jax import parallel
 from vpt_jax.actions.joint import JointAction
-from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.kv_cache import KVCache
 from vpt_jax.models.policy import PolicyOutput
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.training.ppg.learner import (
     Learner,
     LearnerState,
