@@ -20,6 +20,8 @@ SHAPES = {"buttons": (20, 2), "camera": (2, 11)}
 class Constant:
     """Model whose logits are its parameters plus the brightness of the first pixel."""
 
+    space = MINERL
+
     def apply(self, variables, frames, valid):
         light = frames[:, :, 0, 0, 0, None, None] / 255
         plus = {"buttons": light * jnp.array([0, 1]), "camera": 0 * light}

@@ -14,6 +14,7 @@ from vpt_jax.actions.joint import joint_from_raw
 from vpt_jax.actions.minerl import BUTTON_INDEX, MINERL
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.baselines import Marginal
+from vpt_jax.models.joint_head import JointDistribution
 from vpt_jax.models.policy import Policy, PolicyOutput
 from vpt_jax.training.behavioural_cloning import cloning, cloning_loss
 from vpt_jax.training.optimizers import OPTIMIZERS, adam, linear_schedule
@@ -22,6 +23,8 @@ from vpt_jax.training.state import initial_state, train_step
 
 class Constant:
     """Policy whose logits are its parameters, the same for every frame."""
+
+    distribution = JointDistribution()
 
     def apply(self, variables, frames, first, memory):
         shape = first.shape

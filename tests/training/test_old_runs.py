@@ -92,7 +92,7 @@ def restore(name, folder):
         metadata, built = ppg_train.checkpoint_metadata(config), ppg_setup.make_setup(config, mesh)
     else:
         stream = (WindowStream if name == "idm" else Stream)(stream_settings(config))
-        marginal = STAGES[name].marginal.from_stream(stream)
+        marginal = next(iter(STAGES[name].heads.values())).marginal.from_stream(stream)
         metadata = run_metadata(config, stream.fingerprint())
         built = setup.make_setup(config, mesh, stream.frame_shape, marginal, steps=4)
     checkpoints = Checkpoints(run / "checkpoints", keep_last=1, keep_every_hours=0.0, metadata=metadata)

@@ -46,6 +46,8 @@ def random_logits(seed, *shape):
 class FixedPolicy:
     """Stub policy whose parameters are its output."""
 
+    distribution = JointDistribution()
+
     @staticmethod
     def apply(variables, frames, first, memory):
         return PolicyOutput(memory=memory, **variables["params"])
