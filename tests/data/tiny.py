@@ -44,7 +44,8 @@ def write_dataset(folder, lengths, shards=1, splits=("train",), record=None, spa
         records, buttons, cameras = [], [], []
         for number, length in enumerate(lengths):
             buttons.append(rng.integers(0, 2, (length, len(space.keys))).astype(np.uint8))
-            cameras.append(rng.normal(0, 3, (length, len(space.axes))).astype(np.float32))
+            moved = rng.normal(0, 3, (length, len(space.axes)))
+            cameras.append(moved.astype(np.float32))
             for chunk, first in enumerate(range(0, length, CHUNK)):
                 rows = slice(first, first + CHUNK)
                 actions = buttons[-1][rows], cameras[-1][rows]

@@ -157,7 +157,7 @@ def test_play_predicts_as_the_policy_does_on_the_episode_alone(streams, model):
         MINERL, JointAction(*(np.asarray(x[0].argmax(-1)) for x in output.logits.values()))
     )
     assert len(np.unique(buttons, axis=0)) > 1
-    for (_, recorded, predicted, _), row, held, turn in zip(play, valid.kept(1), buttons, bins, strict=True):
+    for (_, recorded, predicted, *_), row, held, turn in zip(play, valid.kept(1), buttons, bins, strict=True):
         np.testing.assert_array_equal(predicted[0], held)
         np.testing.assert_allclose(predicted[1], CAMERA.to_values(turn), rtol=1e-6)
         for stored, shown in zip(valid.actions(1), recorded, strict=True):
@@ -171,7 +171,7 @@ def test_play_is_limited_and_inventory_does_not_turn(streams, model):
     params = params | {"actions": params["actions"] | {"buttons": head}}
     play = list(report.held_out_play(objective(policy), params, valid, 1, 10))
     assert len(play) == 10
-    for _, _, (buttons, camera), _ in play:
+    for _, _, (buttons, camera), *_ in play:
         assert buttons.nonzero() == (np.array([BUTTONS.index("inventory")]),)
         assert not camera.any()
 
@@ -200,7 +200,7 @@ def test_an_inverse_dynamics_run_has_its_own_baselines_and_shows_all_frames(stre
     assert any("before and after" in text for text in page.text("p"))
     assert "dropped, as in training" not in html.read_text()
     assert len(list(decode(film))) == 100
-    for _, recorded, predicted, _ in report.held_out_play(perfect, None, valid, 1, 100):
+    for _, recorded, predicted, *_ in report.held_out_play(perfect, None, valid, 1, 100):
         np.testing.assert_array_equal(recorded[0], predicted[0])
 
 
