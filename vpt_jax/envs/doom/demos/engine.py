@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
@@ -26,6 +26,7 @@ from vpt_jax.video import Frame
 
 # Sizes that the engine draws as they are: it enlarges frames that are smaller than 640x480.
 SIZES = ((854, 480), (1280, 720), (1920, 1080))
+_GAMES = "/usr/games"  # where Debian installs games
 FIRST_FRAME = 1  # frame 0 is black: the engine copies no picture to the screen while it changes to the level
 _START_SECONDS, _SECONDS_PER_TIC = 60.0, 1.0  # time limits, for machines that are busy with other things
 _HUD = "doom full\nbig_health 2 20 bottom_left\nbig_ammo 270 20 bottom_right\n\ndoom ex\n\ndoom off\n"
@@ -55,7 +56,7 @@ def program() -> tuple[str, Path]:
     Raises:
         DemoError: it is not installed; the message has the command.
     """
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/games"])  # of Debian
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), _GAMES])
     found = shutil.which("dsda-doom", path=path)
     if not found:
         raise DemoError("demos are drawn by dsda-doom, which is not installed: apt-get install dsda-doom")
@@ -84,7 +85,7 @@ def trace(demo: Demo, game: Path, additions: Sequence[Path], source: str) -> Tra
         return read_trace(file.read_bytes(), demo, source)
 
 
-def draw(demo: Demo, player: int, game: Path, additions: Sequence[Path], width: int, source: str) -> Iterator[Frame]:
+def draw(demo: Demo, player: int, game: Path, additions: Sequence[Path], width: int, source: str) -> Generator[Frame]:
     """Draw a demo: yields what a player saw after the commands of each tic; the first frame is black (FIRST_FRAME).
 
     Args:
@@ -100,7 +101,7 @@ def draw(demo: Demo, player: int, game: Path, additions: Sequence[Path], width: 
     """
     height = dict(SIZES)[width]
     reader, writer = os.pipe()
-    settings = {
+    settings: dict[str, object] = {
         "screen_resolution": f'"{width}x{height}"',
         "cap_videocommand": f'"echo %w %h >/dev/fd/{writer}; exec cat >/dev/fd/{writer}"',
     }
@@ -112,12 +113,12 @@ def draw(demo: Demo, player: int, game: Path, additions: Sequence[Path], width: 
         with _time_limit(process, demo):
             size = pipe.readline(32).decode("ascii", errors="replace").strip()
             if size != f"{width} {height}":
-                log = _log_tail(scratch)
-                raise DemoError(f"dsda-doom draws {source} at {size!a}, not {width} {height}; the end of its log:\n{log}")
+                problem = f"dsda-doom draws {source} at {size!a}, not {width} {height}"
+                raise DemoError(f"{problem}; the end of its log:\n{_log_tail(scratch)}")
             for number in range(len(demo.moves)):
                 if (frame := _read_frame(pipe, height, width)) is None:
-                    log = _log_tail(scratch)
-                    raise DemoError(f"dsda-doom ended at tic {number} of {source}; the end of its log:\n{log}")
+                    problem = f"dsda-doom ended at tic {number} of {source}"
+                    raise DemoError(f"{problem}; the end of its log:\n{_log_tail(scratch)}")
                 yield frame
 
 
@@ -127,7 +128,7 @@ def _read_frame(pipe: BinaryIO, height: int, width: int) -> Frame | None:
 
 
 @contextmanager
-def _scratch(lump: bytes, settings: Mapping[str, object]) -> Iterator[Path]:
+def _scratch(lump: bytes, settings: dict[str, object]) -> Iterator[Path]:
     """A temporary folder with the demo and the configuration; its end also ends the engine."""
     scratch = Path(tempfile.mkdtemp(prefix="vpt_dsda_"))
     guard = watchdog.watch(scratch.name, scratch)  # before there is anything to clean up

@@ -24,9 +24,8 @@ HEADER_BYTES = 13
 MAX_TICS = 12 * 3600 * TICS_PER_SECOND
 MAX_BYTES = HEADER_BYTES + 4 * 4 * MAX_TICS + 2**20  # with notes at its end
 _VIEW, _PLAYERS, _END = 8, 9, 0x80
-_OTHER_VERSIONS = {110: "a demo with turns of 16 bits", 111: "a demo with turns of 16 bits"} | {
-    version: "a Boom demo or one of a later engine" for version in range(200, 256)
-}
+_OTHER_VERSIONS = dict.fromkeys((110, 111), "a demo with turns of 16 bits")
+_OTHER_VERSIONS |= dict.fromkeys(range(200, 256), "a Boom demo or one of a later engine")
 
 
 class Demo(NamedTuple):

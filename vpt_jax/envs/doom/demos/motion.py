@@ -7,6 +7,7 @@ Ranks are correlated (Spearman), since the shift of a fast turn may be anything.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -30,7 +31,7 @@ class TurnAlignment:
     late: int  # frames by which the turns come too late, where the correlation is highest; 0: aligned
     late_by_part: tuple[int | None, ...]  # the same in each of `PARTS` parts, None where the player hardly turned
     correlation: float  # at `late`
-    pixels_per_degree: float  # of frames `WIDTH` wide, the median; 0.7 where the view is 90 degrees wide at 4:3
+    pixels_per_degree: float  # of frames `WIDTH` wide, the median; about 0.6 in a view of 90 degrees at 4:3
 
 
 def image_shifts(frames: Iterable[Frame]) -> Iterator[float]:
@@ -57,7 +58,7 @@ def turn_alignment(shifts: Float[np.ndarray, " n"], degrees: Float[np.ndarray, "
     if late is None:
         return None
     edges = np.linspace(0, len(shifts), PARTS + 1).astype(int)
-    parts = tuple(_best(shifts[a:b], degrees[a:b])[0] for a, b in zip(edges[:-1], edges[1:], strict=True))
+    parts = tuple(_best(shifts[a:b], degrees[a:b])[0] for a, b in pairwise(edges))
     moved, turned = _overlap(shifts, degrees, late)
     slow = (np.abs(turned) > _SLOW[0]) & (np.abs(turned) < _SLOW[1])
     scale = float(np.median(-moved[slow] / turned[slow])) if slow.any() else 0.0
@@ -65,11 +66,12 @@ def turn_alignment(shifts: Float[np.ndarray, " n"], degrees: Float[np.ndarray, "
 
 
 def _best(shifts: Float[np.ndarray, " n"], degrees: Float[np.ndarray, " n"]) -> tuple[int | None, float]:
-    if (degrees != 0).sum() < _MIN_TURNS or len(shifts) < 4 * MAX_SHIFT:
+    inner = slice(2 * MAX_SHIFT, -2 * MAX_SHIFT)  # frames that take part at every displacement
+    if np.count_nonzero(degrees[inner]) < _MIN_TURNS or not np.ptp(degrees[inner]) or not np.ptp(shifts[inner]):
         return None, 0.0
     lates = range(-MAX_SHIFT, MAX_SHIFT + 1)
     values = [-float(spearmanr(*_overlap(shifts, degrees, late)).statistic) for late in lates]
-    best = int(np.nanargmax(values)) if np.isfinite(values).any() else MAX_SHIFT
+    best = int(np.argmax(values))
     return (lates[best], values[best]) if values[best] > _MIN_CORRELATION else (None, values[best])
 
 

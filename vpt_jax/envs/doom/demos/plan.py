@@ -76,8 +76,8 @@ def _freedoom() -> list[Path]:
     package = find_spec("vizdoom")  # without importing it
     if package is None or not package.submodule_search_locations:
         raise DemoError(
-            "Freedoom's demos are in the package vizdoom, which is not installed: pip install vizdoom, or give demos of "
-            "your own, --config.demos.files"
+            "Freedoom's demos are in the package vizdoom, which is not installed: pip install vizdoom, or give "
+            "demos of your own, --config.demos.files"
         )
     return [Path(package.submodule_search_locations[0], name) for name in _FREEDOOM]
 
@@ -108,8 +108,8 @@ def _level(demo: Demo, source: _Source) -> str:
     level = f"MAP{demo.map:02}" if any(name.startswith("MAP") for name in levels) else f"E{demo.episode}M{demo.map}"
     if level not in levels:
         raise DemoError(
-            f"{source.name} was played on level {level}, which {source.game.path} does not have: give the WAD files that "
-            "were loaded with it, --config.demos.additions"
+            f"{source.name} was played on level {level}, which {source.game.path} does not have: give the WAD files "
+            "that were loaded with it, --config.demos.additions"
         )
     return level
 

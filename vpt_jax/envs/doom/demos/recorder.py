@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import closing
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,8 @@ def record_view(view: View, height: int, width: int) -> dict[str, Any]:
         frames, alignment = _write(view, replayed, height, width)
     except DemoError as error:
         return facts | {"left_out": str(error)}
-    measured = {name: getattr(alignment, name) for name in ("late", "late_by_part", "correlation", "pixels_per_degree")} if alignment else {}
-    return facts | {"seconds": frames / FRAME_RATE, "turned_as_commanded": round(turned, 4)} | _rounded(measured)
+    measured = {"turned_as_commanded": turned} | (asdict(alignment) if alignment else {})
+    return facts | {"seconds": frames / FRAME_RATE} | _rounded(measured)
 
 
 def _write(view: View, replayed: Trace, height: int, width: int) -> tuple[int, TurnAlignment | None]:
@@ -107,7 +108,7 @@ def _write(view: View, replayed: Trace, height: int, width: int) -> tuple[int, T
         shifts = list(image_shifts(write_all()))
         yaws = [action["camera"][YAW] for action in actions]
         alignment = turn_alignment(np.array(shifts), np.array([0.0, *yaws[:-1]]))  # a turn shows in the next frame
-        if alignment and any(alignment.late_by_part + (alignment.late,)):
+        if alignment and any((alignment.late, *alignment.late_by_part)):
             raise DemoError(
                 f"the turns come {alignment.late} frames late (in its parts {alignment.late_by_part}), in this version "
                 "of dsda-doom"

@@ -67,7 +67,9 @@ def demo_lumps(wad: Wad) -> dict[str, bytes]:
             if not _DEMO.fullmatch(lump.name):
                 continue
             if lump.size > MAX_BYTES:
-                raise DemoError(f"{wad.path}: {lump.name} has {lump.size:,} bytes; demos of up to {MAX_BYTES:,} are read")
+                raise DemoError(
+                    f"{wad.path}: {lump.name} has {lump.size:,} bytes; demos of up to {MAX_BYTES:,} are read"
+                )
             file.seek(lump.offset)
             demos[lump.name] = file.read(lump.size)
     return demos
