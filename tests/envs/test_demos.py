@@ -98,6 +98,9 @@ def test_the_demos_of_a_wad_are_found_by_name(tmp_path):
     assert demo_lumps(wad) == {"DEMO1": last, "DEMO2": last}
 
 
+ONE_LUMP = struct.pack("<4sii", b"IWAD", 1, 12)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -107,8 +110,8 @@ def test_the_demos_of_a_wad_are_found_by_name(tmp_path):
         (struct.pack("<4sii", b"PWAD", 2**30, 12), "damaged: 1073741824 directory entries"),
         (struct.pack("<4sii", b"PWAD", 1, 4), "damaged: 1 directory entries at byte 4"),
         (make_wad([("DEMO1", b"1")])[:-1], "damaged"),
-        (struct.pack("<4sii", b"IWAD", 1, 12) + struct.pack("<ii8s", 8, 2**30, b"DEMO1"), "'DEMO1' of 1073741824 bytes"),
-        (struct.pack("<4sii", b"IWAD", 1, 12) + struct.pack("<ii8s", -8, 4, b"D\xff\x1b"), r"\\x1b' of 4 bytes"),
+        (ONE_LUMP + struct.pack("<ii8s", 8, 2**30, b"DEMO1"), "'DEMO1' of 1073741824 bytes"),
+        (ONE_LUMP + struct.pack("<ii8s", -8, 4, b"D\xff\x1b"), r"\\x1b' of 4 bytes"),
     ],
 )  # fmt: skip
 def test_a_damaged_wad_is_refused_with_file_and_problem(tmp_path, data, message):
@@ -199,8 +202,8 @@ def test_a_trace_ends_where_the_level_is_left():
 
 def test_a_trace_tells_turns_and_deaths():
     demo = read_demo(make_demo([[[0, 0, turn, 0]] for turn in (9, 5, -7, 100, 100, 0)]), "here")
-    trace = read_trace(ghost([[(0, 9, 0, 1)], [(0, 14, 6, 1)], [(0, 7, 0x8001, 1)], [(0, 107, 7, 1)], [(1, 107, 8, 1)]]),
-                       demo, "here")  # fmt: skip
+    states = [(0, 9, 0, 1), (0, 14, 6, 1), (0, 7, 0x8001, 1), (0, 107, 7, 1), (1, 107, 8, 1)]
+    trace = read_trace(ghost([[state] for state in states]), demo, "here")
     assert trace.dead[:, 0].tolist() == [False, False, False, True, True]
     assert turned_as_commanded(trace, demo, 0) == 1.0  # the last turn is a dead player's
     other = read_demo(make_demo([[[0, 0, turn, 0]] for turn in (9, 5, -7, 99, 100, 0)]), "here")
@@ -285,8 +288,8 @@ def test_demos_of_ones_own_are_planned(tmp_path):
     files = [str(tmp_path / "my run_2.lmp"), str(tmp_path / "both.LMP"), game, more]
     views = plan_views(demos_config(tmp_path / "out", files=files, game=game, additions=(more,)))
     assert [(view.level, view.person, view.player) for view in views] == [
-        ("MAP01", "my.run.2", 0), ("MAP02", "both.LMP.1", 0), ("MAP02", "both.LMP.2", 1), ("MAP01", "game.wad.DEMO1", 0),
-        ("MAP02", "more.wad.DEMO3", 0),
+        ("MAP01", "my.run.2", 0), ("MAP02", "both.LMP.1", 0), ("MAP02", "both.LMP.2", 1),
+        ("MAP01", "game.wad.DEMO1", 0), ("MAP02", "more.wad.DEMO3", 0),
     ]  # fmt: skip
     assert views[0].game == Path(game)
     assert [view.additions for view in views] == [(Path(more),)] * 3 + [(), (Path(more),)]
@@ -307,7 +310,8 @@ def test_demos_of_ones_own_are_planned(tmp_path):
 def test_a_plan_that_lacks_something_names_the_remedy(tmp_path, changes, message):
     (tmp_path / "run.lmp").write_bytes(turning_demo(1))
     places = {
-        "run": tmp_path / "run.lmp", "game": write_game(tmp_path), "other": write_game(tmp_path, ("E1M2",), name="other.wad"),
+        "run": tmp_path / "run.lmp", "game": write_game(tmp_path),
+        "other": write_game(tmp_path, ("E1M2",), name="other.wad"),
         "more": write_game(tmp_path, kind=b"PWAD", name="more.wad"),
     }  # fmt: skip
     filled = {
