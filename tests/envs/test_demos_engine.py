@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
     reason="dsda-doom is not installed: apt-get install dsda-doom",
 )
 FREEDOOM = level_file("MAP03").game
-PLAY = read_demo(turning_demo(3.0, players=2, level=3), "play")
+PLAY = read_demo(turning_demo(5.0, players=2, level=3), "play")
 
 
 def config_of(folder, files, **changes):
@@ -132,7 +132,7 @@ def test_the_facts_name_players_alignment_and_what_was_left_out(recorded):
     facts = json.loads((recorded / "demos.json").read_text())
     assert [fact["player"] for fact in facts] == ["two.1", "two.2", "short"]
     assert [fact["left_out"] for fact in facts] == ["", "", "the player leads it for 0.2 s only"]
-    assert [fact["seconds"] for fact in facts] == [2.9, 2.9, 0.0]
+    assert [fact["seconds"] for fact in facts] == [4.9, 4.9, 0.0]
     assert {fact["session"] for fact in facts[:2]} == {hashlib.sha256(PLAY.data).hexdigest()[:12]}
     assert facts[0]["world"] == "MAP03"
     for fact in facts[:2]:

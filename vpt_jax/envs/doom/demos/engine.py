@@ -1,11 +1,14 @@
 """dsda-doom, the engine that replays demos: drawn frames from a pipe, and the trace of all players. No display needed.
 
-The engine writes raw frames to the standard input of a command of its configuration, which it starts with a shell: the
-command is fixed text without any name of a file. Configuration and working files are in a temporary folder that is the
-engine's home, so it neither reads nor changes a user's or the machine's settings. The engine is a C program that is not
-confined: draw only demos and WADs that you trust.
+The engine writes raw frames to the standard input of a command of its configuration, which it starts with a shell. Ours
+is fixed text without any name of a file: it reports its process and waits, and this program reads its input.
+Configuration and working files are in a temporary folder that is the engine's home, so it neither reads nor changes a
+user's or the machine's settings. The engine is a C program that is not confined: draw only demos and WADs that you
+trust.
 """
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -29,6 +32,9 @@ SIZES = ((854, 480), (1280, 720), (1920, 1080))
 _GAMES = "/usr/games"  # where Debian installs games
 FIRST_FRAME = 1  # frame 0 is black: the engine copies no picture to the screen while it changes to the level
 _START_SECONDS, _SECONDS_PER_TIC = 60.0, 1.0  # time limits, for machines that are busy with other things
+_PIPE_BYTES = 2**20
+# It ends with the engine ($PPID), and reads nothing.
+_VIDEO_COMMAND = "echo $$ %wx%h >/dev/fd/{}; while kill -0 $PPID; do sleep 1; done"
 _HUD = "doom full\nbig_health 2 20 bottom_left\nbig_ammo 270 20 bottom_right\n\ndoom ex\n\ndoom off\n"
 _SETTINGS = {
     "videomode": '"Software"',
@@ -103,23 +109,32 @@ def draw(demo: Demo, player: int, game: Path, additions: Sequence[Path], width: 
     reader, writer = os.pipe()
     settings: dict[str, object] = {
         "screen_resolution": f'"{width}x{height}"',
-        "cap_videocommand": f'"echo %w %h >/dev/fd/{writer}; exec cat >/dev/fd/{writer}"',
+        "cap_videocommand": f'"{_VIDEO_COMMAND.format(writer)}"',
     }
-    with os.fdopen(reader, "rb") as pipe, _scratch(with_view(demo, player), settings) as scratch:
+    with os.fdopen(reader, "rb") as report, _scratch(with_view(demo, player), settings) as scratch:
         try:
             process = _start(scratch, game, additions, ["-viddump", "film"], (writer,))
         finally:
-            os.close(writer)  # so that the pipe ends with the engine
-        with _time_limit(process, demo):
-            size = pipe.readline(32).decode("ascii", errors="replace").strip()
-            if size != f"{width} {height}":
-                problem = f"dsda-doom draws {source} at {size!a}, not {width} {height}"
-                raise DemoError(f"{problem}; the end of its log:\n{_log_tail(scratch)}")
+            os.close(writer)  # so that the report ends with the engine
+        with _time_limit(process, demo), _frame_pipe(report, f"{width}x{height}", source, scratch) as pipe:
             for number in range(len(demo.moves)):
                 if (frame := _read_frame(pipe, height, width)) is None:
                     problem = f"dsda-doom ended at tic {number} of {source}"
                     raise DemoError(f"{problem}; the end of its log:\n{_log_tail(scratch)}")
                 yield frame
+
+
+@contextmanager
+def _frame_pipe(report: BinaryIO, size: str, source: str, scratch: Path) -> Iterator[BinaryIO]:
+    """The pipe with the frames: the standard input of the command that reports its process and the size."""
+    process, _, drawn = report.readline(64).decode("ascii", errors="replace").strip().partition(" ")
+    if drawn != size or not process.isdecimal():
+        problem = f"dsda-doom draws {source} at {drawn!a}, not {size}"
+        raise DemoError(f"{problem}; the end of its log:\n{_log_tail(scratch)}")
+    with open(f"/proc/{process}/fd/0", "rb") as pipe:
+        with contextlib.suppress(OSError):  # there are limits for all pipes of a user
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)  # fewer switches between the two programs
+        yield pipe
 
 
 def _read_frame(pipe: BinaryIO, height: int, width: int) -> Frame | None:
