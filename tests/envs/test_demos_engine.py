@@ -19,6 +19,7 @@ from vpt_jax.envs.doom.demos.lump import read_demo
 from vpt_jax.envs.doom.demos.motion import image_shifts, turn_alignment
 from vpt_jax.envs.doom.demos.recorder import record_demos
 from vpt_jax.envs.doom.demos.trace import turned_as_commanded
+from vpt_jax.envs.doom.demos.wad import demo_lumps, read_wad
 from vpt_jax.recording import find_recordings, read_frames, read_steps
 
 pytest.importorskip("vizdoom")
@@ -173,3 +174,15 @@ def test_the_command_says_which_minutes_it_has_and_what_it_left_out(tmp_path, fi
     assert run.returncode == 0
     assert f"left out: {files[1]}, player 1: the player leads it for 0.2 s only" in message
     assert "0 of 1 views, nothing" in message
+
+
+@pytest.mark.slow
+def test_a_human_game_of_freedoom_is_aligned_throughout(tmp_path):
+    lump = demo_lumps(read_wad(FREEDOOM))["DEMO1"]
+    (tmp_path / "map03.lmp").write_bytes(lump)
+    record_demos(config_of(tmp_path / "out", [tmp_path / "map03.lmp"]))
+    [fact] = json.loads((tmp_path / "out" / "demos.json").read_text())
+    assert (fact["player"], fact["world"], fact["seconds"]) == ("mc776", "MAP03", 74.25)
+    assert (fact["late"], fact["late_by_part"]) == (0, [0, 0, 0, 0])
+    assert fact["turned_as_commanded"] > 0.99
+    assert fact["correlation"] > 0.4
