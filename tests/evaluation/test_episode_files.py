@@ -54,7 +54,12 @@ def test_an_episode_is_prepared_for_training(tmp_path):
 
 
 def test_a_failed_episode_leaves_no_actions(tmp_path):
-    with pytest.raises(ValueError, match="lost"), episode_writer(tmp_path / "episode", 32, 32, SMALL) as writer:
-        writer.write(np.zeros((32, 32, 3), np.uint8), np.zeros(7, np.uint8), np.zeros(1, np.float32))
-        raise ValueError("the game was lost")
+
+    def lose_the_game():
+        with episode_writer(tmp_path / "episode", 32, 32, SMALL) as writer:
+            writer.write(np.zeros((32, 32, 3), np.uint8), np.zeros(7, np.uint8), np.zeros(1, np.float32))
+            raise ValueError("the game was lost")
+
+    with pytest.raises(ValueError, match="lost"):
+        lose_the_game()
     assert not actions_file(tmp_path / "episode").exists()
