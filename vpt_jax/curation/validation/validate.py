@@ -25,6 +25,7 @@ from vpt_jax.curation.validation.findings import (
     copy_findings,
     integrity_findings,
     leakage_findings,
+    repeat_findings,
 )
 from vpt_jax.curation.validation.outputs import out_folder, write_json, write_page
 from vpt_jax.curation.validation.records import Scan, load_scan, scan_episode
@@ -140,7 +141,7 @@ def _align_all(
             if not isinstance(stored := read_json(file), dict):
                 write_json(file, stored := {"fit": _align(scorer, episode, _stored_scan(work, episode))})
             if stored["fit"] is not None:
-                alignments[episode] = Alignment(**stored["fit"])
+                alignments[episode] = Alignment.from_dict(stored["fit"])
             bar.update(episode.frames)
     return alignments
 
@@ -158,6 +159,7 @@ def _collect_findings(results: Results) -> list[Finding]:
         *integrity_findings(results.scans),
         *copy_findings(results.scans),
         *leakage_findings(list(results.scans)),
+        *repeat_findings(results.scans),
         *alignment_findings(results.alignments),
     ]
 
