@@ -18,7 +18,7 @@ class Line(NamedTuple):
 
     start: float
     end: float
-    error: float  # standard deviation of `end - start`
+    error: float  # standard error of `end - start`
 
     def path(self, frames: int) -> Int[np.ndarray, " n"]:
         """Shift of every frame."""
@@ -47,7 +47,8 @@ def _lines(blocks: int, reach: int) -> tuple[Int[np.ndarray, "lines 2"], Int[np.
 def _scores(
     paths: Int[np.ndarray, "lines blocks"], blocks: Float[np.ndarray, "blocks shifts"]
 ) -> Float[np.ndarray, " lines"]:
-    return blocks[np.arange(len(blocks)), paths].sum(1)
+    flat = paths + blocks.shape[1] * np.arange(len(blocks))
+    return blocks.ravel().take(flat).sum(1)
 
 
 def _line_gain(paths: Int[np.ndarray, "lines blocks"], blocks: Float[np.ndarray, "blocks shifts"]) -> float:
@@ -65,7 +66,7 @@ def _refine(surface: Float[np.ndarray, "n shifts"], start: int, end: int) -> Lin
     weights /= weights.sum()
     mean, change = weights @ lines, lines[:, 1] - lines[:, 0]
     variance = weights @ (change - (mean[1] - mean[0])) ** 2
-    return Line(float(mean[0]), float(mean[1]), float(np.sqrt(variance)))
+    return Line(float(mean[0]), float(mean[1]), float(np.sqrt(variance + _STEP**2)))
 
 
 def _round(shifts: Float[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:

@@ -37,7 +37,7 @@ class Timing:
     end: float = 0.0  # and at the last
     start_z: float = 0.0  # z score of the log-likelihood up to the first jump over that of no displacement
     drift: float = 0.0  # frames that they come later with every frame; 0 if there is no drift
-    drift_error: float = 0.0  # standard deviation
+    drift_error: float = 0.0  # standard error
     drift_z: float = 0.0  # z score of the log-likelihood over that of a constant shift
     jumps: tuple[Jump, ...] = ()
 
