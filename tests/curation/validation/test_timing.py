@@ -33,7 +33,7 @@ def steps(*segments):
 
 
 def measure(surface):
-    return measure_timing(surface, int(surface.sum(0).argmax()) - REACH)[0]
+    return measure_timing(surface, int(surface.sum(0).argmax()) - REACH)
 
 
 @pytest.mark.parametrize("shift", [-5, 0, 2, REACH])
@@ -84,9 +84,10 @@ def test_a_jump_near_an_end_is_not_found():
 
 
 def test_path_has_the_shift_of_every_frame():
-    timing, path = measure_timing(surface_of(steps((0, 700), (4, 500)), noise=0), 0)
-    assert timing.jumps[0].frame == 700
-    np.testing.assert_array_equal(path, steps((0, 700), (4, 500)))
+    path = steps((0, 700), (4, 300), (3, 200))
+    np.testing.assert_array_equal(measure(surface_of(path, noise=0)).path(1200), path)
+    np.testing.assert_array_equal(Timing(-2, -2).path(3), [-2] * 3)
+    np.testing.assert_array_equal(Timing(0.5, 3.5, drift=0.5).path(6), [1, 1, 2, 2, 3, 3])
 
 
 @pytest.mark.parametrize(("frames", "seeds"), [(300, 60), (1200, 20)])

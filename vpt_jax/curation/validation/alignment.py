@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from vpt_jax.actions.minerl import CAMERA
 from vpt_jax.actions.quantizer import Array
+from vpt_jax.curation.validation.blocks import along
 from vpt_jax.curation.validation.episodes import Episode, read_frames
 from vpt_jax.curation.validation.timing import Timing, measure_timing
 from vpt_jax.labelling.model import Logits, span_logits
@@ -125,9 +126,9 @@ def measure_alignment(
     surface = _surface(log_likelihood_at, baseline)
     reach = surface.shape[1] // 2
     late = int(surface[rows].mean(0, dtype=np.float64).argmax()) - reach
-    timing, path = measure_timing(surface, late)
+    timing = measure_timing(surface, late)
     by_shift = surface[rows].T
-    gain = surface[rows, path[rows] + reach] - baseline[rows]
+    gain = along(surface, timing.path(frames))[rows] - baseline[rows]
     expected = -_entropy(log_probs)[rows] - baseline[rows]
     return Alignment(
         log_likelihood=by_shift[reach + SHIFTS].mean(1).tolist(),

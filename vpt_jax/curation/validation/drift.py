@@ -61,7 +61,7 @@ def _refine(surface: Float[np.ndarray, "n shifts"], start: int, end: int) -> Lin
     scale = overdispersion(surface, coarse.path(len(surface)))
     near = np.arange(-1, 1 + _STEP / 2, _STEP)
     lines = np.array([(start + i, end + j) for i in near for j in near])
-    scores = np.array([along(surface, Line(*line, 0.0).path(len(surface))).sum() for line in lines])
+    scores = np.array([along(surface, Line(a, b, 0.0).path(len(surface))).sum() for a, b in lines])
     weights = np.exp((scores - scores.max()) / scale)
     weights /= weights.sum()
     mean, change = weights @ lines, lines[:, 1] - lines[:, 0]

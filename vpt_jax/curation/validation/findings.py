@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.curation.validation import leakage
@@ -12,6 +13,7 @@ from vpt_jax.curation.validation.alignment import MIN_EXPECTED_GAIN, MIN_GAIN_Z,
 from vpt_jax.curation.validation.duplicates import find_copies
 from vpt_jax.curation.validation.episodes import Episode, open_source
 from vpt_jax.curation.validation.records import Scan
+from vpt_jax.curation.validation.repeats import find_repeats
 from vpt_jax.curation.validation.timing import Jump, Timing
 from vpt_jax.data.dataset import EpisodeIndex
 from vpt_jax.video import FRAME_RATE
@@ -51,14 +53,25 @@ def integrity_findings(scans: Mapping[Episode, Scan]) -> Iterator[Finding]:
             yield Finding("broken", str(episode), problem)
 
 
-def repeat_findings(scans: Mapping[Episode, Scan]) -> Iterator[Finding]:
-    """Episodes in which the picture stands still while the camera turns."""
+def repeat_findings(scans: Mapping[Episode, Scan], alignments: Mapping[Episode, Alignment]) -> Iterator[Finding]:
+    """Episodes in which the picture stands still while the camera turns, by actions at their measured displacement."""
     for episode, scan in scans.items():
-        if len(scan.repeats):
-            count, places = int(scan.repeats[:, 1].sum()), len(scan.repeats)
-            where = f"at {describe_time(int(scan.repeats[0, 0]))}"
-            where = where if places == 1 else f"in {places} places, first {where}"
-            yield Finding("repeated", str(episode), f"{count} frames repeated {where}, while the camera turns")
+        if len(scan.changes) < episode.frames:
+            continue
+        frames, timing = np.arange(episode.frames), getattr(alignments.get(episode), "timing", Timing())
+        turns = _turns(episode)[np.clip(frames + timing.path(episode.frames), 0, episode.frames - 1)]
+        if len(repeats := find_repeats(scan.changes, turns)):
+            where = f"at {describe_time(int(repeats[0, 0]))}"
+            where = where if len(repeats) == 1 else f"in {len(repeats)} places, first {where}"
+            detail = f"{int(repeats[:, 1].sum())} frames repeated {where}, while the camera turns"
+            yield Finding("repeated", str(episode), detail)
+
+
+def _turns(episode: Episode) -> Bool[np.ndarray, " n"]:
+    """Steps in which the camera turns sideways, where the space names that axis: the view stops at straight up."""
+    moved = MINERL.to_bins(np.asarray(episode.index.camera[episode.rows])) != MINERL.null_bin
+    sideways = [axis.mirrored for axis in MINERL.axes]
+    return moved[:, sideways if any(sideways) else slice(None)].any(1)
 
 
 def copy_findings(scans: Mapping[Episode, Scan]) -> Iterator[Finding]:

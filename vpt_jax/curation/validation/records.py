@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8, UInt64
+from jaxtyping import Float, UInt8, UInt64
 
-from vpt_jax.actions.minerl import BUTTONS, MINERL
+from vpt_jax.actions.minerl import BUTTONS
 from vpt_jax.curation.validation.duplicates import hash_frame, longest_run
 from vpt_jax.curation.validation.episodes import (
     Episode,
@@ -17,7 +17,7 @@ from vpt_jax.curation.validation.episodes import (
     read_records,
     shape_of_frames,
 )
-from vpt_jax.curation.validation.repeats import find_repeats, pixel_changes
+from vpt_jax.curation.validation.repeats import pixel_changes
 from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.recording import MAX_DEGREES
@@ -31,7 +31,7 @@ class Scan(NamedTuple):
     hashes: UInt64[np.ndarray, " frames"]  # of the frames that could be decoded
     frames_digest: str
     actions_digest: str
-    repeats: Int[np.ndarray, "runs 2"]  # first repeated frame, and number of them; none if frames are missing
+    changes: UInt8[np.ndarray, " frames"]  # of these frames: the largest of any pixel since the frame before
     problems: tuple[str, ...]
 
 
@@ -51,15 +51,13 @@ def scan_episode(episode: Episode, stuck_seconds: float, result: Path) -> None:
         hashes += [hash_frame(frame) for frame in frames]
         changes += pixel_changes(frames, last if len(frames) else None).tolist()
         last = frames[-1] if len(frames) else None
-    intact = len(changes) == episode.frames
-    repeats = find_repeats(np.array(changes, np.int64), _turns(episode)) if intact else np.zeros((0, 2), np.int64)
     with atomic_write(result) as writing, writing.open("wb") as file:
         np.savez(
             file,
             hashes=np.array(hashes, np.uint64),
             frames_digest=np.array(digest_frames(episode, checked=False)),
             actions_digest=np.array(digest_actions(episode)),
-            repeats=repeats,
+            changes=np.array(changes, np.uint8),
             problems=np.array(problems, np.str_),
         )
 
@@ -70,14 +68,7 @@ def load_scan(result: Path) -> Scan | None:
     if stored is None or stored.keys() != set(Scan._fields):
         return None
     digests = str(stored["frames_digest"]), str(stored["actions_digest"])
-    return Scan(stored["hashes"], *digests, stored["repeats"], tuple(stored["problems"].tolist()))
-
-
-def _turns(episode: Episode) -> Bool[np.ndarray, " n"]:
-    """Steps in which the camera turns sideways, where the space names that axis: the view stops at straight up."""
-    moved = MINERL.to_bins(np.asarray(episode.index.camera[episode.rows])) != MINERL.null_bin
-    sideways = [axis.mirrored for axis in MINERL.axes]
-    return moved[:, sideways if any(sideways) else slice(None)].any(1)
+    return Scan(stored["hashes"], *digests, stored["changes"], tuple(stored["problems"].tolist()))
 
 
 def check_actions(

@@ -46,6 +46,13 @@ class Timing:
         """True without drift and jumps."""
         return not self.drift and not self.jumps
 
+    def path(self, frames: int) -> Int[np.ndarray, " n"]:
+        """Shift of every frame of a recording of so many."""
+        if self.drift:
+            return Line(self.start, self.end, 0.0).path(frames)
+        shifts = np.cumsum([int(self.start), *(jump.frames for jump in self.jumps)])
+        return Steps((0, *(jump.frame for jump in self.jumps)), tuple(shifts.tolist())).path(frames)
+
     def as_dict(self) -> dict[str, Any]:
         """The fields as a JSON object."""
         return asdict(self)
@@ -56,8 +63,8 @@ class Timing:
         return cls(**{**fields, "jumps": tuple(Jump(**jump) for jump in fields["jumps"])})
 
 
-def measure_timing(surface: Float[np.ndarray, "n shifts"], constant: int) -> tuple[Timing, Int[np.ndarray, " n"]]:
-    """Measures the timing from the likelihood surface; also returns the shift of every frame.
+def measure_timing(surface: Float[np.ndarray, "n shifts"], constant: int) -> Timing:
+    """Measures the timing from the likelihood surface.
 
     A line and steps are each accepted only if they beat the constant shift, here and in any order of the blocks. If
     both do, the one with the higher likelihood is chosen, after a penalty for the steps' parameters (the Bayesian
@@ -73,15 +80,14 @@ def measure_timing(surface: Float[np.ndarray, "n shifts"], constant: int) -> tup
     line_z = 0.0 if line is None else _z_over(surface, line.path(frames), flat)
     if line is not None and line_z >= MIN_DRIFT_Z and not _prefers_steps(surface, steps, line):
         share = (line.end - line.start) / frames
-        drift = Timing(line.start, line.end, drift=share, drift_error=line.error / frames, drift_z=line_z)
-        return drift, line.path(frames)
+        return Timing(line.start, line.end, drift=share, drift_error=line.error / frames, drift_z=line_z)
     if len(steps.starts) == 1:
-        return Timing(constant, constant), flat
+        return Timing(constant, constant)
     sizes, z = np.diff(steps.shifts).tolist(), jump_z(surface, steps)
     jumps = tuple(Jump(*jump) for jump in zip(steps.starts[1:], sizes, z, strict=True))
     first = slice(steps.starts[1])
     start_z = _z_over(surface[first], steps.path(frames)[first], 0 * flat[first])
-    return Timing(steps.shifts[0], steps.shifts[-1], start_z, jumps=jumps), steps.path(frames)
+    return Timing(steps.shifts[0], steps.shifts[-1], start_z, jumps=jumps)
 
 
 def _prefers_steps(surface: Float[np.ndarray, "n shifts"], steps: Steps, line: Line) -> bool:

@@ -159,7 +159,7 @@ def _collect_findings(results: Results) -> list[Finding]:
         *integrity_findings(results.scans),
         *copy_findings(results.scans),
         *leakage_findings(list(results.scans)),
-        *repeat_findings(results.scans),
+        *repeat_findings(results.scans, results.alignments),
         *alignment_findings(results.alignments),
     ]
 
