@@ -11,6 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vpt_jax.curation.validation.alignment import EpisodeScorer, FrameLogProbs, measure_alignment
+from vpt_jax.curation.validation.episodes import find_episodes
+from vpt_jax.training.checkpoints import load_idm
+from vpt_jax.video import FRAME_RATE
+
 from .mistimed import Fault, damage, findings_of, is_found, timings_of
 
 pytest.importorskip("vizdoom")
@@ -19,6 +24,7 @@ ROOT = Path(__file__).parents[3]
 TRAINING, STEPS = 24, 160  # recordings, of 45 s each; training steps of configs/idm.py:demo
 RECORDINGS, SECONDS = 40, 120  # many end earlier
 DRIFTS = (1e-3, -1e-3, 1.2e-3, -1.5e-3, 2e-3, -3e-3, 5e-3, -7e-3, 1e-2, -2e-2)  # of the ten longest
+LENGTHS, MADE = (30, 60, 120, 240), 10  # seconds; number of plays, joined from clean ones
 
 
 def run(program, *flags, expected=0):
@@ -55,24 +61,73 @@ def choose_faults(recordings):
     return faults
 
 
-@pytest.mark.slow  # a quarter of an hour
-def test_faults_of_25_recordings_of_40_are_found(tmp_path):
-    play(tmp_path / "known", TRAINING, 2, seed=0, seconds=45)
-    play(tmp_path / "recordings", RECORDINGS, 0, seed=700_000, seconds=SECONDS)
-    faults = choose_faults(tmp_path / "recordings" / "train")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with `idm` and `dataset`, of recordings into which faults were put; and the faults by name."""
+    folder = tmp_path_factory.mktemp("doom")
+    play(folder / "known", TRAINING, 2, seed=0, seconds=45)
+    play(folder / "recordings", RECORDINGS, 0, seed=700_000, seconds=SECONDS)
+    faults = choose_faults(folder / "recordings" / "train")
     for recording, fault in faults.items():
         damage(recording, fault)
-    prepare(tmp_path / "known", tmp_path / "training")
-    prepare(tmp_path / "recordings", tmp_path / "dataset")
-    data = [f".data.{split}={tmp_path / 'training'}" for split in ("train", "valid")]
-    run("launch/train.py", "=configs/idm.py:demo", *data, f".workdir={tmp_path / 'idm'}", f".steps={STEPS}",
+    prepare(folder / "known", folder / "training")
+    prepare(folder / "recordings", folder / "dataset")
+    data = [f".data.{split}={folder / 'training'}" for split in ("train", "valid")]
+    run("launch/train.py", "=configs/idm.py:demo", *data, f".workdir={folder / 'idm'}", f".steps={STEPS}",
         ".report=False")  # fmt: skip
-    output = run("launch/data.py validate", f".data={tmp_path / 'dataset'}", f".idm={tmp_path / 'idm'}", expected=1)
+    return folder, {recording.name: fault for recording, fault in faults.items()}
 
-    found, timings = (read(tmp_path / "dataset.inspection") for read in (findings_of, timings_of))
-    expected = {recording.name: fault for recording, fault in faults.items()}
-    right = [name for name, fault in expected.items() if is_found(fault, found.get(name, []), timings[name])]
-    print(output, *(f"{name} {fault} {name in right}" for name, fault in expected.items()), sep="\n")
-    assert len(expected.keys() & found.keys()) >= 24
+
+@pytest.mark.slow  # a quarter of an hour, with the fixture
+def test_faults_of_25_recordings_of_40_are_found(made):
+    folder, faults = made
+    output = run("launch/data.py validate", f".data={folder / 'dataset'}", f".idm={folder / 'idm'}", expected=1)
+    found, timings = (read(folder / "dataset.inspection") for read in (findings_of, timings_of))
+    right = [name for name, fault in faults.items() if is_found(fault, found.get(name, []), timings[name])]
+    print(output, *(f"{name} {fault} {name in right}" for name, fault in faults.items()), sep="\n")
+    assert len(faults.keys() & found.keys()) >= 24
     assert len(right) >= 23
-    assert len(found.keys() - expected.keys()) <= 1
+    assert len(found.keys() - faults.keys()) <= 1
+
+
+@pytest.mark.slow
+def test_a_thousandth_is_found_in_two_minutes(made):
+    folder, faults = made
+    scorer = EpisodeScorer(load_idm(folder / "idm"))
+    clean = [episode for episode in find_episodes(folder / "dataset") if episode.name not in faults]
+    table = drift_table([play_of(scorer, episode) for episode in clean])
+    print("seconds, drift, called: drift, jump, nothing; largest error", *table.items(), sep="\n")
+    assert table[120, 0.001][0] >= MADE - 1
+    assert table[120, 0.001][3] < 0.0003
+    assert all(table[seconds, 0.0][2] >= MADE - 1 for seconds in LENGTHS)
+
+
+def play_of(scorer, episode):
+    """Log-probabilities of an episode's frames, its keys and its camera."""
+    return *scorer.log_probs(episode), episode.index.buttons[episode.rows], episode.index.camera[episode.rows]
+
+
+def drift_table(plays):
+    """By length and rate: how many of `MADE` plays are called drifting, a jump, or nothing; and the largest error."""
+    rng, table = np.random.default_rng(0), {}
+    for seconds in LENGTHS:
+        joined = [join(plays, seconds * FRAME_RATE, rng) for _ in range(MADE)]
+        for rate in (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01):
+            timings = [drifting(fields, rate * (-1) ** i).timing for i, fields in enumerate(joined)]
+            errors = [abs(abs(timing.drift) - rate) for timing in timings if timing.drift]
+            nothing = sum(timing.is_constant for timing in timings)
+            table[seconds, rate] = len(errors), MADE - len(errors) - nothing, nothing, round(max(errors, default=0), 6)
+    return table
+
+
+def join(plays, frames, rng):
+    """As many frames, of plays in random order, one after the other."""
+    order = [plays[i] for _ in range(10) for i in rng.permutation(len(plays))]
+    return [np.concatenate(field)[:frames] for field in zip(*order, strict=True)]
+
+
+def drifting(fields, rate):
+    """The alignment when the actions' clock runs fast by `rate`."""
+    keys, bins, buttons, camera = fields
+    steps = np.clip(np.floor(np.arange(len(keys)) / (1 + rate)), 0, len(keys) - 1).astype(int)
+    return measure_alignment(FrameLogProbs(keys, bins), buttons[steps], camera[steps])
