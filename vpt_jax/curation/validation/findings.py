@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from vpt_jax.actions.minerl import MINERL
 from vpt_jax.curation.validation import leakage
 from vpt_jax.curation.validation.alignment import MIN_EXPECTED_GAIN, MIN_GAIN_Z, MIN_SHIFT_Z, Alignment
 from vpt_jax.curation.validation.duplicates import find_copies
@@ -69,8 +68,9 @@ def repeat_findings(scans: Mapping[Episode, Scan], alignments: Mapping[Episode, 
 
 def _turns(episode: Episode) -> Bool[np.ndarray, " n"]:
     """Steps in which the camera turns sideways, where the space names that axis: the view stops at straight up."""
-    moved = MINERL.to_bins(np.asarray(episode.index.camera[episode.rows])) != MINERL.null_bin
-    sideways = [axis.mirrored for axis in MINERL.axes]
+    space = episode.index.space
+    moved = space.to_bins(np.asarray(episode.index.camera[episode.rows])) != space.null_bin
+    sideways = [axis.mirrored for axis in space.axes]
     return moved[:, sideways if any(sideways) else slice(None)].any(1)
 
 
@@ -103,7 +103,7 @@ def _equal_groups(scans: Mapping[Episode, Scan], content: str) -> list[list[Epis
 def _is_busy(episode: Episode) -> bool:
     """True if at least a second of actions is not null: they could hardly equal another episode's by chance."""
     index: EpisodeIndex = episode.index
-    null = MINERL.is_null(np.asarray(index.buttons[episode.rows]), np.asarray(index.camera[episode.rows]))
+    null = index.space.is_null(np.asarray(index.buttons[episode.rows]), np.asarray(index.camera[episode.rows]))
     return int((~null).sum()) >= FRAME_RATE
 
 

@@ -150,7 +150,8 @@ def _align(scorer: EpisodeScorer, episode: Episode, scan: Scan) -> dict | None:
     if len(scan.hashes) < episode.frames:
         return None  # frames are missing
     index, log_probs = episode.index, scorer.log_probs(episode)
-    alignment = measure_alignment(log_probs, index.buttons[episode.rows], index.camera[episode.rows])
+    actions = index.buttons[episode.rows], index.camera[episode.rows]
+    alignment = measure_alignment(log_probs, *actions, index.space)
     return None if alignment is None else alignment.as_dict()
 
 
