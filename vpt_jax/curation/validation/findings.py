@@ -146,7 +146,7 @@ def alignment_findings(alignments: Mapping[Episode, Alignment]) -> Iterator[Find
 def describe_shift(alignment: Alignment) -> str:
     """The displacement of an episode's actions, in words."""
     least = "at least " if abs(alignment.late) >= alignment.reach else ""
-    return f"actions come {least}{abs(alignment.late)} frames too {_direction(alignment.late)}"
+    return f"actions come {least}{_frames(alignment.late)} too {_direction(alignment.late)}"
 
 
 def describe_time(frame: int) -> str:
@@ -168,7 +168,7 @@ def _describe_timing(timing: Timing) -> Iterator[tuple[str, str]]:
         return
     if timing.start and timing.start_z > MIN_SHIFT_Z:
         until = f"until {describe_time(timing.jumps[0].frame)}"
-        late = f"actions come {abs(timing.start):.0f} frames too {_direction(timing.start)}"
+        late = f"actions come {_frames(int(timing.start))} too {_direction(timing.start)}"
         yield "displaced", f"{late} {until} (z {timing.start_z:.1f})"
     single = len(timing.jumps) == 1 and abs(timing.jumps[0].frames) == 1
     for jump in timing.jumps:
@@ -177,8 +177,11 @@ def _describe_timing(timing: Timing) -> Iterator[tuple[str, str]]:
 
 
 def _describe_jump(jump: Jump) -> str:
-    count = abs(jump.frames)
-    return f"{count} frame{'s' if count > 1 else ''} {_kind_of(jump)} at {describe_time(jump.frame)}"
+    return f"{_frames(jump.frames)} {_kind_of(jump)} at {describe_time(jump.frame)}"
+
+
+def _frames(count: int) -> str:
+    return f"{abs(count)} frame{'s' if abs(count) != 1 else ''}"
 
 
 def _kind_of(jump: Jump) -> str:
