@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import contextmanager
+from itertools import pairwise
 
 import cv2
 import jax
@@ -13,6 +14,7 @@ from configs import prepare as prepare_config
 from vpt_jax.actions.minerl import BUTTON_INDEX, CAMERA, MINERL
 from vpt_jax.curation.validation import diff, summarize, validate
 from vpt_jax.curation.validation.alignment import FrameLogProbs
+from vpt_jax.curation.validation.episodes import read_frames
 from vpt_jax.data import prepare
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.recording import RecordingWriter
@@ -41,6 +43,28 @@ def ideal_log_probs(buttons, camera, probability=0.9):
             np.log(one_hot * probability + (1 - one_hot) * (1 - probability) / (classes - 1)).astype(np.float32)
         )
     return FrameLogProbs(*log_probs)
+
+
+class MotionScorer:
+    """Stands in for `EpisodeScorer` where training would take minutes: sees how far the view has turned, and no key.
+
+    The distance between frames is measured by phase correlation; a bin's log-probability is that of a normal
+    distribution around it, of a degree.
+    """
+
+    def __init__(self, *_):
+        pass
+
+    def log_probs(self, episode):
+        grey = [
+            cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
+            for frame in read_frames(episode, 0, episode.frames)
+        ]
+        window = cv2.createHanningWindow(grey[0].shape[::-1], cv2.CV_32F)
+        moved = [cv2.phaseCorrelate(*pair, window)[0][::-1] for pair in pairwise([*grey, grey[-1]])]
+        likely = np.exp(-((CAMERA.centres + np.array(moved)[..., None]) ** 2) / 2) + 0.01
+        camera = np.log(likely / likely.sum(-1, keepdims=True)).astype(np.float32)
+        return FrameLogProbs(np.full((len(grey), 20, 2), -np.log(2), np.float32), camera)
 
 
 def record(path, seed, frames=160):

@@ -3,12 +3,14 @@
 Actions that were stored some frames too late or too early are more probable at frames shifted by as many. Actions of
 another video are no more probable at their own frames than anywhere else. All decisions use means over blocks of a
 second and their spread, since neighbouring frames are strongly correlated: a z score is a mean over its standard error.
+If the displacement changes with time, `timing.py` says how.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -17,14 +19,17 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.quantizer import Array
 from vpt_jax.actions.space import ActionSpace
+from vpt_jax.curation.validation.blocks import along
 from vpt_jax.curation.validation.episodes import Episode, read_frames
+from vpt_jax.curation.validation.timing import Timing, measure_timing
 from vpt_jax.labelling.model import Logits, span_logits
 from vpt_jax.labelling.plan import EncodedVideo, Plan, Spans
 from vpt_jax.models.idm import TEMPORAL_RADIUS
 from vpt_jax.training.checkpoints import TrainedIDM
 from vpt_jax.video import FRAME_RATE
 
-MAX_SHIFT = 10  # frames
+MAX_SHIFT = 10  # frames, of the log-likelihoods that are reported
+MAX_REACH = 40  # frames, of the displacements that are compared; in a recording of less than a minute, fewer
 SHIFTS = np.arange(-MAX_SHIFT, MAX_SHIFT + 1)
 BLOCK = FRAME_RATE  # frames
 MIN_BLOCKS = 10  # shorter episodes are not checked
@@ -52,10 +57,17 @@ class Alignment:
     gain: float  # of log-likelihood at that displacement, over the same actions at other frames
     gain_z: float
     expected_gain: float  # if actions were drawn from the model's distribution
+    reach: int = MAX_SHIFT  # the largest displacement that was considered
+    timing: Timing = field(default_factory=Timing)  # how the displacement changes with time
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as a JSON object."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Makes it from the fields of `as_dict`."""
+        return cls(**{**fields, "timing": Timing.from_dict(fields["timing"])})
 
 
 class EpisodeScorer:
@@ -100,7 +112,8 @@ def measure_alignment(
 ) -> Alignment | None:
     """Measures how well actions fit their frames; None if there are fewer than `MIN_BLOCKS` blocks of frames.
 
-    Frames nearer to an end than `MAX_SHIFT` are left out, so that all displacements are compared on the same frames.
+    Frames nearer to an end than `MAX_SHIFT` are left out of the constant displacements, so that all are compared on the
+    same frames. The gain is that of the displacement as it changes with time.
 
     Args:
         log_probs: the model's output for the episode's frames.
@@ -108,25 +121,45 @@ def measure_alignment(
         camera: movement of the axes.
         space: of the actions.
     """
-    rows = np.arange(MAX_SHIFT, len(buttons) - MAX_SHIFT)
+    frames = len(buttons)
+    rows = np.arange(MAX_SHIFT, frames - MAX_SHIFT)
     if len(rows) < MIN_BLOCKS * BLOCK:
         return None
     bins = space.to_bins(np.asarray(camera))
-    log_likelihood_at = partial(_log_likelihood, log_probs, np.asarray(buttons) > 0, bins, rows)
-    by_shift = np.stack([log_likelihood_at(rows + shift) for shift in SHIFTS])
-    best = int(by_shift.mean(1).argmax())
-    places = _baseline_shifts(len(buttons))
-    baseline = np.mean([log_likelihood_at((rows + shift) % len(buttons)) for shift in places], axis=0)
-    margin, gain = by_shift[best] - by_shift[MAX_SHIFT], by_shift[best] - baseline
-    expected = -_entropy(log_probs)[rows] - baseline
+    log_likelihood_at = partial(_log_likelihood, log_probs, np.asarray(buttons) > 0, bins)
+    everywhere = np.arange(frames)
+    places = [(everywhere + shift) % frames for shift in _baseline_shifts(frames)]
+    baseline = np.mean([log_likelihood_at(everywhere, steps) for steps in places], axis=0)
+    surface = _surface(log_likelihood_at, baseline)
+    reach = surface.shape[1] // 2
+    late = int(surface[rows].mean(0, dtype=np.float64).argmax()) - reach
+    timing = measure_timing(surface, late)
+    by_shift = surface[rows].T
+    gain = along(surface, timing.path(frames))[rows] - baseline[rows]
+    expected = -_entropy(log_probs)[rows] - baseline[rows]
     return Alignment(
-        log_likelihood=by_shift.mean(1).tolist(),
-        late=int(SHIFTS[best]),
-        margin=z_score(margin),
+        log_likelihood=by_shift[reach + SHIFTS].mean(1).tolist(),
+        late=late,
+        margin=z_score(by_shift[reach + late] - by_shift[reach]),
         gain=float(gain.mean()),
         gain_z=z_score(gain),
         expected_gain=float(expected.mean()),
+        reach=reach,
+        timing=timing,
     )
+
+
+def _surface(
+    log_likelihood_at: Callable[..., Float[np.ndarray, " m"]], baseline: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, "n shifts"]:  # fmt: skip
+    """Log-likelihood of the actions of step `frame + shift` at every frame; the baseline if there is no such step."""
+    frames = len(baseline)
+    reach = int(np.clip(frames // 30, MAX_SHIFT, MAX_REACH))
+    surface = np.repeat(baseline[:, None].astype(np.float32), 2 * reach + 1, 1)
+    for column, shift in enumerate(range(-reach, reach + 1)):
+        inside = np.arange(max(0, -shift), min(frames, frames - shift))
+        surface[inside, column] = log_likelihood_at(inside, inside + shift)
+    return surface
 
 
 def _baseline_shifts(frames: int) -> Int[np.ndarray, " places"]:

@@ -5,12 +5,15 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 from vpt_jax.curation.validation import leakage
-from vpt_jax.curation.validation.alignment import MAX_SHIFT, MIN_EXPECTED_GAIN, MIN_GAIN_Z, MIN_SHIFT_Z, Alignment
+from vpt_jax.curation.validation.alignment import MIN_EXPECTED_GAIN, MIN_GAIN_Z, MIN_SHIFT_Z, Alignment
 from vpt_jax.curation.validation.duplicates import find_copies
 from vpt_jax.curation.validation.episodes import Episode, open_source
 from vpt_jax.curation.validation.records import Scan
+from vpt_jax.curation.validation.repeats import find_repeats
+from vpt_jax.curation.validation.timing import Jump, Timing
 from vpt_jax.data.dataset import EpisodeIndex
 from vpt_jax.video import FRAME_RATE
 
@@ -19,6 +22,9 @@ KINDS = {
     "duplicate": "Duplicate footage or actions within a split",
     "leakage": "Held-out episodes that are in the training data too",
     "displaced": "Actions that come too early or too late for their frames",
+    "drift": "Actions whose clock runs faster or slower than that of their frames",
+    "dropped": "Frames that are missing from the video",
+    "repeated": "Frames that were repeated in the video",
     "does not fit": "Actions that do not belong to their frames",
 }
 
@@ -44,6 +50,28 @@ def integrity_findings(scans: Mapping[Episode, Scan]) -> Iterator[Finding]:
     for episode, scan in scans.items():
         for problem in scan.problems:
             yield Finding("broken", str(episode), problem)
+
+
+def repeat_findings(scans: Mapping[Episode, Scan], alignments: Mapping[Episode, Alignment]) -> Iterator[Finding]:
+    """Episodes in which the picture stands still while the camera turns, by actions at their measured displacement."""
+    for episode, scan in scans.items():
+        if len(scan.changes) < episode.frames:
+            continue
+        frames, timing = np.arange(episode.frames), getattr(alignments.get(episode), "timing", Timing())
+        turns = _turns(episode)[np.clip(frames + timing.path(episode.frames), 0, episode.frames - 1)]
+        if len(repeats := find_repeats(scan.changes, turns)):
+            where = f"at {describe_time(int(repeats[0, 0]))}"
+            where = where if len(repeats) == 1 else f"in {len(repeats)} places, first {where}"
+            detail = f"{int(repeats[:, 1].sum())} frames repeated {where}, while the camera turns"
+            yield Finding("repeated", str(episode), detail)
+
+
+def _turns(episode: Episode) -> Bool[np.ndarray, " n"]:
+    """Steps in which the camera turns sideways, where the space names that axis: the view stops at straight up."""
+    space = episode.index.space
+    moved = space.to_bins(np.asarray(episode.index.camera[episode.rows])) != space.null_bin
+    sideways = [axis.mirrored for axis in space.axes]
+    return moved[:, sideways if any(sideways) else slice(None)].any(1)
 
 
 def copy_findings(scans: Mapping[Episode, Scan]) -> Iterator[Finding]:
@@ -93,7 +121,7 @@ def leakage_findings(episodes: Sequence[Episode]) -> Iterator[Finding]:
 
 
 def alignment_findings(alignments: Mapping[Episode, Alignment]) -> Iterator[Finding]:
-    """Episodes whose actions are displaced, or do not fit their frames.
+    """Episodes whose actions are displaced, drift or jump against their frames, or do not fit them.
 
     Displaced: another displacement is more likely than none by `MIN_SHIFT_Z` standard errors.
 
@@ -108,11 +136,57 @@ def alignment_findings(alignments: Mapping[Episode, Alignment]) -> Iterator[Find
                 gain = f"gain {alignment.gain:.2f} nats per frame over the same actions elsewhere"
                 expected = f"{alignment.expected_gain:.2f} expected if they were right"
                 yield Finding("does not fit", str(episode), f"{gain} (z {alignment.gain_z:.1f}); {expected}")
+        elif not alignment.timing.is_constant:
+            for kind, detail in _describe_timing(alignment.timing):
+                yield Finding(kind, str(episode), detail)
         elif alignment.late and alignment.margin > MIN_SHIFT_Z:
             yield Finding("displaced", str(episode), f"{describe_shift(alignment)} (z {alignment.margin:.1f})")
 
 
 def describe_shift(alignment: Alignment) -> str:
     """The displacement of an episode's actions, in words."""
-    least = "at least " if abs(alignment.late) == MAX_SHIFT else ""
-    return f"actions come {least}{abs(alignment.late)} frames too {'late' if alignment.late > 0 else 'early'}"
+    least = "at least " if abs(alignment.late) >= alignment.reach else ""
+    return f"actions come {least}{_frames(alignment.late)} too {_direction(alignment.late)}"
+
+
+def describe_time(frame: int) -> str:
+    """Minutes and seconds of a frame: `0:37`."""
+    return f"{frame // (60 * FRAME_RATE)}:{frame // FRAME_RATE % 60:02}"
+
+
+def _describe_timing(timing: Timing) -> Iterator[tuple[str, str]]:
+    """Kind and detail of everything about a timing that is not constant."""
+    if timing.drift:
+        per_minute = 60 * FRAME_RATE
+        rate = f"{100 * timing.drift:+.2f}% ({timing.drift * per_minute:.1f} frames per minute"
+        ends = " and ".join(
+            f"{abs(shift):.1f} too {_direction(shift)} at the {end}"
+            for shift, end in ((timing.start, "start"), (timing.end, "end"))
+        )
+        error = f"standard error {timing.drift_error * per_minute:.1f}"
+        yield "drift", f"clock drifts by {rate}, {error}): actions come, in frames, {ends} (z {timing.drift_z:.1f})"
+        return
+    if timing.start and timing.start_z > MIN_SHIFT_Z:
+        until = f"until {describe_time(timing.jumps[0].frame)}"
+        late = f"actions come {_frames(int(timing.start))} too {_direction(timing.start)}"
+        yield "displaced", f"{late} {until} (z {timing.start_z:.1f})"
+    single = len(timing.jumps) == 1 and abs(timing.jumps[0].frames) == 1
+    for jump in timing.jumps:
+        doubt = "; or a clock that drifts: one frame cannot tell" if single else ""
+        yield _kind_of(jump), f"{_describe_jump(jump)} (z {jump.z:.1f}){doubt}"
+
+
+def _describe_jump(jump: Jump) -> str:
+    return f"{_frames(jump.frames)} {_kind_of(jump)} at {describe_time(jump.frame)}"
+
+
+def _frames(count: int) -> str:
+    return f"{abs(count)} frame{'s' if abs(count) != 1 else ''}"
+
+
+def _kind_of(jump: Jump) -> str:
+    return "dropped" if jump.frames > 0 else "repeated"
+
+
+def _direction(shift: float) -> str:
+    return "late" if shift > 0 else "early"

@@ -17,6 +17,7 @@ from vpt_jax.curation.validation.episodes import (
     read_records,
     shape_of_frames,
 )
+from vpt_jax.curation.validation.repeats import pixel_changes
 from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.system.atomic_files import atomic_write, read_arrays
@@ -29,6 +30,7 @@ class Scan(NamedTuple):
     hashes: UInt64[np.ndarray, " frames"]  # of the frames that could be decoded
     frames_digest: str
     actions_digest: str
+    changes: UInt8[np.ndarray, " frames"]  # of these frames: the largest of any pixel since the frame before
     problems: tuple[str, ...]
 
 
@@ -41,15 +43,20 @@ def scan_episode(episode: Episode, stuck_seconds: float, result: Path) -> None:
     actions = (np.asarray(field[episode.rows]) for field in (index.buttons, index.camera, index.confidence))
     problems = list(check_actions(index.space, stuck_seconds, *actions))
     hashes: list[int] = []
+    changes: list[int] = []
+    last = None
     for problem, frames in _check_records(episode):
         problems += [problem] if problem else []
         hashes += [hash_frame(frame) for frame in frames]
+        changes += pixel_changes(frames, last if len(frames) else None).tolist()
+        last = frames[-1] if len(frames) else None
     with atomic_write(result) as writing, writing.open("wb") as file:
         np.savez(
             file,
             hashes=np.array(hashes, np.uint64),
             frames_digest=np.array(digest_frames(episode, checked=False)),
             actions_digest=np.array(digest_actions(episode)),
+            changes=np.array(changes, np.uint8),
             problems=np.array(problems, np.str_),
         )
 
@@ -60,7 +67,7 @@ def load_scan(result: Path) -> Scan | None:
     if stored is None or stored.keys() != set(Scan._fields):
         return None
     digests = str(stored["frames_digest"]), str(stored["actions_digest"])
-    return Scan(stored["hashes"], *digests, tuple(stored["problems"].tolist()))
+    return Scan(stored["hashes"], *digests, stored["changes"], tuple(stored["problems"].tolist()))
 
 
 def check_actions(

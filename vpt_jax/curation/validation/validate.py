@@ -25,6 +25,7 @@ from vpt_jax.curation.validation.findings import (
     copy_findings,
     integrity_findings,
     leakage_findings,
+    repeat_findings,
 )
 from vpt_jax.curation.validation.outputs import out_folder, write_json, write_page
 from vpt_jax.curation.validation.records import Scan, load_scan, scan_episode
@@ -140,7 +141,7 @@ def _align_all(
             if not isinstance(stored := read_json(file), dict):
                 write_json(file, stored := {"fit": _align(scorer, episode, _stored_scan(work, episode))})
             if stored["fit"] is not None:
-                alignments[episode] = Alignment(**stored["fit"])
+                alignments[episode] = Alignment.from_dict(stored["fit"])
             bar.update(episode.frames)
     return alignments
 
@@ -149,7 +150,8 @@ def _align(scorer: EpisodeScorer, episode: Episode, scan: Scan) -> dict | None:
     if len(scan.hashes) < episode.frames:
         return None  # frames are missing
     index, log_probs = episode.index, scorer.log_probs(episode)
-    alignment = measure_alignment(log_probs, index.buttons[episode.rows], index.camera[episode.rows])
+    actions = index.buttons[episode.rows], index.camera[episode.rows]
+    alignment = measure_alignment(log_probs, *actions, index.space)
     return None if alignment is None else alignment.as_dict()
 
 
@@ -158,6 +160,7 @@ def _collect_findings(results: Results) -> list[Finding]:
         *integrity_findings(results.scans),
         *copy_findings(results.scans),
         *leakage_findings(list(results.scans)),
+        *repeat_findings(results.scans, results.alignments),
         *alignment_findings(results.alignments),
     ]
 
