@@ -128,6 +128,7 @@ def open_stream(config: ConfigDict, dataset: str, split: str, rows: int, encoder
     fields = dict(length=config.data.length, nulls=config.data.null_actions, seed=config.seed, shuffle=training)
     if training:
         fields |= dict(segments=config.data.segments, minutes=config.data.minutes)
+        fields |= dict(min_confidence=config.data.get("min_confidence", 0.0))  # of runs that clone from labels
     try:
         settings = StreamSettings(dataset, split, rows, **fields)
         if encoder is None:

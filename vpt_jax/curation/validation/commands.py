@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax.curation.validation.diff import diff
 from vpt_jax.curation.validation.episodes import InspectionError
+from vpt_jax.curation.validation.score import score
 from vpt_jax.curation.validation.show import show
 from vpt_jax.curation.validation.summarize import summarize
 from vpt_jax.curation.validation.validate import validate
@@ -33,5 +34,5 @@ def _with_checked_config(command: Callable[[ConfigDict], object]) -> Callable[[C
 
 COMMANDS = {
     name: _with_checked_config(command)
-    for name, command in {"stats": summarize, "validate": _validate, "show": show, "diff": diff}.items()
+    for name, command in {"stats": summarize, "validate": _validate, "show": show, "diff": diff, "score": score}.items()
 }

@@ -50,7 +50,7 @@ def validate(config: ConfigDict) -> list[Finding]:
     Raises `InspectionError` and `DatasetMissingError`, and `FolderInUseError` while another run writes there.
     """
     episodes = find_episodes(Path(config.data), checked=False)
-    idm = _load_idm(config, episodes) if config.idm else None
+    idm = load_fitting_idm(config, episodes) if config.idm else None
     with locked(out_folder(config)):
         work = _work_folder(config, episodes, idm)
         scans = _scan_all(config, episodes, work)
@@ -61,7 +61,8 @@ def validate(config: ConfigDict) -> list[Finding]:
     return findings
 
 
-def _load_idm(config: ConfigDict, episodes: Sequence[Episode]) -> TrainedIDM:
+def load_fitting_idm(config: ConfigDict, episodes: Sequence[Episode]) -> TrainedIDM:
+    """Loads the model of `config.idm`; raises `InspectionError` if it does not take the episodes' frames."""
     if config.mode not in MODES:
         raise InspectionError(f"config.mode is {config.mode!r}; choose one of {', '.join(MODES)}")
     idm = load_idm(config.idm)

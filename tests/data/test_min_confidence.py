@@ -1,0 +1,69 @@
+"""Labels of low confidence: their frames stay in the stream, and their loss is masked."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vpt_jax.data.dataset import load_index
+from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, batches
+
+THRESHOLD = 0.4
+
+
+@pytest.fixture(scope="module")
+def settings(dataset_dir, tmp_path_factory):
+    """A dataset with the frames of another, and labels of random confidence."""
+    folder = tmp_path_factory.mktemp("labelled") / "dataset"
+    shutil.copytree(dataset_dir, folder)
+    rows = len(load_index(dataset_dir, "train").confidence)
+    np.save(folder / "index" / "train" / "confidence.npy", np.random.default_rng(0).random(rows).astype(np.float32))
+    np.save(folder / "index" / "train" / "labels.npy", np.array("predicted"))
+    return StreamSettings(str(folder), "train", batch=3, length=10, seed=4)
+
+
+@pytest.mark.parametrize("nulls", NULL_RULES)
+def test_only_the_loss_of_uncertain_labels_is_masked(settings, nulls):
+    every, sure = (Stream(replace(settings, nulls=nulls, min_confidence=least)) for least in (0.0, THRESHOLD))
+    assert every.steps_per_epoch == sure.steps_per_epoch
+    counted = 0
+    for step in range(every.steps_per_epoch):
+        all_batch, batch = (stream.read(step, range(3)) for stream in (every, sure))
+        for field, all_field in zip(batch[:-1], all_batch[:-1], strict=True):
+            np.testing.assert_array_equal(field, all_field)
+        for row in range(3):
+            window = sure.window(step, row)
+            confident = sure.index.confidence[sure.index.starts[window.episode] + window.frame] >= THRESHOLD
+            np.testing.assert_array_equal(batch.valid[row], all_batch.valid[row] & confident)
+        counted += batch.valid.sum()
+    scored = sum(len(sure.scored(episode)) for episode in range(len(sure.index.names)))
+    assert 0 < counted == scored < sum(len(every.scored(episode)) for episode in range(len(every.index.names)))
+
+
+def test_the_mask_is_read_by_workers_too(settings):
+    stream = Stream(replace(settings, min_confidence=THRESHOLD))
+    first = next(batches(stream, range(3), 0, 2, workers=1))
+    np.testing.assert_array_equal(first.valid, stream.read(0, range(3)).valid)
+
+
+def test_confidence_equal_to_the_threshold_counts(settings):
+    least = float(np.sort(load_index(settings.dataset, "train").confidence)[100])  # as `score` prints it
+    stream = Stream(replace(settings, nulls="keep", min_confidence=least))
+    assert sum(len(stream.scored(i)) for i in range(7)) == 400 - 100
+
+
+def test_old_runs_resume_and_others_are_told_apart(settings):
+    assert "min_confidence" not in Stream(settings).fingerprint()
+    assert Stream(replace(settings, min_confidence=0.5)).fingerprint()["min_confidence"] == 0.5
+
+
+def test_a_recorded_dataset_is_not_masked(dataset_dir, settings):
+    recorded = Stream(replace(settings, dataset=str(dataset_dir), nulls="keep", min_confidence=0.99))
+    assert sum(len(recorded.scored(i)) for i in range(7)) == recorded.num_frames
+
+
+@pytest.mark.parametrize(("least", "message"), [(1.5, "from 0 to 1"), (-0.1, "from 0 to 1"), (1.0, "lower it")])
+def test_impossible_thresholds_are_refused(settings, least, message):
+    with pytest.raises(ValueError, match=message):
+        Stream(replace(settings, min_confidence=least))
