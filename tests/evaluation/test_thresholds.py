@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vpt_jax.evaluation.resampling import bootstrap_weights, figures_with_intervals, interval, sum_episodes
-from vpt_jax.evaluation.thresholds import Labels, choose_threshold, threshold_figures
+from vpt_jax.evaluation.thresholds import ScoredLabels, choose_threshold, threshold_figures
 
 
 def labels(*pairs):
-    return Labels(np.array([pair[0] for pair in pairs], np.float32), np.array([pair[1] for pair in pairs], bool))
+    return ScoredLabels(np.array([pair[0] for pair in pairs], np.float32), np.array([pair[1] for pair in pairs], bool))
 
 
 def test_thresholds_by_hand():

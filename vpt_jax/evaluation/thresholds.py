@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from vpt_jax.evaluation.resampling import Figure, bootstrap_weights, interval
 
 
-class Labels(NamedTuple):
+class ScoredLabels(NamedTuple):
     """Confidence of an episode's labels, and which of them are right."""
 
     confidence: Float[np.ndarray, " n"]
@@ -39,13 +39,13 @@ class _Sorted(NamedTuple):
     last: np.ndarray  # mask: the next confidence is another, so that a threshold can cut here
 
 
-def choose_threshold(labels: Labels, precision: float) -> Threshold:
+def choose_threshold(labels: ScoredLabels, precision: float) -> Threshold:
     """The lowest threshold whose kept labels, those of this confidence or more, are right in a share of `precision`."""
     return _choose(_sorted([labels]), np.ones(1), precision)
 
 
 def threshold_figures(
-    episodes: Sequence[Labels], precision: float, level: float = 0.95, draws: int = 1000
+    episodes: Sequence[ScoredLabels], precision: float, level: float = 0.95, draws: int = 1000
 ) -> ThresholdFigures:
     """The threshold of all episodes; intervals by resampling episodes, and choosing it anew in every draw.
 
@@ -66,7 +66,7 @@ def threshold_figures(
     )
 
 
-def _sorted(episodes: Sequence[Labels]) -> _Sorted:
+def _sorted(episodes: Sequence[ScoredLabels]) -> _Sorted:
     confidence = np.concatenate([labels.confidence for labels in episodes]).astype(np.float64)
     right = np.concatenate([labels.right for labels in episodes])
     episode = np.repeat(np.arange(len(episodes)), [len(labels.right) for labels in episodes])

@@ -20,7 +20,7 @@ from vpt_jax.evaluation.calibration import (
 )
 from vpt_jax.evaluation.resampling import Figure, figures_with_intervals, sum_episodes
 from vpt_jax.evaluation.scores import Actions
-from vpt_jax.evaluation.thresholds import Labels, ThresholdFigures, threshold_figures
+from vpt_jax.evaluation.thresholds import ScoredLabels, ThresholdFigures, threshold_figures
 
 Curve = list[dict[str, float]]
 
@@ -59,7 +59,7 @@ def threshold_table(outcomes: Sequence[LabelOutcomes], precision: float, draws: 
             for episode in outcomes:
                 chosen = episode.acting if acting else np.ones(len(episode.acting), bool)
                 truth = episode.keys_right if right == "keys" else episode.all_right
-                labels.append(Labels(episode.confidence[chosen], truth[chosen]))
+                labels.append(ScoredLabels(episode.confidence[chosen], truth[chosen]))
             table[right + suffix] = threshold_figures(labels, precision, draws=draws)
     return table
 
@@ -140,7 +140,7 @@ def key_thresholds(
         for predicted, recorded in episodes:
             held = predicted.actions.keys[:, i] > 0
             probability = np.exp(predicted.log_probs.buttons[held, i, 1]) if predicted.log_probs else np.ones(0)
-            labels.append(Labels(probability, recorded.keys[held, i] > 0))
+            labels.append(ScoredLabels(probability, recorded.keys[held, i] > 0))
         if any(len(label.right) for label in labels):
             table[key] = threshold_figures(labels, precision, draws=draws)
     return table

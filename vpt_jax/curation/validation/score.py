@@ -27,7 +27,7 @@ from vpt_jax.curation.validation.label_calibration import (
     temperatures_of,
     threshold_table,
 )
-from vpt_jax.curation.validation.outputs import out_folder, write_json, write_page
+from vpt_jax.curation.validation.outputs import out_folder, write_json
 from vpt_jax.curation.validation.predictions import (
     Predicted,
     head_outcomes,
@@ -36,11 +36,13 @@ from vpt_jax.curation.validation.predictions import (
     recorded_actions,
     stored_predictions,
 )
+from vpt_jax.curation.validation.reliability_charts import reliability_section
 from vpt_jax.curation.validation.score_tables import score_tables
 from vpt_jax.curation.validation.tables import Table
 from vpt_jax.curation.validation.validate import load_fitting_idm
 from vpt_jax.evaluation.scores import Actions, baseline_scores, score_actions, score_figures
 from vpt_jax.labelling.model import CHOICES
+from vpt_jax.report import page
 from vpt_jax.system.atomic_files import write_text
 from vpt_jax.system.workers import locked, progress_bar
 
@@ -70,7 +72,9 @@ def score(config: ConfigDict) -> dict[str, Any]:
         write_json(out / "score.json", _jsonable(results))
         write_text(out / "score.md", "\n\n".join(map(_markdown, tables)) + "\n")
         facts = {"play": str(config.data), "predictions": str(config.labels or config.idm)}
-        write_page(out / "score.html", f"Scores on {Path(config.data).name}", facts, tables)
+        sections = [page.section("Compared", page.facts_list(facts)), *(table.html() for table in tables)]
+        title = f"Scores on {Path(config.data).name}"
+        write_text(out / "score.html", page.page(title, [*sections, reliability_section(results)]))
     print("\n\n".join(table.text() for table in tables))
     print(f"\nfull results: {out / 'score.html'}, score.md and score.json")
     return results
