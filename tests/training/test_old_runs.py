@@ -44,7 +44,7 @@ def test_preparing_an_old_dataset_again_is_refused(dataset_dir, tmp_path):
     out = shutil.copytree(OLD / "dataset", tmp_path / "dataset")
     config = prepare_config.get_config()
     config.update(recordings=str(dataset_dir.parent / "recordings"), out=str(out), height=16, width=16)
-    with pytest.raises(PrepareError, match=r"or an earlier version made it.* Training still reads it"):
+    with pytest.raises(PrepareError, match="layout was '2.0.0' and is now"):
         prepare(config)
     assert files(out) == files(OLD / "dataset")
 

@@ -3,6 +3,7 @@
     DIR/dataset_info.json, features.json                 readable with tfds.builder_from_directory(DIR)
     DIR/vpt-train.array_record-00000-of-00003 ...        one record = one chunk of consecutive frames
     DIR/index/train/{names,lengths,buttons,camera,confidence,labels,chunk_frames}.npy
+    DIR/action_space.json                                keys and axes of the actions; absent: MineRL's
     DIR/report.json                                      sources of the dataset; skipped recordings with reasons
 
 Every frame of every episode is stored with its raw action; the records of an episode are consecutive and in order.
@@ -11,10 +12,11 @@ The index duplicates the actions, so that a stream plans its reads without decod
 TFDS needs no TensorFlow for any of this.
 """
 
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,11 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Float32, Int64, UInt8
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.index_arrays import REMEDY, check_actions, memmap_arrays
-from vpt_jax.data.metadata import SplitFiles, check_features, read_splits
+from vpt_jax.data.metadata import SplitFiles, check_features, read_splits, read_version
 from vpt_jax.data.shards import RecordSource, open_reader
 from vpt_jax.system.atomic_files import publish, read_json
 from vpt_jax.system.errors import UserError
@@ -37,23 +41,59 @@ from vpt_jax.system.resumable_folder import in_use_message
 from vpt_jax.system.workers import temporary_path
 
 NAME = "vpt"
-VERSION = "2.0.0"  # of the layout; increase it when the stored content changes
-FEATURES = tfds.features.FeaturesDict(
-    {
-        "frames": tfds.features.Scalar(np.object_),  # bytes: concatenated JPEGs of the frames, see codecs.py
-        "frame_ends": tfds.features.Tensor(shape=(None,), dtype=np.int32),  # where each JPEG ends in `frames`
-        "buttons": tfds.features.Tensor(shape=(None, 20), dtype=np.uint8),
-        "camera": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),  # pitch, yaw in degrees per step
-        "confidence": tfds.features.Tensor(shape=(None,), dtype=np.float32),  # probability of the label; 1 if recorded
-        "labels": tfds.features.Text(),  # one of LABELS in index_arrays.py
-        "episode": tfds.features.Text(),
-        "chunk": tfds.features.Scalar(np.int32),  # position of this record in its episode
-        "first_frame": tfds.features.Scalar(np.int32),  # position in the episode of the record's first frame
-        "num_frames": tfds.features.Scalar(np.int32),  # of the whole episode
-    }
-)
+VERSION = "2.1.0"  # of the layout; increase it when the stored content changes
+_WITHOUT_SPACE = "2.0.0"  # the layout before action spaces were stored
 SHARD_BYTES = 2**30  # large, because the number of open shards is limited (shards.py)
-_SERIALIZER = ExampleSerializer(FEATURES.get_serialized_info())
+SPACE_FILE = "action_space.json"
+_MAX_SPACE_BYTES = 2**20
+
+
+@lru_cache(maxsize=16)
+def features(space: ActionSpace = MINERL) -> tfds.features.FeaturesDict:
+    """TFDS features of a record, of actions of this space."""
+    rows = tfds.features.Tensor
+    return tfds.features.FeaturesDict(
+        {
+            "frames": tfds.features.Scalar(np.object_),  # bytes: concatenated JPEGs of the frames, see codecs.py
+            "frame_ends": rows(shape=(None,), dtype=np.int32),  # where each JPEG ends in `frames`
+            "buttons": rows(shape=(None, len(space.keys)), dtype=np.uint8),
+            "camera": rows(shape=(None, len(space.axes)), dtype=np.float32),  # movement per step, in the axes' units
+            "confidence": rows(shape=(None,), dtype=np.float32),  # probability of the label; 1 if recorded
+            "labels": tfds.features.Text(),  # one of LABELS in index_arrays.py
+            "episode": tfds.features.Text(),
+            "chunk": tfds.features.Scalar(np.int32),  # position of this record in its episode
+            "first_frame": tfds.features.Scalar(np.int32),  # position in the episode of the record's first frame
+            "num_frames": tfds.features.Scalar(np.int32),  # of the whole episode
+        }
+    )
+
+
+@lru_cache(maxsize=16)
+def _serializer(space: ActionSpace) -> ExampleSerializer:
+    return ExampleSerializer(features(space).get_serialized_info())
+
+
+def read_space(dataset_dir: Path) -> ActionSpace:
+    """Action space of a dataset; MineRL's, if the dataset states none (those made before spaces were stored).
+
+    Raises:
+        DatasetDamagedError: its file is not an action space.
+    """
+    if not (file := dataset_dir / SPACE_FILE).exists():
+        if read_version(dataset_dir) != _WITHOUT_SPACE:
+            raise DatasetDamagedError(f"{file} is missing. {REMEDY}")
+        return MINERL
+    try:
+        if not file.is_file() or file.stat().st_size > _MAX_SPACE_BYTES:
+            raise ValueError(f"it is not a file of at most {_MAX_SPACE_BYTES:,} bytes")
+        return ActionSpace.from_dict(json.loads(file.read_bytes()))
+    except (ValueError, RecursionError) as error:
+        raise DatasetDamagedError(f"{file} is damaged: {error}. {REMEDY}") from error
+
+
+def write_space(dataset_dir: Path, space: ActionSpace) -> None:
+    """Writes the action space of a new dataset."""
+    (dataset_dir / SPACE_FILE).write_text(json.dumps(space.to_dict(), indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -66,11 +106,12 @@ class EpisodeIndex:
 
     names: tuple[str, ...]
     lengths: Int64[np.ndarray, " episodes"]  # frames
-    buttons: UInt8[np.ndarray, "frames 20"]
-    camera: Float32[np.ndarray, "frames 2"]  # degrees
+    buttons: UInt8[np.ndarray, "frames keys"]
+    camera: Float32[np.ndarray, "frames axes"]  # movement per step, in the axes' units
     confidence: Float32[np.ndarray, " frames"]  # the probability of each label; 1 if recorded
     labels: str  # one of LABELS in index_arrays.py
     chunk_frames: int  # frames per record; an episode's last record may hold fewer
+    space: ActionSpace = MINERL  # of the actions
 
     @cached_property
     def starts(self) -> Int64[np.ndarray, " episodes"]:
@@ -113,9 +154,10 @@ def _load_index(dataset_dir: Path, split: str, checked: bool) -> EpisodeIndex:
     folder = _require_split(dataset_dir, split)
     if not (folder / "labels.npy").exists():
         raise DatasetMissingError(f"{dataset_dir} was made by an older version of this library: prepare it again")
-    arrays = memmap_arrays(folder)
+    space = read_space(folder.parents[1])
+    arrays = memmap_arrays(folder, space)
     if checked:
-        check_actions(folder, arrays)
+        check_actions(folder, arrays, space)
     return EpisodeIndex(
         names=tuple(arrays["names"].tolist()),
         lengths=np.array(arrays["lengths"]),
@@ -124,6 +166,7 @@ def _load_index(dataset_dir: Path, split: str, checked: bool) -> EpisodeIndex:
         confidence=arrays["confidence"],
         labels=str(arrays["labels"]),
         chunk_frames=int(arrays["chunk_frames"]),
+        space=space,
     )
 
 
@@ -153,13 +196,14 @@ def open_records_unchecked(dataset_dir: Path, split: str) -> RecordSource:
 
 def _open_records(dataset_dir: Path, split: str) -> tuple[RecordSource, SplitFiles]:
     dataset_dir = _require_split(dataset_dir, split).parents[1]
-    check_features(dataset_dir, FEATURES)
-    splits = read_splits(dataset_dir, NAME, VERSION)
+    record_features = features(read_space(dataset_dir))
+    check_features(dataset_dir, record_features)
+    splits = read_splits(dataset_dir, NAME, (VERSION, _WITHOUT_SPACE))
     if split not in splits:
         raise DatasetDamagedError(f"{dataset_dir / 'dataset_info.json'} lists no split {split!r}. {REMEDY}")
     lengths = splits[split].shard_lengths
     shards = [shard_path(dataset_dir, split, i, len(lengths)) for i in range(len(lengths))]
-    return RecordSource(shards, lengths, FEATURES), splits[split]
+    return RecordSource(shards, lengths, record_features), splits[split]
 
 
 def _file_size(file: Path) -> int:
@@ -244,15 +288,15 @@ def _require_split(dataset_dir: Path, split: str) -> Path:
     return index / split
 
 
-def serialize_chunk(values: Mapping[str, Any]) -> bytes:
-    """Serializes a record from one value per name of `FEATURES`; deterministic: equal values give equal bytes."""
-    example = _SERIALIZER.get_tf_example(FEATURES.encode_example(dict(values)))
+def serialize_chunk(values: Mapping[str, Any], space: ActionSpace = MINERL) -> bytes:
+    """Serializes a record from one value per name of `features`; deterministic: equal values give equal bytes."""
+    example = _serializer(space).get_tf_example(features(space).encode_example(dict(values)))
     return example.SerializeToString(deterministic=True)  # TFDS's own call does not fix the order of the fields
 
 
-def parse_chunk(record: bytes) -> dict[str, Any]:
+def parse_chunk(record: bytes, space: ActionSpace = MINERL) -> dict[str, Any]:
     """Deserializes a record; the inverse of `serialize_chunk`."""
-    return FEATURES.deserialize_example_np(record)
+    return features(space).deserialize_example_np(record)
 
 
 def write_records(path: Path, records: Iterable[bytes]) -> int:
@@ -283,13 +327,15 @@ def count_records(path: Path) -> int:
     return open_reader(path).num_records()
 
 
-def read_episode(path: Path, frames: int, chunk_frames: int, name: str = "") -> Iterator[bytes]:
+def read_episode(
+    path: Path, frames: int, chunk_frames: int, name: str = "", space: ActionSpace = MINERL
+) -> Iterator[bytes]:
     """Iterates over the records of a file that holds one episode, after `check_episode`."""
-    check_episode(path, frames, chunk_frames, name)
+    check_episode(path, frames, chunk_frames, name, space)
     return read_records(path)
 
 
-def check_episode(path: Path, frames: int, chunk_frames: int, name: str = "") -> None:
+def check_episode(path: Path, frames: int, chunk_frames: int, name: str = "", space: ActionSpace = MINERL) -> None:
     """Raises `DatasetDamagedError` if a file does not hold the records of one episode of this name and length.
 
     Checks the number of records and the last one; ArrayRecord verifies checksums whenever a record is read.
@@ -297,14 +343,16 @@ def check_episode(path: Path, frames: int, chunk_frames: int, name: str = "") ->
     reader, expected = open_reader(path), -(-frames // chunk_frames)
     if (found := reader.num_records()) != expected:
         raise DatasetDamagedError(f"{path} holds {found} records, and {frames} frames have {expected}")
-    last = RecordSource([path], [found], FEATURES)[found - 1]
+    last = RecordSource([path], [found], features(space))[found - 1]
     if len(last["frame_ends"]) != (remainder := frames - (expected - 1) * chunk_frames):
         raise DatasetDamagedError(f"{path}: the last record holds {len(last['frame_ends'])} frames, not {remainder}")
     if last["episode"].decode(errors="replace") != name:
         raise DatasetDamagedError(f"{path} holds episode {last['episode']!r}, not {name!r}")
 
 
-def join_records(path: Path, sources: Sequence[Path], lengths: Mapping[str, int], chunk_frames: int) -> None:
+def join_records(
+    path: Path, sources: Sequence[Path], lengths: Mapping[str, int], chunk_frames: int, space: ActionSpace = MINERL
+) -> None:
     """Concatenates the records of some episodes into one ArrayRecord file, renamed into place atomically.
 
     Sources that are damaged, or do not hold their episode, are removed; then no joined file is written.
@@ -314,13 +362,14 @@ def join_records(path: Path, sources: Sequence[Path], lengths: Mapping[str, int]
         sources: one file per episode.
         lengths: frames of the episodes, by name, in the same order.
         chunk_frames: frames of a record.
+        space: of the actions.
     """
     damaged = []
 
     def records() -> Iterator[bytes]:
         for source, (name, frames) in zip(sources, lengths.items(), strict=True):
             try:
-                yield from read_episode(source, frames, chunk_frames, name)
+                yield from read_episode(source, frames, chunk_frames, name, space)
             except DatasetDamagedError:
                 damaged.append(source)
 
@@ -333,7 +382,10 @@ def join_records(path: Path, sources: Sequence[Path], lengths: Mapping[str, int]
 
 
 def join_datasets(dataset_dir: Path, sources: Sequence[Path], split: str) -> None:
-    """Concatenates a split of several datasets into a new dataset; their shards are copied, `labels` must be equal."""
+    """Concatenates a split of several datasets into a new dataset; their shards are copied.
+
+    `labels` and the action space must be equal in all.
+    """
     dataset_dir.mkdir()
     indexes = [load_index(source, split) for source in sources]
     opened = [open_records(source, split) for source in sources]
@@ -349,7 +401,7 @@ def join_datasets(dataset_dir: Path, sources: Sequence[Path], split: str) -> Non
         indexes[0].labels,
         indexes[0].chunk_frames,
     )
-    write_metadata(dataset_dir, {split: [n for source in opened for n in source.lengths]})
+    write_metadata(dataset_dir, {split: [n for source in opened for n in source.lengths]}, indexes[0].space)
 
 
 def group_by_size(files: Sequence[Path], limit: int) -> Iterator[list[Path]]:
@@ -370,12 +422,19 @@ def shard_path(dataset_dir: Path, split: str, shard: int, num_shards: int) -> Pa
     return dataset_dir / f"{NAME}-{split}.array_record-{shard:05d}-of-{num_shards:05d}"
 
 
-def write_metadata(dataset_dir: Path, shard_lengths: Mapping[str, Sequence[int]]) -> None:
-    """Writes TFDS metadata for the shards in `dataset_dir`; `shard_lengths`: number of records of each, by split."""
+def write_metadata(dataset_dir: Path, shard_lengths: Mapping[str, Sequence[int]], space: ActionSpace = MINERL) -> None:
+    """Writes TFDS metadata for the shards in `dataset_dir`, and the action space.
+
+    Args:
+        dataset_dir: the dataset.
+        shard_lengths: number of records of each shard, by split.
+        space: of the actions.
+    """
+    write_space(dataset_dir, space)
     splits = [_split_info(dataset_dir, split, lengths) for split, lengths in shard_lengths.items()]
     tfds.folder_dataset.write_metadata(
         data_dir=dataset_dir,
-        features=FEATURES,
+        features=features(space),
         split_infos=splits,
         version=VERSION,
         check_data=False,  # would read the first record through TensorFlow
@@ -396,8 +455,8 @@ def _split_info(dataset_dir: Path, split: str, lengths: Sequence[int]) -> tfds.c
 def write_index(
     folder: Path,
     lengths: Mapping[str, int],
-    buttons: Iterable[UInt8[np.ndarray, "_n 20"]],
-    camera: Iterable[Float32[np.ndarray, "_n 2"]],
+    buttons: Iterable[UInt8[np.ndarray, "_n keys"]],
+    camera: Iterable[Float32[np.ndarray, "_n axes"]],
     confidence: Iterable[Float32[np.ndarray, " _n"]],
     labels: str,
     chunk_frames: int,

@@ -5,33 +5,36 @@ from typing import Any
 
 import numpy as np
 
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.errors import DatasetDamagedError
-from vpt_jax.recording import MAX_DEGREES
 
 LABELS = ("recorded", "predicted")  # source of the actions of a split
 _MAX_FRAMES = 2**31 - 1  # of an episode, and of a record: records hold them as int32
 _BLOCK = 2**18  # frames checked at a time: arrays are memory-mapped, and need not fit into memory
-_TYPES: dict[str, tuple[str, tuple[int | None, ...]]] = {  # dtype and shape of each array; None: any length
-    "names": ("U", (None,)),
-    "lengths": ("<i8", (None,)),
-    "buttons": ("|u1", (None, 20)),
-    "camera": ("<f4", (None, 2)),
-    "confidence": ("<f4", (None,)),
-    "labels": ("U", ()),
-    "chunk_frames": ("<i8", ()),
-}
-_RANGES = {"buttons": (0, 1), "camera": (-MAX_DEGREES, MAX_DEGREES), "confidence": (0, 1.001)}
 REMEDY = "Remove the dataset and prepare it again, or download it again"
 
 
-def memmap_arrays(folder: Path) -> dict[str, Any]:
-    """Memory-maps all arrays of an index, by name.
+def _types(space: ActionSpace) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+    """Dtype and shape of each array; None: any length."""
+    return {
+        "names": ("U", (None,)),
+        "lengths": ("<i8", (None,)),
+        "buttons": ("|u1", (None, len(space.keys))),
+        "camera": ("<f4", (None, len(space.axes))),
+        "confidence": ("<f4", (None,)),
+        "labels": ("U", ()),
+        "chunk_frames": ("<i8", ()),
+    }
+
+
+def memmap_arrays(folder: Path, space: ActionSpace) -> dict[str, Any]:
+    """Memory-maps all arrays of an index of actions of this space, by name.
 
     Raises:
         DatasetDamagedError: an array is missing, is not an array, or has another dtype or shape; or names, lengths or
             chunk size are impossible. `check_actions` checks the number of actions and their values.
     """
-    arrays = {name: _memmap(folder / f"{name}.npy", *_TYPES[name]) for name in _TYPES}
+    arrays = {name: _memmap(folder / f"{name}.npy", *kind) for name, kind in _types(space).items()}
     names, lengths = arrays["names"], arrays["lengths"]
     _check(folder / "names.npy", len(names) == len(lengths), f"{len(names)} names of {len(lengths)} episodes")
     _check(folder / "names.npy", len(names) > 0, "no episodes")
@@ -41,15 +44,17 @@ def memmap_arrays(folder: Path) -> dict[str, Any]:
     return arrays
 
 
-def check_actions(folder: Path, arrays: dict[str, Any]) -> None:
-    """Raises `DatasetDamagedError` if a frame has no action, or an action is out of range."""
+def check_actions(folder: Path, arrays: dict[str, Any], space: ActionSpace) -> None:
+    """Raises `DatasetDamagedError` if a frame has no action, or an action is out of the space's range."""
     frames = int(arrays["lengths"].sum())
-    for name, (low, high) in _RANGES.items():
+    limits = space.limits.astype(np.float32)
+    ranges: dict[str, tuple[Any, Any]] = {"buttons": (0, 1), "camera": (-limits, limits), "confidence": (0, 1.001)}
+    for name, (low, high) in ranges.items():
         file, array = folder / f"{name}.npy", arrays[name]
         _check(file, len(array) == frames, f"{len(array)} rows for {frames} frames")
         for start in range(0, frames, _BLOCK):
             block = array[start : start + _BLOCK]
-            if not (block.min() >= low and block.max() <= high):  # also true for NaN
+            if not ((block >= low) & (block <= high)).all():  # also true for NaN
                 _check(file, False, f"values outside [{low}, {high}], in frames {start} and after")
 
 

@@ -6,7 +6,7 @@ numbers are used.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,25 +39,33 @@ def check_features(dataset_dir: Path, features: FeaturesDict) -> None:
         )
 
 
-def read_splits(dataset_dir: Path, name: str, version: str) -> dict[str, SplitFiles]:
+def read_version(dataset_dir: Path) -> str:
+    """Version of a dataset's layout; empty if `dataset_info.json` states none."""
+    info = _read(dataset_dir / "dataset_info.json", _MAX_INFO_BYTES)
+    version = info.get("version") if isinstance(info, dict) else None
+    return version if isinstance(version, str) else ""
+
+
+def read_splits(dataset_dir: Path, name: str, versions: Collection[str]) -> dict[str, SplitFiles]:
     """Reads the shards of every split from `dataset_info.json`.
 
     Args:
         dataset_dir: the dataset.
         name: TFDS name of the dataset.
-        version: version of the layout.
+        versions: of the layout, that can be read.
 
     Raises:
         DatasetDamagedError: the file is not as this library writes it.
     """
     file = dataset_dir / "dataset_info.json"
     info = _read(file, _MAX_INFO_BYTES)
-    wanted = {"disableShuffling": True, "fileFormat": "array_record", "name": name, "version": version}
+    wanted = {"disableShuffling": True, "fileFormat": "array_record", "name": name}
     try:
         _require(isinstance(info, dict), "it is not an object")
         _require(set(info) <= _FIELDS, f"it has other fields: {_names(set(info) - _FIELDS)}")
         for field, value in wanted.items():
             _require(info.get(field) == value, f"{field} is not {value!r}")
+        _require(info.get("version") in versions, f"version is not one of {', '.join(versions)}")
         splits = [_read_split(split) for split in _list_of(info, "splits")]
     except _InvalidError as error:
         raise DatasetDamagedError(

@@ -13,7 +13,7 @@ from vpt_jax.data.manifest import VideoSegment
 from vpt_jax.video import FRAME_RATE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SegmentIndex(EpisodeIndex):
     """Index of segments in record order; `buttons`, `camera` and `confidence` still have rows for all frames."""
 

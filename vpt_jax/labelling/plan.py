@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 from vpt_jax.actions.minerl import BUTTONS
 from vpt_jax.actions.quantizer import Array
 from vpt_jax.data.codecs import decode_frames, frame_shape
-from vpt_jax.data.dataset import FEATURES
+from vpt_jax.data.dataset import features
 from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.data.shards import RecordSource
 from vpt_jax.models.idm import TEMPORAL_RADIUS
@@ -57,7 +57,7 @@ class EncodedVideo:
 
 
 def _open_records(video: EncodedVideo) -> RecordSource:
-    return RecordSource([video.records], [-(-video.frames // video.chunk_frames)], FEATURES)
+    return RecordSource([video.records], [-(-video.frames // video.chunk_frames)], features())
 
 
 @contextmanager
