@@ -6,8 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from configs import foundation
 from vpt_jax.data.dataset import load_index
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, batches
+from vpt_jax.programs.supervised import open_stream
+from vpt_jax.system.errors import ConfigError
 
 THRESHOLD = 0.4
 
@@ -67,3 +70,15 @@ def test_a_recorded_dataset_is_not_masked(dataset_dir, settings):
 def test_impossible_thresholds_are_refused(settings, least, message):
     with pytest.raises(ValueError, match=message):
         Stream(replace(settings, min_confidence=least))
+
+
+def test_only_training_play_is_masked(settings):
+    config = foundation.get_config("demo")
+    config.data.min_confidence = THRESHOLD
+    train, valid = (
+        open_stream(config, settings.dataset, split, rows=2, encoder=None).settings for split in ("train", "valid")
+    )
+    assert (train.min_confidence, valid.min_confidence) == (THRESHOLD, 0)
+    config.data.min_confidence = 1.0
+    with pytest.raises(ConfigError, match=r"config.data: .*no label has a confidence"):
+        open_stream(config, settings.dataset, "train", rows=2, encoder=None)

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 
 from vpt_jax.actions.minerl import BUTTON_INDEX, MINERL
+from vpt_jax.actions.space import ActionSpaceError
 from vpt_jax.curation.validation import score as score_module
 from vpt_jax.curation.validation import validate
 from vpt_jax.curation.validation.alignment import EpisodeScorer
@@ -16,7 +18,7 @@ from vpt_jax.curation.validation.episodes import InspectionError, find_episodes
 from vpt_jax.curation.validation.label_calibration import cooled, head_sums, temperatures_of
 from vpt_jax.curation.validation.predictions import model_predictions, recorded_actions
 from vpt_jax.curation.validation.score import score
-from vpt_jax.data.dataset import load_index
+from vpt_jax.data.dataset import load_index, write_space
 
 from .conftest import ideal_log_probs, small_idm
 
@@ -171,6 +173,13 @@ def test_errors_name_the_field(clean, few_draws, changes, message):
     changes = {name: str(clean) if value == "DATA" else value for name, value in changes.items()}
     with pytest.raises(InspectionError, match=message):
         score(few_draws(clean, **changes))
+
+
+def test_labels_of_another_space_are_refused(clean, few_draws, tmp_path):
+    folder = labelled(clean, tmp_path / "labels")
+    write_space(folder, replace(MINERL, groups=(), cancelling=()))
+    with pytest.raises(ActionSpaceError, match=r"the recorded play has the action space 'minerl'.*groups differ"):
+        score(few_draws(clean, split="valid", labels=str(folder)))
 
 
 def test_labels_of_other_play_are_refused(clean, few_draws, tmp_path):

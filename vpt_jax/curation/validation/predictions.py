@@ -37,12 +37,14 @@ def stored_predictions(labels: Path, episodes: Sequence[Episode]) -> Iterator[Pr
 
     Raises:
         InspectionError: none of the episodes has labels, or has another number of frames there.
+        ActionSpaceError: the labels have another action space.
     """
     found: dict[str, tuple[EpisodeIndex, int]] = {}
     for split in splits_of(labels):
         index = load_index(labels, split)
         if index.labels == "recorded":
             raise InspectionError(f"{labels}, split {split!r}, holds recorded actions: give labels of launch/label.py")
+        episodes[0].index.space.require_equal(index.space, "the recorded play", str(labels))
         found |= {name: (index, number) for number, name in enumerate(index.names)}
     by_name = {episode.name: episode for episode in episodes}
     shared = [name for name in found if name in by_name]

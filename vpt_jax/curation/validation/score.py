@@ -12,7 +12,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.curation.validation.alignment import EpisodeScorer
 from vpt_jax.curation.validation.episodes import Episode, InspectionError, find_episodes
@@ -62,7 +61,7 @@ def score(config: ConfigDict) -> dict[str, Any]:
         raise InspectionError(
             f"{config.data}, split {predicted_splits[0]!r}, holds predicted labels: config.data must be recorded play"
         )
-    space = MINERL
+    space = episodes[0].index.space
     with locked(out := out_folder(config)):
         pairs = [
             (predicted, recorded_actions(predicted.episode)) for predicted in _predictions(config, episodes, space)
