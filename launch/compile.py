@@ -27,12 +27,13 @@ from jax.sharding import Mesh
 from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.system import command_line
 from vpt_jax.system.errors import UserError
 from vpt_jax.training.ppg import setup as ppg
 from vpt_jax.training.roofline import CHIPS, GIB, Chip, Cost, by_kind, cost_of, device_bytes
 from vpt_jax.training.setup import Step, batch_shapes, check, make_mesh, make_setup, step_buffers
-from vpt_jax.training.stages import PPG_STAGE, STAGES
+from vpt_jax.training.stages import PPG_STAGE, head_statistics
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "TPU type and its shape in chips.")
 _SIZE = flags.DEFINE_integer(
@@ -84,7 +85,7 @@ def step_program(config: ConfigDict, mesh: Mesh) -> Program:
     check(config, mesh)
     frame_shape = _SIZE.value, _SIZE.value, 3
     steps = config.steps or 1_000_000  # used by the learning rate schedule alone
-    setup = make_setup(config, mesh, frame_shape, STAGES[config.stage].marginal.uniform(), steps)
+    setup = make_setup(config, mesh, frame_shape, head_statistics(config).marginal.uniform(MINERL), steps)
     batch = batch_shapes(config, mesh, frame_shape)
     buffers = step_buffers(setup.shapes, batch)
     arguments = setup.shapes, batch

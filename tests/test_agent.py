@@ -10,7 +10,7 @@ import vpt_jax
 from tests.openai.test_convert import policy_files
 from vpt_jax.actions.joint import JointAction, raw_from_joint
 from vpt_jax.actions.minerl import ENV_KEYS, MINERL
-from vpt_jax.models.heads import joint_log_prob
+from vpt_jax.models.joint_head import JointDistribution
 from vpt_jax.openai.convert import import_weights
 from vpt_jax.training.checkpoints import WrongStageError, load_policy
 from vpt_jax.video import decode, resize
@@ -72,7 +72,9 @@ def test_greedy_actions_equal_those_of_the_policy_on_the_whole_clip(workdir):
     likeliest = JointAction(*(output.logits[head][0].argmax(-1) for head in JointAction._fields))
     for i, expected in enumerate(zip(*raw_from_joint(MINERL, likeliest), strict=True)):
         np.testing.assert_array_equal(samples[i].buttons[0], expected[0])
-    log_probs = jax.jit(joint_log_prob)(jax.tree.map(lambda logits_h: logits_h[0], output.logits), likeliest)
+    log_probs = jax.jit(JointDistribution().log_prob)(
+        jax.tree.map(lambda logits_h: logits_h[0], output.logits), likeliest
+    )
     np.testing.assert_allclose([one.log_prob[0] for one in samples], log_probs, atol=1e-4)
     value = policy.normalizer.denormalize(output.value[0, :, None])[:, 0]
     np.testing.assert_allclose([one.value[0] for one in samples], value, atol=1e-4)

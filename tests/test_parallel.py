@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from configs import foundation
 from vpt_jax import parallel
-from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.training import setup
 from vpt_jax.training.checkpoints import TrainedPolicy

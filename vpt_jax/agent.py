@@ -16,14 +16,13 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Int, UInt8
 
-from vpt_jax.actions.minerl import MINERL
 from vpt_jax.keys import seed_keys
 from vpt_jax.labelling.plan import Labels
 from vpt_jax.labelling.single import label_video
 from vpt_jax.models.acting import ActionSample, describe_actions
-from vpt_jax.models.heads import ValueNormalizer, argmax_joint, sample_joint
 from vpt_jax.models.kv_cache import RingKVCache
 from vpt_jax.models.policy import Policy, apply_single_step
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.system.paths import local_path
 from vpt_jax.training.checkpoints import TrainedIDM, TrainedPolicy, WrongStageError, load_idm, load_policy
 from vpt_jax.video import Frame, resize
@@ -92,7 +91,9 @@ class PolicyAgent:
     def act(self, observation: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]: ...
 
     def act(self, observation: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
-        """Compute the next action: MineRL's 24-key dict, with `camera` in degrees.
+        """Compute the next action: a dict of the action space's keys, 0 or 1, and `camera`, the movement of its axes.
+
+        Of MineRL's space, it is MineRL's 24-key dict, with `camera` (pitch, yaw) in degrees.
 
         Args:
             observation: `{"pov": uint8[height, width, 3]}` in RGB, of any size (MineRL: 360x640); or a sequence of
@@ -106,7 +107,8 @@ class PolicyAgent:
         """
         observations = [observation] if isinstance(observation, Mapping) else observation
         sample = self.sample_action([one["pov"] for one in observations])
-        actions = [MINERL.to_env(*action) for action in zip(sample.buttons, sample.camera, strict=True)]
+        to_env = self._policy.module.space.to_env
+        actions = [to_env(*action) for action in zip(sample.buttons, sample.camera, strict=True)]
         return actions[0] if isinstance(observation, Mapping) else actions
 
     def sample_action(self, frames: Sequence[np.ndarray]) -> ActionSample:
@@ -155,8 +157,8 @@ class VideoLabeller:
             options: arguments of `label_video` in vpt_jax/labelling/single.py.
 
         Returns:
-            `buttons` uint8[frames, 20], `camera` float32[frames, 2] in degrees (pitch, yaw; positive is down, right),
-            and `confidence` float32[frames], the probability of each label.
+            `buttons` uint8[frames, keys], `camera` float32[frames, axes] (MineRL's space: degrees of pitch and yaw,
+            positive is down, right), and `confidence` float32[frames], the probability of each label.
 
         Raises:
             FileNotFoundError: there is no such video.
@@ -183,10 +185,10 @@ def _sample_action(
     keys: Array,
     steps: Int[Array, " n"],
 ) -> tuple[ActionSample, RingKVCache]:
-    output = apply_single_step(policy, params, frames, first, ring)
+    output, distribution = apply_single_step(policy, params, frames, first, ring), policy.distribution
     if temperature:
         scaled = {head: head_logits / temperature for head, head_logits in output.logits.items()}
-        action = jax.vmap(sample_joint)(jax.vmap(jax.random.fold_in)(keys, steps), scaled)
+        action = jax.vmap(distribution.sample)(jax.vmap(jax.random.fold_in)(keys, steps), scaled)
     else:
-        action = argmax_joint(output.logits)
-    return describe_actions(output, normalizer, action), output.memory
+        action = distribution.argmax(output.logits)
+    return describe_actions(distribution, output, normalizer, action), output.memory

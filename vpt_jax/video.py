@@ -8,7 +8,6 @@ worker process per core, and an encoded file depends on its frames alone.
 """
 
 import contextlib
-import math
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -21,9 +20,8 @@ import av
 import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
-from vpt_jax.actions.minerl import BUTTON_INDEX, CAMERA, HOTBARS, PITCH, YAW
 from vpt_jax.system.atomic_files import publish
 from vpt_jax.video_clock import (
     FRAME_RATE,
@@ -412,87 +410,3 @@ _CURSOR_ROWS = (
 )
 _CURSOR_COLOURS = {".": (0, 0, 0, 0), "-": (0, 0, 0, 96), "#": (0, 0, 0, 255), "o": (255, 255, 255, 255)}  # RGBA
 CURSOR = np.array([[_CURSOR_COLOURS[dot] for dot in row] for row in _CURSOR_ROWS], np.uint8)
-
-
-_KEY_CAPS = {
-    "forward": "W", "left": "A", "back": "S", "right": "D", "jump": "jump", "sneak": "sneak", "sprint": "sprint",
-    "attack": "attack", "use": "use", "drop": "drop", "inventory": "inv",
-}  # fmt: skip
-_ROW_HEIGHT, _ROW_WIDTH, _GAP = 64, 1280, 10  # a row is drawn at this size, then scaled to the width of the frame
-_LABEL, _UP, _DOWN, _ON_DOWN = (200, 200, 200), (120, 120, 120), (255, 212, 80), (1, 1, 1)  # colours; a key's state
-
-
-def draw_action(
-    frame: Frame,
-    buttons: UInt8[np.ndarray, "20"],
-    camera: Float[np.ndarray, "2"],
-    predicted: tuple[UInt8[np.ndarray, "20"], Float[np.ndarray, "2"]] | None = None,
-) -> Frame:
-    """A copy of the frame with the action drawn at its upper edge: a cap for every key, lit when held, and the mouse.
-
-    Args:
-      frame: not modified. The letters need about 300 pixels of width: enlarge a smaller frame first.
-      buttons: keys held, 1 each.
-      camera: degrees. The arrow points where the camera turns and is longest from 10 degrees on, where the bins end.
-      predicted: buttons and camera of a second action, for the row below; the rows are then labelled.
-    """
-    rows = _action_row(buttons, camera)
-    if predicted is not None:
-        rows = np.concatenate([_action_row(buttons, camera, "recorded"), _action_row(*predicted, "predicted")])
-    width = frame.shape[1]
-    height = min(max(1, round(len(rows) * width / _ROW_WIDTH)), len(frame))
-    drawn = frame.copy()
-    strip = drawn[:height]
-    np.maximum(strip // 4, cv2.resize(rows, (width, height), interpolation=cv2.INTER_AREA), out=strip)
-    return drawn
-
-
-def draw_note(frame: Frame, text: str) -> None:
-    """Draw a short text into the lower left corner of the frame, in place; at most half of its height."""
-    scale = min(0.7 * _FONT_SCALE, 0.004 * len(frame))
-    (width, height), _ = cv2.getTextSize(text, _FONT, scale, 1)
-    frame[len(frame) - 2 * height :, : width + 2 * height] //= 4  # a dark background, readable on any picture
-    cv2.putText(frame, text, (height, len(frame) - height // 2), _FONT, scale, _DOWN, 1, cv2.LINE_AA)
-
-
-def _action_row(buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"], label: str = "") -> Frame:
-    row = np.zeros((_ROW_HEIGHT, _ROW_WIDTH, 3), np.uint8)
-    _draw_text(row, label, _GAP, _LABEL)
-    x = 170 if label else _GAP
-    for name, text in _KEY_CAPS.items():
-        x = _draw_cap(row, text, x, bool(buttons[BUTTON_INDEX[name]]))
-    slots = [str(slot) for slot, name in enumerate(HOTBARS, 1) if buttons[BUTTON_INDEX[name]]]
-    x = _draw_cap(row, slots[-1] if slots else "1-9", x, bool(slots), width=66)
-    _draw_mouse(row, x, camera)
-    return row
-
-
-def _draw_cap(row: Frame, text: str, x: int, held: bool, width: int = 0) -> int:
-    """Draw a key cap with its left edge at `x`; returns where the next one starts."""
-    width = width or _text_width(text) + 24
-    corners = (x, 8), (x + width, _ROW_HEIGHT - 8)
-    cv2.rectangle(row, *corners, _DOWN if held else _UP, cv2.FILLED if held else 2, cv2.LINE_AA)
-    _draw_text(row, text, x + (width - _text_width(text)) // 2, _ON_DOWN if held else _UP)
-    return x + width + _GAP
-
-
-def _draw_mouse(row: Frame, x: int, camera: Float[np.ndarray, "2"]) -> None:
-    radius = _ROW_HEIGHT // 2 - 4
-    centre = (x + radius, _ROW_HEIGHT // 2)
-    cv2.circle(row, centre, radius, _UP, 2, cv2.LINE_AA)
-    right, down = float(camera[YAW]), float(camera[PITCH])
-    if angle := math.hypot(right, down):
-        length = radius * min(1, angle / CAMERA.maximum) ** 0.5 / angle  # the root keeps small moves visible
-        tip = (round(centre[0] + length * right), round(centre[1] + length * down))
-        cv2.arrowedLine(row, centre, tip, _DOWN, 4, cv2.LINE_AA, tipLength=0.4)
-
-
-_FONT, _FONT_SCALE, _FONT_WEIGHT = cv2.FONT_HERSHEY_SIMPLEX, 0.85, 2
-
-
-def _text_width(text: str) -> int:
-    return cv2.getTextSize(text, _FONT, _FONT_SCALE, _FONT_WEIGHT)[0][0]
-
-
-def _draw_text(row: Frame, text: str, x: int, colour: tuple[int, int, int]) -> None:
-    cv2.putText(row, text, (x, _ROW_HEIGHT // 2 + 10), _FONT, _FONT_SCALE, colour, _FONT_WEIGHT, cv2.LINE_AA)

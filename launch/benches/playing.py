@@ -13,9 +13,9 @@ from vpt_jax.envs.games import make_env_spec
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.envs.vector.client import EnvLostError
 from vpt_jax.envs.vector.pool import Pool
-from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import POLICIES
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.parallel import make_mesh
 from vpt_jax.training.ppg.rollout import RolloutCollector
 

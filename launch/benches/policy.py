@@ -15,9 +15,9 @@ from benches.measuring import BATCH, DTYPE, LENGTH, SIZE, Row, alternate, peak_m
 from vpt_jax.data.batch import Batch
 from vpt_jax.models.convolution import conv3x3
 from vpt_jax.models.flops import TRAINING_FACTOR, conv_flops, policy_flops
-from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.training import state as training
 from vpt_jax.training.behavioural_cloning import cloning_loss
 from vpt_jax.training.optimizers import adam, linear_schedule

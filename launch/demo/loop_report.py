@@ -11,12 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from demo.films import large_play
-from vpt_jax.actions.minerl import BUTTONS, CAMERA
+from vpt_jax.actions.minerl import BUTTONS, CAMERA, MINERL
 from vpt_jax.data.dataset import EpisodeIndex, load_index
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation.baselines import label_baselines, policy_baselines
 from vpt_jax.evaluation.metrics import (
-    AXES,
     COMMON_SHARE,
     Totals,
     compute_metrics,
@@ -147,8 +146,11 @@ def _metrics_of_view(line: Figures, name: str) -> dict[str, float]:
 
 def _claims(scores: Scores) -> Iterator[tuple[str, str, bool]]:
     """Claims of the loop: statement, measured values, and True if it holds."""
-    figures, likeliest = compute_metrics(sum_totals(scores.means)), compute_metrics(sum_totals(scores.idm))
-    intervals = confidence_intervals(scores.means)  # the keys are those of the likeliest labels
+    figures, likeliest = (
+        compute_metrics(MINERL, sum_totals(scores.means)),
+        compute_metrics(MINERL, sum_totals(scores.idm)),
+    )
+    intervals = confidence_intervals(MINERL, scores.means)  # the keys are those of the likeliest labels
     for name, minimum in {"mouse_r2/pitch": 0.8, "mouse_r2/yaw": 0.8, "f1/mean": 0.6}.items():
         low, high = intervals[name]
         measured = f"{figures[name]:.3f} (95% interval {low:.3f} to {high:.3f})"
@@ -193,10 +195,10 @@ def _claims_section(claims: Sequence[tuple[str, str, bool]]) -> str:
 
 
 def _idm_rows(scores: Scores) -> Iterator[list[str]]:
-    all_baselines = [compute_metrics(sum_totals(episodes)) for episodes in scores.baselines.values()]
-    sampled = compute_metrics(sum_totals(scores.unlabelled))
+    all_baselines = [compute_metrics(MINERL, sum_totals(episodes)) for episodes in scores.baselines.values()]
+    sampled = compute_metrics(MINERL, sum_totals(scores.unlabelled))
     for titles, episodes in ((_TITLES, scores.idm), (_MEAN_ANGLE_TITLES, scores.means)):
-        figures, intervals = compute_metrics(sum_totals(episodes)), confidence_intervals(episodes)
+        figures, intervals = compute_metrics(MINERL, sum_totals(episodes)), confidence_intervals(MINERL, episodes)
         for name, title in titles.items():
             low, high = intervals[name]
             baselines = (f"{baseline[name]:z.3f}" for baseline in all_baselines)
@@ -233,8 +235,8 @@ def _progress_chart(workdir: Path) -> str:
 
 
 def _keys_section(scores: Scores) -> str:
-    totals, intervals = sum_totals(scores.idm), confidence_intervals(scores.idm)
-    figures, repeat = compute_metrics(totals), compute_metrics(sum_totals(scores.baselines["repeat"]))
+    totals, intervals = sum_totals(scores.idm), confidence_intervals(MINERL, scores.idm)
+    figures, repeat = compute_metrics(MINERL, totals), compute_metrics(MINERL, sum_totals(scores.baselines["repeat"]))
     rows: list[Sequence[str | float]] = []
     for i in np.argsort(-totals.pressed, kind="stable"):
         key = BUTTONS[i]
@@ -322,7 +324,7 @@ def _confusion_section(runs: Runs) -> str:
     keys = held.T @ predicted_actions[0][:, common] / np.maximum(held.sum(0), 1)[:, None]
     maps = [heatmap("Keys: of the frames with this key held, the share labelled with that key", names, names, keys)]
     degrees = [f"{angle:+.1f}" for angle in CAMERA.centres]
-    for axis, name in enumerate(AXES):
+    for axis, name in enumerate(MINERL.axis_index):
         pairs = np.zeros((CAMERA.num_bins, CAMERA.num_bins))
         bins = (CAMERA.to_bins(np.asarray(camera))[:, axis] for _, camera in (true, predicted_actions))
         np.add.at(pairs, tuple(bins), 1)

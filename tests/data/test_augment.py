@@ -1,13 +1,14 @@
 """Augmentation compared with OpenCV, the standard library, and explicit arithmetic."""
 
 import colorsys
+from functools import partial
 
 import cv2
 import jax
 import numpy as np
 import pytest
 
-from vpt_jax.actions.minerl import BUTTONS
+from vpt_jax.actions.minerl import BUTTONS, MINERL
 from vpt_jax.data.augment import AugmentParams, apply_augment_params, augment, mirror, sample_augment_params
 from vpt_jax.data.batch import Batch
 
@@ -89,7 +90,7 @@ def test_half_of_the_clips_are_mirrored_with_their_actions(noise):
         first=rng.random((200, 2)) < 0.5,
         valid=rng.random((200, 2)) < 0.5,
     )
-    changed = jax.tree.map(np.asarray, jax.jit(mirror)(jax.random.key(0), clips))
+    changed = jax.tree.map(np.asarray, jax.jit(partial(mirror, space=MINERL))(jax.random.key(0), clips))
     mirrored = (changed.camera[:, 0, 1] != clips.camera[:, 0, 1]).nonzero()[0]
     others = np.setdiff1d(np.arange(200), mirrored)
     assert 80 < len(mirrored) < 120

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from demo.loop_report import Runs, write_loop_report
 
-from vpt_jax.actions.minerl import BUTTON_INDEX, CAMERA
+from vpt_jax.actions.minerl import BUTTON_INDEX, CAMERA, MINERL
 from vpt_jax.data.dataset import load_index, open_records, write_index, write_metadata
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation.baselines import policy_baselines
@@ -97,13 +97,13 @@ def test_claims_equal_manual_values(report, runs, dataset_dir):
     likeliest, means = (
         label_totals(load_index(labels, "train"), recorded) for labels in (runs.held_out_labels, runs.held_out_means)
     )
-    figures, intervals = compute_metrics(sum_totals(means)), confidence_intervals(means)
+    figures, intervals = compute_metrics(MINERL, sum_totals(means)), confidence_intervals(MINERL, means)
     measured = []
     for name in ("mouse_r2/pitch", "mouse_r2/yaw", "f1/mean"):
         low, high = intervals[name]
         measured.append(f"{figures[name]:.3f} (95% interval {low:.3f} to {high:.3f})")
     bins = [
-        f"; of the likeliest bin {compute_metrics(sum_totals(likeliest))[f'mouse_r2/{axis}']:.3f}"
+        f"; of the likeliest bin {compute_metrics(MINERL, sum_totals(likeliest))[f'mouse_r2/{axis}']:.3f}"
         for axis in ("pitch", "yaw")
     ]
     assert bins[0] not in measured[0]

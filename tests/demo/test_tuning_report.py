@@ -7,6 +7,7 @@ from demo.tuning_report import write_tuning_report
 
 from tests.evaluation.test_rollouts import make_pool
 from tests.html_page import Page
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.evaluation.rollouts import EpisodeResult, IdleAgent, run_episodes, summarize
 
 RETURNS = {
@@ -27,7 +28,7 @@ def folder(tmp_path):
     for name, returns in RETURNS.items():
         (playing / "recordings" / name).mkdir(parents=True)
         with make_pool(2, steps=3) as pool:
-            run_episodes(IdleAgent(), pool, playing / "recordings" / name, 2)
+            run_episodes(IdleAgent(MINERL), pool, playing / "recordings" / name, 2)
         played = [
             EpisodeResult(3 + i, 3, float(r), "truncated", {"log": r}, DRIFTS[name]) for i, r in enumerate(returns)
         ]

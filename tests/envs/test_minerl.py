@@ -43,7 +43,7 @@ def path(monkeypatch):
 
 
 def press(*keys, camera=(0.0, 0.0)):
-    return server.action_dict({"keys": keys, "camera": camera})
+    return server.action_dict(minerl.KEYS, {"keys": keys, "camera": camera})
 
 
 def has_numpy(python):

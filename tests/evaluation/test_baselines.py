@@ -15,14 +15,14 @@ from vpt_jax.evaluation.metrics import compute_metrics, sum_totals
 
 def test_marginal_is_a_distribution_and_close_to_the_frequencies():
     actions = JointAction(np.array([1, 1, 1, 3, 0, 0]), np.array([7, 7, 60, 9, 60, 60]))
-    marginal = Marginal.fit(actions)
+    marginal = Marginal.fit(MINERL, actions)
     assert marginal.buttons.sum() == pytest.approx(1)
     assert marginal.camera.sum() == pytest.approx(1)
     unseen = (1 + 1) / (6 + 1)  # one class of six was seen once
     expected = math.log((1 - unseen) * 3 / 6 + unseen / 8641)
     camera_unseen = (2 + 1) / (4 + 1)  # four frames have the camera on; classes 60 and 9 seen once
     expected_camera = math.log((1 - camera_unseen) * 2 / 4 + camera_unseen / 121)
-    log_prob = marginal.log_prob(JointAction(np.array([1, 0]), np.array([7, 7])))
+    log_prob = marginal.log_prob(MINERL, JointAction(np.array([1, 0]), np.array([7, 7])))
     assert log_prob[0] == pytest.approx(expected + expected_camera)
     assert log_prob[1] == pytest.approx(math.log((1 - unseen) * 2 / 6 + unseen / 8641))  # camera off
 
@@ -37,7 +37,7 @@ def test_policy_baselines_equal_plain_loops(streams):
     train, valid = streams
     figures = policy_baselines(train, valid)
     seen = [joint_from_raw(MINERL, *(part[train.kept(e)] for part in train.actions(e))) for e in range(7)]
-    marginal = Marginal.fit(JointAction(*(np.concatenate(part) for part in zip(*seen, strict=True))))
+    marginal = Marginal.fit(MINERL, JointAction(*(np.concatenate(part) for part in zip(*seen, strict=True))))
     most_frequent = Counter(np.concatenate([actions.buttons for actions in seen])).most_common(1)[0][0]
     stays = total = 0
     for actions in seen:
@@ -51,7 +51,7 @@ def test_policy_baselines_equal_plain_loops(streams):
         for buttons, camera in zip(
             *joint_from_raw(MINERL, *(p[valid.kept(episode)] for p in valid.actions(episode))), strict=True
         ):
-            losses.append(-marginal.log_prob(JointAction(np.array([buttons]), np.array([camera])))[0])
+            losses.append(-marginal.log_prob(MINERL, JointAction(np.array([buttons]), np.array([camera])))[0])
             repeats = buttons == last[0] and (camera == last[1] or buttons % 2 == 0)
             chance = (1 - stays / total) * math.exp(-losses[-1]) + stays / total * repeats
             repeat_losses.append(-math.log(chance))
@@ -127,6 +127,6 @@ def test_label_baselines_equal_idm_baselines_by_episode(episodes):
     totals, figures = label_baselines(stream), idm_baselines(train, stream)
     for name, by_episode in totals.items():
         assert [int(each.frames) for each in by_episode] == [len(episode) for episode in valid]
-        together = compute_metrics(sum_totals(by_episode))
+        together = compute_metrics(MINERL, sum_totals(by_episode))
         assert math.isnan(together.pop("nll"))
         assert together.items() <= figures[name].items()

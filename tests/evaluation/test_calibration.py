@@ -75,6 +75,10 @@ def test_losses_add_up_over_episodes():
     np.testing.assert_allclose(parts, temperature_losses(log_probs, chosen))
 
 
+def test_a_head_without_choices_has_temperature_one():
+    assert fit_temperature(temperature_losses(np.zeros((9, 0, 2)), np.zeros((9, 0), int))) == 1
+
+
 def test_at_temperature_one_nothing_changes():
     log_probs, _ = sampled(1, 10)
     np.testing.assert_allclose(at_temperature(log_probs, 1.0), log_probs, atol=1e-12)

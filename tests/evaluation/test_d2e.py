@@ -16,7 +16,7 @@ SPACE = ActionSpace("shooter", ("w", "mouse.left"), (Axis("x", quantizer=QUANTIZ
 
 
 def metrics(predicted, recorded, **fields):
-    return compute_d2e_metrics(d2e_totals(*predicted, *recorded, **fields), SPACE)
+    return compute_d2e_metrics(SPACE, d2e_totals(*predicted, *recorded, **fields))
 
 
 def keys(w, left):
@@ -112,7 +112,7 @@ def test_episodes_add_up():
     rng = np.random.default_rng(0)
     parts = [(rng.integers(0, 2, (9, 2)).astype(np.uint8), rng.normal(size=(9, 2))) for _ in range(4)]
     pooled = compute_d2e_metrics(
-        sum_episodes([d2e_totals(*parts[0], *parts[1]), d2e_totals(*parts[2], *parts[3])]), SPACE
+        SPACE, sum_episodes([d2e_totals(*parts[0], *parts[1]), d2e_totals(*parts[2], *parts[3])])
     )
     expected = np.corrcoef(np.concatenate([parts[0][1], parts[2][1]])[:, 0],
                            np.concatenate([parts[1][1], parts[3][1]])[:, 0])[0, 1]  # fmt: skip

@@ -54,7 +54,7 @@ def test_presses_and_releases_are_changes_of_state():
 def test_metrics_equal_manual_counts():
     recorded = held("00111100000", "00000000100")  # run: press 2, release 6; jump: press 8, release 9
     predicted = held("00011100011", "00001000000")  # run: press 3, 9, release 6; jump: press 4, release 5
-    figures = compute_event_metrics(event_totals(predicted, recorded), SPACE)
+    figures = compute_event_metrics(SPACE, event_totals(predicted, recorded))
     assert figures["event_precision/run"] == pytest.approx(2 / 3)  # the press at 3 is one frame late
     assert figures["event_recall/run"] == 1
     assert figures["event_f1/run"] == pytest.approx(4 / 5)
@@ -63,23 +63,23 @@ def test_metrics_equal_manual_counts():
     assert figures["event_f1"] == pytest.approx(2 * 2 / (5 + 4))
     assert figures["press_f1"] == pytest.approx(2 * 1 / (3 + 2))
     assert figures["release_f1"] == pytest.approx(2 * 1 / (2 + 2))
-    exact = compute_event_metrics(event_totals(predicted, recorded, tolerance=0), SPACE)
+    exact = compute_event_metrics(SPACE, event_totals(predicted, recorded, tolerance=0))
     assert exact["event_f1/run"] == pytest.approx(2 * 1 / 5)  # only the release is in its frame
 
 
 def test_repeating_the_last_true_action_finds_nothing():
     recorded = held("0011110000110", "0101010100000")
     repeated = previous(recorded)
-    given_state = compute_event_metrics(event_totals(repeated, recorded, given_previous=True), SPACE)
+    given_state = compute_event_metrics(SPACE, event_totals(repeated, recorded, given_previous=True))
     assert given_state["event_f1/mean"] == given_state["event_recall"] == given_state["event_precision"] == 0
     # As keys of its own, which is no prediction of an event, it is the recording one frame late.
-    alone = compute_event_metrics(event_totals(repeated, recorded), SPACE)
+    alone = compute_event_metrics(SPACE, event_totals(repeated, recorded))
     assert alone["event_recall/run"] == pytest.approx(3 / 4)  # that of the last release would come after the end
 
 
 def test_play_without_events_has_no_scores():
     still = held("11111", "00000")
-    figures = compute_event_metrics(event_totals(still, still), SPACE)
+    figures = compute_event_metrics(SPACE, event_totals(still, still))
     assert np.isnan([figures["event_f1"], figures["event_recall"], figures["event_f1/mean"]]).all()
     assert not any(name.endswith("/run") for name in figures)
 

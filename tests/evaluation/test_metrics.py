@@ -39,7 +39,7 @@ def figures():
     bins = np.array([[5, 5], [5, 7], [5, 5], [0, 8], [1, 1]])
     valid = np.array([True, True, True, True, False])
     prediction = Prediction(np.array([1.0, 2.0, 4.0, 5.0, 100.0]), predicted_keys, CAMERA.to_values(bins))
-    return compute_metrics(compute_totals(prediction, held, turned, valid))
+    return compute_metrics(MINERL, compute_totals(MINERL, prediction, held, turned, valid))
 
 
 def test_key_metrics_equal_manual_counts(figures):
@@ -71,8 +71,8 @@ def test_camera_metrics_equal_manual_values(figures):
 def test_r2_of_a_camera_that_never_moves_is_1_only_if_predicted(predicted_bin, r2):
     prediction = Prediction(np.zeros(3), keys("", "", ""), np.full((3, 2), CAMERA.centres[predicted_bin]))
     still = np.zeros((3, 2), np.float32)
-    totals = compute_totals(prediction, prediction.buttons, still, np.ones(3, bool))
-    assert compute_metrics(totals)["mouse_r2/yaw"] == r2
+    totals = compute_totals(MINERL, prediction, prediction.buttons, still, np.ones(3, bool))
+    assert compute_metrics(MINERL, totals)["mouse_r2/yaw"] == r2
 
 
 def random_index(names, lengths, seed):
@@ -98,7 +98,7 @@ def test_labels_are_compared_with_the_episode_of_the_same_name(recorded):
         np.testing.assert_array_equal(totals.hits, hits.sum(0))
         bins = [CAMERA.to_bins(index.camera[rows]) for index, rows in ((predicted, labels), (recorded, true))]
         np.testing.assert_array_equal(totals.axis_hits, (bins[0] == bins[1]).sum(0))
-    perfect = compute_metrics(sum_totals(label_totals(recorded, recorded)))
+    perfect = compute_metrics(MINERL, sum_totals(label_totals(recorded, recorded)))
     assert perfect["key_exact"] == perfect["f1/mean"] == perfect["camera_accuracy"] == 1
     assert perfect["mouse_r2/pitch"] > 0.95
     assert np.isnan(perfect["nll"])
@@ -120,8 +120,11 @@ def test_intervals_equal_a_plain_bootstrap_over_episodes(recorded):
     episodes = label_totals(predicted, replace(recorded, buttons=held))
     rng, drawn = np.random.default_rng(0), []
     for _ in range(200):
-        drawn.append(compute_metrics(sum_totals([episodes[i] for i in rng.integers(6, size=6)])))
-    intervals, point = confidence_intervals(episodes, level=0.8, draws=200), compute_metrics(sum_totals(episodes))
+        drawn.append(compute_metrics(MINERL, sum_totals([episodes[i] for i in rng.integers(6, size=6)])))
+    intervals, point = (
+        confidence_intervals(MINERL, episodes, level=0.8, draws=200),
+        compute_metrics(MINERL, sum_totals(episodes)),
+    )
     assert intervals.keys() == point.keys()
     assert any("f1/drop" not in metrics_of_draw for metrics_of_draw in drawn)
     for name in point.keys() - {"nll"}:
@@ -149,7 +152,9 @@ def test_the_evaluator_agrees_with_one_pass_over_complete_rows(dataset_dir):
     )
     predict, memory, by_rows = partial(predict_next, policy), policy.initial_memory, parallel.batch_sharding(mesh)
     baselines, views = {"marginal": {"nll": 5.0}}, ("valid", "acting")
-    figures = evaluator(predict, partial(memory, 8), batches, by_rows, baselines, views, test_batches=batches)(params)
+    figures = evaluator(MINERL, predict, partial(memory, 8), batches, by_rows, baselines, views, test_batches=batches)(
+        params
+    )
 
     totals, jitted = {"valid": [], "acting": []}, jax.jit(predict)
     for row in rows:
@@ -157,8 +162,8 @@ def test_the_evaluator_agrees_with_one_pass_over_complete_rows(dataset_dir):
         prediction, _ = jitted(params, memory(1), whole)
         acting = whole.valid & ~MINERL.is_null(whole.buttons, whole.camera)
         for view, counted in (("valid", whole.valid), ("acting", acting)):
-            totals[view].append(compute_totals(prediction, whole.buttons, whole.camera, counted))
-    expected = {view: compute_metrics(sum_totals(jax.device_get(parts))) for view, parts in totals.items()}
+            totals[view].append(compute_totals(MINERL, prediction, whole.buttons, whole.camera, counted))
+    expected = {view: compute_metrics(MINERL, sum_totals(jax.device_get(parts))) for view, parts in totals.items()}
     assert expected["valid"]["frames"] == valid.num_frames > expected["acting"]["frames"] > 0
     assert figures.pop("marginal/nll") == 5.0
     # Test batches are a separate pass that starts with an empty memory (fidelity S8).

@@ -9,6 +9,7 @@ import pytest
 
 from configs.evaluate import get_config
 from tests.envs.toy_games import SIZE
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.envs.rewards import Reward
 from vpt_jax.envs.vector.client import EnvSpec
 from vpt_jax.envs.vector.pool import Pool, TimeStep
@@ -23,7 +24,7 @@ from vpt_jax.evaluation.rollouts import (
     run_episodes,
     summarize,
 )
-from vpt_jax.models.heads import joint_kl
+from vpt_jax.models.joint_head import JointDistribution
 from vpt_jax.models.policy import Policy
 from vpt_jax.programs.evaluate import evaluate_agent
 from vpt_jax.recording import read_frames, read_steps
@@ -50,7 +51,7 @@ class AlternatingAgent(RandomAgent):
 
 def test_episodes_are_played_by_seed_and_recorded(tmp_path):
     with make_pool(5, steps=3) as pool:
-        played = run_episodes(AlternatingAgent(0), pool, tmp_path, 5)
+        played = run_episodes(AlternatingAgent(MINERL, 0), pool, tmp_path, 5)
     assert [one[:4] for one in played] == [(seed, 3, 2.0, "truncated") for seed in range(3, 8)]
     assert {one.drift for one in played} == {1.0}  # the mean of 0, 1, 2
     steps = read_steps(recording_path(tmp_path, 4).with_suffix(".jsonl"))
@@ -63,8 +64,9 @@ def test_episodes_are_played_by_seed_and_recorded(tmp_path):
 def test_idle_and_random_agents(tmp_path):
     with make_pool(2, steps=4) as pool:
         time_step = pool.begin()
-        idle, first, again = IdleAgent().act(time_step), RandomAgent(1).act(time_step), RandomAgent(1).act(time_step)
-        many = [RandomAgent(seed).act(time_step).buttons for seed in range(200)]
+        idle = IdleAgent(MINERL).act(time_step)
+        first, again = (RandomAgent(MINERL, 1).act(time_step) for _ in range(2))
+        many = [RandomAgent(MINERL, seed).act(time_step).buttons for seed in range(200)]
     assert not idle.buttons.any()
     assert not idle.camera.any()
     np.testing.assert_array_equal(first.buttons, again.buttons)
@@ -90,8 +92,8 @@ def test_drift_is_the_kl_from_the_reference_to_the_policy():
     np.testing.assert_allclose(same.drift, 0, atol=1e-6)
     logits = jax.jit(lambda params: policy.apply({"params": params}, *start).logits)
     p, q = logits(other), logits(one)
-    assert joint_kl(p, q).min() > 0.1
-    np.testing.assert_allclose(different.drift, joint_kl(p, q)[:, 0], rtol=1e-4)
+    assert JointDistribution().kl(p, q).min() > 0.1
+    np.testing.assert_allclose(different.drift, JointDistribution().kl(p, q)[:, 0], rtol=1e-4)
     np.testing.assert_array_equal(different.camera, again.camera)
 
 
@@ -128,4 +130,4 @@ def test_stored_results_of_an_earlier_version_are_used(tmp_path):
     (tmp_path / "agents").mkdir()
     stored = json.dumps({"settings": settings, "episodes": [result._asdict()]})
     (tmp_path / "agents" / "random.json").write_text(stored)
-    assert evaluate_agent(config, "random", None, (8, 8), []) == [result]
+    assert evaluate_agent(config, "random", None, (8, 8), MINERL, []) == [result]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from vpt_jax.actions.minerl import BUTTON_INDEX, CAMERA
+from vpt_jax.actions.minerl import BUTTON_INDEX, CAMERA, MINERL
 from vpt_jax.labelling.model import average_mirrored, label_spans, labels_from_logits
 from vpt_jax.labelling.plan import Spans
 from vpt_jax.models.idm import InverseDynamicsModel
@@ -175,7 +175,7 @@ def test_the_average_of_views_is_taken_over_probabilities():
     plain, other = ({"buttons": rng.normal(size=(1, 1, 20, 2)), "camera": rng.normal(size=(1, 1, 2, 11))} for _ in "ab")
     found = {
         head: np.exp(head_logits)[0, 0]
-        for head, head_logits in average_mirrored(plain, jax.tree.map(jnp.asarray, other)).items()
+        for head, head_logits in average_mirrored(MINERL, plain, jax.tree.map(jnp.asarray, other)).items()
     }
     p, q = (
         {head: softmax(head_logits[0, 0], axis=-1) for head, head_logits in view.items()} for view in (plain, other)
@@ -189,7 +189,9 @@ def test_the_average_of_views_is_taken_over_probabilities():
 
 def choose_all(logits, choice):
     rngs = jax.random.split(jax.random.key(0), 2)
-    return jax.tree.map(np.asarray, jax.jit(labels_from_logits, static_argnums=1)(logits, choice, rngs))
+    return jax.tree.map(
+        np.asarray, jax.jit(partial(labels_from_logits, MINERL), static_argnums=1)(logits, choice, rngs)
+    )
 
 
 def probabilities(logits):

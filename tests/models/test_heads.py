@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpt_jax.models.heads import ValueNormalizer, argmax_joint
+from vpt_jax.models.joint_head import JointDistribution
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.openai.weights import value_normalizer_from_openai
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "value_normalizer.npz")
@@ -68,5 +69,5 @@ def test_argmax_of_inventory_masks_the_camera():
     logits = {"buttons": np.zeros((2, 8641)), "camera": np.zeros((2, 121))}
     logits["buttons"][:, [8640, 5]] = np.diag([1, 1])  # inventory; attack while turning
     logits["camera"][:, 7] = 1
-    action = argmax_joint(logits)
+    action = JointDistribution().argmax(logits)
     assert (action.buttons.tolist(), action.camera.tolist()) == ([8640, 5], [60, 7])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpt_jax.models.heads import factored_log_prob
+from vpt_jax.models.factored_head import FactoredAction, FactoredDistribution
 from vpt_jax.models.idm import TEMPORAL_RADIUS, InverseDynamicsModel, temporal_difference_init
 from vpt_jax.models.presets import IDMS
 from vpt_jax.openai.weights import idm_from_openai
@@ -18,6 +18,7 @@ META = json.loads(str(GOLDEN["meta"]))
 STATE_DICT = {name.removeprefix("param/"): GOLDEN[name] for name in GOLDEN.files if name.startswith("param/")}
 FRAMES = GOLDEN["img"]
 BUTTONS = GOLDEN["action/buttons"].astype(np.uint8)
+ACTION = FactoredAction(BUTTONS, GOLDEN["action/camera"])
 TOLERANCE = 2e-4
 
 
@@ -48,7 +49,7 @@ def test_logits_equal_the_references(apply):
         assert_close(jax.nn.log_softmax(head_logits), GOLDEN[f"logp/{head}"], head)
         np.testing.assert_array_equal(head_logits.argmax(-1), GOLDEN[f"argmax/{head}"])
     total = sum(GOLDEN[f"action_logp/{head}"] for head in ("buttons", "camera"))
-    assert_close(factored_log_prob(logits, BUTTONS, GOLDEN["action/camera"]), total)
+    assert_close(FactoredDistribution().log_prob(logits, ACTION), total)
 
 
 def test_a_padded_window_equals_a_shorter_one(apply):
@@ -79,7 +80,7 @@ def test_gradients_equal_the_references(reference):
 
     def loss(params):
         logits = module.apply({"params": params}, FRAMES).logits
-        return -factored_log_prob(logits, BUTTONS, GOLDEN["action/camera"]).mean()
+        return -FactoredDistribution().log_prob(logits, ACTION).mean()
 
     value, gradients = jax.jit(jax.value_and_grad(loss))(params)
     np.testing.assert_allclose(value, GOLDEN["bc_loss"], atol=5e-6)

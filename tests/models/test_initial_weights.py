@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.evaluation.baselines import FactoredMarginal, Marginal
 from vpt_jax.models.idm import DIFFERENCE_SCALE, InverseDynamicsModel
 from vpt_jax.models.policy import Policy
@@ -133,7 +134,7 @@ def test_init_options_change_only_their_parameters():
     """Without `start_at_marginal` and `temporal_difference` all equal the reference; with them, only what they name."""
     models = FixedInitModel(initial(SMALL_IDM)), FixedInitModel(initial(POLICY))
     default = inverse_dynamics(models[0], FRAME, None, False, False), cloning(models[1], FRAME, None)
-    marginals = FactoredMarginal.uniform(), Marginal.uniform()
+    marginals = FactoredMarginal.uniform(MINERL), Marginal.uniform(MINERL)
     changed = (
         inverse_dynamics(models[0], FRAME, marginals[0], False, False, True),
         cloning(models[1], FRAME, marginals[1]),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vpt_jax.actions.joint import JointAction
-from vpt_jax.models.heads import joint_log_prob
+from vpt_jax.models.joint_head import JointDistribution
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
 from vpt_jax.openai.weights import policy_from_openai, value_normalizer_from_openai
@@ -114,7 +114,7 @@ def cloning_gradients(reference, number, memory):
 
     def loss(params):
         output = module.apply({"params": params}, *chunk(number), memory)
-        return -joint_log_prob(output.logits, action, mask_camera=False).mean()
+        return -JointDistribution().log_prob(output.logits, action, mask_camera=False).mean()
 
     return jax.jit(jax.value_and_grad(loss))(params)
 
@@ -177,10 +177,10 @@ def test_camera_is_counted_only_if_the_button_class_enables_it(apply, reference)
         np.take_along_axis(log_probs[head], choice[..., None], -1)[..., 0]
         for head, choice in (("buttons", buttons), ("camera", camera))
     )
-    assert_close(joint_log_prob(output.logits, JointAction(buttons, camera)), button_log_probs)
-    unmasked = joint_log_prob(output.logits, JointAction(buttons, camera), mask_camera=False)
+    assert_close(JointDistribution().log_prob(output.logits, JointAction(buttons, camera)), button_log_probs)
+    unmasked = JointDistribution().log_prob(output.logits, JointAction(buttons, camera), mask_camera=False)
     assert_close(unmasked, button_log_probs + camera_log_probs)
-    assert_close(joint_log_prob(output.logits, JointAction(buttons + 1, camera)) - camera_log_probs,
+    assert_close(JointDistribution().log_prob(output.logits, JointAction(buttons + 1, camera)) - camera_log_probs,
                  np.take_along_axis(log_probs["buttons"], buttons[..., None] + 1, -1)[..., 0])  # fmt: skip
 
 

@@ -16,10 +16,10 @@ from tests.openai.test_weights import META, STATE_DICT
 from tests.programs import ROOT
 from tests.programs import run as launch
 from vpt_jax.actions.minerl import MINERL
-from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import IDMS, POLICIES
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.openai.convert import ConversionError, export_weights, import_weights
 from vpt_jax.openai.pickle_reader import ModelSettings, WeightsFileError, write_model, write_weights
 from vpt_jax.openai.weights import idm_to_openai, policy_to_openai

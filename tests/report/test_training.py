@@ -213,5 +213,5 @@ def test_without_an_evaluation_the_error_names_the_file(streams, model, tmp_path
 
 def test_actions_are_described():
     buttons, camera = np.eye(20, dtype=np.uint8)[0], np.array([-1.0, 2.54])
-    assert report.describe(buttons, camera) == "attack; camera 2.5° right, 1.0° up"
-    assert report.describe(0 * buttons, np.zeros(2)) == "no key; camera still"
+    assert report.describe(MINERL, buttons, camera) == "attack; camera 2.5° right, 1.0° up"
+    assert report.describe(MINERL, 0 * buttons, np.zeros(2)) == "no key; camera still"

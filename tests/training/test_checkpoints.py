@@ -17,8 +17,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import foundation, idm
-from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.programs.evaluate import policy_digest
 from vpt_jax.training.checkpoints import (
     CheckpointDamagedError,

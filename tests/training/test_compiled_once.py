@@ -7,6 +7,7 @@ import pytest
 
 from configs import foundation, idm
 from vpt_jax import parallel
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.training.optimizers import linear_schedule
 from vpt_jax.training.setup import batch_shapes, make_setup
 from vpt_jax.training.stages import STAGES
@@ -22,7 +23,7 @@ def programs(stage, steps, seed):
     config.data.batch = config.data.valid_batch = 4
     config.data.length = 4
     mesh = parallel.make_mesh(devices=jax.devices()[:1])
-    marginal = STAGES[stage].marginal.uniform()
+    marginal = next(iter(STAGES[stage].heads.values())).marginal.uniform(MINERL)
     rng = np.random.default_rng(seed)
     marginal = type(marginal)(*(rng.dirichlet(np.ones(shares.shape[-1]), shares.shape[:-1]) for shares in marginal))
     setup = make_setup(config, mesh, FRAME, marginal, steps)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpt_jax.actions.minerl import BUTTON_INDEX, CAMERA
+from vpt_jax.actions.minerl import BUTTON_INDEX, CAMERA, MINERL
 from vpt_jax.data.augment import augment
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.baselines import FactoredMarginal
@@ -19,6 +19,8 @@ SHAPES = {"buttons": (20, 2), "camera": (2, 11)}
 
 class Constant:
     """Model whose logits are its parameters plus the brightness of the first pixel."""
+
+    space = MINERL
 
     def apply(self, variables, frames, valid):
         light = frames[:, :, 0, 0, 0, None, None] / 255
@@ -90,5 +92,5 @@ def test_training_starts_at_the_marginal_distribution():
     three_frames = batch((1, 1, 1))
     params = jax.jit(objective.init)(jax.random.key(0))
     loss, _ = jax.jit(partial(objective.loss, params, ()))(three_frames, jax.random.key(1))
-    expected = -np.log(marginal.probabilities((three_frames.buttons[0], three_frames.camera[0]))).sum(1).mean()
+    expected = -np.log(marginal.probabilities(MINERL, (three_frames.buttons[0], three_frames.camera[0]))).sum(1).mean()
     assert float(loss) == pytest.approx(expected, abs=0.1)  # kernels start small, not at 0

@@ -14,6 +14,7 @@ from vpt_jax.actions.joint import joint_from_raw
 from vpt_jax.actions.minerl import BUTTON_INDEX, MINERL
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.baselines import Marginal
+from vpt_jax.models.joint_head import JointDistribution
 from vpt_jax.models.policy import Policy, PolicyOutput
 from vpt_jax.training.behavioural_cloning import cloning, cloning_loss
 from vpt_jax.training.optimizers import OPTIMIZERS, adam, linear_schedule
@@ -22,6 +23,8 @@ from vpt_jax.training.state import initial_state, train_step
 
 class Constant:
     """Policy whose logits are its parameters, the same for every frame."""
+
+    distribution = JointDistribution()
 
     def apply(self, variables, frames, first, memory):
         shape = first.shape
@@ -59,12 +62,14 @@ def test_cloning_loss_equals_manual_arithmetic(valid):
 def test_training_starts_at_the_marginal_distribution(temperature):
     three_frames = batch(np.array((1, 1, 1), bool))
     actions = joint_from_raw(MINERL, three_frames.buttons[0], three_frames.camera[0])
-    marginal = Marginal.fit(actions)
+    marginal = Marginal.fit(MINERL, actions)
     policy = Policy(widths=(8,), features=32, heads=2, layers=1, memory_length=8, temperature=temperature)
     objective = cloning(policy, (8, 8, 3), marginal)
     params = jax.jit(objective.init)(jax.random.key(0))
     loss, _ = jax.jit(objective.loss)(params, objective.initial_memory(1), three_frames, jax.random.key(1))
-    assert float(loss) == pytest.approx(-marginal.log_prob(actions).mean(), abs=0.1)  # kernels start small, not at 0
+    assert float(loss) == pytest.approx(
+        -marginal.log_prob(MINERL, actions).mean(), abs=0.1
+    )  # kernels start small, not at 0
 
 
 def test_models_and_the_train_step_need_no_data_libraries():
@@ -136,7 +141,9 @@ def test_gradient_accumulation_gives_the_step_of_the_whole_batch():
         rng.normal(0, 4, (8, 3, 2)).astype(np.float32), np.zeros((8, 3), bool), valid,
     )  # fmt: skip
     policy = Policy(widths=(8,), features=32, heads=2, layers=1, memory_length=4)
-    objective = cloning(policy, (8, 8, 3), Marginal.fit(joint_from_raw(MINERL, rows.buttons[0], rows.camera[0])))
+    objective = cloning(
+        policy, (8, 8, 3), Marginal.fit(MINERL, joint_from_raw(MINERL, rows.buttons[0], rows.camera[0]))
+    )
     memory = jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape)).astype(leaf.dtype), policy.initial_memory(8))
     shapes = jax.eval_shape(objective.init, jax.random.key(0))
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes)

@@ -44,7 +44,7 @@ def test_preparing_an_old_dataset_again_is_refused(dataset_dir, tmp_path):
     out = shutil.copytree(OLD / "dataset", tmp_path / "dataset")
     config = prepare_config.get_config()
     config.update(recordings=str(dataset_dir.parent / "recordings"), out=str(out), height=16, width=16)
-    with pytest.raises(PrepareError, match="layout was '2.0.0' and is now"):
+    with pytest.raises(PrepareError, match=r"layout was '2\.0\.0' and is now"):
         prepare(config)
     assert files(out) == files(OLD / "dataset")
 
@@ -92,7 +92,7 @@ def restore(name, folder):
         metadata, built = ppg_train.checkpoint_metadata(config), ppg_setup.make_setup(config, mesh)
     else:
         stream = (WindowStream if name == "idm" else Stream)(stream_settings(config))
-        marginal = STAGES[name].marginal.from_stream(stream)
+        marginal = next(iter(STAGES[name].heads.values())).marginal.from_stream(stream)
         metadata = run_metadata(config, stream.fingerprint())
         built = setup.make_setup(config, mesh, stream.frame_shape, marginal, steps=4)
     checkpoints = Checkpoints(run / "checkpoints", keep_last=1, keep_every_hours=0.0, metadata=metadata)

@@ -12,6 +12,7 @@ import pytest
 
 from configs import foundation, idm
 from vpt_jax import parallel
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.training.roofline import Chip, Collective, Cost, by_kind, cost_of, find_collectives
 from vpt_jax.training.setup import batch_shapes, make_setup, step_buffers
 from vpt_jax.training.stages import STAGES
@@ -61,7 +62,8 @@ def compiled_step(stage, sizes):
         config.model.preset, config.optimizer.name = "nano", "adam"
     config.data.batch, config.data.valid_batch, config.data.length = 8, 8, 4
     mesh = parallel.make_mesh(*sizes)
-    setup = make_setup(config, mesh, (16, 16, 3), STAGES[stage].marginal.uniform(), 10_000)
+    marginal = next(iter(STAGES[stage].heads.values())).marginal.uniform(MINERL)
+    setup = make_setup(config, mesh, (16, 16, 3), marginal, 10_000)
     batch = batch_shapes(config, mesh, (16, 16, 3))
     with jax.set_mesh(mesh):
         compiled = setup.step.lower(setup.shapes, batch).compile()

@@ -147,6 +147,11 @@ class ActionSpace:
         """Factor of each axis in a mirrored frame: -1 or 1."""
         return np.array([-1.0 if axis.mirrored else 1.0 for axis in self.axes], np.float32)
 
+    @property
+    def env_keys(self) -> tuple[str, ...]:
+        """Keys of an environment's action dict, without `camera`."""
+        return (*self.keys, *self.unpredicted)
+
     def to_env(self, buttons: UInt8[np.ndarray, " keys"], camera: Float[np.ndarray, " axes"]) -> dict[str, Any]:
         """Action dict of an environment: each key as 0 or 1, and `camera`, the movement of all axes."""
         action: dict[str, Any] = dict.fromkeys(self.unpredicted, 0)

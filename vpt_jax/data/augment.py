@@ -10,12 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, UInt8
 
-from vpt_jax.actions.minerl import BUTTON_INDEX
 from vpt_jax.actions.quantizer import Array
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.batch import Batch
-
-# Our addition: permutation of the buttons under a horizontal flip
-MIRRORED_KEYS = [BUTTON_INDEX[{"left": "right", "right": "left"}.get(key, key)] for key in BUTTON_INDEX]
 
 MAX_HUE = 0.2  # fraction of a full hue rotation
 FACTORS = 0.8, 1.2  # range of brightness, contrast and saturation factors
@@ -25,8 +22,10 @@ MAX_SHIFT = 2.0  # pixels
 GREY = 0.299, 0.587, 0.114  # luma weights of red, green and blue (ITU-R BT.601)
 
 
-def mirror(rng: jax.Array, batch: Batch) -> Batch:
+def mirror(rng: jax.Array, batch: Batch, space: ActionSpace) -> Batch:
     """Random horizontal flip: mirrors each clip with probability 1/2, frames and actions (left/right keys, yaw).
+
+    The action space names the keys that are exchanged, and the axes whose sign changes.
 
     Our addition, not the paper's: in most games a mirrored clip is one that might have been played.
     """
@@ -37,8 +36,8 @@ def mirror(rng: jax.Array, batch: Batch) -> Batch:
 
     return batch._replace(
         frames=choose(batch.frames[..., ::-1, :], batch.frames),
-        buttons=choose(batch.buttons[..., jnp.array(MIRRORED_KEYS)], batch.buttons),
-        camera=choose(batch.camera * jnp.array([1.0, -1.0], batch.camera.dtype), batch.camera),
+        buttons=choose(batch.buttons[..., jnp.array(space.mirrored_keys)], batch.buttons),
+        camera=choose(batch.camera * jnp.array(space.mirrored_axes, batch.camera.dtype), batch.camera),
     )
 
 

@@ -13,7 +13,7 @@ class Batch(NamedTuple):
     """Frames of one step with their actions; each of the `b` rows continues its own stream from step to step."""
 
     frames: UInt8[np.ndarray, "b t h w 3"]  # or embeddings of them, float [b, t, f] (data/embeddings.py)
-    buttons: UInt8[np.ndarray, "b t 20"]
-    camera: Float[np.ndarray, "b t 2"]  # degrees per step: pitch, yaw
+    buttons: UInt8[np.ndarray, "b t keys"]
+    camera: Float[np.ndarray, "b t axes"]  # movement per step, in the axes' units
     first: Bool[np.ndarray, "b t"]  # first frame of an episode or of a row: resets the recurrent memory (KV cache)
     valid: Bool[np.ndarray, "b t"]  # loss mask

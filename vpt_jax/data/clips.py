@@ -14,7 +14,9 @@ import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vpt_jax.actions.minerl import BUTTONS
+from vpt_jax.action_overlay import draw_action
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data import dataset
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.errors import DatasetDamagedError
@@ -23,7 +25,7 @@ from vpt_jax.film_size import film_size, fit_inside
 from vpt_jax.system.atomic_files import publish, read_json, write_text
 from vpt_jax.system.errors import UserError
 from vpt_jax.system.workers import temporary_path
-from vpt_jax.video import FRAME_RATE, Frame, VideoError, VideoWriter, draw_action, fit_aspect, resampled_frames, resize
+from vpt_jax.video import FRAME_RATE, Frame, VideoError, VideoWriter, fit_aspect, resampled_frames, resize
 from vpt_jax.video_files import UNREAD, content_digest, list_videos, name_problem, printable_path, utf8_path
 
 
@@ -195,15 +197,15 @@ def _resized_frames(video: Clip, settings: FrameSettings, count: np.ndarray) -> 
 
 
 def _records(frames: Iterator[Frame], settings: FrameSettings) -> Iterator[bytes]:
-    """Serialized chunks of frames with empty labels."""
+    """Serialized chunks of frames with empty labels, of MineRL's space whatever the labels' space will be."""
     while chunk := list(islice(frames, settings.chunk_frames)):
         data, ends = encode_chunk(chunk, settings.quality)
         yield dataset.serialize_chunk(
             {
                 "frames": data,
                 "frame_ends": ends,
-                "buttons": np.zeros((len(chunk), len(BUTTONS)), np.uint8),
-                "camera": np.zeros((len(chunk), 2), np.float32),
+                "buttons": np.zeros((len(chunk), len(MINERL.keys)), np.uint8),
+                "camera": np.zeros((len(chunk), len(MINERL.axes)), np.float32),
                 "confidence": np.zeros(len(chunk), np.float32),
                 "labels": "",
                 "episode": "",
@@ -215,8 +217,12 @@ def _records(frames: Iterator[Frame], settings: FrameSettings) -> Iterator[bytes
 
 
 def render_film(
-    video: Clip, film: Path, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]
-) -> str:  # fmt: skip
+    video: Clip,
+    film: Path,
+    buttons: UInt8[np.ndarray, "n keys"],
+    camera: Float[np.ndarray, "n axes"],
+    space: ActionSpace = MINERL,
+) -> str:
     """Writes a copy of the video at 20 frames per second with its labels drawn on, at a size that encoders accept.
 
     Returns the reason if no film could be written, else "": films serve visual inspection, and labels do not need them.
@@ -228,7 +234,9 @@ def render_film(
     try:
         with VideoWriter(film, *size) as writer:
             for frame, keys, angles in zip(chain([first], frames), buttons, camera, strict=True):
-                writer.write(draw_action(fit_inside(frame, *size), keys, angles))  # a video may change its size
+                writer.write(
+                    draw_action(fit_inside(frame, *size), keys, angles, space=space)
+                )  # a video may change its size
     except av.FFmpegError as error:
         if isinstance(error, OSError):  # a disk error, such as a full disk, not an error of this film
             raise

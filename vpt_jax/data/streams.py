@@ -29,6 +29,7 @@ from absl import flags
 from jaxtyping import Bool, Float, Int, UInt8
 
 from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.codecs import decode_frames, frame_shape
 from vpt_jax.data.dataset import EpisodeIndex, check_record_position, load_index, open_records
@@ -42,7 +43,6 @@ from vpt_jax.system.workers import exit_with_parent
 from vpt_jax.video import FRAME_RATE
 
 NULL_RULES = ("drop", "mask", "keep")
-_BYTES_PER_ACTION = 30  # with `first` and `valid`
 _BLOCK = 2**16  # actions processed at a time
 _WORKERS_NEED = 128  # open files: every array in transit from a worker uses two
 
@@ -117,16 +117,22 @@ class Stream:
             return index
         return make_segment_index(index, read_segments(Path(self.settings.segments)), self.settings.split)
 
+    @property
+    def space(self) -> ActionSpace:
+        """Action space of the dataset."""
+        return self.index.space
+
     @cached_property
     def null(self) -> Bool[np.ndarray, " frames"]:
         """Mask of the split's null actions, determined after binning (paper, section on data; not the raw counts)."""
         buttons, camera = self.index.buttons, self.index.camera
         # Memory-mapped arrays, so not loaded as a whole
         blocks = (slice(start, start + _BLOCK) for start in range(0, len(buttons), _BLOCK))
-        return np.concatenate([MINERL.is_null(np.asarray(buttons[rows]), np.asarray(camera[rows])) for rows in blocks])
+        is_null = self.space.is_null
+        return np.concatenate([is_null(np.asarray(buttons[rows]), np.asarray(camera[rows])) for rows in blocks])
 
-    def actions(self, episode: int) -> tuple[UInt8[np.ndarray, "n 20"], Float[np.ndarray, "n 2"]]:
-        """Raw actions of an episode: buttons, and camera in degrees."""
+    def actions(self, episode: int) -> tuple[UInt8[np.ndarray, "n keys"], Float[np.ndarray, "n axes"]]:
+        """Raw actions of an episode: buttons, and movement of the axes."""
         rows = self.index.rows(episode)
         return np.asarray(self.index.buttons[rows]), np.asarray(self.index.camera[rows])
 
@@ -209,7 +215,8 @@ class Stream:
 
     def bytes_read(self, rows: int) -> int:
         """Size in bytes of what `read` returns for a number of rows."""
-        return rows * self.settings.length * (self._bytes_per_frame + _BYTES_PER_ACTION)
+        action = len(self.space.keys) + 4 * len(self.space.axes) + 2  # with `first` and `valid`
+        return rows * self.settings.length * (self._bytes_per_frame + action)
 
     @property
     def _bytes_per_frame(self) -> int:
@@ -280,9 +287,10 @@ class Stream:
     def fingerprint(self) -> dict[str, Any]:
         """Properties that must be equal when training resumes: else its position would denote other frames."""
         names = hashlib.sha256("\n".join(self.index.names).encode() + self.index.lengths.tobytes()).hexdigest()
+        space = {} if self.space == MINERL else {"action_space": self.space.to_dict()}  # earlier runs state none
         left_out = {"dataset", "segments"} | (set() if self.settings.min_confidence else {"min_confidence"})
         return {name: value for name, value in asdict(self.settings).items() if name not in left_out} | {
-            "frame_shape": list(self.frame_shape), "episodes": names[:16], "kept_frames": self.num_frames,
+            "frame_shape": list(self.frame_shape), "episodes": names[:16], "kept_frames": self.num_frames, **space,
         }  # fmt: skip
 
 

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import ActionSpace
+from vpt_jax.actions.spaces import SPACES
 from vpt_jax.envs import MissingGameError
 from vpt_jax.envs.vector.client import EnvSpec, Timeouts
 from vpt_jax.envs.vector.process_env import ProcessEnv
@@ -18,6 +21,7 @@ class RegisteredGame(NamedTuple):
     timeouts: Timeouts
     wait_for_resets: bool  # True where resets are fast: then equal runs are reproducible
     deterministic: bool = False  # equal seeds and actions give equal episodes, at every size of the frames
+    spaces: tuple[str, ...] | None = ("minerl",)  # action spaces that it takes (`spaces.SPACES`); None: any
     install: str = ""  # how to get its packages; empty: it needs none, or its own error says so
 
 
@@ -29,7 +33,7 @@ class Env(Protocol):
         ...
 
     def step(self, action: Mapping[str, Any]) -> tuple[dict[str, Frame], float, bool, bool, dict[str, float]]:
-        """Hold the keys of MineRL's action dict for 1/20 s, and turn by `camera` (pitch, yaw) in degrees.
+        """Hold the keys of the action dict for 1/20 s, and move by `camera` (MineRL: pitch, yaw in degrees).
 
         Returns:
             The observation, the game's own reward, whether the episode is terminated (by the game) and whether it is
@@ -49,6 +53,7 @@ GAMES = {
         timeouts=Timeouts(start=60, reset=30, step=10),
         wait_for_resets=True,
         deterministic=True,
+        spaces=("minerl", "doom"),
         install="pip install gymnasium scipy vizdoom",
     ),
     "luanti": RegisteredGame(
@@ -63,6 +68,7 @@ GAMES = {
         scripted="",
         timeouts=Timeouts(start=60, reset=30, step=10),
         wait_for_resets=True,
+        spaces=None,
     ),
     "minerl": RegisteredGame(
         make="vpt_jax.envs.minerl:make",
@@ -84,8 +90,9 @@ def make_env(name: str, *, python: str = "", **arguments: Any) -> Env:
         name: "doom", "luanti", "minerl" or "video".
         python: interpreter that has the game's packages, if it is another one, as of MineRL: the game then runs in a
             process of its own. Empty: this one.
-        arguments: of the game. doom: `seconds` (limit of an episode), `level`, `height`, `width`, `skill` (1 to 5) and
-            others of `DoomEnv`. luanti: `seconds`, `height`, `width`. minerl: `seconds`. video: `path`, `aspect`.
+        arguments: of the game. doom: `seconds` (limit of an episode), `level`, `height`, `width`, `skill` (1 to 5),
+            `space` ("minerl" or "doom", the names of its keys) and others of `DoomEnv`. luanti: `seconds`, `height`,
+            `width`. minerl: `seconds`. video: `path`, `aspect`.
 
     Returns:
         An environment with the interface of `Env`. One of this process is also a `gymnasium.Env` (but not minerl and
@@ -111,12 +118,37 @@ def make_env(name: str, *, python: str = "", **arguments: Any) -> Env:
     return env
 
 
-def make_env_spec(name: str, arguments: Mapping[str, Any], python: str = "", scripted: bool = False) -> EnvSpec:
+def make_env_spec(
+    name: str,
+    arguments: Mapping[str, Any],
+    python: str = "",
+    scripted: bool = False,
+    space: ActionSpace = MINERL,
+) -> EnvSpec:
     """Returns the environment specification of a registered game.
 
-    `python` is the interpreter that has its packages (default: this one); `scripted` selects the variant with a
-    scripted player.
+    Args:
+        name: of the game.
+        arguments: of the game.
+        python: interpreter that has its packages (default: this one).
+        scripted: True selects the variant with a scripted player.
+        space: of the actions.
+
+    Raises:
+        ActionSpaceError: the game does not take actions of this space.
     """
     game = GAMES[name]
     make = game.scripted if scripted else game.make
-    return EnvSpec(make, dict(arguments), python, game.timeouts)
+    return EnvSpec(make, dict(arguments) | _space_argument(name, space), python, game.timeouts, space)
+
+
+def _space_argument(name: str, space: ActionSpace) -> dict[str, str]:
+    """Argument that selects the action space of a game that takes several."""
+    accepted = GAMES[name].spaces
+    if accepted is None:
+        return {}
+    known = next((known for known in accepted if not SPACES[known].differences(space)), None)
+    if known is None:
+        nearest = min((SPACES[one] for one in accepted), key=lambda one: len(set(one.keys) ^ set(space.keys)))
+        nearest.require_equal(space, f"the game {name}", "the policy")
+    return {} if known in (None, accepted[0]) else {"space": str(known)}

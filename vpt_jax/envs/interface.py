@@ -4,16 +4,18 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import UInt8
 
-from vpt_jax.actions.minerl import ENV_KEYS
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import CAMERA_FIELD, ActionSpace
 
 Observation = dict[str, UInt8[np.ndarray, "h w 3"]]
 Info = dict[str, float]
 
 
-def action_space() -> spaces.Dict:
-    """The MineRL v1 human action space: 23 keys, and the camera in degrees per step."""
-    keys: dict[str, spaces.Space] = {name: spaces.Discrete(2) for name in ENV_KEYS if name != "camera"}
-    return spaces.Dict(keys | {"camera": spaces.Box(-180, 180, (2,), np.float32)})
+def action_space(space: ActionSpace = MINERL) -> spaces.Dict:
+    """Gymnasium's form of an action space; MineRL's: 23 keys, and the camera in degrees per step."""
+    keys: dict[str, spaces.Space] = {name: spaces.Discrete(2) for name in sorted({*space.keys, *space.unpredicted})}
+    limits = space.limits.astype(np.float32)
+    return spaces.Dict(keys | {CAMERA_FIELD: spaces.Box(-limits, limits, dtype=np.float32)})
 
 
 def observation_space(height: int, width: int) -> spaces.Dict:

@@ -26,11 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from vpt_jax.envs.vector.server import KEYS
-
 STEPS_PER_SECOND = 20
 POV_SHAPE = (360, 640, 3)
 # Required by OpenAI's agent; MineRL gives the size as (width, height).
+KEYS = (
+    "ESC", "attack", "back", "drop", "forward", *(f"hotbar.{slot}" for slot in range(1, 10)), "inventory", "jump",
+    "left", "pickItem", "right", "sneak", "sprint", "swapHands", "use",
+)  # fmt: skip
 SETTINGS = {
     "resolution": [640, 360],
     "fov_range": [70, 70],

@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, UInt8
 
 from vpt_jax.actions.joint import JointAction, joint_from_raw, joint_tables, num_classes, raw_from_joint
-from vpt_jax.actions.minerl import BUTTONS, CAMERA, MINERL
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.evaluation.metrics import Prediction, Totals, compute_metrics, compute_totals, sum_totals
 
 if TYPE_CHECKING:  # a train step uses a marginal on machines that read no dataset
     from vpt_jax.data.streams import Stream
 
-RawActions = tuple[UInt8[np.ndarray, "n 20"], Float[np.ndarray, "n 2"]]
+RawActions = tuple[UInt8[np.ndarray, "n keys"], Float[np.ndarray, "n axes"]]
 
 
 class Marginal(NamedTuple):
@@ -27,27 +27,29 @@ class Marginal(NamedTuple):
     camera: Float[np.ndarray, " camera_classes"]
 
     @classmethod
-    def uniform(cls) -> "Marginal":
+    def uniform(cls, space: ActionSpace) -> "Marginal":
         """Equal probability of all classes, for results that do not depend on the data."""
-        return cls(*(np.full(classes, 1 / classes) for classes in num_classes(MINERL)))
+        return cls(*(np.full(classes, 1 / classes) for classes in num_classes(space)))
 
     @classmethod
     def from_stream(cls, stream: "Stream") -> "Marginal":
         """Distribution of a stream's actions."""
-        return cls.fit(joint_from_raw(MINERL, *map(np.concatenate, zip(*_sampled_actions(stream), strict=True))))
+        actions = map(np.concatenate, zip(*_sampled_actions(stream), strict=True))
+        return cls.fit(stream.space, joint_from_raw(stream.space, *actions))
 
     @classmethod
-    def fit(cls, actions: JointAction) -> "Marginal":
+    def fit(cls, space: ActionSpace, actions: JointAction) -> "Marginal":
         """Distribution of the actions; the camera's over the frames in which it moves."""
-        moving = joint_tables(MINERL).has_camera[actions.buttons]
+        moving, counts = joint_tables(space).has_camera[actions.buttons], num_classes(space)
         return cls(
-            _smoothed(actions.buttons, num_classes(MINERL)[0]),
-            _smoothed(actions.camera[moving], num_classes(MINERL)[1]),
+            _smoothed(actions.buttons, counts[0]),
+            _smoothed(actions.camera[moving], counts[1]),
         )
 
-    def log_prob(self, actions: JointAction) -> Float[np.ndarray, " n"]:
+    def log_prob(self, space: ActionSpace, actions: JointAction) -> Float[np.ndarray, " n"]:
         """Log-probabilities in nats; the camera counts where the button class includes it, as in the policy's loss."""
-        camera = np.where(joint_tables(MINERL).has_camera[actions.buttons], np.log(self.camera[actions.camera]), 0)
+        has_camera = joint_tables(space).has_camera[actions.buttons]
+        camera = np.where(has_camera, np.log(self.camera[actions.camera]), 0)
         return np.log(self.buttons[actions.buttons]) + camera
 
     def mode(self, frames: int) -> JointAction:
@@ -58,29 +60,29 @@ class Marginal(NamedTuple):
 class FactoredMarginal(NamedTuple):
     """Marginal distributions of each button and each camera axis, as independent choices."""
 
-    buttons: Float[np.ndarray, "20 2"]  # up, down
-    camera: Float[np.ndarray, "2 bins"]
+    buttons: Float[np.ndarray, "keys 2"]  # up, down
+    camera: Float[np.ndarray, "axes bins"]
 
     @classmethod
-    def uniform(cls) -> "FactoredMarginal":
+    def uniform(cls, space: ActionSpace) -> "FactoredMarginal":
         """Equal probability of all classes, for results that do not depend on the data."""
-        return cls(np.full((len(BUTTONS), 2), 1 / 2), np.full((2, CAMERA.num_bins), 1 / CAMERA.num_bins))
+        bins = len(space.axes), space.num_bins
+        return cls(np.full((len(space.keys), 2), 1 / 2), np.full(bins, 1 / space.num_bins))
 
     @classmethod
     def from_stream(cls, stream: "Stream") -> "FactoredMarginal":
         """Distribution of a stream's actions."""
         buttons, camera = map(np.concatenate, zip(*_sampled_actions(stream), strict=True))
-        bins = CAMERA.to_bins(camera)
+        space, bins = stream.space, stream.space.to_bins(camera)
         return cls(
             np.stack([_smoothed(choice, 2) for choice in buttons.T]),
-            np.stack([_smoothed(choice, CAMERA.num_bins) for choice in bins.T]),
+            np.array([_smoothed(choice, space.num_bins) for choice in bins.T]).reshape(-1, space.num_bins),
         )
 
-    def probabilities(self, actions: RawActions) -> Float[np.ndarray, "n 22"]:
-        """Probabilities of the 22 choices of every action."""
-        choices = _choices(actions)
-        buttons, camera = choices[:, :-2], choices[:, -2:]
-        keys, axes = np.arange(buttons.shape[1]), np.arange(2)
+    def probabilities(self, space: ActionSpace, actions: RawActions) -> Float[np.ndarray, "n choices"]:
+        """Probabilities of the choices of every action, of keys and axes."""
+        buttons, camera = _split(space, _choices(space, actions))
+        keys, axes = np.arange(buttons.shape[1]), np.arange(camera.shape[1])
         return np.concatenate([self.buttons[keys, buttons], self.camera[axes, camera]], axis=1)
 
 
@@ -97,41 +99,62 @@ def _smoothed(classes: Integer[np.ndarray, " n"], num_classes: int) -> Float[np.
 
 def policy_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, float]]:
     """Metrics of two predictors of joint actions: `marginal` is constant; `repeat` repeats the last action."""
-    marginal = Marginal.from_stream(train)
-    repeated = [_is_repeated(joint_from_raw(MINERL, *actions)) for actions in _sampled_actions(train)]
+    space, marginal = train.space, Marginal.from_stream(train)
+    repeated = [_is_repeated(space, joint_from_raw(space, *actions)) for actions in _sampled_actions(train)]
     repeat_share = np.concatenate(repeated).mean()
 
     def constant(raw: RawActions) -> Prediction:
-        actions = joint_from_raw(MINERL, *raw)
-        return Prediction(-marginal.log_prob(actions), *raw_from_joint(MINERL, marginal.mode(len(raw[0]))))
+        actions = joint_from_raw(space, *raw)
+        mode = raw_from_joint(space, marginal.mode(len(raw[0])))
+        return Prediction(-marginal.log_prob(space, actions), *mode)
 
     def repeat(raw: RawActions) -> Prediction:
-        actions = joint_from_raw(MINERL, *raw)
-        probability = (1 - repeat_share) * np.exp(marginal.log_prob(actions)) + repeat_share * _is_repeated(actions)
-        return Prediction(-np.log(probability), *raw_from_joint(MINERL, _previous(actions)))
+        actions = joint_from_raw(space, *raw)
+        same = _is_repeated(space, actions)
+        probability = (1 - repeat_share) * np.exp(marginal.log_prob(space, actions)) + repeat_share * same
+        return Prediction(-np.log(probability), *raw_from_joint(space, _previous(space, actions)))
 
     return {name: _metrics_of(valid, predict) for name, predict in {"marginal": constant, "repeat": repeat}.items()}
 
 
+def factored_policy_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, float]]:
+    """As `policy_baselines`, of factored actions: every key and axis on its own."""
+    return _factored_baselines(train, valid, "marginal", _most_frequent)
+
+
 def idm_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, float]]:
     """Metrics of two predictors of factored actions: `released` predicts no key and no movement; `repeat` as above."""
-    marginal = FactoredMarginal.from_stream(train)
-    same = np.concatenate([_same_choices(actions) for actions in _sampled_actions(train)])
+    return _factored_baselines(train, valid, "released", lambda space, marginal, raw: _released(raw))
+
+
+def _factored_baselines(
+    train: "Stream",
+    valid: "Stream",
+    name: str,
+    constant_of: Callable[[ActionSpace, FactoredMarginal, RawActions], Prediction],
+) -> dict[str, dict[str, float]]:
+    space, marginal = train.space, FactoredMarginal.from_stream(train)
+    same = np.concatenate([_same_choices(space, actions) for actions in _sampled_actions(train)])
     repeat_share = (same.sum(0) + 1) / (len(same) + 2)  # smoothed: a choice that never changed in training may change
 
-    def released(raw: RawActions) -> Prediction:
-        return _released(raw)._replace(loss=-np.log(marginal.probabilities(raw)).sum(1))
+    def constant(raw: RawActions) -> Prediction:
+        loss = -np.log(marginal.probabilities(space, raw)).sum(1)
+        return constant_of(space, marginal, raw)._replace(loss=loss)
 
     def repeat(raw: RawActions) -> Prediction:
-        probabilities = (1 - repeat_share) * marginal.probabilities(raw) + repeat_share * _same_choices(raw)
-        return _repeated(raw)._replace(loss=-np.log(probabilities).sum(1))
+        probabilities = (1 - repeat_share) * marginal.probabilities(space, raw)
+        probabilities += repeat_share * _same_choices(space, raw)
+        return _repeated(space, raw)._replace(loss=-np.log(probabilities).sum(1))
 
-    return {name: _metrics_of(valid, predict) for name, predict in {"released": released, "repeat": repeat}.items()}
+    return {key: _metrics_of(valid, predict) for key, predict in {name: constant, "repeat": repeat}.items()}
 
 
 def label_baselines(recorded: "Stream") -> dict[str, list[Totals]]:
     """Totals by episode of the baselines that need no training, `released` and `repeat`; the loss is NaN."""
-    return {"released": _totals(recorded, _released), "repeat": _totals(recorded, _repeated)}
+    return {
+        "released": _totals(recorded, _released),
+        "repeat": _totals(recorded, lambda raw: _repeated(recorded.space, raw)),
+    }
 
 
 def _released(raw: RawActions) -> Prediction:
@@ -139,37 +162,49 @@ def _released(raw: RawActions) -> Prediction:
     return Prediction(np.full(len(buttons), np.nan), np.zeros_like(buttons), np.zeros_like(camera))
 
 
-def _repeated(raw: RawActions) -> Prediction:
-    choices = _shifted(_choices(raw))
-    return Prediction(
-        np.full(len(choices), np.nan), choices[:, :-2].astype(np.uint8), CAMERA.to_values(choices[:, -2:])
-    )
+def _most_frequent(space: ActionSpace, marginal: FactoredMarginal, raw: RawActions) -> Prediction:
+    frames = len(raw[0])
+    buttons = np.tile(marginal.buttons.argmax(-1).astype(np.uint8), (frames, 1))
+    bins = np.tile(marginal.camera.argmax(-1), (frames, 1))
+    return Prediction(np.full(frames, np.nan), buttons, space.to_movement(bins))
 
 
-def _choices(raw: RawActions) -> Int[np.ndarray, "n 22"]:
-    return np.concatenate([raw[0].astype(int), CAMERA.to_bins(raw[1])], axis=1)
+def _repeated(space: ActionSpace, raw: RawActions) -> Prediction:
+    buttons, bins = _split(space, _shifted(space, _choices(space, raw)))
+    return Prediction(np.full(len(buttons), np.nan), buttons.astype(np.uint8), space.to_movement(bins))
 
 
-def _same_choices(raw: RawActions) -> Bool[np.ndarray, "n 22"]:
+def _choices(space: ActionSpace, raw: RawActions) -> Int[np.ndarray, "n choices"]:
+    """State of every key and bin of every axis."""
+    return np.concatenate([raw[0].astype(int), space.to_bins(raw[1])], axis=1)
+
+
+def _split(
+    space: ActionSpace, choices: Int[np.ndarray, "n choices"]
+) -> tuple[Int[np.ndarray, "n keys"], Int[np.ndarray, "n axes"]]:
+    return choices[:, : len(space.keys)], choices[:, len(space.keys) :]
+
+
+def _same_choices(space: ActionSpace, raw: RawActions) -> Bool[np.ndarray, "n choices"]:
     """Mask of the choices that equal those of the previous step."""
-    choices = _choices(raw)
-    return choices == _shifted(choices)
+    choices = _choices(space, raw)
+    return choices == _shifted(space, choices)
 
 
-def _shifted(choices: Int[np.ndarray, "n 22"]) -> Int[np.ndarray, "n 22"]:
+def _shifted(space: ActionSpace, choices: Int[np.ndarray, "n choices"]) -> Int[np.ndarray, "n choices"]:
     """Choices of the previous step; before the first, null actions."""
-    null = np.array([[0] * (choices.shape[1] - 2) + [CAMERA.null_bin] * 2])
+    null = np.array([[0] * len(space.keys) + [space.null_bin] * len(space.axes)])
     return np.concatenate([null, choices])[: len(choices)]
 
 
 def _metrics_of(valid: "Stream", predict: Callable[[RawActions], Prediction]) -> dict[str, float]:
-    return compute_metrics(sum_totals(_totals(valid, predict)))
+    return compute_metrics(valid.space, sum_totals(_totals(valid, predict)))
 
 
 def _totals(stream: "Stream", predict: Callable[[RawActions], Prediction]) -> list[Totals]:
     """Totals of a predictor, by episode."""
     episodes = (_scored_actions(stream, episode) for episode in range(len(stream.index.names)))
-    return [compute_totals(predict(raw), *raw, np.ones(len(raw[0]), bool)) for raw in episodes]
+    return [compute_totals(stream.space, predict(raw), *raw, np.ones(len(raw[0]), bool)) for raw in episodes]
 
 
 def _sampled_actions(stream: "Stream") -> Iterator[RawActions]:
@@ -185,16 +220,16 @@ def _scored_actions(stream: "Stream", episode: int) -> RawActions:
     return buttons[scored], camera[scored]
 
 
-def _previous(actions: JointAction) -> JointAction:
+def _previous(space: ActionSpace, actions: JointAction) -> JointAction:
     """Previous action of each; before the first, the null action."""
     return JointAction(
         np.concatenate([[0], actions.buttons])[: len(actions.buttons)],
-        np.concatenate([[joint_tables(MINERL).null_camera], actions.camera])[: len(actions.camera)],
+        np.concatenate([[joint_tables(space).null_camera], actions.camera])[: len(actions.camera)],
     )
 
 
-def _is_repeated(actions: JointAction) -> Bool[np.ndarray, " n"]:
+def _is_repeated(space: ActionSpace, actions: JointAction) -> Bool[np.ndarray, " n"]:
     """Mask of the actions that equal the previous one; the camera counts only where the button class includes it."""
-    last = _previous(actions)
-    same_camera = (actions.camera == last.camera) | ~joint_tables(MINERL).has_camera[actions.buttons]
+    last = _previous(space, actions)
+    same_camera = (actions.camera == last.camera) | ~joint_tables(space).has_camera[actions.buttons]
     return (actions.buttons == last.buttons) & same_camera

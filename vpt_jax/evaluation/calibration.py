@@ -76,8 +76,10 @@ def fit_temperature(losses: Float[np.ndarray, " temperatures"]) -> float:
     """The maximum-likelihood temperature, given the losses of all episodes at each of `TEMPERATURES`.
 
     The loss is convex in 1 / temperature; its minimum is that of the parabola, in log temperature, through the best
-    value and its two neighbours. One scalar for all choices of a head.
+    value and its two neighbours. One scalar for all choices of a head; 1 if it has none.
     """
+    if np.ptp(losses) == 0:
+        return 1.0
     best = int(np.clip(np.argmin(losses), 1, len(TEMPERATURES) - 2))
     left, middle, right = (float(losses[best + i]) for i in (-1, 0, 1))
     curvature = left - 2 * middle + right

@@ -72,7 +72,7 @@ def mouse_buttons(space: ActionSpace) -> tuple[str, ...]:
 
 
 def compute_d2e_metrics(
-    totals: D2ETotals, space: ActionSpace, buttons: Sequence[str] | None = None
+    space: ActionSpace, totals: D2ETotals, buttons: Sequence[str] | None = None
 ) -> dict[str, float]:
     """Computes D2E's metrics; one that is not defined is NaN, as their null.
 

@@ -92,7 +92,7 @@ def event_totals(
     )
 
 
-def compute_event_metrics(totals: EventTotals, space: ActionSpace) -> dict[str, float]:
+def compute_event_metrics(space: ActionSpace, totals: EventTotals) -> dict[str, float]:
     """Computes metrics of events; those without any event are NaN.
 
     - `event_precision`, `event_recall`, `event_f1` of all events of all keys; `press_f1`, `release_f1` of these alone.

@@ -10,23 +10,22 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int, UInt8
 
-from vpt_jax.actions.minerl import BUTTONS, CAMERA, MINERL
 from vpt_jax.actions.quantizer import Array
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.batch import Batch
 
 if TYPE_CHECKING:  # a train step needs no dataset
     from vpt_jax.data.dataset import EpisodeIndex
 
 COMMON_SHARE = 0.01  # a button counts in the mean F1 if it is held in more than this share of the frames
-AXES = ("pitch", "yaw")
 
 
 class Prediction(NamedTuple):
     """Predicted actions (the most probable ones, unless noted otherwise), and the loss of the recorded ones."""
 
     loss: Float[Array, "..."]  # nats
-    buttons: UInt8[Array, "... 20"]
-    camera: Float[Array, "... 2"]  # degrees
+    buttons: UInt8[Array, "... keys"]
+    camera: Float[Array, "... axes"]  # movement per step, in the axes' units
 
 
 # A model's predictions on a batch: (params, memory, batch) -> prediction, new memory
@@ -34,33 +33,38 @@ Predict = Callable[[Any, Any, Batch], tuple[Prediction, Any]]
 
 
 class Totals(NamedTuple):
-    """Sums over frames, from which all metrics follow. Degrees are clipped to the bins' range, 10."""
+    """Sums over frames, from which all metrics follow. Movement is clipped to the bins' range (MineRL: 10 degrees)."""
 
     loss: Float[Array, ""]  # nats
     frames: Int[Array, ""]
-    hits: Int[Array, "20"]  # true positives: predicted down, and down
-    predicted: Int[Array, "20"]  # predicted down
-    pressed: Int[Array, "20"]  # down
-    exact: Int[Array, ""]  # frames with all 20 buttons right
-    axis_hits: Int[Array, "2"]  # frames with the right bin
-    camera_hits: Int[Array, ""]  # frames with both bins right
+    hits: Int[Array, " keys"]  # true positives: predicted down, and down
+    predicted: Int[Array, " keys"]  # predicted down
+    pressed: Int[Array, " keys"]  # down
+    exact: Int[Array, ""]  # frames with all buttons right
+    axis_hits: Int[Array, " axes"]  # frames with the right bin
+    camera_hits: Int[Array, ""]  # frames with all bins right
     moving: Int[Array, ""]  # frames in which the camera moves
-    moving_hits: Int[Array, ""]  # of these, with both bins right
-    degrees: Float[Array, "2"]
-    squares: Float[Array, "2"]  # of the degrees
-    errors: Float[Array, "2"]  # squared errors: of predicted minus recorded degrees
+    moving_hits: Int[Array, ""]  # of these, with all bins right
+    degrees: Float[Array, " axes"]  # movement, in the axes' units
+    squares: Float[Array, " axes"]  # of the movement
+    errors: Float[Array, " axes"]  # squared errors: of predicted minus recorded movement
 
 
 def compute_totals(
-    prediction: Prediction, buttons: UInt8[Array, "... 20"], camera: Float[Array, "... 2"], valid: Bool[Array, "..."]
+    space: ActionSpace,
+    prediction: Prediction,
+    buttons: UInt8[Array, "... keys"],
+    camera: Float[Array, "... axes"],
+    valid: Bool[Array, "..."],
 ) -> Totals:
-    """Totals of some frames, given the recorded buttons and camera (degrees); only `valid` frames count."""
+    """Totals of some frames, given the recorded buttons and camera; only `valid` frames count."""
     frames = tuple(range(valid.ndim))
     predicted, pressed = ((keys > 0) & valid[..., None] for keys in (prediction.buttons, buttons))
-    bins = CAMERA.to_bins(camera)
-    axis_hit = (CAMERA.to_bins(prediction.camera) == bins) & valid[..., None]
-    hit, moving = axis_hit.all(-1), (bins != CAMERA.null_bin).any(-1) & valid
-    degrees = camera.clip(-CAMERA.maximum, CAMERA.maximum) * valid[..., None]
+    bins = space.to_bins(camera)
+    axis_hit = (space.to_bins(prediction.camera) == bins) & valid[..., None]
+    hit, moving = axis_hit.all(-1), (bins != space.null_bin).any(-1) & valid
+    maximum = space.maximum.astype(camera.dtype)
+    degrees = camera.clip(-maximum, maximum) * valid[..., None]
     errors = (prediction.camera - degrees) * valid[..., None]
     return Totals(
         loss=(prediction.loss * valid).sum(), frames=valid.sum(),
@@ -76,18 +80,18 @@ def sum_totals(parts: Sequence[Totals]) -> Totals:
     return Totals(*(np.sum(field, axis=0) for field in zip(*parts, strict=True)))
 
 
-def compute_metrics(totals: Totals) -> dict[str, float]:
+def compute_metrics(space: ActionSpace, totals: Totals) -> dict[str, float]:
     """Computes metrics from totals.
 
     - `nll`: nats per frame.
-    - `key_accuracy`: micro-averaged accuracy over all frames and all 20 keys (always predicting "released" scores
+    - `key_accuracy`: micro-averaged accuracy over all frames and all keys (always predicting "released" scores
       high); `key_exact`: share of frames with all keys right. The paper does not specify which of them it reports.
     - `accuracy/KEY`, `precision/KEY`, `recall/KEY`, `f1/KEY`: of every key that is pressed or predicted in any frame;
       `f1/mean`: mean F1 of the keys held in more than 1% of the frames.
-    - `camera_accuracy`: share of frames with both bins right; `camera_accuracy/AXIS`: with this one;
+    - `camera_accuracy`: share of frames with all bins right; `camera_accuracy/AXIS`: with this one;
       `camera_accuracy_moving`: both, over the frames in which the camera moves.
-    - `mouse_r2/AXIS`: coefficient of determination of the degrees, clipped to 10, where the bins end: 1 minus squared
-      error / variance. If the camera never moves, it is 1 if that was predicted for every frame, and 0 if not.
+    - `mouse_r2/AXIS`: coefficient of determination of the movement, clipped where the bins end: 1 minus squared error
+      / variance. If the camera never moves, it is 1 if that was predicted for every frame, and 0 if not.
     """
     totals = Totals(*(np.asarray(field, np.float64) for field in totals))
     frames = float(totals.frames)
@@ -97,7 +101,7 @@ def compute_metrics(totals: Totals) -> dict[str, float]:
     figures = {
         "nll": float(totals.loss / frames),
         "frames": int(frames),
-        "key_accuracy": float(1 - wrong.sum() / (frames * len(BUTTONS))),
+        "key_accuracy": float(1 - wrong.sum() / (frames * len(space.keys))),
         "key_exact": float(totals.exact / frames),
         "f1/mean": float(f1[common].sum() / max(common.sum(), 1)),
     }
@@ -108,20 +112,22 @@ def compute_metrics(totals: Totals) -> dict[str, float]:
         "f1": f1,
     }
     used = np.flatnonzero(totals.pressed + totals.predicted)
-    figures |= {f"{name}/{BUTTONS[i]}": float(values[i]) for name, values in key_metrics.items() for i in used}
-    return figures | _camera_metrics(totals, frames)
+    figures |= {f"{name}/{space.keys[i]}": float(values[i]) for name, values in key_metrics.items() for i in used}
+    return figures | _camera_metrics(space, totals, frames)
 
 
-def _camera_metrics(totals: Totals, frames: float) -> dict[str, float]:
+def _camera_metrics(space: ActionSpace, totals: Totals, frames: float) -> dict[str, float]:
+    if not space.axes:
+        return {}
     variance = totals.squares - totals.degrees**2 / frames
     r2 = np.where(variance > 0, 1 - totals.errors / np.where(variance > 0, variance, 1), totals.errors == 0)
     figures = {
         "camera_accuracy": float(totals.camera_hits / frames),
         "camera_accuracy_moving": float(totals.moving_hits / max(totals.moving, 1)),
     }
-    for i, axis in enumerate(AXES):
-        figures[f"camera_accuracy/{axis}"] = float(totals.axis_hits[i] / frames)
-        figures[f"mouse_r2/{axis}"] = float(r2[i])
+    for i, axis in enumerate(space.axes):
+        figures[f"camera_accuracy/{axis.name}"] = float(totals.axis_hits[i] / frames)
+        figures[f"mouse_r2/{axis.name}"] = float(r2[i])
     return figures
 
 
@@ -130,7 +136,9 @@ def label_totals(predicted: "EpisodeIndex", recorded: "EpisodeIndex") -> list[To
 
     Raises:
         ValueError: an episode is not among the recorded ones, or has another length there.
+        ActionSpaceError: the actions are of different spaces.
     """
+    predicted.space.require_equal(recorded.space, "the labels", "the recorded play")
     totals = []
     for episode, name in enumerate(predicted.names):
         if name not in recorded.names:
@@ -142,12 +150,13 @@ def label_totals(predicted: "EpisodeIndex", recorded: "EpisodeIndex") -> list[To
         buttons, camera = predicted.buttons[labels], np.asarray(predicted.camera[labels])
         prediction = Prediction(np.full(len(buttons), np.nan), buttons, camera)
         all_valid = np.ones(len(buttons), bool)
-        totals.append(compute_totals(prediction, recorded.buttons[true], np.asarray(recorded.camera[true]), all_valid))
+        actions = recorded.buttons[true], np.asarray(recorded.camera[true])
+        totals.append(compute_totals(recorded.space, prediction, *actions, all_valid))
     return totals
 
 
 def confidence_intervals(
-    episodes: Sequence[Totals], level: float = 0.95, draws: int = 1000
+    space: ActionSpace, episodes: Sequence[Totals], level: float = 0.95, draws: int = 1000
 ) -> dict[str, tuple[float, float]]:
     """Bootstrap confidence intervals of the metrics, by resampling episodes: frames of one episode are correlated.
 
@@ -159,31 +168,38 @@ def confidence_intervals(
     drawn = []
     for _ in range(draws):
         weights = np.bincount(rng.integers(number, size=number), minlength=number)
-        drawn.append(compute_metrics(Totals(*(np.tensordot(weights, field, 1) for field in stacked))))
+        drawn.append(compute_metrics(space, Totals(*(np.tensordot(weights, field, 1) for field in stacked))))
     tails = [(1 - level) / 2, (1 + level) / 2]
-    names = compute_metrics(sum_totals(episodes))
+    names = compute_metrics(space, sum_totals(episodes))
     return {name: tuple(np.quantile([figures.get(name, 0.0) for figures in drawn], tails).tolist()) for name in names}
 
 
 # Masks of the frames that count in a metric, by name. Policies are evaluated on frames with an action that is not null;
 # for comparison, an IDM is evaluated on these alone too ("acting").
-VIEWS: dict[str, Callable[[Batch], Bool[Array, "b t"]]] = {
-    "valid": lambda batch: batch.valid,
-    "acting": lambda batch: batch.valid & ~MINERL.is_null(jnp.asarray(batch.buttons), jnp.asarray(batch.camera)),
+VIEWS: dict[str, Callable[[ActionSpace, Batch], Bool[Array, "b t"]]] = {
+    "valid": lambda space, batch: batch.valid,
+    "acting": lambda space, batch: batch.valid & ~space.is_null(jnp.asarray(batch.buttons), jnp.asarray(batch.camera)),
 }
 
 
 def evaluation_step(
-    predict: Predict, views: Sequence[str], params: Any, carry: tuple[Any, list[Totals]], batch: Batch
+    space: ActionSpace,
+    predict: Predict,
+    views: Sequence[str],
+    params: Any,
+    carry: tuple[Any, list[Totals]],
+    batch: Batch,
 ) -> tuple[Any, list[Totals]]:
     """Adds a batch to the totals, one for each view."""
     memory, totals = carry
     prediction, memory = predict(params, memory, batch)
-    batch_totals = [compute_totals(prediction, batch.buttons, batch.camera, VIEWS[view](batch)) for view in views]
+    counted = [VIEWS[view](space, batch) for view in views]
+    batch_totals = [compute_totals(space, prediction, batch.buttons, batch.camera, valid) for valid in counted]
     return memory, jax.tree.map(jnp.add, totals, batch_totals)
 
 
 def evaluator(
+    space: ActionSpace,
     predict: Predict,
     initial_memory: Callable[[], Any],
     batches: Callable[[], Iterable[Batch]],
@@ -198,6 +214,7 @@ def evaluator(
     `test/NAME` in place of `valid/NAME`, and `test_VIEW/NAME` in other views.
 
     Args:
+        space: of the actions.
         predict: predictions of the model on a batch.
         initial_memory: makes the model's memory before the first batch, for all rows.
         batches: starts a pass over the global batches.
@@ -208,14 +225,18 @@ def evaluator(
             no test metrics.
     """
     replicated = NamedSharding(by_rows.mesh, PartitionSpec())
-    step = jax.jit(partial(evaluation_step, predict, views), out_shardings=(by_rows, replicated), donate_argnums=1)
-    begin = jax.jit(lambda: (initial_memory(), [_zero_totals() for _ in views]), out_shardings=(by_rows, replicated))
+    step = jax.jit(
+        partial(evaluation_step, space, predict, views), out_shardings=(by_rows, replicated), donate_argnums=1
+    )
+    begin = jax.jit(
+        lambda: (initial_memory(), [_zero_totals(space) for _ in views]), out_shardings=(by_rows, replicated)
+    )
 
     def evaluate_batches(all_batches: Iterable[Batch], params: Any) -> list[dict[str, float]]:
         carry = begin()
         for batch in all_batches:
             carry = step(params, carry, batch)
-        return [compute_metrics(view_totals) for view_totals in jax.device_get(carry[1])]
+        return [compute_metrics(space, view_totals) for view_totals in jax.device_get(carry[1])]
 
     def evaluate(params: Any) -> dict[str, float]:
         by_predictor: dict[str, Mapping[str, float]] = dict(
@@ -230,6 +251,7 @@ def evaluator(
     return evaluate
 
 
-def _zero_totals() -> Totals:
-    empty = Prediction(jnp.zeros(0), jnp.zeros((0, len(BUTTONS)), jnp.uint8), jnp.zeros((0, 2)))
-    return compute_totals(empty, empty.buttons, empty.camera, jnp.zeros(0, bool))
+def _zero_totals(space: ActionSpace) -> Totals:
+    shapes = (0, len(space.keys)), (0, len(space.axes))
+    empty = Prediction(jnp.zeros(0), jnp.zeros(shapes[0], jnp.uint8), jnp.zeros(shapes[1]))
+    return compute_totals(space, empty, empty.buttons, empty.camera, jnp.zeros(0, bool))

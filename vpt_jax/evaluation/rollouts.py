@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from vpt_jax.actions.joint import JointAction, num_classes, raw_from_joint
+from vpt_jax.actions.joint import MAX_CLASSES, JointAction, num_classes, raw_from_joint
 from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.envs.vector.pool import FinishedEpisode, Pool, TimeStep
 from vpt_jax.keys import seed_key
-from vpt_jax.models.heads import joint_kl, sample_joint
 from vpt_jax.models.policy import Policy, apply_single_step
 from vpt_jax.recording import RecordingWriter
 from vpt_jax.system.workers import progress_bar
@@ -25,8 +25,8 @@ from vpt_jax.video import Frame
 class AgentActions(NamedTuple):
     """Actions of an agent in `n` environments, with its KL to a reference policy."""
 
-    buttons: UInt8[np.ndarray, "n 20"]
-    camera: Float[np.ndarray, "n 2"]  # degrees
+    buttons: UInt8[np.ndarray, "n keys"]
+    camera: Float[np.ndarray, "n axes"]  # movement per step, in the axes' units
     drift: Float[np.ndarray, " n"]  # KL(reference, agent) in nats; NaN without a policy
 
 
@@ -70,33 +70,39 @@ def _act(
         apply_single_step(module, of_module, frames, first, ring)
         for module, of_module, ring in zip(modules, params, rings, strict=True)
     )
-    drift = joint_kl(reference.logits, output.logits)
-    return AgentActions(*raw_from_joint(MINERL, sample_joint(rng, output.logits)), drift), (
-        output.memory,
-        reference.memory,
-    )
+    distribution = modules[0].distribution
+    drift = distribution.kl(reference.logits, output.logits)
+    action = distribution.decode(distribution.sample(rng, output.logits))
+    return AgentActions(*action, drift), (output.memory, reference.memory)
 
 
 class RandomAgent:
-    """Samples uniformly from all joint actions."""
+    """Samples uniformly from all joint actions, or from all factored ones where a space has too many joint classes."""
 
-    def __init__(self, seed: int):
-        self._rng = np.random.default_rng(seed)
+    def __init__(self, space: ActionSpace, seed: int):
+        self._space, self._rng = space, np.random.default_rng(seed)
 
     def act(self, time_step: TimeStep) -> AgentActions:
         """Returns random actions, whatever the frames."""
-        classes = num_classes(MINERL)
-        action = JointAction(*(self._rng.integers(number, size=len(time_step.first)) for number in classes))
-        return AgentActions(*raw_from_joint(MINERL, action), np.full(len(time_step.first), np.nan))
+        space, n, classes = self._space, len(time_step.first), num_classes(self._space)
+        if max(classes) <= MAX_CLASSES:
+            action = raw_from_joint(space, JointAction(*(self._rng.integers(number, size=n) for number in classes)))
+        else:
+            buttons = self._rng.integers(2, size=(n, len(space.keys))).astype(np.uint8)
+            action = buttons, space.to_movement(self._rng.integers(space.num_bins, size=(n, len(space.axes))))
+        return AgentActions(*action, np.full(n, np.nan))
 
 
 class IdleAgent:
     """Does nothing: for environments in which a scripted player acts."""
 
+    def __init__(self, space: ActionSpace):
+        self._shapes = len(space.keys), len(space.axes)
+
     def act(self, time_step: TimeStep) -> AgentActions:
         """Returns null actions: no key, no camera movement."""
-        n = len(time_step.first)
-        return AgentActions(np.zeros((n, 20), np.uint8), np.zeros((n, 2), np.float32), np.full(n, np.nan))
+        n, (keys, axes) = len(time_step.first), self._shapes
+        return AgentActions(np.zeros((n, keys), np.uint8), np.zeros((n, axes), np.float32), np.full(n, np.nan))
 
 
 class EpisodeResult(NamedTuple):

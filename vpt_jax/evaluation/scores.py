@@ -30,11 +30,16 @@ class EpisodeScores(NamedTuple):
 
 
 def score_actions(
-    predicted: Actions, recorded: Actions, given_previous: bool = False, loss: Float[np.ndarray, " n"] | None = None
+    space: ActionSpace,
+    predicted: Actions,
+    recorded: Actions,
+    given_previous: bool = False,
+    loss: Float[np.ndarray, " n"] | None = None,
 ) -> EpisodeScores:
     """Scores the predicted actions of one episode.
 
     Args:
+        space: of the actions.
         predicted: of all frames.
         recorded: of the same frames.
         given_previous: the predictor sees the recorded action of the previous frame (`events.event_totals`).
@@ -45,41 +50,41 @@ def score_actions(
     prediction = Prediction(losses, predicted.keys, predicted.movement)
     movement = np.asarray(recorded.movement)
     return EpisodeScores(
-        compute_totals(prediction, recorded.keys, movement, np.ones(count, bool)),
+        compute_totals(space, prediction, recorded.keys, movement, np.ones(count, bool)),
         event_totals(predicted.keys, recorded.keys, given_previous=given_previous),
         event_totals(predicted.keys, recorded.keys, tolerance=0, given_previous=given_previous),
         d2e_totals(predicted.keys, predicted.movement, recorded.keys, movement, given_previous),
     )
 
 
-def baseline_scores(recorded: Actions, space: ActionSpace) -> dict[str, EpisodeScores]:
+def baseline_scores(space: ActionSpace, recorded: Actions) -> dict[str, EpisodeScores]:
     """Scores of two predictors that see no frame: nothing held and no movement; and the previous recorded action."""
     centred = space.to_movement(space.to_bins(np.asarray(recorded.movement)))
     still = np.zeros_like(centred[:1])
     repeated = Actions(previous(recorded.keys), np.concatenate([still, centred[:-1]]))
     released = Actions(np.zeros_like(recorded.keys), np.zeros_like(recorded.movement))
     return {
-        "released": score_actions(released, recorded),
-        "repeat": score_actions(repeated, recorded, given_previous=True),
+        "released": score_actions(space, released, recorded),
+        "repeat": score_actions(space, repeated, recorded, given_previous=True),
     }
 
 
-def compute_scores(scores: EpisodeScores, space: ActionSpace) -> dict[str, float]:
+def compute_scores(space: ActionSpace, scores: EpisodeScores) -> dict[str, float]:
     """All figures by name: those of `compute_metrics` and `compute_event_metrics`, and D2E's as `d2e/NAME`.
 
     `event_f1/mean` and the others of events are of those found within one frame; `exact_event_f1` and
     `exact_event_f1/mean` of those found in their own.
     """
-    exact = compute_event_metrics(scores.exact_events, space)
-    d2e = compute_d2e_metrics(scores.d2e, space)
+    exact = compute_event_metrics(space, scores.exact_events)
+    d2e = compute_d2e_metrics(space, scores.d2e)
     return {
-        **compute_metrics(scores.frames),
-        **compute_event_metrics(scores.events, space),
+        **compute_metrics(space, scores.frames),
+        **compute_event_metrics(space, scores.events),
         **{f"exact_{name}": exact[name] for name in ("event_f1", "event_f1/mean")},
         **{f"d2e/{name}": value for name, value in d2e.items()},
     }
 
 
-def score_figures(episodes: Sequence[EpisodeScores], space: ActionSpace, draws: int = 1000) -> Mapping[str, Figure]:
+def score_figures(space: ActionSpace, episodes: Sequence[EpisodeScores], draws: int = 1000) -> Mapping[str, Figure]:
     """All figures of some episodes with 95% intervals, by bootstrap over episodes."""
-    return figures_with_intervals(episodes, lambda totals: compute_scores(totals, space), draws=draws)
+    return figures_with_intervals(episodes, lambda totals: compute_scores(space, totals), draws=draws)

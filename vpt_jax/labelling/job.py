@@ -161,7 +161,7 @@ def _assign_shards(
         own = {name: clip for name, clip in videos.items() if numbers[name] % config.num_shards == shard_index}
         own_keys, own_numbers = {name: keys[name] for name in own}, {name: numbers[name] for name in own}
         folder = work / f"part-{shard_index:05}-of-{config.num_shards:05}"
-        shards.append(JobShard(own, own_keys, own_numbers, folder, frames))
+        shards.append(JobShard(own, own_keys, own_numbers, folder, frames, idm.module.space))
     return shards
 
 
@@ -261,7 +261,8 @@ def _render_films(pool: ProcessPoolExecutor, shard: JobShard, names: Sequence[st
     for name, video_labels in zip(names, labels(), strict=False):
         film = shard.folder / "films" / f"{name}.mp4"
         if not is_film_complete(film, len(video_labels.buttons)):
-            films[pool.submit(render_film, shard.videos[name], film, video_labels.buttons, video_labels.camera)] = name
+            labels_of = video_labels.buttons, video_labels.camera
+            films[pool.submit(render_film, shard.videos[name], film, *labels_of, shard.space)] = name
     with progress_bar(len(films), desc="drawing films", unit="film", disable=not films) as bar:
         for future in as_completed(films):
             if problem := task_result(future, shard.videos[films[future]].video, LabelError):

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from vpt_jax.actions.minerl import CAMERA, YAW
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.quantizer import Array
-from vpt_jax.data.augment import MIRRORED_KEYS
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.labelling.plan import Labels, Spans
-from vpt_jax.models.heads import factored_log_prob
+from vpt_jax.models.factored_head import FactoredDistribution, make_action
 from vpt_jax.models.idm import TEMPORAL_RADIUS, InverseDynamicsModel
 from vpt_jax.training.checkpoints import TrainedIDM
 from vpt_jax.training.digests import params_digest
@@ -25,7 +25,8 @@ CHOICES = ("argmax", "sample", "mean")
 
 def model_digest(idm: TrainedIDM) -> str:
     """Hash of a model's parameters, architecture, window and frame size; independent of the path of its files."""
-    return params_digest(idm.params, idm.module, tuple(idm.frame_shape), idm.window)
+    space = () if idm.module.space == MINERL else (idm.module.space,)  # the module's `repr` has no space
+    return params_digest(idm.params, idm.module, tuple(idm.frame_shape), idm.window, *space)
 
 
 def label_spans(
@@ -54,7 +55,7 @@ def label_spans(
         keys = jax.vmap(lambda origin: jax.random.fold_in(jax.random.fold_in(rng, origin[0]), origin[1] + i))(
             spans.origin
         )
-        return labels_from_logits(logits, choice, keys)
+        return labels_from_logits(idm.space, logits, choice, keys)
 
     return span_logits(idm, window, mode, params, spans, mirror, label_window)
 
@@ -109,7 +110,7 @@ def span_logits(
         return combine(i, [idm.apply(variables, x, valid, method="attend").logits for x in windows])
 
     def combine(i: Array, logits: list[Logits]) -> Any:
-        return postprocess(i, average_mirrored(*logits) if mirror else logits[0])
+        return postprocess(i, average_mirrored(idm.space, *logits) if mirror else logits[0])
 
     if mode == "shared":
         halves = jax.lax.map(embed_half, jnp.arange(count + 1))
@@ -117,22 +118,22 @@ def span_logits(
     return jax.tree.map(lambda array: jnp.moveaxis(array, 0, 1), outputs)
 
 
-def average_mirrored(plain: Logits, mirrored: Logits) -> Logits:
+def average_mirrored(space: ActionSpace, plain: Logits, mirrored: Logits) -> Logits:
     """Averages the probabilities for a window and its mirror image, with left and right of the latter swapped back.
 
     Returns log-probabilities by head.
     """
-    unmirrored = {
-        "buttons": mirrored["buttons"][:, :, np.array(MIRRORED_KEYS)],
-        "camera": mirrored["camera"].at[:, :, YAW].set(mirrored["camera"][:, :, YAW, ::-1]),
-    }
+    unmirrored = {"buttons": mirrored["buttons"][:, :, np.array(space.mirrored_keys)]}
+    if space.axes:
+        flipped = (space.mirrored_axes < 0)[:, None]
+        unmirrored["camera"] = jnp.where(flipped, mirrored["camera"][..., ::-1], mirrored["camera"])
     p, q = (
         {head: jax.nn.log_softmax(head_logits) for head, head_logits in view.items()} for view in (plain, unmirrored)
     )
     return {head: jnp.logaddexp(p[head], q[head]) - jnp.log(2) for head in p}
 
 
-def labels_from_logits(logits: Logits, choice: str, rngs: Array) -> Labels:
+def labels_from_logits(space: ActionSpace, logits: Logits, choice: str, rngs: Array) -> Labels:
     """Chooses labels, and computes the probability of their classes (confidence); `rngs` has a key for every row."""
     if choice == "sample":
         head_rngs = jax.vmap(lambda rng: jax.random.split(rng, len(logits)))(rngs)
@@ -140,8 +141,11 @@ def labels_from_logits(logits: Logits, choice: str, rngs: Array) -> Labels:
         chosen = {head: sample(head_rngs[:, i], head_logits) for i, (head, head_logits) in enumerate(logits.items())}
     else:
         chosen = {head: head_logits.argmax(-1) for head, head_logits in logits.items()}
-    camera = CAMERA.to_values(chosen["camera"])
-    if choice == "mean":
-        camera = jax.nn.softmax(logits["camera"]) @ jnp.asarray(CAMERA.centres, jnp.float32)
-    buttons = chosen["buttons"].astype(jnp.uint8)
-    return Labels(buttons, camera, jnp.exp(factored_log_prob(logits, buttons, CAMERA.to_bins(camera))))
+    distribution = FactoredDistribution(space)
+    action = make_action(space, chosen)
+    buttons, camera = distribution.decode(action)
+    if choice == "mean" and space.axes:
+        centres = jnp.asarray(space.centres, jnp.float32)
+        camera = (jax.nn.softmax(logits["camera"]) * centres).sum(-1)
+        action = action._replace(bins=space.to_bins(camera))
+    return Labels(buttons, camera, jnp.exp(distribution.log_prob(logits, action)))

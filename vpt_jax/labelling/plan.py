@@ -19,7 +19,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
-from vpt_jax.actions.minerl import BUTTONS
 from vpt_jax.actions.quantizer import Array
 from vpt_jax.data.codecs import decode_frames, frame_shape
 from vpt_jax.data.dataset import features
@@ -41,9 +40,9 @@ class Spans(NamedTuple):
 class Labels(NamedTuple):
     """Predicted actions of every frame, with their probabilities."""
 
-    buttons: UInt8[Array, "... 20"]
-    camera: Float32[Array, "... 2"]  # degrees
-    confidence: Float32[Array, "..."]  # probability of the label: product over all 22 factors
+    buttons: UInt8[Array, "... keys"]
+    camera: Float32[Array, "... axes"]  # movement per step, in the axes' units
+    confidence: Float32[Array, "..."]  # probability of the label: product over all keys and axes
 
 
 @dataclass(frozen=True)
@@ -183,11 +182,10 @@ class Plan:
     def split_by_video(self, parts: Iterable[Labels]) -> Iterator[Labels]:
         """Regroups the kept labels of all steps by video; holds at most one video and one step in memory."""
         parts = iter(parts)
-        rest = Labels(np.zeros((0, len(BUTTONS)), np.uint8), np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
+        buffered: list[Labels] = []
         for video in self.videos:
-            buffered = [rest]
             while sum(len(part.buttons) for part in buffered) < video.frames:
                 buffered.append(next(parts))
             joined = Labels(*(np.concatenate(field) for field in zip(*buffered, strict=True)))
             yield Labels(*(field[: video.frames] for field in joined))
-            rest = Labels(*(field[video.frames :] for field in joined))
+            buffered = [Labels(*(field[video.frames :] for field in joined))]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data import dataset
 from vpt_jax.data.clips import Clip, FrameSettings, is_film_complete
 from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
@@ -34,6 +35,7 @@ class JobShard:
     numbers: dict[str, int]  # by content: stable when other videos are added or removed
     folder: Path  # of intermediate files
     frames: FrameSettings
+    space: ActionSpace  # of the labels
 
     def result(self, name: str, suffix: str) -> Path:
         """Path of a file of a video's encoded frames."""
@@ -87,12 +89,11 @@ def write_shard_dataset(shard: JobShard, names: Sequence[str], labels: Any) -> N
     if names:
         groups = list(dataset.group_by_size([shard.result(name, "records") for name in names], dataset.SHARD_BYTES))
         videos = zip(names, (shard.result(name, "records") for name in names), labels(), strict=True)
-        chunk = shard.frames.chunk_frames
         with progress_bar(len(names), desc="writing", unit="video") as bar:
             record_counts = []
             for i, group in enumerate(groups):
                 path = dataset.shard_path(folder, SPLIT, i, len(groups))
-                record_counts.append(dataset.write_records(path, _labelled_records(videos, len(group), chunk, bar)))
+                record_counts.append(dataset.write_records(path, _labelled_records(videos, len(group), shard, bar)))
         lengths = {name: len(video_labels.buttons) for name, video_labels in zip(names, labels(), strict=True)}
         dataset.write_index(
             folder / "index" / SPLIT,
@@ -103,7 +104,7 @@ def write_shard_dataset(shard: JobShard, names: Sequence[str], labels: Any) -> N
             "predicted",
             shard.frames.chunk_frames,
         )
-        dataset.write_metadata(folder, {SPLIT: record_counts})
+        dataset.write_metadata(folder, {SPLIT: record_counts}, shard.space)
     if (shard.folder / "films").exists():
         (shard.folder / "films").rename(folder / "films")
     made_of = json.loads((shard.folder / "settings.json").read_text())
@@ -123,28 +124,26 @@ def _checked_records(records: Path, frames: int, chunk_frames: int) -> Iterator[
 
 
 def _labelled_records(
-    videos: Iterator[tuple[str, Path, Labels]], count: int, chunk_frames: int, bar: Any
+    videos: Iterator[tuple[str, Path, Labels]], count: int, shard: JobShard, bar: Any
 ) -> Iterator[bytes]:
     """Yields the records of the next `count` videos with their labels filled in."""
     for _ in range(count):
         name, records, labels = next(videos)
         first = 0
-        for chunk, record in enumerate(_checked_records(records, len(labels.buttons), chunk_frames)):
+        for chunk, record in enumerate(_checked_records(records, len(labels.buttons), shard.frames.chunk_frames)):
             values = dataset.parse_chunk(record)
             rows = slice(first, first + len(values["frame_ends"]))
-            yield dataset.serialize_chunk(
-                values
-                | {
-                    "buttons": labels.buttons[rows],
-                    "camera": labels.camera[rows],
-                    "confidence": labels.confidence[rows],
-                    "labels": "predicted",
-                    "episode": name,
-                    "chunk": chunk,
-                    "first_frame": first,
-                    "num_frames": len(labels.camera),
-                }
-            )
+            filled = values | {
+                "buttons": labels.buttons[rows],
+                "camera": labels.camera[rows],
+                "confidence": labels.confidence[rows],
+                "labels": "predicted",
+                "episode": name,
+                "chunk": chunk,
+                "first_frame": first,
+                "num_frames": len(labels.camera),
+            }
+            yield dataset.serialize_chunk(filled, shard.space)
             first = rows.stop
         bar.update()
 

@@ -3,8 +3,11 @@
 Norms, activations and everything else that a program computes are not counted.
 """
 
+import math
+from collections.abc import Mapping
+
 from vpt_jax.models.attention import NUM_BASIS
-from vpt_jax.models.heads import FACTORED_CHOICES, HEAD_CLASSES
+from vpt_jax.models.heads import logit_shapes
 from vpt_jax.models.idm import TEMPORAL_RADIUS, InverseDynamicsModel
 from vpt_jax.models.impala import BLOCKS_PER_STACK, EMBEDDING
 from vpt_jax.models.policy import Policy
@@ -16,7 +19,7 @@ TRAINING_FACTOR = 3  # forward, gradient of the activations, gradient of the par
 def policy_flops(policy: Policy, height: int, width: int, length: int) -> float:
     """FLOPs of a policy's forward pass per frame, in a chunk of `length` frames; a multiply-add is two."""
     keys = policy.memory_length + length
-    outputs = sum(HEAD_CLASSES.values()) + 1  # and the value head
+    outputs = _num_outputs(logit_shapes(policy.head, policy.space)) + 1  # and the value head
     return (
         _encoder(policy.widths, policy.features, 3, height, width)
         + policy.layers * _block(policy.features, policy.heads, keys, distances=True)
@@ -26,7 +29,7 @@ def policy_flops(policy: Policy, height: int, width: int, length: int) -> float:
 
 def idm_flops(idm: InverseDynamicsModel, height: int, width: int, length: int) -> float:
     """FLOPs of an inverse dynamics model's forward pass per frame, in a window of `length` frames."""
-    outputs = sum(choices * classes for choices, classes in FACTORED_CHOICES.values())
+    outputs = _num_outputs(logit_shapes("factored", idm.space))
     last = idm.features if idm.use_last else 0
     return (
         height * width * _dense(3 * (2 * TEMPORAL_RADIUS + 1), idm.temporal_features)
@@ -34,6 +37,12 @@ def idm_flops(idm: InverseDynamicsModel, height: int, width: int, length: int) -
         + idm.layers * _block(idm.features, idm.heads, length, distances=False)
         + _dense(idm.features, last + outputs)
     )
+
+
+def _num_outputs(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Outputs of a head's layers; of a coupling, those below the diagonal."""
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    return sum((size - shapes[name][0]) // 2 if name == "coupling" else size for name, size in sizes.items())
 
 
 def _encoder(widths: tuple[int, ...], features: int, channels: int, height: int, width: int) -> float:

@@ -3,6 +3,7 @@
 It predicts the action at every frame of a window from the frames before and after it (non-causal).
 """
 
+from dataclasses import field
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -12,7 +13,9 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
-from vpt_jax.models.heads import FactoredActionHead
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import ActionSpace
+from vpt_jax.models.factored_head import FactoredActionHead
 from vpt_jax.models.impala import ImpalaEncoder, scale_frames
 from vpt_jax.models.kv_cache import empty_cache
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
@@ -25,7 +28,7 @@ DIFFERENCE_SCALE = 4.0  # initial norm of each frame's weights in a difference f
 
 
 class IDMOutput(NamedTuple):
-    """`logits` of `buttons` `[b, t, 20, 2]` (up, down) and `camera` `[b, t, 2, 11]` (pitch, yaw)."""
+    """`logits` of `buttons` `[b, t, keys, 2]` (up, down) and `camera` `[b, t, axes, bins]`."""
 
     logits: dict[str, Float[Array, "b t choices classes"]]
 
@@ -88,6 +91,7 @@ class InverseDynamicsModel(nn.Module):
     use_last: bool = True
     remat: bool = False  # recompute the image stacks in the backward pass, to save memory
     dtype: DTypeLike = jnp.float32  # of the computation; parameters, norms and softmax are float32
+    space: ActionSpace = field(default=MINERL, repr=False)  # of the actions
 
     def setup(self) -> None:  # noqa: D102 - Flax's own name
         self.temporal = TemporalConv(self.temporal_features, dtype=self.dtype)
@@ -97,7 +101,7 @@ class InverseDynamicsModel(nn.Module):
         self.transformer = Transformer(self.layers, self.heads, dtype=self.dtype)
         self.last = NormDense(self.features, dtype=self.dtype)
         self.final_norm = TokenNorm(dtype=self.dtype)
-        self.actions = FactoredActionHead(self.temperature)
+        self.actions = FactoredActionHead(self.space, self.temperature)
 
     def __call__(
         self, frames: UInt8[Array | np.ndarray, "b t h w 3"], valid: Bool[Array | np.ndarray, "b t"] | None = None

@@ -1,5 +1,6 @@
 """The causal VPT policy (paper, appendix E; reference `lib/policy.py`)."""
 
+from dataclasses import field
 from typing import Any, Generic, NamedTuple
 
 import flax.linen as nn
@@ -9,7 +10,9 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
-from vpt_jax.models.heads import JointActionHead
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import ActionSpace
+from vpt_jax.models.heads import ActionDistribution, make_distribution, make_head
 from vpt_jax.models.impala import ImpalaEncoder, scale_frames
 from vpt_jax.models.kv_cache import AnyCache, KVCache, RingKVCache, attention_mask, empty_cache, empty_ring_cache
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
@@ -20,18 +23,19 @@ from vpt_jax.parallel import BATCH, constrain
 class PolicyOutput(NamedTuple, Generic[AnyCache]):
     """Action logits, normalized value estimates and the updated KV cache.
 
-    `logits` has those of `buttons` `[b, t, 8641]` and `camera` `[b, t, 121]`. `aux_value` is that of the auxiliary
+    `logits` are those of the action head, by name: of the joint head, `buttons` `[b, t, 8641]` and `camera`
+    `[b, t, 121]` (MineRL's space). `aux_value` is that of the auxiliary
     value head for PPG's sleep phase, in policies that have one: its loss trains the shared features.
     """
 
-    logits: dict[str, Float[Array, "b t classes"]]
+    logits: dict[str, Float[Array, "b t ..."]]
     value: Float[Array, "b t"]
     memory: AnyCache
     aux_value: Float[Array, "b t"] | None = None
 
 
 class Policy(nn.Module):
-    """Causal VPT policy: frames in, joint action logits and a value estimate out.
+    """Causal VPT policy: frames in, action logits and a value estimate out.
 
     `policy.apply({"params": params}, frames, first, memory)`. The memory is a KV cache (Transformer-XL memory) that is
     carried from chunk to chunk. A chunk may have any length: one frame at a time gives the same outputs.
@@ -47,6 +51,13 @@ class Policy(nn.Module):
     aux_value: bool = False  # a second value head (paper, appendix G.1)
     remat: bool = False  # recompute the image stacks in the backward pass, to save memory
     dtype: DTypeLike = jnp.float32  # of the computation; parameters, norms and softmax are float32
+    head: str = "joint"  # of the actions, one of `heads.HEADS`
+    space: ActionSpace = field(default=MINERL, repr=False)  # of the actions
+
+    @property
+    def distribution(self) -> ActionDistribution:
+        """Distribution of actions that the logits describe."""
+        return make_distribution(self.head, self.space)
 
     @nn.compact
     def __call__(
@@ -74,7 +85,7 @@ class Policy(nn.Module):
         x, memory = transformer(x, mask, memory)
         x = NormDense(self.features, dtype=self.dtype, name="last")(nn.relu(x))
         x = TokenNorm(dtype=self.dtype, name="final_norm")(x)
-        logits = JointActionHead(self.temperature, name="actions")(x)
+        logits = make_head(self.head, self.space, self.temperature)(x)
         x = x.astype(jnp.float32)
         value = nn.Dense(1, kernel_init=fan_in_normalized(), name="value")(x)[..., 0]
         if not self.aux_value:

@@ -12,6 +12,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy
 
@@ -30,14 +32,20 @@ IDMS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_policy(model: Mapping[str, Any]) -> Policy:
-    """Build the policy described by `config.model` (configs/foundation.py, configs/rl_doom.py)."""
-    return Policy(**POLICIES[model["preset"]], aux_value=model.get("aux_value", False), **_options(model))
+def make_policy(model: Mapping[str, Any], space: ActionSpace = MINERL) -> Policy:
+    """Build the policy described by `config.model` (configs/foundation.py, configs/rl_doom.py), for a space."""
+    options = _options(model) | dict(aux_value=model.get("aux_value", False), head=policy_head(model), space=space)
+    return Policy(**POLICIES[model["preset"]], **options)
 
 
-def make_idm(model: Mapping[str, Any]) -> InverseDynamicsModel:
-    """Build the inverse dynamics model described by `config.model` (configs/idm.py)."""
-    return InverseDynamicsModel(**IDMS[model["preset"]], use_last=model["use_last"], **_options(model))
+def policy_head(model: Mapping[str, Any]) -> str:
+    """Name of the action head; configs of earlier versions do not name it."""
+    return model.get("head", "joint")
+
+
+def make_idm(model: Mapping[str, Any], space: ActionSpace = MINERL) -> InverseDynamicsModel:
+    """Build the inverse dynamics model described by `config.model` (configs/idm.py), for a space."""
+    return InverseDynamicsModel(**IDMS[model["preset"]], use_last=model["use_last"], space=space, **_options(model))
 
 
 def _options(model: Mapping[str, Any]) -> dict[str, Any]:

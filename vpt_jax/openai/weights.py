@@ -15,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.models.attention import NUM_BASIS
-from vpt_jax.models.heads import FACTORED_CHOICES, HEAD_CLASSES, ValueNormalizer
+from vpt_jax.models.heads import logit_shapes
 from vpt_jax.models.idm import TEMPORAL_RADIUS, InverseDynamicsModel
 from vpt_jax.models.impala import BLOCKS_PER_STACK
 from vpt_jax.models.policy import Policy, init_params
+from vpt_jax.models.value_normalizer import ValueNormalizer
 
 StateDict = Mapping[str, np.ndarray]
 Params = Mapping[str, Any]
@@ -296,7 +298,7 @@ def _to_torch(tensors: list[_TensorMapping], params: Params) -> dict[str, np.nda
 
 def _policy_tensors(module: Policy, height: int, width: int) -> Iterator[_TensorMapping]:
     yield from _trunk_tensors(module, height, width)
-    for name in HEAD_CLASSES:
+    for name in logit_shapes(module.head, MINERL):
         yield from _affine(f"actions/{name}", f"pi_head.{name}.linear_layer")
     for name, head in zip(("value", "aux_value"), _value_heads(module), strict=False):
         yield from _affine(name, f"{head}.linear")
@@ -314,7 +316,7 @@ def _idm_tensors(module: InverseDynamicsModel, height: int, width: int) -> Itera
     yield _TensorMapping("temporal/conv/bias", "net.conv3d_layer.layer.bias")
     trunk = _trunk_tensors(module, height, width, first_norm=True)
     yield from (tensor for tensor in trunk if not tensor.path.endswith("/basis"))
-    for name in FACTORED_CHOICES:
+    for name in logit_shapes("factored", MINERL):
         yield from _affine(f"actions/{name}", f"pi_head.{name}.linear_layer")
 
 

@@ -3,12 +3,14 @@
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.envs.games import GAMES, make_env_spec
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.envs.vector.client import EnvSpec
@@ -47,9 +49,10 @@ def evaluate(config: ConfigDict) -> Path:
         policies = {name: load_policy(workdir) for name, workdir in workdirs.items()}
         reference = policies[config.reference or next(iter(policies))]
         agents = {name: policy_agent(config, policy, reference) for name, policy in policies.items()}
-        agents |= {RANDOM: lambda: RandomAgent(config.seed)}
+        space = common_space(policies)
+        agents |= {RANDOM: lambda: RandomAgent(space, config.seed)}
         if GAMES[config.game.name].scripted:
-            agents[SCRIPTED] = IdleAgent
+            agents[SCRIPTED] = lambda: IdleAgent(MINERL)  # the script's own space: its actions are played instead
         size, *other_sizes = {policy.frame_shape[:2] for policy in policies.values()}
         if other_sizes:
             raise ConfigError(
@@ -57,12 +60,15 @@ def evaluate(config: ConfigDict) -> Path:
             )
         digests = {name: [policy_digest(policy), policy_digest(reference)] for name, policy in policies.items()}
         results = {
-            name: evaluate_agent(config, name, agent, size, digests.get(name, [])) for name, agent in agents.items()
+            name: evaluate_agent(
+                config, name, agent, size, MINERL if name == SCRIPTED else space, digests.get(name, [])
+            )
+            for name, agent in agents.items()
         }
         figures = {name: summarize(episodes) for name, episodes in results.items()}
         finite = {name: {k: v for k, v in metrics.items() if v == v} for name, metrics in figures.items()}  # not NaN
         write_text(out / "figures.json", json.dumps(finite, indent=1) + "\n")
-        title, replay = f"Playing {config.game.name}", make_replay(config)
+        title, replay = f"Playing {config.game.name}", make_replay(config, space)
         page = write_playing_report(out, title, results, out / "recordings", replay=replay)
     for name, metrics in figures.items():
         print(f"{name:<24} return {metrics['return']:7.2f} ± {metrics['return_error']:.2f}", flush=True)
@@ -70,10 +76,19 @@ def evaluate(config: ConfigDict) -> Path:
     return page
 
 
+def common_space(policies: Mapping[str, TrainedPolicy]) -> ActionSpace:
+    """Action space of all policies; raises `ActionSpaceError` if they differ."""
+    (name, first), *others = policies.items()
+    for other, policy in others:
+        first.module.space.require_equal(policy.module.space, f"the policy {name}", f"the policy {other}")
+    return first.module.space
+
+
 def policy_digest(policy: TrainedPolicy) -> str:
     """Content hash of a policy's parameters and settings, wherever its work directory lies."""
     arrays = policy.params, policy.normalizer, policy.aux_normalizer
-    return params_digest(arrays, policy.module, tuple(policy.frame_shape))
+    space = () if policy.module.space == MINERL else (policy.module.space,)  # the module's `repr` has no space
+    return params_digest(arrays, policy.module, tuple(policy.frame_shape), *space)
 
 
 def check(config: ConfigDict) -> dict[str, str]:
@@ -106,7 +121,12 @@ def policy_agent(config: ConfigDict, policy: TrainedPolicy, reference: TrainedPo
 
 
 def evaluate_agent(
-    config: ConfigDict, name: str, agent: Callable[[], VectorAgent], size: tuple[int, ...], digests: list[Any]
+    config: ConfigDict,
+    name: str,
+    agent: Callable[[], VectorAgent],
+    size: tuple[int, ...],
+    space: ActionSpace,
+    digests: list[Any],
 ) -> list[EpisodeResult]:
     """Plays all episodes, or reads the stored results of the same checkpoints (`digests`) with the same settings."""
     out = Path(config.out)
@@ -119,26 +139,27 @@ def evaluate_agent(
     shutil.rmtree(recordings, ignore_errors=True)  # left by a run that was stopped
     for folder in (file.parent, recordings):
         folder.mkdir(parents=True, exist_ok=True)
-    with make_pool(config, size, name == SCRIPTED) as pool:
+    with make_pool(config, size, name == SCRIPTED, space) as pool:
         results = run_episodes(agent(), pool, recordings, config.episodes)
     write_text(file, json.dumps({"settings": settings, "episodes": [result._asdict() for result in results]}) + "\n")
     return results
 
 
-def make_replay(config: ConfigDict) -> Replay | None:
+def make_replay(config: ConfigDict, space: ActionSpace) -> Replay | None:
     """Function that plays a recorded episode again at the size of films; None: the game is not deterministic."""
     if not GAMES[config.game.name].deterministic:
         return None
 
     def replay_episode(agent: str, seed: int, steps: Steps) -> Iterator[Frame]:
-        return replay(film_spec(make_spec(config, agent == SCRIPTED)), seed, steps)
+        scripted = agent == SCRIPTED
+        return replay(film_spec(make_spec(config, scripted, MINERL if scripted else space)), seed, steps)
 
     return replay_episode
 
 
-def make_spec(config: ConfigDict, scripted: bool) -> EnvSpec:
+def make_spec(config: ConfigDict, scripted: bool, space: ActionSpace) -> EnvSpec:
     """Specification of the game."""
-    return make_env_spec(config.game.name, config.game.arguments.to_dict(), config.game.python, scripted)
+    return make_env_spec(config.game.name, config.game.arguments.to_dict(), config.game.python, scripted, space)
 
 
 def count_envs(config: ConfigDict) -> int:
@@ -146,13 +167,13 @@ def count_envs(config: ConfigDict) -> int:
     return min(config.num_envs, config.episodes)
 
 
-def make_pool(config: ConfigDict, size: tuple[int, ...], scripted: bool) -> Pool:
+def make_pool(config: ConfigDict, size: tuple[int, ...], scripted: bool, space: ActionSpace) -> Pool:
     """Pool of environments for `config.episodes` episodes."""
     seeds = itertools.islice(itertools.count(episode_seed(config.seed)), config.episodes)
     height, width = size
     rewards = REWARDS[config.rewards]
     return Pool(
-        make_spec(config, scripted),
+        make_spec(config, scripted, space),
         [seeds] * count_envs(config),
         (height, width),
         rewards,

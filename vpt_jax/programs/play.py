@@ -30,7 +30,8 @@ ShowFrame = Callable[[Frame], bool]  # returns False to stop
 def play(config: ConfigDict) -> None:
     """Play all episodes, one after the other."""
     policy = check_config(config)
-    env_spec = make_env_spec(config.game.name, config.game.arguments.to_dict(), config.game.python)
+    arguments, space = config.game.arguments.to_dict(), policy.module.space
+    env_spec = make_env_spec(config.game.name, arguments, config.game.python, space=space)
     seeds = itertools.islice(itertools.count(episode_seed(config.seed)), config.episodes)
     with ExitStack() as stack:
         show_frame = stack.enter_context(PlayWindow()) if config.window else lambda frame: True
@@ -96,14 +97,15 @@ class EpisodePlayer:
             sample = self._agent.sample_action([self.time_step.frames[0]])
             note = f"value {sample.value[0]:.2f}  reward {self._reward:.2f}"
             action = np.asarray(sample.buttons[0]), np.asarray(sample.camera[0])
-            film_frame = FilmFrame(self.time_step.frames[0], action, note=note)
+            film_frame = FilmFrame(self.time_step.frames[0], action, note=note, space=self._pool.env_spec.space)
             yield film_frame
             if self._stop_signals or not self._show_frame(draw_large(film_frame)):
                 return
             self._step(sample.buttons, sample.camera)
             self._reward += float(self.time_step.reward[0])
         while not (self._stop_signals or self.time_step.playing[0] or self._pool.done):
-            self._step(np.zeros((1, 20), np.uint8), np.zeros((1, 2), np.float32))
+            space = self._pool.env_spec.space
+            self._step(np.zeros((1, len(space.keys)), np.uint8), np.zeros((1, len(space.axes)), np.float32))
 
     def _step(self, buttons: Any, camera: Any) -> None:
         self.time_step = self._pool.step(buttons, camera)

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vpt_jax import parallel
+from vpt_jax.actions.space import ActionSpace, ActionSpaceError
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
@@ -32,7 +33,7 @@ from vpt_jax.training.profiling import profiled
 from vpt_jax.training.roofline import CHIPS
 from vpt_jax.training.run import LoopInputs, Run
 from vpt_jax.training.setup import Setup, check, frozen_pattern, initial_params, make_setup, training_flops
-from vpt_jax.training.stages import STAGES
+from vpt_jax.training.stages import STAGES, head_statistics
 from vpt_jax.training.state import TrainState
 
 
@@ -47,8 +48,8 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
 
     # Data
     train_data, valid_data, test_data = open_data(config)
-    stage = STAGES[config.stage]
-    baselines = stage.baselines(train_data, valid_data)
+    statistics, space = head_statistics(config), train_data.space
+    baselines = statistics.baselines(train_data, valid_data)
     steps = count_steps(config, train_data)
     log(
         f"{train_data.num_episodes} training episodes of {train_data.num_frames:,} frames (null actions: "
@@ -56,8 +57,8 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
     )
 
     # Model and shardings
-    marginal = stage.marginal.from_stream(train_data)
-    setup = make_setup(config, mesh, train_data.frame_shape, marginal, steps)
+    marginal = statistics.marginal.from_stream(train_data)
+    setup = make_setup(config, mesh, train_data.frame_shape, marginal, steps, space)
     table = Path(config.workdir) / "sharding.txt"
     log(f"{count_parameters(setup.shapes.params):,} parameters; shardings: {table}; compiling ...")
 
@@ -78,10 +79,10 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
     return Run(
         schedule=Schedule(steps, config.log_every, config.evaluate_every, config.save_every),
         work=make_work(config, train_data),
-        metadata=run_metadata(config, train_data.fingerprint(), frozen_pattern(config)),
+        metadata=run_metadata(config, train_data.fingerprint(), frozen_pattern(config), space),
         shapes=setup.shapes,
         shardings=setup.shardings,
-        initialize=partial(initialize, config, setup),
+        initialize=partial(initialize, config, setup, space),
         open_inputs=open_inputs,
         report=report,
     )
@@ -91,11 +92,19 @@ def open_data(config: ConfigDict) -> tuple[Stream, Stream, Stream | None]:
     """Streams for training, for choosing a checkpoint, and for reporting (None without `config.data.test`)."""
     data = config.data
     encoder = make_encoder(config) if data.get("embeddings") else None
-    return (
+    streams = (
         open_stream(config, data.train, "train", data.batch, encoder),
         open_stream(config, data.valid, "valid", data.valid_batch, encoder),
         open_stream(config, data.test, "test", data.valid_batch, encoder) if data.test else None,
     )
+    for stream in streams[1:]:
+        if stream is not None:
+            folders = streams[0].settings.dataset, stream.settings.dataset
+            try:
+                streams[0].space.require_equal(stream.space, *folders)
+            except ActionSpaceError as error:
+                raise ConfigError(f"config.data: {error}") from error
+    return streams
 
 
 def make_work(config: ConfigDict, data: Stream) -> Work:
@@ -103,7 +112,7 @@ def make_work(config: ConfigDict, data: Stream) -> Work:
     chip = CHIPS.get(jax.devices()[0].device_kind)
     return Work(
         frames=config.data.batch * config.data.length,
-        flops_per_frame=training_flops(config, data.frame_shape),
+        flops_per_frame=training_flops(config, data.frame_shape, data.space),
         devices=jax.device_count(),
         # No MFU with frozen parameters: the formula counts all as trained.
         peak_flops=chip.flops if chip and not frozen_pattern(config) else 0.0,
@@ -143,10 +152,10 @@ def make_encoder(config: ConfigDict) -> Encoder:
     """Frozen image encoder of `config.init_from`, for precomputed embeddings; raises `ConfigError`."""
     if jax.process_count() > 1:
         raise ConfigError("config.data.embeddings is for jobs of one process")
-    policy = make_policy(config.model)
-    frame_shape = Stream(StreamSettings(config.data.train, "train", 1, 1)).frame_shape
-    shapes = jax.eval_shape(partial(init_params, policy, frame_shape), jax.random.key(0))
-    params = {"encoder": initial_params(config, shapes)["encoder"]}
+    stream = Stream(StreamSettings(config.data.train, "train", 1, 1))
+    policy = make_policy(config.model, stream.space)
+    shapes = jax.eval_shape(partial(init_params, policy, stream.frame_shape), jax.random.key(0))
+    params = {"encoder": initial_params(config, shapes, stream.space)["encoder"]}
     digest = params_digest(params, config.model.dtype)
     run = partial(jax.jit(partial(embed, policy)), jax.device_put(params))
     return Encoder(run, digest, policy.features)
@@ -182,9 +191,9 @@ def placed_batches(stream: Stream, mesh: Mesh, start: int, stop: int, workers: i
             yield parallel.global_batch(batch, mesh, stream.settings.batch)
 
 
-def initialize(config: ConfigDict, setup: Setup) -> TrainState:
+def initialize(config: ConfigDict, setup: Setup, space: ActionSpace) -> TrainState:
     """State before the first step, with random parameters or those of `config.init_from`."""
-    return setup.init(initial_params(config, setup.shapes.params)) if config.init_from else setup.init()
+    return setup.init(initial_params(config, setup.shapes.params, space)) if config.init_from else setup.init()
 
 
 def make_evaluator(
@@ -201,6 +210,7 @@ def make_evaluator(
         return partial(placed_batches, data, mesh, 0, data.steps_per_epoch, config.data.valid_workers)
 
     return evaluator(
+        valid_data.space,
         objective.predict,
         partial(objective.initial_memory, config.data.valid_batch),
         batches(valid_data),

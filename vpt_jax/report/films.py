@@ -10,13 +10,16 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from vpt_jax.action_overlay import draw_action, draw_note
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.film_size import MAX_HEIGHT, MAX_WIDTH, film_size, fit_inside
-from vpt_jax.video import FRAME_RATE, Frame, VideoWriter, draw_action, draw_note
+from vpt_jax.video import FRAME_RATE, Frame, VideoWriter
 
 FILM_CRF = 28  # about 100 kB/s: films are embedded in pages
 PICTURE_WIDTH = 512  # pixels, approximately: frames are enlarged by an integer factor
 
-Action = tuple[UInt8[np.ndarray, "20"], Float[np.ndarray, "2"]]  # buttons; degrees of pitch and yaw
+Action = tuple[UInt8[np.ndarray, " keys"], Float[np.ndarray, " axes"]]  # buttons; movement of the axes
 
 
 class FilmFrame(NamedTuple):
@@ -26,6 +29,7 @@ class FilmFrame(NamedTuple):
     action: Action
     predicted: Action | None = None  # a second action, drawn in a second row
     note: str = ""  # text drawn on the picture
+    space: ActionSpace = MINERL  # of the actions
 
 
 def draw_large(film_frame: FilmFrame) -> Frame:
@@ -38,7 +42,7 @@ def draw_large(film_frame: FilmFrame) -> Frame:
         draw_note(enlarged, film_frame.note)
     rows = 1 if film_frame.predicted is None else 2
     panel = np.zeros((2 * math.ceil(rows * enlarged.shape[1] / 40), enlarged.shape[1], 3), np.uint8)
-    image = np.concatenate([draw_action(panel, *film_frame.action, predicted=film_frame.predicted), enlarged])
+    image = np.concatenate([draw_action(panel, *film_frame.action, film_frame.predicted, film_frame.space), enlarged])
     return image[: len(image) // 2 * 2, : image.shape[1] // 2 * 2]
 
 

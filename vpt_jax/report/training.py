@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vpt_jax.actions.minerl import BUTTONS, PITCH, YAW
+from vpt_jax.actions.minerl import PITCH, YAW
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.streams import Stream
 from vpt_jax.evaluation.metrics import COMMON_SHARE
 from vpt_jax.report.films import FilmFrame, draw_large, write_film
@@ -112,10 +113,11 @@ def _keys_section(figures: Mapping[str, Mapping[str, float]], valid: Stream) -> 
     """F1 of each key that occurs in the held-out play; the most frequent first."""
     episodes = range(len(valid.index.names))
     held = np.concatenate([valid.actions(episode)[0][valid.scored(episode)] for episode in episodes]).mean(0)
+    keys = valid.space.keys
     rows = [
-        [BUTTONS[i], *(metrics.get(f"f1/{BUTTONS[i]}", 0.0) for metrics in figures.values()), f"{held[i]:.1%}"]
+        [keys[i], *(metrics.get(f"f1/{keys[i]}", 0.0) for metrics in figures.values()), f"{held[i]:.1%}"]
         for i in np.argsort(-held, kind="stable")
-        if f"f1/{BUTTONS[i]}" in figures["repeat"]
+        if f"f1/{keys[i]}" in figures["repeat"]
     ]
     return section(
         "F1 of each key", table(["Key", *(_PREDICTORS[name] for name in figures), "Held, share of frames"], rows)
@@ -172,9 +174,9 @@ def _examples_section(train: Stream) -> str:
     """Evenly spaced frames of the training data."""
     # Row i starts at i / EXAMPLES of the epoch.
     examples = Stream(replace(train.settings, batch=EXAMPLES, length=1))
-    batch = examples.read(0, range(EXAMPLES))
+    batch, space = examples.read(0, range(EXAMPLES)), train.space
     pictures = [
-        picture(draw_large(FilmFrame(batch.frames[row, 0], action)), describe(*action))
+        picture(draw_large(FilmFrame(batch.frames[row, 0], action, space=space)), describe(space, *action))
         for row, action in enumerate(zip(batch.buttons[:, 0], batch.camera[:, 0], strict=True))
         if batch.valid[row, 0]
     ]
@@ -182,9 +184,11 @@ def _examples_section(train: Stream) -> str:
     return section("Training examples", paragraph(text), grid(pictures, column=20))
 
 
-def describe(buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"]) -> str:
-    """Description of an action: `forward, jump; camera 2.5° right, 0.3° up`."""
-    keys = ", ".join(BUTTONS[i] for i in np.flatnonzero(buttons)) or "no key"
+def describe(space: ActionSpace, buttons: UInt8[np.ndarray, " keys"], camera: Float[np.ndarray, " axes"]) -> str:
+    """Description of an action: `forward, jump; camera 2.5° right, 0.3° up`; of other axes, with their units."""
+    if tuple(axis.name for axis in space.axes) != ("pitch", "yaw"):
+        return space.describe(buttons, camera)
+    keys = ", ".join(space.keys[i] for i in np.flatnonzero(buttons)) or "no key"
     turns = [
         f"{abs(degrees):.1f}° {names[int(degrees < 0)]}"
         for degrees, names in ((camera[YAW], ("right", "left")), (camera[PITCH], ("down", "up")))
@@ -219,4 +223,4 @@ def held_out_play(objective: Objective, params: Any, stream: Stream, episode: in
         buttons, camera = (np.asarray(choice[0]) for choice in (predicted.buttons, predicted.camera))
         for i in range(min(stop - start, _CHUNK)):
             recorded = batch.buttons[0, i], batch.camera[0, i]
-            yield FilmFrame(batch.frames[0, i], recorded, (buttons[i], camera[i]))
+            yield FilmFrame(batch.frames[0, i], recorded, (buttons[i], camera[i]), space=stream.space)

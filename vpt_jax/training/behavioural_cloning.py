@@ -7,19 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vpt_jax.actions.joint import joint_from_raw, raw_from_joint
-from vpt_jax.actions.minerl import MINERL
 from vpt_jax.data.batch import Batch
-from vpt_jax.evaluation.baselines import Marginal
+from vpt_jax.evaluation.baselines import FactoredMarginal, Marginal
 from vpt_jax.evaluation.metrics import Prediction
-from vpt_jax.models.heads import argmax_joint, joint_log_prob
 from vpt_jax.models.kv_cache import KVCache
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.training.objective import Objective, start_at_marginal
 from vpt_jax.training.state import Metrics
 
 
-def cloning(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal | None) -> Objective:
+def cloning(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal | FactoredMarginal | None) -> Objective:
     """Behavioural cloning objective: predict the player's next action from the frames up to now.
 
     Parameters are initialized as in the reference code; with a `marginal`, the action heads' biases are set so that the
@@ -33,7 +30,9 @@ def cloning(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal | N
     )
 
 
-def _init(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal | None, rng: jax.Array) -> Any:
+def _init(
+    policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal | FactoredMarginal | None, rng: jax.Array
+) -> Any:
     params = init_params(policy, frame_shape, rng)
     return start_at_marginal(params, marginal._asdict(), policy.temperature) if marginal is not None else params
 
@@ -41,10 +40,11 @@ def _init(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal | Non
 def cloning_loss(
     policy: Policy, params: Any, memory: KVCache, batch: Batch, rng: jax.Array
 ) -> tuple[Float[Array, ""], tuple[Metrics, KVCache]]:
-    """Mean negative log-probability (nats) of the recorded joint actions over the valid frames."""
+    """Mean negative log-probability (nats) of the recorded actions over the valid frames."""
     del rng  # no augmentation and no dropout
     output = policy.apply({"params": params}, batch.frames, batch.first, memory)
-    log_prob = joint_log_prob(output.logits, joint_from_raw(MINERL, batch.buttons, batch.camera))
+    actions = policy.distribution.encode(batch.buttons, batch.camera)
+    log_prob = policy.distribution.log_prob(output.logits, actions)
     frames = batch.valid.sum()
     loss = -jnp.where(batch.valid, log_prob, 0).sum() / jnp.maximum(frames, 1)
     return loss, ({"valid_frames": frames}, output.memory)
@@ -53,5 +53,6 @@ def cloning_loss(
 def predict_next(policy: Policy, params: Any, memory: KVCache, batch: Batch) -> tuple[Prediction, KVCache]:
     """Most probable action of every frame, the loss of the recorded one, and the memory after the batch."""
     output = policy.apply({"params": params}, batch.frames, batch.first, memory)
-    loss = -joint_log_prob(output.logits, joint_from_raw(MINERL, batch.buttons, batch.camera))
-    return Prediction(loss, *raw_from_joint(MINERL, argmax_joint(output.logits))), output.memory
+    distribution = policy.distribution
+    loss = -distribution.log_prob(output.logits, distribution.encode(batch.buttons, batch.camera))
+    return Prediction(loss, *distribution.decode(distribution.argmax(output.logits))), output.memory

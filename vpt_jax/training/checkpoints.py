@@ -24,10 +24,12 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from vpt_jax.models.heads import ValueNormalizer
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import make_idm, make_policy
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.parallel import log, path_name
 from vpt_jax.system.atomic_files import write_text
 from vpt_jax.system.disk_errors import errno_values
@@ -63,17 +65,31 @@ def jsonable(config: Any) -> dict[str, Any]:
     return json.loads(config.to_json())
 
 
-def run_metadata(config: Any, stream: Mapping[str, Any], frozen: str = "") -> dict[str, Any]:
+def run_metadata(
+    config: Any, stream: Mapping[str, Any], frozen: str = "", space: ActionSpace = MINERL
+) -> dict[str, Any]:
     """Metadata stored with a state: the config, and the settings that must be the same when the run is resumed.
 
     Args:
         config: of the run.
         stream: identifies the training data; JSON values.
         frozen: pattern of the parameters that are not trained; empty: all are trained.
+        space: of the actions.
     """
-    model = {name: value for name, value in jsonable(config.model).items() if name != "remat"}
+    unstated = {"head": "joint"}  # earlier runs do not state it
+    model = {
+        name: value
+        for name, value in jsonable(config.model).items()
+        if name != "remat" and (name, value) not in unstated.items()
+    }
     optimizer = {"name": config.optimizer.name} | ({"frozen": frozen} if frozen else {})
-    return {"stream": stream, "model": model, "optimizer": optimizer, "config": jsonable(config)}
+    metadata = {"stream": stream, "model": model, "optimizer": optimizer, "config": jsonable(config)}
+    return metadata | {"action_space": space.to_dict()}
+
+
+def _space(metadata: Mapping[str, Any]) -> ActionSpace:
+    """Action space of a checkpoint; MineRL's, if it states none (made before spaces were stored, or imported)."""
+    return ActionSpace.from_dict(metadata["action_space"]) if "action_space" in metadata else MINERL
 
 
 def write_run_config(workdir: Path, config: Any, sharding_table: str) -> None:
@@ -200,7 +216,8 @@ def load_policy(workdir: str | Path) -> TrainedPolicy:
     """
     run = _open(workdir, POLICY)
     with _raise_as_damage(run.folder / "facts"):
-        policy, shape = make_policy(run.metadata["config"]["model"]), _frame_shape(run.metadata)
+        policy = make_policy(run.metadata["config"]["model"], _space(run.metadata))
+        shape = _frame_shape(run.metadata)
     new = ValueNormalizer.create()
     state = run.restore(
         lambda: {"params": init_params(policy, shape, jax.random.key(0)), "normalizer": new, "aux_normalizer": new}
@@ -232,7 +249,8 @@ def load_idm(workdir: str | Path) -> TrainedIDM:
     """
     run = _open(workdir, IDM)
     with _raise_as_damage(run.folder / "facts"):
-        idm, shape = make_idm(run.metadata["config"]["model"]), _frame_shape(run.metadata)
+        idm = make_idm(run.metadata["config"]["model"], _space(run.metadata))
+        shape = _frame_shape(run.metadata)
         window = _dimension(run.metadata["stream"]["length"])
     state = run.restore(partial(idm.init, jax.random.key(0), jnp.zeros((1, 1, *shape), jnp.uint8)))
     return TrainedIDM(idm, state["params"], shape, window, run.step)
@@ -245,6 +263,13 @@ def load_model(workdir: str | Path) -> TrainedPolicy | TrainedIDM:
     """Loads a policy or an inverse dynamics model, by the stage of the run. Raises as `load_policy` and `load_idm`."""
     stage = _open(workdir, *LOADERS).metadata["config"]["stage"]
     return LOADERS[MODEL_OF_STAGE[stage]](workdir)
+
+
+def stored_space(workdir: str | Path) -> ActionSpace:
+    """Action space of the model in a work directory. Raises as `load_policy` and `load_idm`."""
+    run = _open(workdir, *LOADERS)
+    with _raise_as_damage(run.folder / "facts"):
+        return _space(run.metadata)
 
 
 class _Run(NamedTuple):

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vpt_jax.actions.minerl import CAMERA
 from vpt_jax.data.augment import augment, mirror
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.baselines import FactoredMarginal
 from vpt_jax.evaluation.metrics import Prediction
-from vpt_jax.models.heads import factored_log_prob
+from vpt_jax.models.factored_head import FactoredDistribution
 from vpt_jax.models.idm import InverseDynamicsModel, temporal_difference_init
 from vpt_jax.training.objective import Objective, start_at_marginal
 from vpt_jax.training.state import Metrics
@@ -64,12 +63,12 @@ def inverse_dynamics_loss(
     batch: Batch,
     rng: jax.Array,
 ) -> tuple[Float[Array, ""], tuple[Metrics, tuple[()]]]:
-    """Mean negative log-probability (nats) of the recorded actions over the valid frames, summed over 22 choices."""
+    """Mean negative log-probability (nats) of the recorded actions over the valid frames, summed over keys and axes."""
     if augmented:
         batch = batch._replace(frames=augment(rng, batch.frames))
     if mirrored:
-        batch = mirror(jax.random.fold_in(rng, 1), batch)
-    loss = _losses(idm.apply({"params": params}, batch.frames, batch.valid).logits, batch)
+        batch = mirror(jax.random.fold_in(rng, 1), batch, idm.space)
+    loss = _losses(idm, idm.apply({"params": params}, batch.frames, batch.valid).logits, batch)
     count = batch.valid.sum()
     return jnp.where(batch.valid, loss, 0).sum() / jnp.maximum(count, 1), ({"valid_frames": count}, memory)
 
@@ -79,9 +78,13 @@ def predict_window(
 ) -> tuple[Prediction, tuple[()]]:
     """Most probable action of every frame, and the loss of the recorded one; the memory is empty."""
     logits = idm.apply({"params": params}, batch.frames, batch.valid).logits
-    camera = CAMERA.to_values(logits["camera"].argmax(-1))
-    return Prediction(_losses(logits, batch), logits["buttons"].argmax(-1), camera), memory
+    distribution = FactoredDistribution(idm.space)
+    predicted = distribution.decode(distribution.argmax(logits))
+    return Prediction(_losses(idm, logits, batch), *predicted), memory
 
 
-def _losses(logits: dict[str, Float[Array, "b t choices classes"]], batch: Batch) -> Float[Array, "b t"]:
-    return -factored_log_prob(logits, batch.buttons, CAMERA.to_bins(batch.camera))
+def _losses(
+    idm: InverseDynamicsModel, logits: dict[str, Float[Array, "b t choices classes"]], batch: Batch
+) -> Float[Array, "b t"]:
+    distribution = FactoredDistribution(idm.space)
+    return -distribution.log_prob(logits, distribution.encode(batch.buttons, batch.camera))

@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 from jax.stages import Lowered, Wrapped
 
 from vpt_jax import parallel
-from vpt_jax.actions.minerl import BUTTONS
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import ActionSpace, ActionSpaceError
 from vpt_jax.data.batch import Batch
 from vpt_jax.keys import seed_key
 from vpt_jax.models.flops import TRAINING_FACTOR
@@ -78,6 +79,8 @@ def check(config: Any, mesh: Mesh) -> None:
         "model.preset": MODEL_OF_STAGE[config.stage].presets, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS,
         "sharding": parallel.RULES,
     })  # fmt: skip
+    if config.stage in STAGES and "head" in config.model:
+        check_choices(config, {"model.head": STAGES[config.stage].heads})
     check_hang_minutes(config)
     for field in ("data.batch", "data.valid_batch", "data.length", "data.grad_accum_steps"):
         if attrgetter(field)(config) < 1:
@@ -116,11 +119,6 @@ def make_mesh(config: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
         raise ConfigError(f"config.mesh: {error}") from error
 
 
-def pretrained_params(config: Any) -> Any:
-    """Parameters of `config.init_from`, in host memory; raises as `pretrained_model`."""
-    return pretrained_model(config).params
-
-
 def pretrained_model(config: Any) -> Any:
     """Loads the `TrainedPolicy` or `TrainedIDM` of `config.init_from`, with its arrays in host memory.
 
@@ -138,7 +136,7 @@ def pretrained_model(config: Any) -> Any:
             f"{' or '.join(map(str, steps))}, depending on the host: start once its training has ended and all hosts "
             "find its last checkpoint, or give each a copy"
         )
-    for field in ("temperature", "use_last"):
+    for field in ("temperature", "use_last", "head"):
         if field in config.model and (trained := getattr(pretrained.module, field)) != config.model[field]:
             raise ConfigError(
                 f"config.model.{field} is {config.model[field]}, and the model in {config.init_from} was trained with "
@@ -154,19 +152,22 @@ def frozen_pattern(config: Any) -> str:
     return "|".join(pattern for pattern in patterns if pattern)
 
 
-def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, steps: int) -> Setup:
+def make_setup(
+    config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, steps: int, space: ActionSpace = MINERL
+) -> Setup:
     """Builds the run that a config describes, on a mesh.
 
     Args:
       config: fields as in configs/foundation.py or configs/idm.py.
       frame_shape: height, width and channels.
-      marginal: frequencies of the actions, of the stage's `marginal` type in `STAGES`.
+      marginal: frequencies of the actions, of the type in `stages.head_statistics`.
       steps: of the whole run, for the learning rate schedule.
+      space: of the actions.
 
     Raises:
       ConfigError: `config.frozen_pattern` matches no parameters, or all.
     """
-    objective = make_objective(config, frame_shape, marginal)
+    objective = make_objective(config, frame_shape, marginal, space)
     pattern = frozen_pattern(config)
     loss = _with_frozen_params(objective.loss, pattern) if pattern else objective.loss
 
@@ -177,7 +178,7 @@ def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, 
     # Values that differ between the runs of an experiment are arguments of the programs, not constants: so the programs
     # are compiled once.
     def init_state(marginal: Any, params: Any = None) -> TrainState:
-        objective = make_objective(config, frame_shape, marginal)
+        objective = make_objective(config, frame_shape, marginal, space)
         return _make_state(objective, masked_optimizer(steps), config.data.batch, config.seed, params)
 
     def update(state: TrainState, batch: Batch, steps: Any) -> tuple[TrainState, Metrics]:
@@ -197,25 +198,30 @@ def make_setup(config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, 
     return Setup(objective, init, shapes, shardings, step)
 
 
-def make_objective(config: Any, frame_shape: FrameShape, marginal: Any) -> Objective:
+def make_objective(config: Any, frame_shape: FrameShape, marginal: Any, space: ActionSpace) -> Objective:
     """Objective of `config.stage`; arguments as in `make_setup`."""
     stage = STAGES[config.stage]
     initial_marginal = marginal if config.initial.start_at_marginal else None
     options = {name: attrgetter(config_field)(config) for name, config_field in stage.options.items()}
-    return stage.objective(stage.model.make(config.model), frame_shape, initial_marginal, **options)
+    return stage.objective(stage.model.make(config.model, space), frame_shape, initial_marginal, **options)
 
 
 def _with_frozen_params(loss: Loss, pattern: str) -> Loss:
     return lambda params, *inputs: loss(stop_gradient_on_frozen(params, pattern), *inputs)
 
 
-def initial_params(config: Any, shapes: Any) -> Any:
+def initial_params(config: Any, shapes: Any, space: ActionSpace) -> Any:
     """Initial parameters of a run from `config.init_from`, in host memory, restricted to the modules in `shapes`.
 
     Raises:
-      ConfigError: as `pretrained_params`, or the parameters have other shapes.
+      ConfigError: as `pretrained_model`, or the parameters have other shapes, or another action space.
     """
-    pretrained = pretrained_params(config)
+    model = pretrained_model(config)
+    try:
+        model.module.space.require_equal(space, f"the model in {config.init_from} (config.init_from)", "the data")
+    except ActionSpaceError as error:
+        raise ConfigError(str(error)) from error
+    pretrained = model.params
     params = {name: pretrained[name] for name in pretrained if name in shapes}
     if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, shapes):
         raise ConfigError(
@@ -226,7 +232,7 @@ def initial_params(config: Any, shapes: Any) -> Any:
     return params
 
 
-def batch_shapes(config: Any, mesh: Mesh, frame_shape: FrameShape) -> Batch:
+def batch_shapes(config: Any, mesh: Mesh, frame_shape: FrameShape, space: ActionSpace = MINERL) -> Batch:
     """Shapes of a global batch, with their shardings."""
 
     def shape(dtype: type, *dimensions: int) -> Any:
@@ -235,8 +241,8 @@ def batch_shapes(config: Any, mesh: Mesh, frame_shape: FrameShape) -> Batch:
 
     return Batch(
         frames=shape(np.uint8, *frame_shape),
-        buttons=shape(np.uint8, len(BUTTONS)),
-        camera=shape(np.float32, 2),
+        buttons=shape(np.uint8, len(space.keys)),
+        camera=shape(np.float32, len(space.axes)),
         first=shape(np.bool_),
         valid=shape(np.bool_),
     )
@@ -252,10 +258,10 @@ def step_buffers(shapes: TrainState, batch: Batch) -> dict[str, Any]:
     }
 
 
-def training_flops(config: Any, frame_shape: FrameShape) -> float:
+def training_flops(config: Any, frame_shape: FrameShape, space: ActionSpace) -> float:
     """FLOPs of training on a frame, as MFU counts them: the model's, without recomputation (rematerialization)."""
     (height, width, _), kind = frame_shape, MODEL_OF_STAGE[config.stage]
-    return TRAINING_FACTOR * kind.flops(kind.make(config.model), height, width, config.data.length)
+    return TRAINING_FACTOR * kind.flops(kind.make(config.model, space), height, width, config.data.length)
 
 
 def make_optimizer(config: Any, steps: Any) -> optax.GradientTransformation:

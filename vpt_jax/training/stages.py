@@ -7,9 +7,16 @@ it imports no data libraries.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vpt_jax.evaluation.baselines import FactoredMarginal, Marginal, idm_baselines, policy_baselines
+from vpt_jax.actions.space import ActionSpace
+from vpt_jax.evaluation.baselines import (
+    FactoredMarginal,
+    Marginal,
+    factored_policy_baselines,
+    idm_baselines,
+    policy_baselines,
+)
 from vpt_jax.models.flops import idm_flops, policy_flops
 from vpt_jax.models.presets import IDMS, POLICIES, make_idm, make_policy
 from vpt_jax.training.behavioural_cloning import cloning
@@ -25,12 +32,20 @@ class ModelKind:
     """Kind of trained model. Its loader is in `checkpoints.LOADERS`: checkpoints are above this table."""
 
     presets: Mapping[str, Any]  # sizes by the name in `config.model.preset`
-    make: Callable[[Any], Any]  # from `config.model`
+    make: Callable[[Any, ActionSpace], Any]  # from `config.model`, for a space
     flops: Callable[[Any, int, int, int], float]  # of the forward pass per frame: model, height, width, chunk length
 
 
 POLICY = ModelKind(POLICIES, make_policy, policy_flops)
 IDM = ModelKind(IDMS, make_idm, idm_flops)
+
+
+class HeadStatistics(NamedTuple):
+    """Statistics of the data that a head needs, in the form of its actions."""
+
+    marginal: type[Marginal] | type[FactoredMarginal]  # actions' frequencies: initial biases of the head
+    # Training and held-out stream -> metrics of predictors that see no frame.
+    baselines: Callable[["Stream", "Stream"], dict[str, dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -42,10 +57,7 @@ class Stage:
     model: ModelKind
     # Model, shape of the frames, and marginal or None (heads without an initial bias) -> objective.
     objective: Callable[..., Objective]
-    # Actions' frequencies: initial biases of the heads.
-    marginal: type[Marginal] | type[FactoredMarginal]
-    # Training and held-out stream -> metrics of predictors that see no frame.
-    baselines: Callable[["Stream", "Stream"], dict[str, dict[str, float]]]
+    heads: Mapping[str, "HeadStatistics"]  # by the name in `config.model.head`; the first is the default
     # True: independent windows (`WindowStream`), False: contiguous streams (`Stream`). No class, which would import the
     # data libraries.
     windows: bool
@@ -59,8 +71,11 @@ STAGES = {
         input_description="The policy predicts the player's next action from the recorded frames so far.",
         model=POLICY,
         objective=cloning,
-        marginal=Marginal,
-        baselines=policy_baselines,
+        heads={
+            "joint": HeadStatistics(Marginal, policy_baselines),
+            "factored": HeadStatistics(FactoredMarginal, factored_policy_baselines),
+            "autoregressive": HeadStatistics(FactoredMarginal, factored_policy_baselines),
+        },
         windows=False,
         views=("valid",),
     ),
@@ -69,8 +84,7 @@ STAGES = {
         input_description="The model predicts the action from the frames before and after.",
         model=IDM,
         objective=inverse_dynamics,
-        marginal=FactoredMarginal,
-        baselines=idm_baselines,
+        heads={"factored": HeadStatistics(FactoredMarginal, idm_baselines)},
         windows=True,
         views=("valid", "acting"),
         options={
@@ -80,5 +94,13 @@ STAGES = {
         },
     ),
 }
+
+
+def head_statistics(config: Any) -> HeadStatistics:
+    """Statistics of the head that a config names."""
+    heads = STAGES[config.stage].heads
+    return heads[config.model.get("head", next(iter(heads)))]
+
+
 PPG_STAGE = "ppg"
 MODEL_OF_STAGE = {name: stage.model for name, stage in STAGES.items()} | {PPG_STAGE: POLICY}

@@ -9,16 +9,22 @@ import numpy as np
 import pytest
 
 from vpt_jax.actions.minerl import BUTTON_INDEX, MINERL
-from vpt_jax.actions.space import ActionSpaceError
+from vpt_jax.actions.space import ActionSpace, ActionSpaceError
 from vpt_jax.curation.validation import score as score_module
 from vpt_jax.curation.validation import validate
-from vpt_jax.curation.validation.alignment import EpisodeScorer
+from vpt_jax.curation.validation.alignment import EpisodeScorer, FrameLogProbs
 from vpt_jax.curation.validation.commands import COMMANDS
 from vpt_jax.curation.validation.episodes import InspectionError, find_episodes
-from vpt_jax.curation.validation.label_calibration import cooled, head_sums, temperatures_of
-from vpt_jax.curation.validation.predictions import model_predictions, recorded_actions
+from vpt_jax.curation.validation.label_calibration import cooled, head_sums, label_outcomes, temperatures_of
+from vpt_jax.curation.validation.predictions import (
+    Predicted,
+    log_likelihood,
+    model_predictions,
+    recorded_actions,
+)
 from vpt_jax.curation.validation.score import score
 from vpt_jax.data.dataset import load_index, write_space
+from vpt_jax.evaluation.scores import Actions, compute_scores, score_actions
 
 from .conftest import ideal_log_probs, small_idm
 
@@ -156,6 +162,20 @@ def test_temperatures_undo_a_wrong_scale(clean):
     np.testing.assert_allclose(warm.buttons, ideal_log_probs(*recorded).buttons, atol=1e-5)
     odds = np.exp(warm.camera.max(-1) - warm.camera.min(-1))
     np.testing.assert_allclose(odds, np.sqrt(0.9 / 0.01), rtol=1e-4)  # 0.1 spread over ten bins
+
+
+def test_a_space_of_keys_alone_is_scored():
+    space, rng = ActionSpace("pinball", ("left", "right", "tilt")), np.random.default_rng(0)
+    recorded = Actions((rng.random((50, 3)) < 0.3).astype(np.uint8), np.zeros((50, 0), np.float32))
+    held = np.where(recorded.keys > 0, 0.8, 0.2)[..., None]
+    log_probs = FrameLogProbs(np.log(np.concatenate([1 - held, held], -1)), np.zeros((50, 0, 2)))
+    confidence = np.exp(log_likelihood(log_probs, recorded.keys, np.zeros((50, 0), int)))
+    predicted = Predicted(None, recorded, confidence, log_probs)
+    assert predicted.confidence == pytest.approx(0.8**3)
+    figures = compute_scores(space, score_actions(space, *[recorded] * 2))
+    assert figures["key_exact"] == figures["event_f1/mean"] == 1
+    assert label_outcomes(predicted, recorded, space).all_right.all()
+    assert temperatures_of([head_sums(log_probs, recorded, space)])["camera"] == 1
 
 
 @pytest.mark.parametrize(

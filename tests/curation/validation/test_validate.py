@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.curation.validation import validate
 from vpt_jax.curation.validation.commands import COMMANDS
 from vpt_jax.curation.validation.duplicates import find_copies
@@ -82,14 +83,14 @@ def test_broken_records_and_indexes_are_found(clean, settings, tmp_path):
 
 def test_implausible_actions_are_found():
     buttons, camera, confidence = np.zeros((300, 20), np.uint8), np.zeros((300, 2)), np.ones(300)
-    assert not list(check_actions(5, buttons, camera, confidence))
+    assert not list(check_actions(MINERL, 5, buttons, camera, confidence))
     buttons[50:151, 2] = 1
     confidence[7] = np.nan
-    assert list(check_actions(5, buttons, camera, confidence)) == [
+    assert list(check_actions(MINERL, 5, buttons, camera, confidence)) == [
         "confidences are not between 0 and 1",
         "forward is held for 5 s from frame 50 on: a stuck key?",
     ]
-    assert not list(check_actions(6, buttons, camera, np.ones(300)))
+    assert not list(check_actions(MINERL, 6, buttons, camera, np.ones(300)))
 
 
 def test_equal_runs_of_moving_pictures_are_copies():

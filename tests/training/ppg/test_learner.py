@@ -10,9 +10,11 @@ import pytest
 
 from vpt_jax import parallel
 from vpt_jax.actions.joint import JointAction
-from vpt_jax.models.heads import ValueNormalizer
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.models.joint_head import JointDistribution
 from vpt_jax.models.kv_cache import KVCache
 from vpt_jax.models.policy import PolicyOutput
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.training.ppg.learner import (
     Learner,
     LearnerState,
@@ -132,6 +134,8 @@ def test_drawing_a_minibatch_needs_no_communication_between_devices():
 
 class Constant:
     """Stub policy with constant outputs: its parameters."""
+
+    head, space, distribution = "joint", MINERL, JointDistribution()
 
     @staticmethod
     def apply(variables, frames, first, memory):

@@ -7,8 +7,9 @@ import pytest
 
 from vpt_jax.actions.joint import JointAction, joint_tables
 from vpt_jax.actions.minerl import MINERL
-from vpt_jax.models.heads import ValueNormalizer, joint_entropy, joint_kl, joint_log_prob, sample_joint
+from vpt_jax.models.joint_head import JointDistribution
 from vpt_jax.models.policy import PolicyOutput
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.training.ppg.losses import (
     LossWeights,
     Segment,
@@ -44,6 +45,8 @@ def random_logits(seed, *shape):
 
 class FixedPolicy:
     """Stub policy whose parameters are its output."""
+
+    distribution = JointDistribution()
 
     @staticmethod
     def apply(variables, frames, first, memory):
@@ -113,19 +116,22 @@ def test_explained_variance_is_computed_over_valid_steps_only():
 def test_the_kl_is_that_of_the_whole_joint_action():
     """The three outcomes are: no camera, and the camera's two classes."""
     p, q = np.array([0.4, 0.6 * 0.9, 0.6 * 0.1]), np.array([0.7, 0.3 * 0.2, 0.3 * 0.8])
-    found = joint_kl(logits_of(0.6, 0.9), logits_of(0.3, 0.2)), joint_kl(logits_of(0.3, 0.2), logits_of(0.6, 0.9))
+    found = (
+        JointDistribution().kl(logits_of(0.6, 0.9), logits_of(0.3, 0.2)),
+        JointDistribution().kl(logits_of(0.3, 0.2), logits_of(0.6, 0.9)),
+    )
     np.testing.assert_allclose(np.ravel(found), [(p * np.log(p / q)).sum(), (q * np.log(q / p)).sum()], rtol=1e-6)
-    np.testing.assert_allclose(joint_entropy(logits_of(0.6, 0.9)), [[-(p * np.log(p)).sum()]], rtol=1e-6)
+    np.testing.assert_allclose(JointDistribution().entropy(logits_of(0.6, 0.9)), [[-(p * np.log(p)).sum()]], rtol=1e-6)
 
 
 def test_frequencies_of_sampled_actions_equal_their_probabilities():
     logits = jax.tree.map(lambda head_logits: jnp.tile(head_logits, (1, 4000, 1)), logits_of(0.6, 0.9))
-    drawn = sample_joint(jax.random.key(0), logits)
+    drawn = JointDistribution().sample(jax.random.key(0), logits)
     moves = np.asarray(drawn.buttons == WITH)
     np.testing.assert_allclose(moves.mean(), 0.6, atol=0.03)
     np.testing.assert_allclose((drawn.camera == 0)[moves].mean(), 0.9, atol=0.03)
     assert set(np.asarray(drawn.camera)[~moves]) == {60}  # no movement
-    log_prob = joint_log_prob(logits, drawn)
+    log_prob = JointDistribution().log_prob(logits, drawn)
     np.testing.assert_allclose(np.exp(log_prob)[moves].max(), 0.6 * 0.9, rtol=1e-6)
     np.testing.assert_allclose(np.exp(log_prob)[~moves], 0.4, rtol=1e-6)
 
@@ -135,7 +141,7 @@ def wake(kl_coef=0.3, weights=LossWeights(), valid=None, logits=None, pretrained
     logits = random_logits(1, 1, 2) if logits is None else logits
     pretrained = random_logits(2, 1, 2) if pretrained is None else pretrained
     action = JointAction(np.array([[WITH, WITHOUT]]), np.array([[3, 60]]))
-    log_prob = joint_log_prob(logits, action) - jnp.log(jnp.array([[1.1, 1.6]]))
+    log_prob = JointDistribution().log_prob(logits, action) - jnp.log(jnp.array([[1.1, 1.6]]))
     segment = segment_of(action, log_prob, [[2.0, -1.0]], [[3.0, 5.0]], valid)
     normalizer = ValueNormalizer(jnp.array([2.0]), jnp.array([8.0]), jnp.array(1.0))  # mean 2, variance 4
     params = {"logits": logits, "value": jnp.array([[0.5, 1.0]])}
@@ -151,7 +157,7 @@ def test_the_wake_loss_equals_its_terms():
     value, metrics = loss(params)
     policy_loss = np.mean([-2.2, 1.6])
     value_loss = np.mean([(0.5 - (3 - 2) / 2) ** 2, (1.0 - (5 - 2) / 2) ** 2])
-    kl, entropy = np.mean(joint_kl(pretrained, logits)), np.mean(joint_entropy(logits))
+    kl, entropy = np.mean(JointDistribution().kl(pretrained, logits)), np.mean(JointDistribution().entropy(logits))
     np.testing.assert_allclose(metrics["policy_loss"], policy_loss, rtol=1e-6)
     np.testing.assert_allclose(metrics["value_loss"], value_loss, rtol=1e-6)
     np.testing.assert_allclose(metrics["clipped"], 0.5)
@@ -181,7 +187,7 @@ def test_the_gradient_of_the_kl_penalty_pulls_to_the_pretrained_policy():
     p, q = logits_of(0.6, 0.9), logits_of(0.3, 0.2)
 
     def kl(camera_logit):
-        return joint_kl(p, q | {"camera": q["camera"].at[0, 0, 0].set(camera_logit)}).sum()
+        return JointDistribution().kl(p, q | {"camera": q["camera"].at[0, 0, 0].set(camera_logit)}).sum()
 
     at = float(q["camera"][0, 0, 0])
     slope = (kl(at + 1e-5) - kl(at - 1e-5)) / 2e-5
@@ -197,7 +203,7 @@ def test_the_sleep_loss_equals_its_terms():
     params = {"logits": logits, "value": jnp.array([[0.5, 1.0]]), "aux_value": jnp.array([[0.0, 1.5]])}
     weights = LossWeights(sleep_value_coef=0.5, aux_value_coef=0.25, kl_old_policy_coef=2.0)
     value, _ = sleep_loss(FixedPolicy, weights, params, None, segment, before, normalizer)
-    expected = 0.5 * (0.25 / 2) + 0.25 * (0.25 / 2) + 2 * np.mean(joint_kl(before, logits))
+    expected = 0.5 * (0.25 / 2) + 0.25 * (0.25 / 2) + 2 * np.mean(JointDistribution().kl(before, logits))
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
@@ -223,7 +229,7 @@ def test_without_kl_penalty_the_wake_loss_is_plain_ppo(seed):
     shape = (3, 4)
     logits = random_logits(seed, *shape)
     action = JointAction(rng.integers(8641, size=shape), rng.integers(121, size=shape))
-    log_prob = np.asarray(joint_log_prob(logits, action)) + rng.normal(0, 0.3, shape)
+    log_prob = np.asarray(JointDistribution().log_prob(logits, action)) + rng.normal(0, 0.3, shape)
     advantage, value, target = rng.normal(size=(3, *shape))
     valid = rng.random(shape) < 0.8
     segment = segment_of(action, log_prob, advantage, target, valid)

@@ -10,8 +10,9 @@ import pytest
 
 from vpt_jax import parallel
 from vpt_jax.envs.vector.pool import TimeStep
-from vpt_jax.models.heads import ValueNormalizer, joint_log_prob
+from vpt_jax.models.joint_head import JointDistribution
 from vpt_jax.models.policy import Policy, init_params
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.training.ppg.learner import Learner, PPGConfig, segment_order, take_segments
 from vpt_jax.training.ppg.rollout import RolloutCollector
 from vpt_jax.training.ppg.setup import initial_state
@@ -76,7 +77,7 @@ def test_random_segments_reproduce_the_log_probs_of_the_rollout():
         memory, *segment_streams = take_segments(LENGTH, order, batch, rollout.memory, *streams)
         frames, first, valid, action, log_prob = segment_streams
         output = apply({"params": params}, frames, first, memory)
-        ratio = np.where(valid, joint_log_prob(output.logits, action) - log_prob, 0)
+        ratio = np.where(valid, JointDistribution().log_prob(output.logits, action) - log_prob, 0)
         np.testing.assert_allclose(ratio, 0, atol=2e-5)
         num_valid += valid.sum()
     assert num_valid == rollout.valid.sum() > 0.7 * GAMES * LENGTH * SEGMENTS

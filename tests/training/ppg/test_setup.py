@@ -9,8 +9,8 @@ import pytest
 
 from configs import rl_diamond, rl_doom
 from vpt_jax.envs.vector.pool import FinishedEpisode
-from vpt_jax.models.heads import ValueNormalizer
 from vpt_jax.models.policy import Policy, init_params
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.training.checkpoints import Checkpoints, SettingsChangedError, TrainedPolicy
 from vpt_jax.training.ppg import setup as ppg

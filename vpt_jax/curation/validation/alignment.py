@@ -14,8 +14,9 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
-from vpt_jax.actions.minerl import CAMERA
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.quantizer import Array
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.curation.validation.episodes import Episode, read_frames
 from vpt_jax.labelling.model import Logits, span_logits
 from vpt_jax.labelling.plan import EncodedVideo, Plan, Spans
@@ -37,8 +38,8 @@ _WINDOWS = 15  # per call of the model
 class FrameLogProbs(NamedTuple):
     """Log-probabilities of every action class in every frame of a video. Fields are the model's heads."""
 
-    buttons: Float32[Array, "n 20 2"]  # up, down
-    camera: Float32[Array, "n 2 11"]
+    buttons: Float32[Array, "n keys 2"]  # up, down
+    camera: Float32[Array, "n axes bins"]
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,17 @@ def _read_padded(episode: Episode, start: int, stop: int) -> UInt8[np.ndarray, "
 
 
 def _log_probs(_: Array, logits: Logits) -> FrameLogProbs:
-    return FrameLogProbs(**{head: jax.nn.log_softmax(logits_h) for head, logits_h in logits.items()})
+    buttons = jax.nn.log_softmax(logits["buttons"])
+    camera = jax.nn.log_softmax(logits["camera"]) if "camera" in logits else buttons[..., :0, :]
+    return FrameLogProbs(buttons, camera)
 
 
 def measure_alignment(
-    log_probs: FrameLogProbs, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]
-) -> Alignment | None:  # fmt: skip
+    log_probs: FrameLogProbs,
+    buttons: UInt8[np.ndarray, "n keys"],
+    camera: Float[np.ndarray, "n axes"],
+    space: ActionSpace = MINERL,
+) -> Alignment | None:
     """Measures how well actions fit their frames; None if there are fewer than `MIN_BLOCKS` blocks of frames.
 
     Frames nearer to an end than `MAX_SHIFT` are left out, so that all displacements are compared on the same frames.
@@ -99,12 +105,13 @@ def measure_alignment(
     Args:
         log_probs: the model's output for the episode's frames.
         buttons: keys, 1 where down.
-        camera: degrees.
+        camera: movement of the axes.
+        space: of the actions.
     """
     rows = np.arange(MAX_SHIFT, len(buttons) - MAX_SHIFT)
     if len(rows) < MIN_BLOCKS * BLOCK:
         return None
-    bins = CAMERA.to_bins(np.asarray(camera))
+    bins = space.to_bins(np.asarray(camera))
     log_likelihood_at = partial(_log_likelihood, log_probs, np.asarray(buttons) > 0, bins, rows)
     by_shift = np.stack([log_likelihood_at(rows + shift) for shift in SHIFTS])
     best = int(by_shift.mean(1).argmax())
@@ -129,8 +136,8 @@ def _baseline_shifts(frames: int) -> Int[np.ndarray, " places"]:
 
 def _log_likelihood(
     log_probs: FrameLogProbs,
-    held: Bool[np.ndarray, "n 20"],
-    bins: Int[np.ndarray, "n 2"],
+    held: Bool[np.ndarray, "n keys"],
+    bins: Int[np.ndarray, "n axes"],
     frames: Int[np.ndarray, " m"],
     steps: Int[np.ndarray, " m"],
 ) -> Float[np.ndarray, " m"]:

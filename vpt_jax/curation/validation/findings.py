@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vpt_jax.actions.minerl import MINERL
 from vpt_jax.curation.validation import leakage
 from vpt_jax.curation.validation.alignment import MAX_SHIFT, MIN_EXPECTED_GAIN, MIN_GAIN_Z, MIN_SHIFT_Z, Alignment
 from vpt_jax.curation.validation.duplicates import find_copies
@@ -76,7 +75,7 @@ def _equal_groups(scans: Mapping[Episode, Scan], content: str) -> list[list[Epis
 def _is_busy(episode: Episode) -> bool:
     """True if at least a second of actions is not null: they could hardly equal another episode's by chance."""
     index: EpisodeIndex = episode.index
-    null = MINERL.is_null(np.asarray(index.buttons[episode.rows]), np.asarray(index.camera[episode.rows]))
+    null = index.space.is_null(np.asarray(index.buttons[episode.rows]), np.asarray(index.camera[episode.rows]))
     return int((~null).sum()) >= FRAME_RATE
 
 

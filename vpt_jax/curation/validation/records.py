@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8, UInt64
 
-from vpt_jax.actions.minerl import BUTTONS
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.curation.validation.duplicates import hash_frame, longest_run
 from vpt_jax.curation.validation.episodes import (
     Episode,
@@ -19,7 +19,6 @@ from vpt_jax.curation.validation.episodes import (
 )
 from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.errors import DatasetDamagedError
-from vpt_jax.recording import MAX_DEGREES
 from vpt_jax.system.atomic_files import atomic_write, read_arrays
 from vpt_jax.video import FRAME_RATE
 
@@ -40,7 +39,7 @@ def scan_episode(episode: Episode, stuck_seconds: float, result: Path) -> None:
     """
     index = episode.index
     actions = (np.asarray(field[episode.rows]) for field in (index.buttons, index.camera, index.confidence))
-    problems = list(check_actions(stuck_seconds, *actions))
+    problems = list(check_actions(index.space, stuck_seconds, *actions))
     hashes: list[int] = []
     for problem, frames in _check_records(episode):
         problems += [problem] if problem else []
@@ -65,20 +64,21 @@ def load_scan(result: Path) -> Scan | None:
 
 
 def check_actions(
+    space: ActionSpace,
     stuck_seconds: float,
-    buttons: UInt8[np.ndarray, "n 20"],
-    camera: Float[np.ndarray, "n 2"],
+    buttons: UInt8[np.ndarray, "n keys"],
+    camera: Float[np.ndarray, "n axes"],
     confidence: Float[np.ndarray, " n"],
 ) -> Iterator[str]:
     """Yields a message for each kind of value that no recorder or model writes, or that no player produces."""
     if (buttons > 1).any():
         yield f"button values are neither 0 nor 1 in {int((buttons > 1).any(1).sum())} frames"
-    if not (np.abs(camera) <= MAX_DEGREES).all():  # NaN too
-        frames = int((~(np.abs(camera) <= MAX_DEGREES)).any(1).sum())
-        yield f"camera angles are NaN or larger than {MAX_DEGREES} degrees in {frames} frames"
+    for axis, values in zip(space.axes, camera.T, strict=True):
+        if frames := int((~(np.abs(values) <= axis.limit)).sum()):  # NaN too
+            yield f"{axis.name} is NaN or larger than {axis.limit:g} {axis.unit} in {frames} frames"
     if not ((confidence >= 0) & (confidence <= 1)).all():
         yield "confidences are not between 0 and 1"
-    for name, held in zip(BUTTONS, buttons.T, strict=True):
+    for name, held in zip(space.keys, buttons.T, strict=True):
         start, frames = longest_run(held > 0)
         if frames > stuck_seconds * FRAME_RATE:
             yield f"{name} is held for {frames / FRAME_RATE:.0f} s from frame {start} on: a stuck key?"

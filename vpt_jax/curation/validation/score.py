@@ -104,8 +104,8 @@ def _predictions(config: ConfigDict, episodes: Sequence[Episode], space: ActionS
 
 
 def _results(config: ConfigDict, pairs: Sequence[Pair], space: ActionSpace) -> dict[str, Any]:
-    scores = [score_actions(p.actions, recorded, loss=_losses(p, recorded, space)) for p, recorded in pairs]
-    baselines = [baseline_scores(recorded, space) for _, recorded in pairs]
+    scores = [score_actions(space, p.actions, recorded, loss=_losses(p, recorded, space)) for p, recorded in pairs]
+    baselines = [baseline_scores(space, recorded) for _, recorded in pairs]
     outcomes = [label_outcomes(p, recorded, space) for p, recorded in pairs]
     ece, curve = confidence_calibration(outcomes, config.draws)
     results: dict[str, Any] = {
@@ -115,9 +115,9 @@ def _results(config: ConfigDict, pairs: Sequence[Pair], space: ActionSpace) -> d
         "choice": "" if config.labels else config.choice,
         "episodes": len(pairs),
         "frames": sum(len(recorded.keys) for _, recorded in pairs),
-        "metrics": score_figures(scores, space, config.draws),
+        "metrics": score_figures(space, scores, config.draws),
         "baselines": {
-            name: score_figures([each[name] for each in baselines], space, config.draws) for name in baselines[0]
+            name: score_figures(space, [each[name] for each in baselines], config.draws) for name in baselines[0]
         },
         "confidence": {"ece": ece, "curve": curve},
         "precision": config.target_precision,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vpt_jax.actions.minerl import BUTTONS, CAMERA, MINERL
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.dataset import EpisodeIndex
 from vpt_jax.data.recorded_stats import RecordedStats, RecordObserver, sum_stats
 from vpt_jax.recording import BrokenRecordingError, read_steps, recording_file
@@ -33,12 +33,14 @@ class Stats:
     null: float  # share of null actions, with binned camera
     held: dict[str, float]  # by key: share of frames in which it is down
     presses: dict[str, float]  # by key: how often it goes down, per minute
-    pitch: list[float]  # share of frames in each of the camera's 11 bins, upwards to downwards
-    yaw: list[float]  # leftwards to rightwards
+    axes: dict[str, list[float]]  # by axis: share of frames in each of its bins (MineRL: upwards, leftwards first)
+    space: ActionSpace  # of the actions
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as a JSON object."""
-        return asdict(self)
+        """The fields as a JSON object, with the shares of each axis under its name."""
+        fields = asdict(self)
+        del fields["space"]
+        return fields | fields.pop("axes")
 
 
 class _Counts(NamedTuple):
@@ -47,7 +49,7 @@ class _Counts(NamedTuple):
     null: int
     held: np.ndarray
     presses: np.ndarray
-    camera: np.ndarray  # [2, 11]
+    camera: np.ndarray  # [axes, bins]
     confidence: float
 
 
@@ -56,7 +58,7 @@ def split_stats(index: EpisodeIndex) -> Stats:
     counts = _sum(_count_all(index))
     frames = int(index.lengths.sum())
     minutes = frames / FRAME_RATE / 60
-    pitch, yaw = (counts.camera / frames).tolist()
+    space = index.space
     return Stats(
         episodes=len(index.names),
         frames=frames,
@@ -67,10 +69,10 @@ def split_stats(index: EpisodeIndex) -> Stats:
         longest=int(index.lengths.max()),
         confidence=float(counts.confidence / frames),
         null=float(counts.null / frames),
-        held=dict(zip(BUTTONS, (counts.held / frames).tolist(), strict=True)),
-        presses=dict(zip(BUTTONS, (counts.presses / minutes).tolist(), strict=True)),
-        pitch=pitch,
-        yaw=yaw,
+        held=dict(zip(space.keys, (counts.held / frames).tolist(), strict=True)),
+        presses=dict(zip(space.keys, (counts.presses / minutes).tolist(), strict=True)),
+        axes=dict(zip(space.axis_index, (counts.camera / frames).tolist(), strict=True)),
+        space=space,
     )
 
 
@@ -81,17 +83,21 @@ def _sum(counts: Iterable[_Counts]) -> _Counts:
 def _count_all(index: EpisodeIndex) -> Iterator[_Counts]:
     for episode in range(len(index.names)):
         rows = index.rows(episode)
-        yield _count(*(np.asarray(field[rows]) for field in (index.buttons, index.camera, index.confidence)))
+        fields = (index.buttons, index.camera, index.confidence)
+        yield _count(index.space, *(np.asarray(field[rows]) for field in fields))
 
 
 def _count(
-    buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"], confidence: Float[np.ndarray, " n"]
+    space: ActionSpace,
+    buttons: UInt8[np.ndarray, "n keys"],
+    camera: Float[np.ndarray, "n axes"],
+    confidence: Float[np.ndarray, " n"],
 ) -> _Counts:
     held = buttons > 0
-    before = np.concatenate([np.zeros((1, len(BUTTONS)), bool), held[:-1]])  # before an episode all keys are up
-    bins = CAMERA.to_bins(camera)
-    histograms = [np.bincount(axis, minlength=CAMERA.num_bins) for axis in bins.T]
-    null = int(MINERL.is_null(buttons, camera).sum())
+    before = np.concatenate([np.zeros((1, len(space.keys)), bool), held[:-1]])  # before an episode all keys are up
+    bins = space.to_bins(camera)
+    histograms = [np.bincount(axis, minlength=space.num_bins) for axis in bins.T]
+    null = int(space.is_null(buttons, camera).sum())
     return _Counts(null, held.sum(0), (held & ~before).sum(0), np.array(histograms), float(confidence.sum(dtype=float)))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vpt_jax.actions.minerl import BUTTONS, CAMERA
+from vpt_jax.actions.space import Axis
 from vpt_jax.curation.validation.stats import Stats
 from vpt_jax.report import page
 from vpt_jax.video import FRAME_RATE
@@ -41,31 +41,40 @@ def _justify(cell: str, width: int, left: bool) -> str:
 def stats_tables(stats: Mapping[str, Stats]) -> list[Table]:
     """Tables of the statistics of splits, of one or several datasets, one column per split."""
     columns = ["", *stats]
-    used = [name for name in BUTTONS if any(each.held[name] for each in stats.values())]
-    held: Rows = [[name, *(each.held[name] for each in stats.values())] for name in used]
-    presses: Rows = [[name, *(f"{each.presses[name]:.1f}" for each in stats.values())] for name in used]
+    names = dict.fromkeys(name for each in stats.values() for name in each.space.keys)
+    used = [name for name in names if any(each.held.get(name) for each in stats.values())]
+    held: Rows = [[name, *(each.held.get(name, 0.0) for each in stats.values())] for name in used]
+    presses: Rows = [[name, *(f"{each.presses.get(name, 0.0):.1f}" for each in stats.values())] for name in used]
+    axes = dict.fromkeys((axis, stats_of.space.name) for stats_of in stats.values() for axis in stats_of.space.axes)
     trivial = "A constant prediction of no key and no camera movement is right in all other frames."
     note = f"Keys never used are left out. {trivial}"
     return [
         Table("Size", columns, _size_rows(stats)),
         Table("Keys: share of frames in which they are down", columns, held, note),
         Table("Keys: presses per minute", columns, presses),
-        _camera_table("pitch", "down", stats),
-        _camera_table("yaw", "right", stats),
+        *(_axis_table(axis, {key: one for key, one in stats.items() if axis in one.space.axes}) for axis, _ in axes),
     ]
 
 
-def _camera_table(axis: str, way: str, stats: Mapping[str, Stats]) -> Table:
-    rows = [
-        [f"{angle:+.2f}", *(getattr(each, axis)[i] for each in stats.values())]
-        for i, angle in enumerate(CAMERA.centres)
+_WAYS = {"pitch": "degrees down", "yaw": "degrees right"}
+
+
+def _axis_table(axis: Axis, stats: Mapping[str, Stats]) -> Table:
+    quantizer = axis.quantizer
+    rows: Rows = [
+        [f"{value:+.2f}", *(each.axes[axis.name][i] for each in stats.values())]
+        for i, value in enumerate(quantizer.centres)
     ]
-    note = "The paper's 11 mu-law bins, by the angle at their centre."
-    return Table(f"Camera: share of frames in each bin of {axis}", [f"degrees {way}", *stats], rows, note)
+    law = "mu-law" if quantizer.mu else "equal"
+    note = f"{quantizer.num_bins} {law} bins, by the movement per step at their centre."
+    unit = _WAYS.get(axis.name, axis.unit)
+    return Table(f"Camera: share of frames in each bin of {axis.name}", [unit, *stats], rows, note)
+
+
+_STILL = {"pitch": "no turn up or down", "yaw": "no turn left or right"}
 
 
 def _size_rows(stats: Mapping[str, Stats]) -> Rows:
-    still = CAMERA.null_bin
     rows: dict[str, list[str | float]] = {
         "hours": [f"{each.hours:,.2f}" for each in stats.values()],
         "frames": [f"{each.frames:,}" for each in stats.values()],
@@ -76,9 +85,10 @@ def _size_rows(stats: Mapping[str, Stats]) -> Rows:
         "labels": [each.labels for each in stats.values()],
         "mean confidence": [each.confidence for each in stats.values()],
         "null actions": [each.null for each in stats.values()],
-        "no turn up or down": [each.pitch[still] for each in stats.values()],
-        "no turn left or right": [each.yaw[still] for each in stats.values()],
     }
+    for axis in dict.fromkeys(axis for each in stats.values() for axis in each.axes):
+        still = (each.axes[axis][each.space.null_bin] if axis in each.axes else "" for each in stats.values())
+        rows[_STILL.get(axis, f"no movement of {axis}")] = list(still)
     return [[name, *cells] for name, cells in rows.items()]
 
 

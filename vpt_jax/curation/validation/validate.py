@@ -62,10 +62,14 @@ def validate(config: ConfigDict) -> list[Finding]:
 
 
 def load_fitting_idm(config: ConfigDict, episodes: Sequence[Episode]) -> TrainedIDM:
-    """Loads the model of `config.idm`; raises `InspectionError` if it does not take the episodes' frames."""
+    """Loads the model of `config.idm`.
+
+    Raises `InspectionError` if it does not take the episodes' frames, and `ActionSpaceError` if it predicts other keys.
+    """
     if config.mode not in MODES:
         raise InspectionError(f"config.mode is {config.mode!r}; choose one of {', '.join(MODES)}")
     idm = load_idm(config.idm)
+    idm.module.space.require_equal(episodes[0].index.space, str(config.idm), str(config.data))
     if idm.window % 4:
         raise InspectionError(f"{config.idm} was trained on windows of {idm.window} frames: a multiple of 4 is needed")
     if (shape := shape_of_frames(episodes[0])) is None:

@@ -13,6 +13,12 @@ KEYS = {
     "attack": "ATTACK", "use": "USE", "forward": "MOVE_FORWARD", "back": "MOVE_BACKWARD", "left": "MOVE_LEFT",
     "right": "MOVE_RIGHT", "jump": "JUMP", "sneak": "CROUCH", "sprint": "SPEED",
 } | {f"hotbar.{slot}": f"SELECT_WEAPON{slot}" for slot in range(1, 10)}  # fmt: skip
+# The same buttons by the keys of Doom's own action space; slots 8 and 9 exist in MineRL's only.
+DOOM_KEYS = {
+    "attack": "ATTACK", "use": "USE", "forward": "MOVE_FORWARD", "back": "MOVE_BACKWARD", "left": "MOVE_LEFT",
+    "right": "MOVE_RIGHT", "jump": "JUMP", "crouch": "CROUCH", "run": "SPEED",
+} | {f"weapon.{slot}": f"SELECT_WEAPON{slot}" for slot in range(1, 10)}  # fmt: skip
+KEYS_OF_SPACE = {"minerl": KEYS, "doom": DOOM_KEYS}
 _MOUSE = ("LOOK_UP_DOWN_DELTA", "TURN_LEFT_RIGHT_DELTA")
 _WARM_UP_TICS = 14  # the engine ignores turning in its first 7 tics, and the weapon is still coming up
 

@@ -1,6 +1,7 @@
 """Doom environment (ViZDoom with the free Freedoom levels) with the MineRL human interface: keys and mouse, RGB frames.
 
-An action is the 24-key dict of `actions.ENV_KEYS`, held for one step of 1/20 s. Its effects:
+An action is MineRL's 24-key dict, held for one step of 1/20 s; with `space="doom"`, one of the keys of `spaces.DOOM`.
+Its effects:
 
 - attack, use, forward, back, left, right and jump do the same in Doom; sneak crouches, sprint runs;
 - hotbar.1 ... hotbar.9 choose the weapon in that slot;
@@ -12,7 +13,7 @@ the level; `gymnasium.wrappers.TimeLimit` ends it earlier. The reward is that of
 Freedoom levels. Tasks compute their own from `info` (`rewards.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,8 @@ import numpy as np
 import vizdoom
 from jaxtyping import UInt8
 
-from vpt_jax.envs.doom.engine import KEYS, Engine
+from vpt_jax.actions.spaces import SPACES
+from vpt_jax.envs.doom.engine import KEYS, KEYS_OF_SPACE, Engine
 from vpt_jax.envs.doom.level import level_file
 from vpt_jax.envs.interface import Info, Observation, action_space, observation_space
 from vpt_jax.video import FRAME_RATE
@@ -61,13 +63,16 @@ class DoomEnv(gymnasium.Env[Any, dict[str, Any]]):
 
     def __init__(
         self, level: str, height: int = 360, width: int = 640, skill: int = 2, objects: bool = False,
-        fresh: bool = True,
+        fresh: bool = True, space: str = "minerl",
     ):  # fmt: skip
         level_file(level)
         if not 1 <= skill <= 5:
             raise ValueError(f"Doom's skill is 1 to 5, not {skill}")
+        if space not in KEYS_OF_SPACE:
+            raise ValueError(f"Doom's action space is {' or '.join(KEYS_OF_SPACE)}, not {space!r}")
+        self._keys = tuple(KEYS_OF_SPACE[space])
         self.level, self._size, self._fresh = level, (height, width), fresh
-        self.action_space = action_space()
+        self.action_space = action_space(SPACES[space])
         self.observation_space = observation_space(height, width)
         self._make_engine = partial(Engine, level, skill=skill, mode=screen_mode(height, width), objects=objects)
         self._engine: Engine | None = None
@@ -94,7 +99,7 @@ class DoomEnv(gymnasium.Env[Any, dict[str, Any]]):
         if self._game.is_episode_finished():
             raise RuntimeError("the Doom episode is over: call reset() first")
         tics = TICS_PER_STEP[self._steps % len(TICS_PER_STEP)]
-        reward = self._game.make_action(doom_buttons(action, tics), tics)
+        reward = self._game.make_action(doom_buttons(action, tics, self._keys), tics)
         self._steps += 1
         self._update_frame()
         return {"pov": self._pov}, reward, self._game.is_episode_finished(), False, self._info()
@@ -145,8 +150,11 @@ def screen_mode(height: int, width: int) -> str:
     raise ValueError(f"cannot render {width}x{height}: sizes go from 1x1 to {MODES[-1][0]}x{MODES[-1][1]}")
 
 
-def doom_buttons(action: Mapping[str, Any], tics: int) -> list[float]:
-    """Returns the engine's buttons for an action of `tics`: keys, then degrees per tic to pitch up and turn right."""
+def doom_buttons(action: Mapping[str, Any], tics: int, names: Sequence[str] = tuple(KEYS)) -> list[float]:
+    """Returns the engine's buttons for an action of `tics`: keys, then degrees per tic to pitch up and turn right.
+
+    `names` are the action's keys, in the engine's order.
+    """
     pitch, yaw = np.asarray(action.get("camera", (0, 0)), np.float64)
-    keys = [float(action.get(name, 0)) for name in KEYS]
+    keys = [float(action.get(name, 0)) for name in names]
     return [*keys, -pitch / tics, yaw / tics]  # the engine repeats the turn on every tic

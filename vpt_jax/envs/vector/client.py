@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vpt_jax.actions.minerl import BUTTONS
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.envs.processes import supervisor
 from vpt_jax.envs.processes.reaper import MARK, kill_marked
 from vpt_jax.system.errors import MissingFileError, UserError
@@ -63,6 +64,7 @@ class EnvSpec:
     arguments: Mapping[str, Any] = field(default_factory=dict)  # JSON-serializable
     python: str = ""  # with packages of its own; empty: the one of this program, on whichever machine
     timeouts: Timeouts = Timeouts()
+    space: ActionSpace = MINERL  # of the actions
 
 
 class StepResult(NamedTuple):
@@ -93,7 +95,9 @@ class EnvClient:
         self._process = self._start(spec.python or sys.executable, server_socket.fileno(), self._frame_file.fileno())
         server_socket.close()
         self._socket.setblocking(False)
-        self._send({"make": spec.make, "arguments": dict(spec.arguments)}, spec.timeouts.start)
+        self._space = spec.space
+        request = {"make": spec.make, "arguments": dict(spec.arguments), "keys": list(spec.space.env_keys)}
+        self._send(request, spec.timeouts.start)
 
     def _start(self, python: str, *descriptors: int) -> subprocess.Popen[bytes]:
         """Starts the supervisor process, which starts the game."""
@@ -129,10 +133,10 @@ class EnvClient:
         """Request a new episode."""
         self._send({"reset": seed}, self._timeouts.reset)
 
-    def step(self, buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"]) -> None:
-        """Request one step with these keys held and the camera turned by (pitch, yaw) degrees."""
-        keys = [name for name, held in zip(BUTTONS, buttons, strict=True) if held]
-        self._send({"step": {"keys": keys, "camera": [float(degrees) for degrees in camera]}}, self._timeouts.step)
+    def step(self, buttons: UInt8[np.ndarray, " keys"], camera: Float[np.ndarray, " axes"]) -> None:
+        """Request one step with these keys held and these movements of the axes (MineRL: pitch, yaw in degrees)."""
+        keys = [name for name, held in zip(self._space.keys, buttons, strict=True) if held]
+        self._send({"step": {"keys": keys, "camera": [float(moved) for moved in camera]}}, self._timeouts.step)
 
     def poll(self) -> StepResult | None:
         """Returns the answer if it has come, else None; the answer to construction has an empty `info`.

@@ -62,7 +62,7 @@ class VectorEnv(Protocol):
         """Returns the first time step."""
         ...
 
-    def step(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> TimeStep:
+    def step(self, buttons: UInt8[np.ndarray, "n keys"], camera: Float[np.ndarray, "n axes"]) -> TimeStep:
         """Carry out an action in every row that plays, and return the next time step."""
         ...
 
@@ -101,7 +101,7 @@ class _Row:
         self.first = self.acted = self.terminated = self.truncated = False
         self.reward = 0.0
 
-    def step(self, buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"]) -> None:
+    def step(self, buttons: UInt8[np.ndarray, " keys"], camera: Float[np.ndarray, " axes"]) -> None:
         """Send the action to the game, or begin the next episode."""
         if self.state is _State.OVER:
             self._begin_next()
@@ -272,11 +272,12 @@ class Pool:
 
     def begin(self) -> TimeStep:
         """Start all games, wait for their first frames, and return the first time step. To be called once."""
-        null_actions = np.zeros((len(self._rows), 20), np.uint8), np.zeros((len(self._rows), 2), np.float32)
+        rows, space = len(self._rows), self.env_spec.space
+        null_actions = np.zeros((rows, len(space.keys)), np.uint8), np.zeros((rows, len(space.axes)), np.float32)
         return self._step(*null_actions, {_State.STARTING, _State.RESETTING})
 
-    def step(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> TimeStep:
-        """Carry out an action in every row that plays, for one step of the games (camera in degrees).
+    def step(self, buttons: UInt8[np.ndarray, "n keys"], camera: Float[np.ndarray, "n axes"]) -> TimeStep:
+        """Carry out an action in every row that plays, for one step of the games (camera: movement of the axes).
 
         Raises:
             EnvLostError: a row has lost its game several times without a step; the message has the last reason.
@@ -291,7 +292,7 @@ class Pool:
         return ended
 
     def _step(
-        self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"], awaited: set[_State]
+        self, buttons: UInt8[np.ndarray, "n keys"], camera: Float[np.ndarray, "n axes"], awaited: set[_State]
     ) -> TimeStep:
         for row, keys, degrees in zip(self._rows, buttons, camera, strict=True):
             row.begin_step()

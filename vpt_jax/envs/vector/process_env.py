@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
-from vpt_jax.actions.minerl import MINERL
 from vpt_jax.envs.processes.reaper import start_reaper
 from vpt_jax.envs.vector.client import EnvClient, EnvLostError, EnvSpec, StepResult
 from vpt_jax.video import Frame
@@ -27,6 +26,7 @@ class ProcessEnv:
     def __init__(self, spec: EnvSpec):
         mark = f"{uuid.uuid4().hex}."
         self._client: EnvClient | None = None
+        self._space = spec.space
         self._reaper = start_reaper(mark)
         try:
             self._client = EnvClient(spec, f"{mark}0.")
@@ -49,9 +49,9 @@ class ProcessEnv:
         return {"pov": self._frame(client)}, result.info
 
     def step(self, action: Mapping[str, Any]) -> tuple[dict[str, Frame], float, bool, bool, dict[str, float]]:
-        """Carry out one step of MineRL's action dict. The reward is 0. Raises as `reset`."""
+        """Carry out one step of the space's action dict. The reward is 0. Raises as `reset`."""
         client = self._running()
-        client.step(*MINERL.from_env(action))
+        client.step(*self._space.from_env(action))
         result = self._answer(client)
         return {"pov": self._frame(client)}, 0.0, result.terminated, result.truncated, result.info
 

@@ -59,7 +59,7 @@ class PoolActor:
         """As `Pool.begin`."""
         return self._report(self._pool.begin())
 
-    def step(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> StepReport:
+    def step(self, buttons: UInt8[np.ndarray, "n keys"], camera: Float[np.ndarray, "n axes"]) -> StepReport:
         """As `Pool.step`."""
         return self._report(self._pool.step(buttons, camera))
 
@@ -89,7 +89,7 @@ class _Shard:
         self._steps, self._returns = np.zeros(rows, int), np.zeros(rows)
         self._start()
 
-    def step(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> None:
+    def step(self, buttons: UInt8[np.ndarray, "n keys"], camera: Float[np.ndarray, "n axes"]) -> None:
         """Send the actions to the machine, if it has started."""
         if self.started:
             self._pending = self._actor.step.remote(buttons, camera)
@@ -200,7 +200,7 @@ class RemotePool:
         """As `Pool.begin`."""
         return self._collect(wait=True)
 
-    def step(self, buttons: UInt8[np.ndarray, "n 20"], camera: Float[np.ndarray, "n 2"]) -> TimeStep:
+    def step(self, buttons: UInt8[np.ndarray, "n keys"], camera: Float[np.ndarray, "n axes"]) -> TimeStep:
         """As `Pool.step`."""
         split = (np.split(actions, self.machines) for actions in (buttons, camera))
         for shard, keys, degrees in zip(self._shards, *split, strict=True):

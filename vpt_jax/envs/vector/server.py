@@ -6,14 +6,14 @@ Arguments are two inherited file descriptors: a socket, and a file for the frame
 client reads. A message is a line of JSON, and the frame is in the file before the answer is sent. Every message has a
 "number" that its answer repeats, so that answers cannot be confused:
 
-    {"make": "module:function", "arguments": {...}}            -> {"shape": [height, width, 3]}
+    {"make": "module:function", "arguments": {...}, "keys": [name, ...]}    -> {"shape": [height, width, 3]}
     {"reset": seed}                                            -> {"info": {name: number}}
-    {"step": {"keys": [name, ...], "camera": [pitch, yaw]}}    -> {"info": ..., "terminated": ..., "truncated": ...}
+    {"step": {"keys": [held, ...], "camera": [pitch, yaw]}}    -> {"info": ..., "terminated": ..., "truncated": ...}
     anything that fails                                        -> {"error": text}, and the process ends
 
 `{}` is the heartbeat: it is sent every second, whatever the game does. When the socket is closed, the game ends. The
-function makes a Gymnasium environment whose actions are MineRL's key dict. This file runs under any Python from 3.8
-that has NumPy, since a game may need an old interpreter, as MineRL does.
+function makes a Gymnasium environment whose actions are a dict of all `keys`, 0 or 1, and `camera`. This file runs
+under any Python from 3.8 that has NumPy, since a game may need an old interpreter, as MineRL does.
 """
 
 import importlib
@@ -30,10 +30,6 @@ from typing import Any
 import numpy as np
 
 HEARTBEAT_SECONDS = 1.0
-KEYS = (
-    "ESC", "attack", "back", "drop", "forward", *(f"hotbar.{slot}" for slot in range(1, 10)), "inventory", "jump",
-    "left", "pickItem", "right", "sneak", "sprint", "swapHands", "use",
-)  # fmt: skip
 
 
 class Channel:
@@ -66,16 +62,18 @@ class EnvServer:
     def __init__(self, frame_file):
         self._file = frame_file
         self._env: Any = None
+        self._keys: Any = ()
 
     def answer(self, message):
         """Returns the answer to a message."""
         if "make" in message:
+            self._keys = message["keys"]
             return self._make(message["make"], message["arguments"])
         if "reset" in message:
             observation, info = self._env.reset(seed=message["reset"])
             self._write_frame(observation)
             return {"info": numeric_info(info)}
-        observation, _, terminated, truncated, info = self._env.step(action_dict(message["step"]))
+        observation, _, terminated, truncated, info = self._env.step(action_dict(self._keys, message["step"]))
         self._write_frame(observation)
         return {"info": numeric_info(info), "terminated": bool(terminated), "truncated": bool(truncated)}
 
@@ -96,10 +94,10 @@ class EnvServer:
         self._frame[:] = observation["pov"]
 
 
-def action_dict(step):
-    """MineRL's action dict of a step message: 1 for held keys, and the camera in degrees."""
+def action_dict(keys, step):
+    """Action dict of a step message: 1 for held keys, 0 for the others, and the movement of the axes."""
     held = dict.fromkeys(step["keys"], 1)
-    return {**dict.fromkeys(KEYS, 0), **held, "camera": np.array(step["camera"], np.float32)}
+    return {**dict.fromkeys(keys, 0), **held, "camera": np.array(step["camera"], np.float32)}
 
 
 def numeric_info(info):

@@ -10,7 +10,8 @@ A segment's recurrent state, the KV cache of the frames before it, is the one wi
 `state_in`). It takes `2 x layers x memory_length x features` numbers for each game and segment: 4 MiB for the 248M
 policy in bfloat16, so 7.5 GiB for the paper's 40 environments x 48 segments, sharded over the devices like the rows.
 The logits of the reference policy of each KL (the pretrained policy in the wake phase, the one before the sleep phase)
-are computed once for the whole rollout, in float32: 8,762 numbers per frame, 8.0 GiB in the paper's setting.
+are computed once for the whole rollout, in float32: 8,762 numbers per frame with the joint head of MineRL's space, 8.0
+GiB in the paper's setting.
 """
 
 from collections.abc import Callable
@@ -24,10 +25,10 @@ import optax
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
-from vpt_jax.actions.joint import JointAction
-from vpt_jax.models.heads import HEAD_CLASSES, ValueNormalizer
+from vpt_jax.models.heads import Action, logit_shapes
 from vpt_jax.models.kv_cache import KVCache
 from vpt_jax.models.policy import Policy
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.training.ppg.losses import (
     Logits,
     LossWeights,
@@ -48,7 +49,7 @@ class Rollout(NamedTuple):
     frames: UInt8[np.ndarray, "b t h w 3"]
     first: Bool[np.ndarray, "b t"]
     valid: Bool[np.ndarray, "b t"]  # an action was sampled and carried out
-    action: JointAction
+    action: Action  # in the head's form
     log_prob: Float[np.ndarray, "b t"]
     value: Float[np.ndarray, "b t+1"]
     reward: Float[np.ndarray, "b t"]
@@ -123,7 +124,7 @@ class Learner:
         self._order = jax.jit(segment_order, static_argnums=(3, 4), out_shardings=row_sharding)
         self._take_segments = jax.jit(partial(take_segments, length), out_shardings=row_sharding)
         self._segment_memory = jax.jit(segment_memory, out_shardings=row_sharding)
-        self._empty_logits = jax.jit(empty_logits, static_argnums=(0, 1), out_shardings=row_sharding)
+        self._empty_logits = jax.jit(partial(empty_logits, policy), static_argnums=(0, 1), out_shardings=row_sharding)
 
     def learn(
         self, state: LearnerState, rollout: Rollout, pretrained_memory: KVCache
@@ -225,9 +226,10 @@ def segment_memory(memory: KVCache, index: Int[Array, ""]) -> KVCache:
     return jax.tree.map(lambda rows: rows[:, index], memory)
 
 
-def empty_logits(rows: int, num_steps: int) -> Logits:
+def empty_logits(policy: Policy, rows: int, num_steps: int) -> Logits:
     """Returns a buffer of zeros for the logits of a rollout."""
-    return {head: jnp.zeros((rows, num_steps, classes), jnp.float32) for head, classes in HEAD_CLASSES.items()}
+    shapes = logit_shapes(policy.head, policy.space)
+    return {name: jnp.zeros((rows, num_steps, *shape), jnp.float32) for name, shape in shapes.items()}
 
 
 def segment_logits(

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, UInt8
 
-from vpt_jax.actions.joint import JointAction
 from vpt_jax.actions.quantizer import Array
-from vpt_jax.models.heads import ValueNormalizer, joint_entropy, joint_kl, joint_log_prob
+from vpt_jax.models.heads import Action
 from vpt_jax.models.kv_cache import KVCache
 from vpt_jax.models.policy import Policy
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.training.state import Metrics
 
-Logits = dict[str, Float[Array, "b t classes"]]  # of `buttons` and `camera`
+Logits = dict[str, Float[Array, "b t ..."]]  # of the action head, by name
 
 # Bound of log(policy / policy that acted): an unbounded ratio overflows to infinity, and infinity times an advantage of
 # 0 is NaN. MineStudio caps it at 50, but exp(50) squared, as in a gradient's norm, overflows float32 again.
@@ -30,7 +30,7 @@ class Segment(NamedTuple):
     frames: UInt8[Array, "b t h w 3"]
     first: Bool[Array, "b t"]
     valid: Bool[Array, "b t"]
-    action: JointAction
+    action: Action  # in the head's form
     log_prob: Float[Array, "b t"]  # of the action, under the policy that took it
     advantage: Float[Array, "b t"]
     target: Float[Array, "b t"]  # of the value, in units of reward
@@ -122,16 +122,16 @@ def wake_loss(
     `pretrained_logits` are those of the pretrained policy, None if there is none.
     """
     output = policy.apply({"params": params}, segment.frames, segment.first, memory)
-    log_ratio = clip_log_ratio(joint_log_prob(output.logits, segment.action) - segment.log_prob)
+    log_ratio = clip_log_ratio(policy.distribution.log_prob(output.logits, segment.action) - segment.log_prob)
     terms = {
         "policy_loss": clipped_surrogate_loss(log_ratio, segment.advantage, weights.clip_range),
         "value_loss": (output.value - _normalized(normalizer, segment.target)) ** 2,
-        "entropy": joint_entropy(output.logits),
+        "entropy": policy.distribution.entropy(output.logits),
         "clipped": 1.0 * (jnp.abs(jnp.exp(log_ratio) - 1) > weights.clip_range),
         "kl_acting": jnp.exp(log_ratio) - 1 - log_ratio,  # an estimate of KL(policy that acted, policy)
     }
     if pretrained_logits is not None:
-        terms["kl_pretrained"] = joint_kl(pretrained_logits, output.logits)
+        terms["kl_pretrained"] = policy.distribution.kl(pretrained_logits, output.logits)
     means = {name: masked_mean(per_step, segment.valid) for name, per_step in terms.items()}
     loss = (
         means["policy_loss"]
@@ -160,7 +160,7 @@ def sleep_loss(
     terms = {
         "value_loss": (output.value - target) ** 2,
         "aux_value_loss": (output.aux_value - target) ** 2,
-        "kl": joint_kl(old_logits, output.logits),
+        "kl": policy.distribution.kl(old_logits, output.logits),
     }
     means = {name: masked_mean(per_step, segment.valid) for name, per_step in terms.items()}
     value, aux_value, kl = means.values()

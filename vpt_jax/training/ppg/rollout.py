@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool, Int, UInt8, UInt32
 from vpt_jax import parallel
 from vpt_jax.envs.vector.pool import TimeStep, VectorEnv
 from vpt_jax.models.acting import ActionSample, describe_actions
-from vpt_jax.models.heads import ValueNormalizer, sample_joint
 from vpt_jax.models.kv_cache import KVCache, RingKVCache, to_kv_cache
 from vpt_jax.models.policy import Policy, apply_single_step
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.training.ppg.learner import Rollout
 
 
@@ -31,8 +31,8 @@ def sample_actions(
 ) -> tuple[ActionSample, RingKVCache]:
     """Sample actions from the policy, with the key `fold_in(rng, step)`; also returns the updated KV cache."""
     output = apply_single_step(policy, params, frames, first, ring)
-    action = sample_joint(jax.random.fold_in(rng, step), output.logits)
-    return describe_actions(output, normalizer, action), output.memory
+    action = policy.distribution.sample(jax.random.fold_in(rng, step), output.logits)
+    return describe_actions(policy.distribution, output, normalizer, action), output.memory
 
 
 def empty_memories(policy: Policy, rows: int, segments: int) -> KVCache:

@@ -12,16 +12,18 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vpt_jax import parallel
-from vpt_jax.actions.joint import JointAction
+from vpt_jax.actions.space import ActionSpace
+from vpt_jax.actions.spaces import SPACES
 from vpt_jax.envs.games import GAMES
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.keys import seed_key
-from vpt_jax.models.heads import HEAD_CLASSES, ValueNormalizer
+from vpt_jax.models.heads import logit_shapes
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import DTYPES, POLICIES, make_policy
+from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.paths import refuse_remote_paths
-from vpt_jax.training.checkpoints import TrainedPolicy
+from vpt_jax.training.checkpoints import TrainedPolicy, stored_space
 from vpt_jax.training.optimizers import OPTIMIZERS
 from vpt_jax.training.ppg.learner import Learner, LearnerState, OptStates, PPGConfig
 from vpt_jax.training.ppg.losses import Logits, LossWeights, Segment
@@ -82,7 +84,8 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
 
 def make_setup(config: ConfigDict, mesh: Mesh) -> PPGSetup:
     """Returns the setup that a config describes, on a mesh."""
-    policy, optimizer, ppg_config = make_policy(config.model), make_optimizer(config), make_ppg_config(config)
+    policy = make_policy(config.model, run_space(config))
+    optimizer, ppg_config = make_optimizer(config), make_ppg_config(config)
     init_state = partial(initial_state, optimizer, has_sleep_optimizer(ppg_config), config.seed)
     params = jax.eval_shape(partial(init_params, policy, (*frame_size(config), 3)), jax.random.key(0))
     shapes = jax.eval_shape(init_state, params, jax.eval_shape(ValueNormalizer.create))
@@ -100,13 +103,24 @@ def wake_arguments(config: ConfigDict, mesh: Mesh, setup: PPGSetup) -> tuple[Any
     def shape(dtype: Any, *dimensions: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, steps, *dimensions), dtype, sharding=row_sharding)
 
-    floats, choices, flags = shape(jnp.float32), shape(jnp.int32), shape(jnp.bool_)
+    floats, flags = shape(jnp.float32), shape(jnp.bool_)
     frames = shape(jnp.uint8, *frame_size(config), 3)
-    segment = Segment(frames, flags, flags, JointAction(choices, choices), floats, floats, floats)
+    action = _action_shapes(setup.policy, rows, steps, row_sharding)
+    segment = Segment(frames, flags, flags, action, floats, floats, floats)
     memory = jax.eval_shape(partial(setup.policy.initial_memory, rows))
     memory = jax.tree.map(lambda leaf: _with_sharding(leaf, row_sharding), memory)
-    logits = {head: shape(jnp.float32, classes) for head, classes in HEAD_CLASSES.items()}
+    shapes = logit_shapes(setup.policy.head, setup.policy.space)
+    logits = {name: shape(jnp.float32, *of_frame) for name, of_frame in shapes.items()}
     return setup.shapes, memory, segment, logits if config.init_from else None
+
+
+def _action_shapes(policy: Policy, rows: int, steps: int, sharding: Any) -> Any:
+    """Shapes of a rollout's actions, in the form of the policy's head."""
+    space = policy.space
+    buttons = jax.ShapeDtypeStruct((rows, steps, len(space.keys)), jnp.uint8)
+    camera = jax.ShapeDtypeStruct((rows, steps, len(space.axes)), jnp.float32)
+    action = jax.eval_shape(policy.distribution.encode, buttons, camera)
+    return jax.tree.map(lambda leaf: _with_sharding(leaf, sharding), action)
 
 
 def step_buffers(state: LearnerState, memory: Any, segment: Segment, logits: Logits | None) -> dict[str, Any]:
@@ -133,6 +147,11 @@ def resident_buffers(
 
 def _with_sharding(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def run_space(config: ConfigDict) -> ActionSpace:
+    """Action space of the run: that of `config.init_from`, or of `config.game.space` for new parameters."""
+    return stored_space(config.init_from) if config.init_from else SPACES[config.game.get("space", "minerl")]
 
 
 def frame_size(config: ConfigDict) -> tuple[int, int]:

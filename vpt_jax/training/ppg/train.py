@@ -32,6 +32,7 @@ from vpt_jax.training.ppg.setup import (
     initial_model,
     make_ppg_config,
     make_setup,
+    run_space,
 )
 from vpt_jax.training.run import LoopInputs, Run
 from vpt_jax.video import FRAME_RATE
@@ -146,7 +147,9 @@ def make_pool(config: ConfigDict, mesh: Mesh, start: int) -> "Pool | RemotePool"
     seeds = [(first_seed + row, config.num_envs) for row in rows]
     limits = first_limits(config)
     arguments: dict[str, Any] = dict(
-        env_spec=make_env_spec(config.game.name, config.game.arguments.to_dict(), config.game.python),
+        env_spec=make_env_spec(
+            config.game.name, config.game.arguments.to_dict(), config.game.python, space=run_space(config)
+        ),
         size=frame_size(config),
         rewards=REWARDS[config.rewards],
         episodes_per_process=config.game.episodes_per_process,
@@ -184,7 +187,7 @@ def first_limits(config: ConfigDict) -> list[int | None]:
 
 def checkpoint_metadata(config: ConfigDict) -> dict[str, Any]:
     """Run metadata that is stored in the checkpoint with the state."""
-    metadata = run_metadata(config, environment_metadata(config))
+    metadata = run_metadata(config, environment_metadata(config), space=run_space(config))
     sleep_optimizer = {_SLEEP_OPTIMIZER: True} if has_sleep_optimizer(make_ppg_config(config)) else {}
     return metadata | {"optimizer": metadata["optimizer"] | sleep_optimizer}
 

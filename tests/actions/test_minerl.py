@@ -20,7 +20,7 @@ from vpt_jax.actions.joint import (
 from vpt_jax.actions.minerl import BUTTON_INDEX, BUTTONS, CAMERA, ENV_KEYS, MINERL
 from vpt_jax.actions.quantizer import AxisQuantizer
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 META = json.loads((GOLDEN / "actions.json").read_text())
 TABLES, INVENTORY_CLASS = joint_tables(MINERL), num_classes(MINERL)[0] - 1
 QUANTIZERS = {"mu_law": AxisQuantizer(), "linear": AxisQuantizer(mu=None)}
