@@ -54,6 +54,10 @@ def _model(preset: str) -> ConfigDict:
     # Divides the logits. In OpenAI's files (code), 1x has 1, and 2x, which foundation, early-game and RL weights share,
     # has 2: initializing from one of these needs --config.model.temperature=2, and is an error otherwise.
     model.temperature = 1.0
+    # Action head: "joint" (paper), a class for every combination of keys that exclude each other or not; "factored",
+    # every key and axis on its own (the paper's comparison); or "autoregressive", every key depends on those before it
+    # (ours), for action spaces with too many combinations.
+    model.head = "joint"
     # Computation dtype; parameters, norms and softmax are always float32.
     model.dtype = "bfloat16"
     # Rematerialization (gradient checkpointing) of the image stacks: less memory, about a third more compute.

@@ -58,6 +58,9 @@ def _game(name: str, arguments: Mapping[str, Any]) -> ConfigDict:
     game.stagger = True
     # Number of episodes after which a game's process is restarted.
     game.episodes_per_process = 100
+    # Action space of new parameters, one that the game takes (vpt_jax/actions/spaces.py); a policy in config.init_from
+    # keeps its own.
+    game.space = "minerl"
     # Number of machines that run games, by Ray (`pip install -c constraints.txt -e ".[ray]"`); 0: all games run here.
     # The processor cores per game, and the cluster's address ("auto": the cluster of this machine).
     game.num_machines = 0
@@ -71,6 +74,7 @@ def _model() -> ConfigDict:
     # Size, temperature etc. of the policy, as in configs/foundation.py (paper: the 248M one).
     model.preset = "2x"
     model.temperature = 1.0
+    model.head = "joint"
     model.dtype = "bfloat16"
     model.remat = True
     # The second value head of PPG (paper).

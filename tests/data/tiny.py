@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.data import dataset
 from vpt_jax.data.codecs import encode_chunk
 
 CHUNK, SIZE = 4, 8
 
 
-def serialized(name, pictures, chunk, first, total, actions, **changes):
+def serialized(name, pictures, chunk, first, total, actions, space=MINERL, **changes):
     """Serializes a record of some frames of an episode, with some values changed."""
     data, ends = encode_chunk(pictures)
     values = {
@@ -25,10 +26,10 @@ def serialized(name, pictures, chunk, first, total, actions, **changes):
         "first_frame": first,
         "num_frames": total,
     }
-    return dataset.serialize_chunk(values | changes)
+    return dataset.serialize_chunk(values | changes, space)
 
 
-def write_dataset(folder, lengths, shards=1, splits=("train",), record=serialized):
+def write_dataset(folder, lengths, shards=1, splits=("train",), record=serialized, space=MINERL):
     """Writes a dataset of random frames and actions; `lengths`: frames of each episode, in each split.
 
     `record`: makes the bytes of a record, as `serialized` does.
@@ -39,13 +40,14 @@ def write_dataset(folder, lengths, shards=1, splits=("train",), record=serialize
         rng = np.random.default_rng(len(split))
         records, buttons, cameras = [], [], []
         for number, length in enumerate(lengths):
-            buttons.append(rng.integers(0, 2, (length, 20)).astype(np.uint8))
-            cameras.append(rng.normal(0, 3, (length, 2)).astype(np.float32))
+            buttons.append(rng.integers(0, 2, (length, len(space.keys))).astype(np.uint8))
+            moved = rng.normal(0, 3, (length, len(space.axes)))
+            cameras.append(moved.astype(np.float32))
             for chunk, first in enumerate(range(0, length, CHUNK)):
                 rows = slice(first, first + CHUNK)
                 actions = buttons[-1][rows], cameras[-1][rows]
                 frames = rng.integers(0, 256, (len(actions[0]), SIZE, SIZE, 3)).astype(np.uint8)
-                records.append(record(f"{split}{number}", frames, chunk, first, length, actions))
+                records.append(record(f"{split}{number}", frames, chunk, first, length, actions, space=space))
         parts = np.array_split(np.arange(len(records)), shards)
         for i, part in enumerate(parts):
             dataset.write_records(dataset.shard_path(folder, split, i, shards), [records[n] for n in part])
@@ -53,7 +55,7 @@ def write_dataset(folder, lengths, shards=1, splits=("train",), record=serialize
         ones = [np.ones(length, np.float32) for length in lengths]
         dataset.write_index(folder / "index" / split, names, buttons, cameras, ones, "recorded", CHUNK)
         counts[split] = [len(part) for part in parts]
-    dataset.write_metadata(folder, counts)
+    dataset.write_metadata(folder, counts, space)
     return folder
 
 

@@ -214,7 +214,7 @@ class ActionSpace:
             )
 
     def differences(self, other: "ActionSpace") -> list[str]:
-        """What differs in another space, in words; empty if models of one serve the other (names may differ)."""
+        """Differences from another space, in words; none if models of one serve the other (names may differ)."""
         if replace(self, name="") == replace(other, name=""):
             return []
         found = []

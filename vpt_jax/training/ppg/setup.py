@@ -17,7 +17,7 @@ from vpt_jax.actions.spaces import SPACES
 from vpt_jax.envs.games import GAMES
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.keys import seed_key
-from vpt_jax.models.heads import logit_shapes
+from vpt_jax.models.heads import HEADS, logit_shapes
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import DTYPES, POLICIES, make_policy
 from vpt_jax.models.value_normalizer import ValueNormalizer
@@ -51,8 +51,8 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     """
     refuse_remote_paths(config)
     check_choices(config, {
-        "model.preset": POLICIES, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS, "sharding": parallel.RULES,
-        "game.name": GAMES, "rewards": REWARDS,
+        "model.preset": POLICIES, "model.head": HEADS, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS,
+        "sharding": parallel.RULES, "game.name": GAMES, "game.space": SPACES, "rewards": REWARDS,
     })  # fmt: skip
     if not config.model.aux_value:
         raise ConfigError("config.model.aux_value must be True: the sleep phase trains an auxiliary value head")
@@ -151,7 +151,7 @@ def _with_sharding(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
 
 def run_space(config: ConfigDict) -> ActionSpace:
     """Action space of the run: that of `config.init_from`, or of `config.game.space` for new parameters."""
-    return stored_space(config.init_from) if config.init_from else SPACES[config.game.get("space", "minerl")]
+    return stored_space(config.init_from) if config.init_from else SPACES[config.game.space]
 
 
 def frame_size(config: ConfigDict) -> tuple[int, int]:
