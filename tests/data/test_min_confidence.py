@@ -8,7 +8,7 @@ import pytest
 
 from configs import foundation
 from vpt_jax.data.dataset import load_index
-from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, batches
+from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings
 from vpt_jax.programs.supervised import open_stream
 from vpt_jax.system.errors import ConfigError
 
@@ -42,12 +42,6 @@ def test_only_the_loss_of_uncertain_labels_is_masked(settings, nulls):
         counted += batch.valid.sum()
     scored = sum(len(sure.scored(episode)) for episode in range(len(sure.index.names)))
     assert 0 < counted == scored < sum(len(every.scored(episode)) for episode in range(len(every.index.names)))
-
-
-def test_the_mask_is_read_by_workers_too(settings):
-    stream = Stream(replace(settings, min_confidence=THRESHOLD))
-    first = next(batches(stream, range(3), 0, 2, workers=1))
-    np.testing.assert_array_equal(first.valid, stream.read(0, range(3)).valid)
 
 
 def test_confidence_equal_to_the_threshold_counts(settings):
