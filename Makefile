@@ -16,6 +16,8 @@ install: $(INSTALLED)
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[test]"
+# Messages of the OWAMcap format, for its tests, without opencv-python, which overwrites opencv-python-headless.
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps owa-msgs==0.6.6 mediaref==1.3.1
 	touch $@
 
 demo: $(INSTALLED)

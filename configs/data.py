@@ -1,4 +1,4 @@
-"""Inspection and validation of a dataset: statistics, errors, pictures, and differences from another dataset.
+"""Inspection, validation and export of a dataset: statistics, errors, pictures, differences, other formats.
 
     python launch/data.py stats --config.data=DATASET
     python launch/data.py validate --config.data=DATASET --config.idm=RUN
@@ -6,10 +6,11 @@
     python launch/data.py diff --config.data=DATASET --config.other=DATASET
     python launch/data.py score --config.data=RECORDED --config.split=test --config.labels=LABELS
     python launch/data.py score --config.data=RECORDED --config.split=test --config.idm=RUN
+    python launch/data.py export --config.data=DATASET --config.format=owamcap --config.out=FOLDER
 
 The exit status of `validate` is 1 if it finds a problem, else 0. It does not change the dataset. After an interruption
 or a kill, run the same command again to resume. Each writes NAME.json and NAME.html to config.out; `score` also writes
-NAME.md, and `show` a picture and a film.
+NAME.md, `show` a picture and a film, and `export` (which resumes as well) the dataset in another format.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     # Folder of the dataset, written by launch/prepare.py or launch/label.py.
     config.data = ""
-    # Output folder; empty: DATASET.inspection, next to the dataset.
+    # Output folder; empty: DATASET.inspection, next to the dataset. `export` needs one.
     config.out = ""
     # Worker processes; 0: one per core that the program may use.
     config.workers = 0
@@ -63,4 +64,16 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seconds = 5.0
     # Of the excerpts, and of sampled labels of `score`.
     config.seed = 0
+
+    # export: owamcap (a .mcap and a .mp4 file for each episode) or lerobot (a LeRobot v3 dataset).
+    config.format = "owamcap"
+    # Quality of the videos: x264's constant quality, 1 (best) to 51; 0: without loss, which not all players show.
+    config.crf = 18
+    # owamcap: physical keys and mouse axes by the names of the dataset's keys and axes, as in
+    # "forward=w,attack=mouse.left,yaw=mouse.x". Those of MineRL and of keyboards are known.
+    config.bindings = ""
+    # owamcap: degrees per count of the mouse, for axes in degrees; 0: that of OpenAI's recorder, 0.15.
+    config.degrees_per_count = 0.0
+    # lerobot: text that describes what is done, stored with every episode.
+    config.task = "Play the game."
     return config

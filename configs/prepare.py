@@ -10,6 +10,10 @@ OUT/report.json.
 
 first downloads OpenAI's contractor recordings into the folder A, except for existing ones; failed downloads and their
 reasons are listed in A/download.json. With --config.contractor.dry_run it only prints the total size.
+
+    python launch/prepare.py --source=event_table --config.space=S.json --config.mapping=M.json ...
+
+reads recordings of another format and game (docs/guides/your-own-recordings.md lists the formats).
 """
 
 from ml_collections import ConfigDict
@@ -36,6 +40,21 @@ def get_config(variant: str = "") -> ConfigDict:
     # JPEG quality, 1 to 100; docs/storage.md shows its size and its loss.
     config.quality = 90
 
+    # Action space of the dataset: "minerl" (the paper's), "doom", or the path of a JSON file (ActionSpace.from_dict in
+    # vpt_jax/actions/space.py).
+    config.space = "minerl"
+    # Mapping from the recorder's keys and axes to those of the space: "minerl-to-doom", "doom-to-minerl", or the path
+    # of a JSON file (vpt_jax/actions/mapping.py). Empty: equal names.
+    config.mapping = ""
+    # JSON file of mouse factors, {"NAME": 0.5}, by name of the recording: movements are multiplied by them before the
+    # mapping, since a count of the mouse turns further in one player's game than in another's. Not for OpenAI's format.
+    config.mouse_factors = ""
+    # Frames per second of formats that store no times (CS:GO); 0: the format's own default.
+    config.frames_per_second = 0.0
+    # Include recordings that are marked as not trainable, to look at them or to evaluate on them: launch/train.py
+    # refuses the dataset. False: they are left out, and listed in the report.
+    config.include_untrainable = False
+
     config.valid = _valid()
     # Join consecutive five-minute segments of a session to one episode, by the times in their names and the game's
     # clock (vpt_jax/data/sessions.py): the model's memory is then carried across the boundary. The episode is named
@@ -53,18 +72,19 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def _valid() -> ConfigDict:
-    """Validation split of recordings named like OpenAI's contractors' (PLAYER-SESSION-DATE-TIME).
+    """Validation split of recordings whose player, session or world is known.
 
     It is held out of `train` if neither the folder nor the manifest has recordings in `valid`. OpenAI's split is not
     known: our choice.
     """
     valid = ConfigDict()
-    # Fraction of the players or sessions that is held out for validation, of recordings named like OpenAI's
-    # (PLAYER-SESSION-DATE-TIME) and if none are in `valid`. It is chosen by a hash of the names, so that new recordings
-    # do not move others; of two or more, at least one, that with the lowest hash. 0: none are held out.
+    # Fraction of the players, sessions or worlds that is held out for validation, of recordings named like OpenAI's
+    # (PLAYER-SESSION-DATE-TIME) or with such facts (bridges), and if none are in `valid`. It is chosen by a hash of the
+    # names, so that new recordings do not move others; of two or more, at least one, that with the lowest hash. 0: none
+    # are held out.
     valid.fraction = 0.05
-    # "player", or "session": players are then in both splits, but their sessions, of one world each, are not. With a
-    # single player, sessions are held out in any case.
+    # "player", "session" or "world": by session, players are in both splits, but their sessions, of one world each, are
+    # not. With a single player or world, sessions are held out in any case. No session is in both.
     valid.by = "player"
     # Seed of the hash; another seed gives another choice.
     valid.seed = 0

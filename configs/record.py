@@ -9,6 +9,11 @@ Variant `:demo`, for configs/demo.py: small frames of one level with much textur
 model learns the camera and player movement within minutes, and a policy the routes of the player.
 
 Variant `:bench`, for launch/bench.py: a few minutes of the same.
+
+    python launch/record.py --player=demos --config.out=runs/human
+
+records what people played instead: the demos in Freedoom, or Doom demo files of your own (`demos`). dsda-doom draws
+them (apt-get install dsda-doom). Of the other fields, `height`, `width` and `workers` hold.
 """
 
 from ml_collections import ConfigDict
@@ -56,9 +61,27 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.splits.test.episodes = 16
     config.splits.test.seed = 2_000_000
 
+    config.demos = _demos()
+
     # Worker processes; 0: one per core that the program may use. The recordings do not depend on it.
     config.workers = 0
     return config if variant == "full" else _small(config, variant)
+
+
+def _demos() -> ConfigDict:
+    """Human games with --player=demos, in the format of Doom 1.9."""
+    demos = ConfigDict()
+    # Demo files (.lmp), and WAD files with lumps DEMO1, DEMO2, ...; none: those of Freedoom, in the package vizdoom.
+    # dsda-doom is not confined: give files that you trust.
+    demos.files = ()
+    # WAD file of the game (IWAD) that these were played on. A WAD file that is a game needs none.
+    demos.game = ""
+    # WAD files that were loaded on top of the game for the .lmp files.
+    demos.additions = ()
+    # Name of the person who plays in `files`, by which splits hold people out; empty: each file is another person. In
+    # games of several players the player's number is appended.
+    demos.person = ""
+    return demos
 
 
 def _small(config: ConfigDict, variant: str) -> ConfigDict:

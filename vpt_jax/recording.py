@@ -57,7 +57,7 @@ class BrokenRecordingError(UserError):
 
     `reason` is one of "missing actions", "unreadable actions", "missing video", "no records", "empty line", "bad json",
     "missing field", "bad value", "absurd mouse", "absurd size", "unreadable video", "unreadable name",
-    "damaged video", "frame count".
+    "damaged video", "frame count"; of bridges also "whole seconds", "too short", "not in the mapping".
     """
 
     def __init__(self, path: Path, reason: str, detail: str):

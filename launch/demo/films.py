@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.envs.games import make_env_spec
+from vpt_jax.evaluation.episode_files import read_actions
 from vpt_jax.evaluation.replay import film_spec, large_frames, replay
-from vpt_jax.recording import Steps, read_steps
 from vpt_jax.video import FRAME_RATE, Frame, decode
 
 FILM_SECONDS = 15
@@ -26,5 +27,5 @@ def large_play(recording: Path) -> Sequence[Frame]:
     if not (name := _NAME.fullmatch(recording.name)) or not settings.exists():
         return list(recorded)
     game = {"level": name["level"], "skill": json.loads(settings.read_text())["skill"], "seconds": FILM_SECONDS}
-    steps = Steps(*(column[:count] for column in read_steps(recording.with_name(f"{recording.name}.jsonl"))))
+    steps = read_actions(recording, MINERL, count)
     return large_frames(recorded, replay(film_spec(make_env_spec("doom", game)), int(name["seed"]), steps))

@@ -8,6 +8,7 @@ import pytest
 
 from configs import foundation
 from vpt_jax.data.dataset import load_index
+from vpt_jax.data.entries import DatasetEntry
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings
 from vpt_jax.programs.supervised import open_stream
 from vpt_jax.system.errors import ConfigError
@@ -69,10 +70,9 @@ def test_impossible_thresholds_are_refused(settings, least, message):
 def test_only_training_play_is_masked(settings):
     config = foundation.get_config("demo")
     config.data.min_confidence = THRESHOLD
-    train, valid = (
-        open_stream(config, settings.dataset, split, rows=2, encoder=None).settings for split in ("train", "valid")
-    )
+    entry = DatasetEntry("", settings.dataset)
+    train, valid = (open_stream(config, entry, split, rows=2, encoder=None).settings for split in ("train", "valid"))
     assert (train.min_confidence, valid.min_confidence) == (THRESHOLD, 0)
     config.data.min_confidence = 1.0
     with pytest.raises(ConfigError, match=r"config.data: .*no label has a confidence"):
-        open_stream(config, settings.dataset, "train", rows=2, encoder=None)
+        open_stream(config, entry, "train", rows=2, encoder=None)

@@ -64,3 +64,41 @@ def test_other_names_and_no_fraction_hold_out_nothing():
     assert not held_out([f"take {number}" for number in range(50)], 0.5, "player", 0)
     assert not held_out([], 0.5, "player", 0)
     assert not held_out(names_of(50), 0.0, "player", 0)
+
+
+@pytest.mark.parametrize("by", ["player", "session", "world"])
+def test_recordings_are_split_by_their_facts(by):
+    """No session, nor a player or a world if it is split by these, is in both splits."""
+    facts = {f"take{i}": {"player": f"p{i % 60}", "session": f"s{i % 240}", "world": f"w{i % 30}"} for i in range(480)}
+    facts["odd"] = {"licence": "CC0-1.0"}  # nothing is known: not held out
+    names = list(facts)
+    valid = held_out(names, 0.2, by, 0, facts)
+    train = set(names) - valid
+    assert 0.05 < len(valid) / len(names) < 0.4
+    assert "odd" not in valid
+    for unit in (by, "session"):
+        assert not {facts[one].get(unit) for one in valid} & {facts[one].get(unit) for one in train}
+    assert held_out(names[:240], 0.2, by, 0, facts) == valid & set(names[:240])
+
+
+def test_players_who_share_a_session_are_in_one_split():
+    facts = {f"{player}{i}": {"player": player, "session": f"{player}{i}"} for player in "abcdef" for i in range(2)}
+    facts |= {"both1": {"player": "a", "session": "x"}, "both2": {"player": "b", "session": "x"}}
+    for seed in range(20):
+        valid = held_out(list(facts), 0.5, "player", seed, facts)
+        assert ("a0" in valid) == ("b0" in valid) == ("both1" in valid) == ("both2" in valid)
+        assert 0 < len(valid) < len(facts)
+
+
+def test_a_single_world_is_split_by_session():
+    facts = {f"take{i}": {"player": f"p{i}", "session": f"s{i % 5}", "world": "w"} for i in range(20)}
+    valid = held_out(list(facts), 0.2, "world", 0, facts)
+    assert 0 < len(valid) < 20
+    assert not {facts[one]["session"] for one in valid} & {facts[one]["session"] for one in set(facts) - valid}
+
+
+def test_a_fact_goes_before_the_name_of_a_contractor():
+    names = names_of(4, sessions=1, segments=1)
+    facts = {name: {"player": "one"} for name in names}
+    assert held_out(names, 0.5, "player", 0) == held_out(names, 0.5, "player", 0, {})
+    assert 0 < len(held_out(names, 0.5, "player", 0, facts)) < 4  # of a single player, sessions

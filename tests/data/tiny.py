@@ -1,6 +1,7 @@
 """Datasets of a few tiny frames, written without recordings; and ways to damage them."""
 
 import json
+from functools import partial
 
 import numpy as np
 
@@ -29,15 +30,17 @@ def serialized(name, pictures, chunk, first, total, actions, space=MINERL, **cha
     return dataset.serialize_chunk(values | changes, space)
 
 
-def write_dataset(folder, lengths, shards=1, splits=("train",), record=serialized, space=MINERL):
+def write_dataset(folder, lengths, shards=1, splits=("train",), record=None, space=MINERL, size=SIZE, seed=0):
     """Writes a dataset of random frames and actions; `lengths`: frames of each episode, in each split.
 
-    `record`: makes the bytes of a record, as `serialized` does.
+    `record`: makes the bytes of a record, as `serialized` does. `space`: of the actions. `size`: height and width of
+    the frames. `seed`: datasets of another one have other content.
     """
+    record = record or partial(serialized, space=space)
     folder.mkdir(parents=True)
     counts = {}
     for split in splits:
-        rng = np.random.default_rng(len(split))
+        rng = np.random.default_rng(len(split) + 100 * seed)
         records, buttons, cameras = [], [], []
         for number, length in enumerate(lengths):
             buttons.append(rng.integers(0, 2, (length, len(space.keys))).astype(np.uint8))
@@ -46,8 +49,8 @@ def write_dataset(folder, lengths, shards=1, splits=("train",), record=serialize
             for chunk, first in enumerate(range(0, length, CHUNK)):
                 rows = slice(first, first + CHUNK)
                 actions = buttons[-1][rows], cameras[-1][rows]
-                frames = rng.integers(0, 256, (len(actions[0]), SIZE, SIZE, 3)).astype(np.uint8)
-                records.append(record(f"{split}{number}", frames, chunk, first, length, actions, space=space))
+                frames = rng.integers(0, 256, (len(actions[0]), size, size, 3)).astype(np.uint8)
+                records.append(record(f"{split}{number}", frames, chunk, first, length, actions))
         parts = np.array_split(np.arange(len(records)), shards)
         for i, part in enumerate(parts):
             dataset.write_records(dataset.shard_path(folder, split, i, shards), [records[n] for n in part])

@@ -8,9 +8,12 @@ import pytest
 
 from vpt_jax.actions.joint import JointAction, joint_from_raw
 from vpt_jax.actions.minerl import CAMERA, MINERL
-from vpt_jax.data.streams import Stream, StreamSettings
+from vpt_jax.data.mixture import MixtureStream
+from vpt_jax.data.streams import Part, Stream, StreamSettings
 from vpt_jax.evaluation.baselines import FactoredMarginal, Marginal, idm_baselines, label_baselines, policy_baselines
 from vpt_jax.evaluation.metrics import compute_metrics, sum_totals
+
+from ..data.tiny import write_dataset
 
 
 def test_marginal_is_a_distribution_and_close_to_the_frequencies():
@@ -130,3 +133,50 @@ def test_label_baselines_equal_idm_baselines_by_episode(episodes):
         together = compute_metrics(MINERL, sum_totals(by_episode))
         assert math.isnan(together.pop("nll"))
         assert together.items() <= figures[name].items()
+
+
+@pytest.fixture(scope="module")
+def mixture(dataset_dir, tmp_path_factory):
+    """Six rows of a dataset of 400 frames, and two of one of 21 frames."""
+    small = write_dataset(tmp_path_factory.mktemp("mixed") / "small", (9, 12), size=32)
+    parts = [
+        Part(name, Stream(StreamSettings(str(folder), "train", rows, 2, "keep")), rows / 8)
+        for name, folder, rows in (("large", dataset_dir, 6), ("small", small, 2))
+    ]
+    return MixtureStream(parts, 8)
+
+
+def test_baselines_weight_the_datasets_of_a_mixture_by_their_frames_in_a_step(mixture, streams):
+    frames = np.array([400 / 34, 21 / 6])  # steps of one pass: 400 / (6 x 2) and 21 / (2 x 2), rounded up
+    shares = frames / frames.sum()
+    played = [[part.stream.actions(e) for e in range(len(part.stream.index.names))] for part in mixture.parts]
+    buttons = [np.concatenate([buttons for buttons, _ in episodes]) for episodes in played]
+    unseen = 1 / (421 + 1)  # no button is pressed, or not pressed, in one frame only
+    marginal = FactoredMarginal.from_stream(mixture)
+    seen = shares @ [each.mean(0) for each in buttons]
+    often = [key for key in range(20) if 2 <= np.concatenate(buttons)[:, key].sum() <= 419]
+    assert len(often) == 20
+    np.testing.assert_allclose(marginal.buttons[:, 1], (1 - unseen) * seen + unseen / 2)
+    np.testing.assert_allclose(marginal.camera.sum(1), 1)
+
+    _, valid = streams
+    figures, joint = policy_baselines(mixture, valid), Marginal.from_stream(mixture)
+    np.testing.assert_allclose([joint.buttons.sum(), joint.camera.sum()], 1)
+    repeats = []
+    for episodes in played:
+        same = [is_repeated(joint_from_raw(MINERL, *actions)) for actions in episodes]
+        repeats.append(np.concatenate(same).mean())
+    share, losses = shares @ repeats, []
+    for episode in range(2):
+        actions = joint_from_raw(MINERL, *(part[valid.kept(episode)] for part in valid.actions(episode)))
+        losses.append(-np.log((1 - share) * np.exp(joint.log_prob(MINERL, actions)) + share * is_repeated(actions)))
+    assert figures["repeat"]["nll"] == pytest.approx(np.concatenate(losses).mean())
+    assert idm_baselines(mixture, valid)["repeat"]["nll"] > 0
+
+
+def is_repeated(actions):
+    last, same = (0, 60), []
+    for button, camera in zip(*actions, strict=True):
+        same.append(button == last[0] and (camera == last[1] or button % 2 == 0))
+        last = button, camera
+    return np.array(same)

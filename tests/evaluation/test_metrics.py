@@ -152,7 +152,8 @@ def test_the_evaluator_agrees_with_one_pass_over_complete_rows(dataset_dir):
     )
     predict, memory, by_rows = partial(predict_next, policy), policy.initial_memory, parallel.batch_sharding(mesh)
     baselines, views = {"marginal": {"nll": 5.0}}, ("valid", "acting")
-    figures = evaluator(MINERL, predict, partial(memory, 8), batches, by_rows, baselines, views, test_batches=batches)(
+    sets = {"": batches, "web": batches}
+    figures = evaluator(MINERL, predict, partial(memory, 8), sets, by_rows, baselines, views, test_batches=batches)(
         params
     )
 
@@ -168,6 +169,7 @@ def test_the_evaluator_agrees_with_one_pass_over_complete_rows(dataset_dir):
     assert figures.pop("marginal/nll") == 5.0
     # Test batches are a separate pass that starts with an empty memory (fidelity S8).
     named = {"valid": "valid", "acting": "acting", "test": "valid", "test_acting": "acting"}
+    named |= {"valid_web": "valid", "acting_web": "acting"}
     wanted = {f"{name}/{figure}": value for name, view in named.items() for figure, value in expected[view].items()}
     assert figures == pytest.approx(wanted, rel=1e-4)
     assert expected["valid"]["camera_accuracy_moving"] > 0

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from demo.films import large_play
 
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.envs.doom.recorder import EpisodePlan, Settings, record_episode
 from vpt_jax.envs.games import make_env_spec
+from vpt_jax.evaluation.episode_files import read_actions
 from vpt_jax.evaluation.replay import FILM_SIZE, film_spec, large_frames, replay
-from vpt_jax.recording import read_steps
 from vpt_jax.system.atomic_files import write_text
 from vpt_jax.video import decode
 
@@ -35,7 +36,7 @@ def test_a_recorded_episode_is_shown_in_large_frames(recording):
 
 
 def test_other_play_is_not_shown_in_place_of_the_recorded_one(recording):
-    steps, game = read_steps(recording.with_suffix(".jsonl")), {"level": "E1M5", "seconds": 6.0}
+    steps, game = read_actions(recording, MINERL, 1000), {"level": "E1M5", "seconds": 6.0}
     small = list(decode(recording.with_suffix(".mp4")))
     spec = film_spec(make_env_spec("doom", game))
     backwards = steps._replace(camera=-steps.camera)
@@ -46,7 +47,7 @@ def test_other_play_is_not_shown_in_place_of_the_recorded_one(recording):
 
 
 def test_a_replay_ends_with_the_episode(recording):
-    steps = read_steps(recording.with_suffix(".jsonl"))
+    steps = read_actions(recording, MINERL, 1000)
     spec = film_spec(make_env_spec("doom", {"level": "E1M5", "seconds": 2.0}))
     frames = list(replay(spec, SEED, steps))
     assert len(frames) == 40

@@ -14,8 +14,9 @@ import pytest
 
 from vpt_jax.actions.joint import JointAction, factored_from_joint
 from vpt_jax.actions.minerl import BUTTONS, CAMERA, MINERL
+from vpt_jax.data.mixture import MixtureStream
 from vpt_jax.data.prepare import prepare
-from vpt_jax.data.streams import Stream, StreamSettings, WindowStream
+from vpt_jax.data.streams import Part, Stream, StreamSettings, WindowStream
 from vpt_jax.evaluation.baselines import idm_baselines, policy_baselines
 from vpt_jax.evaluation.metrics import Prediction
 from vpt_jax.models.policy import Policy
@@ -88,11 +89,10 @@ def written(streams, model, tmp_path_factory):
         workdir,
         stage="policy",
         facts={"Device": "<b>1</b> & 2"},
-        baselines=baselines,
         objective=objective(policy),
         params=params,
         train=train,
-        valid=valid,
+        held_out=[report.HeldOut("", valid, baselines)],
     )
     return html.read_text(), film, {"model": last, **baselines}
 
@@ -157,7 +157,7 @@ def test_play_predicts_as_the_policy_does_on_the_episode_alone(streams, model):
         MINERL, JointAction(*(np.asarray(x[0].argmax(-1)) for x in output.logits.values()))
     )
     assert len(np.unique(buttons, axis=0)) > 1
-    for (_, recorded, predicted, _), row, held, turn in zip(play, valid.kept(1), buttons, bins, strict=True):
+    for (_, recorded, predicted, *_), row, held, turn in zip(play, valid.kept(1), buttons, bins, strict=True):
         np.testing.assert_array_equal(predicted[0], held)
         np.testing.assert_allclose(predicted[1], CAMERA.to_values(turn), rtol=1e-6)
         for stored, shown in zip(valid.actions(1), recorded, strict=True):
@@ -171,7 +171,7 @@ def test_play_is_limited_and_inventory_does_not_turn(streams, model):
     params = params | {"actions": params["actions"] | {"buttons": head}}
     play = list(report.held_out_play(objective(policy), params, valid, 1, 10))
     assert len(play) == 10
-    for _, _, (buttons, camera), _ in play:
+    for _, _, (buttons, camera), *_ in play:
         assert buttons.nonzero() == (np.array([BUTTONS.index("inventory")]),)
         assert not camera.any()
 
@@ -189,8 +189,9 @@ def test_an_inverse_dynamics_run_has_its_own_baselines_and_shows_all_frames(stre
 
     perfect = Objective(None, lambda rows: (), None, perfect_predict)
     html, film = report.write_report(
-        tmp_path, stage="idm", facts={}, baselines=baselines, objective=perfect, params=None, train=train, valid=valid
-    )
+        tmp_path, stage="idm", facts={}, objective=perfect, params=None, train=train,
+        held_out=[report.HeldOut("", valid, baselines)],
+    )  # fmt: skip
     page = Page(html.read_text())
     assert page.text("h1")[0].startswith("Inverse dynamics: ")
     assert page.text("th")[:5] == ["Model", "All released", "Repeat the last action", "NLL (nats per frame)",
@@ -199,16 +200,43 @@ def test_an_inverse_dynamics_run_has_its_own_baselines_and_shows_all_frames(stre
     assert any("before and after" in text for text in page.text("p"))
     assert "dropped, as in training" not in html.read_text()
     assert len(list(decode(film))) == 100
-    for _, recorded, predicted, _ in report.held_out_play(perfect, None, valid, 1, 100):
+    for _, recorded, predicted, *_ in report.held_out_play(perfect, None, valid, 1, 100):
         np.testing.assert_array_equal(recorded[0], predicted[0])
+
+
+def test_the_page_of_a_mixture_shows_every_validation_set(streams, model, tmp_path):
+    train, valid = streams
+    mixture = MixtureStream([Part(name, train, 0.5) for name in ("hired", "web")], 4)
+    held_out = [report.HeldOut(name, valid, policy_baselines(mixture, valid)) for name in ("hired", "web")]
+    figures = {
+        f"valid_{name}/{metric}": value * factor
+        for (name, _, baselines), factor in zip(held_out, (0.5, 0.25), strict=True)
+        for metric, value in baselines["repeat"].items()
+    }
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 3, "train/loss": 1.0, **figures}) + "\n")
+    policy, params = model
+    html, film = report.write_report(
+        tmp_path, stage="policy", facts={}, objective=objective(policy), params=params, train=mixture, held_out=held_out
+    )
+    page = Page(html.read_text())
+    assert page.text("h2") == [
+        "Prediction of held-out play: hired", "Prediction of held-out play: web", "Learning curves: hired",
+        "Learning curves: web", "Held-out play: predicted against recorded", "F1 of each key: hired",
+        "F1 of each key: web", "Training examples",
+    ]  # fmt: skip
+    cells = page.text("td")
+    assert [f"{figures[f'valid_{name}/nll']:.3f}" in cells for name in ("hired", "web")] == [True, True]
+    assert page.tags.count("img") == report.EXAMPLES
+    assert film.exists()
 
 
 def test_without_an_evaluation_the_error_names_the_file(streams, model, tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl holds no evaluation"):
         report.write_report(
-            tmp_path, stage="policy", facts={}, baselines={}, objective=None, params=None, train=None, valid=None
-        )
+            tmp_path, stage="policy", facts={}, objective=None, params=None, train=None,
+            held_out=[report.HeldOut("", None, {})],
+        )  # fmt: skip
 
 
 def test_actions_are_described():

@@ -105,6 +105,9 @@ def test_every_string_of_a_config_and_every_flag_is_expanded(home):
         "out": "/home/me/o", "n": 3, "policies": ("a=/home/me/a", "/home/me/b"), "game": {"path": "/home/me/v"},
         "search": "~x",
     }  # fmt: skip
+    config = ConfigDict({"mixture": ({"dataset": "~/a", "weight": 2}, "b=~/b")})
+    expand_config(config)
+    assert config.mixture == ({"dataset": "/home/me/a", "weight": 2}, "b=/home/me/b")
     arguments = [
         "--config=~/c.py:demo",
         "--config.out=~/o",

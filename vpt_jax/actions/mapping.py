@@ -71,6 +71,15 @@ class ActionMapping:
                 f"the action mapping goes to {', '.join(sorted(unknown))}, which the action space {space.name!r} lacks"
             )
 
+    def require_sources(self, space: ActionSpace) -> None:
+        """Raises `ActionSpaceError` if a source is not in the space; the message names all of them."""
+        unknown = {source for source, _ in self.keys} - set(space.keys)
+        unknown |= {source for source, *_ in self.axes} - set(space.axis_index)
+        if unknown:
+            raise ActionSpaceError(
+                f"the action mapping is of {', '.join(sorted(unknown))}, which the action space {space.name!r} lacks"
+            )
+
     def matrices(
         self, source_keys: Mapping[str, int], source_axes: Mapping[str, int], target: ActionSpace
     ) -> tuple[UInt8[np.ndarray, "source_keys keys"], Float[np.ndarray, "source_axes axes"]]:

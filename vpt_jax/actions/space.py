@@ -210,7 +210,7 @@ class ActionSpace:
         if differences := self.differences(other):
             raise ActionSpaceError(
                 f"{this} has the action space {self.name!r}, and {that} has {other.name!r}: {'; '.join(differences)}. "
-                "Use data and a model of one space, or map the data to the model's (config.data.mapping)"
+                "Use data and a model of one space, or map the data (`mapping` in the entries of config.data.mixture)"
             )
 
     def differences(self, other: "ActionSpace") -> list[str]:

@@ -7,12 +7,16 @@ import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from vpt_jax.actions.mapping import ActionMapping
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data import dataset
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.recorded_stats import RecordObserver
@@ -21,6 +25,8 @@ from vpt_jax.system.atomic_files import atomic_write, publish, read_arrays, read
 from vpt_jax.system.workers import temporary_path
 from vpt_jax.video import FRAME_RATE
 from vpt_jax.video_files import name_problem, utf8_path
+
+RECORDINGS = "recordings"  # source of OpenAI's format
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,31 @@ class EncodingSettings:
     chunk_frames: int
     quality: int
     layout: str = dataset.VERSION
+    space: ActionSpace = MINERL
+    mapping: ActionMapping | None = None  # from the recorder's names to those of the space; None: equal names
+    source: str = RECORDINGS  # OpenAI's format, or a bridge (bridges/registry.py)
+    frames_per_second: float = 0.0  # of formats that store no times; 0: their default
+    mouse_factors: tuple[tuple[str, float], ...] = ()  # by name of the recording
+
+    @cached_property
+    def stored(self) -> dict[str, Any]:
+        """JSON values for the report; others than the frames' only if they are not the paper's."""
+        frames = {name: getattr(self, name) for name in ("height", "width", "chunk_frames", "quality", "layout")}
+        others = {
+            "source": self.source if self.source != RECORDINGS else None,
+            "space": self.space.to_dict() if self.space != MINERL else None,
+            "mapping": self.mapping.to_dict() if self.mapping else None,
+            "frames_per_second": self.frames_per_second or None,
+            "mouse_factors": dict(self.mouse_factors) or None,
+        }
+        return frames | {name: value for name, value in others.items() if value is not None}
+
+
+class Actions(NamedTuple):
+    """Raw actions of all steps of a recording, in the dataset's action space."""
+
+    buttons: np.ndarray  # uint8 [n, keys]
+    camera: np.ndarray  # float32 [n, axes]
 
 
 class Recording(NamedTuple):
@@ -63,7 +94,7 @@ class Recording(NamedTuple):
         return add_suffix(self.result, suffix)
 
     def actions(self) -> dict[str, np.ndarray]:
-        """Stored actions: `buttons` uint8 [n, 20] and `camera` float32 [n, 2]; empty if they cannot be read."""
+        """Stored actions: `buttons` uint8 [n, keys] and `camera` float32 [n, axes]; empty if they cannot be read."""
         return read_arrays(self.file(".npz")) or {}
 
     def remove_if_damaged(self) -> bool:
@@ -107,19 +138,20 @@ def encode_episodes(segments: Sequence[Recording], settings: EncodingSettings) -
         steps = read_steps(jsonl, observe)
         rows = {segment: kept for segment in segments if (kept := _rows(segment, len(steps.buttons)))}
         frames = read_frames(mp4, steps, settings.height, settings.width)
-        _write_segments(rows, files, frames, steps, settings)
+        actions = _in_space(steps, settings)
+        _write_segments(rows, files, frames, actions, settings)
     except BrokenRecordingError as error:
         for segment in segments:
             files[segment].unlink(missing_ok=True)
-            _write_broken_note(segment, error)
+            write_broken_note(segment, error)
         return 0
     for segment in segments:
         if segment in rows:
-            _write_stats(segment, observers[segment])
-            _publish_result(segment, files[segment], steps.buttons[rows[segment]], steps.camera[rows[segment]])
+            write_stats(segment, observers[segment])
+            publish_result(segment, files[segment], _rows_of(actions, rows[segment]))
         else:
             missing = f"there are no steps {segment.first} to {segment.stop}"
-            _write_broken_note(segment, BrokenRecordingError(jsonl, "too short", missing))
+            write_broken_note(segment, BrokenRecordingError(jsonl, "too short", missing))
     return sum(kept.stop - kept.start for kept in rows.values())
 
 
@@ -133,55 +165,73 @@ def _write_segments(
     rows: Mapping[Recording, slice],
     files: Mapping[Recording, Path],
     frames: Iterator[np.ndarray],
-    steps: Steps,
+    actions: Actions,
     settings: EncodingSettings,
 ) -> None:
     """Writes the records of each segment. All frames are read, since only their end shows whether they match."""
     position = 0
     for segment, wanted in rows.items():
         deque(islice(frames, wanted.start - position), maxlen=0)
-        kept = Steps(*(field[wanted] for field in steps))
-        dataset.write_records(files[segment], _records(segment.name, frames, kept, settings))
+        kept = _rows_of(actions, wanted)
+        jpegs = (encode_chunk([frame], settings.quality)[0] for frame in frames)
+        dataset.write_records(files[segment], chunk_records(segment.name, jpegs, kept, settings))
         position = wanted.stop
     deque(frames, maxlen=0)
 
 
-def _write_broken_note(segment: Recording, error: BrokenRecordingError) -> None:
-    note = {"file": utf8_path(error.path.name), "reason": error.reason, "detail": error.detail}
+def _in_space(steps: Steps, settings: EncodingSettings) -> Actions:
+    """Actions of OpenAI's format in the dataset's action space."""
+    if settings.space == MINERL and settings.mapping is None:
+        return Actions(steps.buttons, steps.camera)
+    space = settings.space
+    mapping = settings.mapping or ActionMapping.identity(space.keys, (axis.name for axis in space.axes))
+    return Actions(*mapping.apply(MINERL, space, steps.buttons, steps.camera))
+
+
+def _rows_of(actions: Actions, rows: slice) -> Actions:
+    return Actions(*(field[rows] for field in actions))
+
+
+def write_broken_note(segment: Recording, error: BrokenRecordingError, file: str = "") -> None:
+    """Records why a recording is broken; `file`: its broken file, by default the name of the error's."""
+    note = {"file": file or utf8_path(error.path.name), "reason": error.reason, "detail": error.detail}
     write_text(segment.file(".broken"), json.dumps(note))
 
 
-def _write_stats(segment: Recording, observer: RecordObserver) -> None:
+def write_stats(segment: Recording, observer: RecordObserver) -> None:
+    """Stores the statistics that `Recording.recorded` returns."""
     ticks = {"first_tick": observer.first_tick, "last_tick": observer.last_tick}
     write_text(segment.file(".json"), json.dumps({"stats": observer.stats().as_dict()} | ticks))
 
 
-def _publish_result(segment: Recording, records: Path, buttons: np.ndarray, camera: np.ndarray) -> None:
+def publish_result(segment: Recording, records: Path, actions: Actions) -> None:
     """Publishes the records, then the actions atomically: the `.npz` marks the recording as done."""
     publish(records, segment.file(".records"))
     with atomic_write(segment.file(".npz")) as writing, writing.open("wb") as file:
-        np.savez(file, buttons=buttons, camera=camera)
+        np.savez(file, buttons=actions.buttons, camera=actions.camera)
 
 
-def _records(name: str, frames: Iterator[np.ndarray], steps: Steps, settings: EncodingSettings) -> Iterator[bytes]:
-    """Serialized chunks of an episode; consumes one frame per step."""
-    total = len(steps.buttons)
+def chunk_records(name: str, jpegs: Iterator[bytes], actions: Actions, settings: EncodingSettings) -> Iterator[bytes]:
+    """Serialized chunks of an episode; consumes one JPEG per step."""
+    total = len(actions.buttons)
     for chunk, first in enumerate(range(0, total, settings.chunk_frames)):
         rows = slice(first, first + settings.chunk_frames)
-        data, ends = encode_chunk(islice(frames, len(steps.camera[rows])), settings.quality)
+        kept = _rows_of(actions, rows)
+        frames = list(islice(jpegs, len(kept.camera)))
         yield dataset.serialize_chunk(
             {
-                "frames": data,
-                "frame_ends": ends,
-                "buttons": steps.buttons[rows],
-                "camera": steps.camera[rows],
-                "confidence": np.ones(len(steps.camera[rows]), np.float32),
+                "frames": b"".join(frames),
+                "frame_ends": np.cumsum([len(jpeg) for jpeg in frames], dtype=np.int32),
+                "buttons": kept.buttons,
+                "camera": kept.camera,
+                "confidence": np.ones(len(kept.camera), np.float32),
                 "labels": "recorded",
                 "episode": name,
                 "chunk": chunk,
                 "first_frame": first,
                 "num_frames": total,
-            }
+            },
+            settings.space,
         )
 
 

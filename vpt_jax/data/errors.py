@@ -13,3 +13,7 @@ class DatasetDamagedError(UserError, ValueError):
 
 class OpenFilesError(UserError, OSError):
     """Limit of open files reached, of the process or of the machine; the message says which limit to raise."""
+
+
+class PrepareError(UserError):
+    """Dataset that cannot be prepared as configured; the message names the remedy."""

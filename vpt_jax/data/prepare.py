@@ -3,7 +3,7 @@
 Intermediate files are in `OUT.partial` until the dataset is complete; then it is renamed to `OUT` or, if that is a
 mount point, copied (mount_points.py). Each episode is stored as soon as it is encoded, so an interrupted run resumes
 where it stopped. Shards and index are deterministic to the byte, for any number of workers, interrupted or not. A run
-needs twice the dataset's size on disk.
+needs twice the dataset's size on disk. Recordings of other formats are read by bridges (bridges/registry.py).
 """
 
 import hashlib
@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -23,33 +22,38 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.contractor_names import recorder_version
-from vpt_jax.data import beam, dataset, manifest, sessions, splits
-from vpt_jax.data.encode import EncodingSettings, Recording, add_suffix, encode_episodes
+from vpt_jax.data import beam, bridged_report, dataset, manifest, sessions, splits, trainable
+from vpt_jax.data.bridged import BridgedRecording, encode_bridged
+from vpt_jax.data.bridges.facts import facts_file
+from vpt_jax.data.bridges.registry import load_bridge
+from vpt_jax.data.encode import RECORDINGS, EncodingSettings, Recording, add_suffix, encode_episodes
+from vpt_jax.data.errors import PrepareError
+from vpt_jax.data.prepare_settings import read_settings
 from vpt_jax.data.recorded_stats import RecordedStats
 from vpt_jax.recording import GUI_MOUSE_SCALE, find_recordings, recording_file
-from vpt_jax.system.errors import UserError
 from vpt_jax.system.mount_points import place_folder
 from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.system.renamed_fields import refuse_renamed_fields
 from vpt_jax.system.resumable_folder import refuse_changes
 from vpt_jax.system.workers import TaskRunner, locked, process_runner, progress_bar
-from vpt_jax.video_files import content_digest, name_problem, printable_path, utf8_path
+from vpt_jax.video_files import content_digest, is_video, name_problem, printable_path, utf8_path
 
 SPLITS = ("train", "valid", "test")
 _ATTEMPTS = 3  # to assemble the encoded episodes; each attempt re-encodes damaged ones
 
 
-class PrepareError(UserError):
-    """Dataset that cannot be prepared as configured; the message names the remedy."""
-
-
-def prepare(config: ConfigDict) -> Path:
+def prepare(config: ConfigDict, source: str = RECORDINGS) -> Path:
     """Prepares the dataset `config.out` from the recordings in `config.recordings` (fields: configs/prepare.py).
 
     Recordings are in the subfolders train, valid and test, one per split, or all in the folder itself: then all are
     `train`. If none is `valid`, some contractors' recordings are held out of `train` (splits.py). Or they are the
     segments of a manifest in such a folder (vpt_jax/data/manifest.py). Does nothing if the dataset is up to date.
+
+    Args:
+        config: of the run.
+        source: format of the recordings: OpenAI's, or a bridge (bridges/registry.py).
 
     Returns:
         Path of the dataset.
@@ -62,30 +66,29 @@ def prepare(config: ConfigDict) -> Path:
     refuse_remote_paths(config)
     if not (config.recordings and config.out):
         raise PrepareError("set the input and the output folder: --config.recordings=A --config.out=B")
-    source, out = Path(config.recordings).resolve(), Path(config.out).resolve()
-    settings = EncodingSettings(config.height, config.width, config.chunk_frames, config.quality)
-    _check(settings, config.valid)
+    folder, out = Path(config.recordings).resolve(), Path(config.out).resolve()
+    settings = read_settings(config, source)
     partial = add_suffix(out, ".partial")
-    recordings = _hold_out(_find(source, partial / "episodes", settings), config.valid)
+    recordings = _find(folder, partial / "episodes", settings)
+    facts = {} if _is_bridged(settings) else trainable.read_all_facts(recordings)
+    if not _is_bridged(settings):
+        recordings = _hold_out(trainable.allowed(recordings, facts, config.include_untrainable), config.valid, facts)
     for recording in recordings:
         if problem := name_problem(recording.source):
             print(f"broken: {printable_path(recording.source)}: {problem}", flush=True)
-    results = [f"{recording.split}/{recording.result.name}" for recording in recordings]
-    results += ["joined"] if config.join_segments else []
-    provenance = {"settings": asdict(settings), "recordings": _digest(results)}
+    provenance = {"settings": settings.stored, "recordings": _digest(_identity(recordings, config, settings))}
     if _is_up_to_date(out, provenance):
         print("nothing to do: this dataset is up to date")
     else:
         with locked(partial), _workers(config, recordings) as run:
             for _ in range(_ATTEMPTS):
                 _encode_all(run, recordings, settings)
-                episodes = {recording: [recording] for recording in recordings}
-                if config.join_segments:
-                    episodes = _join(run, recordings, settings.chunk_frames)
-                    if damaged := [one for one in recordings if not one.is_done]:
-                        _report_damaged(damaged)
-                        continue
-                report = provenance | _episode_report(source, list(episodes)) | _recorded_report(episodes)
+                episodes, bridged = _episodes(run, recordings, config, settings)
+                if damaged := [one for one in recordings if not one.is_done]:
+                    _report_damaged(damaged)
+                    continue
+                report = provenance | _episode_report(folder, list(episodes)) | _recorded_report(episodes)
+                report |= bridged or trainable.report_facts(facts, config.include_untrainable)
                 if _assemble(run, partial / "dataset", list(episodes), settings, report):
                     break
             else:
@@ -98,42 +101,69 @@ def prepare(config: ConfigDict) -> Path:
     return out
 
 
-def _workers(config: ConfigDict, recordings: Sequence[Recording]) -> AbstractContextManager[TaskRunner]:
+def _is_bridged(settings: EncodingSettings) -> bool:
+    return settings.source != RECORDINGS
+
+
+def _identity(recordings: Sequence[Any], config: ConfigDict, settings: EncodingSettings) -> list[Any]:
+    """JSON values that identify the recordings of a dataset and their splits."""
+    results: list[Any] = [f"{recording.split}/{recording.result.name}" for recording in recordings]
+    if _is_bridged(settings):  # these are split by facts that are read later
+        return [*results, config.valid.to_dict(), config.include_untrainable]
+    return results + (["joined"] if config.join_segments else [])
+
+
+def _episodes(
+    run: TaskRunner, recordings: Sequence[Any], config: ConfigDict, settings: EncodingSettings
+) -> tuple[dict[Recording, list[Recording]], dict[str, Any]]:
+    """Episodes of the encoded recordings, each with its segments, and what the report has of bridged ones."""
+    if _is_bridged(settings):
+        chosen = bridged_report.choose_episodes(recordings, config.valid, config.include_untrainable)
+        if names := chosen.duplicates:
+            raise PrepareError(f"two recordings would be called {names[0]}: rename one of their files")
+        return {episode: [episode] for episode in chosen.episodes}, chosen.report
+    if config.join_segments:
+        return _join(run, recordings, settings), {}
+    return {recording: [recording] for recording in recordings}, {}
+
+
+def _workers(config: ConfigDict, recordings: Sequence[Any]) -> AbstractContextManager[TaskRunner]:
     if config.beam.runner:
         return beam.on_runner(config.beam.runner, config.beam.options)
     return process_runner(config.workers, PrepareError, lambda: _in_progress(recordings))
 
 
-def _check(settings: EncodingSettings, valid: ConfigDict) -> None:
-    for field in ("height", "width"):
-        if (size := getattr(settings, field)) < 8 or size % 8:
-            raise PrepareError(f"config.{field} is {size}, and must be divisible by 8, as the model requires")
-    if settings.chunk_frames < 1:
-        raise PrepareError(f"config.chunk_frames is {settings.chunk_frames}, and must be 1 or more")
-    if not 1 <= settings.quality <= 100:
-        raise PrepareError(f"config.quality is {settings.quality}, and must be from 1 to 100")
-    if not 0 <= valid.fraction < 1:
-        raise PrepareError(f"config.valid.fraction is {valid.fraction}, and must be 0 (none) or more, and below 1")
-    if valid.by not in splits.UNITS:
-        raise PrepareError(f"config.valid.by is {valid.by!r}; choose one of {', '.join(splits.UNITS)}")
-
-
-def _find(source: Path, results: Path, settings: EncodingSettings) -> list[Recording]:
-    """Finds all recordings, by split and name."""
-    if source.suffix == manifest.SUFFIX and source.is_file():
+def _find(source: Path, results: Path, settings: EncodingSettings) -> list[Any]:
+    """Finds all recordings, by split and name: `Recording`, or `BridgedRecording` if the source is a bridge."""
+    if source.suffix == manifest.SUFFIX and source.is_file() and not _is_bridged(settings):
         return _find_segments(source, results, settings)
     if not source.is_dir():
         raise PrepareError(f"there is no folder of recordings at {source}, and no manifest (NAME{manifest.SUFFIX})")
     folders = {split: source / split for split in SPLITS if (source / split).is_dir()}
-    unassigned = find_recordings(source)
+    find = load_bridge(settings.source).find if _is_bridged(settings) else find_recordings
+    unassigned = [path for path in find(source) if path not in folders.values()]
     if folders and unassigned:
         names = ", ".join(folders)
         raise PrepareError(f"{unassigned[0]} is next to the split folders {names}: move it into one of these folders")
-    found = {split: find_recordings(folder) for split, folder in folders.items()} or {"train": unassigned}
+    found = {split: find(folder) for split, folder in folders.items()} or {"train": unassigned}
     if not any(found.values()):
-        raise PrepareError(f"there are no recordings (NAME.mp4 and NAME.jsonl) in {source}")
+        kind = f"of the format {settings.source}" if _is_bridged(settings) else "(NAME.mp4 and NAME.jsonl)"
+        raise PrepareError(f"there are no recordings {kind} in {source}")
     places = [(split, path) for split, paths in found.items() for path in paths]
+    if _is_bridged(settings):
+        with ThreadPoolExecutor(16) as pool:
+            return list(pool.map(lambda place: _bridged(place[0], place[1], results, settings), places))
     return list(_describe_recordings(places, results, settings).values())
+
+
+def _bridged(split: str, path: Path, results: Path, settings: EncodingSettings) -> BridgedRecording:
+    """Describes a bridged recording; hashes its files."""
+    files = load_bridge(settings.source).files(path)
+    names = [str(file.relative_to(path.parent)) if file.is_relative_to(path.parent) else file.name for file in files]
+    contents = [content_digest(file, whole=not is_video(file)) for file in files]
+    result = results / split / f"{_plain_name(path.name)}-{_digest([settings.stored, path.name, names, contents])}"
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    return BridgedRecording(split, utf8_path(path.name), path, result, size)
 
 
 def _find_segments(source: Path, results: Path, settings: EncodingSettings) -> list[Recording]:
@@ -164,12 +194,14 @@ def _locate(source: Path, video: str) -> tuple[str, Path]:
     return folder if folder in SPLITS else "train", (source.parent / video).with_suffix("")
 
 
-def _hold_out(recordings: Sequence[Recording], valid: ConfigDict) -> list[Recording]:
+def _hold_out(
+    recordings: Sequence[Recording], valid: ConfigDict, facts: Mapping[str, Mapping[str, Any]]
+) -> list[Recording]:
     """Moves held-out recordings from `train` to `valid`, unless the user provides recordings in `valid`."""
     if any(recording.split == "valid" for recording in recordings):
         return list(recordings)
     names = [recording.name for recording in recordings if recording.split == "train"]
-    chosen = splits.held_out(names, valid.fraction, valid.by, valid.seed)
+    chosen = splits.held_out(names, valid.fraction, valid.by, valid.seed, facts)
     if chosen:
         print(f"{len(chosen):,} of {len(names):,} recordings are held out as valid (see config.valid)", flush=True)
     return sorted(
@@ -197,13 +229,19 @@ def _recording(split: str, path: Path, results: Path, settings: EncodingSettings
     files = [file for suffix in (".mp4", ".jsonl") if (file := recording_file(path, suffix)).exists()]
     # Content hashes, since copying changes dates. Unreadable files are reported as broken by the encoder.
     contents = [content_digest(file, whole=file.suffix.lower() == ".jsonl") for file in files]
-    state = [asdict(settings), [file.suffix for file in files], contents]
+    state = [settings.stored, [file.suffix for file in files], contents]
+    if (sidecar := facts_file(path)).exists():
+        state.append(content_digest(sidecar, whole=True))
     if (version := recorder_version(path)) in GUI_MOUSE_SCALE:  # the folder's name may contain it
         state.append(version)
-    plain = len(os.fsencode(path.name)) < 150 and not name_problem(path.name)
-    name = path.name if plain else f"{utf8_path(path.name)[:30]}-{_digest(path.name)}"
-    result = results / split / f"{name}-{_digest(state)}"
+    result = results / split / f"{_plain_name(path.name)}-{_digest(state)}"
     return Recording(split, utf8_path(path.name), path, result, sum(file.stat().st_size for file in files))
+
+
+def _plain_name(name: str) -> str:
+    """A name that is short and UTF-8, so that a file's name may begin with it."""
+    plain = len(os.fsencode(name)) < 150 and not name_problem(name)
+    return name if plain else f"{utf8_path(name)[:30]}-{_digest(name)}"
 
 
 def _digest(value: Any) -> str:
@@ -225,8 +263,8 @@ def _is_up_to_date(out: Path, provenance: dict[str, Any]) -> bool:
     return True
 
 
-def _encode_all(run: TaskRunner, recordings: Sequence[Recording], settings: EncodingSettings) -> None:
-    """Runs `encode_episodes` on all recordings that are not done, with a progress bar."""
+def _encode_all(run: TaskRunner, recordings: Sequence[Any], settings: EncodingSettings) -> None:
+    """Runs `encode_episodes` or `encode_bridged` on all recordings that are not done, with a progress bar."""
     for folder in {recording.result.parent for recording in recordings}:
         folder.mkdir(parents=True, exist_ok=True)
         for unfinished in folder.glob("*.writing"):
@@ -237,16 +275,17 @@ def _encode_all(run: TaskRunner, recordings: Sequence[Recording], settings: Enco
     if len(pending) < len(recordings):
         print(f"{len(recordings) - len(pending)} of {len(recordings)} recordings are done already", flush=True)
     todo = [list(segments) for _, segments in groupby(pending, key=lambda recording: recording.source)]
+    encode = encode_bridged if _is_bridged(settings) else encode_episodes
     frames, start = 0, time.monotonic()
     with progress_bar(sum(segments[0].size for segments in todo), desc="encoding", unit="B", unit_scale=True) as bar:
-        for done, (number, count) in enumerate(run(encode_episodes, [(segments, settings) for segments in todo]), 1):
+        for done, (number, count) in enumerate(run(encode, [(segments, settings) for segments in todo]), 1):
             frames += count
             rate = f", {frames / (time.monotonic() - start):,.0f} frames/s" if frames else ""
             bar.set_postfix_str(f"{done}/{len(todo)} recordings{rate}", refresh=False)
             bar.update(todo[number][0].size)
 
 
-def _report_damaged(recordings: Sequence[Recording]) -> None:
+def _report_damaged(recordings: Sequence[Any]) -> None:
     named = ", ".join(map(str, recordings[:3])) + (", ..." if len(recordings) > 3 else "")
     print(
         f"{len(recordings)} recordings are encoded again, since their intermediate files are damaged: {named}",
@@ -254,12 +293,14 @@ def _report_damaged(recordings: Sequence[Recording]) -> None:
     )
 
 
-def _in_progress(recordings: Sequence[Recording]) -> str:
+def _in_progress(recordings: Sequence[Any]) -> str:
     started = {path.name for folder in {one.result.parent for one in recordings} for path in folder.glob("*.writing")}
     return ", ".join(str(one) for one in recordings if any(name.startswith(one.result.name) for name in started))
 
 
-def _join(run: TaskRunner, recordings: Sequence[Recording], chunk_frames: int) -> dict[Recording, list[Recording]]:
+def _join(
+    run: TaskRunner, recordings: Sequence[Recording], settings: EncodingSettings
+) -> dict[Recording, list[Recording]]:
     """Joins contiguous segments of a session; maps every resulting episode to its segments, in the original order.
 
     Damaged segments lose their records, so they are no longer `is_intact`.
@@ -272,7 +313,13 @@ def _join(run: TaskRunner, recordings: Sequence[Recording], chunk_frames: int) -
     made = {one: groups.get(one, [one]) for one in recordings if one not in later}
     episodes = {_joined_recording(segments) if len(segments) > 1 else one: segments for one, segments in made.items()}
     tasks = [
-        (episode.result, [(segment.result, segment.name) for segment in segments], episode.name, chunk_frames)
+        (
+            episode.result,
+            [(segment.result, segment.name) for segment in segments],
+            episode.name,
+            settings.chunk_frames,
+            settings.space,
+        )
         for episode, segments in episodes.items()
         if len(segments) > 1
     ]
@@ -303,18 +350,19 @@ def _assemble(
     if not splits:
         raise PrepareError(f"all {len(recordings)} recordings are broken; {folder / 'report.json'} says why")
     counts = {
-        split: _write_split(run, folder, split, episodes, settings.chunk_frames) for split, episodes in splits.items()
+        split: _write_split(run, folder, split, episodes, settings.chunk_frames, settings.space)
+        for split, episodes in splits.items()
     }
     if damaged := [episode for episodes in splits.values() for episode in episodes if not episode.is_intact]:
         _report_damaged(damaged)
         return False
-    dataset.write_metadata(folder, counts)
+    dataset.write_metadata(folder, counts, settings.space)
     dataset.check_dataset(folder)
     return True
 
 
 def _write_split(
-    run: TaskRunner, folder: Path, split: str, episodes: Sequence[Recording], chunk_frames: int
+    run: TaskRunner, folder: Path, split: str, episodes: Sequence[Recording], chunk_frames: int, space: ActionSpace
 ) -> list[int]:
     """Writes a split's index and shards; returns the number of records in each shard.
 
@@ -337,7 +385,7 @@ def _write_split(
     joined[0].parent.mkdir(exist_ok=True)
     in_order = iter(lengths.items())
     lengths_of = [dict(islice(in_order, len(shard))) for shard in shards]
-    tasks = list(zip(joined, shards, lengths_of, [chunk_frames] * len(shards), strict=True))
+    tasks = [(*task, chunk_frames, space) for task in zip(joined, shards, lengths_of, strict=True)]
     for _ in run(dataset.join_records, tasks):
         pass
     if not all(episode.is_intact for episode in episodes):
@@ -358,7 +406,7 @@ def _episode_report(source: Path, recordings: Sequence[Recording]) -> dict[str, 
             continue
         note = json.loads(recording.file(".broken").read_text())
         splits[recording.split].update(broken=1)
-        broken.append(note | {"file": str(recording.source.with_name(note["file"]).relative_to(folder))})
+        broken.append(note | {"file": str((recording.source.parent / note["file"]).relative_to(folder))})
     return {"splits": splits, "broken": broken}
 
 
@@ -384,6 +432,7 @@ def _summary(out: Path) -> str:
     reasons = Counter(note["reason"] for note in report["broken"])
     for reason, count in reasons.most_common():
         lines.append(f"  left out for {reason!r}: {count:,}")
+    lines += bridged_report.summary(report) + trainable.summary(report)
     if reasons:
         lines.append(f"  all are listed in {out / 'report.json'}")
         lines.append(

@@ -26,6 +26,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.contractor_names import parse_name, recorder_version
 from vpt_jax.data import dataset
 from vpt_jax.data.errors import DatasetDamagedError
@@ -118,7 +120,9 @@ def _start_time(timing: SegmentTiming) -> datetime:
     return parse_name(timing.recording.name).start  # type: ignore[union-attr, return-value]
 
 
-def join_episode(result: Path, segments: Sequence[tuple[Path, str]], name: str, chunk_frames: int) -> None:
+def join_episode(
+    result: Path, segments: Sequence[tuple[Path, str]], name: str, chunk_frames: int, space: ActionSpace = MINERL
+) -> None:
     """Writes the records and actions of one episode from those of its segments, as if it were a single recording.
 
     If records of a segment are damaged, or do not match its actions, they are removed, so that the segment is encoded
@@ -129,13 +133,14 @@ def join_episode(result: Path, segments: Sequence[tuple[Path, str]], name: str, 
         segments: the same path of each segment, and its name, in chronological order.
         name: of the episode.
         chunk_frames: frames of a record; the last may hold fewer.
+        space: of the actions.
     """
     actions = [read_arrays(_file(segment, ".npz")) or {} for segment, _ in segments]
     damaged = []
     for (segment, segment_name), arrays in zip(segments, actions, strict=True):
         try:
             frames = len(arrays["buttons"])
-            dataset.check_episode(_file(segment, ".records"), frames, chunk_frames, segment_name)
+            dataset.check_episode(_file(segment, ".records"), frames, chunk_frames, segment_name, space)
         except (DatasetDamagedError, KeyError):
             damaged.append(segment)
     for segment in damaged:
@@ -146,7 +151,7 @@ def join_episode(result: Path, segments: Sequence[tuple[Path, str]], name: str, 
     sources = [_file(segment, ".records") for segment, _ in segments]
     try:
         with atomic_write(_file(result, ".records")) as writing:
-            dataset.write_records(writing, _join(sources, name, len(buttons), chunk_frames))
+            dataset.write_records(writing, _join(sources, name, len(buttons), chunk_frames, space))
     except DatasetDamagedError:  # checksum mismatch
         for source in sources:
             if not _is_readable(source):
@@ -167,8 +172,8 @@ def _file(result: Path, suffix: str) -> Path:
     return result.with_name(result.name + suffix)
 
 
-def _join(sources: Sequence[Path], name: str, frames: int, chunk_frames: int) -> Iterator[bytes]:
-    steps = (step for source in sources for record in dataset.read_records(source) for step in _steps(record))
+def _join(sources: Sequence[Path], name: str, frames: int, chunk_frames: int, space: ActionSpace) -> Iterator[bytes]:
+    steps = (step for source in sources for record in dataset.read_records(source) for step in _steps(record, space))
     for chunk, first in enumerate(range(0, frames, chunk_frames)):
         jpegs, *actions = zip(*islice(steps, chunk_frames), strict=True)
         fields = dict(zip(("buttons", "camera", "confidence"), map(np.stack, actions), strict=True))
@@ -182,13 +187,14 @@ def _join(sources: Sequence[Path], name: str, frames: int, chunk_frames: int) ->
                 "chunk": chunk,
                 "first_frame": first,
                 "num_frames": frames,
-            }
+            },
+            space,
         )
 
 
-def _steps(record: bytes) -> Iterator[tuple[bytes, Any, Any, Any]]:
+def _steps(record: bytes, space: ActionSpace) -> Iterator[tuple[bytes, Any, Any, Any]]:
     """Yields JPEG, buttons, camera and confidence of every frame of a record."""
-    values = dataset.parse_chunk(record)
+    values = dataset.parse_chunk(record, space)
     start = 0
     for i, end in enumerate(values["frame_ends"]):
         yield values["frames"][start:end], values["buttons"][i], values["camera"][i], values["confidence"][i]

@@ -18,7 +18,7 @@ import signal
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -28,6 +28,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Bool, Float, Int, UInt8
 
+from vpt_jax.actions.mapping import ActionMapping
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.batch import Batch
@@ -43,6 +44,7 @@ from vpt_jax.system.workers import exit_with_parent
 from vpt_jax.video import FRAME_RATE
 
 NULL_RULES = ("drop", "mask", "keep")
+_NOT_COMPARED = ("dataset", "segments", "mapping", "space")  # settings that are not in a fingerprint as they are
 _BLOCK = 2**16  # actions processed at a time
 _WORKERS_NEED = 128  # open files: every array in transit from a worker uses two
 
@@ -70,6 +72,8 @@ class StreamSettings:
     segments: str = ""  # manifest of the seconds of episodes to use (manifest.py); empty: all
     minutes: float = 0.0  # size of a fixed random subset of episodes, in minutes of play; 0: all
     min_confidence: float = 0.0  # the loss of labels of lower confidence is masked; 0: none is
+    mapping: ActionMapping | None = None  # of the dataset's actions to `space`; None: they are used as they are
+    space: ActionSpace | None = None  # None: the dataset's
 
     def __post_init__(self) -> None:
         if self.nulls not in NULL_RULES:
@@ -80,6 +84,16 @@ class StreamSettings:
             raise ValueError(f"minutes is {self.minutes}; set it to the minutes of play to use, or to 0 for all")
         if not 0 <= self.min_confidence <= 1:
             raise ValueError(f"min_confidence is {self.min_confidence}; it is a probability, from 0 to 1")
+        if (self.mapping is None) != (self.space is None):
+            raise ValueError("an action mapping needs the action space to which it maps, and the reverse")
+
+
+class Part(NamedTuple):
+    """Dataset of a mixture (mixture.py)."""
+
+    name: str
+    stream: "Stream"
+    share: float  # of the rows of all batches
 
 
 class Stream:
@@ -89,6 +103,9 @@ class Stream:
 
     def __init__(self, settings: StreamSettings) -> None:
         self.settings = settings
+        if settings.mapping and settings.space:
+            settings.mapping.require_targets(settings.space)
+            settings.mapping.require_sources(self.index.space)
         if settings.minutes > (available := self.index.lengths.sum() / FRAME_RATE / 60):
             raise ValueError(
                 f"{settings.dataset}, split {settings.split!r}: there are {available:.1f} minutes of play, and minutes "
@@ -109,6 +126,21 @@ class Stream:
     def __reduce__(self) -> tuple[type, tuple[StreamSettings]]:
         return type(self), (self.settings,)
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The datasets of a mixture; here, the only one."""
+        return (Part("", self, 1.0),)
+
+    @property
+    def loss_shares(self) -> list[float]:
+        """Share of each of `parts` in the frames that count in the loss."""
+        return [1.0]
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows, over all hosts."""
+        return self.settings.batch
+
     @cached_property
     def index(self) -> EpisodeIndex:
         """Episodes and actions of the split, or of its segments if the settings have a manifest."""
@@ -117,24 +149,30 @@ class Stream:
             return index
         return make_segment_index(index, read_segments(Path(self.settings.segments)), self.settings.split)
 
-    @property
-    def space(self) -> ActionSpace:
-        """Action space of the dataset."""
-        return self.index.space
-
     @cached_property
     def null(self) -> Bool[np.ndarray, " frames"]:
         """Mask of the split's null actions, determined after binning (paper, section on data; not the raw counts)."""
-        buttons, camera = self.index.buttons, self.index.camera
         # Memory-mapped arrays, so not loaded as a whole
-        blocks = (slice(start, start + _BLOCK) for start in range(0, len(buttons), _BLOCK))
-        is_null = self.space.is_null
-        return np.concatenate([is_null(np.asarray(buttons[rows]), np.asarray(camera[rows])) for rows in blocks])
+        starts = range(0, len(self.index.buttons), _BLOCK)
+        blocks = (self._actions(slice(start, start + _BLOCK)) for start in starts)
+        return np.concatenate([self.space.is_null(*actions) for actions in blocks])
+
+    @cached_property
+    def space(self) -> ActionSpace:
+        """Action space of the stream's actions: the dataset's, or that to which they are mapped."""
+        return self.settings.space or self.index.space
 
     def actions(self, episode: int) -> tuple[UInt8[np.ndarray, "n keys"], Float[np.ndarray, "n axes"]]:
-        """Raw actions of an episode: buttons, and movement of the axes."""
-        rows = self.index.rows(episode)
-        return np.asarray(self.index.buttons[rows]), np.asarray(self.index.camera[rows])
+        """Raw actions of an episode: buttons, and movement of the axes in their units."""
+        return self._actions(self.index.rows(episode))
+
+    def _actions(
+        self, rows: slice | Int[np.ndarray, " n"]
+    ) -> tuple[UInt8[np.ndarray, "n keys"], Float[np.ndarray, "n axes"]]:
+        buttons, camera = np.asarray(self.index.buttons[rows]), np.asarray(self.index.camera[rows])
+        if self.settings.mapping is None:
+            return buttons, camera
+        return self.settings.mapping.apply(self.index.space, self.space, buttons, camera)
 
     @cached_property
     def lengths(self) -> Int[np.ndarray, " episodes"]:
@@ -182,6 +220,13 @@ class Stream:
         return int(self.kept_lengths.sum())
 
     @cached_property
+    def num_scored(self) -> int:
+        """Number of frames of an epoch that contribute to the loss."""
+        if self.settings.nulls != "mask":
+            return self.num_frames
+        return sum(len(self.scored(episode)) for episode in range(len(self.index.names)))
+
+    @cached_property
     def steps_per_epoch(self) -> int:
         """Number of steps that yield every frame once; the last rows may end in padding."""
         return -(-self.num_frames // (self.settings.batch * self.settings.length))
@@ -205,8 +250,12 @@ class Stream:
 
     def episodes(self, step: int) -> list[str]:
         """Names of the episodes in a step's batch, over all rows."""
-        windows = (self.window(step, row) for row in range(self.settings.batch))
-        return sorted({self.index.names[episode] for w in windows for episode in w.episode[w.real]})
+        return sorted({name for row in range(self.settings.batch) for name in self.episodes_of_row(step, row)})
+
+    def episodes_of_row(self, step: int, row: int) -> set[str]:
+        """Names of the episodes that a batch row reads at a step."""
+        window = self.window(step, row)
+        return {self.index.names[episode] for episode in window.episode[window.real]}
 
     def read(self, step: int, rows: Sequence[int]) -> Batch:
         """Reads the frames and actions of some rows at a step."""
@@ -234,14 +283,9 @@ class Stream:
         valid = window.real & ~self.null[row] if self.settings.nulls == "mask" else window.real
         if self.settings.min_confidence:
             valid = valid & self._is_confident(row)
+        buttons, camera = self._actions(row)
         real = window.real[:, None]
-        return Batch(
-            self._read_frames(window),
-            self.index.buttons[row] * real,
-            self.index.camera[row] * real,
-            window.first,
-            valid,
-        )
+        return Batch(self._read_frames(window), buttons * real, camera * real, window.first, valid)
 
     def _read_frames(self, window: Window) -> UInt8[np.ndarray, "t h w 3"]:
         stored = self.index.first_frame[window.episode] + window.frame
@@ -287,11 +331,13 @@ class Stream:
     def fingerprint(self) -> dict[str, Any]:
         """Properties that must be equal when training resumes: else its position would denote other frames."""
         names = hashlib.sha256("\n".join(self.index.names).encode() + self.index.lengths.tobytes()).hexdigest()
+        values = asdict(replace(self.settings, mapping=None, space=None))
         space = {} if self.space == MINERL else {"action_space": self.space.to_dict()}  # earlier runs state none
-        left_out = {"dataset", "segments"} | (set() if self.settings.min_confidence else {"min_confidence"})
-        return {name: value for name, value in asdict(self.settings).items() if name not in left_out} | {
+        left_out = {*_NOT_COMPARED} | (set() if self.settings.min_confidence else {"min_confidence"})
+        same = {name: value for name, value in values.items() if name not in left_out} | {
             "frame_shape": list(self.frame_shape), "episodes": names[:16], "kept_frames": self.num_frames, **space,
         }  # fmt: skip
+        return same | ({"mapping": self.settings.mapping.to_dict()} if self.settings.mapping else {})
 
 
 class WindowStream(Stream):
@@ -332,7 +378,7 @@ class WindowStream(Stream):
         return Window(np.full(length, episode), np.where(real, place, 0), np.arange(length) == 0, real)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)  # for the datasets of a mixture
 def _epoch_order(
     stream: Stream, epoch: int | None
 ) -> tuple[Int[np.ndarray, " episodes"], Int[np.ndarray, " episodes"]]:

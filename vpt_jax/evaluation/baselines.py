@@ -4,7 +4,7 @@
 distributes the rest as the marginal distribution.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,9 +15,11 @@ from vpt_jax.actions.space import ActionSpace
 from vpt_jax.evaluation.metrics import Prediction, Totals, compute_metrics, compute_totals, sum_totals
 
 if TYPE_CHECKING:  # a train step uses a marginal on machines that read no dataset
+    from vpt_jax.data.mixture import MixtureStream
     from vpt_jax.data.streams import Stream
 
 RawActions = tuple[UInt8[np.ndarray, "n keys"], Float[np.ndarray, "n axes"]]
+Weights = Float[np.ndarray, " frames"]
 
 
 class Marginal(NamedTuple):
@@ -32,18 +34,19 @@ class Marginal(NamedTuple):
         return cls(*(np.full(classes, 1 / classes) for classes in num_classes(space)))
 
     @classmethod
-    def from_stream(cls, stream: "Stream") -> "Marginal":
+    def from_stream(cls, stream: "Stream | MixtureStream") -> "Marginal":
         """Distribution of a stream's actions."""
-        actions = map(np.concatenate, zip(*_sampled_actions(stream), strict=True))
-        return cls.fit(stream.space, joint_from_raw(stream.space, *actions))
+        episodes, weights = _sampled_actions(stream)
+        actions = joint_from_raw(stream.space, *map(np.concatenate, zip(*episodes, strict=True)))
+        return cls.fit(stream.space, actions, weights)
 
     @classmethod
-    def fit(cls, space: ActionSpace, actions: JointAction) -> "Marginal":
-        """Distribution of the actions; the camera's over the frames in which it moves."""
+    def fit(cls, space: ActionSpace, actions: JointAction, weights: Weights | None = None) -> "Marginal":
+        """Distribution of the actions; the camera's over the frames in which it moves. `weights` are of the frames."""
         moving, counts = joint_tables(space).has_camera[actions.buttons], num_classes(space)
         return cls(
-            _smoothed(actions.buttons, counts[0]),
-            _smoothed(actions.camera[moving], counts[1]),
+            _smoothed(actions.buttons, counts[0], weights),
+            _smoothed(actions.camera[moving], counts[1], weights if weights is None else weights[moving]),
         )
 
     def log_prob(self, space: ActionSpace, actions: JointAction) -> Float[np.ndarray, " n"]:
@@ -70,13 +73,14 @@ class FactoredMarginal(NamedTuple):
         return cls(np.full((len(space.keys), 2), 1 / 2), np.full(bins, 1 / space.num_bins))
 
     @classmethod
-    def from_stream(cls, stream: "Stream") -> "FactoredMarginal":
+    def from_stream(cls, stream: "Stream | MixtureStream") -> "FactoredMarginal":
         """Distribution of a stream's actions."""
-        buttons, camera = map(np.concatenate, zip(*_sampled_actions(stream), strict=True))
+        episodes, weights = _sampled_actions(stream)
+        buttons, camera = map(np.concatenate, zip(*episodes, strict=True))
         space, bins = stream.space, stream.space.to_bins(camera)
         return cls(
-            np.stack([_smoothed(choice, 2) for choice in buttons.T]),
-            np.array([_smoothed(choice, space.num_bins) for choice in bins.T]).reshape(-1, space.num_bins),
+            np.stack([_smoothed(choice, 2, weights) for choice in buttons.T]),
+            np.array([_smoothed(choice, space.num_bins, weights) for choice in bins.T]).reshape(-1, space.num_bins),
         )
 
     def probabilities(self, space: ActionSpace, actions: RawActions) -> Float[np.ndarray, "n choices"]:
@@ -86,7 +90,9 @@ class FactoredMarginal(NamedTuple):
         return np.concatenate([self.buttons[keys, buttons], self.camera[axes, camera]], axis=1)
 
 
-def _smoothed(classes: Integer[np.ndarray, " n"], num_classes: int) -> Float[np.ndarray, " classes"]:
+def _smoothed(
+    classes: Integer[np.ndarray, " n"], num_classes: int, weights: Weights | None = None
+) -> Float[np.ndarray, " classes"]:
     """Class frequencies with Good-Turing smoothing: the share of classes seen once is spread over all classes.
 
     That share estimates the probability mass that is still unseen: it keeps the loss on new classes finite, without
@@ -94,14 +100,18 @@ def _smoothed(classes: Integer[np.ndarray, " n"], num_classes: int) -> Float[np.
     """
     counts = np.bincount(classes, minlength=num_classes)
     unseen = ((counts == 1).sum() + 1) / (len(classes) + 1)
-    return (1 - unseen) * counts / max(len(classes), 1) + unseen / num_classes
+    if weights is None or not len(classes):
+        return (1 - unseen) * counts / max(len(classes), 1) + unseen / num_classes
+    sums = np.bincount(classes, weights, num_classes)
+    return (1 - unseen) * sums / sums.sum() + unseen / num_classes
 
 
-def policy_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, float]]:
+def policy_baselines(train: "Stream | MixtureStream", valid: "Stream") -> dict[str, dict[str, float]]:
     """Metrics of two predictors of joint actions: `marginal` is constant; `repeat` repeats the last action."""
     space, marginal = train.space, Marginal.from_stream(train)
-    repeated = [_is_repeated(space, joint_from_raw(space, *actions)) for actions in _sampled_actions(train)]
-    repeat_share = np.concatenate(repeated).mean()
+    episodes, weights = _sampled_actions(train)
+    repeated = [_is_repeated(space, joint_from_raw(space, *actions)) for actions in episodes]
+    repeat_share = np.average(np.concatenate(repeated), weights=weights)
 
     def constant(raw: RawActions) -> Prediction:
         actions = joint_from_raw(space, *raw)
@@ -117,25 +127,27 @@ def policy_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, fl
     return {name: _metrics_of(valid, predict) for name, predict in {"marginal": constant, "repeat": repeat}.items()}
 
 
-def factored_policy_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, float]]:
+def factored_policy_baselines(train: "Stream | MixtureStream", valid: "Stream") -> dict[str, dict[str, float]]:
     """As `policy_baselines`, of factored actions: every key and axis on its own."""
     return _factored_baselines(train, valid, "marginal", _most_frequent)
 
 
-def idm_baselines(train: "Stream", valid: "Stream") -> dict[str, dict[str, float]]:
+def idm_baselines(train: "Stream | MixtureStream", valid: "Stream") -> dict[str, dict[str, float]]:
     """Metrics of two predictors of factored actions: `released` predicts no key and no movement; `repeat` as above."""
     return _factored_baselines(train, valid, "released", lambda space, marginal, raw: _released(raw))
 
 
 def _factored_baselines(
-    train: "Stream",
+    train: "Stream | MixtureStream",
     valid: "Stream",
     name: str,
     constant_of: Callable[[ActionSpace, FactoredMarginal, RawActions], Prediction],
 ) -> dict[str, dict[str, float]]:
     space, marginal = train.space, FactoredMarginal.from_stream(train)
-    same = np.concatenate([_same_choices(space, actions) for actions in _sampled_actions(train)])
-    repeat_share = (same.sum(0) + 1) / (len(same) + 2)  # smoothed: a choice that never changed in training may change
+    episodes, weights = _sampled_actions(train)
+    same = np.concatenate([_same_choices(space, actions) for actions in episodes])
+    count = same.sum(0) if weights is None else len(same) * np.average(same, axis=0, weights=weights)
+    repeat_share = (count + 1) / (len(same) + 2)  # smoothed: a choice that never changed in training may change
 
     def constant(raw: RawActions) -> Prediction:
         loss = -np.log(marginal.probabilities(space, raw)).sum(1)
@@ -207,10 +219,22 @@ def _totals(stream: "Stream", predict: Callable[[RawActions], Prediction]) -> li
     return [compute_totals(stream.space, predict(raw), *raw, np.ones(len(raw[0]), bool)) for raw in episodes]
 
 
-def _sampled_actions(stream: "Stream") -> Iterator[RawActions]:
-    """Actions of each episode in use; in a large stream, of 1,000 to 2,000 evenly spaced episodes."""
+def _sampled_actions(stream: "Stream | MixtureStream") -> tuple[list[RawActions], Weights | None]:
+    """Actions of each episode in use; in a large dataset, of 1,000 to 2,000 evenly spaced episodes.
+
+    Of a mixture, also the weight of each frame, by which a dataset counts as much as in the loss, whatever its size.
+    """
+    sampled = [_sampled_episodes(part.stream) for part in stream.parts]
+    episodes = [raw for part in sampled for raw in part]
+    if len(sampled) == 1:
+        return episodes, None
+    frames = [sum(len(buttons) for buttons, _ in part) for part in sampled]
+    return episodes, np.repeat([share / max(n, 1) for share, n in zip(stream.loss_shares, frames, strict=True)], frames)
+
+
+def _sampled_episodes(stream: "Stream") -> list[RawActions]:
     episodes = np.flatnonzero(stream.lengths)
-    return (_scored_actions(stream, episode) for episode in episodes[:: max(len(episodes) // 1000, 1)])
+    return [_scored_actions(stream, episode) for episode in episodes[:: max(len(episodes) // 1000, 1)]]
 
 
 def _scored_actions(stream: "Stream", episode: int) -> RawActions:

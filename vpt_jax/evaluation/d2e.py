@@ -1,7 +1,7 @@
 """D2E's metrics of inverse dynamics: Pearson correlation and scale ratio of the mouse, count accuracy of keys.
 
-By the definition of the authors' evaluation (`evaluate.py` of github.com/worv-ai/D2E, commit 06825f2, which names section F.2
-of arXiv 2510.05684): time is cut into bins of 50 ms, which is a frame at 20 Hz.
+By the definition of the authors' evaluation (`evaluate.py` of github.com/worv-ai/D2E, commit 06825f2, which names
+section F.2 of arXiv 2510.05684): time is cut into bins of 50 ms, which is a frame at 20 Hz.
 
 - Mouse: movements are summed in each bin. The Pearson correlation is over the bins in which the recording or the
   prediction moves, along any axis; the scale ratio is the ratio of the mean absolute movements over all bins, inverted

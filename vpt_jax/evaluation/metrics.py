@@ -198,11 +198,16 @@ def evaluation_step(
     return memory, jax.tree.map(jnp.add, totals, batch_totals)
 
 
+def group_name(group: str, dataset: str) -> str:
+    """Name of a group of metrics, such as `valid` or a baseline, of one of several validation sets ("": the only)."""
+    return f"{group}_{dataset}" if dataset else group
+
+
 def evaluator(
     space: ActionSpace,
     predict: Predict,
     initial_memory: Callable[[], Any],
-    batches: Callable[[], Iterable[Batch]],
+    batches: Mapping[str, Callable[[], Iterable[Batch]]],
     by_rows: NamedSharding,
     baselines: Mapping[str, Mapping[str, float]],
     views: Sequence[str] = ("valid",),
@@ -210,16 +215,17 @@ def evaluator(
 ) -> Callable[[Any], dict[str, float]]:
     """Makes a function that evaluates parameters on all validation batches and returns `compute_metrics`.
 
-    Metrics are named `VIEW/NAME`, and those of the baselines `BASELINE/NAME`. Metrics of test batches are named
-    `test/NAME` in place of `valid/NAME`, and `test_VIEW/NAME` in other views.
+    Metrics are named `VIEW/NAME`, and those of the baselines `BASELINE/NAME`. Those of several validation sets are
+    named `VIEW_SET/NAME`, as by `group_name`. Metrics of test batches are named `test/NAME` in place of `valid/NAME`,
+    and `test_VIEW/NAME` in other views.
 
     Args:
         space: of the actions.
         predict: predictions of the model on a batch.
         initial_memory: makes the model's memory before the first batch, for all rows.
-        batches: starts a pass over the global batches.
+        batches: starts a pass over the global batches, by name of the validation set ("": the only one).
         by_rows: sharding of batches and memory.
-        baselines: metrics by baseline.
+        baselines: metrics by name of the group.
         views: names from `VIEWS`.
         test_batches: the same for test data, by which nothing is selected, neither a checkpoint nor a setting; None:
             no test metrics.
@@ -239,9 +245,10 @@ def evaluator(
         return [compute_metrics(space, view_totals) for view_totals in jax.device_get(carry[1])]
 
     def evaluate(params: Any) -> dict[str, float]:
-        by_predictor: dict[str, Mapping[str, float]] = dict(
-            zip(views, evaluate_batches(batches(), params), strict=True)
-        )
+        by_predictor: dict[str, Mapping[str, float]] = {}
+        for dataset, start in batches.items():
+            names = [group_name(view, dataset) for view in views]
+            by_predictor |= zip(names, evaluate_batches(start(), params), strict=True)
         if test_batches:
             names = ["test" if view == "valid" else f"test_{view}" for view in views]
             by_predictor |= zip(names, evaluate_batches(test_batches(), params), strict=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from vpt_jax.envs.vector.client import EnvLostError, EnvSpec
 from vpt_jax.envs.vector.pool import Pool
-from vpt_jax.recording import Steps
+from vpt_jax.evaluation.episode_files import EpisodeActions
 from vpt_jax.video import Frame
 
 FILM_SIZE = 288, 512  # height, width
@@ -26,7 +26,7 @@ def film_spec(spec: EnvSpec) -> EnvSpec:
     return replace(spec, arguments={**spec.arguments, "height": height, "width": width})
 
 
-def replay(spec: EnvSpec, seed: int, steps: Steps) -> Iterator[Frame]:
+def replay(spec: EnvSpec, seed: int, steps: EpisodeActions) -> Iterator[Frame]:
     """Yields the frame before each action of an episode that is played again; it may end with fewer frames.
 
     Args:

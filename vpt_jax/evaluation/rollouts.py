@@ -12,12 +12,11 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from vpt_jax.actions.joint import MAX_CLASSES, JointAction, num_classes, raw_from_joint
-from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.envs.vector.pool import FinishedEpisode, Pool, TimeStep
+from vpt_jax.evaluation.episode_files import episode_writer
 from vpt_jax.keys import seed_key
 from vpt_jax.models.policy import Policy, apply_single_step
-from vpt_jax.recording import RecordingWriter
 from vpt_jax.system.workers import progress_bar
 from vpt_jax.video import Frame
 
@@ -127,7 +126,7 @@ def run_episodes(agent: VectorAgent, pool: Pool, folder: Path, total: int) -> li
             for row in np.flatnonzero(time_step.playing).tolist():
                 if time_step.first[row]:
                     path = recording_path(folder, time_step.seed[row])
-                    recorders[row] = _EpisodeRecorder(stack, path, time_step.frames.shape[1:3])
+                    recorders[row] = _EpisodeRecorder(stack, path, time_step.frames.shape[1:3], pool.env_spec.space)
                 recorders[row].add(time_step.frames[row], actions.buttons[row], actions.camera[row], actions.drift[row])
             time_step = pool.step(actions.buttons, actions.camera)
             for episode in pool.episodes():
@@ -144,15 +143,16 @@ def recording_path(folder: Path, seed: int) -> Path:
 class _EpisodeRecorder:
     """Recorder of an episode in progress."""
 
-    def __init__(self, stack: ExitStack, path: Path, size: tuple[int, ...]):
+    def __init__(self, stack: ExitStack, path: Path, size: tuple[int, ...], space: ActionSpace):
         """Opens the recording; on exit, `stack` discards it if it is not finished."""
-        self._writer = RecordingWriter(path, *size)
         self._drifts: list[float] = []
         self._exit_stack = stack.enter_context(ExitStack())
-        self._exit_stack.enter_context(self._writer)
+        self._writer = self._exit_stack.enter_context(episode_writer(path, size[0], size[1], space))
 
-    def add(self, frame: Frame, buttons: UInt8[np.ndarray, "20"], camera: Float[np.ndarray, "2"], drift: float) -> None:
-        self._writer.write(frame, MINERL.to_env(buttons, camera))
+    def add(
+        self, frame: Frame, buttons: UInt8[np.ndarray, " keys"], camera: Float[np.ndarray, " axes"], drift: float
+    ) -> None:
+        self._writer.write(frame, buttons, camera)
         self._drifts.append(drift)
 
     def finish(self, episode: FinishedEpisode) -> EpisodeResult:

@@ -15,6 +15,7 @@ from vpt_jax.envs.games import GAMES, make_env_spec
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.envs.vector.client import EnvSpec
 from vpt_jax.envs.vector.pool import Pool
+from vpt_jax.evaluation.episode_files import EpisodeActions
 from vpt_jax.evaluation.replay import film_spec, replay
 from vpt_jax.evaluation.rollouts import (
     EpisodeResult,
@@ -25,7 +26,6 @@ from vpt_jax.evaluation.rollouts import (
     run_episodes,
     summarize,
 )
-from vpt_jax.recording import Steps
 from vpt_jax.report.playing import Replay, write_playing_report
 from vpt_jax.system.atomic_files import read_json, write_text
 from vpt_jax.system.errors import ConfigError
@@ -69,7 +69,7 @@ def evaluate(config: ConfigDict) -> Path:
         finite = {name: {k: v for k, v in metrics.items() if v == v} for name, metrics in figures.items()}  # not NaN
         write_text(out / "figures.json", json.dumps(finite, indent=1) + "\n")
         title, replay = f"Playing {config.game.name}", make_replay(config, space)
-        page = write_playing_report(out, title, results, out / "recordings", replay=replay)
+        page = write_playing_report(out, title, results, out / "recordings", replay=replay, space=space)
     for name, metrics in figures.items():
         print(f"{name:<24} return {metrics['return']:7.2f} ± {metrics['return_error']:.2f}", flush=True)
     print(f"figures and films: {page}", flush=True)
@@ -150,7 +150,7 @@ def make_replay(config: ConfigDict, space: ActionSpace) -> Replay | None:
     if not GAMES[config.game.name].deterministic:
         return None
 
-    def replay_episode(agent: str, seed: int, steps: Steps) -> Iterator[Frame]:
+    def replay_episode(agent: str, seed: int, steps: EpisodeActions) -> Iterator[Frame]:
         scripted = agent == SCRIPTED
         return replay(film_spec(make_spec(config, scripted, MINERL if scripted else space)), seed, steps)
 

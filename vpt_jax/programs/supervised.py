@@ -3,26 +3,29 @@
 The functions are in the order of execution.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vpt_jax import parallel
-from vpt_jax.actions.space import ActionSpace, ActionSpaceError
+from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
-from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
-from vpt_jax.evaluation.metrics import evaluator
+from vpt_jax.data.entries import MIXTURE_OPTIONS, VALID_OPTIONS, DatasetEntry, read_entries, read_mapping
+from vpt_jax.data.mixture import MixtureStream, WindowMixture, require_equal_data, split_rows
+from vpt_jax.data.streams import NULL_RULES, Part, Stream, StreamSettings, WindowStream, batches
+from vpt_jax.data.trainable import require_trainable
+from vpt_jax.evaluation.metrics import evaluator, group_name
 from vpt_jax.models.policy import embed, init_params
 from vpt_jax.models.presets import make_policy
 from vpt_jax.parallel import log
-from vpt_jax.report.training import write_report
+from vpt_jax.report.training import HeldOut, write_report
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.training.checkpoints import run_metadata
 from vpt_jax.training.digests import params_digest
@@ -37,6 +40,26 @@ from vpt_jax.training.stages import STAGES, head_statistics
 from vpt_jax.training.state import TrainState
 
 
+class RunData(NamedTuple):
+    """Data of a run."""
+
+    train: Stream | MixtureStream
+    valid: dict[str, Stream]  # by name, of which the first selects the checkpoint; the only one has the name ""
+    test: Stream | None  # for reports (None without `config.data.test`)
+
+    def with_frames(self) -> "RunData":
+        """The same data with frames in place of embeddings."""
+        train = self.train
+        return RunData(
+            train.with_streams(with_frames) if isinstance(train, MixtureStream) else with_frames(train),
+            {name: with_frames(stream) for name, stream in self.valid.items()},
+            self.test and with_frames(self.test),
+        )
+
+
+Baselines = Mapping[str, Mapping[str, Mapping[str, float]]]  # metrics by name of the validation set and of the baseline
+
+
 def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
     """Run of behavioural cloning or inverse dynamics that a config describes.
 
@@ -47,14 +70,17 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
     check_run(config)
 
     # Data
-    train_data, valid_data, test_data = open_data(config)
-    statistics, space = head_statistics(config), train_data.space
-    baselines = statistics.baselines(train_data, valid_data)
+    data = open_data(config)
+    train_data, statistics = data.train, head_statistics(config)
+    space = train_data.space
+    baselines = {name: statistics.baselines(train_data, valid_data) for name, valid_data in data.valid.items()}
     steps = count_steps(config, train_data)
     log(
         f"{train_data.num_episodes} training episodes of {train_data.num_frames:,} frames (null actions: "
         f"{config.data.null_actions}); {steps:,} steps, {train_data.steps_per_epoch:,} per epoch"
     )
+    for name, description in describe_mixture(train_data, steps).items():
+        log(f"  {name}: {description}")
 
     # Model and shardings
     marginal = statistics.marginal.from_stream(train_data)
@@ -65,7 +91,7 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
     @contextmanager
     def open_inputs(state: TrainState, stop: StopSignal) -> Iterator[LoopInputs]:
         del stop  # the loop asks it after every step: batches are quick
-        evaluate = make_evaluator(config, setup.objective, valid_data, test_data, mesh, baselines)
+        evaluate = make_evaluator(config, setup.objective, data, mesh, baselines)
         with (
             closing(placed_batches(train_data, mesh, int(state.step), steps, config.data.workers)) as train_batches,
             profiled(setup.step, config.profile_dir) as train_step,
@@ -74,7 +100,7 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
 
     def report(state: TrainState) -> None:
         if config.report and jax.process_count() == 1:
-            write_page(config, setup.objective, state, with_frames(train_data), with_frames(valid_data), baselines)
+            write_page(config, setup.objective, state, data.with_frames(), baselines)
 
     return Run(
         schedule=Schedule(steps, config.log_every, config.evaluate_every, config.save_every),
@@ -88,26 +114,73 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
     )
 
 
-def open_data(config: ConfigDict) -> tuple[Stream, Stream, Stream | None]:
-    """Streams for training, for choosing a checkpoint, and for reporting (None without `config.data.test`)."""
+def open_data(config: ConfigDict) -> RunData:
+    """Opens all data of a run.
+
+    Raises:
+        ConfigError: a list of datasets is invalid, or a dataset has frames of another size than the training data, or
+            another action space and no mapping to that of the training data.
+    """
     data = config.data
-    encoder = make_encoder(config) if data.get("embeddings") else None
-    streams = (
-        open_stream(config, data.train, "train", data.batch, encoder),
-        open_stream(config, data.valid, "valid", data.valid_batch, encoder),
-        open_stream(config, data.test, "test", data.valid_batch, encoder) if data.test else None,
-    )
-    for stream in streams[1:]:
-        if stream is not None:
-            folders = streams[0].settings.dataset, stream.settings.dataset
-            try:
-                streams[0].space.require_equal(stream.space, *folders)
-            except ActionSpaceError as error:
-                raise ConfigError(f"config.data: {error}") from error
-    return streams
+    mixture, valid = dataset_entries(config)
+    encoder = make_encoder(config, mixture[0]) if data.get("embeddings") else None
+    train = open_train_data(config, mixture, encoder)
+    opened = {
+        entry.name: open_stream(config, entry, "valid", data.valid_batch, encoder, train.space) for entry in valid
+    }
+    test = open_stream(config, DatasetEntry("", data.test), "test", data.valid_batch, encoder) if data.test else None
+    for name, stream in [*opened.items(), *([("config.data.test", test)] if test else [])]:
+        require_equal_data("the training data", train, name or "config.data.valid", stream)
+    return RunData(train, opened, test)
 
 
-def make_work(config: ConfigDict, data: Stream) -> Work:
+def dataset_entries(config: ConfigDict) -> tuple[tuple[DatasetEntry, ...], tuple[DatasetEntry, ...]]:
+    """Training and validation datasets; the only one of its kind has the name "". Raises `ConfigError`."""
+    data = config.data
+    mixture = read_entries(data.get("mixture", ()), "config.data.mixture", MIXTURE_OPTIONS)
+    for field in ("segments", "minutes") if mixture else ():
+        if data[field]:
+            raise ConfigError(
+                f"config.data.{field} is for the dataset of config.data.train, and config.data.mixture is set: give "
+                f"`{field}` in its entries"
+            )
+    valid = read_entries(data.get("valid_sets", ()), "config.data.valid_sets", VALID_OPTIONS)
+    only = DatasetEntry("", data.train, segments=data.segments, minutes=data.minutes)
+    return mixture or (only,), valid or (DatasetEntry("", data.valid),)
+
+
+def open_train_data(
+    config: ConfigDict, entries: Sequence[DatasetEntry], encoder: Encoder | None
+) -> Stream | MixtureStream:
+    """Opens the training data: one stream, or a mixture of named ones. Raises as `open_data`."""
+    batch, windows = config.data.batch, STAGES[config.stage].windows
+    if not entries[0].name:
+        return open_stream(config, entries[0], "train", batch, encoder)
+    weights = [entry.weight for entry in entries]
+    try:
+        rows = split_rows(weights, batch)
+    except ValueError as error:
+        raise ConfigError(f"config.data.batch: {error}") from error
+    shares = weights if windows else rows  # windows are drawn anew in every step, from all datasets
+    parts: list[Part] = []
+    for entry, own_rows, share in zip(entries, rows, shares, strict=True):
+        space = parts[0].stream.space if parts else None
+        stream = open_stream(config, entry, "train", batch if windows else own_rows, encoder, space)
+        parts.append(Part(entry.name, stream, share / sum(shares)))
+    return (WindowMixture if windows else MixtureStream)(parts, batch)
+
+
+def describe_mixture(train_data: Stream | MixtureStream, steps: int) -> dict[str, str]:
+    """Size of each dataset of a mixture, its share of the batch, and how often the run reads it, by name."""
+    if not isinstance(train_data, MixtureStream):
+        return {}
+    return {
+        part.name: f"{_size(part.stream)}, {part.share:.1%} of the batch, read {steps / length:.2f} times"
+        for part, length in zip(train_data.parts, train_data.pass_lengths, strict=True)
+    }
+
+
+def make_work(config: ConfigDict, data: Stream | MixtureStream) -> Work:
     """Work of a step, for speeds and MFU."""
     chip = CHIPS.get(jax.devices()[0].device_kind)
     return Work(
@@ -131,28 +204,57 @@ def check_run(config: ConfigDict) -> None:
             raise ConfigError(f"config.data.{field} must not be negative")
 
 
-def open_stream(config: ConfigDict, dataset: str, split: str, rows: int, encoder: Encoder | None) -> Stream:
-    """Opens a split of a dataset; with an `encoder`, as precomputed embeddings. Raises `ConfigError`."""
-    training = split == "train"
+def open_stream(
+    config: ConfigDict,
+    entry: DatasetEntry,
+    split: str,
+    rows: int,
+    encoder: Encoder | None,
+    space: ActionSpace | None = None,
+) -> Stream:
+    """Opens a split of a dataset.
+
+    Args:
+        config: of the run.
+        entry: folder, action mapping, and part of the split to use.
+        split: name of the split.
+        rows: of a batch.
+        encoder: the stream is of its embeddings of the frames; None: of frames.
+        space: to which the actions are mapped, if the entry has a mapping.
+
+    Raises:
+        ConfigError: the settings are invalid, or do not fit the dataset.
+    """
+    windows, training = STAGES[config.stage].windows, split == "train"
     fields = dict(length=config.data.length, nulls=config.data.null_actions, seed=config.seed, shuffle=training)
+    fields |= dict(segments=entry.segments, minutes=float(entry.minutes))
+    if entry.mapping:
+        if space is None:
+            raise ConfigError(
+                f"config.data.mixture: {entry.name} is the first entry, which has the run's action space, and has a "
+                "`mapping`: put the dataset to whose space the others are mapped first"
+            )
+        fields |= dict(mapping=read_mapping(Path(entry.mapping)), space=space)
     if training:
-        fields |= dict(segments=config.data.segments, minutes=config.data.minutes)
+        require_trainable(Path(entry.dataset))
         fields |= dict(min_confidence=config.data.get("min_confidence", 0.0))  # of runs that clone from labels
     try:
-        settings = StreamSettings(dataset, split, rows, **fields)
+        settings = StreamSettings(entry.dataset, split, rows, **fields)
         if encoder is None:
-            return (WindowStream if STAGES[config.stage].windows else Stream)(settings)
-        write_embeddings(settings, encoder, Path(config.data.embeddings))
-        return EmbeddedStream(settings, Path(config.data.embeddings), encoder.digest)
+            return (WindowStream if windows else Stream)(settings)
+        folder = Path(config.data.embeddings, entry.name)
+        write_embeddings(settings, encoder, folder)
+        return EmbeddedStream(settings, folder, encoder.digest)
     except ValueError as error:
-        raise ConfigError(f"config.data: {error}") from error
+        field = f"config.data, {entry.name}" if entry.name else "config.data"
+        raise ConfigError(f"{field}: {error}") from error
 
 
-def make_encoder(config: ConfigDict) -> Encoder:
-    """Frozen image encoder of `config.init_from`, for precomputed embeddings; raises `ConfigError`."""
+def make_encoder(config: ConfigDict, entry: DatasetEntry) -> Encoder:
+    """Frozen image encoder of `config.init_from`, for embeddings of the dataset's frames; raises `ConfigError`."""
     if jax.process_count() > 1:
         raise ConfigError("config.data.embeddings is for jobs of one process")
-    stream = Stream(StreamSettings(config.data.train, "train", 1, 1))
+    stream = Stream(StreamSettings(entry.dataset, "train", 1, 1))
     policy = make_policy(config.model, stream.space)
     shapes = jax.eval_shape(partial(init_params, policy, stream.frame_shape), jax.random.key(0))
     params = {"encoder": initial_params(config, shapes, stream.space)["encoder"]}
@@ -166,7 +268,7 @@ def with_frames(stream: Stream) -> Stream:
     return Stream(stream.settings) if isinstance(stream, EmbeddedStream) else stream
 
 
-def count_steps(config: ConfigDict, train_data: Stream) -> int:
+def count_steps(config: ConfigDict, train_data: Stream | MixtureStream) -> int:
     """Number of steps to train; raises `ConfigError` if the schedule or the batch does not fit."""
     steps = config.steps or round(config.epochs * train_data.steps_per_epoch)
     if config.optimizer.warmup_steps >= steps:
@@ -174,21 +276,29 @@ def count_steps(config: ConfigDict, train_data: Stream) -> int:
             f"config.optimizer.warmup_steps is {config.optimizer.warmup_steps}, and the run has {steps} steps: the "
             "learning rate would never reach its peak. Set fewer, or train longer by config.steps or config.epochs"
         )
-    room = config.data.batch * config.data.length
-    if room > train_data.num_frames and not isinstance(train_data, WindowStream):  # windows may overlap
-        raise ConfigError(
-            f"a step has room for batch x length = {room:,} frames, and the training data have "
-            f"{train_data.num_frames:,}: lower config.data.batch or config.data.length"
-        )
+    for part in train_data.parts:
+        if not isinstance(part.stream, WindowStream):  # windows may overlap
+            require_frames(config, part)
     return steps
 
 
-def placed_batches(stream: Stream, mesh: Mesh, start: int, stop: int, workers: int) -> Generator[Batch]:
+def require_frames(config: ConfigDict, part: Part) -> None:
+    """Raises `ConfigError` if the rows of a dataset have room for more frames than it has."""
+    rows, available = part.stream.batch_size, part.stream.num_frames
+    room, name = rows * config.data.length, f" of {part.name}" if part.name else ""
+    if room > available:
+        raise ConfigError(
+            f"a step has room for batch x length = {room:,} frames{name}, and the training data have {available:,}: "
+            "lower config.data.batch or config.data.length"
+        )
+
+
+def placed_batches(stream: Stream | MixtureStream, mesh: Mesh, start: int, stop: int, workers: int) -> Generator[Batch]:
     """Global batches of steps `start` to `stop` on the mesh; each host reads its rows."""
-    rows = parallel.local_rows(mesh, stream.settings.batch)
+    rows = parallel.local_rows(mesh, stream.batch_size)
     with closing(batches(stream, rows, start, stop, workers)) as local_batches:
         for batch in local_batches:
-            yield parallel.global_batch(batch, mesh, stream.settings.batch)
+            yield parallel.global_batch(batch, mesh, stream.batch_size)
 
 
 def initialize(config: ConfigDict, setup: Setup, space: ActionSpace) -> TrainState:
@@ -197,27 +307,26 @@ def initialize(config: ConfigDict, setup: Setup, space: ActionSpace) -> TrainSta
 
 
 def make_evaluator(
-    config: ConfigDict,
-    objective: Objective,
-    valid_data: Stream,
-    test_data: Stream | None,
-    mesh: Mesh,
-    baselines: dict[str, dict[str, float]],
+    config: ConfigDict, objective: Objective, data: RunData, mesh: Mesh, baselines: Baselines
 ) -> Callable[[Any], dict[str, float]]:
     """Makes the function that evaluates parameters on the validation data, and on the test data if given."""
 
-    def batches(data: Stream) -> Callable[[], Generator[Batch]]:
-        return partial(placed_batches, data, mesh, 0, data.steps_per_epoch, config.data.valid_workers)
+    def batches(stream: Stream) -> Callable[[], Generator[Batch]]:
+        return partial(placed_batches, stream, mesh, 0, stream.steps_per_epoch, config.data.valid_workers)
 
     return evaluator(
-        valid_data.space,
+        data.train.space,
         objective.predict,
         partial(objective.initial_memory, config.data.valid_batch),
-        batches(valid_data),
+        {name: batches(stream) for name, stream in data.valid.items()},
         parallel.batch_sharding(mesh),
-        baselines,
+        {
+            group_name(baseline, name): figures
+            for name, by_baseline in baselines.items()
+            for baseline, figures in by_baseline.items()
+        },
         STAGES[config.stage].views,
-        batches(test_data) if test_data else None,
+        batches(data.test) if data.test else None,
     )
 
 
@@ -227,35 +336,40 @@ def count_parameters(tree: Any) -> int:
 
 
 def write_page(
-    config: ConfigDict,
-    objective: Objective,
-    state: TrainState,
-    train_data: Stream,
-    valid_data: Stream,
-    baselines: Mapping[str, Mapping[str, float]],
+    config: ConfigDict, objective: Objective, state: TrainState, data: RunData, baselines: Baselines
 ) -> None:
     """Writes the report page and the film, and logs their paths."""
-    workdir = Path(config.workdir)
+    workdir, steps = Path(config.workdir), int(state.step)
     facts = {
         "Parameters": f"{count_parameters(state.params):,}",
-        "Steps": f"{int(state.step):,}, {int(state.step) / train_data.steps_per_epoch:.1f} epochs",
-        "Training data": f"{train_data.num_episodes} episodes, {train_data.num_frames:,} frames",
-        "Held-out data": f"{valid_data.num_episodes} episodes, {valid_data.num_frames:,} frames",
+        "Steps": f"{steps:,}, {steps / data.train.steps_per_epoch:.1f} epochs",
+        "Training data": _size(data.train),
+        **{f"Training data, {name}": text for name, text in describe_mixture(data.train, steps).items()},
+        **{f"Held-out data{f', {name}' if name else ''}": _size(stream) for name, stream in data.valid.items()},
         "Device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
+    held_out = [HeldOut(name, stream, baselines[name]) for name, stream in data.valid.items()]
     page, film = write_report(
         workdir,
         stage=config.stage,
         facts=facts,
-        baselines=baselines,
         objective=objective,
         params=state.params,
-        train=train_data,
-        valid=valid_data,
+        train=data.train,
+        held_out=held_out,
     )
-    nll = next(line["valid/nll"] for line in reversed(read_metrics(workdir)) if "valid/nll" in line)
-    name, trivial = next((name, figures["nll"]) for name, figures in baselines.items())
-    gain = f"{abs(1 - nll / trivial):.1%} {'below' if nll < trivial else 'above'}"
-    log(f"validation NLL {nll:.3f} nats/frame: {gain} the {name} baseline's {trivial:.3f}")
+    for name, _, by_baseline in held_out:
+        metric = f"{group_name('valid', name)}/nll"
+        nll = next(line[metric] for line in reversed(read_metrics(workdir)) if metric in line)
+        trivial_name, trivial = next((baseline, figures["nll"]) for baseline, figures in by_baseline.items())
+        gain = f"{abs(1 - nll / trivial):.1%} {'below' if nll < trivial else 'above'}"
+        log(
+            f"validation NLL{f' of {name}' if name else ''} {nll:.3f} nats/frame: {gain} the {trivial_name} "
+            f"baseline's {trivial:.3f}"
+        )
     log(f"film of held-out play, predicted against recorded: {film}")
     log(f"figures: {page}")
+
+
+def _size(data: Stream | MixtureStream) -> str:
+    return f"{data.num_episodes} episodes, {data.num_frames:,} frames"

@@ -6,15 +6,17 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.space import ActionSpace
+from vpt_jax.evaluation.episode_files import EpisodeActions, actions_file, read_actions
 from vpt_jax.evaluation.replay import large_frames
 from vpt_jax.evaluation.rollouts import EpisodeResult, best_median_worst, recording_path, summarize
-from vpt_jax.recording import Steps, read_steps
 from vpt_jax.report.films import FilmFrame, write_film
 from vpt_jax.report.page import film, grid, page, paragraph, section, table
 from vpt_jax.video import FRAME_RATE, Frame, decode
 
 # Agent, seed and recorded actions -> frames of the episode, played again at the size of films
-Replay = Callable[[str, int, Steps], Iterator[Frame]]
+Replay = Callable[[str, int, EpisodeActions], Iterator[Frame]]
 
 FILM_SECONDS = 30
 
@@ -34,6 +36,7 @@ def write_playing_report(
     before: Sequence[str] = (),
     after: Sequence[str] = (),
     replay: Replay | None = None,
+    space: ActionSpace = MINERL,
 ) -> Path:
     """Write `report.html` into a folder, and its films into `films` next to the recordings; returns the page's path.
 
@@ -44,14 +47,15 @@ def write_playing_report(
         recordings: a folder with the recordings of each agent in a subfolder.
         before, after: sections above the table of agents, and below the films.
         replay: plays an episode again, for films that do not exist yet; None: they show the recorded frames.
+        space: of the actions, except in recordings of OpenAI's format, which are of MineRL's.
     """
     films, film_folder = [], recordings.with_name("films")
     film_folder.mkdir(exist_ok=True)
     for name, played in agents.items():
         for rank, one in best_median_worst(played).items():
             path, source = film_folder / f"{name}-{rank}.mp4", recording_path(recordings / name, one.seed)
-            if not path.exists() or path.stat().st_mtime < source.with_suffix(".jsonl").stat().st_mtime:
-                write_film(path, _film_frames(source, replay and partial(replay, name, one.seed)))
+            if not path.exists() or path.stat().st_mtime < actions_file(source).stat().st_mtime:
+                write_film(path, _film_frames(source, space, replay and partial(replay, name, one.seed)))
             caption = f"{name}: {rank} of {len(played)} episodes, return {one.reward:.1f}, seed {one.seed}"
             films.append(film(path, caption))
     sections = [*before, playing_table(agents), section("Films", grid(films)), *after]
@@ -86,12 +90,14 @@ def _row(name: str, figures: Mapping[str, float], items: Sequence[str]) -> list[
     return row
 
 
-def _film_frames(path: Path, replay: Callable[[Steps], Iterator[Frame]] | None) -> Iterator[FilmFrame]:
+def _film_frames(
+    path: Path, space: ActionSpace, replay: Callable[[EpisodeActions], Iterator[Frame]] | None
+) -> Iterator[FilmFrame]:
     """Film frames of the first `FILM_SECONDS` of a recording."""
     count = FILM_SECONDS * FRAME_RATE
-    steps = Steps(*(column[:count] for column in read_steps(path.with_suffix(".jsonl"))))
+    actions = read_actions(path, space, count)
     frames: Iterable[Frame] = islice(decode(path.with_suffix(".mp4")), count)
     if replay is not None:
-        frames = large_frames(frames, replay(steps))
-    for frame, *action in zip(frames, steps.buttons, steps.camera, strict=False):
-        yield FilmFrame(frame, (action[0], action[1]))
+        frames = large_frames(frames, replay(actions))
+    for frame, *action in zip(frames, actions.buttons, actions.camera, strict=False):
+        yield FilmFrame(frame, (action[0], action[1]), space=actions.space)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,8 +11,9 @@ from jaxtyping import Float, UInt8
 
 from vpt_jax.actions.minerl import PITCH, YAW
 from vpt_jax.actions.space import ActionSpace
+from vpt_jax.data.mixture import MixtureStream, split_rows
 from vpt_jax.data.streams import Stream
-from vpt_jax.evaluation.metrics import COMMON_SHARE
+from vpt_jax.evaluation.metrics import COMMON_SHARE, group_name
 from vpt_jax.report.films import FilmFrame, draw_large, write_film
 from vpt_jax.report.page import Line, curve, facts_list, film, grid, page, paragraph, picture, section, table
 from vpt_jax.training.metrics_log import read_metrics
@@ -37,16 +38,27 @@ _SHARES = {  # metric: its name, its unit
 }
 
 
+class HeldOut(NamedTuple):
+    """Validation set of a run."""
+
+    name: str  # as in `metrics.group_name`; "": the only one
+    stream: Stream
+    baselines: Mapping[str, Mapping[str, float]]  # metrics by baseline; the model is compared with the first
+
+    def heading(self, text: str) -> str:
+        """Heading of a section about this set."""
+        return f"{text}: {self.name}" if self.name else text
+
+
 def write_report(
     workdir: Path,
     *,
     stage: str,
     facts: Mapping[str, str],
-    baselines: Mapping[str, Mapping[str, float]],
     objective: Objective,
     params: Any,
-    train: Stream,
-    valid: Stream,
+    train: Stream | MixtureStream,
+    held_out: Sequence[HeldOut],
 ) -> tuple[Path, Path]:
     """Write `report.html` and `film.mp4` into the work directory of a run, and return their paths.
 
@@ -54,38 +66,44 @@ def write_report(
       workdir: holds the run's `metrics.jsonl`; ValueError if that has no evaluation.
       stage: name in `STAGES`.
       facts: further labels and values for the top of the page.
-      baselines: metrics of the baselines, from `baselines`; the model is compared with the first.
       objective, params: the model whose predictions the film shows.
       train: source of the example frames.
-      valid: source of the film, of its episode with the most kept frames, and of the key frequencies.
+      held_out: validation sets; the film is of the first, of its episode with the most kept frames.
     """
     log = read_metrics(workdir)
-    step, evaluated = _last_evaluation(log, workdir)
-    figures = {"model": evaluated, **baselines}
     report, film_path = workdir / "report.html", workdir / "film.mp4"
+    evaluations = [_last_evaluation(log, workdir, each) for each in held_out]
+    valid = held_out[0].stream
     episode = int(np.argmax(valid.kept_lengths))
     write_film(film_path, held_out_play(objective, params, valid, episode, FILM_SECONDS * FRAME_RATE))
+    headlines, curves, keys = [], [], []
+    for each, (step, evaluated) in zip(held_out, evaluations, strict=True):
+        figures = {"model": evaluated, **each.baselines}
+        headlines.append(_headline_section(each, figures, step, STAGES[stage].input_description))
+        curves.append(_curves_section(each, log, figures))
+        keys.append(_keys_section(each, figures))
     sections = [
-        facts_list(facts),
-        _headline_section(figures, step, STAGES[stage].input_description),
-        _curves_section(log, figures),
-        _film_section(film_path, valid, episode),
-        _keys_section(figures, valid),
+        facts_list(facts), *headlines, *curves, _film_section(film_path, held_out[0], episode), *keys,
         _examples_section(train),
-    ]
+    ]  # fmt: skip
     report.write_text(page(f"{STAGES[stage].title}: {workdir.resolve().name}", sections), encoding="utf-8")
     return report, film_path
 
 
-def _last_evaluation(log: Sequence[Mapping[str, float]], workdir: Path) -> tuple[int, dict[str, float]]:
-    evaluations = [line for line in log if "valid/nll" in line]
+def _last_evaluation(
+    log: Sequence[Mapping[str, float]], workdir: Path, held_out: HeldOut
+) -> tuple[int, dict[str, float]]:
+    group = group_name("valid", held_out.name)
+    evaluations = [line for line in log if f"{group}/nll" in line]
     if not evaluations:
-        raise ValueError(f"{workdir / 'metrics.jsonl'} holds no evaluation (valid/nll): let the run evaluate once")
+        raise ValueError(f"{workdir / 'metrics.jsonl'} holds no evaluation ({group}/nll): let the run evaluate once")
     last = evaluations[-1]
-    return int(last["step"]), {name.removeprefix("valid/"): value for name, value in last.items()}
+    return int(last["step"]), {name.removeprefix(f"{group}/"): value for name, value in last.items()}
 
 
-def _headline_section(figures: Mapping[str, Mapping[str, float]], step: int, input_description: str) -> str:
+def _headline_section(
+    held_out: HeldOut, figures: Mapping[str, Mapping[str, float]], step: int, input_description: str
+) -> str:
     """Metrics of the model and of its baselines."""
     _, trivial, *_ = figures
     by_predictor = list(figures.values())
@@ -106,11 +124,12 @@ def _headline_section(figures: Mapping[str, Mapping[str, float]], step: int, inp
         f"mean F1 is over the keys held in more than {COMMON_SHARE:.0%} of the frames."
     )
     comparison = table(["", *(_PREDICTORS[name] for name in figures)], rows)
-    return section("Prediction of held-out play", comparison, paragraph(text))
+    return section(held_out.heading("Prediction of held-out play"), comparison, paragraph(text))
 
 
-def _keys_section(figures: Mapping[str, Mapping[str, float]], valid: Stream) -> str:
+def _keys_section(held_out: HeldOut, figures: Mapping[str, Mapping[str, float]]) -> str:
     """F1 of each key that occurs in the held-out play; the most frequent first."""
+    valid = held_out.stream
     episodes = range(len(valid.index.names))
     held = np.concatenate([valid.actions(episode)[0][valid.scored(episode)] for episode in episodes]).mean(0)
     keys = valid.space.keys
@@ -119,34 +138,36 @@ def _keys_section(figures: Mapping[str, Mapping[str, float]], valid: Stream) -> 
         for i in np.argsort(-held, kind="stable")
         if f"f1/{keys[i]}" in figures["repeat"]
     ]
-    return section(
-        "F1 of each key", table(["Key", *(_PREDICTORS[name] for name in figures), "Held, share of frames"], rows)
-    )
+    columns = ["Key", *(_PREDICTORS[name] for name in figures), "Held, share of frames"]
+    return section(held_out.heading("F1 of each key"), table(columns, rows))
 
 
-def _curves_section(log: Sequence[Mapping[str, float]], figures: Mapping[str, Mapping[str, float]]) -> str:
+def _curves_section(
+    held_out: HeldOut, log: Sequence[Mapping[str, float]], figures: Mapping[str, Mapping[str, float]]
+) -> str:
     """Loss and accuracies over the steps, with the baselines as horizontal lines."""
+    group = group_name("valid", held_out.name)
     steps, loss = series(log, "train/loss")
     losses = [
         Line("", steps, loss, "train", width=0.6, alpha=0.45),
         Line("training", steps, smoothed(loss), "train"),
-        *_validation_lines(log, figures, "nll"),
+        *_validation_lines(log, figures, group, "nll"),
     ]
     top = 1.1 * max(metrics["nll"] for metrics in figures.values())
     charts = [curve("Loss", losses, "step", "nats per frame", y_max=top)]
     for metric, (title, unit) in _SHARES.items():
-        charts.append(curve(title, _validation_lines(log, figures, metric), "step", unit))
+        charts.append(curve(title, _validation_lines(log, figures, group, metric), "step", unit))
     text = (
         "Of the training loss, the thin line is single steps and the thick one their running mean; its steep start may "
         "lie above the chart. All other lines are of held-out play."
     )
-    return section("Learning curves", grid(charts), paragraph(text))
+    return section(held_out.heading("Learning curves"), grid(charts), paragraph(text))
 
 
 def _validation_lines(
-    log: Sequence[Mapping[str, float]], figures: Mapping[str, Mapping[str, float]], metric: str
+    log: Sequence[Mapping[str, float]], figures: Mapping[str, Mapping[str, float]], group: str, metric: str
 ) -> list[Line]:
-    steps, values = series(log, f"valid/{metric}")
+    steps, values = series(log, f"{group}/{metric}")
     ends = [0, max(line["step"] for line in log)]
     _, trivial, other = figures
     return [
@@ -170,18 +191,24 @@ def smoothed(values: Sequence[float]) -> list[float]:
     return list(np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same"))
 
 
-def _examples_section(train: Stream) -> str:
-    """Evenly spaced frames of the training data."""
-    # Row i starts at i / EXAMPLES of the epoch.
-    examples = Stream(replace(train.settings, batch=EXAMPLES, length=1))
-    batch, space = examples.read(0, range(EXAMPLES)), train.space
+def _examples_section(train: Stream | MixtureStream) -> str:
+    """Evenly spaced frames of the training data; of a mixture, in proportion to the shares of its datasets."""
+    counts = split_rows([part.share for part in train.parts], max(EXAMPLES, len(train.parts)))
     pictures = [
+        example for part, count in zip(train.parts, counts, strict=True) for example in _examples(part.stream, count)
+    ]
+    text = "Input frames of the model, enlarged, each with the next action of its player."
+    return section("Training examples", paragraph(text), grid(pictures, column=20))
+
+
+def _examples(stream: Stream, count: int) -> list[str]:
+    # Row i starts at i / count of the epoch.
+    batch, space = Stream(replace(stream.settings, batch=count, length=1)).read(0, range(count)), stream.space
+    return [
         picture(draw_large(FilmFrame(batch.frames[row, 0], action, space=space)), describe(space, *action))
         for row, action in enumerate(zip(batch.buttons[:, 0], batch.camera[:, 0], strict=True))
         if batch.valid[row, 0]
     ]
-    text = "Input frames of the model, enlarged, each with the next action of its player."
-    return section("Training examples", paragraph(text), grid(pictures, column=20))
 
 
 def describe(space: ActionSpace, buttons: UInt8[np.ndarray, " keys"], camera: Float[np.ndarray, " axes"]) -> str:
@@ -197,14 +224,15 @@ def describe(space: ActionSpace, buttons: UInt8[np.ndarray, " keys"], camera: Fl
     return f"{keys}; camera {', '.join(turns) or 'still'}"
 
 
-def _film_section(path: Path, valid: Stream, episode: int) -> str:
+def _film_section(path: Path, held_out: HeldOut, episode: int) -> str:
+    valid = held_out.stream
     text = (
         "Above the picture: the recorded action, and the most probable one by the model. A lit key is held; the arrow "
         "shows the direction and angle of the camera movement."
     )
     if valid.settings.nulls == "drop":
         text += " Frames with null actions are dropped, as in training."
-    caption = f"Held-out episode {valid.index.names[episode]}, {FRAME_RATE} frames per second"
+    caption = f"{held_out.heading('Held-out episode')} {valid.index.names[episode]}, {FRAME_RATE} frames per second"
     return section("Held-out play: predicted against recorded", grid([film(path, caption), paragraph(text)]))
 
 

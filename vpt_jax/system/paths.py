@@ -154,4 +154,11 @@ def expand_config(config: ConfigDict, field: str = "config") -> None:
         elif isinstance(value, str):
             config[name] = expand_home(value, full)
         elif isinstance(value, tuple | list):
-            config[name] = type(value)(expand_home(item, full) if isinstance(item, str) else item for item in value)
+            config[name] = type(value)(_expand_item(item, full) for item in value)
+
+
+def _expand_item(item: Any, name: str) -> Any:
+    """Item of a tuple with `~` expanded: a text, or a mapping with texts, as of `config.data.mixture`."""
+    if isinstance(item, Mapping):
+        return {field: _expand_item(value, f"{name}.{field}") for field, value in item.items()}
+    return expand_home(item, name) if isinstance(item, str) else item

@@ -35,7 +35,8 @@ def start_at_marginal(params: Any, shares: Mapping[str, Float[Array, "..."]], te
         temperature: by which the model divides its logits.
     """
     heads = {
-        name: head | {"bias": temperature * jnp.log(jnp.asarray(shares[name], jnp.float32)).reshape(-1)}
-        for name, head in params["actions"].items()
+        name: params["actions"][name] | {"bias": temperature * jnp.log(jnp.asarray(share, jnp.float32)).reshape(-1)}
+        for name, share in shares.items()
+        if name in params["actions"]  # a space without axes has no camera
     }
-    return params | {"actions": heads}
+    return params | {"actions": params["actions"] | heads}

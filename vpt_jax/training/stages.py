@@ -24,6 +24,7 @@ from vpt_jax.training.inverse_dynamics import inverse_dynamics
 from vpt_jax.training.objective import Objective
 
 if TYPE_CHECKING:  # it needs the data libraries
+    from vpt_jax.data.mixture import MixtureStream
     from vpt_jax.data.streams import Stream
 
 
@@ -45,7 +46,7 @@ class HeadStatistics(NamedTuple):
 
     marginal: type[Marginal] | type[FactoredMarginal]  # actions' frequencies: initial biases of the head
     # Training and held-out stream -> metrics of predictors that see no frame.
-    baselines: Callable[["Stream", "Stream"], dict[str, dict[str, float]]]
+    baselines: Callable[["Stream | MixtureStream", "Stream"], dict[str, dict[str, float]]]
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ def test_statistics_equal_manual_counts():
     assert stats.presses == pytest.approx(expected | {"attack": 60, "forward": 30, "back": 30})  # in two seconds
     still = [0.0] * 11
     still[CAMERA.null_bin] = 39 / 40
-    assert stats.pitch == [*still[:-1], 1 / 40]
-    assert stats.yaw == [1 / 40, *still[1:]]
+    assert stats.axes["pitch"] == [*still[:-1], 1 / 40]
+    assert stats.axes["yaw"] == [1 / 40, *still[1:]]
 
 
 def test_statistics_of_recordings_count_guis_and_versions(clean, settings, tmp_path, capsys):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from vpt_jax.curation.export.run import export
 from vpt_jax.curation.validation.diff import diff
 from vpt_jax.curation.validation.episodes import InspectionError
 from vpt_jax.curation.validation.score import score
@@ -34,5 +35,12 @@ def _with_checked_config(command: Callable[[ConfigDict], object]) -> Callable[[C
 
 COMMANDS = {
     name: _with_checked_config(command)
-    for name, command in {"stats": summarize, "validate": _validate, "show": show, "diff": diff, "score": score}.items()
+    for name, command in {
+        "stats": summarize,
+        "validate": _validate,
+        "show": show,
+        "diff": diff,
+        "export": export,
+        "score": score,
+    }.items()
 }

@@ -1,6 +1,7 @@
 """Setup of stage "ppg" from its config: initial state, compiled steps and shardings; the games are in `train.py`."""
 
 import shutil
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -150,8 +151,15 @@ def _with_sharding(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
 
 
 def run_space(config: ConfigDict) -> ActionSpace:
-    """Action space of the run: that of `config.init_from`, or of `config.game.space` for new parameters."""
-    return stored_space(config.init_from) if config.init_from else SPACES[config.game.space]
+    """Action space of the run: that of its checkpoint, of `config.init_from`, or for new parameters the game's.
+
+    A run that resumes needs no `config.init_from`, and that a new one misses it is said when it is loaded.
+    """
+    for folder in (config.workdir, config.init_from):
+        if folder:
+            with suppress(FileNotFoundError):
+                return stored_space(folder)
+    return SPACES[config.game.get("space", "minerl")]  # configs of earlier runs do not name it
 
 
 def frame_size(config: ConfigDict) -> tuple[int, int]:

@@ -1,0 +1,43 @@
+"""Collection of events one by one, for readers of formats that are read line by line."""
+
+from array import array
+
+import numpy as np
+
+from vpt_jax.data.bridges.interface import InputEvents
+
+
+class EventList:
+    """Events in the order of the file; `to_events` gives names their codes, keys first, each in alphabetical order."""
+
+    def __init__(self) -> None:
+        self._names: dict[tuple[bool, str], int] = {}
+        self._time, self._value, self._name = array("d"), array("d"), array("q")
+
+    def __len__(self) -> int:
+        return len(self._time)
+
+    def key(self, time: float, name: str, pressed: bool) -> None:
+        """Appends a press or a release."""
+        self._append(time, (True, name), float(pressed))
+
+    def move(self, time: float, name: str, value: float) -> None:
+        """Appends a movement of an axis."""
+        self._append(time, (False, name), value)
+
+    def _append(self, time: float, name: tuple[bool, str], value: float) -> None:
+        self._time.append(time)
+        self._value.append(value)
+        self._name.append(self._names.setdefault(name, len(self._names)))
+
+    def to_events(self, origin: float = 0.0) -> InputEvents:
+        """Returns the events; `origin` is subtracted from their times."""
+        ordered = sorted(self._names, key=lambda name: (not name[0], name[1]))
+        code = np.zeros(max(len(ordered), 1), np.int32)
+        for position, name in enumerate(ordered):
+            code[self._names[name]] = position
+        keys = sum(is_key for is_key, _ in ordered)
+        time = np.frombuffer(self._time, np.float64) - origin if self._time else np.zeros(0)
+        names = np.frombuffer(self._name, np.int64) if self._name else np.zeros(0, np.int64)
+        values = np.frombuffer(self._value, np.float64).copy() if self._value else np.zeros(0)
+        return InputEvents(tuple(name for _, name in ordered), keys, time, code[names], values)
