@@ -4,11 +4,13 @@
     python launch/data.py validate --config.data=DATASET --config.idm=RUN
     python launch/data.py show --config.data=DATASET
     python launch/data.py diff --config.data=DATASET --config.other=DATASET
+    python launch/data.py score --config.data=RECORDED --config.split=test --config.labels=LABELS
+    python launch/data.py score --config.data=RECORDED --config.split=test --config.idm=RUN
     python launch/data.py export --config.data=DATASET --config.format=owamcap --config.out=FOLDER
 
 The exit status of `validate` is 1 if it finds a problem, else 0. It does not change the dataset. After an interruption
-or a kill, run the same command again to resume. Each writes NAME.json and NAME.html to config.out, `show` a picture and
-a film, `export` (which resumes as well) the dataset in another format.
+or a kill, run the same command again to resume. Each writes NAME.json and NAME.html to config.out; `score` also writes
+NAME.md, `show` a picture and a film, and `export` (which resumes as well) the dataset in another format.
 """
 
 from ml_collections import ConfigDict
@@ -40,6 +42,18 @@ def get_config(variant: str = "") -> ConfigDict:
     # A key that is held longer, in seconds, is reported as stuck.
     config.stuck_seconds = 300.0
 
+    # score: a dataset of labels, of launch/label.py, whose episodes are in `data` with their recorded actions; or set
+    # `idm`, and it predicts the actions of all frames in `data`, which also gives the calibration of every key.
+    config.labels = ""
+    # score: split of `data`; empty: all. The model must not have been trained on it.
+    config.split = ""
+    # score: as in configs/label.py, where labels to train on are sampled; the labels of the model in `idm`.
+    config.choice = "argmax"
+    # score: the precision that thresholds of the confidence keep: the share of right labels.
+    config.target_precision = 0.9
+    # score: bootstrap draws of the episodes, for 95% intervals.
+    config.draws = 1000
+
     # diff: folder of the dataset that `data` is compared with.
     config.other = ""
 
@@ -48,6 +62,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.episode = ""
     config.num_excerpts = 6
     config.seconds = 5.0
+    # Of the excerpts, and of sampled labels of `score`.
     config.seed = 0
 
     # export: owamcap (a .mcap and a .mp4 file for each episode) or lerobot (a LeRobot v3 dataset).

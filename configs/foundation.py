@@ -96,6 +96,10 @@ def _data() -> ConfigDict:
     data.segments = ""
     # Minutes of play to train on, of a fixed random choice of episodes; 0: all.
     data.minutes = 0.0
+    # Masks the loss of training frames whose label has a lower confidence: the probability that the inverse dynamics
+    # model gives to the whole label, all keys and the camera. The frames stay in the policy's memory. 0: every label
+    # counts (paper). `launch/data.py score` finds the confidence that keeps a chosen precision.
+    data.min_confidence = 0.0
     # Cache folder for the outputs of config.init_from's image stacks for all frames: the stacks are then frozen, and
     # not computed in a step, so that a small machine can tune the rest. Empty: none, stacks are computed in every step.
     data.embeddings = ""

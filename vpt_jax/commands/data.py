@@ -1,6 +1,6 @@
 """Inspect, validate and export a dataset (fields: configs/data.py).
 
-python launch/data.py stats|validate|show|diff|export --config.data=DATASET
+python launch/data.py stats|validate|show|diff|export|score --config.data=DATASET
 """
 
 import sys

@@ -71,6 +71,7 @@ class StreamSettings:
     shuffle: bool = True  # episodes are reshuffled every epoch; windows are at random positions
     segments: str = ""  # manifest of the seconds of episodes to use (manifest.py); empty: all
     minutes: float = 0.0  # size of a fixed random subset of episodes, in minutes of play; 0: all
+    min_confidence: float = 0.0  # the loss of labels of lower confidence is masked; 0: none is
     mapping: ActionMapping | None = None  # of the dataset's actions to `space`; None: they are used as they are
     space: ActionSpace | None = None  # None: the dataset's
 
@@ -81,6 +82,8 @@ class StreamSettings:
             raise ValueError(f"a stream needs batch >= 1 and length >= 1, not {self.batch} and {self.length}")
         if self.minutes < 0:
             raise ValueError(f"minutes is {self.minutes}; set it to the minutes of play to use, or to 0 for all")
+        if not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"min_confidence is {self.min_confidence}; it is a probability, from 0 to 1")
         if (self.mapping is None) != (self.space is None):
             raise ValueError("an action mapping needs the action space to which it maps, and the reverse")
 
@@ -111,6 +114,11 @@ class Stream:
         if not self.num_frames:
             raise ValueError(
                 f"{settings.dataset}, split {settings.split!r}: no frames are left with null actions {settings.nulls!r}"
+            )
+        if settings.min_confidence and not any(len(self.scored(i)) for i in range(len(self.index.names))):
+            raise ValueError(
+                f"{settings.dataset}, split {settings.split!r}: no label has a confidence of min_confidence, "
+                f"{settings.min_confidence:g}, or more; lower it"
             )
         # Opened here, to reject a damaged dataset early
         self._records = open_records(Path(settings.dataset), settings.split)
@@ -184,7 +192,14 @@ class Stream:
 
     def scored(self, episode: int) -> Int[np.ndarray, " scored"]:
         """Indices of an episode's frames that contribute to the loss."""
-        return self._not_null(episode) if self.settings.nulls == "mask" else self.kept(episode)
+        rows = self._not_null(episode) if self.settings.nulls == "mask" else self.kept(episode)
+        if not self.settings.min_confidence:
+            return rows
+        return rows[self._is_confident(self.index.starts[episode] + rows)]
+
+    def _is_confident(self, row: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Mask of the rows whose label is confident enough for the loss."""
+        return np.asarray(self.index.confidence[row]) >= self.settings.min_confidence
 
     def _not_null(self, episode: int) -> Int[np.ndarray, " n"]:
         return np.flatnonzero(~self.null[self.index.rows(episode)][: self.lengths[episode]])
@@ -266,6 +281,8 @@ class Stream:
     def _read_window(self, window: Window) -> Batch:
         row = self.index.starts[window.episode] + window.frame
         valid = window.real & ~self.null[row] if self.settings.nulls == "mask" else window.real
+        if self.settings.min_confidence:
+            valid = valid & self._is_confident(row)
         buttons, camera = self._actions(row)
         real = window.real[:, None]
         return Batch(self._read_frames(window), buttons * real, camera * real, window.first, valid)
@@ -316,7 +333,8 @@ class Stream:
         names = hashlib.sha256("\n".join(self.index.names).encode() + self.index.lengths.tobytes()).hexdigest()
         values = asdict(replace(self.settings, mapping=None, space=None))
         space = {} if self.space == MINERL else {"action_space": self.space.to_dict()}  # earlier runs state none
-        same = {name: value for name, value in values.items() if name not in _NOT_COMPARED} | {
+        left_out = {*_NOT_COMPARED} | (set() if self.settings.min_confidence else {"min_confidence"})
+        same = {name: value for name, value in values.items() if name not in left_out} | {
             "frame_shape": list(self.frame_shape), "episodes": names[:16], "kept_frames": self.num_frames, **space,
         }  # fmt: skip
         return same | ({"mapping": self.settings.mapping.to_dict()} if self.settings.mapping else {})

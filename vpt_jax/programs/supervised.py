@@ -237,6 +237,7 @@ def open_stream(
         fields |= dict(mapping=read_mapping(Path(entry.mapping)), space=space)
     if training:
         require_trainable(Path(entry.dataset))
+        fields |= dict(min_confidence=config.data.get("min_confidence", 0.0))  # of runs that clone from labels
     try:
         settings = StreamSettings(entry.dataset, split, rows, **fields)
         if encoder is None:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from vpt_jax.curation.export.run import export
 from vpt_jax.curation.validation.diff import diff
 from vpt_jax.curation.validation.episodes import InspectionError
+from vpt_jax.curation.validation.score import score
 from vpt_jax.curation.validation.show import show
 from vpt_jax.curation.validation.summarize import summarize
 from vpt_jax.curation.validation.validate import validate
@@ -40,5 +41,6 @@ COMMANDS = {
         "show": show,
         "diff": diff,
         "export": export,
+        "score": score,
     }.items()
 }

@@ -51,7 +51,7 @@ def validate(config: ConfigDict) -> list[Finding]:
     Raises `InspectionError` and `DatasetMissingError`, and `FolderInUseError` while another run writes there.
     """
     episodes = find_episodes(Path(config.data), checked=False)
-    idm = _load_idm(config, episodes) if config.idm else None
+    idm = load_fitting_idm(config, episodes) if config.idm else None
     with locked(out_folder(config)):
         work = _work_folder(config, episodes, idm)
         scans = _scan_all(config, episodes, work)
@@ -62,10 +62,15 @@ def validate(config: ConfigDict) -> list[Finding]:
     return findings
 
 
-def _load_idm(config: ConfigDict, episodes: Sequence[Episode]) -> TrainedIDM:
+def load_fitting_idm(config: ConfigDict, episodes: Sequence[Episode]) -> TrainedIDM:
+    """Loads the model of `config.idm`.
+
+    Raises `InspectionError` if it does not take the episodes' frames, and `ActionSpaceError` if it predicts other keys.
+    """
     if config.mode not in MODES:
         raise InspectionError(f"config.mode is {config.mode!r}; choose one of {', '.join(MODES)}")
     idm = load_idm(config.idm)
+    idm.module.space.require_equal(episodes[0].index.space, str(config.idm), str(config.data))
     if idm.window % 4:
         raise InspectionError(f"{config.idm} was trained on windows of {idm.window} frames: a multiple of 4 is needed")
     if (shape := shape_of_frames(episodes[0])) is None:

@@ -1,0 +1,78 @@
+"""Bootstrap confidence intervals over episodes: frames of one episode are correlated, so episodes are resampled."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+Sums = Any  # a named tuple of arrays that add up over episodes; its fields may be such tuples again
+Interval = tuple[float, float]
+
+
+class Figure(NamedTuple):
+    """A figure and its confidence interval; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap_weights(episodes: int, draws: int = 1000, seed: int = 0) -> Iterator[Int[np.ndarray, " episodes"]]:
+    """Yields, for every draw, how often each episode is in a sample with replacement of as many episodes."""
+    rng = np.random.default_rng(seed)
+    for _ in range(draws):
+        yield np.bincount(rng.integers(episodes, size=episodes), minlength=episodes)
+
+
+def sum_episodes(episodes: Sequence[Sums]) -> Sums:
+    """Sums of all episodes, field by field."""
+    return _weighted(np.ones(len(episodes)), _stacked(episodes))
+
+
+def figures_with_intervals(
+    episodes: Sequence[Sums],
+    compute: Callable[[Sums], Mapping[str, float]],
+    level: float = 0.95,
+    draws: int = 1000,
+) -> dict[str, Figure]:
+    """Figures of all episodes, each with the interval that spans the middle `level` of the bootstrap's draws.
+
+    A draw in which a figure is missing or NaN (of a key that none of its episodes presses) does not count for it.
+
+    Args:
+        episodes: sums of every episode.
+        compute: figures by name from the sums of some episodes.
+        level: share of the draws in the interval.
+        draws: samples of the episodes.
+    """
+    stacked = _stacked(episodes)
+    drawn = [compute(_weighted(weights, stacked)) for weights in bootstrap_weights(len(episodes), draws)]
+    values = compute(_weighted(np.ones(len(episodes)), stacked))
+    return {
+        name: Figure(float(value), *interval([figures.get(name, np.nan) for figures in drawn], level))
+        for name, value in values.items()
+    }
+
+
+def interval(drawn: Sequence[float], level: float = 0.95) -> Interval:
+    """The middle `level` of the values that are not NaN; NaN if there is none."""
+    values = np.asarray(drawn, np.float64)
+    defined = values[~np.isnan(values)]
+    if not len(defined):
+        return float("nan"), float("nan")
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _stacked(episodes: Sequence[Sums]) -> Sums:
+    first = episodes[0]
+    if isinstance(first, tuple):
+        return type(first)(*(_stacked(field) for field in zip(*episodes, strict=True)))  # type: ignore[call-arg]
+    return np.stack([np.asarray(part, np.float64) for part in episodes])
+
+
+def _weighted(weights: np.ndarray, stacked: Sums) -> Sums:
+    if isinstance(stacked, tuple):
+        return type(stacked)(*(_weighted(weights, field) for field in stacked))  # type: ignore[call-arg]
+    return np.tensordot(weights, stacked, 1)
