@@ -68,7 +68,8 @@ def test_broken_records_and_indexes_are_found(clean, settings, tmp_path):
     np.save(folder / "camera.npy", camera)
     np.save(folder / "names.npy", np.array(["a", "b", "c", "x"]))
     assert found(settings(damaged)) == [
-        ("broken", "train/b", "camera angles are NaN or larger than 180 degrees in 1 frames"),
+        ("broken", "train/b", "pitch is NaN or larger than 180 degrees in 1 frames"),
+        ("broken", "train/b", "yaw is NaN or larger than 180 degrees in 1 frames"),
         ("broken", "train/b", "record 1 and the index differ in camera"),
         *(("broken", "train/x", f"record {number} and the index differ in episode") for number in range(5)),
     ]
