@@ -13,6 +13,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from vpt_jax.actions.minerl import ENV_KEYS, MINERL
+from vpt_jax.actions.spaces import DOOM, MAPPINGS
 from vpt_jax.envs.doom.env import DoomEnv, screen_mode
 
 IDLE = MINERL.to_env(np.zeros(20, np.uint8), np.zeros(2, np.float32))
@@ -67,6 +68,22 @@ def test_the_view_turns_by_the_camera_angle(env, yaw):
 def test_the_view_pitches_within_the_engines_limits(env):
     pitches = [play(env, [press(pitch=pitch)] * 2)[1]["pitch"] for pitch in (5, -7.5, 60, -60)]
     np.testing.assert_allclose(pitches, [10, -15, 56, -32], atol=0.03)
+
+
+def test_dooms_own_space_plays_as_minerls():
+    rng = np.random.default_rng(1)
+    buttons = (rng.random((30, len(DOOM.keys))) < 0.3).astype(np.uint8)
+    camera = rng.normal(0, 5, (30, 2)).astype(np.float32)
+    mapped = MAPPINGS["doom-to-minerl"].apply(DOOM, MINERL, buttons, camera)
+    frames = []
+    for space, actions in ((DOOM, (buttons, camera)), (MINERL, mapped)):
+        env = DoomEnv("MAP02", 90, 160, space=space.name)
+        assert set(env.action_space) == {*space.env_keys, "camera"}
+        frames.append(play(env, [space.to_env(*row) for row in zip(*actions, strict=True)])[0])
+        env.close()
+    np.testing.assert_array_equal(*frames)
+    with pytest.raises(ValueError, match="minerl or doom, not 'quake'"):
+        DoomEnv("MAP02", space="quake")
 
 
 def test_equal_seeds_and_actions_give_equal_frames():
