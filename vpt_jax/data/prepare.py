@@ -141,7 +141,7 @@ def _find(source: Path, results: Path, settings: EncodingSettings) -> list[Any]:
         raise PrepareError(f"there is no folder of recordings at {source}, and no manifest (NAME{manifest.SUFFIX})")
     folders = {split: source / split for split in SPLITS if (source / split).is_dir()}
     find = load_bridge(settings.source).find if _is_bridged(settings) else find_recordings
-    unassigned = [path for path in find(source) if path not in folders.values()]
+    unassigned = [path for path in find(source) if not any(map(path.is_relative_to, folders.values()))]
     if folders and unassigned:
         names = ", ".join(folders)
         raise PrepareError(f"{unassigned[0]} is next to the split folders {names}: move it into one of these folders")

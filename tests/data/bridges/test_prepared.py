@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from contextlib import nullcontext
 from fractions import Fraction
@@ -15,7 +16,7 @@ from configs import foundation
 from configs.prepare import get_config
 from tests import programs
 from tests.conftest import files
-from tests.data.bridges import test_event_table
+from tests.data.bridges import test_event_table, test_p2p
 from tests.data.bridges.common_play import KEYS, make_play
 from tests.data.bridges.test_event_table import rows_of, write_rows
 from vpt_jax.actions.quantizer import AxisQuantizer
@@ -357,6 +358,34 @@ def test_training_refuses_what_is_not_trainable(tmp_path):
     config.data.length = 4
     with pytest.raises(NotTrainableError, match="not trainable: secret"):
         open_stream(config, str(out), "train", 1, None)
+
+
+@pytest.mark.parametrize("source", FORMATS)
+def test_split_folders_and_what_lies_next_to_them(source, play, space_files, tmp_path):
+    write = import_module(f"tests.data.bridges.test_{source}").write
+    for split in ("train", "test"):
+        (tmp_path / "in" / split).mkdir(parents=True)
+        write(tmp_path / "in" / split, "take1", play)
+    config = settings(tmp_path / "in", tmp_path / "out", space_files, **FIELDS.get(source, {}))
+    out = prepare(config, source)
+    assert [dataset.load_index(out, split).names for split in ("train", "test")] == [("take1",)] * 2
+    write(tmp_path / "in", "stray", play)
+    with pytest.raises(PrepareError, match=r"stray.* is next to the split folders train, test: move it"):
+        prepare(config, source)
+
+
+def test_a_p2p_folder_with_no_or_two_videos_is_listed_as_broken(play, space_files, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("none", "take1", "two"):
+        test_p2p.write(folder, name, play)
+    (folder / "none" / "192x192.mp4").unlink()
+    (folder / "two" / "192x192.mp4").rename(folder / "two" / "a.mp4")
+    shutil.copy(play.video, folder / "two" / "b.mp4")
+    out = prepare(settings(folder, tmp_path / "out", space_files), "p2p")
+    assert dataset.load_index(out, "train").names == ("take1",)
+    broken = report_of(out)["broken"]
+    assert [(note["file"], note["reason"]) for note in broken] == [("none", "missing video"), ("two", "missing video")]
 
 
 def test_the_program_prepares_other_formats_for_any_number_of_workers(space_files, tmp_path):

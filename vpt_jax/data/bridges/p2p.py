@@ -43,8 +43,8 @@ def find_recordings(folder: Path) -> list[Path]:
 
 
 def recording_files(recording: Path) -> list[Path]:
-    """The two files of a recording."""
-    return [recording / ACTIONS, find_video(recording)]
+    """The records, and all videos: which of them is read depends on the others."""
+    return [path for path in (recording / ACTIONS, *sorted(recording.glob("*.mp4"))) if path.is_file()]
 
 
 def find_video(recording: Path) -> Path:
