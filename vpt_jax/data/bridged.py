@@ -15,7 +15,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from vpt_jax.data import dataset
-from vpt_jax.data.bridges.interface import BridgeOptions, TimedPlay
+from vpt_jax.data.bridges.given_facts import read_recording
+from vpt_jax.data.bridges.interface import TimedPlay
 from vpt_jax.data.bridges.pairing import (
     checked_events,
     frames_at_rate,
@@ -24,7 +25,6 @@ from vpt_jax.data.bridges.pairing import (
     pair_actions,
     require_mapped,
 )
-from vpt_jax.data.bridges.registry import load_bridge
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.encode import (
     Actions,
@@ -105,13 +105,12 @@ def encode_bridged(recordings: Sequence[BridgedRecording], settings: EncodingSet
         settings: of the frames and of the actions; its source is a bridge.
     """
     (recording,) = recordings
-    bridge, options = load_bridge(settings.source), BridgeOptions(settings.frames_per_second)
     listed: dict[str, list[dict[str, Any]]] = {"episodes": [], "plays": []}
     frames = 0
     try:
         if problem := name_problem(recording.source):
             raise BrokenRecordingError(recording.source, "unreadable name", problem)
-        plays = bridge.read(recording.source, options)
+        plays = read_recording(settings.source, recording.source, settings.frames_per_second)
         for number, (name, play) in enumerate(plays.items()):
             result = recording.result.with_name(f"{recording.result.name}-{number}")
             whole = Recording(*recording)._replace(name=utf8_path(name), result=result)

@@ -158,7 +158,8 @@ def _find(source: Path, results: Path, settings: EncodingSettings) -> list[Any]:
 
 def _bridged(split: str, path: Path, results: Path, settings: EncodingSettings) -> BridgedRecording:
     """Describes a bridged recording; hashes its files."""
-    files = load_bridge(settings.source).files(path)
+    bridge = load_bridge(settings.source)
+    files = [*bridge.files(path), *([bridge.facts(path)] if bridge.facts(path).exists() else [])]
     names = [str(file.relative_to(path.parent)) if file.is_relative_to(path.parent) else file.name for file in files]
     contents = [content_digest(file, whole=not is_video(file)) for file in files]
     result = results / split / f"{_plain_name(path.name)}-{_digest([settings.stored, path.name, names, contents])}"

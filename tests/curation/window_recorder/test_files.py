@@ -11,7 +11,7 @@ import pytest
 from vpt_jax.curation.window_recorder.files import GrowingRecording, recover
 from vpt_jax.curation.window_recorder.gate import Row
 from vpt_jax.data.bridges.event_table import BRIDGE
-from vpt_jax.data.bridges.interface import BridgeOptions
+from vpt_jax.data.bridges.given_facts import read_recording
 from vpt_jax.video import decode_timed
 
 FACTS = {"player": "p1", "licence": "CC0-1.0", "consent": "p1: yes", "trainable": False}
@@ -29,7 +29,7 @@ def grow(folder, times=TIMES):
 
 def read(folder):
     (path,) = BRIDGE.find(folder)
-    (play,) = BRIDGE.read(path, BridgeOptions()).values()
+    (play,) = read_recording("event_table", path).values()
     return play
 
 

@@ -24,7 +24,7 @@ from vpt_jax.curation.window_recorder import WindowRecordError, files
 from vpt_jax.curation.window_recorder.recorder import Session, read_config, record, scaled
 from vpt_jax.curation.window_recorder.window import RecordedWindow, find_window
 from vpt_jax.data.bridges.event_table import BRIDGE
-from vpt_jax.data.bridges.interface import BridgeOptions
+from vpt_jax.data.bridges.given_facts import read_recording
 from vpt_jax.envs.luanti.screen import Screen
 
 HEIGHT, WIDTH = 60, 80
@@ -197,7 +197,7 @@ def run(screen, person, tmp_path):
             assert window.clock_error < 0.01
             window.close()
         assert BRIDGE.find(tmp_path) == published
-        return [BRIDGE.read(path, BridgeOptions())[path.name] for path in published]
+        return [read_recording("event_table", path)[path.name] for path in published]
 
     return run
 
@@ -346,7 +346,7 @@ def test_the_program_recovers_what_a_killed_one_left_and_ends_with_ctrl_c(screen
     time.sleep(1.1)
     program.send_signal(signal.SIGINT)
     assert program.wait() == 0, program.output()
-    recovered, ended = (BRIDGE.read(path, BridgeOptions())[path.name] for path in BRIDGE.find(tmp_path))
+    recovered, ended = (read_recording("event_table", path)[path.name] for path in BRIDGE.find(tmp_path))
     assert "recovered from a recorder that was killed" in program.output()
     assert listed(recovered) == [("w", 1)]
     assert len(list(recovered.frames())) > 10

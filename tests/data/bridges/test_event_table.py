@@ -12,7 +12,7 @@ import pytest
 from tests.data.bridges.common_play import KEYS, RATE, make_play
 from vpt_jax.data.bridges import event_table
 from vpt_jax.data.bridges.event_table import BRIDGE
-from vpt_jax.data.bridges.interface import BridgeOptions
+from vpt_jax.data.bridges.given_facts import read_recording
 from vpt_jax.recording import BrokenRecordingError
 
 
@@ -47,7 +47,7 @@ def write_parquet(path, rows):
 def read(folder, name):
     (found,) = BRIDGE.find(folder)
     assert found.name == name
-    return BRIDGE.read(found, BridgeOptions())[name]
+    return read_recording("event_table", found)[name]
 
 
 def check_events(events, rows, shift=0.0):
@@ -73,6 +73,7 @@ def test_a_table_reads_back(play, tmp_path):
     times, frames = zip(*timed.frames(), strict=True)
     np.testing.assert_allclose(times, np.arange(len(play.frames)) / RATE, atol=1e-9)
     np.testing.assert_array_equal(np.stack(frames), play.frames)
+    assert BRIDGE.facts(tmp_path / "mine") == tmp_path / "mine.json"
     assert BRIDGE.files(tmp_path / "mine") == [tmp_path / "mine.mp4", tmp_path / "mine.csv"]
 
 
@@ -168,6 +169,7 @@ def test_too_many_rows_are_refused_before_they_are_read(play, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
+        ('{"mouse_factor": 0}', "`mouse_factor` must be a number above 0"),
         ("[1]", "bad json: it is not an object"),
         ('{"a": ', "bad json"),
         ('{"trainabel": false}', "unknown fields trainabel; known are player, session, world"),

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.bridges.common_play import KEYS, RATE, make_play
+from vpt_jax.data.bridges.given_facts import read_recording
 from vpt_jax.data.bridges.interface import BridgeOptions
 from vpt_jax.data.bridges.lerobot import BRIDGE
 from vpt_jax.recording import BrokenRecordingError
@@ -347,12 +348,38 @@ def test_a_damaged_episode_leaves_the_others_intact(three_episodes, tmp_path):
 
 
 def test_facts_of_the_whole_dataset(three_episodes, tmp_path):
-    facts = {"facts": {"player": "anna", "trainable": False, "colour": "red"}}
+    facts = {"facts": {"player": "anna", "trainable": False, "mouse_factor": 2, "excluded": [[0.5, 0.6]]}}
+    facts["episode_facts"] = {"edited-episode_000001": {"player": "bob", "licence": "CC0-1.0", "excluded": [[0, 0.1]]}}
     out = edited(three_episodes[0], tmp_path, lambda values: values.update(facts), "meta/vpt.json")
-    found = BRIDGE.read(out, BridgeOptions())["edited-episode_000002"].facts
-    assert dict(found) == {
+    (tmp_path / "edited.json").write_text('{"world": "w1"}')
+    plays = read_recording("lerobot", out)
+    assert dict(plays["edited-episode_000002"].facts) == {
         "session": "edited-episode_000002", "player": "anna", "trainable": False, "text": "dig a hole",
+        "mouse_factor": 2, "world": "w1",
     }  # fmt: skip
+    other = plays["edited-episode_000001"]
+    assert (other.facts["player"], other.facts["licence"], other.facts["trainable"]) == ("bob", "CC0-1.0", False)
+    assert other.excluded == ((0.0, 0.1), (0.5, 0.6))
+
+
+@pytest.mark.parametrize(
+    ("facts", "problem"),
+    [
+        ({"facts": {"trainable": "false"}}, "`trainable` must be true or false"),
+        ({"facts": {"trainable": 0}}, "`trainable` must be true or false"),
+        ({"facts": {"mouse_factor": "0.5"}}, "`mouse_factor` must be a number above 0"),
+        ({"facts": {"trainabel": False}}, "unknown fields trainabel"),
+        ({"facts": {"start": 3}}, "`start` must be left out"),
+        ({"facts": []}, "the facts are not an object"),
+        ({"episode_facts": []}, "`episode_facts`: it is not an object"),
+        ({"episode_facts": {"other": {}}}, "`episode_facts`: there is no episode 'other'"),
+        ({"episode_facts": {"edited-episode_000001": {"trainable": 1}}}, "`trainable` must be true or false"),
+    ],
+)
+def test_invalid_facts_are_named(three_episodes, tmp_path, facts, problem):
+    out = edited(three_episodes[0], tmp_path, lambda values: values.update(facts), "meta/vpt.json")
+    with pytest.raises(BrokenRecordingError, match=rf"vpt\.json: bad value: {problem}"):
+        BRIDGE.read(out, BridgeOptions())
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.data.bridges.common_play import KEYS, RATE, CommonPlay, make_play
+from vpt_jax.data.bridges.given_facts import read_recording
 from vpt_jax.data.bridges.interface import BridgeOptions
 from vpt_jax.data.bridges.key_names import VIRTUAL_KEYS
 from vpt_jax.data.bridges.owamcap import BRIDGE
@@ -310,11 +311,14 @@ def test_facts_beside_the_recording(play, tmp_path):
     path = write(tmp_path, "one", play)
     facts = {"player": "anna", "trainable": False, "mouse_factor": 0.5, "excluded": [[1.0, 2.0]]}
     (tmp_path / "one.json").write_text(json.dumps(facts))
-    found = read_one(path)
+    found = read_recording("owamcap", path)["one"]
     expected = {"session": "one", "game": "The game", "player": "anna", "trainable": False, "mouse_factor": 0.5}
     assert dict(found.facts) == expected
     assert found.excluded == ((1.0, 2.0),)
-    assert BRIDGE.files(path)[-1] == tmp_path / "one.json"
+    assert BRIDGE.facts(path) == tmp_path / "one.json"
+    (tmp_path / "one.json").write_text('{"start": 5.0}')
+    with pytest.raises(BrokenRecordingError, match=r"one.json: bad value: `start` must be left out"):
+        read_recording("owamcap", path)
 
 
 def test_changed_bytes_are_an_error_or_another_recording(play, tmp_path):

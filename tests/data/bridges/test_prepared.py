@@ -24,6 +24,7 @@ from vpt_jax.actions.space import ActionSpace, Axis
 from vpt_jax.actions.spaces import DOOM
 from vpt_jax.data import bridged, codecs, dataset
 from vpt_jax.data.bridges.registry import BRIDGES
+from vpt_jax.data.entries import DatasetEntry
 from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.data.trainable import NotTrainableError, require_trainable
 from vpt_jax.programs.supervised import open_stream
@@ -249,6 +250,33 @@ def test_what_is_not_trainable_is_left_out_or_refused(space_files, tmp_path, cap
         require_trainable(out)
 
 
+@pytest.mark.parametrize("source", FORMATS)
+def test_facts_beside_a_recording_of_any_format(source, play, space_files, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("free", "secret"):
+        import_module(f"tests.data.bridges.test_{source}").write(folder, name, play)
+    facts = {"player": "anna", "licence": "CC0-1.0", "mouse_factor": 0.5, "excluded": [[-1.0, 0.5]]}
+    (folder / "free.json").write_text(json.dumps(facts))
+    (folder / "secret.json").write_text('{"trainable": false}')
+    config = settings(folder, tmp_path / "out", space_files, **FIELDS.get(source, {}))
+    out = prepare(config, source)
+    assert dataset.load_index(out, "train").names == ("free@10-60",)
+    assert report_of(out)["left_out_as_untrainable"] == ["secret"]
+    free = report_of(out)["plays"][0]
+    assert free["facts"].items() >= {"player": "anna", "licence": "CC0-1.0", "mouse_factor": 0.5}.items()
+    assert free["excluded"] == [[0.0, 0.5]]
+    camera = dataset.load_index(out, "train").camera
+    np.testing.assert_allclose(camera, (play.mouse * 0.075)[10:], rtol=1e-6)
+    (folder / "secret.json").unlink()
+    with pytest.raises(PrepareError, match="recordings changed since"):
+        prepare(config, source)
+    (folder / "secret.json").write_text('{"trainable": 0}')
+    broken = report_of(prepare(settings(folder, tmp_path / "again", space_files, **FIELDS.get(source, {})), source))
+    assert "`trainable` must be true or false" in broken["broken"][0]["detail"]
+    assert broken["broken"][0]["file"] == "secret.json"
+
+
 def test_an_interrupted_run_resumes_to_the_same_bytes(play, space_files, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -357,7 +385,7 @@ def test_training_refuses_what_is_not_trainable(tmp_path):
     config = foundation.get_config("demo")
     config.data.length = 4
     with pytest.raises(NotTrainableError, match="not trainable: secret"):
-        open_stream(config, str(out), "train", 1, None)
+        open_stream(config, DatasetEntry("out", str(out)), "train", 1, None)
 
 
 @pytest.mark.parametrize("source", FORMATS)

@@ -54,6 +54,11 @@ def files(recording: Path) -> list[Path]:
     return [path for path in dict.fromkeys([recording, *_videos(recording)]) if path.exists()]
 
 
+def facts_file(recording: Path) -> Path:
+    """Path of the facts of a segment: its name, without the first word of its files, and .json."""
+    return recording.with_name(_name(recording) + ".json")
+
+
 def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
     """Reads a segment; its name is that of its files without their first word."""
     name = _name(recording)
@@ -178,4 +183,4 @@ def _import_msgpack() -> Any:
     return msgpack
 
 
-BRIDGE = Bridge(find, files, read)
+BRIDGE = Bridge(find, files, read, facts=facts_file)

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from vpt_jax.data.bridges.facts import facts_file_of_file
 from vpt_jax.data.bridges.interface import Bridge, BridgeOptions, InputEvents, TimedPlay
 from vpt_jax.data.bridges.key_names import MOUSE_BUTTONS, MOUSE_X, MOUSE_Y
 from vpt_jax.recording import MAX_STEPS, BrokenRecordingError
@@ -193,4 +194,4 @@ def _runs(flags: Bool[np.ndarray, " n"]) -> Iterator[tuple[int, int]]:
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
-BRIDGE = Bridge(find_recordings, recording_files, read)
+BRIDGE = Bridge(find_recordings, recording_files, read, ("frames_per_second",), facts_file_of_file)

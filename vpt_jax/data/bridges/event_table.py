@@ -24,7 +24,6 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from vpt_jax.data.bridges.facts import facts_file, read_facts
 from vpt_jax.data.bridges.interface import Bridge, BridgeOptions, InputEvents, TimedPlay
 from vpt_jax.data.bridges.pairing import MAX_EVENTS, MAX_NAMES
 from vpt_jax.data.bridges.video_source import find_video, video_frames
@@ -50,8 +49,8 @@ def find(folder: Path) -> list[Path]:
 
 
 def files(recording: Path) -> list[Path]:
-    """Video, tables and facts of a recording, as far as they exist."""
-    parts = [find_video(recording.parent, recording.name), *_tables(recording), facts_file(recording)]
+    """Video and tables of a recording, as far as they exist."""
+    parts = [find_video(recording.parent, recording.name), *_tables(recording)]
     return [path for path in parts if path is not None and path.exists()]
 
 
@@ -64,11 +63,8 @@ def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
         raise BrokenRecordingError(table, "missing actions", problem)
     if (video := find_video(recording.parent, recording.name)) is None:
         raise BrokenRecordingError(recording.with_name(recording.name + ".mp4"), "missing video", "there is no video")
-    facts = read_facts(facts_file(recording))
     events, pauses = _events(tables[0])
-    start = float(facts.pop("start", 0.0))
-    excluded = sorted([*(tuple(pair) for pair in facts.pop("excluded", [])), *pauses])
-    return {recording.name: TimedPlay(events, video_frames(video, start), tuple(excluded), facts)}
+    return {recording.name: TimedPlay(events, video_frames(video, options.start), tuple(pauses))}
 
 
 def _tables(recording: Path) -> list[Path]:
@@ -178,4 +174,4 @@ def _pauses(time: np.ndarray, kind: np.ndarray) -> list[tuple[float, float]]:
     return [*found, (since, float("inf"))] if since is not None else found
 
 
-BRIDGE = Bridge(find, files, read)
+BRIDGE = Bridge(find, files, read, ("start",))

@@ -1,21 +1,26 @@
-"""Facts of a recording in a JSON file next to it: who played, under which licence, whether it may be trained on."""
+"""Facts of a recording, in NAME.json beside it: who played, under which licence, whether it may be trained on."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from vpt_jax.recording import BrokenRecordingError
+from vpt_jax.system.printable import printable
 
 _MAX_BYTES = 2**20
 _MAX_TEXT = 2000
 _TEXTS = ("player", "session", "world", "game", "licence", "consent", "text", "notes")
-_NUMBERS = ("start", "mouse_factor")
-FIELDS = (*_TEXTS, *_NUMBERS, "trainable", "excluded")
+FIELDS = (*_TEXTS, "start", "mouse_factor", "trainable", "excluded")
 
 
 def facts_file(recording: Path) -> Path:
-    """Path of a recording's facts: NAME.json."""
+    """Path of the facts of a recording that is a folder, or has no suffix: NAME.json."""
     return recording.with_name(recording.name + ".json")
+
+
+def facts_file_of_file(recording: Path) -> Path:
+    """Path of the facts of a recording that is the file NAME.SUFFIX: NAME.json."""
+    return recording.with_suffix(".json")
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -26,13 +31,17 @@ def read_facts(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    facts = read_json_object(path)
+    return check_facts(path, read_json_object(path))
+
+
+def check_facts(path: Path, facts: Any) -> dict[str, Any]:
+    """Validates facts, and returns them; `path`: their file, for errors. Raises as `read_facts`."""
+    if not isinstance(facts, dict):
+        raise BrokenRecordingError(path, "bad value", "the facts are not an object")
     if unknown := set(facts) - set(FIELDS):
-        raise BrokenRecordingError(
-            path,
-            "bad value",
-            f"unknown fields {', '.join(sorted(unknown))}; known are {', '.join(FIELDS)} (`notes` takes any text)",
-        )
+        named = printable(", ".join(sorted(unknown)), length=200)
+        detail = f"unknown fields {named}; known are {', '.join(FIELDS)} (`notes` takes any text)"
+        raise BrokenRecordingError(path, "bad value", detail)
     for field, value in facts.items():
         if problem := _problem(field, value):
             raise BrokenRecordingError(path, "bad value", f"`{field}` must be {problem}")
@@ -44,7 +53,9 @@ def _problem(field: str, value: Any) -> str:
         return "" if isinstance(value, str) and len(value) <= _MAX_TEXT else f"a text of up to {_MAX_TEXT} characters"
     if field == "trainable":
         return "" if isinstance(value, bool) else "true or false"
-    if field in _NUMBERS:
+    if field == "mouse_factor":
+        return "" if _is_number(value) and 0 < value < 1e6 else "a number above 0"
+    if field == "start":
         return "" if _is_number(value) and abs(value) < 1e12 else "a number"
     pairs: list[Any] = value if isinstance(value, list) else [None]
     valid = all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in pairs)

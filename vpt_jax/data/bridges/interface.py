@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int32
 
+from vpt_jax.data.bridges.facts import facts_file
 from vpt_jax.video import Frame
 
 
@@ -54,6 +55,7 @@ class BridgeOptions(NamedTuple):
     """Options of `Bridge.read`, for what a format leaves open."""
 
     frames_per_second: float = 0.0  # of formats that store no times (CS:GO); 0: the format's own default
+    start: float = 0.0  # of the video's first frame, on the clock of the events, in seconds
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,12 @@ class Bridge:
         files: recording -> all files that belong to it; a change of one means that it is prepared again.
         read: recording and options -> play, or several plays by name, where one file holds several episodes. Raises
             `BrokenRecordingError` with the file, the reason and the place.
+        options: names of the options that `read` heeds.
+        facts: recording -> path of NAME.json, which may have more facts (facts.py); whoever calls `read` reads it.
     """
 
     find: Callable[[Path], list[Path]]
     files: Callable[[Path], list[Path]]
     read: Callable[[Path, BridgeOptions], Mapping[str, TimedPlay]]
+    options: tuple[str, ...] = ()
+    facts: Callable[[Path], Path] = facts_file

@@ -3,20 +3,24 @@
 A recording is a whole dataset: the folder that has `meta/info.json`. Its episodes are plays of one player each. Rows
 and frames are matched by index: the stored `timestamp` is float32 and begins anew in each episode. `lerobot_actions.py`
 says which names are keys; with more than one camera, `meta/vpt.json` names the one that is read: `{"video": "KEY"}`.
+
+That file may also have facts (facts.py): `facts` of all episodes, and `episode_facts` of each by name. Their `excluded`
+is in seconds of each episode.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64
 
 from vpt_jax.data.bridges.event_list import EventList
-from vpt_jax.data.bridges.facts import FIELDS
+from vpt_jax.data.bridges.facts import check_facts
+from vpt_jax.data.bridges.given_facts import with_facts
 from vpt_jax.data.bridges.interface import Bridge, BridgeOptions, TimedPlay
 from vpt_jax.data.bridges.lerobot_actions import (
     Roles,
@@ -74,6 +78,8 @@ class _Plays(Mapping[str, TimedPlay]):
         is_video = layout.features[self._camera]["dtype"] == "video"
         episodes = read_episodes(layout, self._camera if is_video else "")
         self._episodes = dict(zip(_names(layout, episodes), episodes, strict=True))
+        self._facts = _given(layout, layout.sidecar.get("facts", {}))
+        self._episode_facts = _episode_facts(layout, self._episodes)
         self._first_rows: dict[FilePlace, int] = {}
         for episode in episodes:
             first = self._first_rows.setdefault(episode.data, episode.first_row)
@@ -88,25 +94,21 @@ class _Plays(Mapping[str, TimedPlay]):
     def __getitem__(self, name: str) -> TimedPlay:
         """The play of an episode; if its rows are damaged, `frames` raises, so that the others can be used."""
         episode = self._episodes[name]
-        facts: dict[str, object] = {"session": name} | self._facts
+        facts: dict[str, object] = {"session": name}
+        facts |= {key: self._layout.sidecar[key] for key in ("labels",) if key in self._layout.sidecar}
         facts |= {"text": "; ".join(episode.tasks)} if any(episode.tasks) else {}
         try:
             actions = np.concatenate(list(self._actions(episode)))
         except BrokenRecordingError as error:
-            return TimedPlay(events=EventList().to_events(), frames=partial(_raise, error), facts=facts)
-        return TimedPlay(
-            events=to_events(actions, self._roles, self._layout.fps),
-            frames=lambda: self._frames(episode),
-            facts=facts,
-            remarks=self._remarks,
-        )
-
-    @cached_property
-    def _facts(self) -> dict[str, object]:
-        """Facts of the whole dataset: in the object `facts` of `meta/vpt.json`."""
-        given = self._layout.sidecar.get("facts", {})
-        facts = {key: given[key] for key in FIELDS if key in given} if isinstance(given, dict) else {}
-        return facts | {key: self._layout.sidecar[key] for key in ("labels",) if key in self._layout.sidecar}
+            play = TimedPlay(events=EventList().to_events(), frames=partial(_raise, error), facts=facts)
+        else:
+            play = TimedPlay(
+                events=to_events(actions, self._roles, self._layout.fps),
+                frames=lambda: self._frames(episode),
+                facts=facts,
+                remarks=self._remarks,
+            )
+        return with_facts(with_facts(play, self._facts), self._episode_facts.get(name, {}))
 
     @cached_property
     def _roles(self) -> Roles:
@@ -172,6 +174,23 @@ class _Plays(Mapping[str, TimedPlay]):
                     raise BrokenRecordingError(file, "missing video", f"{where} has no image in this file")
                 yield decode_image(data, file, where)
                 number += 1
+
+
+def _given(layout: Layout, facts: object) -> dict[str, Any]:
+    """Validated facts of `meta/vpt.json`."""
+    checked = check_facts(layout.folder / SIDECAR, facts)
+    if "start" in checked:
+        raise BrokenRecordingError(layout.folder / SIDECAR, "bad value", "`start` must be left out: frames have times")
+    return checked
+
+
+def _episode_facts(layout: Layout, episodes: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Facts of single episodes, by name: the object `episode_facts` of `meta/vpt.json`."""
+    given = layout.sidecar.get("episode_facts", {})
+    if not isinstance(given, dict) or (unknown := sorted(given.keys() - set(episodes))):
+        problem = f"there is no episode {unknown[0][:100]!r}" if isinstance(given, dict) else "it is not an object"
+        raise BrokenRecordingError(layout.folder / SIDECAR, "bad value", f"`episode_facts`: {problem}")
+    return {name: _given(layout, facts) for name, facts in given.items()}
 
 
 def _raise(error: BrokenRecordingError) -> NoReturn:

@@ -3,7 +3,6 @@
 Messages are JSON, with times in nanoseconds since 1970. The topics that are read: "screen" (frames), "keyboard" and
 "mouse/raw" (events), "keyboard/state" and "mouse/state" (what is held, about once a second), "window". Topic "mouse"
 has the same movements and clicks as "mouse/raw", in screen coordinates, and is read only where the latter is missing.
-NAME.json may hold facts of the recording (`facts.py`).
 
 Written with the format's own library in `tests/data/bridges/test_owamcap.py`. Message types: `owa-msgs` 0.6.
 """
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vpt_jax.data.bridges.facts import read_facts
+from vpt_jax.data.bridges.facts import facts_file_of_file
 from vpt_jax.data.bridges.interface import Bridge, BridgeOptions, TimedPlay
 from vpt_jax.data.bridges.mcap_file import Message, read_mcap
 from vpt_jax.data.bridges.owamcap_events import TOPICS, collect, merge
@@ -38,8 +37,7 @@ def files(recording: Path) -> list[Path]:
             found.add(recording.parent / uri)
     except BrokenRecordingError:
         pass  # `read` reports it
-    facts = _facts_file(recording)
-    return [recording, *sorted(found), *([facts] if facts.exists() else [])]
+    return [recording, *sorted(found)]
 
 
 def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
@@ -53,9 +51,6 @@ def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
     facts: dict[str, Any] = {"session": recording.stem}
     facts |= {"game": game} if game else {}
     facts |= {"labels": collected.details["labels"]} if "labels" in collected.details else {}
-    facts |= read_facts(_facts_file(recording))
-    facts.pop("start", None)  # frames have times on the clock of the events
-    excluded = (*excluded, *((low, high) for low, high in facts.pop("excluded", [])))
     play = TimedPlay(
         events=events,
         frames=lambda: screen_frames(recording, origin),
@@ -66,8 +61,4 @@ def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
     return {collected.details.get("episode") or recording.stem: play}
 
 
-def _facts_file(recording: Path) -> Path:
-    return recording.with_suffix(".json")
-
-
-BRIDGE = Bridge(find=find, files=files, read=read)
+BRIDGE = Bridge(find=find, files=files, read=read, facts=facts_file_of_file)
