@@ -6,7 +6,8 @@ them, `.episodes`, is written last: it marks the recording as done, and has the 
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -38,8 +39,11 @@ from vpt_jax.data.encode import (
 from vpt_jax.data.recorded_stats import RecordedStats
 from vpt_jax.recording import BrokenRecordingError
 from vpt_jax.system.atomic_files import read_json, write_text
+from vpt_jax.system.disk_errors import is_file_specific
+from vpt_jax.system.errors import UserError
+from vpt_jax.system.printable import printable
 from vpt_jax.system.workers import temporary_path
-from vpt_jax.video import FRAME_RATE, resize
+from vpt_jax.video import FRAME_RATE, Frame, resize
 from vpt_jax.video_files import name_problem, utf8_path
 
 _LIST = ".episodes"
@@ -105,16 +109,20 @@ def encode_bridged(recordings: Sequence[BridgedRecording], settings: EncodingSet
         settings: of the frames and of the actions; its source is a bridge.
     """
     (recording,) = recordings
+    source = recording.source
     listed: dict[str, list[dict[str, Any]]] = {"episodes": [], "plays": []}
     frames = 0
     try:
-        if problem := name_problem(recording.source):
-            raise BrokenRecordingError(recording.source, "unreadable name", problem)
-        plays = read_recording(settings.source, recording.source, settings.frames_per_second)
-        for number, (name, play) in enumerate(plays.items()):
+        if problem := name_problem(source):
+            raise BrokenRecordingError(source, "unreadable name", problem)
+        with _reading(source):
+            plays = read_recording(settings.source, source, settings.frames_per_second)
+        for number, name in enumerate(plays):
             result = recording.result.with_name(f"{recording.result.name}-{number}")
             whole = Recording(*recording)._replace(name=utf8_path(name), result=result)
             try:
+                with _reading(source):
+                    play = plays[name]
                 episodes, found = _encode_play(whole, play, settings)
                 frames += sum(length for _, length in episodes)
                 listed["plays"].append(found)
@@ -125,12 +133,35 @@ def encode_bridged(recordings: Sequence[BridgedRecording], settings: EncodingSet
                 write_broken_note(whole, error, _place(recording, error))
                 listed["episodes"].append({"name": whole.name, "result": whole.result.name})
         if not listed["episodes"]:
-            raise BrokenRecordingError(recording.source, "no records", "it holds no play")
+            raise BrokenRecordingError(source, "no records", "it holds no play")
     except BrokenRecordingError as error:
         write_broken_note(Recording(*recording), error, _place(recording, error))
         return 0
     write_text(add_suffix(recording.result, _LIST), json.dumps(listed))
     return frames
+
+
+@contextmanager
+def _reading(recording: Path) -> Iterator[None]:
+    """Turns errors of a recording's files, or of its numbers, into `BrokenRecordingError`.
+
+    The same errors of the output, such as a full disk, happen outside such a block, and end the run.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and not is_file_specific(error):
+            raise
+        named = getattr(error, "filename", None)
+        path = Path(named) if isinstance(named, str) else recording
+        raise BrokenRecordingError(path, "unreadable actions", printable(error, length=500)) from error
+
+
+def _read_frames(frames: Callable[[], Iterator[tuple[float, Frame]]], recording: Path) -> Iterator[tuple[float, Frame]]:
+    with _reading(recording):
+        yield from frames()
 
 
 def _place(recording: BridgedRecording, error: BrokenRecordingError) -> str:
@@ -181,7 +212,7 @@ def _write_jpegs(
 ) -> list[int]:
     """Writes a JPEG for every step; returns the offset of each, and of the end."""
     ends = [0]
-    for frame in frames_at_rate(play.frames(), whole.source, times, play.excluded):
+    for frame in frames_at_rate(_read_frames(play.frames, whole.source), whole.source, times, play.excluded):
         jpeg, _ = encode_chunk([resize(frame, settings.height, settings.width)], settings.quality)
         file.write(jpeg)
         ends.append(ends[-1] + len(jpeg))

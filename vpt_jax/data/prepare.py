@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -158,8 +158,9 @@ def _find(source: Path, results: Path, settings: EncodingSettings) -> list[Any]:
 
 def _bridged(split: str, path: Path, results: Path, settings: EncodingSettings) -> BridgedRecording:
     """Describes a bridged recording; hashes its files."""
-    bridge = load_bridge(settings.source)
-    files = [*bridge.files(path), *([bridge.facts(path)] if bridge.facts(path).exists() else [])]
+    bridge, files = load_bridge(settings.source), list[Path]()
+    with suppress(OSError):  # a folder that cannot be read: the encoder reports it
+        files = [*bridge.files(path), *([bridge.facts(path)] if bridge.facts(path).exists() else [])]
     names = [str(file.relative_to(path.parent)) if file.is_relative_to(path.parent) else file.name for file in files]
     contents = [content_digest(file, whole=not is_video(file)) for file in files]
     result = results / split / f"{_plain_name(path.name)}-{_digest([settings.stored, path.name, names, contents])}"
@@ -348,6 +349,8 @@ def _assemble(
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     splits = {split: [r for r in recordings if r.split == split and r.is_intact] for split in report["splits"]}
     splits = {split: episodes for split, episodes in splits.items() if episodes}
+    if not splits and (left_out := report.get(trainable.LEFT_OUT)):
+        raise PrepareError(trainable.none_left(left_out, len(recordings)))
     if not splits:
         raise PrepareError(f"all {len(recordings)} recordings are broken; {folder / 'report.json'} says why")
     counts = {

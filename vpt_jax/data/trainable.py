@@ -37,8 +37,14 @@ def allowed(recordings: Sequence[Recording], facts: _Facts, include_untrainable:
     """Recordings without those that may not be trained on, unless these are included."""
     marked = set() if include_untrainable else _marked(facts)
     if not (kept := [recording for recording in recordings if recording.name not in marked]):
-        raise PrepareError(f"all {len(recordings)} recordings are marked as not trainable: {_names(sorted(marked))}")
+        raise PrepareError(none_left(sorted(marked), 0))
     return kept
+
+
+def none_left(left_out: Sequence[str], broken: int) -> str:
+    """Message for a dataset that would be empty: its recordings may not be trained on, and the others are broken."""
+    others = f", and {broken:,} others are broken" if broken else ""
+    return f"all {len(left_out):,} recordings are marked as not trainable: {_names(left_out)}{others}"
 
 
 def report_facts(facts: _Facts, include_untrainable: bool) -> dict[str, Any]:

@@ -88,6 +88,11 @@ def explain_disk_error(error: BaseException, folders: Sequence[str | Path] = ())
     return None
 
 
+def is_file_specific(error: OSError) -> bool:
+    """False if any other file would have failed as well: too many open files, no memory."""
+    return _errno_of(error) not in _NOT_FILE_SPECIFIC
+
+
 def errno_values(error: BaseException) -> set[int]:
     """The `errno` values of an exception and its causes, also where only their text is left."""
     return {number for one in _exception_chain(error) if (number := _errno_of(one)) is not None}

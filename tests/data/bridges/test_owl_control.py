@@ -115,6 +115,8 @@ def test_a_table_without_start_begins_with_its_first_row(play, tmp_path):
         ('1.0,MOUSE_MOVE,"[true, 1]"', r"must be \[int, int\]"),
         ('1.0,MOUSE_MOVE,"{}"', r"must be \[int, int\]"),
         ('1.0,SCROLL,"[1.5]"', r"must be \[int\]"),
+        ("1.0,MOUSE_MOVE,[1, " + "9" * 400 + "]", "absurd size: line 2: the arguments of MOUSE_MOVE go beyond 32767"),
+        ("1.0,SCROLL,[-32768]", "absurd size: line 2: the arguments of SCROLL go beyond 32767"),
         ("1.0,MOUSE_MOVE," + "[" * 900, "bad value: line 2"),
         ("1.0,MOUSE_MOVE," + "a" * 2000, "absurd size: line 2: longer than 1000 bytes"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import shutil
 from collections import Counter
 from contextlib import nullcontext
@@ -16,7 +17,7 @@ from configs import foundation
 from configs.prepare import get_config
 from tests import programs
 from tests.conftest import files
-from tests.data.bridges import test_event_table, test_p2p
+from tests.data.bridges import test_event_table, test_owl_control, test_p2p
 from tests.data.bridges.common_play import KEYS, make_play
 from tests.data.bridges.test_event_table import rows_of, write_rows
 from vpt_jax.actions.quantizer import AxisQuantizer
@@ -250,6 +251,20 @@ def test_what_is_not_trainable_is_left_out_or_refused(space_files, tmp_path, cap
         require_trainable(out)
 
 
+def test_that_all_are_untrainable_or_broken_is_said(space_files, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a", "b"):
+        short(folder, name, {"trainable": False})
+    config = settings(folder, tmp_path / "out", space_files, height=8, width=8)
+    with pytest.raises(PrepareError, match=r"^all 2 recordings are marked as not trainable: a, b$"):
+        prepare(config, "event_table")
+    short(folder, "c", {})
+    (folder / "c.csv").write_text("")
+    with pytest.raises(PrepareError, match=r"^all 2 recordings are .* not trainable: a, b, and 1 others are broken$"):
+        prepare(config, "event_table")
+
+
 @pytest.mark.parametrize("source", FORMATS)
 def test_facts_beside_a_recording_of_any_format(source, play, space_files, tmp_path):
     folder = tmp_path / "in"
@@ -275,6 +290,34 @@ def test_facts_beside_a_recording_of_any_format(source, play, space_files, tmp_p
     broken = report_of(prepare(settings(folder, tmp_path / "again", space_files, **FIELDS.get(source, {})), source))
     assert "`trainable` must be true or false" in broken["broken"][0]["detail"]
     assert broken["broken"][0]["file"] == "secret.json"
+
+
+@pytest.mark.parametrize("file", ["inputs.csv", "metadata.json"])
+def test_errors_of_a_recordings_files_are_listed(file, play, space_files, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a", "b"):
+        test_owl_control.write(folder, name, play)
+    (folder / "a" / file).unlink()
+    (folder / "a" / file).symlink_to("/proc/self/mem")  # a regular file, whose first byte cannot be read
+    out = prepare(settings(folder, tmp_path / "out", space_files), "owl_control")
+    assert dataset.load_index(out, "train").names == ("b",)
+    assert "Input/output error" in report_of(out)["broken"][0]["detail"]
+
+
+def test_errors_of_the_output_end_the_run(play, space_files, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    test_owl_control.write(folder, "a", play)
+    config = settings(folder, tmp_path / "out", space_files, height=192, width=192)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            prepare(config, "owl_control")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert dataset.load_index(prepare(config, "owl_control"), "train").names == ("a",)
 
 
 def test_an_interrupted_run_resumes_to_the_same_bytes(play, space_files, tmp_path, monkeypatch, capsys):

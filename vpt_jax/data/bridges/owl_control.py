@@ -18,7 +18,7 @@ from vpt_jax.data.bridges.interface import Bridge, BridgeOptions, InputEvents, T
 from vpt_jax.data.bridges.key_names import MOUSE_WHEEL, MOUSE_X, MOUSE_Y, virtual_key
 from vpt_jax.data.bridges.pairing import MAX_EVENTS
 from vpt_jax.data.bridges.video_source import video_frames
-from vpt_jax.recording import BrokenRecordingError
+from vpt_jax.recording import MAX_COUNTS, BrokenRecordingError
 from vpt_jax.system.printable import printable
 from vpt_jax.video_files import is_video
 
@@ -130,6 +130,8 @@ def _row(inputs: Path, number: int, text: str) -> _Row:
     if kinds is not None and not (isinstance(values, list) and tuple(map(type, values)) == kinds):
         wanted = ", ".join(kind.__name__ for kind in kinds)
         raise broken("bad value", f"the arguments of {parts[1]} must be [{wanted}], and are {arguments}")
+    if kinds is not None and max(map(abs, values)) > MAX_COUNTS:
+        raise broken("absurd size", f"the arguments of {parts[1]} go beyond {MAX_COUNTS}: {arguments}")
     return _Row(time, parts[1], values)
 
 
