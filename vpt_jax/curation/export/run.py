@@ -5,7 +5,8 @@ skipped, so that a run after an interruption continues, and a run after the end 
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,20 @@ from vpt_jax.curation.validation.episodes import Episode, find_episodes, read_fr
 from vpt_jax.data.bridges import export_lerobot, export_owamcap
 from vpt_jax.data.bridges.bindings import Bindings, make_bindings, parse_bindings
 from vpt_jax.data.bridges.export_lerobot_meta import Contents, write_metadata
-from vpt_jax.data.bridges.exported import ExportedEpisode, ExportError
+from vpt_jax.data.bridges.exported import ExportedEpisode, ExportError, file_stem
 from vpt_jax.data.bridges.lerobot_layout import INFO
 from vpt_jax.data.bridges.mcap_file import require_mcap
 from vpt_jax.data.dataset import read_space
+from vpt_jax.data.episode_facts import read_episode_facts
 from vpt_jax.data.errors import DatasetDamagedError
+from vpt_jax.system.atomic_files import write_text
 from vpt_jax.system.resumable_folder import resumable_folder
 from vpt_jax.system.workers import process_runner, progress_bar
 from vpt_jax.video import FRAME_RATE, Frame
 
 FORMATS = ("owamcap", "lerobot")
 _READ = 64  # frames at a time
+_Facts = Mapping[str, Mapping[str, Any]]  # by "SPLIT/NAME"
 
 
 def export(config: ConfigDict) -> Path:
@@ -39,7 +43,8 @@ def export(config: ConfigDict) -> Path:
     _check(config)
     data, out = Path(config.data).resolve(), Path(config.out)
     episodes = find_episodes(data)
-    settings = {"format": config.format, "crf": config.crf, "dataset": _digest(episodes)}
+    facts = read_episode_facts(data, list(map(str, episodes)))
+    settings = {"format": config.format, "crf": config.crf, "dataset": _digest(episodes, facts)}
     settings |= {"task": config.task} if config.format == "lerobot" else {}
     if config.format == "owamcap":
         require_mcap()
@@ -47,9 +52,9 @@ def export(config: ConfigDict) -> Path:
         settings |= {"bindings": config.bindings, "degrees_per_count": config.degrees_per_count}
     with resumable_folder(out, settings, ExportError):
         if config.format == "owamcap":
-            _export_owamcap(episodes, out, bindings, config)
+            _export_owamcap(episodes, facts, out, bindings, config)
         else:
-            _export_lerobot(episodes, out, read_space(data), config)
+            _export_lerobot(episodes, facts, out, read_space(data), config)
     seconds = sum(episode.frames for episode in episodes) / FRAME_RATE
     print(f"{out}: {len(episodes):,} episodes, {seconds / 3600:.2f} hours, as {config.format}")
     return out
@@ -68,12 +73,13 @@ def _check(config: ConfigDict) -> None:
         raise ExportError("config.task is empty, and LeRobot needs a text for each episode")
 
 
-def _digest(episodes: Sequence[Episode]) -> str:
-    """Digest of names, actions and first frames, by which a later run knows that it exports the same dataset."""
+def _digest(episodes: Sequence[Episode], facts: _Facts) -> str:
+    """Digest of names, facts, actions and first frames, by which a later run knows that it exports the same dataset."""
     digest = hashlib.sha256()
     for episode in episodes:
         index, rows = episode.index, episode.rows
         digest.update(f"{episode}\0{episode.frames}\0".encode())
+        digest.update(json.dumps(facts.get(str(episode), {}), sort_keys=True).encode())
         for values in (index.buttons, index.camera, index.confidence):
             digest.update(np.ascontiguousarray(values[rows]).tobytes())
         first = next(read_records(episode))
@@ -83,10 +89,15 @@ def _digest(episodes: Sequence[Episode]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _export_owamcap(episodes: Sequence[Episode], out: Path, bindings: Bindings, config: ConfigDict) -> None:
-    """A folder for each split, as `prepare` reads it."""
+def _export_owamcap(
+    episodes: Sequence[Episode], facts: _Facts, out: Path, bindings: Bindings, config: ConfigDict
+) -> None:
+    """A folder for each split, as `prepare` reads it, with NAME.json beside episodes that have facts."""
     for split in {episode.split for episode in episodes}:
         (out / split).mkdir(exist_ok=True)
+    for episode in episodes:
+        if given := facts.get(str(episode)):
+            write_text(out / episode.split / f"{file_stem(episode.name)}.json", json.dumps(given, indent=1) + "\n")
     left = [e for e in episodes if not export_owamcap.is_written(out / e.split, e.name)]
     _run(_write_owamcap, [(episode, out, bindings, config.crf) for episode in left], config.workers)
 
@@ -95,7 +106,9 @@ def _write_owamcap(episode: Episode, out: Path, bindings: Bindings, crf: int) ->
     export_owamcap.write_owamcap(exported(episode), out / episode.split, bindings, crf)
 
 
-def _export_lerobot(episodes: Sequence[Episode], out: Path, space: ActionSpace, config: ConfigDict) -> None:
+def _export_lerobot(
+    episodes: Sequence[Episode], facts: _Facts, out: Path, space: ActionSpace, config: ConfigDict
+) -> None:
     units = export_lerobot.plan_units([episode.frames for episode in episodes])
     left = [unit for unit in units if not export_lerobot.is_written(out, unit)]
     _run(_write_unit, [(unit, out, episodes[unit.first : unit.stop], config.crf) for unit in left], config.workers)
@@ -104,15 +117,17 @@ def _export_lerobot(episodes: Sequence[Episode], out: Path, space: ActionSpace, 
     splits: dict[str, tuple[int, int]] = {}
     for number, episode in enumerate(episodes):
         splits[episode.split] = splits.get(episode.split, (number, 0))[0], number + 1
+    names = [str(episode) if len(splits) > 1 else episode.name for episode in episodes]
     contents = Contents(
         space=space,
         labels=episodes[0].index.labels,
-        names=[str(episode) if len(splits) > 1 else episode.name for episode in episodes],
+        names=names,
         lengths=[episode.frames for episode in episodes],
         splits=splits,
         column=_columns(episodes, space),
         task=config.task,
         crf=config.crf,
+        facts={name: facts[str(one)] for name, one in zip(names, episodes, strict=True) if str(one) in facts},
     )
     write_metadata(out, contents, units)
 

@@ -43,6 +43,7 @@ class Contents(NamedTuple):
     column: Any  # number of an element of the action, or "confidence" -> its values in the whole dataset
     task: str
     crf: int  # of the videos
+    facts: Mapping[str, Mapping[str, Any]]  # by name of the episode
 
 
 def write_metadata(out: Path, contents: Contents, units: Sequence[Unit]) -> None:
@@ -59,7 +60,8 @@ def write_metadata(out: Path, contents: Contents, units: Sequence[Unit]) -> None
 
 
 def _sidecar(contents: Contents) -> dict[str, Any]:
-    return {
+    facts = {"episode_facts": dict(contents.facts)} if contents.facts else {}
+    return facts | {
         "video": CAMERA,
         "keys": list(contents.space.keys),
         "axes": [axis.name for axis in contents.space.axes],

@@ -1,6 +1,7 @@
 """Facts of a recording, in NAME.json beside it: who played, under which licence, whether it may be trained on."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ def check_facts(path: Path, facts: Any) -> dict[str, Any]:
         if problem := _problem(field, value):
             raise BrokenRecordingError(path, "bad value", f"`{field}` must be {problem}")
     return facts
+
+
+def facts_to_pass_on(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Those facts of a dataset's episode that hold for a copy of it, as valid contents of NAME.json."""
+    kept = (*_TEXTS, "trainable")
+    return {field: facts[field] for field in kept if field in facts and not _problem(field, facts[field])}
 
 
 def _problem(field: str, value: Any) -> str:
