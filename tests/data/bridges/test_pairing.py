@@ -1,5 +1,7 @@
 """Pairing by physical time: hand-made cases of taps, edges, unequal rates, lost releases, cuts and absurd values."""
 
+import time
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from vpt_jax.actions.mapping import ActionMapping
 from vpt_jax.actions.quantizer import AxisQuantizer
 from vpt_jax.actions.space import ActionSpace, ActionSpaceError, Axis
 from vpt_jax.data.bridges.interface import InputEvents, TimedPlay
-from vpt_jax.data.bridges.pairing import frames_at_rate, kept_ranges, num_steps, pair_actions, require_mapped
+from vpt_jax.data.bridges.pairing import find_holds, frames_at_rate, kept_ranges, num_steps, pair_actions, require_mapped
 from vpt_jax.recording import BrokenRecordingError
 
 PATH = Path("somewhere/play.csv")
@@ -255,3 +257,31 @@ def test_pairing_agrees_with_a_simulation_in_milliseconds():
         start = float(rng.choice([0.0, 0.3, 1_700_000_000.7]))
         paired = pair(*((start + time / 1000, *rest) for time, *rest in rows), start=start, steps=20)
         np.testing.assert_array_equal(paired.buttons[:, 0], naive(rows, 20))
+
+
+def test_names_that_are_not_mapped_take_no_memory():
+    names = (*(f"key{number}" for number in range(1999)), "x")
+    rows = [(0.1, "key7", DOWN), (0.2, "key7", UP), (0.1, "key8", DOWN), (0.3, "x", 4.0)]
+    mapping = ActionMapping((("key8", "jump"),), (("x", "x", 2.0),))
+    tracemalloc.start()
+    paired = pair(*rows, mapping=mapping, names=names, num_keys=1999, steps=50_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6  # 50,000 x 2,000 numbers of 8 bytes are 800 MB
+    assert steps_of(paired) == []
+    assert steps_of(paired, "jump") == list(range(2, 50_000))
+    assert np.flatnonzero(paired.camera[:, 0]).tolist() == [6]
+    assert paired.camera[6, 0] == 8
+    assert "not in the mapping: key7 (1)" in paired.remarks
+
+
+def test_many_presses_and_many_pauses_are_paired_in_no_time():
+    """A key that is pressed again after each of many pauses: the release before was lost in it."""
+    count = 50_000
+    rows = [(number + 0.25, "w", DOWN) for number in range(count)]
+    excluded = [(number + 0.5, number + 0.75) for number in range(count)]
+    start = time.monotonic()
+    holds, _ = find_holds(events(*rows), 0.0, float(count), excluded)
+    assert time.monotonic() - start < 5  # a search of all pauses for each press takes a minute
+    np.testing.assert_array_equal(holds.start, np.arange(count) + 0.25)
+    np.testing.assert_array_equal(holds.end, np.arange(count) + 0.5)

@@ -108,10 +108,14 @@ def identity_mapping(space: ActionSpace) -> ActionMapping:
 def require_mapped(events: InputEvents, path: Path, space: ActionSpace, mapping: ActionMapping | None) -> None:
     """Raises `BrokenRecordingError` if the mapping names no key and no axis of a recording that has events."""
     mapping = mapping or identity_mapping(space)
-    sources = [*(name for name, _ in mapping.keys), *(name for name, _, _ in mapping.axes)]
+    sources = _sources(mapping)
     if events.names and not set(sources) & set(events.names):
         detail = f"it has {_first(sorted(events.names))}, and the mapping is from {_first(sources)}: set config.mapping"
         raise BrokenRecordingError(path, "not in the mapping", detail)
+
+
+def _sources(mapping: ActionMapping) -> list[str]:
+    return [*(name for name, _ in mapping.keys), *(name for name, _, _ in mapping.axes)]
 
 
 def _pauses_in_gap(times: Sequence[float], time: float, excluded: Sequence[tuple[float, float]]) -> list[float]:
@@ -167,9 +171,10 @@ def pair_actions(
     mapping.require_targets(space)
     end = start + steps / FRAME_RATE
     holds, remarks = find_holds(events, start, end, play.excluded)
-    held = _held(holds, events.num_keys, start, steps)
-    moved = _moved(events, start, steps, mouse_factor)
-    buttons, camera = _map(held, moved, events, space, mapping)
+    mapped, mapped_holds = _only_mapped(events, holds, mapping)
+    held = _held(mapped_holds, mapped.num_keys, start, steps)
+    moved = _moved(mapped, start, steps, mouse_factor)
+    buttons, camera = _map(held, moved, mapped, space, mapping)
     clipped = np.abs(camera) > space.limits
     if count := int(clipped.any(-1).sum()):
         remarks.append(f"{count} steps move further than the action space's limit: they are clipped to it")
@@ -283,8 +288,9 @@ def _key_holds(
 
 
 def _first_break(breaks: np.ndarray, after: float, before: float) -> float | None:
-    found = breaks[(breaks > after) & (breaks < before)]
-    return float(found[0]) if len(found) else None
+    """First of the sorted breaks between two times, both excluded."""
+    number = int(np.searchsorted(breaks, after, "right"))
+    return float(breaks[number]) if number < len(breaks) and breaks[number] < before else None
 
 
 def _steps_of(
@@ -295,6 +301,19 @@ def _steps_of(
     low, high = (np.clip((times - start) * FRAME_RATE, -MAX_STEPS, 2 * MAX_STEPS) for times in (low, high))
     first, last = np.floor(low + guard).astype(np.int64), np.ceil(high - guard).astype(np.int64) - 1
     return first, np.maximum(first, last)
+
+
+def _only_mapped(events: InputEvents, holds: Holds, mapping: ActionMapping) -> tuple[InputEvents, Holds]:
+    """Events and holds of names in the mapping: arrays of all steps and names would take gigabytes of memory."""
+    sources = set(_sources(mapping))
+    kept = np.array([name in sources for name in events.names], bool)
+    position = np.cumsum(kept, dtype=np.int64) - 1
+    rows, held = kept[events.code], kept[holds.key]
+    names = tuple(name for name in events.names if name in sources)
+    num_keys = int(kept[: events.num_keys].sum())
+    code = position[events.code[rows]].astype(np.int32)
+    mapped = InputEvents(names, num_keys, events.time[rows], code, events.value[rows])
+    return mapped, Holds(position[holds.key[held]], holds.start[held], holds.end[held])
 
 
 def _held(holds: Holds, num_keys: int, start: float, steps: int) -> Bool[np.ndarray, "n source_keys"]:
@@ -349,7 +368,7 @@ def _outside(events: InputEvents, start: float, end: float) -> list[str]:
 
 def _unused(events: InputEvents, mapping: ActionMapping) -> list[str]:
     """Names with events that the mapping drops, with their numbers of presses or movements."""
-    known = {name for name, _ in mapping.keys} | {name for name, _, _ in mapping.axes}
+    known = set(_sources(mapping))
     counts = np.bincount(events.code[events.value != 0], minlength=len(events.names)).tolist()
     unused: Mapping[str, int] = {
         name: count for name, count in zip(events.names, counts, strict=True) if count and name not in known
