@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.data.bridges.common_play import KEYS, RATE, CommonPlay, make_play
+from vpt_jax.data.bridges import owamcap_events
 from vpt_jax.data.bridges.given_facts import read_recording
 from vpt_jax.data.bridges.interface import BridgeOptions
 from vpt_jax.data.bridges.key_names import VIRTUAL_KEYS
@@ -203,6 +204,30 @@ def test_the_cursor_counts_only_where_raw_events_are_missing(tmp_path):
     assert sorted(rows(path)) == [
         (20, "mouse.x", 3), (20, "mouse.y", -6), (30, "mouse.right", 1), (40, "mouse.wheel", 240),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("limit", "topic", "messages"),
+    [
+        ("MAX_SNAPSHOTS", "window", [window.WindowInfo(title="Game", rect=(0, 0, 9, 9), hWnd=1)] * 4),
+        ("MAX_SNAPSHOTS", "keyboard/state", [keyboard.KeyboardState(buttons=set())] * 4),
+        ("MAX_SNAPSHOTS", "mouse/state", [mouse.MouseState(x=1, y=1, buttons=set())] * 4),
+        ("MAX_HELD", "keyboard/state", [keyboard.KeyboardState(buttons={0x41, 0x42})] * 2),
+        ("MAX_PRESSES", "keyboard", [keyboard.KeyboardEvent(event_type="press", vk=0x41)] * 4),
+        ("MAX_PRESSES", "mouse/raw", [mouse.RawMouseEvent(last_x=0, last_y=0, button_flags=3)] * 2),
+    ],
+)
+def test_what_is_held_in_memory_is_bounded(tmp_path, monkeypatch, limit, topic, messages):
+    path = small(tmp_path, [(topic, 10 * number, message) for number, message in enumerate(messages)])
+    read_one(path)
+    monkeypatch.setattr(owamcap_events, limit, 3)
+    with pytest.raises(BrokenRecordingError, match=r"small\.mcap: absurd size: .* snapshots of"):
+        read_one(path)
+
+
+def test_long_titles_are_cut(tmp_path):
+    title = window.WindowInfo(title="Game " * 1000, rect=(0, 0, 9, 9), hWnd=1)
+    assert read_one(small(tmp_path, [("window", 0, title)])).facts["game"] == ("Game " * 40)
 
 
 def test_other_windows_are_left_out_from_the_snapshot_before(tmp_path):

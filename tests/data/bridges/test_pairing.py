@@ -1,9 +1,9 @@
 """Pairing by physical time: hand-made cases of taps, edges, unequal rates, lost releases, cuts and absurd values."""
 
-import time
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -11,8 +11,16 @@ import pytest
 from vpt_jax.actions.mapping import ActionMapping
 from vpt_jax.actions.quantizer import AxisQuantizer
 from vpt_jax.actions.space import ActionSpace, ActionSpaceError, Axis
+from vpt_jax.data.bridges.event_list import EventList
 from vpt_jax.data.bridges.interface import InputEvents, TimedPlay
-from vpt_jax.data.bridges.pairing import find_holds, frames_at_rate, kept_ranges, num_steps, pair_actions, require_mapped
+from vpt_jax.data.bridges.pairing import (
+    find_holds,
+    frames_at_rate,
+    kept_ranges,
+    num_steps,
+    pair_actions,
+    require_mapped,
+)
 from vpt_jax.recording import BrokenRecordingError
 
 PATH = Path("somewhere/play.csv")
@@ -280,8 +288,23 @@ def test_many_presses_and_many_pauses_are_paired_in_no_time():
     count = 50_000
     rows = [(number + 0.25, "w", DOWN) for number in range(count)]
     excluded = [(number + 0.5, number + 0.75) for number in range(count)]
-    start = time.monotonic()
+    start = monotonic()
     holds, _ = find_holds(events(*rows), 0.0, float(count), excluded)
-    assert time.monotonic() - start < 5  # a search of all pauses for each press takes a minute
+    assert monotonic() - start < 5  # a search of all pauses for each press takes a minute
     np.testing.assert_array_equal(holds.start, np.arange(count) + 0.25)
     np.testing.assert_array_equal(holds.end, np.arange(count) + 0.5)
+
+
+def test_a_list_of_events_refuses_more_than_a_recording_may_have(monkeypatch):
+    monkeypatch.setattr("vpt_jax.data.bridges.event_list.MAX_NAMES", 2)
+    monkeypatch.setattr("vpt_jax.data.bridges.event_list.MAX_EVENTS", 4)
+    listed = EventList(PATH)
+    listed.key(0.0, "w", True)
+    listed.move(0.1, "x", 1.0)
+    with pytest.raises(BrokenRecordingError, match=r"play\.csv: absurd size: more than 4 events, or than 2 keys"):
+        listed.key(0.2, "a", True)
+    listed.key(0.3, "w", False)
+    listed.move(0.4, "x", 2.0)
+    with pytest.raises(BrokenRecordingError, match="absurd size"):
+        listed.move(0.5, "x", 3.0)
+    assert listed.to_events().time.tolist() == [0.0, 0.1, 0.3, 0.4]

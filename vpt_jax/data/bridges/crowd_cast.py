@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vpt_jax.data.bridges.event_list import EventList
-from vpt_jax.data.bridges.interface import Bridge, BridgeOptions, TimedPlay
+from vpt_jax.data.bridges.interface import MAX_EVENTS, Bridge, BridgeOptions, TimedPlay
 from vpt_jax.data.bridges.key_names import MOUSE_WHEEL, MOUSE_X, MOUSE_Y, web_key
-from vpt_jax.data.bridges.pairing import MAX_EVENTS
 from vpt_jax.data.bridges.video_source import video_frames
 from vpt_jax.recording import BrokenRecordingError
 from vpt_jax.system.errors import MissingFileError
@@ -67,7 +66,7 @@ def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
     if len(videos := _videos(recording)) != 1:
         detail = f"{len(videos)} videos are of this segment" if videos else "there is no video of this segment"
         raise BrokenRecordingError(recording, "missing video", detail)
-    events, excluded, ignored = EventList(), _Uncaptured(), Counter[str]()
+    events, excluded, ignored = EventList(recording), _Uncaptured(), Counter[str]()
     for number, (time, kind, data) in enumerate(_read(recording)):
         if kind in _DATA:
             _check(recording, number, kind, data)

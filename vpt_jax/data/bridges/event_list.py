@@ -1,16 +1,25 @@
 """Collection of events one by one, for readers of formats that are read line by line."""
 
 from array import array
+from pathlib import Path
 
 import numpy as np
 
-from vpt_jax.data.bridges.interface import InputEvents
+from vpt_jax.data.bridges.interface import MAX_EVENTS, MAX_NAMES, InputEvents
+from vpt_jax.recording import BrokenRecordingError
 
 
 class EventList:
-    """Events in the order of the file; `to_events` gives names their codes, keys first, each in alphabetical order."""
+    """Events in the order of the file; `to_events` gives names their codes, keys first, each in alphabetical order.
 
-    def __init__(self) -> None:
+    More events or names than a recording may have raise `BrokenRecordingError` before they are stored.
+
+    Args:
+        recording: the file, for errors.
+    """
+
+    def __init__(self, recording: Path) -> None:
+        self._recording = recording
         self._names: dict[tuple[bool, str], int] = {}
         self._time, self._value, self._name = array("d"), array("d"), array("q")
 
@@ -26,6 +35,9 @@ class EventList:
         self._append(time, (False, name), value)
 
     def _append(self, time: float, name: tuple[bool, str], value: float) -> None:
+        if len(self._time) >= MAX_EVENTS or (len(self._names) >= MAX_NAMES and name not in self._names):
+            detail = f"more than {MAX_EVENTS:,} events, or than {MAX_NAMES:,} keys and axes"
+            raise BrokenRecordingError(self._recording, "absurd size", detail)
         self._time.append(time)
         self._value.append(value)
         self._name.append(self._names.setdefault(name, len(self._names)))

@@ -24,8 +24,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from vpt_jax.data.bridges.interface import Bridge, BridgeOptions, InputEvents, TimedPlay
-from vpt_jax.data.bridges.pairing import MAX_EVENTS, MAX_NAMES
+from vpt_jax.data.bridges.interface import MAX_EVENTS, MAX_NAMES, Bridge, BridgeOptions, InputEvents, TimedPlay
 from vpt_jax.data.bridges.video_source import find_video, video_frames
 from vpt_jax.recording import BrokenRecordingError
 from vpt_jax.system.printable import printable

@@ -16,6 +16,9 @@ from jaxtyping import Float64, Int32
 from vpt_jax.data.bridges.facts import facts_file
 from vpt_jax.video import Frame
 
+MAX_EVENTS = 50_000_000  # of a recording: a mouse that reports 1,000 times per second for half a day
+MAX_NAMES = 2000  # of keys and axes in a recording
+
 
 class InputEvents(NamedTuple):
     """Key and mouse events of one recording, in order of time.

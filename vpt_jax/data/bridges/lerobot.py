@@ -100,10 +100,12 @@ class _Plays(Mapping[str, TimedPlay]):
         try:
             actions = np.concatenate(list(self._actions(episode)))
         except BrokenRecordingError as error:
-            play = TimedPlay(events=EventList().to_events(), frames=partial(_raise, error), facts=facts)
+            play = TimedPlay(
+                events=EventList(self._layout.folder).to_events(), frames=partial(_raise, error), facts=facts
+            )
         else:
             play = TimedPlay(
-                events=to_events(actions, self._roles, self._layout.fps),
+                events=to_events(self._layout.folder, actions, self._roles, self._layout.fps),
                 frames=lambda: self._frames(episode),
                 facts=facts,
                 remarks=self._remarks,

@@ -12,6 +12,7 @@ A vector without names gives "action.0", "action.1" and so on.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,15 +148,16 @@ def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
 
 
-def to_events(actions: Float64[np.ndarray, "n elements"], roles: Roles, fps: float) -> InputEvents:
+def to_events(folder: Path, actions: Float64[np.ndarray, "n elements"], roles: Roles, fps: float) -> InputEvents:
     """Presses and releases where a key's value changes, and all movements; of an episode.
 
     Args:
+        folder: of the dataset, for errors.
         actions: of each frame.
         roles: of each element.
         fps: frames per second; frame i is at i / fps seconds.
     """
-    events = EventList()
+    events = EventList(folder)
     held: Bool[np.ndarray, "n elements"] = actions > 0.5
     changed = held ^ np.concatenate([np.zeros((1, held.shape[1]), bool), held[:-1]])
     for step, element in _places(changed, roles.keys):

@@ -22,11 +22,15 @@ from vpt_jax.recording import BrokenRecordingError
 KEYBOARD, KEYBOARD_STATE, WINDOW = "keyboard", "keyboard/state", "window"
 MOUSE, MOUSE_RAW, MOUSE_STATE = "mouse", "mouse/raw", "mouse/state"
 TOPICS = frozenset({SCREEN, KEYBOARD, KEYBOARD_STATE, MOUSE, MOUSE_RAW, MOUSE_STATE, WINDOW})
-DETAILS = "vpt_jax"  # metadata of files that this library writes (owamcap_export.py)
+DETAILS = "vpt_jax"  # metadata of files that this library writes (export_owamcap.py)
 CAMERA, CONFIDENCE = "labels/camera.f32", "labels/confidence.f32"  # attachments of these
 
 MAX_MESSAGE = 2**16  # bytes of a message that holds no frame
 MAX_MESSAGES = 50_000_000
+MAX_SNAPSHOTS = 1_000_000  # of the keys, of the buttons, of the window: a day of one a second has 86,400
+MAX_HELD = 10_000_000  # keys in all snapshots together
+MAX_PRESSES = 5_000_000  # messages of the keyboard, or presses of mouse buttons
+MAX_TITLE = 200  # characters of a window's title that are kept
 WHEEL_NOTCH = 120  # counts of the wheel per notch, as Windows has it
 _BUTTONS = ("left", "right", "middle", "x1", "x2")  # in the order of the down and up bits of `button_flags`
 _WHEEL_FLAG, _ABSOLUTE_FLAG, _ABSOLUTE_RANGE = 0x400, 0x1, 65_536
@@ -45,10 +49,11 @@ class Collected:
     keys: list[KeyEvent] = field(default_factory=list)
     key_states: list[HeldState] = field(default_factory=list)
     raw_buttons: list[KeyEvent] = field(default_factory=list)
-    raw_moves: EventList = field(default_factory=EventList)
+    raw_moves: EventList = field(init=False)
     clicks: list[KeyEvent] = field(default_factory=list)  # of topic "mouse", as the moves
-    cursor_moves: EventList = field(default_factory=EventList)
+    cursor_moves: EventList = field(init=False)
     button_states: list[HeldState] = field(default_factory=list)
+    held: int = 0  # keys in all of `key_states`
     windows: list[ActiveWindow] = field(default_factory=list)
     details: dict[str, str] = field(default_factory=dict)
     camera: bytes | None = None
@@ -56,6 +61,9 @@ class Collected:
     absolute: tuple[int, int] | None = None  # last position of a device that reports positions
     cursor: tuple[int, int] | None = None
     counts: Counter[str] = field(default_factory=Counter)  # of oddities
+
+    def __post_init__(self) -> None:
+        self.raw_moves, self.cursor_moves = EventList(self.path), EventList(self.path)
 
     def seconds(self, time: int) -> float:
         """Seconds from `base`."""
@@ -96,7 +104,20 @@ def collect(path: Path, records: Iterable[Record]) -> Collected:
             found.base = record.log_time if found.base is None else found.base
             fields = parse_message(path, record, MAX_RECORD if record.topic == SCREEN else MAX_MESSAGE)
             handlers[record.topic](found, record.log_time, fields)
+            _check_sizes(found)
     return found
+
+
+def _check_sizes(found: Collected) -> None:
+    """Bounds what is held in memory: in a compressed file, millions of messages take a few MB."""
+    snapshots = max(len(found.key_states), len(found.button_states), len(found.windows))
+    presses = max(len(found.keys), len(found.raw_buttons), len(found.clicks))
+    if snapshots > MAX_SNAPSHOTS or presses > MAX_PRESSES or found.held > MAX_HELD:
+        detail = (
+            f"{snapshots:,} snapshots of {found.held:,} held keys, {presses:,} presses; up to {MAX_SNAPSHOTS:,}, "
+            f"{MAX_HELD:,} and {MAX_PRESSES:,} are read"
+        )
+        raise BrokenRecordingError(found.path, "absurd size", detail)
 
 
 def merge(found: Collected, origin: int) -> InputEvents:
@@ -131,7 +152,7 @@ def _as_labelled(found: Collected, events: InputEvents, origin: int) -> InputEve
     """Events of a file that this library has written, by the names of its action space, with exact movements."""
     keys, axes = (_json_texts(found, name) for name in ("keys", "axes"))
     space_key = {bound: name for name, bound in keys.items()}
-    renamed = EventList()
+    renamed = EventList(found.path)
     for time, code, value in zip(events.time.tolist(), events.code.tolist(), events.value.tolist(), strict=True):
         name = events.names[code]
         if code < events.num_keys:
@@ -186,7 +207,9 @@ def _on_key_state(found: Collected, time: int, fields: dict[str, Any]) -> None:
     codes = fields.get("buttons")
     if not isinstance(codes, list) or not all(isinstance(code, int) and 0 <= code < 256 for code in codes):
         raise _bad(found, KEYBOARD_STATE, time, "buttons", codes)
-    found.key_states.append((time, frozenset(virtual_key(code) for code in codes if code not in _UNSPECIFIC)))
+    held = frozenset(virtual_key(code) for code in codes if code not in _UNSPECIFIC)
+    found.held += len(held)
+    found.key_states.append((time, held))
 
 
 def _on_raw_mouse(found: Collected, time: int, fields: dict[str, Any]) -> None:
@@ -248,7 +271,8 @@ def _on_window(found: Collected, time: int, fields: dict[str, Any]) -> None:
     title = fields.get("title")
     if not isinstance(title, str):
         raise _bad(found, WINDOW, time, "title", title)
-    found.windows.append(ActiveWindow(time, _integer(found, WINDOW, time, fields, "hWnd", -(2**63), 2**64, 0), title))
+    handle = _integer(found, WINDOW, time, fields, "hWnd", -(2**63), 2**64, 0)
+    found.windows.append(ActiveWindow(time, handle, title[:MAX_TITLE]))
 
 
 def _integer(

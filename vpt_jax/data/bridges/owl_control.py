@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 from vpt_jax.data.bridges.event_list import EventList
 from vpt_jax.data.bridges.facts import read_json_object
-from vpt_jax.data.bridges.interface import Bridge, BridgeOptions, InputEvents, TimedPlay
+from vpt_jax.data.bridges.interface import MAX_EVENTS, Bridge, BridgeOptions, InputEvents, TimedPlay
 from vpt_jax.data.bridges.key_names import MOUSE_WHEEL, MOUSE_X, MOUSE_Y, virtual_key
-from vpt_jax.data.bridges.pairing import MAX_EVENTS
 from vpt_jax.data.bridges.video_source import video_frames
 from vpt_jax.recording import MAX_COUNTS, BrokenRecordingError
 from vpt_jax.system.printable import printable
@@ -73,7 +72,7 @@ def _videos(session: Path) -> list[Path]:
 
 def _events(inputs: Path) -> tuple[InputEvents, float, list[str]]:
     """Events on the clock of the table, the time of the video's first frame, and remarks."""
-    events, ignored, starts = EventList(), Counter[str](), []
+    events, ignored, starts = EventList(inputs), Counter[str](), []
     first = None
     for number, row in enumerate(_rows(inputs)):
         first = row.time if first is None else first

@@ -94,7 +94,7 @@ class _Actions:
     def __init__(self, path: Path):
         self.path, self.metadata = path, message("Metadata")()
         self.stated: list[float] = []  # time of each frame in seconds; 0 in old files
-        self._timed, self._stepwise = EventList(), EventList()  # the latter's times are numbers of frames
+        self._timed, self._stepwise = EventList(path), EventList(path)  # the latter's times are numbers of frames
         self._timed_held: set[str] = set()
         self._held: set[str] = set()
         self._unknown: list[int] = []  # records without an action of the player

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
 
 from vpt_jax.actions.mapping import ActionMapping
 from vpt_jax.actions.space import ActionSpace
-from vpt_jax.data.bridges.interface import InputEvents, TimedPlay
+from vpt_jax.data.bridges.interface import MAX_EVENTS, MAX_NAMES, InputEvents, TimedPlay
 from vpt_jax.data.bridges.key_names import MOUSE_X, MOUSE_Y
 from vpt_jax.recording import MAX_COUNTS, MAX_STEPS, BrokenRecordingError
 from vpt_jax.video import FRAME_RATE, Frame
@@ -35,8 +35,6 @@ GUARD = 1e-4  # seconds: rounding of stored times, so that an event at a frame's
 CLOCK = 90_000  # parts of a second to which times of frames are rounded: all usual frame rates are exact in it (MPEG's)
 LONG_HOLD = 60.0  # seconds for which a key is rarely held: named in a remark
 MIN_WHOLE_SECONDS = 20  # events, all at the same fraction of a second, that show a clock of whole seconds
-MAX_EVENTS = 50_000_000  # of a recording: a mouse that reports 1,000 times per second for half a day
-MAX_NAMES = 2000  # of keys and axes in a recording
 _LONG_GAP = MAX_GAP / 2  # seconds from a frame to the next, which pauses may have
 _MAX_REMARKS = 20  # of a kind
 _LONG = f"held for more than {LONG_HOLD:.0f} s: if the recorder lost the focus there, exclude it"
