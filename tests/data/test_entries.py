@@ -1,10 +1,15 @@
 """Lists of datasets in a config: texts and objects, and the errors of what is neither."""
 
+import json
+
 import pytest
 
-from vpt_jax.actions.mapping import ActionMapping
-from vpt_jax.data.entries import MIXTURE_OPTIONS, VALID_OPTIONS, DatasetEntry, read_entries, read_mapping
-from vpt_jax.system.errors import ConfigError
+from configs import foundation
+from tests.data.tiny import write_dataset
+from vpt_jax.actions.spaces import DOOM, load_mapping
+from vpt_jax.data.entries import MIXTURE_OPTIONS, VALID_OPTIONS, DatasetEntry, read_entries
+from vpt_jax.programs.supervised import open_stream
+from vpt_jax.system.errors import ConfigError, UserError
 
 
 def read(*values, options=MIXTURE_OPTIONS):
@@ -57,22 +62,14 @@ def test_a_validation_set_has_no_weight():
         read({"dataset": "a", "weight": 2}, options=VALID_OPTIONS)
 
 
-def test_a_mapping_is_read_from_its_file(tmp_path):
-    file = tmp_path / "mapping.json"
-    file.write_text('{"keys": {"w": "forward"}, "axes": {"x": {"to": "yaw", "factor": 0.5}}}')
-    assert read_mapping(file) == ActionMapping((("w", "forward"),), (("x", "yaw", 0.5),))
-
-
-@pytest.mark.parametrize("text", ['{"keys": 3}', "{", "[" * 100_000, "\xff", " " * (2**20 + 1)])
-def test_a_damaged_mapping_is_named(tmp_path, text):
-    file = tmp_path / "mapping.json"
-    file.write_text(text, encoding="latin-1")
-    with pytest.raises(ConfigError, match=r"mapping\.json is not an action mapping"):
-        read_mapping(file)
-
-
-def test_a_missing_mapping_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"there is no action mapping .*none\.json"):
-        read_mapping(tmp_path / "none.json")
-    with pytest.raises(ConfigError, match="is not an action mapping: it is not a file"):
-        read_mapping(tmp_path)
+def test_the_mapping_of_an_entry_is_built_in_or_a_file(tmp_path):
+    data = write_dataset(tmp_path / "data", [9])
+    config = foundation.get_config("demo")
+    config.data.length = 4
+    mapping = load_mapping("minerl-to-doom")
+    (tmp_path / "mine.json").write_text(json.dumps(mapping.to_dict()))
+    for name in ("minerl-to-doom", str(tmp_path / "mine.json")):
+        stream = open_stream(config, DatasetEntry("minecraft", str(data), mapping=name), "train", 1, None, DOOM)
+        assert (stream.space, stream.settings.mapping) == (DOOM, mapping)
+    with pytest.raises(UserError, match="there is no action mapping 'quake': built in are minerl-to-doom"):
+        open_stream(config, DatasetEntry("minecraft", str(data), mapping="quake"), "train", 1, None, DOOM)

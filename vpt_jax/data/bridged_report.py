@@ -1,7 +1,7 @@
 """Episodes of bridged recordings that go into a dataset, by their facts, and what its report says of them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -9,6 +9,22 @@ from ml_collections import ConfigDict
 from vpt_jax.data import splits, trainable
 from vpt_jax.data.bridged import BridgedRecording
 from vpt_jax.data.encode import Recording
+from vpt_jax.data.errors import PrepareError
+
+
+def refuse_unknown_factors(recordings: Sequence[BridgedRecording], factors: Iterable[str]) -> None:
+    """Raises `PrepareError` if `config.mouse_factors` names a play that does not exist.
+
+    Args:
+        recordings: all are encoded. The plays of a broken one are unknown; they have names that are like its own.
+        factors: names in the file.
+    """
+    plays = {play["name"] for one in recordings for play in one.plays()}
+    broken = [episode.name for one in recordings for episode in one.episodes() if not episode.is_intact]
+    for name in factors:
+        if name not in plays and not any(name in other or other in name for other in broken):
+            known = ", ".join(sorted(plays)[:5]) or "none"
+            raise PrepareError(f"config.mouse_factors: no play is named {name!r}; there are: {known}, ...")
 
 
 class Chosen(NamedTuple):

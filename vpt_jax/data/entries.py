@@ -1,14 +1,11 @@
 """Lists of datasets in a config, such as `config.data.mixture`: entries as text or as objects, and their errors."""
 
-import json
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from vpt_jax.actions.mapping import ActionMapping
 from vpt_jax.system.errors import ConfigError
 
 _NAME = re.compile(r"\w[\w.-]*")  # used in names of metrics
@@ -22,14 +19,13 @@ class DatasetEntry:
     name: str  # of the dataset, in metrics and messages
     dataset: str  # folder
     weight: float = 1.0  # share of the batch, relative to the other entries
-    mapping: str = ""  # JSON file of an `ActionMapping` to the run's action space; empty: the spaces are equal
+    mapping: str = ""  # to the run's action space: a built-in one, or a JSON file; empty: the spaces are equal
     segments: str = ""  # manifest of the seconds to use; empty: all
     minutes: float = 0.0  # of play to use; 0: all
 
 
 MIXTURE_OPTIONS = ("name", "dataset", "weight", "mapping", "segments", "minutes")
 VALID_OPTIONS = ("name", "dataset", "mapping")
-_MAX_MAPPING_BYTES = 2**20
 _RANGES = {"weight": (1e-6, 1e6), "minutes": (0.0, 1e9)}
 
 
@@ -79,19 +75,3 @@ def _read_entry(value: Any, place: str, options: Collection[str]) -> DatasetEntr
 
 def _is_number(value: Any, low: float, high: float) -> bool:
     return not isinstance(value, bool) and isinstance(value, int | float) and low <= value <= high
-
-
-def read_mapping(path: Path) -> ActionMapping:
-    """Reads an action mapping from a JSON file.
-
-    Raises:
-        ConfigError: the file is missing, or holds something else; the message names it.
-    """
-    try:
-        if path.stat().st_size > _MAX_MAPPING_BYTES or not path.is_file():
-            raise ValueError(f"it is not a file of at most {_MAX_MAPPING_BYTES:,} bytes")
-        return ActionMapping.from_dict(json.loads(path.read_bytes()))
-    except FileNotFoundError as error:
-        raise ConfigError(f"there is no action mapping {path}: give a JSON file with `keys` and `axes`") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not an action mapping: {error}") from error

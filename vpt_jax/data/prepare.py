@@ -87,6 +87,8 @@ def prepare(config: ConfigDict, source: str = RECORDINGS) -> Path:
                 if damaged := [one for one in recordings if not one.is_done]:
                     _report_damaged(damaged)
                     continue
+                if settings.mouse_factors:
+                    bridged_report.refuse_unknown_factors(recordings, dict(settings.mouse_factors))
                 report = provenance | _episode_report(folder, list(episodes)) | _recorded_report(episodes)
                 report |= bridged or trainable.report_facts(facts, config.include_untrainable)
                 if _assemble(run, partial / "dataset", list(episodes), settings, report):

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from vpt_jax.actions.spaces import load_mapping, load_space
 from vpt_jax.data import splits
 from vpt_jax.data.bridges.facts import read_json_object
-from vpt_jax.data.bridges.registry import BRIDGES
+from vpt_jax.data.bridges.registry import BRIDGES, load_bridge
 from vpt_jax.data.encode import RECORDINGS, EncodingSettings
 from vpt_jax.data.errors import PrepareError
 from vpt_jax.recording import BrokenRecordingError
@@ -57,6 +57,11 @@ def _mouse_factors(file: str) -> dict[str, float]:
     return {name: float(value) for name, value in factors.items()}
 
 
+def _options(source: str) -> tuple[str, ...]:
+    """Options that the format's reader heeds."""
+    return load_bridge(source).options if source in BRIDGES else ()
+
+
 def _check(settings: EncodingSettings, config: ConfigDict) -> None:
     valid = config.valid
     if settings.source not in (RECORDINGS, *BRIDGES):
@@ -65,6 +70,14 @@ def _check(settings: EncodingSettings, config: ConfigDict) -> None:
         raise PrepareError(f"config.frames_per_second is {settings.frames_per_second}, and must be from 0 to 1000")
     if config.join_segments and settings.source != RECORDINGS:
         raise PrepareError("config.join_segments joins segments of OpenAI's format only: leave it out")
+    if settings.mouse_factors and settings.source == RECORDINGS:
+        raise PrepareError("config.mouse_factors is for bridges' formats: those of OpenAI's have degrees. Leave it out")
+    if settings.frames_per_second and "frames_per_second" not in _options(settings.source):
+        named = ", ".join(name for name in BRIDGES if "frames_per_second" in _options(name))
+        raise PrepareError(
+            f"config.frames_per_second is for formats that store no times ({named}), and {settings.source} stores "
+            "them: leave it out"
+        )
     for field in ("height", "width"):
         if (size := getattr(settings, field)) < 8 or size % 8:
             raise PrepareError(f"config.{field} is {size}, and must be divisible by 8, as the model requires")

@@ -15,9 +15,10 @@ from ml_collections import ConfigDict
 
 from vpt_jax import parallel
 from vpt_jax.actions.space import ActionSpace
+from vpt_jax.actions.spaces import load_mapping
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
-from vpt_jax.data.entries import MIXTURE_OPTIONS, VALID_OPTIONS, DatasetEntry, read_entries, read_mapping
+from vpt_jax.data.entries import MIXTURE_OPTIONS, VALID_OPTIONS, DatasetEntry, read_entries
 from vpt_jax.data.mixture import MixtureStream, WindowMixture, require_equal_data, split_rows
 from vpt_jax.data.streams import NULL_RULES, Part, Stream, StreamSettings, WindowStream, batches
 from vpt_jax.data.trainable import require_trainable
@@ -234,7 +235,7 @@ def open_stream(
                 f"config.data.mixture: {entry.name} is the first entry, which has the run's action space, and has a "
                 "`mapping`: put the dataset to whose space the others are mapped first"
             )
-        fields |= dict(mapping=read_mapping(Path(entry.mapping)), space=space)
+        fields |= dict(mapping=load_mapping(entry.mapping), space=space)
     if training:
         require_trainable(Path(entry.dataset))
         fields |= dict(min_confidence=config.data.get("min_confidence", 0.0))  # of runs that clone from labels

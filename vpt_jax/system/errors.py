@@ -11,3 +11,12 @@ class ConfigError(UserError, ValueError):
 
 class MissingFileError(UserError, FileNotFoundError):
     """A file, folder or program that the user named does not exist; the message names it."""
+
+
+class MissingPackageError(UserError, ImportError):
+    """A package that only a part of the library needs is not installed; the message names the command."""
+
+
+def missing_package(package: str, extra: str) -> MissingPackageError:
+    """Returns the error for a package that is not installed; `extra`: of setup.cfg, which has it."""
+    return MissingPackageError(f'{package} is not installed: pip install -c constraints.txt -e ".[{extra}]"')

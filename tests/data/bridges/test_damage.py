@@ -1,6 +1,8 @@
 """Readers with flipped, cut and doubled bytes: a named error, or events that pair; never another exception."""
 
+import re
 import shutil
+import sys
 from importlib import import_module
 
 import numpy as np
@@ -8,10 +10,12 @@ import pytest
 
 from tests.data.bridges.common_play import make_play
 from tests.data.bridges.test_prepared import SPACE
+from vpt_jax.data.bridges.given_facts import read_recording
 from vpt_jax.data.bridges.interface import BridgeOptions
 from vpt_jax.data.bridges.pairing import kept_ranges, pair_actions
 from vpt_jax.data.bridges.registry import load_bridge
 from vpt_jax.recording import BrokenRecordingError
+from vpt_jax.system.errors import MissingPackageError
 
 
 def damaged(data, rng):
@@ -50,3 +54,21 @@ def test_damaged_events_are_named_or_pair(name, tmp_path):
     assert 10 < len(broken) < 60
     assert all(error.path.is_relative_to(tmp_path / "in") and error.reason and error.detail for error in broken)
     shutil.rmtree(tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "package", "extra"),
+    [
+        ("crowd_cast", "msgpack", "msgpack", "crowd_cast"),
+        ("csgo", "h5py", "h5py", "csgo"),
+        ("owamcap", "mcap.reader", "mcap", "owa"),
+    ],
+)
+def test_a_missing_package_ends_the_run_with_the_command(name, module, package, extra, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    import_module(f"tests.data.bridges.test_{name}").write(tmp_path / "in", "take", make_play(tmp_path, 20))
+    (recording,) = load_bridge(name).find(tmp_path / "in")
+    monkeypatch.setitem(sys.modules, module, None)
+    command = re.escape(f'{package} is not installed: pip install -c constraints.txt -e ".[{extra}]"')
+    with pytest.raises(MissingPackageError, match=f"^{command}$"):
+        read_recording(name, recording)

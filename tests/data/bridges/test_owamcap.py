@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from fractions import Fraction
 
 import av
@@ -16,7 +15,6 @@ from vpt_jax.data.bridges.interface import BridgeOptions
 from vpt_jax.data.bridges.key_names import VIRTUAL_KEYS
 from vpt_jax.data.bridges.owamcap import BRIDGE
 from vpt_jax.recording import BrokenRecordingError
-from vpt_jax.system.errors import UserError
 
 # owa-msgs needs opencv-python, which overwrites opencv-python-headless, so that it is installed without what it needs:
 # pip install --no-deps owa-msgs "mediaref<2"
@@ -402,9 +400,3 @@ def test_a_frame_that_is_not_later_is_left_out_and_counted(tmp_path, play):
     found = read_one(tmp_path / "twice.mcap")
     assert [time for time, _ in found.frames()] == [0, 0.05, 0.1]
     assert found.remarks == ("2 frames are not later than the one before, and left out",)
-
-
-def test_without_mcap_the_command_is_named(recording, monkeypatch):
-    monkeypatch.setitem(sys.modules, "mcap.reader", None)
-    with pytest.raises(UserError, match=r'need the package mcap: pip install "vpt-jax\[owa\]"'):
-        read_one(recording)

@@ -199,6 +199,12 @@ def test_whole_seconds_mouse_factors_and_remarks(play, space_files, expected, tm
     remarks = report["plays"][1]["remarks"]
     assert remarks[0].startswith("never released")
     assert remarks[1:] == ["not in the mapping: q (1)"]
+    (tmp_path / "factors.json").write_text('{"slow": 0.5, "coarse": 2, "sloww": 0.5}')
+    other = settings(folder, tmp_path / "other", space_files, **changes)
+    with pytest.raises(PrepareError, match=r"config.mouse_factors: no play is named 'sloww'; there are: fast, slow"):
+        prepare(other, "event_table")
+    with pytest.raises(PrepareError, match=r"config.mouse_factors is for bridges' formats"):
+        prepare(other, "recordings")
     (tmp_path / "factors.json").write_text('{"slow": -1}')
     with pytest.raises(PrepareError, match=r"config.mouse_factors: the factor of 'slow' is -1, not above 0"):
         prepare(settings(folder, tmp_path / "out", space_files, **changes), "event_table")
@@ -357,7 +363,11 @@ def test_sources_and_folders_that_do_not_fit_are_named(play, space_files, tmp_pa
     config.join_segments = True
     with pytest.raises(PrepareError, match=r"config.join_segments joins segments of OpenAI's format only"):
         prepare(config, "event_table")
-    config.update(join_segments=False, frames_per_second=-1.0)
+    config.update(join_segments=False, frames_per_second=16.0)
+    for source in ("recordings", "event_table", "p2p"):
+        with pytest.raises(PrepareError, match=rf"no times \(csgo\), and {source} stores them: leave"):
+            prepare(config, source)
+    config.update(frames_per_second=-1.0)
     with pytest.raises(PrepareError, match=r"config.frames_per_second is -1.0, and must be from 0 to 1000"):
         prepare(config, "event_table")
 

@@ -16,7 +16,7 @@ from vpt_jax.data.bridges.interface import MAX_EVENTS, Bridge, BridgeOptions, Ti
 from vpt_jax.data.bridges.key_names import MOUSE_WHEEL, MOUSE_X, MOUSE_Y, web_key
 from vpt_jax.data.bridges.video_source import video_frames
 from vpt_jax.recording import BrokenRecordingError
-from vpt_jax.system.errors import MissingFileError
+from vpt_jax.system.errors import missing_package
 from vpt_jax.system.printable import printable
 from vpt_jax.video_files import is_video
 
@@ -177,8 +177,7 @@ def _import_msgpack() -> Any:
     try:
         import msgpack
     except ImportError as error:
-        remedy = 'pip install -c constraints.txt -e ".[crowd_cast]"'
-        raise MissingFileError(f"the format crowd_cast needs the package msgpack: {remedy}") from error
+        raise missing_package("msgpack", "crowd_cast") from error
     return msgpack
 
 

@@ -30,7 +30,7 @@ from vpt_jax.data.bridges.facts import facts_file_of_file
 from vpt_jax.data.bridges.interface import Bridge, BridgeOptions, InputEvents, TimedPlay
 from vpt_jax.data.bridges.key_names import MOUSE_BUTTONS, MOUSE_X, MOUSE_Y
 from vpt_jax.recording import MAX_STEPS, BrokenRecordingError
-from vpt_jax.system.errors import UserError
+from vpt_jax.system.errors import UserError, missing_package
 from vpt_jax.video import MAX_PIXELS, Frame
 
 SUFFIXES = (".hdf5", ".h5")
@@ -58,7 +58,7 @@ def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
 
     Raises:
         BrokenRecordingError: with the file, the reason and the name of the HDF5 dataset.
-        UserError: h5py is not installed.
+        UserError: h5py is not installed, or the rate is impossible.
     """
     rate = options.frames_per_second or RATE
     if not 1 <= rate <= 1000:
@@ -83,7 +83,7 @@ def _opened(recording: Path) -> Iterator[Any]:
     try:
         import h5py  # here, since only this format needs it
     except ModuleNotFoundError as error:
-        raise UserError(f"{error}. Install it: pip install -c constraints.txt -e '.[csgo]'") from error
+        raise missing_package("h5py", "csgo") from error
     try:
         with h5py.File(recording, "r") as file:
             yield file

@@ -13,14 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vpt_jax.recording import BrokenRecordingError
-from vpt_jax.system.errors import UserError
+from vpt_jax.system.errors import missing_package
 
 MAX_RECORD = 2**28  # bytes of a record in the file, and of a decompressed chunk; writers make chunks of a few MB
-INSTALL = 'pip install "vpt-jax[owa]"'
-
-
-class MissingPackageError(UserError, ImportError):
-    """A package that only some formats need is not installed; the message names the command."""
 
 
 class Message(NamedTuple):
@@ -56,7 +51,7 @@ def require_mcap() -> Any:
         import mcap.stream_reader
         import mcap.writer
     except ImportError as error:
-        raise MissingPackageError(f"MCAP files need the package mcap: {INSTALL}") from error
+        raise missing_package("mcap", "owa") from error
     return mcap
 
 
