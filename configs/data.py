@@ -42,6 +42,24 @@ def get_config(variant: str = "") -> ConfigDict:
     # A key that is held longer, in seconds, is reported as stuck.
     config.stuck_seconds = 300.0
 
+    # diff: folder of the dataset that `data` is compared with.
+    config.other = ""
+
+    # show: name of an episode, such as "train/NAME", which is shown completely; empty: excerpts at random positions of
+    # all episodes.
+    config.episode = ""
+    config.num_excerpts = 6
+    config.seconds = 5.0
+    # Of the excerpts, and of sampled labels of `score`.
+    config.seed = 0
+
+    _score(config)
+    _export(config)
+    return config
+
+
+def _score(config: ConfigDict) -> None:
+    """Fields of `score`."""
     # score: a dataset of labels, of launch/label.py, whose episodes are in `data` with their recorded actions; or set
     # `idm`, and it predicts the actions of all frames in `data`, which also gives the calibration of every key.
     config.labels = ""
@@ -54,17 +72,9 @@ def get_config(variant: str = "") -> ConfigDict:
     # score: bootstrap draws of the episodes, for 95% intervals.
     config.draws = 1000
 
-    # diff: folder of the dataset that `data` is compared with.
-    config.other = ""
 
-    # show: name of an episode, such as "train/NAME", which is shown completely; empty: excerpts at random positions of
-    # all episodes.
-    config.episode = ""
-    config.num_excerpts = 6
-    config.seconds = 5.0
-    # Of the excerpts, and of sampled labels of `score`.
-    config.seed = 0
-
+def _export(config: ConfigDict) -> None:
+    """Fields of `export`."""
     # export: owamcap (a .mcap and a .mp4 file for each episode) or lerobot (a LeRobot v3 dataset).
     config.format = "owamcap"
     # Quality of the videos: x264's constant quality, 1 (best) to 51; 0: without loss, which not all players show.
@@ -76,4 +86,3 @@ def get_config(variant: str = "") -> ConfigDict:
     config.degrees_per_count = 0.0
     # lerobot: text that describes what is done, stored with every episode.
     config.task = "Play the game."
-    return config

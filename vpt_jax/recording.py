@@ -193,7 +193,7 @@ class RecordingWriter:
 
         Args:
           frame: without mouse cursor.
-          action: of the 24-key game dict (`actions.ENV_KEYS`); absent keys are up, `camera` is in degrees.
+          action: of the 24-key game dict (`MINERL.env_keys`); absent keys are up, `camera` is in degrees.
           hotbar: the slot the game has selected, 0 to 8. A change without its key reads back as that key.
           gui_open: True if the mouse moves a cursor. `ESC` then reads back as `inventory`, else as no button.
           cursor: its (x, y) in pixels of a window 720 pixels high.

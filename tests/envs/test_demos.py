@@ -98,6 +98,15 @@ def test_the_demos_of_a_wad_are_found_by_name(tmp_path):
     assert demo_lumps(wad) == {"DEMO1": last, "DEMO2": last}
 
 
+def test_overlapping_demos_are_refused_before_they_are_read(tmp_path):
+    demo = turning_demo(1)
+    entries = b"".join(struct.pack("<ii8s", 12, len(demo), f"DEMO{n}".encode()) for n in range(1, 100))
+    head = struct.pack("<4sii", b"IWAD", 99, 12 + len(demo))
+    (tmp_path / "game.wad").write_bytes(head + demo + entries)
+    with pytest.raises(DemoError, match=rf"game.wad is damaged: its 99 demos have {99 * len(demo):,} bytes, and the"):
+        demo_lumps(read_wad(tmp_path / "game.wad"))
+
+
 ONE_LUMP = struct.pack("<4sii", b"IWAD", 1, 12)
 
 

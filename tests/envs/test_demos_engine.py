@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from configs.record import get_config
-from tests.envs.demo_maker import make_wad, turning_demo
+from tests.envs.demo_maker import make_demo, make_wad, turning_demo
 from tests.programs import Program
 from vpt_jax.contractor_names import parse_name
+from vpt_jax.data.bridges.facts import facts_file, read_facts
 from vpt_jax.envs.doom.demos import DemoError, engine
 from vpt_jax.envs.doom.demos.engine import draw, trace
 from vpt_jax.envs.doom.demos.lump import read_demo
@@ -41,11 +42,10 @@ def config_of(folder, files, **changes):
     return config
 
 
-def test_players_move_and_turn_as_their_demo_says():
+def test_players_turn_as_their_demo_says():
     replayed = trace(PLAY, FREEDOOM, (), "play")
     assert len(replayed.angle) == len(PLAY.moves) - 1  # the last tic's state is not exported
     assert [turned_as_commanded(replayed, PLAY, player) for player in (0, 1)] == [1.0, 1.0]
-    assert (replayed.position[0] != replayed.position[-1]).any(-1).all()
     assert not replayed.dead.any()
 
 
@@ -136,9 +136,31 @@ def test_the_facts_name_players_alignment_and_what_was_left_out(recorded):
     assert [fact["seconds"] for fact in facts] == [4.9, 4.9, 0.0]
     assert {fact["session"] for fact in facts[:2]} == {hashlib.sha256(PLAY.data).hexdigest()[:12]}
     assert facts[0]["world"] == "MAP03"
+    assert [(fact["skill"], fact["demo_seconds"]) for fact in facts] == [(2, 5.0), (2, 5.0), (2, 0.29)]
     for fact in facts[:2]:
         assert fact["turned_as_commanded"] == 1
         assert fact["late"] == 0
+
+
+def test_the_facts_that_a_dataset_reads_are_beside_each_recording(recorded):
+    paths = find_recordings(recorded / "train")
+    facts = [read_facts(facts_file(path)) for path in paths]
+    session = hashlib.sha256(PLAY.data).hexdigest()[:12]
+    assert facts == [
+        {"player": f"two.{player}", "session": session, "world": "MAP03", "game": "freedoom2"} for player in (1, 2)
+    ]
+
+
+def test_what_was_not_measured_is_said(files, tmp_path):
+    commands = np.zeros((70, 1, 4), int)
+    commands[:, :, 0] = 25  # forward, without a turn
+    (tmp_path / "still.lmp").write_bytes(make_demo(commands, level=3))
+    out = record_demos(config_of(tmp_path / "out", [tmp_path / "still.lmp"]))
+    [fact] = json.loads((out / "demos.json").read_text())
+    assert fact["left_out"] == ""
+    assert fact["alignment"].startswith("not measured")
+    [path] = find_recordings(out / "train")
+    assert read_facts(facts_file(path))["notes"].startswith("alignment: not measured")
 
 
 def test_the_files_do_not_depend_on_the_workers_or_on_interruptions(recorded, files, tmp_path, capsys):
@@ -151,11 +173,14 @@ def test_the_files_do_not_depend_on_the_workers_or_on_interruptions(recorded, fi
     assert digests(again) == digests(recorded)
 
 
-def test_other_settings_are_refused(recorded, files):
+def test_other_settings_are_refused(recorded, files, tmp_path):
     with pytest.raises(DemoError, match="height was 90 and is now 92"):
         record_demos(config_of(recorded, files, height=92))
     with pytest.raises(DemoError, match="made with other settings: demos was"):
         record_demos(config_of(recorded, files[:1]))
+    (tmp_path / FREEDOOM.name).write_bytes(FREEDOOM.read_bytes() + b"another")
+    with pytest.raises(DemoError, match="made with other settings: wads was"):
+        record_demos(config_of(recorded, files, **{"demos.game": str(tmp_path / FREEDOOM.name)}))
 
 
 @pytest.mark.parametrize(

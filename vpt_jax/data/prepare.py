@@ -259,9 +259,9 @@ def _is_up_to_date(out: Path, provenance: dict[str, Any]) -> bool:
     refuse_changes(out, report["settings"], provenance["settings"], PrepareError)
     if report.get("recordings") != provenance["recordings"]:
         raise PrepareError(
-            f"recordings changed since {out} was made, or config.valid or config.join_segments did, or an earlier "
-            "version made it, which identified recordings by their dates. Training still reads it. To prepare it "
-            "again, remove it, or choose another --config.out"
+            f"recordings changed since {out} was made, or config.valid, config.join_segments or "
+            "config.include_untrainable did, or an earlier version made it, which identified recordings by their "
+            "dates. Training still reads it. To prepare it again, remove it, or choose another --config.out"
         )
     dataset.require_undamaged(out, PrepareError)
     return True

@@ -71,7 +71,6 @@ def test_round_trips_bound_the_server_s_clock():
     assert clock.seconds(6_000) == pytest.approx(101.0095)
     clock.add(101.000, 5_995, 101.004)
     assert clock.seconds(6_000) == pytest.approx(101.0065, abs=1e-3)
-    assert clock.uncertainty < 0.0051
     clock.add(201.0, 105_000, 201.002)  # another clock, which has drifted by a second
     assert clock.seconds(105_000) == pytest.approx(201.0005, abs=1e-3)
 

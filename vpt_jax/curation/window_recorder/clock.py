@@ -19,11 +19,6 @@ class ServerClock:
         # The clocks of two machines drift apart: then the newest round trip alone counts.
         self._low, self._high = narrowed if narrowed[0] <= narrowed[1] else (low, high)
 
-    @property
-    def uncertainty(self) -> float:
-        """Largest possible error of `seconds`, in seconds."""
-        return (self._high - self._low) / 2
-
     def seconds(self, server: int) -> float:
         """Time of the recorder's clock at a time of the server."""
         return self._unwrap(server) / 1000 + (self._low + self._high) / 2

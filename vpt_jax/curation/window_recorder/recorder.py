@@ -29,7 +29,7 @@ _MAX_TEXT = 2000  # characters of a fact
 
 
 class SessionSettings(NamedTuple):
-    """SessionSettings of a session of recordings."""
+    """Settings of a session of recordings."""
 
     out: Path
     frames_per_second: float
@@ -60,7 +60,7 @@ def record(config: ConfigDict) -> list[Path]:
 
 
 def read_config(config: ConfigDict) -> tuple[SessionSettings, Gate, dict[str, Any]]:
-    """SessionSettings, gate and facts of a config. Raises `WindowRecordError` with the field and what it must be."""
+    """Settings, gate and facts of a config. Raises `WindowRecordError` with the field and what it must be."""
     for field, meaning in (
         ("out", "the folder of the recordings"),
         ("player", "a name or pseudonym of the person who plays; recordings of a player are kept in one split"),

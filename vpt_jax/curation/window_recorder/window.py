@@ -83,11 +83,6 @@ class RecordedWindow:
         self._initial = [Input(time.monotonic(), "focus", value=1.0)] if self._query_focus() else []
         self._select(bool(self._initial))
 
-    @property
-    def clock_error(self) -> float:
-        """Largest possible error of the times of events, in seconds."""
-        return self._clock.uncertainty
-
     def events(self) -> Iterator[Input]:
         """Events since the last call, in the server's order."""
         yield from self._initial

@@ -34,7 +34,7 @@ def paused(buttons: UInt8[np.ndarray, "tics players"]) -> Bool[np.ndarray, " tic
 def action_of(
     moves: Int8[np.ndarray, "tics 3"], buttons: UInt8[np.ndarray, " tics"], dead: Bool[np.ndarray, " tics"]
 ) -> dict[str, Any]:
-    """Returns the action of one step, of the game dict (`ENV_KEYS`); keys that are up are left out.
+    """Returns the action of one step, of the game dict (`MINERL.env_keys`); keys that are up are left out.
 
     Args:
         moves: one player's commands of the step's tics.

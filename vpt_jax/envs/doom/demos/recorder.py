@@ -2,7 +2,8 @@
 
 Frame `i` of a recording is what the player saw before the commands of step `i`. That is the state after the tic before
 them; the engine draws none before the first tic, and a black one after it, so recordings begin with the third tic. A
-recording ends when its player dies for good or the level is left. OUT/demos.json has the facts of each recording.
+recording ends when its player dies for good or the level is left. OUT/demos.json has the facts of each recording, and
+NAME.json beside it those that a dataset's preparation reads.
 """
 
 import json
@@ -32,8 +33,10 @@ from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.system.resumable_folder import resumable_folder
 from vpt_jax.system.workers import progress_bar, task_result, worker_pool
 from vpt_jax.video import FRAME_RATE, Frame
+from vpt_jax.video_files import content_digest
 
 _FACTS = "demos.json"
+_NOT_MEASURED = "not measured: the player turns too little, or the pictures do not show it"
 _MIN_STEPS = FRAME_RATE  # a second
 _MIN_TURNED = 0.9  # of the commanded turns; other engines or levels than those of the demo would turn otherwise
 
@@ -53,6 +56,8 @@ def record_demos(config: ConfigDict) -> Path:
     program()
     out, views = Path(config.out), plan_views(config)
     settings = {"height": config.height, "width": config.width, "demos": [view.path.name for view in views]}
+    wads = sorted({path for view in views for path in (view.game, *view.additions)})
+    settings["wads"] = {path.name: content_digest(path, whole=True) for path in wads}
     with resumable_folder(out, settings, DemoError):
         facts = _record_all(views, config)
     kept = [fact for fact in facts if not fact["left_out"]]
@@ -77,7 +82,8 @@ def record_view(view: View, height: int, width: int) -> dict[str, Any]:
     facts = {
         "recording": view.path.name, "left_out": "", "player": view.person, "session": view.session,
         "world": view.level, "source": Path(view.source).name, "licence": view.licence, "view": view.player,
-        "players": len(view.demo.players), "seconds": 0.0,
+        "players": len(view.demo.players), "skill": view.demo.skill, "demo_seconds": round(view.demo.seconds, 2),
+        "seconds": 0.0,
     }  # fmt: skip
     try:
         replayed = trace(view.demo, view.game, view.additions, view.source)
@@ -87,8 +93,22 @@ def record_view(view: View, height: int, width: int) -> dict[str, Any]:
         frames, alignment = _write(view, replayed, height, width)
     except DemoError as error:
         return facts | {"left_out": str(error)}
-    measured = {"turned_as_commanded": turned} | (asdict(alignment) if alignment else {})
+    measured = {"turned_as_commanded": turned} | (asdict(alignment) if alignment else {"alignment": _NOT_MEASURED})
+    write_text(_sidecar(view), json.dumps(_sidecar_facts(view, alignment), indent=1) + "\n")
     return facts | {"seconds": frames / FRAME_RATE} | _rounded(measured)
+
+
+def _sidecar(view: View) -> Path:
+    return view.path.with_name(f"{view.path.name}.json")
+
+
+def _sidecar_facts(view: View, alignment: TurnAlignment | None) -> dict[str, str]:
+    """Fields of NAME.json (vpt_jax/data/bridges/facts.py)."""
+    facts = {
+        "player": view.person, "session": view.session, "world": view.level, "game": view.game.stem,
+        "licence": view.licence, "notes": "" if alignment else f"alignment: {_NOT_MEASURED}",
+    }  # fmt: skip
+    return {name: value for name, value in facts.items() if value}
 
 
 def _write(view: View, replayed: Trace, height: int, width: int) -> tuple[int, TurnAlignment | None]:
@@ -147,7 +167,7 @@ def _record_all(views: Sequence[View], config: ConfigDict) -> list[dict[str, Any
     stored = read_json(Path(config.out) / _FACTS)
     facts = {fact["recording"]: fact for fact in stored} if isinstance(stored, list) else {}
     facts = {name: fact for name, fact in facts.items() if not fact["left_out"]}
-    remaining = [view for view in views if view.path.name not in facts or not _jsonl(view).exists()]
+    remaining = [view for view in views if view.path.name not in facts or not _is_published(view)]
     if len(remaining) < len(views):
         print(f"{len(views) - len(remaining)} of {len(views)} views are recorded already", flush=True)
     _remove_unfinished(remaining)
@@ -179,9 +199,9 @@ def _as_text(views: Sequence[View], facts: dict[str, dict[str, Any]]) -> str:
 def _remove_unfinished(views: Sequence[View]) -> None:
     for view in views:
         view.path.parent.mkdir(exist_ok=True)
-        for suffix in (".mp4", ".jsonl", ".mp4.partial", ".jsonl.partial"):
+        for suffix in (".mp4", ".jsonl", ".mp4.partial", ".jsonl.partial", ".json"):
             view.path.with_name(view.path.name + suffix).unlink(missing_ok=True)
 
 
-def _jsonl(view: View) -> Path:
-    return view.path.with_name(f"{view.path.name}.jsonl")
+def _is_published(view: View) -> bool:
+    return view.path.with_name(f"{view.path.name}.jsonl").exists() and _sidecar(view).exists()

@@ -7,7 +7,7 @@ The file holds two integers, version and number of players, then a record of nin
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt32
+from jaxtyping import Bool, UInt32
 
 from vpt_jax.envs.doom.demos import DemoError
 from vpt_jax.envs.doom.demos.lump import TURN_UNIT, Demo
@@ -21,7 +21,6 @@ _FRAME_BITS, _FIRST_DEATH_FRAME = 0x7FFF, 7  # player sprites: A to D walk, E an
 class Trace(NamedTuple):
     """State of all players after every tic of the first level, until it is left or the demo ends."""
 
-    position: Int64[np.ndarray, "tics players 3"]  # x, y, z in 1/65536 map units
     angle: UInt32[np.ndarray, "tics players"]  # 2**32 are a whole turn, counter-clockwise
     dead: Bool[np.ndarray, "tics players"]
 
@@ -35,7 +34,6 @@ def read_trace(data: bytes, demo: Demo, source: str) -> Trace:
     records = np.frombuffer(data, _RECORD, tics * players, 8).reshape(tics, players)
     records = records[: _end_of_level(records, demo)]
     return Trace(
-        position=np.stack([records[axis] for axis in "xyz"], -1).astype(np.int64),
         angle=records["angle"],
         dead=(records["frame"] & _FRAME_BITS) >= _FIRST_DEATH_FRAME,
     )

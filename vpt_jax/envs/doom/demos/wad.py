@@ -59,13 +59,15 @@ def demo_lumps(wad: Wad) -> dict[str, bytes]:
     """Returns the demos of a WAD by lump name, DEMO1, DEMO2, ...; of a name that occurs twice, the last, as engines do.
 
     Raises:
-        DemoError: a demo is too large.
+        DemoError: a demo is too large, or directory entries overlap: each of thousands could be the whole file.
     """
     demos = {}
+    lumps = [lump for lump in wad.lumps if _DEMO.fullmatch(lump.name)]
     with _open(wad.path) as file:
-        for lump in wad.lumps:
-            if not _DEMO.fullmatch(lump.name):
-                continue
+        if (total := sum(lump.size for lump in lumps)) > (size := file.seek(0, 2)):
+            detail = f"its {len(lumps)} demos have {total:,} bytes, and the file {size:,}"
+            raise DemoError(f"{wad.path} is damaged: {detail}")
+        for lump in lumps:
             if lump.size > MAX_BYTES:
                 raise DemoError(
                     f"{wad.path}: {lump.name} has {lump.size:,} bytes; demos of up to {MAX_BYTES:,} are read"
