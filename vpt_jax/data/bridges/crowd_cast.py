@@ -5,6 +5,7 @@ segment number of the video's: the same stem, or one that differs in a first wor
 While the context is `UNCAPTURED` or `UNKNOWN`, another program was in front: nothing there is trained on.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 from vpt_jax.data.bridges.event_list import EventList
 from vpt_jax.data.bridges.interface import MAX_EVENTS, Bridge, BridgeOptions, TimedPlay
 from vpt_jax.data.bridges.key_names import MOUSE_WHEEL, MOUSE_X, MOUSE_Y, web_key
-from vpt_jax.data.bridges.video_source import video_frames
+from vpt_jax.data.bridges.videos import timed_frames
 from vpt_jax.recording import BrokenRecordingError
 from vpt_jax.system.errors import missing_package
 from vpt_jax.system.printable import printable
@@ -88,7 +89,7 @@ def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
         f"{count:,} events of type {printable(kind, length=40)} are not read" for kind, count in ignored.items()
     )
     facts = {"session": _SEGMENT.sub("", name) or name}
-    return {name: TimedPlay(events.to_events(), video_frames(videos[0]), excluded.ranges(), facts, remarks)}
+    return {name: TimedPlay(events.to_events(), timed_frames(videos[0]), excluded.ranges(), facts, remarks)}
 
 
 class _Uncaptured:
@@ -115,7 +116,8 @@ def _name(path: Path) -> str:
 
 def _videos(recording: Path) -> list[Path]:
     wanted = _name(recording)
-    return sorted(path for path in recording.parent.iterdir() if is_video(path) and _name(path) == wanted)
+    near = [name for name in os.listdir(recording.parent) if wanted in name]  # fast, for folders of many segments
+    return sorted(path for name in near if is_video(path := recording.parent / name) and _name(path) == wanted)
 
 
 def _read(recording: Path) -> Iterator[tuple[float, str, Any]]:

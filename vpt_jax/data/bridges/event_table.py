@@ -25,7 +25,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from vpt_jax.data.bridges.interface import MAX_EVENTS, MAX_NAMES, Bridge, BridgeOptions, InputEvents, TimedPlay
-from vpt_jax.data.bridges.video_source import find_video, video_frames
+from vpt_jax.data.bridges.videos import files_named, find_video, timed_frames
 from vpt_jax.recording import BrokenRecordingError
 from vpt_jax.system.printable import printable
 from vpt_jax.video_files import is_video
@@ -63,15 +63,11 @@ def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
     if (video := find_video(recording.parent, recording.name)) is None:
         raise BrokenRecordingError(recording.with_name(recording.name + ".mp4"), "missing video", "there is no video")
     events, pauses = _events(tables[0])
-    return {recording.name: TimedPlay(events, video_frames(video, options.start), tuple(pauses))}
+    return {recording.name: TimedPlay(events, timed_frames(video, options.start), tuple(pauses))}
 
 
 def _tables(recording: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted(recording.parent.iterdir())
-        if path.stem == recording.name and path.suffix.lower() in SUFFIXES
-    ]
+    return files_named(recording.parent, recording.name, SUFFIXES)
 
 
 def _events(table: Path) -> tuple[InputEvents, list[tuple[float, float]]]:

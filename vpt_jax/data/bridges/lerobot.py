@@ -42,7 +42,7 @@ from vpt_jax.data.bridges.lerobot_layout import (
     read_rows,
 )
 from vpt_jax.data.bridges.stored_images import decode_image
-from vpt_jax.data.bridges.video_frames import FrameFinder
+from vpt_jax.data.bridges.videos import FrameFinder
 from vpt_jax.recording import BrokenRecordingError
 from vpt_jax.video import Frame
 

@@ -17,9 +17,9 @@ from vpt_jax.data.bridges.mcap_file import Message, read_mcap
 from vpt_jax.data.bridges.owamcap_events import TOPICS, collect, merge
 from vpt_jax.data.bridges.owamcap_screen import SCREEN, external_uri, screen_frames
 from vpt_jax.data.bridges.owamcap_windows import lost_focus
-from vpt_jax.data.bridges.video_frames import file_inside
+from vpt_jax.data.bridges.videos import file_inside, files_named
 from vpt_jax.recording import BrokenRecordingError
-from vpt_jax.video_files import is_video
+from vpt_jax.video_files import SUFFIXES
 
 
 def find(folder: Path) -> list[Path]:
@@ -29,7 +29,7 @@ def find(folder: Path) -> list[Path]:
 
 def files(recording: Path) -> list[Path]:
     """The .mcap file, videos of the same name beside it, and the video that its first frame refers to."""
-    found = {path for path in recording.parent.iterdir() if path.stem == recording.stem and is_video(path)}
+    found = set(files_named(recording.parent, recording.stem, SUFFIXES))
     try:
         first = next((r for r in read_mcap(recording, frozenset({SCREEN})) if isinstance(r, Message)), None)
         if first is not None and (uri := external_uri(recording, first)):

@@ -9,7 +9,7 @@ from typing import Any
 
 from vpt_jax.data.bridges.mcap_file import MAX_RECORD, Message, parse_message, read_mcap
 from vpt_jax.data.bridges.stored_images import decode_image
-from vpt_jax.data.bridges.video_frames import FrameFinder, file_inside
+from vpt_jax.data.bridges.videos import FrameFinder, file_inside
 from vpt_jax.recording import BrokenRecordingError
 from vpt_jax.video import Frame
 

@@ -16,7 +16,7 @@ from vpt_jax.data.bridges.event_list import EventList
 from vpt_jax.data.bridges.facts import read_json_object
 from vpt_jax.data.bridges.interface import MAX_EVENTS, Bridge, BridgeOptions, InputEvents, TimedPlay
 from vpt_jax.data.bridges.key_names import MOUSE_WHEEL, MOUSE_X, MOUSE_Y, virtual_key
-from vpt_jax.data.bridges.video_source import video_frames
+from vpt_jax.data.bridges.videos import timed_frames
 from vpt_jax.recording import MAX_COUNTS, BrokenRecordingError
 from vpt_jax.system.printable import printable
 from vpt_jax.video_files import is_video
@@ -63,7 +63,7 @@ def read(session: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
     events, start, remarks = _events(session / INPUTS)
     names = {"session_id": "session", "game_exe": "game", "hardware_id": "player"}
     facts = {ours: metadata[name] for name, ours in names.items() if isinstance(metadata.get(name), str)}
-    return {session.name: TimedPlay(events, video_frames(videos[0], start), facts=facts, remarks=tuple(remarks))}
+    return {session.name: TimedPlay(events, timed_frames(videos[0], start), facts=facts, remarks=tuple(remarks))}
 
 
 def _videos(session: Path) -> list[Path]:

@@ -10,7 +10,7 @@ Stretches in which a model played, or for which no action is known, are excluded
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,9 +21,9 @@ from vpt_jax.data.bridges.event_list import EventList
 from vpt_jax.data.bridges.interface import Bridge, BridgeOptions, TimedPlay
 from vpt_jax.data.bridges.key_names import KEYS, MOUSE_WHEEL, MOUSE_X, MOUSE_Y, RDEV_NAMES, mouse_button, web_key
 from vpt_jax.data.bridges.p2p_schema import METADATA_FIELD, RECORD_FIELD, message
+from vpt_jax.data.bridges.videos import numbered_frames
 from vpt_jax.recording import MAX_COUNTS, MAX_STEPS, BrokenRecordingError
 from vpt_jax.system.printable import printable
-from vpt_jax.video import Frame, VideoError, decode_timed
 
 ACTIONS = "annotation.proto"
 VIDEOS = ("192x192.mp4", "video.mp4")  # the first that exists; or else the only .mp4
@@ -47,7 +47,7 @@ def recording_files(recording: Path) -> list[Path]:
     return [path for path in (recording / ACTIONS, *sorted(recording.glob("*.mp4"))) if path.is_file()]
 
 
-def find_video(recording: Path) -> Path:
+def recording_video(recording: Path) -> Path:
     """The video of a recording. Raises `BrokenRecordingError` if there is none, or several of other names."""
     for name in VIDEOS:
         if (recording / name).is_file():
@@ -72,7 +72,7 @@ def button_name(name: str) -> str:
 
 def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
     """Reads a recording; errors are `BrokenRecordingError` with the file, the reason and the number of the record."""
-    path, video = recording / ACTIONS, find_video(recording)
+    path, video = recording / ACTIONS, recording_video(recording)
     actions = _Actions(path)
     try:
         with path.open("rb") as file:
@@ -167,7 +167,7 @@ class _Actions:
             f"{len(self._unknown)} frames without the player's action: excluded" if self._unknown else "",
             f"{self._texts} texts of stretches: not read" if self._texts else "",
         )
-        frames = _timed_frames(video, times)
+        frames = numbered_frames(video, times.tolist())
         return TimedPlay(events, frames, excluded, self._facts(), tuple(filter(None, remarks)))
 
     def _facts(self) -> dict[str, Any]:
@@ -188,21 +188,6 @@ def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
     """First and last of each run of consecutive numbers."""
     runs = np.split(np.array(numbers), np.flatnonzero(np.diff(numbers) != 1) + 1) if numbers else ()
     yield from ((int(run[0]), int(run[-1])) for run in runs)
-
-
-def _timed_frames(video: Path, times: np.ndarray) -> Callable[[], Iterator[tuple[float, Frame]]]:
-    def frames() -> Iterator[tuple[float, Frame]]:
-        number = 0
-        try:
-            for number, (_, frame) in enumerate(decode_timed(video), 1):
-                if number <= len(times):
-                    yield float(times[number - 1]), frame
-        except VideoError as error:
-            raise BrokenRecordingError(video, error.reason, error.detail) from error
-        if abs(number - len(times)) > 1:  # a recorder that is stopped may lose the last of either
-            raise BrokenRecordingError(video, "frame count", f"{number} frames, but {len(times)} records of frames")
-
-    return frames
 
 
 def _parse(path: Path, kind: str, content: bytes, what: str) -> Any:
