@@ -9,6 +9,7 @@ import pytest
 from tests.data.bridges.common_play import KEYS, CommonPlay, make_play
 from vpt_jax.data.bridges.csgo import BRIDGE
 from vpt_jax.data.bridges.interface import BridgeOptions
+from vpt_jax.data.bridges.pairing import checked_events
 from vpt_jax.recording import BrokenRecordingError
 from vpt_jax.system.errors import UserError
 
@@ -52,7 +53,7 @@ def read(path, **options):
 
 
 def listed(play):
-    events = play.events
+    events = checked_events(play.events, Path("a.hdf5"))
     return [(time, events.names[code], value) for time, code, value in zip(*events[2:], strict=True)]
 
 

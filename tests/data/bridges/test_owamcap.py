@@ -14,6 +14,7 @@ from vpt_jax.data.bridges.given_facts import read_recording
 from vpt_jax.data.bridges.interface import BridgeOptions
 from vpt_jax.data.bridges.key_names import VIRTUAL_KEYS
 from vpt_jax.data.bridges.owamcap import BRIDGE
+from vpt_jax.data.bridges.pairing import checked_events
 from vpt_jax.recording import BrokenRecordingError
 
 # owa-msgs needs opencv-python, which overwrites opencv-python-headless, so that it is installed without what it needs:
@@ -145,7 +146,7 @@ def small(folder, messages, uri="small.mp4"):
 
 def rows(path):
     """Events as (milliseconds, name, value)."""
-    events = read_one(path).events
+    events = checked_events(read_one(path).events, path)
     return [
         (round(time * 1000), events.names[code], value)
         for time, code, value in zip(events.time, events.code, events.value, strict=True)

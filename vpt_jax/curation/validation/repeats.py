@@ -6,6 +6,8 @@ A frame that was repeated before the video was encoded differs a little afterwar
 import numpy as np
 from jaxtyping import Bool, Int, Integer, UInt8
 
+from vpt_jax.data.runs import find_runs
+
 # The largest change of a pixel of a repeated frame. H.264 changes them by up to 10, seldom 17; a mouse cursor by more.
 MAX_CHANGE = 12
 MIN_SCENE_CHANGE = 4 * MAX_CHANGE  # before and after: in the dark, or at a wall, frames may be equal in truth
@@ -36,9 +38,7 @@ def find_repeats(changes: Integer[np.ndarray, " n"], turns: Bool[np.ndarray, " n
         changes: from `pixel_changes`.
         turns: steps in which the camera turns; the action of step t shows in frame t + 1.
     """
-    still = np.concatenate([[False], changes <= MAX_CHANGE, [False]]).astype(np.int8)
-    edges = np.diff(still)
-    runs = np.stack([np.flatnonzero(edges > 0), np.flatnonzero(edges < 0)], 1)  # first still frame, first moving one
+    runs = find_runs(changes <= MAX_CHANGE)  # first still frame, first moving one
     found = [
         (start, stop - start)
         for start, stop in runs.tolist()

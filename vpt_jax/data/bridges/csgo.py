@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float64
 from vpt_jax.data.bridges.facts import facts_file_of_file
 from vpt_jax.data.bridges.interface import Bridge, BridgeOptions, InputEvents, TimedPlay
 from vpt_jax.data.bridges.key_names import MOUSE_BUTTONS, MOUSE_X, MOUSE_Y
+from vpt_jax.data.runs import find_runs
 from vpt_jax.recording import MAX_STEPS, BrokenRecordingError
 from vpt_jax.system.errors import UserError, missing_package
 from vpt_jax.video import MAX_PIXELS, Frame
@@ -68,7 +69,7 @@ def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
         labels = np.stack([_values(recording, file, f"frame_{i}_y", NUM_LABELS) for i in range(number)])
         dead = _dead(recording, file, number)
     held, mouse = _actions(recording, labels)
-    excluded = tuple((first / rate, last / rate) for first, last in _runs(dead))
+    excluded = tuple((first / rate, last / rate) for first, last in find_runs(dead).tolist())
     remarks = ["the mouse is known by bins only"]
     if excluded:
         remarks.append(f"{dead.sum()} of {number} steps while the player was dead: excluded")
@@ -168,8 +169,7 @@ def _events(held: Bool[np.ndarray, "n 13"], mouse: Float64[np.ndarray, "n 2"], r
         step.append(rows)
         code.append(columns + first)
         value.append(np.maximum(actions[rows, columns], 0) if first == 0 else actions[rows, columns])
-    order = np.argsort(np.concatenate(step), kind="stable")
-    steps, codes, values = (np.concatenate(parts)[order] for parts in (step, code, value))
+    steps, codes, values = (np.concatenate(parts) for parts in (step, code, value))
     names = (*KEYS, MOUSE_X, MOUSE_Y)
     return InputEvents(names, len(KEYS), steps / rate, codes.astype(np.int32), values.astype(np.float64))
 
@@ -186,12 +186,6 @@ def _timed_frames(recording: Path, number: int, rate: float) -> Callable[[], Ite
                 yield i / rate, np.ascontiguousarray(found[()][..., ::-1])
 
     return frames
-
-
-def _runs(flags: Bool[np.ndarray, " n"]) -> Iterator[tuple[int, int]]:
-    """Start and end of each run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
-    yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
 BRIDGE = Bridge(find_recordings, recording_files, read, ("frames_per_second",), facts_file_of_file)

@@ -21,7 +21,7 @@ MAX_NAMES = 2000  # of keys and axes in a recording
 
 
 class InputEvents(NamedTuple):
-    """Key and mouse events of one recording, in order of time.
+    """Key and mouse events of one recording, in any order; those of equal time in the order in which they happened.
 
     For a key, `value` is 1 (pressed; again while held, for repeats) or 0 (released). For an axis, it is the movement at
     that time. Formats that store an action per frame yield events at the frames' times, where something changes.

@@ -164,9 +164,7 @@ def to_events(folder: Path, actions: Float64[np.ndarray, "n elements"], roles: R
         events.key(step / fps, roles.keys[element], bool(held[step, element]))
     for step, element in _places(actions != 0, roles.axes):
         events.move(step / fps, roles.axes[element], float(actions[step, element]))
-    found = events.to_events()
-    order = np.argsort(found.time, kind="stable")
-    return found._replace(time=found.time[order], code=found.code[order], value=found.value[order])
+    return events.to_events()
 
 
 def _places(where: Bool[np.ndarray, "n elements"], names: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -5,7 +5,6 @@ come from `info.json`: they may use three fields only, and must lie in the datas
 """
 
 import itertools
-import json
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vpt_jax.data.bridges.facts import read_json_object
 from vpt_jax.recording import MAX_STEPS, BrokenRecordingError
 
 INFO = "meta/info.json"
@@ -103,7 +103,9 @@ def _is_plain(pattern: str) -> bool:
 def read_layout(folder: Path) -> Layout:
     """Reads and checks a dataset's description. Raises `BrokenRecordingError`."""
     file = folder / INFO
-    info = read_object(file, required=True)
+    if not file.is_file():
+        raise BrokenRecordingError(file, "missing actions", "there is no such file")
+    info = read_json_object(file, MAX_JSON)
     version = info.get("codebase_version")
     if not isinstance(version, str) or not version.startswith("v3."):
         detail = (
@@ -116,24 +118,8 @@ def read_layout(folder: Path) -> Layout:
         raise BrokenRecordingError(file, "bad value", f"`fps` is {str(fps)[:40]!r}")
     if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
         raise BrokenRecordingError(file, "missing field", "`features` is not an object of objects")
-    return Layout(folder, info, read_object(folder / SIDECAR, required=False))
-
-
-def read_object(file: Path, required: bool) -> dict[str, Any]:
-    """The object in a JSON file of up to `MAX_JSON` bytes; {} if it is missing and not required."""
-    if not file.is_file():
-        if required:
-            raise BrokenRecordingError(file, "missing actions", "there is no such file")
-        return {}
-    if file.stat().st_size > MAX_JSON:
-        raise BrokenRecordingError(file, "absurd size", f"{file.stat().st_size:,} bytes")
-    try:
-        value = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise BrokenRecordingError(file, "bad json", str(error)) from error
-    if not isinstance(value, dict):
-        raise BrokenRecordingError(file, "bad json", "it is not an object")
-    return value
+    sidecar = folder / SIDECAR
+    return Layout(folder, info, read_json_object(sidecar, MAX_JSON) if sidecar.is_file() else {})
 
 
 def read_episodes(layout: Layout, video_key: str) -> list[EpisodePlace]:

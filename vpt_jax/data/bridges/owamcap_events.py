@@ -139,13 +139,8 @@ def merge(found: Collected, origin: int) -> InputEvents:
             found.counts["presses and releases are missing, and taken from the snapshots of held keys"] += len(added)
         for time, name, down in (*added, *pressed):
             events.key(found.seconds(time), name, down)
-    merged = _in_order(events.to_events(found.seconds(origin)))
+    merged = events.to_events(found.seconds(origin))
     return _as_labelled(found, merged, origin) if found.details else merged
-
-
-def _in_order(events: InputEvents) -> InputEvents:
-    order = np.argsort(events.time, kind="stable")
-    return events._replace(time=events.time[order], code=events.code[order], value=events.value[order])
 
 
 def _as_labelled(found: Collected, events: InputEvents, origin: int) -> InputEvents:
@@ -166,7 +161,7 @@ def _as_labelled(found: Collected, events: InputEvents, origin: int) -> InputEve
     camera = np.frombuffer(found.camera, "<f4").reshape(count, len(axes))
     for step, axis in zip(*np.nonzero(camera), strict=True):
         renamed.move((found.screen_times[step] - origin) / 1e9, list(axes)[axis], float(camera[step, axis]))
-    return _in_order(renamed.to_events())
+    return renamed.to_events()
 
 
 def _json_texts(found: Collected, name: str) -> Mapping[str, str]:

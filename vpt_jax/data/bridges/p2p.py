@@ -22,6 +22,7 @@ from vpt_jax.data.bridges.interface import Bridge, BridgeOptions, TimedPlay
 from vpt_jax.data.bridges.key_names import KEYS, MOUSE_WHEEL, MOUSE_X, MOUSE_Y, RDEV_NAMES, mouse_button, web_key
 from vpt_jax.data.bridges.p2p_schema import METADATA_FIELD, RECORD_FIELD, message
 from vpt_jax.data.bridges.videos import numbered_frames
+from vpt_jax.data.runs import find_runs
 from vpt_jax.recording import MAX_COUNTS, MAX_STEPS, BrokenRecordingError
 from vpt_jax.system.printable import printable
 
@@ -159,7 +160,10 @@ class _Actions:
         else:
             events = self._stepwise.to_events()
             events = events._replace(time=times[events.time.astype(int)])
-        excluded = tuple((float(times[first - 1]), float(times[last])) for first, last in _runs(self._unknown))
+        unknown = np.zeros(number, bool)
+        unknown[self._unknown] = True
+        runs = find_runs(unknown).tolist()
+        excluded = tuple((float(times[first - 1]), float(times[end - 1])) for first, end in runs)
         remarks = (
             "" if has_times else f"frames without times: taken at {rate:g} per second",
             "" if has_times and self._events else "held keys and movement per frame, no events with times",
@@ -182,12 +186,6 @@ class _Actions:
 
 def _held(action: Any) -> set[str]:
     return {*map(key_name, action.keyboard.keys), *map(button_name, action.mouse.buttons)}
-
-
-def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
-    """First and last of each run of consecutive numbers."""
-    runs = np.split(np.array(numbers), np.flatnonzero(np.diff(numbers) != 1) + 1) if numbers else ()
-    yield from ((int(run[0]), int(run[-1])) for run in runs)
 
 
 def _parse(path: Path, kind: str, content: bytes, what: str) -> Any:

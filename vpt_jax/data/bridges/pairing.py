@@ -26,6 +26,7 @@ from vpt_jax.actions.mapping import ActionMapping
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.bridges.interface import MAX_EVENTS, MAX_NAMES, InputEvents, TimedPlay
 from vpt_jax.data.bridges.key_names import MOUSE_X, MOUSE_Y
+from vpt_jax.data.runs import find_runs
 from vpt_jax.recording import MAX_COUNTS, MAX_STEPS, BrokenRecordingError
 from vpt_jax.video import FRAME_RATE, Frame
 from vpt_jax.video_clock import MAX_GAP, resample
@@ -194,8 +195,7 @@ def kept_ranges(excluded: Sequence[tuple[float, float]], start: float, steps: in
         if high > low:
             first, last = _steps_of(np.array([low], np.float64), np.array([high], np.float64), start)
             kept[max(int(first[0]), 0) : max(int(last[0]) + 1, 0)] = False
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], kept.astype(np.int8), [0]])))
-    return [range(int(low), int(high)) for low, high in zip(edges[::2], edges[1::2], strict=True)]
+    return [range(low, high) for low, high in find_runs(kept).tolist()]
 
 
 def checked_events(events: InputEvents, path: Path) -> InputEvents:
