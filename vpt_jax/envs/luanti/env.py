@@ -1,7 +1,7 @@
 """Luanti environment (the voxel game once called Minetest, with minetest_game) with the MineRL human interface.
 
 The game runs on a virtual screen of its own, in real time: it takes real key presses and mouse moves, 20 steps per
-second, and continues between steps. An action is the 24-key dict of `actions.ENV_KEYS`, held until the next:
+second, and continues between steps. An action is the 24-key dict of `actions.minerl.ENV_KEYS`, held until the next:
 
 - forward, back, left, right, jump and sneak do the same; sprint with forward runs 1.3 times as fast, as in Minecraft;
 - attack is the left mouse button: it digs the node under the crosshair. use is the right one: it places, opens;
