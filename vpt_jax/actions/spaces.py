@@ -32,7 +32,7 @@ _CAMERA_AXES = tuple((axis.name, axis.name, 1.0) for axis in MINERL.axes)
 MAPPINGS: Mapping[str, ActionMapping] = {
     "minerl-to-doom": ActionMapping(tuple(_MINERL_TO_DOOM.items()), _CAMERA_AXES),
     "doom-to-minerl": ActionMapping(tuple((goal, source) for source, goal in _MINERL_TO_DOOM.items()), _CAMERA_AXES),
-    # Recordings of a keyboard and a mouse, played with Minecraft's default keys at the sensitivity of OpenAI's recorder.
+    # Recordings of keyboard and mouse, played with Minecraft's default keys at the sensitivity of OpenAI's recorder.
     "keyboard-to-minerl": ActionMapping(
         tuple((PHYSICAL_KEYS[name], name) for name in MINERL.keys),
         (("mouse.x", "yaw", DEGREES_PER_COUNT), ("mouse.y", "pitch", DEGREES_PER_COUNT)),
