@@ -73,8 +73,8 @@ def _data() -> ConfigDict:
     # "minutes" (as below). FOLDER or NAME=FOLDER is an entry of weight 1. An epoch ends as soon as any of the datasets
     # has been read once.
     data.mixture = ()
-    # Several validation sets, in place of data.valid: a tuple of {"name": NAME, "dataset": FOLDER, "mapping": MAPPING}, or
-    # FOLDER or NAME=FOLDER. Metrics are called `valid_NAME/...`; the first set is the one to select checkpoints by.
+    # Several validation sets, in place of data.valid: a tuple of {"name": NAME, "dataset": FOLDER, "mapping": MAPPING},
+    # or FOLDER or NAME=FOLDER. Metrics are called `valid_NAME/...`; the first set is the one to select checkpoints by.
     data.valid_sets = ()
     # Dataset folder whose split `test` is evaluated as well, as `test/...`, for reports; it selects neither checkpoints
     # nor settings. Empty: none.
