@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vpt_jax import video
+from vpt_jax.action_overlay import draw_action
 from vpt_jax.actions.minerl import BUTTON_INDEX
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -286,16 +287,16 @@ def test_a_frame_with_the_target_aspect_is_unchanged():
 def test_an_action_is_drawn_on_a_copy():
     frame = np.full((360, 640, 3), 80, np.uint8)
     buttons = np.zeros(20, np.uint8)
-    idle = video.draw_action(frame, buttons, STILL)
+    idle = draw_action(frame, buttons, STILL)
     assert (frame == 80).all()
     assert (idle[40:] == 80).all()
     for name in ("forward", "attack", "hotbar.9"):
         buttons[BUTTON_INDEX[name]] = 1
-        held = video.draw_action(frame, buttons, STILL)
+        held = draw_action(frame, buttons, STILL)
         lit = (held[:40, :, 0] > 200) & (idle[:40, :, 0] < 200)
         assert lit.sum() > 200, name
         idle = held
-    right, left = (video.draw_action(frame, buttons, np.array([0.0, yaw])) for yaw in (5, -5))
+    right, left = (draw_action(frame, buttons, np.array([0.0, yaw])) for yaw in (5, -5))
     assert (right != left).any()
 
 
@@ -303,7 +304,7 @@ def test_an_action_is_drawn_on_a_copy():
 def test_recorded_actions_are_drawn_above_predicted_ones(height, width):
     frame = np.zeros((height, width, 3), np.uint8)
     buttons = np.ones(20, np.uint8)
-    drawn = video.draw_action(frame, buttons, STILL, (np.zeros(20, np.uint8), STILL))
+    drawn = draw_action(frame, buttons, STILL, (np.zeros(20, np.uint8), STILL))
     assert drawn.shape == frame.shape
     row = min(width // 20, height // 2)
     assert (drawn[:row] == 255).sum() > (drawn[row : 2 * row] == 255).sum()

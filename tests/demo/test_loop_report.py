@@ -9,7 +9,7 @@ import pytest
 from demo.loop_report import Runs, write_loop_report
 
 from vpt_jax.actions.minerl import BUTTON_INDEX, CAMERA, MINERL
-from vpt_jax.data.dataset import load_index, open_records, write_index, write_metadata
+from vpt_jax.data.dataset import load_index, open_records, write_index, write_metadata, write_space
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation.baselines import policy_baselines
 from vpt_jax.evaluation.metrics import compute_metrics, confidence_intervals, label_totals, sum_totals
@@ -28,6 +28,7 @@ def write_labels(folder, recorded, pitch=0.9):
     ones = np.ones(len(buttons), np.float32)
     write_index(folder / "index" / "train", lengths, [buttons], [camera], [ones], "predicted", recorded.chunk_frames)
     (folder / "dataset_info.json").touch()
+    write_space(folder, MINERL)
     return folder
 
 

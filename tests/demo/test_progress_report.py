@@ -9,7 +9,8 @@ from demo.progress_report import ProgressPage, labelled_play, recorded_play
 from configs.demo import get_config
 from launch import pipeline
 from tests.conftest import record_episode
-from vpt_jax.data.dataset import write_index
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.data.dataset import write_index, write_space
 from vpt_jax.recording import read_steps
 from vpt_jax.video import decode
 
@@ -72,6 +73,7 @@ def test_labelled_play_is_the_longest_video_with_its_labels(recordings, tmp_path
         "predicted", 8,
     )  # fmt: skip
     (tmp_path / "dataset_info.json").touch()
+    write_space(tmp_path, MINERL)
     actions = [film_frame.action for film_frame in labelled_play(tmp_path, recordings)]
     np.testing.assert_array_equal([keys for keys, _ in actions], buttons[24:])
     np.testing.assert_array_equal([degrees for _, degrees in actions], camera[24:])

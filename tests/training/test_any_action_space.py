@@ -29,7 +29,9 @@ def train_two_steps(config, workdir, data, valid=None, **model):
     return workdir
 
 
-@pytest.fixture(scope="module", params=HEAD_OF, ids=lambda space: space.name)
+@pytest.fixture(
+    scope="module", params=[LARGE, pytest.param(SMALL, marks=pytest.mark.slow)], ids=lambda space: space.name
+)
 def space(request):
     return request.param
 

@@ -211,7 +211,7 @@ def test_compared_keys_of_the_metadata_equal_those_of_stored_runs(config, model)
     """A run resumes only if these equal the checkpoint's. `config` is stored, but not compared: its fields may be
     renamed."""
     metadata = run_metadata(config, {})
-    assert metadata.keys() == {"stream", "model", "optimizer", "config"}
+    assert metadata.keys() == {"stream", "model", "optimizer", "config", "action_space"}
     assert metadata["model"].keys() == model
     assert metadata["optimizer"].keys() == {"name"}
 

@@ -13,7 +13,7 @@ from vpt_jax.evaluation.metrics import Prediction, Totals, compute_metrics, comp
 from vpt_jax.evaluation.resampling import Figure, figures_with_intervals
 
 
-class Actions(NamedTuple):
+class ScoredActions(NamedTuple):
     """Actions of one episode's frames."""
 
     keys: UInt8[np.ndarray, "n keys"]  # 1 where held
@@ -31,8 +31,8 @@ class EpisodeScores(NamedTuple):
 
 def score_actions(
     space: ActionSpace,
-    predicted: Actions,
-    recorded: Actions,
+    predicted: ScoredActions,
+    recorded: ScoredActions,
     given_previous: bool = False,
     loss: Float[np.ndarray, " n"] | None = None,
 ) -> EpisodeScores:
@@ -57,12 +57,12 @@ def score_actions(
     )
 
 
-def baseline_scores(space: ActionSpace, recorded: Actions) -> dict[str, EpisodeScores]:
+def baseline_scores(space: ActionSpace, recorded: ScoredActions) -> dict[str, EpisodeScores]:
     """Scores of two predictors that see no frame: nothing held and no movement; and the previous recorded action."""
     centred = space.to_movement(space.to_bins(np.asarray(recorded.movement)))
     still = np.zeros_like(centred[:1])
-    repeated = Actions(previous(recorded.keys), np.concatenate([still, centred[:-1]]))
-    released = Actions(np.zeros_like(recorded.keys), np.zeros_like(recorded.movement))
+    repeated = ScoredActions(previous(recorded.keys), np.concatenate([still, centred[:-1]]))
+    released = ScoredActions(np.zeros_like(recorded.keys), np.zeros_like(recorded.movement))
     return {
         "released": score_actions(space, released, recorded),
         "repeat": score_actions(space, repeated, recorded, given_previous=True),

@@ -150,7 +150,7 @@ def test_segments_of_a_manifest_are_split_and_counted(config, tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
-    [("fraction", 1.0, "below 1"), ("fraction", -0.1, "0 .none. or more"), ("by", "world", "choose one of player")],
+    [("fraction", 1.0, "below 1"), ("fraction", -0.1, "0 .none. or more"), ("by", "planet", "choose one of player")],
 )
 def test_invalid_settings_are_named(config, field, value, message):
     config.valid[field] = value

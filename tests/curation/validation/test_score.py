@@ -24,7 +24,7 @@ from vpt_jax.curation.validation.predictions import (
 )
 from vpt_jax.curation.validation.score import score
 from vpt_jax.data.dataset import load_index, write_space
-from vpt_jax.evaluation.scores import Actions, compute_scores, score_actions
+from vpt_jax.evaluation.scores import ScoredActions, compute_scores, score_actions
 
 from .conftest import ideal_log_probs, small_idm
 
@@ -166,7 +166,7 @@ def test_temperatures_undo_a_wrong_scale(clean):
 
 def test_a_space_of_keys_alone_is_scored():
     space, rng = ActionSpace("pinball", ("left", "right", "tilt")), np.random.default_rng(0)
-    recorded = Actions((rng.random((50, 3)) < 0.3).astype(np.uint8), np.zeros((50, 0), np.float32))
+    recorded = ScoredActions((rng.random((50, 3)) < 0.3).astype(np.uint8), np.zeros((50, 0), np.float32))
     held = np.where(recorded.keys > 0, 0.8, 0.2)[..., None]
     log_probs = FrameLogProbs(np.log(np.concatenate([1 - held, held], -1)), np.zeros((50, 0, 2)))
     confidence = np.exp(log_likelihood(log_probs, recorded.keys, np.zeros((50, 0), int)))

@@ -23,6 +23,7 @@ from vpt_jax.actions.space import ActionSpace, Axis
 from vpt_jax.actions.spaces import DOOM
 from vpt_jax.data import bridged, codecs, dataset
 from vpt_jax.data.bridges.registry import BRIDGES
+from vpt_jax.data.entries import DatasetEntry
 from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.data.trainable import NotTrainableError, require_trainable
 from vpt_jax.programs.supervised import open_stream
@@ -356,7 +357,7 @@ def test_training_refuses_what_is_not_trainable(tmp_path):
     config = foundation.get_config("demo")
     config.data.length = 4
     with pytest.raises(NotTrainableError, match="not trainable: secret"):
-        open_stream(config, str(out), "train", 1, None)
+        open_stream(config, DatasetEntry("", str(out)), "train", 1, None)
 
 
 def test_the_program_prepares_other_formats_for_any_number_of_workers(space_files, tmp_path):

@@ -13,7 +13,7 @@ _STEP = 0.1  # frames, of the finest search
 _BLOCK_CENTRE = 0.5
 
 
-class Line(NamedTuple):
+class DriftLine(NamedTuple):
     """A shift that changes linearly; in frames, at the first frame and after the last."""
 
     start: float
@@ -25,7 +25,7 @@ class Line(NamedTuple):
         return _round(self.start + (self.end - self.start) * (np.arange(frames) + _BLOCK_CENTRE) / frames)
 
 
-def find_line(surface: Float[np.ndarray, "n shifts"]) -> Line | None:
+def find_line(surface: Float[np.ndarray, "n shifts"]) -> DriftLine | None:
     """The most likely line; None if no line beats the best constant shift, here and in any order of the blocks."""
     blocks, reach = to_blocks(surface), surface.shape[1] // 2
     ends, paths = _lines(len(blocks), reach)
@@ -55,18 +55,18 @@ def _line_gain(paths: Int[np.ndarray, "lines blocks"], blocks: Float[np.ndarray,
     return float(_scores(paths, blocks).max() - blocks.sum(0).max())
 
 
-def _refine(surface: Float[np.ndarray, "n shifts"], start: int, end: int) -> Line:
+def _refine(surface: Float[np.ndarray, "n shifts"], start: int, end: int) -> DriftLine:
     """Mean line, and its spread, under the likelihood of lines that end within a frame of the given one."""
-    coarse = Line(start, end, 0.0)
+    coarse = DriftLine(start, end, 0.0)
     scale = overdispersion(surface, coarse.path(len(surface)))
     near = np.arange(-1, 1 + _STEP / 2, _STEP)
     lines = np.array([(start + i, end + j) for i in near for j in near])
-    scores = np.array([along(surface, Line(a, b, 0.0).path(len(surface))).sum() for a, b in lines])
+    scores = np.array([along(surface, DriftLine(a, b, 0.0).path(len(surface))).sum() for a, b in lines])
     weights = np.exp((scores - scores.max()) / scale)
     weights /= weights.sum()
     mean, change = weights @ lines, lines[:, 1] - lines[:, 0]
     variance = weights @ (change - (mean[1] - mean[0])) ** 2
-    return Line(float(mean[0]), float(mean[1]), float(np.sqrt(variance + _STEP**2)))
+    return DriftLine(float(mean[0]), float(mean[1]), float(np.sqrt(variance + _STEP**2)))
 
 
 def _round(shifts: Float[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:

@@ -15,7 +15,7 @@ MIN_SEGMENT = 5 * FRAME_RATE  # frames of constant shift; a jump nearer to an en
 MIN_JUMP_Z = 3.0
 
 
-class Steps(NamedTuple):
+class ShiftSteps(NamedTuple):
     """A shift that is constant between jumps."""
 
     starts: tuple[int, ...]  # first frame of every segment
@@ -26,7 +26,7 @@ class Steps(NamedTuple):
         return np.repeat(self.shifts, np.diff([*self.starts, frames]))
 
 
-def find_steps(surface: Float[np.ndarray, "n shifts"]) -> Steps:
+def find_steps(surface: Float[np.ndarray, "n shifts"]) -> ShiftSteps:
     """The shifts between significant jumps; a single one if there are none."""
     cuts = [0, *_cuts(surface, 0)]
     while True:
@@ -38,7 +38,7 @@ def find_steps(surface: Float[np.ndarray, "n shifts"]) -> Steps:
         cuts = [start for i, start in enumerate(steps.starts) if i != weakest]
 
 
-def jump_z(surface: Float[np.ndarray, "n shifts"], steps: Steps) -> list[float]:
+def jump_z(surface: Float[np.ndarray, "n shifts"], steps: ShiftSteps) -> list[float]:
     """Scores (z) of all jumps: the log-likelihood of the segments around it over one constant shift for both."""
     ends = [*steps.starts, len(surface)]
     return [
@@ -89,7 +89,7 @@ def _cut_z(surface: Float[np.ndarray, "n shifts"], cut: int) -> float:
     return paired_z(to_blocks(along(surface, path) - along(surface, constant)))
 
 
-def _fit(surface: Float[np.ndarray, "n shifts"], cuts: list[int]) -> Steps:
+def _fit(surface: Float[np.ndarray, "n shifts"], cuts: list[int]) -> ShiftSteps:
     """The best shift of every segment; equal neighbours are joined, and cuts moved to their exact frames."""
     columns = [_best_column(part) for part in np.split(surface, cuts[1:])]
     kept = [i for i in range(len(cuts)) if not i or columns[i] != columns[i - 1]]
@@ -98,7 +98,7 @@ def _fit(surface: Float[np.ndarray, "n shifts"], cuts: list[int]) -> Steps:
         before, after = starts[i - 1], [*starts, len(surface)][i + 1]
         starts[i] = before + _exact_cut(surface[before:after], starts[i] - before)
     reach = surface.shape[1] // 2
-    return Steps(tuple(starts), tuple(columns[i] - reach for i in kept))
+    return ShiftSteps(tuple(starts), tuple(columns[i] - reach for i in kept))
 
 
 def _best_column(surface: Float[np.ndarray, "n shifts"]) -> int:

@@ -19,7 +19,7 @@ from vpt_jax.evaluation.calibration import (
     temperature_losses,
 )
 from vpt_jax.evaluation.resampling import Figure, figures_with_intervals, sum_episodes
-from vpt_jax.evaluation.scores import Actions
+from vpt_jax.evaluation.scores import ScoredActions
 from vpt_jax.evaluation.thresholds import ScoredLabels, ThresholdFigures, threshold_figures
 
 Curve = list[dict[str, float]]
@@ -41,7 +41,7 @@ class HeadSums(NamedTuple):
     losses: np.ndarray  # [heads, temperatures], nats
 
 
-def label_outcomes(predicted: Predicted, recorded: Actions, space: ActionSpace) -> LabelOutcomes:
+def label_outcomes(predicted: Predicted, recorded: ScoredActions, space: ActionSpace) -> LabelOutcomes:
     """Compares the labels of one episode with the recorded actions."""
     keys_right = (predicted.actions.keys == recorded.keys).all(-1)
     bins = space.to_bins(np.asarray(recorded.movement))
@@ -84,14 +84,14 @@ def curves(totals: ReliabilityTotals) -> list[Curve]:
     ]  # fmt: skip
 
 
-def head_sums(log_probs: FrameLogProbs, recorded: Actions, space: ActionSpace) -> HeadSums:
+def head_sums(log_probs: FrameLogProbs, recorded: ScoredActions, space: ActionSpace) -> HeadSums:
     """Sums of one episode."""
     outcomes = head_outcomes(recorded, space)
     losses = [temperature_losses(head, outcomes[name]) for name, head in log_probs._asdict().items()]
     return HeadSums(_reliability(log_probs, recorded, space), np.stack(losses))
 
 
-def _reliability(log_probs: FrameLogProbs, recorded: Actions, space: ActionSpace) -> ReliabilityTotals:
+def _reliability(log_probs: FrameLogProbs, recorded: ScoredActions, space: ActionSpace) -> ReliabilityTotals:
     bins = space.to_bins(np.asarray(recorded.movement))
     likeliest = log_probs.camera.argmax(-1)
     held = np.exp(np.asarray(log_probs.buttons[..., 1], np.float64))
@@ -131,7 +131,7 @@ def head_calibration(sums: Sequence[HeadSums], space: ActionSpace, draws: int) -
 
 
 def key_thresholds(
-    episodes: Sequence[tuple[Predicted, Actions]], space: ActionSpace, precision: float, draws: int
+    episodes: Sequence[tuple[Predicted, ScoredActions]], space: ActionSpace, precision: float, draws: int
 ) -> dict[str, ThresholdFigures]:
     """Thresholds of P(held) by key: of the labels with this key held, those at or above it keep the precision."""
     table = {}

@@ -14,22 +14,22 @@ from vpt_jax.actions.space import ActionSpace
 from vpt_jax.curation.validation.alignment import EpisodeScorer, FrameLogProbs
 from vpt_jax.curation.validation.episodes import Episode, InspectionError, splits_of
 from vpt_jax.data.dataset import EpisodeIndex, load_index
-from vpt_jax.evaluation.scores import Actions
+from vpt_jax.evaluation.scores import ScoredActions
 
 
 class Predicted(NamedTuple):
     """Predicted actions of one episode."""
 
     episode: Episode
-    actions: Actions
+    actions: ScoredActions
     confidence: Float[np.ndarray, " n"]  # probability of each label, over all keys and axes
     log_probs: FrameLogProbs | None  # None: the labels were stored, without them
 
 
-def recorded_actions(episode: Episode) -> Actions:
+def recorded_actions(episode: Episode) -> ScoredActions:
     """The recorded actions of an episode."""
     rows = episode.rows
-    return Actions(np.asarray(episode.index.buttons[rows]), np.asarray(episode.index.camera[rows]))
+    return ScoredActions(np.asarray(episode.index.buttons[rows]), np.asarray(episode.index.camera[rows]))
 
 
 def stored_predictions(labels: Path, episodes: Sequence[Episode]) -> Iterator[Predicted]:
@@ -58,7 +58,7 @@ def stored_predictions(labels: Path, episodes: Sequence[Episode]) -> Iterator[Pr
         rows, frames = index.rows(number), by_name[name].frames
         if rows.stop - rows.start != frames:
             raise InspectionError(f"{labels}: episode {name} has {rows.stop - rows.start} labels for {frames} frames")
-        actions = Actions(np.asarray(index.buttons[rows]), np.asarray(index.camera[rows]))
+        actions = ScoredActions(np.asarray(index.buttons[rows]), np.asarray(index.camera[rows]))
         yield Predicted(by_name[name], actions, np.asarray(index.confidence[rows]), None)
 
 
@@ -78,7 +78,7 @@ def model_predictions(
             movement = (np.exp(log_probs.camera) * space.centres).sum(-1)
             bins = space.to_bins(movement)
         confidence = np.exp(log_likelihood(log_probs, keys, bins))
-        yield Predicted(episode, Actions(keys.astype(np.uint8), movement), confidence, log_probs)
+        yield Predicted(episode, ScoredActions(keys.astype(np.uint8), movement), confidence, log_probs)
 
 
 def log_likelihood(
@@ -101,6 +101,6 @@ def _chosen(rng: np.random.Generator, log_probs: Float[np.ndarray, "n choices cl
     return (log_probs + rng.gumbel(size=log_probs.shape)).argmax(-1)  # Gumbel's trick: a draw from the distribution
 
 
-def head_outcomes(recorded: Actions, space: ActionSpace) -> Mapping[str, Int[np.ndarray, "n choices"]]:
+def head_outcomes(recorded: ScoredActions, space: ActionSpace) -> Mapping[str, Int[np.ndarray, "n choices"]]:
     """The recorded class of every choice, by head."""
     return {"buttons": recorded.keys.astype(np.int64), "camera": space.to_bins(np.asarray(recorded.movement))}

@@ -39,13 +39,13 @@ from vpt_jax.curation.validation.reliability_charts import reliability_section
 from vpt_jax.curation.validation.score_tables import score_tables
 from vpt_jax.curation.validation.tables import Table
 from vpt_jax.curation.validation.validate import load_fitting_idm
-from vpt_jax.evaluation.scores import Actions, baseline_scores, score_actions, score_figures
+from vpt_jax.evaluation.scores import ScoredActions, baseline_scores, score_actions, score_figures
 from vpt_jax.labelling.model import CHOICES
 from vpt_jax.report import page
 from vpt_jax.system.atomic_files import write_text
 from vpt_jax.system.workers import locked, progress_bar
 
-Pair = tuple[Predicted, Actions]
+Pair = tuple[Predicted, ScoredActions]
 
 
 def score(config: ConfigDict) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _results(config: ConfigDict, pairs: Sequence[Pair], space: ActionSpace) -> d
     return results | (_head_results(config, pairs, space) if config.idm else {})
 
 
-def _losses(predicted: Predicted, recorded: Actions, space: ActionSpace) -> Any:
+def _losses(predicted: Predicted, recorded: ScoredActions, space: ActionSpace) -> Any:
     if predicted.log_probs is None:
         return None
     return -log_likelihood(predicted.log_probs, *head_outcomes(recorded, space).values())

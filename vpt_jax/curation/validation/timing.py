@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vpt_jax.curation.validation.blocks import along, overdispersion, paired_z, to_blocks
-from vpt_jax.curation.validation.drift import Line, find_line
-from vpt_jax.curation.validation.jumps import Steps, find_steps, jump_z
+from vpt_jax.curation.validation.drift import DriftLine, find_line
+from vpt_jax.curation.validation.jumps import ShiftSteps, find_steps, jump_z
 
 MIN_DRIFT_Z = 3.0
 
@@ -49,9 +49,9 @@ class Timing:
     def path(self, frames: int) -> Int[np.ndarray, " n"]:
         """Shift of every frame of a recording of so many."""
         if self.drift:
-            return Line(self.start, self.end, 0.0).path(frames)
+            return DriftLine(self.start, self.end, 0.0).path(frames)
         shifts = np.cumsum([int(self.start), *(jump.frames for jump in self.jumps)])
-        return Steps((0, *(jump.frame for jump in self.jumps)), tuple(shifts.tolist())).path(frames)
+        return ShiftSteps((0, *(jump.frame for jump in self.jumps)), tuple(shifts.tolist())).path(frames)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as a JSON object."""
@@ -90,7 +90,7 @@ def measure_timing(surface: Float[np.ndarray, "n shifts"], constant: int) -> Tim
     return Timing(steps.shifts[0], steps.shifts[-1], start_z, jumps=jumps)
 
 
-def _prefers_steps(surface: Float[np.ndarray, "n shifts"], steps: Steps, line: Line) -> bool:
+def _prefers_steps(surface: Float[np.ndarray, "n shifts"], steps: ShiftSteps, line: DriftLine) -> bool:
     """True if the steps are more likely, or the line has one step only: a frame can be either, and is called a jump."""
     if len(steps.starts) == 1:
         return False
