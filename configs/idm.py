@@ -69,11 +69,12 @@ def _data() -> ConfigDict:
     data.valid = "data/contractor"
     # Several datasets in one run, in place of data.train: a tuple of {"dataset": FOLDER, "weight": NUMBER}, each with
     # its share of every batch (vpt_jax/data/mixture.py). Further fields of an entry: "name" (of the folder), "mapping"
-    # (JSON file, from its action space to the run's, which is that of the first entry), "segments" and "minutes" (as
-    # below). FOLDER or NAME=FOLDER is an entry of weight 1. An epoch ends when the first dataset has been read once.
+    # (built-in or a JSON file, from its action space to the run's, which is that of the first entry), "segments" and
+    # "minutes" (as below). FOLDER or NAME=FOLDER is an entry of weight 1. An epoch ends as soon as any of the datasets
+    # has been read once.
     data.mixture = ()
-    # Several validation sets, in place of data.valid: a tuple of {"name": NAME, "dataset": FOLDER, "mapping": FILE}, or
-    # FOLDER or NAME=FOLDER. Metrics are called `valid_NAME/...`; the first set is the one to select checkpoints by.
+    # Several validation sets, in place of data.valid: a tuple of {"name": NAME, "dataset": FOLDER, "mapping": MAPPING},
+    # or FOLDER or NAME=FOLDER. Metrics are called `valid_NAME/...`; the first set is the one to select checkpoints by.
     data.valid_sets = ()
     # Dataset folder whose split `test` is evaluated as well, as `test/...`, for reports; it selects neither checkpoints
     # nor settings. Empty: none.

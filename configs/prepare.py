@@ -11,9 +11,10 @@ OUT/report.json.
 first downloads OpenAI's contractor recordings into the folder A, except for existing ones; failed downloads and their
 reasons are listed in A/download.json. With --config.contractor.dry_run it only prints the total size.
 
-    python launch/prepare.py --source=event_table --config.space=S.json --config.mapping=M.json ...
+    python launch/prepare.py --source=owamcap --config.space=S --config.mapping=M --config.recordings=A --config.out=B
 
-reads recordings of another format and game (docs/guides/your-own-recordings.md lists the formats).
+reads recordings of another format and game, S and M being JSON files; the other sources are event_table,
+owl_control, crowd_cast, lerobot, p2p and csgo (docs/guides/your-own-recordings.md).
 """
 
 from ml_collections import ConfigDict
@@ -24,10 +25,11 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError("configs/prepare.py has no variants: change its fields with --config.FIELD=VALUE")
     config = ConfigDict()
 
-    # Folder of NAME.mp4 + NAME.jsonl, in the subfolders train, valid and test or, without these, all for training (but
-    # see `valid` below). Or a manifest in it: a Parquet table of segments (time ranges) of recordings
-    # (vpt_jax/data/manifest.py). The recorder version, which determines the mouse scale in a GUI, is not contained in
-    # OpenAI's records: keep it in the name, 6.9_NAME, as --source=contractor does, or as the folder, 6.9/NAME.
+    # Folder of recordings: NAME.mp4 + NAME.jsonl, or with --source those of another format; in the subfolders train,
+    # valid and test or, without these, all for training (but see `valid` below). Or, of NAME.mp4 + NAME.jsonl, a
+    # manifest in it: a Parquet table of segments (time ranges) of recordings (vpt_jax/data/manifest.py). The recorder
+    # version, which determines the mouse scale in a GUI, is not contained in OpenAI's records: keep it in the name,
+    # 6.9_NAME, as --source=contractor does, or as the folder, 6.9/NAME.
     config.recordings = ""
     # Output folder of the dataset. OUT.partial next to it holds the intermediate results until it is complete.
     config.out = ""
@@ -43,8 +45,8 @@ def get_config(variant: str = "") -> ConfigDict:
     # Action space of the dataset: "minerl" (the paper's), "doom", or the path of a JSON file (ActionSpace.from_dict in
     # vpt_jax/actions/space.py).
     config.space = "minerl"
-    # Mapping from the recorder's keys and axes to those of the space: "minerl-to-doom", "doom-to-minerl", or the path
-    # of a JSON file (vpt_jax/actions/mapping.py). Empty: equal names.
+    # Mapping from the recorder's keys and axes to those of the space: "minerl-to-doom", "doom-to-minerl",
+    # "keyboard-to-minerl", or the path of a JSON file (vpt_jax/actions/mapping.py). Empty: equal names.
     config.mapping = ""
     # JSON file of mouse factors, {"NAME": 0.5}, by name of the recording: movements are multiplied by them before the
     # mapping, since a count of the mouse turns further in one player's game than in another's. Not for OpenAI's format.

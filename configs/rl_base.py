@@ -58,8 +58,8 @@ def _game(name: str, arguments: Mapping[str, Any]) -> ConfigDict:
     game.stagger = True
     # Number of episodes after which a game's process is restarted.
     game.episodes_per_process = 100
-    # Action space of new parameters, one that the game takes (vpt_jax/actions/spaces.py); a policy in config.init_from
-    # keeps its own.
+    # Action space of new parameters, one that the game takes: a name of vpt_jax/actions/spaces.py, or a JSON file. A
+    # policy in config.init_from keeps its own.
     game.space = "minerl"
     # Number of machines that run games, by Ray (`pip install -c constraints.txt -e ".[ray]"`); 0: all games run here.
     # The processor cores per game, and the cluster's address ("auto": the cluster of this machine).

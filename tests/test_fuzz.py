@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import record_episode
-from vpt_jax.recording import DEGREES_PER_COUNT, MAX_COUNTS, BrokenRecordingError, read_frames, read_steps
+from vpt_jax.actions.minerl import DEGREES_PER_COUNT
+from vpt_jax.recording import MAX_COUNTS, BrokenRecordingError, read_frames, read_steps
 from vpt_jax.video import VideoError, resampled_frames
 
 LINE = {

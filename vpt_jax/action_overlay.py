@@ -30,7 +30,7 @@ def draw_action(
     Args:
       frame: not modified. The letters need about 300 pixels of width: enlarge a smaller frame first.
       buttons: keys held, 1 each.
-      camera: movement. The arrow points where the camera turns, and is longest where the bins end (10 degrees).
+      camera: movement. The arrow points where the camera turns, and is longest where the bins end.
       predicted: buttons and camera of a second action, for the row below; the rows are then labelled.
       space: of the actions. Of a space whose keys do not fit into the row, the keys that are held are drawn.
     """
@@ -99,10 +99,9 @@ def _draw_mouse(row: Frame, x: int, space: ActionSpace, camera: Float[np.ndarray
     centre = (x + radius, _ROW_HEIGHT // 2)
     cv2.circle(row, centre, radius, _UP, 2, cv2.LINE_AA)
     parts = [next((i for i, axis in enumerate(space.axes) if axis.mirrored is way), None) for way in (True, False)]
-    right, down = (0.0 if i is None else float(camera[i]) for i in parts)
-    if angle := math.hypot(right, down):
-        # the root keeps small moves visible
-        length = radius * min(1, angle / space.axes[0].quantizer.maximum) ** 0.5 / angle
+    right, down = (0.0 if i is None else float(camera[i]) / space.axes[i].quantizer.maximum for i in parts)
+    if share := math.hypot(right, down):
+        length = radius * min(1, share) ** 0.5 / share  # the root keeps small moves visible
         tip = (round(centre[0] + length * right), round(centre[1] + length * down))
         cv2.arrowedLine(row, centre, tip, _DOWN, 4, cv2.LINE_AA, tipLength=0.4)
 

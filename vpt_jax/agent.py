@@ -1,7 +1,7 @@
 """Classes for your own programs: a policy that acts in environments, an inverse dynamics model that labels videos.
 
 agent = vpt_jax.PolicyAgent.load("runs/foundation-2x")    # or PolicyAgent(vpt_jax.from_openai(MODEL, WEIGHTS))
-action = agent.act(observation)    # {"pov": frame} in, MineRL's action dict out
+action = agent.act(observation)    # {"pov": frame} in, the action dict of the policy's action space out
 labels = vpt_jax.VideoLabeller("runs/idm").label("VIDEO.mp4")
 """
 

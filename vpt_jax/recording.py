@@ -24,12 +24,11 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from vpt_jax import contractor_names
-from vpt_jax.actions.minerl import BUTTONS, ENV_KEYS, HOTBARS, PITCH, YAW
+from vpt_jax.actions.minerl import BUTTONS, DEGREES_PER_COUNT, ENV_KEYS, HOTBARS, PITCH, YAW
 from vpt_jax.system.atomic_files import publish
 from vpt_jax.system.errors import UserError
 from vpt_jax.video import FRAME_RATE, VideoError, VideoWriter, decode, draw_cursor, resize
 
-DEGREES_PER_COUNT = 360 / 2400  # of the recorder's mouse
 MAX_DEGREES = 180  # no player turns further in a twentieth of a second
 MAX_LINE = 2**20  # bytes; a recorder's line has one or two thousand
 MAX_STEPS = 24 * 3600 * FRAME_RATE  # a day

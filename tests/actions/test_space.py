@@ -40,7 +40,13 @@ INVALID = {
     "unknown field": ({"key": []}, "unknown fields key"),
     "axis field": ({"axes": [{"name": "x", "bins": 3}]}, "unknown fields bins"),
     "axis type": ({"axes": [{"name": "x", "limit": True}]}, "`limit` is True"),
-    "axis range": ({"axes": [{"name": "x", "limit": 0}]}, "above 0"),
+    "axis range": ({"axes": [{"name": "x", "limit": 0}]}, "from a millionth"),
+    "no middle": ({"axes": [{"name": "x", "quantizer": {"bin_size": 3}}]}, "a multiple of `bin_size`"),
+    "many bins": ({"axes": [{"name": "x", "quantizer": {"bin_size": 1e-6}}]}, "3 to 1001"),
+    "empty group": ({"groups": [[]]}, "a group is empty"),
+    "one cancels": ({"groups": [["a"]], "cancelling": [["a"]]}, "has a single key"),
+    "unpredicted camera": ({"unpredicted": ["camera"]}, "denotes all axes"),
+    "many keys": ({"keys": [f"k{i}" for i in range(200_000)]}, "200000 keys"),
     "axis without a name": ({"axes": [{}]}, "an object with `name`"),
 }
 
@@ -165,7 +171,8 @@ def test_a_mapping_joins_keys_and_scales_axes():
 
 @pytest.mark.parametrize(
     "values", [[], {"key": {}}, {"keys": {"a": 1}}, {"axes": {"x": 1}}, {"axes": {"x": {"to": "y", "factor": "2"}}},
-               {"axes": {"x": {"to": "y", "factor": float("nan")}}}, {"axes": {"x": {"factor": 2}}}],
+               {"axes": {"x": {"to": "y", "factor": float("nan")}}},
+               {"axes": {"x": {"to": "y", "factor": 10**400}}}, {"axes": {"x": {"factor": 2}}}],
 )  # fmt: skip
 def test_an_invalid_mapping_is_refused(values):
     with pytest.raises(ActionSpaceError, match="mapping"):

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from vpt_jax.actions.mapping import ActionMapping
-from vpt_jax.actions.minerl import MINERL
-from vpt_jax.actions.space import ActionSpace, ActionSpaceError
+from vpt_jax.actions.minerl import MINERL, PHYSICAL_KEYS
+from vpt_jax.actions.space import ActionSpace, ActionSpaceError, Axis
 from vpt_jax.actions.spaces import DOOM, MAPPINGS, SPACES, load_mapping, load_space
+from vpt_jax.data.bridges.bindings import make_bindings
+from vpt_jax.data.bridges.key_names import MOUSE_AXES, minecraft_key, mouse_button
+from vpt_jax.recording import KEYS, MOUSE_BUTTONS
 
 
 def action(space, *keys, camera=(0.0, 0.0)):
@@ -29,6 +32,23 @@ def test_minerl_actions_map_to_dooms_and_back():
     np.testing.assert_array_equal(back, action(MINERL, "forward", "sneak", "sprint", "hotbar.3")[0])
     for slot in (8, 9):
         assert not mapping.apply(MINERL, DOOM, *action(MINERL, f"hotbar.{slot}"))[0].any()
+
+
+def test_a_keyboard_and_mouse_map_to_minerl_with_minecrafts_default_keys():
+    recorder = ActionSpace("keyboard", ("a", "left_shift", "mouse.right", "e", "9", "f"), tuple(map(Axis, MOUSE_AXES)))
+    held, counts = action(recorder, "a", "left_shift", "mouse.right", "9", "f", camera=(20, -4, 120))
+    buttons, camera = load_mapping("keyboard-to-minerl").apply(recorder, MINERL, held, counts)
+    np.testing.assert_array_equal(buttons, action(MINERL, "left", "sneak", "use", "hotbar.9")[0])
+    np.testing.assert_allclose(camera, [[-0.6, 3.0]], rtol=1e-6)  # 0.15 degrees per count; pitch, yaw
+
+
+def test_the_keyboard_of_minerl_is_that_of_recordings_and_exports():
+    recorded = {name: minecraft_key(key) for key, name in KEYS.items()}
+    assert recorded | {name: mouse_button(number) for number, name in enumerate(MOUSE_BUTTONS)} == PHYSICAL_KEYS
+    mapping, bindings = load_mapping("keyboard-to-minerl"), make_bindings(MINERL, {})
+    assert dict(mapping.keys) == {physical: name for name, physical in bindings.keys.items()}
+    exported = {(bindings.axes[axis], axis, bindings.units_per_count[axis]) for axis in bindings.axes}
+    assert set(mapping.axes) == exported
 
 
 def test_spaces_and_mappings_are_read_from_files(tmp_path):

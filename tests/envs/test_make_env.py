@@ -7,7 +7,9 @@ import pytest
 
 import vpt_jax
 from tests.openai.test_convert import policy_files
-from vpt_jax.envs.games import GAMES
+from vpt_jax.actions.space import ActionSpaceError
+from vpt_jax.actions.spaces import DOOM
+from vpt_jax.envs.games import GAMES, make_env_spec
 from vpt_jax.envs.vector.client import EnvLostError
 
 ARGUMENTS = {"seconds": 0.5, "level": "E1M5", "height": 36, "width": 64}
@@ -86,3 +88,18 @@ def test_a_lost_game_is_named_and_stays_closed(monkeypatch):
     with pytest.raises(EnvLostError, match="has been closed, or was lost"):
         env.step({})
     env.close()
+
+
+def test_the_space_of_a_game_and_of_the_actions_must_agree():
+    spec = make_env_spec("doom", {"level": "E1M5"}, space=DOOM)
+    assert (spec.space, spec.arguments["space"]) == (DOOM, "doom")
+    assert "space" not in make_env_spec("doom", {"level": "E1M5"}).arguments
+    with pytest.raises(ActionSpaceError, match="space is 'doom', and the actions are of 'minerl'"):
+        make_env_spec("doom", {"space": "doom"})
+    with pytest.raises(ActionSpaceError, match="the game luanti has the action space 'minerl', and the policy has"):
+        make_env_spec("luanti", {}, space=DOOM)
+    env = vpt_jax.make_env("doom", python=sys.executable, space="doom", **ARGUMENTS)
+    before = env.reset(seed=3)[1]
+    after = env.step({"forward": 1, "run": 1, "camera": [0.0, 9.0]})[4]
+    env.close()
+    assert after["angle"] != before["angle"]

@@ -16,14 +16,15 @@ from tests.openai.test_weights import META, STATE_DICT
 from tests.programs import ROOT
 from tests.programs import run as launch
 from vpt_jax.actions.minerl import MINERL
+from vpt_jax.actions.spaces import DOOM
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import IDMS, POLICIES
 from vpt_jax.models.value_normalizer import ValueNormalizer
-from vpt_jax.openai.convert import ConversionError, export_weights, import_weights
+from vpt_jax.openai.convert import ConversionError, _to_openai, export_weights, import_weights
 from vpt_jax.openai.pickle_reader import ModelSettings, WeightsFileError, write_model, write_weights
 from vpt_jax.openai.weights import idm_to_openai, policy_to_openai
-from vpt_jax.training.checkpoints import WrongStageError, load_idm, load_model
+from vpt_jax.training.checkpoints import TrainedPolicy, WrongStageError, load_idm, load_model
 
 FRAME = (128, 128, 3)
 RELEASED = {
@@ -213,3 +214,13 @@ def test_errors_name_the_file_and_the_cause(tmp_path):
     output = launch("import_weights", f"--model={model}", unreadable, f"--out={new}", status=1)
     assert re.search(r"error: .*(Invalid argument|Permission denied).*run the same command again", output), output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"head": "factored"}, "has a head 'factored'"), ({"space": DOOM}, "'doom'")]
+)
+def test_only_the_joint_head_of_minerls_space_is_exported(changes, message):
+    module = Policy(widths=(4,), features=16, heads=2, layers=1, **changes)
+    new = ValueNormalizer.create()
+    with pytest.raises(ConversionError, match=message):
+        _to_openai(TrainedPolicy(module, {}, (16, 16, 3), 0, new, new))

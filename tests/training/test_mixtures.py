@@ -10,6 +10,7 @@ from vpt_jax.actions.space import ActionSpace, Axis
 from vpt_jax.data.mixture import WindowMixture
 from vpt_jax.programs.supervised import describe_mixture, open_data
 from vpt_jax.system.errors import ConfigError
+from vpt_jax.training.checkpoints import load_policy
 
 from ..data.tiny import write_dataset
 from .conftest import kill, wait_until
@@ -63,6 +64,7 @@ def test_a_run_on_two_games_evaluates_each_and_reports_them(launcher, flags, tmp
     assert "Learning curves: game" in page
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["data"]["mixture"][1]["mapping"].endswith("mapping.json")
+    assert load_policy(tmp_path).step == 5
     output = launcher.run(tmp_path, flags[1], "--config.steps=5", expected=1)  # without the mixture
     assert "holds a run with other settings" in output
 

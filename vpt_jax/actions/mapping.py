@@ -12,13 +12,14 @@ go to one target: a key is down if any of its sources is, an axis sums its sourc
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from vpt_jax.actions.space import ActionSpace, ActionSpaceError
+
+MAX_FACTOR = 1e9
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class ActionMapping:
             factor = axis.get("factor", 1.0) if isinstance(axis, dict) else None
             if not isinstance(axis, dict) or not set(axis) <= {"to", "factor"} or not isinstance(axis.get("to"), str):
                 raise ActionSpaceError(f'action mapping: axis {source!r} must be {{"to": TARGET, "factor": NUMBER}}')
-            if isinstance(factor, bool) or not isinstance(factor, int | float) or not isfinite(factor):
-                raise ActionSpaceError(f"action mapping: `factor` of axis {source!r} is {factor!r}, not a number")
+            if isinstance(factor, bool) or not isinstance(factor, int | float) or not abs(factor) <= MAX_FACTOR:
+                raise ActionSpaceError(f"action mapping: `factor` of axis {source!r} is not a number up to a billion")
             found.append((source, axis["to"], float(factor)))
         return cls(tuple(keys.items()), tuple(found))
 

@@ -27,3 +27,10 @@ MINERL = ActionSpace(
 )  # fmt: skip
 BUTTONS, BUTTON_INDEX = MINERL.keys, MINERL.key_index
 ENV_KEYS = (*sorted({*BUTTONS, *MINERL.unpredicted}), CAMERA_FIELD)
+DEGREES_PER_COUNT = 360 / 2400  # of the mouse of OpenAI's recorder
+PHYSICAL_KEYS = {
+    "forward": "w", "back": "s", "left": "a", "right": "d", "jump": "space", "sneak": "left_shift",
+    "sprint": "left_control", "drop": "q", "inventory": "e", "swapHands": "f", "ESC": "escape",
+    "attack": "mouse.left", "use": "mouse.right", "pickItem": "mouse.middle",
+} | {name: str(slot) for slot, name in enumerate(HOTBARS, 1)}  # fmt: skip
+"""Minecraft's default key for each key, by the names of `data/bridges/key_names.py`."""

@@ -15,6 +15,9 @@ from jaxtyping import Float, Int
 Array = Any  # np.ndarray or jax.Array; recording and labelling use actions without JAX
 
 
+MAX_BINS = 1001  # of an axis
+
+
 @dataclass(frozen=True)
 class AxisQuantizer:
     """Quantizes movement per step to `2 * maximum / bin_size + 1` bins; the middle bin is no movement.
@@ -31,7 +34,19 @@ class AxisQuantizer:
     @property
     def num_bins(self) -> int:
         """Number of bins."""
-        return int(2 * self.maximum // self.bin_size) + 1
+        return round(2 * self.maximum / self.bin_size) + 1
+
+    @property
+    def problem(self) -> str:
+        """Reason why this quantizer cannot be used, or ""."""
+        bins = 2 * self.maximum / self.bin_size
+        if not 2 <= bins < MAX_BINS:
+            return f"its range has {bins:g} bins and one; from 3 to {MAX_BINS} are possible"
+        if abs(bins - 2 * round(bins / 2)) > 1e-6:
+            return "`maximum` must be a multiple of `bin_size`, so that the middle bin is no movement"
+        if not (np.diff(self.centres) > 0).all() or self.centres[self.null_bin]:
+            return f"`mu` is {self.mu}, and bins coincide"
+        return ""
 
     @property
     def null_bin(self) -> int:

@@ -7,6 +7,7 @@ checkpoints, labels, agents and environments; `minerl.py` has the paper's, and `
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -19,7 +20,7 @@ from vpt_jax.actions.quantizer import Array, AxisQuantizer, namespace
 from vpt_jax.system.errors import UserError
 
 CAMERA_FIELD = "camera"  # of an environment's action dict: the movement of all axes
-MAX_KEYS, MAX_AXES, MAX_BINS = 512, 8, 1001
+MAX_KEYS, MAX_AXES = 512, 8
 
 
 class ActionSpaceError(UserError, ValueError):
@@ -55,29 +56,41 @@ class ActionSpace:
     mirrored: tuple[tuple[str, str], ...] = ()  # pairs of keys that a mirrored frame exchanges (left and right)
 
     def __post_init__(self) -> None:
-        names = [*self.keys, *self.unpredicted, *(axis.name for axis in self.axes)]
-        repeated = {name for name in names if names.count(name) > 1}
-        grouped = [key for group in self.groups for key in group] + list(self.alone)
+        if problem := self._problem_of_counts() or self._problem_of_names() or self._problem_of_groups():
+            raise ActionSpaceError(f"action space {self.name!r}: {problem}")
+
+    def _problem_of_counts(self) -> str:
+        if not 1 <= len(self.keys) <= MAX_KEYS:
+            return f"there are {len(self.keys)} keys (1 to {MAX_KEYS} are possible)"
+        if len(self.axes) > MAX_AXES or len(self.unpredicted) > MAX_KEYS:
+            return f"there are {len(self.axes)} axes (up to {MAX_AXES}) and {len(self.unpredicted)} unpredicted keys"
+        for axis in self.axes:
+            if problem := axis.quantizer.problem:
+                return f"axis {axis.name!r}: {problem}"
+        if len({axis.quantizer.num_bins for axis in self.axes}) > 1:
+            return "axes have different numbers of bins"
+        return ""
+
+    def _problem_of_names(self) -> str:
+        counts = Counter([*self.keys, *self.unpredicted, *(axis.name for axis in self.axes)])
+        if repeated := [name for name, count in counts.items() if count > 1]:
+            return f"a name is used twice: {_list(repeated)}"
+        if CAMERA_FIELD in self.env_keys:
+            return f"no name is {CAMERA_FIELD!r}, which denotes all axes together"
+        return "a name is empty" if "" in counts else ""
+
+    def _problem_of_groups(self) -> str:
+        grouped = [*(key for group in self.groups for key in group), *self.alone]
         pairs = [key for pair in self.mirrored for key in pair]
-        problems = {
-            f"there are {len(self.keys)} keys (1 to {MAX_KEYS} are possible)": not 1 <= len(self.keys) <= MAX_KEYS,
-            f"there are {len(self.axes)} axes (up to {MAX_AXES} are possible)": len(self.axes) > MAX_AXES,
-            f"a name is used twice: {', '.join(sorted(repeated))}": bool(repeated),
-            f"no name is {CAMERA_FIELD!r}, which denotes all axes together": CAMERA_FIELD in self.keys,
-            "a name is empty": "" in names,
-            f"a group names unknown keys: {_list(set(grouped + pairs) - set(self.keys))}": (
-                not {*grouped, *pairs} <= {*self.keys}
-            ),
-            "a key is in two groups": len(set(grouped)) < len(grouped) or len(set(pairs)) < len(pairs),
-            "a cancelling group is not one of `groups`": not set(self.cancelling) <= set(self.groups),
-            "axes have different numbers of bins": len({axis.quantizer.num_bins for axis in self.axes}) > 1,
-            f"an axis has fewer than 3 or more than {MAX_BINS} bins": any(
-                not 3 <= axis.quantizer.num_bins <= MAX_BINS or axis.quantizer.num_bins % 2 == 0 for axis in self.axes
-            ),
-        }
-        for problem, found in problems.items():
-            if found:
-                raise ActionSpaceError(f"action space {self.name!r}: {problem}")
+        if unknown := {*grouped, *pairs} - {*self.keys}:
+            return f"a group names unknown keys: {_list(unknown)}"
+        if len(set(grouped)) < len(grouped) or len(set(pairs)) < len(pairs):
+            return "a key is in two groups"
+        if not all(self.groups):
+            return "a group is empty"
+        if not set(self.cancelling) <= set(self.groups) or any(len(group) < 2 for group in self.cancelling):
+            return "a cancelling group is not one of `groups`, or has a single key"
+        return ""
 
     @cached_property
     def key_index(self) -> dict[str, int]:
@@ -254,8 +267,8 @@ def _axis(space: str, values: Any) -> Axis:
         for key, value in found.items():
             if not isinstance(value, types[key]) or (isinstance(value, bool) and types[key] is not bool):
                 raise ActionSpaceError(f"{where}: `{key}` is {value!r}")
-            if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value <= 1e6:
-                raise ActionSpaceError(f"{where}: `{key}` is {value!r}, and must be above 0 and at most a million")
+            if isinstance(value, int | float) and not isinstance(value, bool) and not 1e-6 <= value <= 1e6:
+                raise ActionSpaceError(f"{where}: `{key}` is {value!r}, and must be from a millionth to a million")
     given = {key: values[key] for key in fields if key in values}
     return Axis(values["name"], quantizer=AxisQuantizer(**quantizer), **given)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vpt_jax.actions.mapping import ActionMapping
-from vpt_jax.actions.minerl import CAMERA, HOTBARS, MINERL
+from vpt_jax.actions.minerl import CAMERA, DEGREES_PER_COUNT, HOTBARS, MINERL, PHYSICAL_KEYS
 from vpt_jax.actions.space import ActionSpace, ActionSpaceError, Axis
 
 _MAX_JSON_BYTES = 2**20
@@ -32,6 +32,11 @@ _CAMERA_AXES = tuple((axis.name, axis.name, 1.0) for axis in MINERL.axes)
 MAPPINGS: Mapping[str, ActionMapping] = {
     "minerl-to-doom": ActionMapping(tuple(_MINERL_TO_DOOM.items()), _CAMERA_AXES),
     "doom-to-minerl": ActionMapping(tuple((goal, source) for source, goal in _MINERL_TO_DOOM.items()), _CAMERA_AXES),
+    # Recordings of keyboard and mouse, played with Minecraft's default keys at the sensitivity of OpenAI's recorder.
+    "keyboard-to-minerl": ActionMapping(
+        tuple((PHYSICAL_KEYS[name], name) for name in MINERL.keys),
+        (("mouse.x", "yaw", DEGREES_PER_COUNT), ("mouse.y", "pitch", DEGREES_PER_COUNT)),
+    ),
 }
 
 T = TypeVar("T")

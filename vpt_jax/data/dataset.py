@@ -50,14 +50,15 @@ _MAX_SPACE_BYTES = 2**20
 
 @lru_cache(maxsize=16)
 def features(space: ActionSpace = MINERL) -> tfds.features.FeaturesDict:
-    """TFDS features of a record, of actions of this space."""
+    """TFDS features of a record, of actions of this space; without axes there is no `camera`."""
     rows = tfds.features.Tensor
+    camera = {"camera": rows(shape=(None, len(space.axes)), dtype=np.float32)} if space.axes else {}
     return tfds.features.FeaturesDict(
         {
             "frames": tfds.features.Scalar(np.object_),  # bytes: concatenated JPEGs of the frames, see codecs.py
             "frame_ends": rows(shape=(None,), dtype=np.int32),  # where each JPEG ends in `frames`
             "buttons": rows(shape=(None, len(space.keys)), dtype=np.uint8),
-            "camera": rows(shape=(None, len(space.axes)), dtype=np.float32),  # movement per step, in the axes' units
+            **camera,  # movement per step, in the axes' units
             "confidence": rows(shape=(None,), dtype=np.float32),  # probability of the label; 1 if recorded
             "labels": tfds.features.Text(),  # one of LABELS in index_arrays.py
             "episode": tfds.features.Text(),
@@ -290,13 +291,15 @@ def _require_split(dataset_dir: Path, split: str) -> Path:
 
 def serialize_chunk(values: Mapping[str, Any], space: ActionSpace = MINERL) -> bytes:
     """Serializes a record from one value per name of `features`; deterministic: equal values give equal bytes."""
-    example = _serializer(space).get_tf_example(features(space).encode_example(dict(values)))
+    stored = {name: value for name, value in values.items() if name in features(space)}
+    example = _serializer(space).get_tf_example(features(space).encode_example(stored))
     return example.SerializeToString(deterministic=True)  # TFDS's own call does not fix the order of the fields
 
 
 def parse_chunk(record: bytes, space: ActionSpace = MINERL) -> dict[str, Any]:
     """Deserializes a record; the inverse of `serialize_chunk`."""
-    return features(space).deserialize_example_np(record)
+    values = features(space).deserialize_example_np(record)
+    return values if space.axes else values | {"camera": np.zeros((len(values["buttons"]), 0), np.float32)}
 
 
 def write_records(path: Path, records: Iterable[bytes]) -> int:
@@ -388,6 +391,8 @@ def join_datasets(dataset_dir: Path, sources: Sequence[Path], split: str) -> Non
     """
     dataset_dir.mkdir()
     indexes = [load_index(source, split) for source in sources]
+    for source, index in zip(sources, indexes, strict=True):
+        indexes[0].space.require_equal(index.space, str(sources[0]), str(source))
     opened = [open_records(source, split) for source in sources]
     shards = [shard for source in opened for shard in source.shards]
     for i, shard in enumerate(shards):

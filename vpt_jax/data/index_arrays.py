@@ -55,7 +55,8 @@ def check_actions(folder: Path, arrays: dict[str, Any], space: ActionSpace) -> N
         for start in range(0, frames, _BLOCK):
             block = array[start : start + _BLOCK]
             if not ((block >= low) & (block <= high)).all():  # also true for NaN
-                _check(file, False, f"values outside [{low}, {high}], in frames {start} and after")
+                bounds = f"[{np.min(low, initial=0)}, {np.max(high, initial=0)}]"
+                _check(file, False, f"values outside {bounds}, in frames {start} and after")
 
 
 def _memmap(file: Path, dtype: str, shape: tuple[int | None, ...]) -> Any:

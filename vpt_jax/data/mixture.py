@@ -150,9 +150,13 @@ class MixtureStream:
         return self.parts[0].stream.bytes_read(rows)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Properties that must be equal when training resumes, of each dataset in order."""
+        """Properties that must be equal when training resumes, of each dataset in order.
+
+        The shape of frames and the length, by which a model is loaded, are those of all.
+        """
         parts = [self._part_fingerprint(part) for part in self.parts]
-        return {f"dataset{i}.{name}": value for i, part in enumerate(parts, 1) for name, value in part.items()}
+        of_all = {name: parts[0][name] for name in ("frame_shape", "length")}
+        return of_all | {f"dataset{i}.{name}": value for i, part in enumerate(parts, 1) for name, value in part.items()}
 
     def _part_fingerprint(self, part: Part) -> dict[str, Any]:
         return part.stream.fingerprint()

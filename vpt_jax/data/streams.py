@@ -222,7 +222,7 @@ class Stream:
     @cached_property
     def num_scored(self) -> int:
         """Number of frames of an epoch that contribute to the loss."""
-        if self.settings.nulls != "mask":
+        if self.settings.nulls != "mask" and not self.settings.min_confidence:
             return self.num_frames
         return sum(len(self.scored(episode)) for episode in range(len(self.index.names)))
 

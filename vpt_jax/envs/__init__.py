@@ -1,4 +1,4 @@
-"""Gymnasium environments with the human interface: actions are MineRL's key dict, observations are RGB frames."""
+"""Gymnasium environments with the human interface: actions are dicts of keys and camera, observations RGB frames."""
 
 from vpt_jax.system.errors import UserError
 

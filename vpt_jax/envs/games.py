@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
 from vpt_jax.actions.minerl import MINERL
-from vpt_jax.actions.space import ActionSpace
+from vpt_jax.actions.space import ActionSpace, ActionSpaceError
 from vpt_jax.actions.spaces import SPACES
 from vpt_jax.envs import MissingGameError
 from vpt_jax.envs.vector.client import EnvSpec, Timeouts
@@ -108,7 +108,8 @@ def make_env(name: str, *, python: str = "", **arguments: Any) -> Env:
     if name not in GAMES:
         raise MissingGameError(f"there is no game {name!r}; choose one of {', '.join(GAMES)}")
     if python:
-        return ProcessEnv(make_env_spec(name, arguments, python))
+        space = SPACES[arguments.pop("space", MINERL.name)]
+        return ProcessEnv(make_env_spec(name, arguments, python, space=space))
     module, _, function = GAMES[name].make.partition(":")
     try:
         env: Env = getattr(import_module(module), function)(**arguments)
@@ -135,11 +136,16 @@ def make_env_spec(
         space: of the actions.
 
     Raises:
-        ActionSpaceError: the game does not take actions of this space.
+        ActionSpaceError: the game does not take actions of this space, or its arguments name another one.
     """
-    game = GAMES[name]
+    game, arguments = GAMES[name], dict(arguments)
+    if (named := arguments.pop("space", space.name)) != space.name:
+        raise ActionSpaceError(
+            f"config.game.arguments.space is {named!r}, and the actions are of {space.name!r}: omit it, the space is "
+            "that of the policy"
+        )
     make = game.scripted if scripted else game.make
-    return EnvSpec(make, dict(arguments) | _space_argument(name, space), python, game.timeouts, space)
+    return EnvSpec(make, arguments | _space_argument(name, space), python, game.timeouts, space)
 
 
 def _space_argument(name: str, space: ActionSpace) -> dict[str, str]:
@@ -147,8 +153,6 @@ def _space_argument(name: str, space: ActionSpace) -> dict[str, str]:
     accepted = GAMES[name].spaces
     if accepted is None:
         return {}
-    known = next((known for known in accepted if not SPACES[known].differences(space)), None)
-    if known is None:
-        nearest = min((SPACES[one] for one in accepted), key=lambda one: len(set(one.keys) ^ set(space.keys)))
-        nearest.require_equal(space, f"the game {name}", "the policy")
-    return {} if known in (None, accepted[0]) else {"space": str(known)}
+    nearest = min(accepted, key=lambda one: (len(SPACES[one].differences(space)), accepted.index(one)))
+    SPACES[nearest].require_equal(space, f"the game {name}", "the policy")
+    return {} if nearest == accepted[0] else {"space": nearest}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.evaluation.metrics import COMMON_SHARE
@@ -112,7 +112,7 @@ def compute_event_metrics(space: ActionSpace, totals: EventTotals) -> dict[str, 
     return figures | {f"{name}/{space.keys[i]}": v for i in used for name, v in by_key[space.keys[i]].items()}
 
 
-def _scores(prefix: str, found: Float, predicted: Float, recorded: Float) -> Mapping[str, float]:
+def _scores(prefix: str, found: float, predicted: float, recorded: float) -> Mapping[str, float]:
     """Precision, recall and F1; recall of no event is NaN, and precision is 0 if events exist and none is predicted."""
     nan = float("nan")
     return {

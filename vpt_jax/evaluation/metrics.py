@@ -89,7 +89,7 @@ def compute_metrics(space: ActionSpace, totals: Totals) -> dict[str, float]:
     - `accuracy/KEY`, `precision/KEY`, `recall/KEY`, `f1/KEY`: of every key that is pressed or predicted in any frame;
       `f1/mean`: mean F1 of the keys held in more than 1% of the frames.
     - `camera_accuracy`: share of frames with all bins right; `camera_accuracy/AXIS`: with this one;
-      `camera_accuracy_moving`: both, over the frames in which the camera moves.
+      `camera_accuracy_moving`: all, over the frames in which the camera moves.
     - `mouse_r2/AXIS`: coefficient of determination of the movement, clipped where the bins end: 1 minus squared error
       / variance. If the camera never moves, it is 1 if that was predicted for every frame, and 0 if not.
     """

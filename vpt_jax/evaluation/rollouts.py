@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
@@ -26,7 +27,7 @@ class AgentActions(NamedTuple):
 
     buttons: UInt8[np.ndarray, "n keys"]
     camera: Float[np.ndarray, "n axes"]  # movement per step, in the axes' units
-    drift: Float[np.ndarray, " n"]  # KL(reference, agent) in nats; NaN without a policy
+    drift: Float[np.ndarray, " n"]  # KL(reference, agent) in nats; NaN without a policy, or with another head
 
 
 class VectorAgent(Protocol):
@@ -70,7 +71,9 @@ def _act(
         for module, of_module, ring in zip(modules, params, rings, strict=True)
     )
     distribution = modules[0].distribution
-    drift = distribution.kl(reference.logits, output.logits)
+    drift: Any = jnp.full(len(frames), jnp.nan)
+    if modules[0].head == modules[1].head:
+        drift = distribution.kl(reference.logits, output.logits)
     action = distribution.decode(distribution.sample(rng, output.logits))
     return AgentActions(*action, drift), (output.memory, reference.memory)
 

@@ -59,8 +59,9 @@ class AutoregressiveDistribution:
     """Distribution of keys that depend on the keys before them, and of independent axes.
 
     `log_prob` and `sample` are exact. `kl` and `entropy` sum over `2^keys` combinations, so they are estimated from
-    `SAMPLES` samples of the keys with a fixed random key: the conditional of every key is exact given the keys before
-    it (Rao-Blackwellized). Estimates and their gradients are unbiased, and equal inputs give equal values.
+    `SAMPLES` samples of the keys: the conditional of every key is exact given the keys before it (Rao-Blackwellized).
+    Estimates and their gradients are unbiased over random keys; the key is fixed, so that equal inputs give equal
+    values.
     """
 
     space: ActionSpace = MINERL

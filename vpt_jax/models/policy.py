@@ -51,7 +51,8 @@ class Policy(nn.Module):
     aux_value: bool = False  # a second value head (paper, appendix G.1)
     remat: bool = False  # recompute the image stacks in the backward pass, to save memory
     dtype: DTypeLike = jnp.float32  # of the computation; parameters, norms and softmax are float32
-    head: str = "joint"  # of the actions, one of `heads.HEADS`
+    # Of the actions, one of `heads.HEADS`. Not in the `repr`, by which evaluations recognize a policy.
+    head: str = field(default="joint", repr=False)
     space: ActionSpace = field(default=MINERL, repr=False)  # of the actions
 
     @property

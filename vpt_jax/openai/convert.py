@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import IDMS, POLICIES
@@ -215,6 +216,9 @@ def export_weights(workdir: str | Path, out: str | Path) -> None:
 
 def _to_openai(trained: TrainedPolicy | TrainedIDM) -> tuple[ModelSettings, dict[str, np.ndarray]]:
     try:
+        trained.module.space.require_equal(MINERL, "the model", "OpenAI's format")
+        if isinstance(trained, TrainedPolicy) and trained.module.head != "joint":
+            raise ConversionError(f"the policy has a head {trained.module.head!r}, and OpenAI's format a joint one")
         if isinstance(trained, TrainedIDM):
             net, head, tensors = idm_to_openai(trained.module, trained.params, trained.frame_shape, trained.window)
         else:

@@ -87,8 +87,9 @@ def common_space(policies: Mapping[str, TrainedPolicy]) -> ActionSpace:
 def policy_digest(policy: TrainedPolicy) -> str:
     """Content hash of a policy's parameters and settings, wherever its work directory lies."""
     arrays = policy.params, policy.normalizer, policy.aux_normalizer
-    space = () if policy.module.space == MINERL else (policy.module.space,)  # the module's `repr` has no space
-    return params_digest(arrays, policy.module, tuple(policy.frame_shape), *space)
+    module = policy.module  # its `repr` has no head and no space, which earlier versions did not have
+    others = () if (module.head, module.space) == ("joint", MINERL) else (module.head, module.space)
+    return params_digest(arrays, module, tuple(policy.frame_shape), *others)
 
 
 def check(config: ConfigDict) -> dict[str, str]:
@@ -134,6 +135,7 @@ def evaluate_agent(
     fields = jsonable(config)
     fields["games"] = fields.pop("num_envs")  # its earlier name: results of earlier versions are still valid
     settings = fields | {"policies": digests, "size": list(size)}
+    settings |= {} if space == MINERL else {"action_space": space.to_dict()}
     if (stored := read_json(file) or {}).get("settings") == settings:
         return [EpisodeResult(**result) for result in stored["episodes"]]
     shutil.rmtree(recordings, ignore_errors=True)  # left by a run that was stopped

@@ -114,13 +114,13 @@ def _headline_section(
             *(f"{1 - metrics['nll'] / figures[trivial]['nll']:.1%}" for metrics in by_predictor),
         ],
     ]
-    for metric, (title, _) in _SHARES.items():
-        rows.append([title, *(metrics[metric] for metrics in by_predictor)])
+    shares = {metric: title for metric, (title, _) in _SHARES.items() if metric in figures["model"]}
+    rows += [[title, *(metrics[metric] for metrics in by_predictor)] for metric, title in shares.items()]
     text = (
         f"After step {step:,}, on {int(figures['model']['frames']):,} frames of held-out play. NLL, the negative "
         "log-likelihood of the recorded action, is better lower; F1 and accuracy are better higher. "
         f"{input_description} The baselines do not use frames; but the one that repeats has the previous action as "
-        "input, which the model has not. The camera is correct where both of its angles fall in the recorded bins. The "
+        "input, which the model has not. The camera is correct where all of its axes fall in the recorded bins. The "
         f"mean F1 is over the keys held in more than {COMMON_SHARE:.0%} of the frames."
     )
     comparison = table(["", *(_PREDICTORS[name] for name in figures)], rows)
@@ -156,7 +156,8 @@ def _curves_section(
     top = 1.1 * max(metrics["nll"] for metrics in figures.values())
     charts = [curve("Loss", losses, "step", "nats per frame", y_max=top)]
     for metric, (title, unit) in _SHARES.items():
-        charts.append(curve(title, _validation_lines(log, figures, group, metric), "step", unit))
+        if metric in figures["model"]:  # a space without axes has no camera
+            charts.append(curve(title, _validation_lines(log, figures, group, metric), "step", unit))
     text = (
         "Of the training loss, the thin line is single steps and the thick one their running mean; its steep start may "
         "lie above the chart. All other lines are of held-out play."

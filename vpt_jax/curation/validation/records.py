@@ -102,7 +102,7 @@ def _check_records(episode: Episode) -> Iterator[tuple[str, UInt8[np.ndarray, "n
             yield f"record {number} cannot be read: {record}", no_frames
             continue
         expected = _expected(episode, number, slice(first, min(first + chunk, episode.frames)))
-        differ = [name for name, value in expected.items() if not _same(record[name], value)]
+        differ = [name for name, value in expected.items() if name in record and not _same(record[name], value)]
         differ += ["frame_ends"] if len(record["frame_ends"]) != len(expected["buttons"]) else []
         first += chunk
         if differ:

@@ -7,18 +7,13 @@ Minecraft's default keys, and the user binds all others.
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from vpt_jax.actions.minerl import DEGREES_PER_COUNT, PHYSICAL_KEYS
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.bridges.exported import ExportError
-from vpt_jax.data.bridges.key_names import KEYS, MOUSE_AXES, MOUSE_X, MOUSE_Y, VIRTUAL_KEYS, minecraft_key, mouse_button
-from vpt_jax.recording import DEGREES_PER_COUNT
-from vpt_jax.recording import KEYS as MINECRAFT_KEYS
-from vpt_jax.recording import MOUSE_BUTTONS as MINECRAFT_BUTTONS
+from vpt_jax.data.bridges.key_names import KEYS, MOUSE_AXES, MOUSE_X, MOUSE_Y, VIRTUAL_KEYS
 
 # The code of either side where Windows has one for both as well.
 CODES = {name: code for code, name in sorted(VIRTUAL_KEYS.items())}
-_MINECRAFT = {name: minecraft_key(key) for key, name in MINECRAFT_KEYS.items()} | {
-    name: mouse_button(number) for number, name in enumerate(MINECRAFT_BUTTONS)
-}
 _AXES = {"yaw": MOUSE_X, "pitch": MOUSE_Y} | {name: name for name in MOUSE_AXES}
 
 
@@ -64,7 +59,7 @@ def parse_bindings(text: str) -> dict[str, str]:
 
 
 def _default_key(name: str) -> str:
-    return _MINECRAFT.get(name) or (name if name in CODES else "")
+    return PHYSICAL_KEYS.get(name) or (name if name in CODES else "")
 
 
 def _bind(

@@ -50,7 +50,7 @@ def check_facts(path: Path, facts: Any) -> dict[str, Any]:
 
 
 def facts_to_pass_on(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Those facts of a dataset's episode that hold for a copy of it, as valid contents of NAME.json."""
+    """Facts of a dataset's episode that also hold for a copy of it: valid contents of NAME.json."""
     kept = (*_TEXTS, "trainable")
     return {field: facts[field] for field in kept if field in facts and not _problem(field, facts[field])}
 

@@ -123,10 +123,11 @@ def wake_loss(
     """
     output = policy.apply({"params": params}, segment.frames, segment.first, memory)
     log_ratio = clip_log_ratio(policy.distribution.log_prob(output.logits, segment.action) - segment.log_prob)
+    stopped = jax.lax.stop_gradient(output.logits)  # a metric only: its gradient would cost, and be multiplied by 0
     terms = {
         "policy_loss": clipped_surrogate_loss(log_ratio, segment.advantage, weights.clip_range),
         "value_loss": (output.value - _normalized(normalizer, segment.target)) ** 2,
-        "entropy": policy.distribution.entropy(output.logits),
+        "entropy": policy.distribution.entropy(output.logits if weights.entropy_coef else stopped),
         "clipped": 1.0 * (jnp.abs(jnp.exp(log_ratio) - 1) > weights.clip_range),
         "kl_acting": jnp.exp(log_ratio) - 1 - log_ratio,  # an estimate of KL(policy that acted, policy)
     }

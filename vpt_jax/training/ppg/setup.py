@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vpt_jax import parallel
+from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
-from vpt_jax.actions.spaces import SPACES
+from vpt_jax.actions.spaces import load_space
 from vpt_jax.envs.games import GAMES
 from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.keys import seed_key
@@ -52,9 +53,11 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     """
     refuse_remote_paths(config)
     check_choices(config, {
-        "model.preset": POLICIES, "model.head": HEADS, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS,
-        "sharding": parallel.RULES, "game.name": GAMES, "game.space": SPACES, "rewards": REWARDS,
+        "model.preset": POLICIES, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS,
+        "sharding": parallel.RULES, "game.name": GAMES, "rewards": REWARDS,
     })  # fmt: skip
+    if "head" in config.model:  # configs of earlier versions do not name it
+        check_choices(config, {"model.head": HEADS})
     if not config.model.aux_value:
         raise ConfigError("config.model.aux_value must be True: the sleep phase trains an auxiliary value head")
     if config.game.python and not shutil.which(config.game.python):
@@ -159,7 +162,7 @@ def run_space(config: ConfigDict) -> ActionSpace:
         if folder:
             with suppress(FileNotFoundError):
                 return stored_space(folder)
-    return SPACES[config.game.get("space", "minerl")]  # configs of earlier runs do not name it
+    return load_space(config.game.get("space", MINERL.name))  # configs of earlier versions do not name it
 
 
 def frame_size(config: ConfigDict) -> tuple[int, int]:
