@@ -94,7 +94,7 @@ def test_the_space_of_a_game_and_of_the_actions_must_agree():
     spec = make_env_spec("doom", {"level": "E1M5"}, space=DOOM)
     assert (spec.space, spec.arguments["space"]) == (DOOM, "doom")
     assert "space" not in make_env_spec("doom", {"level": "E1M5"}).arguments
-    with pytest.raises(ActionSpaceError, match="space is 'doom', and the actions are of 'minerl'"):
+    with pytest.raises(ActionSpaceError, match="`space` is 'doom', and the actions are of 'minerl'"):
         make_env_spec("doom", {"space": "doom"})
     with pytest.raises(ActionSpaceError, match="the game luanti has the action space 'minerl', and the policy has"):
         make_env_spec("luanti", {}, space=DOOM)

@@ -141,7 +141,7 @@ def make_env_spec(
     game, arguments = GAMES[name], dict(arguments)
     if (named := arguments.pop("space", space.name)) != space.name:
         raise ActionSpaceError(
-            f"config.game.arguments.space is {named!r}, and the actions are of {space.name!r}: omit it, the space is "
+            f"the game's argument `space` is {named!r}, and the actions are of {space.name!r}: omit it, the space is "
             "that of the policy"
         )
     make = game.scripted if scripted else game.make

@@ -235,11 +235,12 @@ def open_stream(
                 f"config.data.mixture: {entry.name} is the first entry, which has the run's action space, and has a "
                 "`mapping`: put the dataset to whose space the others are mapped first"
             )
-        fields |= dict(mapping=load_mapping(entry.mapping), space=space)
+        fields |= dict(space=space)
     if training:
         require_trainable(Path(entry.dataset))
         fields |= dict(min_confidence=config.data.get("min_confidence", 0.0))  # of runs that clone from labels
     try:
+        fields |= dict(mapping=load_mapping(entry.mapping)) if entry.mapping else {}
         settings = StreamSettings(entry.dataset, split, rows, **fields)
         if encoder is None:
             return (WindowStream if windows else Stream)(settings)

@@ -121,7 +121,7 @@ def test_fraction_zero_holds_out_no_recordings(config):
     with pytest.raises(dataset.DatasetMissingError, match=r"(?s)no split .*config\.valid\.fraction"):
         dataset.load_index(out, "valid")
     config.valid.fraction = 0.5
-    with pytest.raises(PrepareError, match=r"config.valid or config.join_segments did"):
+    with pytest.raises(PrepareError, match=r"config\.valid, config\.join_segments or"):
         prepare(config)
 
 
