@@ -111,7 +111,7 @@ def test_one_dataset_is_read_as_before(folders):
         ({"minutes": 1.0}, "config.data.minutes is for the dataset of config.data.train, and config.data.mixture is"),
         ({"segments": "s.parquet"}, "config.data.segments is for the dataset"),
         ({"mixture": ({"dataset": "HIRED", "mapping": "MAPPING"},)}, "the first entry, which has the run's action"),
-        ({"mixture": ("HIRED", {"dataset": "WEB", "mapping": "/none.json"})}, "there is no action mapping '/none.json'"),
+        ({"mixture": ("HIRED", {"dataset": "WEB", "mapping": "/none.json"})}, "no action mapping '/none.json'"),
         ({"mixture": ("HIRED", {"dataset": "WEB", "mapping": "MAPPING"})}, "config.data, web: the action mapping is "),
         ({"mixture": ("HIRED", {"dataset": "WEB", "minutes": 99})}, "config.data, web: .* there are 0.1 minutes"),
         ({"mixture": ("HIRED", "GAME")}, "dataset has the action space 'minerl', and game has 'game': keys: only"),
