@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from vpt_jax.actions.quantizer import Array
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.batch import Batch
+from vpt_jax.evaluation.resampling import figures_with_intervals
 
 if TYPE_CHECKING:  # a train step needs no dataset
     from vpt_jax.data.dataset import EpisodeIndex
@@ -158,20 +159,12 @@ def label_totals(predicted: "EpisodeIndex", recorded: "EpisodeIndex") -> list[To
 def confidence_intervals(
     space: ActionSpace, episodes: Sequence[Totals], level: float = 0.95, draws: int = 1000
 ) -> dict[str, tuple[float, float]]:
-    """Bootstrap confidence intervals of the metrics, by resampling episodes: frames of one episode are correlated.
+    """Bootstrap confidence intervals of the metrics, by resampling episodes: the middle `level` of the draws' values.
 
-    Every draw resamples all episodes with replacement, and the interval spans the middle `level` of the draws' values.
-    A metric that is missing in a draw (of a key that none of its episodes presses) counts as 0 there.
+    A draw in which a metric is missing (of a key that none of its episodes presses) does not count for it.
     """
-    stacked = Totals(*(np.stack(field).astype(np.float64) for field in zip(*episodes, strict=True)))
-    rng, number = np.random.default_rng(0), len(episodes)
-    drawn = []
-    for _ in range(draws):
-        weights = np.bincount(rng.integers(number, size=number), minlength=number)
-        drawn.append(compute_metrics(space, Totals(*(np.tensordot(weights, field, 1) for field in stacked))))
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    names = compute_metrics(space, sum_totals(episodes))
-    return {name: tuple(np.quantile([figures.get(name, 0.0) for figures in drawn], tails).tolist()) for name in names}
+    figures = figures_with_intervals(episodes, partial(compute_metrics, space), level, draws)
+    return {name: (figure.low, figure.high) for name, figure in figures.items()}
 
 
 # Masks of the frames that count in a metric, by name. Policies are evaluated on frames with an action that is not null;
