@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
 
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.quantizer import Array
@@ -176,10 +176,14 @@ def _log_likelihood(
 ) -> Float[np.ndarray, " m"]:
     """Log-probability of the actions of `steps` at `frames`, summed over keys and camera axes."""
     heads = ((log_probs.buttons, held), (log_probs.camera, bins))
-    return sum(
-        np.take_along_axis(log_probs_h[frames], classes[steps].astype(np.int64)[..., None], -1)[..., 0].sum(-1)
-        for log_probs_h, classes in heads
-    )
+    return sum(selected(log_probs_h[frames], classes[steps]).sum(-1) for log_probs_h, classes in heads)
+
+
+def selected(
+    log_probs: Float[np.ndarray, "n choices classes"], chosen: Shaped[np.ndarray, "n choices"]
+) -> Float[np.ndarray, "n choices"]:
+    """Log-probability of every chosen class."""
+    return np.take_along_axis(log_probs, np.asarray(chosen, np.int64)[..., None], -1)[..., 0]
 
 
 def _entropy(log_probs: FrameLogProbs) -> Float[np.ndarray, " n"]:

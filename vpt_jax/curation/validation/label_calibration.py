@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vpt_jax.actions.space import ActionSpace
-from vpt_jax.curation.validation.alignment import FrameLogProbs
-from vpt_jax.curation.validation.predictions import Predicted, head_outcomes, selected
+from vpt_jax.curation.validation.alignment import FrameLogProbs, selected
+from vpt_jax.curation.validation.predictions import Predicted, head_outcomes
 from vpt_jax.evaluation.calibration import (
     ReliabilityTotals,
     at_temperature,

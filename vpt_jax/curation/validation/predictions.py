@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from vpt_jax.actions.space import ActionSpace
-from vpt_jax.curation.validation.alignment import EpisodeScorer, FrameLogProbs
+from vpt_jax.curation.validation.alignment import EpisodeScorer, FrameLogProbs, selected
 from vpt_jax.curation.validation.episodes import Episode, InspectionError, splits_of
 from vpt_jax.data.dataset import EpisodeIndex, load_index
 from vpt_jax.evaluation.scores import ScoredActions
@@ -86,13 +86,6 @@ def log_likelihood(
 ) -> Float[np.ndarray, " n"]:
     """Log-probability of an action in each frame, summed over all choices, in nats."""
     return sum(selected(head, chosen).sum(-1) for head, chosen in zip(log_probs, (keys, bins), strict=True))
-
-
-def selected(
-    log_probs: Float[np.ndarray, "n choices classes"], chosen: Int[np.ndarray, "n choices"] | UInt8
-) -> Float[np.ndarray, "n choices"]:
-    """Log-probability of every chosen class."""
-    return np.take_along_axis(log_probs, np.asarray(chosen, np.int64)[..., None], -1)[..., 0]
 
 
 def _chosen(rng: np.random.Generator, log_probs: Float[np.ndarray, "n choices classes"], choice: str) -> Int:
