@@ -9,40 +9,38 @@ from vpt_jax.data.bridges.key_names import (
     KEYS,
     VIRTUAL_KEYS,
     W3C_CODES,
-    minecraft_key,
     mouse_button,
     virtual_key,
     web_key,
 )
-from vpt_jax.recording import KEYS as OPENAI_KEYS
 
-SAME = [  # Windows, web, rdev, Minecraft, name
-    (0x57, "KeyW", "KeyW", "key.keyboard.w", "w"),
-    (0x31, "Digit1", "Num1", "key.keyboard.1", "1"),
-    (0x20, "Space", "Space", "key.keyboard.space", "space"),
-    (0xA0, "ShiftLeft", "ShiftLeft", "key.keyboard.left.shift", "left_shift"),
-    (0xA3, "ControlRight", "ControlRight", "key.keyboard.right.control", "right_control"),
-    (0xA4, "AltLeft", "Alt", "key.keyboard.left.alt", "left_alt"),
-    (0x5B, "MetaLeft", "MetaLeft", "key.keyboard.left.win", "left_meta"),
-    (0x1B, "Escape", "Escape", "key.keyboard.escape", "escape"),
-    (0x0D, "Enter", "Return", "key.keyboard.enter", "enter"),
-    (0x09, "Tab", "Tab", "key.keyboard.tab", "tab"),
-    (0x14, "CapsLock", "CapsLock", "key.keyboard.caps.lock", "caps_lock"),
-    (0x21, "PageUp", "PageUp", "key.keyboard.page.up", "page_up"),
-    (0x26, "ArrowUp", "UpArrow", "key.keyboard.up", "up"),
-    (0x74, "F5", "F5", "key.keyboard.f5", "f5"),
-    (0x67, "Numpad7", "Kp7", "key.keyboard.keypad.7", "keypad_7"),
-    (0x6B, "NumpadAdd", "KpPlus", "key.keyboard.keypad.add", "keypad_add"),
-    (0xC0, "Backquote", "BackQuote", "key.keyboard.grave.accent", "grave"),
-    (0xDB, "BracketLeft", "LeftBracket", "key.keyboard.left.bracket", "left_bracket"),
-    (0xBA, "Semicolon", "SemiColon", "key.keyboard.semicolon", "semicolon"),
-    (0xBE, "Period", "Dot", "key.keyboard.period", "period"),
+SAME = [  # Windows, web, rdev, name
+    (0x57, "KeyW", "KeyW", "w"),
+    (0x31, "Digit1", "Num1", "1"),
+    (0x20, "Space", "Space", "space"),
+    (0xA0, "ShiftLeft", "ShiftLeft", "left_shift"),
+    (0xA3, "ControlRight", "ControlRight", "right_control"),
+    (0xA4, "AltLeft", "Alt", "left_alt"),
+    (0x5B, "MetaLeft", "MetaLeft", "left_meta"),
+    (0x1B, "Escape", "Escape", "escape"),
+    (0x0D, "Enter", "Return", "enter"),
+    (0x09, "Tab", "Tab", "tab"),
+    (0x14, "CapsLock", "CapsLock", "caps_lock"),
+    (0x21, "PageUp", "PageUp", "page_up"),
+    (0x26, "ArrowUp", "UpArrow", "up"),
+    (0x74, "F5", "F5", "f5"),
+    (0x67, "Numpad7", "Kp7", "keypad_7"),
+    (0x6B, "NumpadAdd", "KpPlus", "keypad_add"),
+    (0xC0, "Backquote", "BackQuote", "grave"),
+    (0xDB, "BracketLeft", "LeftBracket", "left_bracket"),
+    (0xBA, "Semicolon", "SemiColon", "semicolon"),
+    (0xBE, "Period", "Dot", "period"),
 ]
 
 
-@pytest.mark.parametrize(("windows", "web", "rdev", "minecraft", "name"), SAME)
-def test_codes_of_a_key_have_one_name(windows, web, rdev, minecraft, name):
-    assert virtual_key(windows) == web_key(web) == web_key(rdev) == minecraft_key(minecraft) == name
+@pytest.mark.parametrize(("windows", "web", "rdev", "name"), SAME)
+def test_codes_of_a_key_have_one_name(windows, web, rdev, name):
+    assert virtual_key(windows) == web_key(web) == web_key(rdev) == name
     assert name in KEYS
 
 
@@ -51,7 +49,6 @@ def test_codes_are_complete_and_distinct():
     assert len(set(W3C_CODES.values())) == len(W3C_CODES)
     sides = {"left_shift", "left_control", "left_alt"}  # Windows has codes that name no side
     assert len(VIRTUAL_KEYS) == len(set(VIRTUAL_KEYS.values())) + len(sides)
-    assert {minecraft_key(name) for name in OPENAI_KEYS} <= set(KEYS)
 
 
 def test_mouse_buttons_and_unknown_codes():

@@ -1,4 +1,4 @@
-"""Names of keys and mouse buttons that all bridges use, and the codes of Windows, of the web and of Minecraft for them.
+"""Names of keys and mouse buttons that all bridges use, and the codes of Windows and of the web for them.
 
 A key has the name of its place on a US keyboard, in lower case with underscores: "w", "1", "f5", "space", "left_shift",
 "left_control", "up" (an arrow), "keypad_7", "minus", "left_bracket". Mouse buttons are "mouse.left", "mouse.right",
@@ -64,11 +64,6 @@ RDEV_NAMES = (
 
 KEYS = tuple(sorted({*VIRTUAL_KEYS.values(), *W3C_CODES.values(), *MOUSE_BUTTONS}))
 
-_MINECRAFT = "key.keyboard."
-_MINECRAFT_NAMES = {
-    "grave.accent": "grave", "left.win": "left_meta", "right.win": "right_meta", "world.1": "international",
-}  # fmt: skip
-
 
 def virtual_key(code: int) -> str:
     """Name of a Windows virtual-key code, 1 to 254: `virtual_key(0x57)` is "w"."""
@@ -78,12 +73,6 @@ def virtual_key(code: int) -> str:
 def web_key(code: str) -> str:
     """Name of a W3C code, or of rdev's variant of it: "KeyW" is "w", "ShiftLeft" is "left_shift"."""
     return W3C_CODES.get(code) or RDEV_NAMES.get(code) or f"key.{code}"
-
-
-def minecraft_key(name: str) -> str:
-    """Name of a key of OpenAI's recordings: "key.keyboard.w" is "w", "key.keyboard.left.shift" is "left_shift"."""
-    short = name.removeprefix(_MINECRAFT)
-    return _MINECRAFT_NAMES.get(short) or short.replace(".", "_")
 
 
 def mouse_button(number: int) -> str:

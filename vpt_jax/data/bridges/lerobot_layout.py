@@ -36,7 +36,7 @@ class FilePlace(NamedTuple):
 
 
 class EpisodePlace(NamedTuple):
-    """Where an episode is."""
+    """Place of an episode in the data and video files."""
 
     number: int
     length: int  # frames

@@ -90,7 +90,7 @@ def read(recording: Path, options: BridgeOptions) -> Mapping[str, TimedPlay]:
 
 
 class _Actions:
-    """What is read of the records, one after the other."""
+    """Actions of a recording, collected from its records one after the other."""
 
     def __init__(self, path: Path):
         self.path, self.metadata = path, message("Metadata")()
