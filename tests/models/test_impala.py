@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpt_jax.models.impala import max_pool
+from vpt_jax.models.pooling import max_pool
 
 
 @pytest.mark.parametrize("levels", [2, 1000])
