@@ -1,7 +1,6 @@
 """Residual image encoder (IMPALA ResNet, reference `lib/impala_cnn.py`): one embedding per frame."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike

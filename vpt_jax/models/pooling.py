@@ -35,9 +35,7 @@ def _even_and_odd(x: Float[Array, "n h w c"], axis: int) -> list[Array]:
     return [jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in range(2)]
 
 
-def _max_of_three(
-    even: Float[Array, "n h w c"], odd: Float[Array, "n h w c"], axis: int
-) -> Float[Array, "n h w c"]:
+def _max_of_three(even: Float[Array, "n h w c"], odd: Float[Array, "n h w c"], axis: int) -> Float[Array, "n h w c"]:
     """The maximum of every even position and its two neighbours along an axis; of equals the first."""
     before = jax.lax.pad(odd, jnp.array(-jnp.inf, odd.dtype), [(int(i == axis), -int(i == axis), 0) for i in range(4)])
     largest = jnp.where(even > before, even, before)
