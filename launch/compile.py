@@ -85,11 +85,12 @@ def main(config: ConfigDict) -> None:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             raise CompileError(explain_failure(error)) from error
+    text = compiled.as_text() or ""
     if _HLO.value:
-        Path(_HLO.value).write_text(compiled.as_text())
+        Path(_HLO.value).write_text(text)
     cost = cost_of(compiled, program.buffers)
     cost.memory.update({kind: device_bytes(shapes) for kind, shapes in program.resident.items()})
-    estimated = estimate(program, estimate_cycles(compiled.as_text()), cost, devices)
+    estimated = estimate(program, estimate_cycles(text), cost, devices)
     result = summary(program, cost, devices, mesh, estimated) | {"compile_seconds": time.monotonic() - start_time}
     print(json.dumps(result) if _JSON.value else "\n".join(table(result)))
     if not result["fits"]:

@@ -11,7 +11,10 @@ def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h/2 w/2 c"]:
     Same result as `nn.max_pool`. The gradient is computed by selections (`jnp.where`): XLA's own takes four times as
     long on CPUs and is slow elsewhere too. Columns are pooled first, so that ties are resolved in row-major order.
     """
-    return _max_of_three(*_even_and_odd(_max_of_three(*_even_and_odd(x, 2), 2), 1), 1)
+    for axis in (2, 1):
+        even, odd = _even_and_odd(x, axis)
+        x = _max_of_three(even, odd, axis)
+    return x
 
 
 def conv_max_pool(x: Float[Array, "n h w in"], kernel: Float[Array, "3 3 in out"]) -> Float[Array, "n h/2 w/2 out"]:

@@ -1,7 +1,8 @@
 """Properties of a layout (mesh, batch, number of hosts) that make a step slow and that no error shows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -39,6 +40,7 @@ def layout_warnings(mesh: Mesh, batch: int, images: int, widths: Sequence[int]) 
 def reads_per_frame(mesh: Mesh, batch: int) -> float:
     """Number of hosts that read a row, on average: each host reads the rows that its devices hold."""
     rows_of_host: dict[int, set[int]] = {}
-    for device, (rows, *_) in batch_sharding(mesh).devices_indices_map((batch,)).items():
+    indices: Mapping[Any, tuple[slice, ...]] = batch_sharding(mesh).devices_indices_map((batch,))
+    for device, (rows,) in indices.items():
         rows_of_host.setdefault(device.process_index, set()).update(range(batch)[rows])
     return sum(map(len, rows_of_host.values())) / batch
