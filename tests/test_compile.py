@@ -44,7 +44,7 @@ def test_an_unknown_topology_is_refused(topology):
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_LIBTPU, reason="needs the tpu extra")
 def test_a_step_for_tpus_is_compiled_without_them():
-    ended = compile_step(*SMALL, "--json", "--config.mesh.data=2", "--config.mesh.fsdp=2")
+    ended = compile_step(*SMALL, "--json", "--largest=100000", "--config.mesh.data=2", "--config.mesh.fsdp=2")
     assert ended.returncode == 0, ended.stderr
     result = json.loads(ended.stdout.splitlines()[-1])
     assert result["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
@@ -59,7 +59,7 @@ def test_a_step_for_tpus_is_compiled_without_them():
     assert 0 < estimated["share_of_peak"] < 1
     assert estimated["loops_of_unknown_length"] == 0
     cycles = [operation["cycles"] for operation in estimated["largest"]]
-    assert len(cycles) == 10
+    assert sum(cycles) == estimated["cycles"]
     assert cycles == sorted(cycles, reverse=True)
     assert any("encoder/stack_0" in operation["source"] for operation in estimated["largest"])
 

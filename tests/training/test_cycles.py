@@ -32,6 +32,13 @@ PROGRAM = """HloModule jit_update, is_scheduled=true, entry_computation_layout={
   ROOT %less = pred[]{:T(128)} compare(%p.4, %p.4), direction=LT
 }
 
+%counted (p.7: (s32[], f32[8])) -> pred[] {
+  %three = s32[]{:T(128)} constant(3)
+  %p.7 = (s32[]{:T(128)}, f32[8]{0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p.7), index=0
+  ROOT %less.7 = pred[]{:T(128)} compare(%i, %three), direction=LT, metadata={op_name="jit(update)/while/cond/lt"}
+}
+
 %cheap (p.5: f32[8]) -> f32[8] {
   ROOT %c.5 = f32[8]{0} copy(%p.5), backend_config={"window_config":{"estimated_cycles":"1"}}
 }
@@ -52,6 +59,7 @@ metadata={op_name="jit(update)/jvp(Policy)/encoder/max"}, backend_config={"windo
   %scalar = f32[] add(%a, %a)
   %loop = (s32[], f32[8]) while(%t), condition=%condition, body=%body, \
 backend_config={"known_trip_count":{"n":"5"},"window_config":{}}
+  %scan = (s32[]{:T(128)}, f32[8]{0}) while(%t), condition=%counted, body=%body
   %endless = (s32[]{:T(128)}, f32[8]{0}) while(%t), condition=%condition, body=%body
   %either = f32[8]{0} conditional(%p, %a, %a), branch_computations={%cheap, %dear}
   %sum.1 = f32[8]{0} reduce(%a, %b), to_apply=%dear, metadata={op_name="jit(update)/transpose(jvp(Policy))/encoder/\
@@ -63,7 +71,7 @@ checkpoint/rematted_computation/encoder/norm/reduce_sum"}, backend_config={"wind
 
 def test_cycles_are_added_and_loops_multiplied():
     estimate = estimate_cycles(PROGRAM)
-    assert estimate.cycles == 1000 + 5 * 7 + 1 * 7 + 20 + 300 + 2
+    assert estimate.cycles == 1000 + 5 * 7 + 3 * 7 + 1 * 7 + 20 + 300 + 2
     assert estimate.endless == 1
     assert [operation.cycles for operation in estimate.largest(3)] == [1000, 300, 35]
 
@@ -75,7 +83,7 @@ def test_what_has_no_estimate_is_counted():
 
 
 def test_operations_are_named_by_the_module_they_come_from():
-    convolution, norm, _, _, made, _ = estimate_cycles(PROGRAM).largest(6)
+    convolution, norm, *_, made = estimate_cycles(PROGRAM).largest(7)
     assert convolution.source == "encoder/conv: conv"  # of the product, not of what is computed with it
     assert norm.source == "encoder/norm: reduce_sum (backward, recomputed)"
     assert made.source == "fusion made by the compiler"

@@ -23,6 +23,8 @@ _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"?(\d+)')
 _OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 _CALLS = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
+_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
+_INTEGER = re.compile(r"\bconstant\((\d+)\)")
 _LOOP = re.compile(r"\bbody=%?([\w.\-]+)")
 _BRANCHES = re.compile(
     r"\bbranch_computations=\{([^}]*)\}|\btrue_computation=%?([\w.\-]+)|\bfalse_computation=%?([\w.\-]+)"
@@ -92,7 +94,7 @@ def estimate_cycles(program: str) -> CycleEstimate:
         name, runs = pending.pop()
         for line in computations[name]:
             if called := _called(line, computations):
-                trips = _trips(line)
+                trips = _trips(line, computations)
                 endless += trips is None
                 pending += [(computation, runs * (trips or 1)) for computation in called]
             elif found := _CYCLES.search(line.text):
@@ -146,12 +148,20 @@ def _own_cycles(lines: list[_Line]) -> int:
     return sum(int(cycles) for line in lines for cycles in _CYCLES.findall(line.text))
 
 
-def _trips(line: _Line) -> int | None:
-    """Number of times that an instruction runs what it calls; None: not stated."""
+def _trips(line: _Line, computations: dict[str, list[_Line]]) -> int | None:
+    """Number of times that an instruction runs what it calls; None: not stated.
+
+    Loops of `jax.lax.scan` count from 0 in steps of 1, as long as the counter is less than a constant.
+    """
     if line.kind != "while":
         return 1
-    found = _TRIPS.search(line.text)
-    return int(found[1]) if found else None
+    if found := _TRIPS.search(line.text):
+        return int(found[1])
+    condition = computations[_CONDITION.findall(line.text)[0]]
+    limits = {inner.name: int(found[1]) for inner in condition if (found := _INTEGER.search(inner.text))}
+    less = [inner for inner in condition if inner.kind == "compare" and "direction=LT" in inner.text]
+    operands = re.findall(r"%([\w.\-]+)", less[0].text) if len(less) == 1 else []
+    return limits.get(operands[1]) if len(operands) == 2 else None
 
 
 def _is_free(line: _Line) -> bool:
