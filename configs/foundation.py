@@ -25,6 +25,11 @@ MACHINES = {
     "v5p-128": {"mesh.data": 16, "mesh.fsdp": 8, "data.batch": 896, "data.valid_batch": 128, "model.remat": False},
     "v6e-256": {"mesh.data": 16, "mesh.fsdp": 16, "data.batch": 1024, "data.valid_batch": 256},
 }
+# Sizes for which another layout of the same machine is faster and fits, by the compiler's estimate (docs/scale.md).
+FASTER: dict[tuple[str, str], dict[str, int]] = {
+    ("71m", "v5e-256"): {"model.remat": False},
+    ("500m", "v5e-256"): {"model.remat": False, "data.grad_accum_steps": 2},
+}
 
 
 def get_config(variant: str = "500m") -> ConfigDict:
@@ -44,6 +49,7 @@ def get_config(variant: str = "500m") -> ConfigDict:
     if size == "demo":
         _demo(config)
     config.update_from_flattened_dict(layout)
+    config.update_from_flattened_dict(FASTER.get((size, variant.partition(",")[2]), {}))
     return config
 
 
