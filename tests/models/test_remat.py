@@ -1,0 +1,84 @@
+"""Rematerialization of the image stacks: equal gradients, and the memory and arithmetic that the compiler reports."""
+
+import os
+import subprocess
+import sys
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.programs import ROOT
+from vpt_jax.models.impala import ImpalaEncoder
+from vpt_jax.models.presets import IDMS, POLICIES, make_idm, make_policy
+from vpt_jax.models.remat import REMAT, stored_remat
+
+FRAMES, SIZE, WIDTHS = 16, 16, (8, 16, 32)
+
+
+@cache
+def gradient(remat, dtype=jnp.float32):
+    """Compiled gradient of an encoder's parameters, which it takes with frames."""
+    encoder = ImpalaEncoder(WIDTHS, 16, remat=remat, dtype=dtype)
+    frames = jax.ShapeDtypeStruct((FRAMES, SIZE, SIZE, 3), dtype)
+    params = jax.eval_shape(encoder.init, jax.random.key(0), frames)
+    total = jax.jit(jax.grad(lambda params, frames: (encoder.apply(params, frames).astype(jnp.float32) ** 2).sum()))
+    return total.lower(params, frames).compile()
+
+
+def gradients(remat, dtype):
+    frames = jax.random.uniform(jax.random.key(1), (FRAMES, SIZE, SIZE, 3)).astype(dtype)
+    params = ImpalaEncoder(WIDTHS, 16).init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
+    return gradient(remat, dtype)(params, frames)
+
+
+@pytest.mark.parametrize("remat", REMAT[1:])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(jnp.float32, 1e-5), pytest.param(jnp.bfloat16, 0.05, marks=pytest.mark.slow)]
+)
+def test_gradients_are_equal_up_to_rounding(remat, dtype, tolerance):
+    for actual, expected in zip(
+        *map(jax.tree.leaves, (gradients(remat, dtype), gradients("none", dtype))), strict=True
+    ):
+        assert np.linalg.norm(actual - expected) <= tolerance * np.linalg.norm(expected)
+
+
+def test_each_choice_computes_more_than_the_one_before():
+    flops = [gradient(remat).cost_analysis()["flops"] for remat in REMAT]
+    assert flops[0] < flops[1] < 1.06 * flops[0]  # norms and ReLU
+    assert 1.2 * flops[0] < flops[2] < 1.4 * flops[0]  # and convolutions: a third, apart from the rest of the encoder
+
+
+# XLA's scheduler for CPUs that keeps memory low, as those of GPUs and TPUs do: the default one runs what does not
+# depend on each other side by side, the recomputation of one stack with that of another.
+LOW_MEMORY = "--xla_cpu_enable_concurrency_optimized_scheduler=false --xla_backend_optimization_level=0"
+TEMPORARIES = """
+from tests.models import test_remat
+test_remat.FRAMES, test_remat.SIZE = 64, 32
+print(*(test_remat.gradient(remat).memory_analysis().temp_size_in_bytes for remat in test_remat.REMAT))
+"""
+
+
+@pytest.mark.slow
+def test_each_choice_needs_no_more_memory_than_the_one_before():
+    command, environment = [sys.executable, "-c", TEMPORARIES], os.environ | {"XLA_FLAGS": LOW_MEMORY}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    none, convolutions, stacks = map(int, ended.stdout.split())
+    assert none > 1.1 * convolutions
+    assert convolutions >= stacks
+
+
+def test_an_unknown_choice_is_refused():
+    with pytest.raises(ValueError, match="remat is 'half'; choose one of none, convolutions, stacks"):
+        jax.eval_shape(ImpalaEncoder((8,), 8, remat="half").init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+
+
+@pytest.mark.parametrize(
+    ("stored", "remat"), [(True, "stacks"), (False, "none"), ("auto", "none"), *((name, name) for name in REMAT)]
+)
+def test_models_of_stored_configs_have_the_choice_by_its_name(stored, remat):
+    model = {"preset": "nano", "temperature": 1.0, "use_last": True, "dtype": "float32", "remat": stored}
+    assert stored_remat(stored) == make_policy(model).remat == make_idm(model).remat == remat
+    assert "nano" in POLICIES.keys() & IDMS.keys()
