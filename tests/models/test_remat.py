@@ -7,7 +7,7 @@ from functools import cache
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import optax
 import pytest
 
 from tests.programs import ROOT
@@ -34,15 +34,22 @@ def gradients(remat, dtype):
     return gradient(remat, dtype)(params, frames)
 
 
+def error(actual, expected):
+    """Norm of the difference of two trees, relative to the norm of the second."""
+    return float(optax.tree.norm(jax.tree.map(jnp.subtract, actual, expected)) / optax.tree.norm(expected))
+
+
 @pytest.mark.parametrize("remat", REMAT[1:])
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(jnp.float32, 1e-5), pytest.param(jnp.bfloat16, 0.05, marks=pytest.mark.slow)]
-)
-def test_gradients_are_equal_up_to_rounding(remat, dtype, tolerance):
-    for actual, expected in zip(
-        *map(jax.tree.leaves, (gradients(remat, dtype), gradients("none", dtype))), strict=True
-    ):
-        assert np.linalg.norm(actual - expected) <= tolerance * np.linalg.norm(expected)
+def test_gradients_are_equal_up_to_rounding(remat):
+    assert error(gradients(remat, jnp.float32), gradients("none", jnp.float32)) < 1e-5
+
+
+@pytest.mark.slow
+def test_gradients_in_bfloat16_are_as_close_to_those_in_float32():
+    """They differ more from each other: of a pool's equal values, rounding decides which gets the gradient."""
+    exact = gradients("none", jnp.float32)
+    errors = {remat: error(gradients(remat, jnp.bfloat16), exact) for remat in REMAT}
+    assert max(errors.values()) < 1.2 * errors["none"]
 
 
 def test_each_choice_computes_more_than_the_one_before():
