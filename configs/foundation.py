@@ -18,7 +18,7 @@ from vpt_jax.configs import base
 PRESETS = {"500m": "3x", "248m": "2x", "71m": "1x", "demo": "tiny"}
 # By type and number of chips. The paper's batch of 880 = 16 x 5 x 11 is not divisible by 128 or 256; docs/scale.md has
 # the layouts that keep it. 896 and 1,024 are 2% and 16% more, at the same learning rate: our choice, and not tested.
-MACHINES = {
+MACHINES: dict[str, dict[str, int | str]] = {
     "gpu": {"data.grad_accum_steps": 220, "data.valid_batch": 8},
     "gpu-8": {"mesh.data": 8, "mesh.fsdp": 1, "data.grad_accum_steps": 22},
     "v5e-256": {

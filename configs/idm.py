@@ -19,7 +19,7 @@ from vpt_jax.configs import base
 
 PRESETS = {"paper": "paper", "demo": "tiny"}
 # By type and number of chips. All keep the batch of 128 windows.
-MACHINES = {
+MACHINES: dict[str, dict[str, int | str]] = {
     "gpu": {"data.grad_accum_steps": 128, "data.valid_batch": 4},
     "gpu-8": {"mesh.data": 8, "mesh.fsdp": 1, "data.grad_accum_steps": 16},
     "v5e-256": {

@@ -41,7 +41,13 @@ def _sections(results: Sequence[Result]) -> Iterator[str]:
 def _commands(results: Sequence[Result]) -> Iterator[str]:
     for result in results:
         flag = f"XLA_FLAGS={result['flag']} " if result["flag"] else ""
-        yield f"- `{result['name']}` ({result['seconds']:.0f} s): `{flag}{' '.join(result['command'])}`"
+        command = " ".join(["python", *map(_relative, result["command"][1:])])
+        yield f"- `{result['name']}` ({result['seconds']:.0f} s): `{flag}{command}`"
+
+
+def _relative(argument: str) -> str:
+    """Program of a command as it is called in the repository's folder."""
+    return argument[argument.index("launch/") :] if argument.endswith("launch/bench.py") else argument
 
 
 def ceiling(results: Sequence[Result]) -> float:
