@@ -31,7 +31,7 @@ from vpt_jax.system.atomic_files import write_text
 from vpt_jax.system.paths import local_path
 
 _OUT = flags.DEFINE_string("out", "runs/gpu-measurements", "Folder of the results.")
-_MINUTES = flags.DEFINE_float("minutes", 10.0, "No part runs longer than this after the start.")
+_MINUTES = flags.DEFINE_float("minutes", 9.5, "No part runs longer than this after the start.")
 _SMALL = flags.DEFINE_bool("small", False, "On a CPU, with the smallest presets.")
 _MISSING = re.compile(r"(?:ModuleNotFoundError: No module named|needs PyTorch \(No module named) '([\w.]+)'")
 _KERNEL = re.compile(r"^kernel: +([\d.]+) ms +([\d.]+%) (.*) \| (.*)$", re.MULTILINE)
@@ -120,7 +120,7 @@ def _environment(part: Part, folder: Path) -> Mapping[str, str]:
     cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     path = os.pathsep.join([str(LAUNCH.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     xla_flags = " ".join(filter(None, [os.environ.get("XLA_FLAGS"), part.flag]))
-    platform = {"JAX_PLATFORMS": "cpu"} if _SMALL.value else {}
+    platform = {"JAX_PLATFORMS": "cpu" if _SMALL.value else "cuda"}  # JAX would fall back to a CPU, with a warning
     return os.environ | cache | part.environment | platform | {"PYTHONPATH": path, "XLA_FLAGS": xla_flags}
 
 

@@ -89,7 +89,7 @@ def _file_name(size: Size) -> str:
 
 
 def _bench(bench: str, name: str, size: Size, limit: float, small: bool, *options: str) -> Part:
-    preset, shape = size.preset, [f"--batch={size.rows}", "--length=128", "--dtype=bfloat16", "--seconds=3"]
+    preset, shape = size.preset, [f"--batch={size.rows}", "--length=128", "--dtype=bfloat16", "--seconds=2"]
     if small:
         preset, shape = _SMALL_PRESETS[preset], ["--batch=2", "--length=4", "--size=32", "--seconds=0.1"]
     command = sys.executable, str(LAUNCH / "bench.py"), bench, f"--preset={preset}", *shape, *options

@@ -7,16 +7,23 @@ Result = Mapping[str, Any]  # as `gpu_measurements.measure` returns it
 # Columns that a train step's rows show.
 _STEP = ("preset", "remat", "rows", "length", "frames/s", "ms", "TFLOP/s", "of the peak")
 _MEMORY = ("peak memory MB", "program MB")
+_LINE = 200  # characters of a failed part's last line that are shown
 
 
 def markdown(results: Sequence[Result], minutes: float) -> str:
     """The whole table: what was measured, by section, then what was not, and why."""
     machine = next((result["machine"] for result in results if result.get("machine")), "no part has been measured yet")
     sections = [f"# Measurements\n\n{machine}; all parts took {minutes:.1f} minutes.", *_sections(results)]
-    if missing := [f"- `{result['name']}`: {result['status']}" for result in results if result["status"] != "done"]:
+    if missing := [_failure(result) for result in results if result["status"] != "done"]:
         sections.append("\n".join(["## Not measured", "", *missing]))
     sections.append("\n".join(["## Commands", "", *_commands(results)]))
     return "\n\n".join(sections) + "\n"
+
+
+def _failure(result: Result) -> str:
+    """Why a part was not measured, with the last line of its output."""
+    *_, last = ["", *result["summary"].strip().splitlines()]
+    return f"- `{result['name']}`: {result['status']}" + (f" ({last[:_LINE]})" if last else "")
 
 
 def _sections(results: Sequence[Result]) -> Iterator[str]:
