@@ -54,27 +54,35 @@ def test_gradients_in_bfloat16_are_as_close_to_those_in_float32():
 
 def test_each_choice_computes_more_than_the_one_before():
     flops = [gradient(remat).cost_analysis()["flops"] for remat in REMAT]
-    assert flops[0] < flops[1] < 1.06 * flops[0]  # norms and ReLU
+    assert flops[0] < flops[1] < 1.02 * flops[0]  # norms and ReLU
     assert 1.2 * flops[0] < flops[2] < 1.4 * flops[0]  # and convolutions: a third, apart from the rest of the encoder
 
 
 # XLA's scheduler for CPUs that keeps memory low, as those of GPUs and TPUs do: the default one runs what does not
 # depend on each other side by side, the recomputation of one stack with that of another.
 LOW_MEMORY = "--xla_cpu_enable_concurrency_optimized_scheduler=false --xla_backend_optimization_level=0"
+# In bfloat16 and with more channels than in the quick tests: what is kept of the residual blocks then outweighs the
+# peak in the first convolution and its pool, which all choices have.
 TEMPORARIES = """
+import jax.numpy as jnp
 from tests.models import test_remat
-test_remat.FRAMES, test_remat.SIZE = 64, 32
-print(*(test_remat.gradient(remat).memory_analysis().temp_size_in_bytes for remat in test_remat.REMAT))
+test_remat.FRAMES, test_remat.SIZE, test_remat.WIDTHS = 32, 64, (16, 32, 32)
+programs = [test_remat.gradient(remat, jnp.bfloat16) for remat in test_remat.REMAT]
+print(*(program.memory_analysis().temp_size_in_bytes for program in programs))
 """
 
 
 @pytest.mark.slow
-def test_each_choice_needs_no_more_memory_than_the_one_before():
-    command, environment = [sys.executable, "-c", TEMPORARIES], os.environ | {"XLA_FLAGS": LOW_MEMORY}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_each_choice_needs_less_memory_than_the_one_before(platform):
+    """Also in the form that the model has on GPUs."""
+    environment = os.environ | {"XLA_FLAGS": LOW_MEMORY, "VPT_JAX_PLATFORM": platform}
+    ended = subprocess.run(
+        [sys.executable, "-c", TEMPORARIES], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
     none, convolutions, stacks = map(int, ended.stdout.split())
     assert none > 1.1 * convolutions
-    assert convolutions >= stacks
+    assert convolutions > stacks
 
 
 def test_an_unknown_choice_is_refused():

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from vpt_jax.models.layers import ImageNorm, NormConv, NormDense
-from vpt_jax.models.remat import NONE, rematerialized
+from vpt_jax.models.remat import NONE, rematerialized_block, rematerialized_stack
 from vpt_jax.parallel import FRAMES, constrain
 
 BLOCKS_PER_STACK = 2
@@ -54,6 +54,7 @@ class DownStack(nn.Module):
     features: int
     scale: float  # initial gain; that of each residual block is `scale / sqrt(BLOCKS_PER_STACK)`
     first_norm: bool = True
+    remat: str = NONE
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -61,8 +62,9 @@ class DownStack(nn.Module):
         x = NormConv(self.features, norm=self.first_norm, dtype=self.dtype, name="first_conv")(x)
         x = max_pool(x)
         x = ImageNorm(dtype=self.dtype, name="norm")(x)
+        block_class = rematerialized_block(ResidualBlock, self.remat)
         for i in range(BLOCKS_PER_STACK):
-            x = ResidualBlock(self.scale / BLOCKS_PER_STACK**0.5, dtype=self.dtype, name=f"block_{i}")(x)
+            x = block_class(self.scale / BLOCKS_PER_STACK**0.5, dtype=self.dtype, name=f"block_{i}")(x)
         return x
 
 
@@ -89,10 +91,11 @@ class ImpalaEncoder(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n features"]:
         self._check_size(*x.shape[-3:-1])
         x = constrain(x, FRAMES)
-        stack_class = rematerialized(DownStack, self.remat)
+        stack_class = rematerialized_stack(DownStack, self.remat)
         for i, width in enumerate(self.widths):
             scale = len(self.widths) ** 0.5  # the reference's `math.sqrt(len(chans))`; in IMPALA and PPG, its inverse
-            x = stack_class(width, scale, first_norm=self.first_norm or i > 0, dtype=self.dtype, name=f"stack_{i}")(x)
+            options = dict(first_norm=self.first_norm or i > 0, remat=self.remat, dtype=self.dtype)
+            x = stack_class(width, scale, **options, name=f"stack_{i}")(x)
         x = constrain(x.reshape(len(x), -1), FRAMES)
         x = NormDense(EMBEDDING, scale=DENSE_SCALE, dtype=self.dtype, name="dense")(x)
         return NormDense(self.features, dtype=self.dtype, name="project")(x)

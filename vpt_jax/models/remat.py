@@ -3,7 +3,7 @@
 | name | kept for the backward pass | computed again |
 | --- | --- | --- |
 | `none` | everything | nothing |
-| `convolutions` | a stack's input and the outputs of its convolutions | norms, ReLU and pooling |
+| `convolutions` | of each residual block the input and the outputs of its convolutions | its norms and ReLU |
 | `stacks` | a stack's input | everything in a stack, its convolutions too |
 
 The gradient is the same up to rounding: the compiler fuses what is computed again differently.
@@ -28,19 +28,25 @@ def name_output(x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
     return checkpoint_name(x, _CONV_OUTPUT)
 
 
-def rematerialized(module: type[nn.Module], remat: str) -> type[nn.Module]:
-    """Class of modules like `module` whose backward pass computes again what the choice of `REMAT` says.
+def rematerialized_stack(module: type[nn.Module], remat: str) -> type[nn.Module]:
+    """Class of image stacks like `module` whose backward pass computes again what the choice of `REMAT` says.
 
     Raises:
         ValueError: there is no such choice.
     """
-    if remat == NONE:
+    if remat not in REMAT:
+        raise ValueError(f"remat is {remat!r}; choose one of {', '.join(REMAT)}")
+    return nn.remat(module) if remat == STACKS else module
+
+
+def rematerialized_block(module: type[nn.Module], remat: str) -> type[nn.Module]:
+    """Class of residual blocks like `module` whose backward pass computes again what the choice of `REMAT` says.
+
+    One block at a time, since what is computed again is in memory at once.
+    """
+    if remat != CONVOLUTIONS:
         return module
-    if remat == STACKS:
-        return nn.remat(module)
-    if remat == CONVOLUTIONS:
-        return nn.remat(module, policy=jax.checkpoint_policies.save_only_these_names(_CONV_OUTPUT))
-    raise ValueError(f"remat is {remat!r}; choose one of {', '.join(REMAT)}")
+    return nn.remat(module, policy=jax.checkpoint_policies.save_only_these_names(_CONV_OUTPUT))
 
 
 def stored_remat(value: Any) -> str:
