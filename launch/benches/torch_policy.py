@@ -52,7 +52,7 @@ class TorchPolicy:
         with torch.no_grad(), self._cast():
             outputs, self.state = self.apply(self.attention, self.params, self.frames, self.state)
         if self.compiled:  # a state of other strides than the first would be compiled for again
-            self.state = [(keys.contiguous(), values.contiguous()) for keys, values in self.state]
+            self.state = [(_dense_copy(keys), _dense_copy(values)) for keys, values in self.state]
         return synchronized(outputs)
 
     def gradient(self) -> tuple[Tensor, ...]:
@@ -88,6 +88,10 @@ def synchronized(value: Any) -> Any:
 def _leaves(params: Params) -> Iterator[Tensor]:
     for leaf in params.values():
         yield from _leaves(leaf) if isinstance(leaf, Mapping) else [leaf]
+
+
+def _dense_copy(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def to_torch(params: Params) -> Params:
