@@ -22,7 +22,8 @@ def markdown(results: Sequence[Result], minutes: float) -> str:
 
 def _failure(result: Result) -> str:
     """Why a part was not measured, with the last line of its output."""
-    *_, last = ["", *result["summary"].strip().splitlines()]
+    summary: str = result["summary"]
+    last = summary.strip().rpartition("\n")[2]
     return f"- `{result['name']}`: {result['status']}" + (f" ({last[:_LINE]})" if last else "")
 
 

@@ -197,3 +197,9 @@ def test_other_words_are_refused(remat):
 def test_all_choices_are_accepted():
     for remat in (*REMAT, "auto"):
         check_remat(with_remat(small_config("policy"), remat))
+
+
+@pytest.mark.slow
+def test_hosts_choose_together_and_one_says_so(launcher, tmp_path):
+    output = launcher.run(tmp_path, "--config.model.remat=auto", "--config.steps=3", processes=2)
+    assert output.count("config.model.remat=auto: none, since the memory of these devices is not known") == 1
