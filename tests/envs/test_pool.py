@@ -26,7 +26,7 @@ ATTACK[BUTTON_INDEX["attack"]] = 1
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
     """Shorter pauses between the retries of a row, equal in number to the real ones."""
-    monkeypatch.setattr("vpt_jax.envs.vector.pool._RETRY_PAUSES", (0.0, 0.01, 0.02, 0.04))
+    monkeypatch.setattr("vpt_jax.envs.vector.game_process._RETRY_PAUSES", (0.0, 0.01, 0.02, 0.04))
 
 
 def counting(**arguments):

@@ -22,6 +22,7 @@ class RegisteredGame(NamedTuple):
     wait_for_resets: bool  # True where resets are fast: then equal runs are reproducible
     deterministic: bool = False  # equal seeds and actions give equal episodes, at every size of the frames
     spaces: tuple[str, ...] | None = ("minerl",)  # action spaces that it takes (`spaces.SPACES`); None: any
+    games_per_process: int = 1  # at most; where steps are short, several share the cost of a message
     install: str = ""  # how to get its packages; empty: it needs none, or its own error says so
 
 
@@ -54,6 +55,7 @@ GAMES = {
         wait_for_resets=True,
         deterministic=True,
         spaces=("minerl", "doom"),
+        games_per_process=4,
         install="pip install gymnasium scipy vizdoom",
     ),
     "luanti": RegisteredGame(
@@ -145,7 +147,7 @@ def make_env_spec(
             "that of the policy"
         )
     make = game.scripted if scripted else game.make
-    return EnvSpec(make, arguments | _space_argument(name, space), python, game.timeouts, space)
+    return EnvSpec(make, arguments | _space_argument(name, space), python, game.timeouts, space, game.games_per_process)
 
 
 def _space_argument(name: str, space: ActionSpace) -> dict[str, str]:
