@@ -3,7 +3,6 @@
 import itertools
 import os
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -11,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ _PER_PROCESS = flags.DEFINE_list("games_per_process", ["1", "4"], "Numbers of ga
 _PARTS = flags.DEFINE_list("parts", ["1", "2"], "2: one half of the games plays while the policy acts in the other.")
 
 ERRORS: tuple[type[Exception], ...] = (EnvLostError,)
-ARGUMENTS = rl_doom.LEVEL
+ARGUMENTS: dict[str, Any] = rl_doom.LEVEL
 FRAME = 16, 16
 _STEPS = 32  # of a rollout
 _ENGINE_SECONDS = 0.5  # of a turn of bare engines
@@ -59,7 +59,7 @@ class _Rollouts:
         self._collector = RolloutCollector(policy, self._pools, mesh, games, _STEPS, rng)
         self._collect = partial(self._collector.collect, params, normalizer, _STEPS)
         self._names = {"games": str(games), "a process": str(per_process), "parts": str(parts)}
-        self.decisions, self.seconds, self._processor = 0, 0.0, Counter[str]()
+        self.decisions, self.seconds, self._processor = 0, 0.0, dict.fromkeys(processor_seconds(), 0.0)
         self._collect()  # compiles
         self._waited, self._acted = self._main_seconds()
 
@@ -69,8 +69,8 @@ class _Rollouts:
         rollout = self._collect()
         self.seconds += time.monotonic() - start_time
         self.decisions += int(np.asarray(rollout.valid).sum()) if rollout else 0
-        self._processor.update(processor_seconds())
-        self._processor.subtract(before)
+        for kind, seconds in processor_seconds().items():
+            self._processor[kind] += seconds - before[kind]
 
     def row(self, engine: float) -> Row:
         """Row of the table; `engine`: steps per second and core of bare engines."""
@@ -110,9 +110,9 @@ def rollout() -> list[Row]:
         return [one.row(engine) for one in arrangements]
 
 
-def processor_seconds() -> Counter[str]:
+def processor_seconds() -> dict[str, float]:
     """Processor time so far of this process and its descendants, by kind."""
-    seconds, tick = Counter({"main": time.process_time()}), os.sysconf("SC_CLK_TCK")
+    seconds, tick = {"main": time.process_time(), "engine": 0.0, "game process": 0.0}, os.sysconf("SC_CLK_TCK")
     for process in descendants(os.getpid()):
         try:
             name, _, fields = Path(f"/proc/{process}/stat").read_text().partition("(")[2].rpartition(")")

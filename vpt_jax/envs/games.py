@@ -55,7 +55,7 @@ GAMES = {
         wait_for_resets=True,
         deterministic=True,
         spaces=("minerl", "doom"),
-        games_per_process=4,
+        games_per_process=16,
         install="pip install gymnasium scipy vizdoom",
     ),
     "luanti": RegisteredGame(

@@ -78,6 +78,9 @@ class StepResult(NamedTuple):
     truncated: bool = False
 
 
+Results = Sequence[StepResult | EnvLostError | None]  # by game; an error: the game is to be made anew
+
+
 class EnvClient:
     """Client of one process with `games` games. `send` one request at a time, then `poll` until its answer has come.
 
@@ -158,7 +161,7 @@ class EnvClient:
         self._send(b"%d" % (self._number + 1), self._seconds)
         self._requests["operation"], self._seconds = server.NOTHING, 0.0
 
-    def poll(self) -> Sequence[StepResult | None] | None:
+    def poll(self) -> Results | None:
         """Returns the results by game if the answer has come, else None; a game without a request has none.
 
         The answer to construction has no results.
@@ -239,11 +242,13 @@ class EnvClient:
         self._last_received = time.monotonic()
         self._buffer += received
 
-    def _parse(self, line: bytes) -> Sequence[StepResult | None]:
+    def _parse(self, line: bytes) -> Results:
         """Parse and validate the answer to the last request."""
         if self._answers is not None and line == b"%d" % self._number:
             return self._results()
         quoted = f"{line[:200]!r}"
+        if line.isdigit():
+            raise EnvLostError(f"invalid message from the game process: {quoted} answers no request")
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
@@ -251,7 +256,7 @@ class EnvClient:
         if not isinstance(message, dict):
             raise EnvLostError(f"invalid message from the game process: {quoted} is not a JSON object")
         if isinstance(text := message.get("error"), str):
-            raise EnvLostError(f"the game failed: {printable(text[-_OUTPUT_TAIL_BYTES:], lines=True)}")
+            raise _failure(text)
         if type(number := message.get("number")) is not int or number != self._number:
             raise EnvLostError(f"invalid message from the game process: {quoted} answers no request")
         games = len(self._names)
@@ -260,9 +265,10 @@ class EnvClient:
             return []
         self._names = _names(message.get("names"), games, quoted)
         self._values = np.zeros(sum(map(len, self._names)))
-        return self._results()
+        failed = _failures(message.get("failed", {}), quoted)
+        return [failed.get(str(game), result) for game, result in enumerate(self._results())]
 
-    def _results(self) -> Sequence[StepResult | None]:
+    def _results(self) -> Results:
         """Copies the results out of the block, and validates them."""
         self._copy_block()
         if not (np.abs(self._values) <= _FLOAT32_MAX).all():
@@ -319,6 +325,17 @@ def _shape(shape: Any, games: int, quoted: str) -> list[int]:
     if not valid or shape[2] != 3 or max(shape) > _MAX_SIDE_PIXELS or games * math.prod(shape) > _MAX_FRAME_BYTES:
         raise EnvLostError(f"the shape of the game's frames is not [height, width, 3]: {quoted}")
     return shape
+
+
+def _failure(text: str) -> EnvLostError:
+    return EnvLostError(f"the game failed: {printable(text[-_OUTPUT_TAIL_BYTES:], lines=True)}")
+
+
+def _failures(failed: Any, quoted: str) -> dict[str, EnvLostError]:
+    """Validates the failures of single games, by their number as text."""
+    if not isinstance(failed, dict) or not all(isinstance(text, str) for text in failed.values()):
+        raise EnvLostError(f"invalid message from the game process: {quoted}")
+    return {game: _failure(text) for game, text in failed.items()}
 
 
 def _names(names: Any, games: int, quoted: str) -> list[list[str]]:

@@ -115,7 +115,10 @@ class GameProcess:
             return
         self._pending = False
         for row, result, frame in zip(self.rows, results, client.frames, strict=False):  # none, once it has started
-            if result is not None:
+            if isinstance(result, EnvLostError):
+                row.lose(str(result))
+                self.lost, row.played = self.lost + 1, self._episodes_per_game  # it is made anew
+            elif result is not None:
                 row.receive(result, self._fit_frame(frame))
                 self._failures = 0 if row.acted else self._failures
         self._send_requests()

@@ -22,6 +22,7 @@ from vpt_jax.envs.rewards import RewardTable
 from vpt_jax.envs.vector.client import EnvClient, EnvLostError, EnvSpec
 from vpt_jax.envs.vector.game_process import GameProcess
 from vpt_jax.envs.vector.row import BUSY, FinishedEpisode, Row, RowState
+from vpt_jax.system.cores import available_cores
 from vpt_jax.video import Frame, resize
 
 
@@ -42,7 +43,11 @@ class VectorEnv(Protocol):
     """Interface of a vectorized environment: of `Pool`, and of `RemotePool` on other machines."""
 
     wait_seconds: float  # spent waiting for games, so far
-    lost: int  # number of games lost so far
+
+    @property
+    def lost(self) -> int:
+        """Number of games lost so far."""
+        ...
 
     def start(self) -> None:
         """Start all games; `receive` then returns the first time step."""
@@ -105,7 +110,7 @@ class Pool:
         ]
         self._processes = [
             GameProcess(rows, partial(self._start, number, len(rows)), self._fit_frame, episodes_per_process)
-            for number, rows in enumerate(split_evenly(self._rows, env_spec.games_per_process))
+            for number, rows in enumerate(split_rows(self._rows, env_spec.games_per_process, available_cores()))
         ]
 
     def __enter__(self) -> Self:
@@ -221,8 +226,11 @@ def _wait(processes: Sequence[GameProcess]) -> None:
         poll.poll(1000 * max(min(deadlines) - time.monotonic(), 0.0) + 1)
 
 
-def split_evenly(rows: Sequence[Row], most: int) -> list[list[Row]]:
-    """Splits rows into the fewest groups of at most `most` rows; their sizes differ by one at most."""
-    count = -(-len(rows) // most)
+def split_rows(rows: Sequence[Row], most: int, cores: int) -> list[list[Row]]:
+    """Splits rows into a group for every core, or more, so that none has more than `most`; sizes differ by one at most.
+
+    More processes than cores would cost more messages, and gain nothing.
+    """
+    count = min(len(rows), max(cores, -(-len(rows) // most)))
     bounds = [len(rows) * group // count for group in range(count + 1)]
     return [list(rows[start:stop]) for start, stop in pairwise(bounds)]

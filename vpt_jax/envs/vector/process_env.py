@@ -3,13 +3,13 @@
 import secrets
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
 from vpt_jax.envs.processes.reaper import start_reaper
-from vpt_jax.envs.vector.client import EnvClient, EnvLostError, EnvSpec, StepResult
+from vpt_jax.envs.vector.client import EnvClient, EnvLostError, EnvSpec, Results, StepResult
 from vpt_jax.video import Frame
 
 
@@ -70,9 +70,9 @@ class ProcessEnv:
 
     def _result(self, client: EnvClient) -> StepResult:
         (result,) = self._answer(client)
-        return result or StepResult({})  # there is one, since one was requested
+        return result if isinstance(result, StepResult) else StepResult({})  # there is one, since one was requested
 
-    def _answer(self, client: EnvClient) -> Sequence[StepResult | None]:
+    def _answer(self, client: EnvClient) -> Results:
         """Wait for the answer to the last request."""
         with self._killed_if_lost(client):
             while (results := client.poll()) is None:

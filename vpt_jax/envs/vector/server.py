@@ -9,7 +9,8 @@ which its answer repeats, so that answers cannot be confused:
     {"make": "module:function", "arguments": {...}, "games": n, "keys": [...], "unpredicted": [...], "axes": n}
                                -> {"shape": [height, width, 3]}, and the block has its size
     NUMBER                     -> NUMBER: the requests in the block are carried out, and the answers are in it
-                               -> {"names": [[name, ...] for each game]}: the same, and the names of the values are new
+                               -> {"names": [[name, ...] for each game], "failed": {game: text}}: the same, with new
+                                  names of the values, and the games that failed in their step: they must be made anew
     anything that fails        -> {"error": text}, and the process ends
 
 The block holds the arrays of `request_type`, at `ANSWERS` those of `answer_type`, and after them the numbers of every
@@ -121,23 +122,34 @@ class EnvServer:
 
     def _carry_out(self, number):
         """Carry out the requests, and write their results; returns the answer."""
-        operations = self._requests["operation"].tolist()
-        for game, operation in enumerate(operations):
+        failed = {}
+        for game, operation in enumerate(self._requests["operation"].tolist()):
             if operation == STEP:
-                self._step(game)
+                failed.update(self._try_step(game))
             elif operation != NOTHING:
                 self._reset(game, operation)
         names = [list(info) for info in self._infos]
         values = [value for info in self._infos for value in info.values()]
         self._values[: len(values)] = values
-        if names == self._names:
+        if names == self._names and not failed:
             return b"%d" % number
         self._names = names
-        return encode({"names": names, "number": number})
+        return encode({"names": names, "failed": failed, "number": number})
+
+    def _try_step(self, game):
+        """Carry out a step; returns the failure by game, if others share the process: they go on."""
+        try:
+            self._step(game)
+        except Exception:
+            if len(self._envs) == 1:
+                raise
+            self._infos[game] = {}
+            return {str(game): traceback.format_exc()}
+        return {}
 
     def _step(self, game):
-        action = action_dict(self._keys, self._requests["keys"][game], self._unpredicted)
-        action["camera"] = self._requests["camera"][game].copy()
+        held, camera = self._requests["keys"][game].tolist(), self._requests["camera"][game].copy()
+        action = action_dict(self._keys, held, self._unpredicted, camera)
         observation, _, terminated, truncated, info = self._envs[game].step(action)
         self._write(game, observation, info, TERMINATED * bool(terminated) + TRUNCATED * bool(truncated))
 
@@ -154,9 +166,9 @@ class EnvServer:
         self._infos[game] = numeric_info(info)
 
 
-def action_dict(keys, held, unpredicted):
-    """Keys of an action dict: 1 for held keys, 0 for the others."""
-    return {**unpredicted, **dict(zip(keys, held.tolist()))}  # noqa: B905 - Python 3.8 has no `strict`
+def action_dict(keys, held, unpredicted, camera):
+    """Action dict: 1 for held keys, 0 for the others, and the movement of the axes."""
+    return {**unpredicted, **dict(zip(keys, held)), "camera": camera}  # noqa: B905 - Python 3.8 has no `strict`
 
 
 def numeric_info(info):
