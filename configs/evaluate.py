@@ -33,6 +33,7 @@ def get_config(variant: str = "doom") -> ConfigDict:
     # The game and the rewards, as in configs/rl_base.py.
     config.game = ConfigDict({name: tuning.game[name] for name in ("name", "arguments", "python")})
     config.game.episodes_per_process = tuning.game.episodes_per_process
+    config.game.games_per_process = tuning.game.games_per_process
     if variant == "doom":
         config.game.arguments.fresh = True  # equal seeds, equal episodes
     config.rewards = tuning.rewards

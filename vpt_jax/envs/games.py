@@ -127,6 +127,7 @@ def make_env_spec(
     python: str = "",
     scripted: bool = False,
     space: ActionSpace = MINERL,
+    games_per_process: int = 0,
 ) -> EnvSpec:
     """Returns the environment specification of a registered game.
 
@@ -136,6 +137,7 @@ def make_env_spec(
         python: interpreter that has its packages (default: this one).
         scripted: True selects the variant with a scripted player.
         space: of the actions.
+        games_per_process: largest number of games of a pool that share a process; 0: the usual one of the game.
 
     Raises:
         ActionSpaceError: the game does not take actions of this space, or its arguments name another one.

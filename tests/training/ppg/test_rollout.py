@@ -75,7 +75,8 @@ def test_a_rollout_of_two_halves_is_that_of_all_environments_together():
     rollouts = []
     for devices, parts in ((1, 1), (1, 2), (2, 2)):
         mesh = parallel.make_mesh(devices=jax.devices()[:devices])
-        assert count_parts(GAMES, mesh) == 2
+        assert count_parts(GAMES, mesh, wanted=2) == 2
+        assert count_parts(GAMES, mesh) == 1  # on CPUs
         collector, params = make_collector(mesh, parts), random_params()
         collector.collect(params, ValueNormalizer.create(), LENGTH * SEGMENTS)
         rollouts.append(jax.device_get(collector.collect(params, ValueNormalizer.create(), LENGTH * SEGMENTS)))
@@ -88,7 +89,7 @@ def test_a_rollout_of_two_halves_is_that_of_all_environments_together():
 
 @pytest.mark.parametrize(("num_envs", "devices", "parts"), [(1, 1, 1), (2, 1, 2), (40, 8, 1), (48, 8, 2), (8, 8, 1)])
 def test_environments_are_halved_where_every_device_has_an_even_number(num_envs, devices, parts):
-    assert count_parts(num_envs, parallel.make_mesh(devices=jax.devices()[:devices])) == parts
+    assert count_parts(num_envs, parallel.make_mesh(devices=jax.devices()[:devices]), wanted=2) == parts
 
 
 def test_random_segments_reproduce_the_log_probs_of_the_rollout():

@@ -66,10 +66,15 @@ def merge_parts(memories: KVCache) -> KVCache:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), memories)
 
 
-def count_parts(num_envs: int, mesh: Mesh) -> int:
-    """Number of parts that the environments can be split into: two, if every device has an even number of them."""
+def count_parts(num_envs: int, mesh: Mesh, wanted: int = 0) -> int:
+    """Number of parts, 1 or 2, that the environments are split into.
+
+    Two parts need an even number of environments on every device. By default (0), they are used where the policy runs
+    on an accelerator: on CPUs, it competes with the games for the cores, and a batch of half the size costs more.
+    """
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
-    return 1 if num_envs // devices % 2 else 2
+    wanted = wanted or (1 if mesh.devices.flat[0].platform == "cpu" else 2)
+    return 1 if num_envs // devices % 2 else wanted
 
 
 class _Part:

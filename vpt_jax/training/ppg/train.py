@@ -152,11 +152,15 @@ def make_pools(config: ConfigDict, mesh: Mesh, start: int) -> "list[Pool | Remot
     played = start * config.num_envs * rollout_length(config)  # no iteration plays more episodes
     first_seed = episode_seed(config.game.seed) + played
     machines = config.game.num_machines // jax.process_count()
-    parts = 1 if machines % 2 else count_parts(config.num_envs, mesh)
+    parts = 1 if machines % 2 else count_parts(config.num_envs, mesh, config.game.parts)
     limits = first_limits(config)
     arguments: dict[str, Any] = dict(
         env_spec=make_env_spec(
-            config.game.name, config.game.arguments.to_dict(), config.game.python, space=run_space(config)
+            config.game.name,
+            config.game.arguments.to_dict(),
+            config.game.python,
+            space=run_space(config),
+            games_per_process=config.game.games_per_process,
         ),
         size=frame_size(config),
         rewards=REWARDS[config.rewards],
