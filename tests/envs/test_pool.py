@@ -158,6 +158,16 @@ def test_a_game_that_fails_in_a_step_costs_the_others_of_its_process_nothing(one
     assert len({episode.info["process"] for episode in episodes}) == 1
 
 
+def test_a_game_that_fails_in_every_first_step_ends_the_run(one_core):
+    game = EnvSpec("tests.envs.toy_games:FailsAt", {"seed": None, "step": 1}, "", TIMEOUTS, games_per_process=2)
+    with make_pool(game) as pool:
+        pool.begin()
+        steps = (attack(pool) for _ in range(20))
+        with pytest.raises(EnvLostError, match=r"(?s)in 5 tries.*step 1 of seed"):
+            list(steps)
+    assert [episode.steps for episode in pool.episodes()] == [0] * pool.lost
+
+
 def test_a_process_that_dies_costs_the_episodes_of_its_games(one_core):
     with make_pool(faulty("die", chance=0.1, steps=6, games_per_process=2), rows=4, seeds=iter(range(24))) as pool:
         pool.begin()

@@ -84,15 +84,16 @@ class Faulty(Counting):
 
 
 class FailsAt(Counting):
-    """Fails in one step of the episode of one seed."""
+    """Fails in one step of the episode of one seed, or of all (None)."""
 
     def __init__(self, seed, step, **options):
         super().__init__(**options)
         self._place = seed, step
 
     def step(self, action):
-        if (self.seed, self.step_number + 1) == self._place:
-            raise RuntimeError(f"step {self._place[1]} of seed {self.seed}")
+        seed, number = self._place
+        if self.step_number + 1 == number and seed in (None, self.seed):
+            raise RuntimeError(f"step {number} of seed {self.seed}")
         return super().step(action)
 
 

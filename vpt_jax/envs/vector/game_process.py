@@ -32,16 +32,12 @@ class GameProcess:
         fit_frame: Callable[[Frame], Frame],
         episodes_per_game: int,
     ):
-        self.rows, self._start_client, self._fit_frame, self._episodes_per_game = (
-            rows,
-            start,
-            fit_frame,
-            episodes_per_game,
-        )
+        self.rows, self._start_client = rows, start
+        self._fit_frame, self._episodes_per_game = fit_frame, episodes_per_game
         self.client: EnvClient | None = None
         self.restart_time = 0.0  # `time.monotonic` at which a missing process is started again
         self.lost = 0  # number of games lost so far
-        self._starts, self._failures = 0, 0  # failures since the last step
+        self._starts, self._last_error = 0, EnvLostError()
         self._pending = False  # an answer is awaited
 
     @property
@@ -72,6 +68,7 @@ class GameProcess:
             self._receive(self.client)
         except EnvLostError as error:
             self._handle_lost(self.client, error)
+        self._check_failures()
 
     def close(self) -> None:
         """End the games."""
@@ -116,22 +113,29 @@ class GameProcess:
         self._pending = False
         for row, result, frame in zip(self.rows, results, client.frames, strict=False):  # none, once it has started
             if isinstance(result, EnvLostError):
-                row.lose(str(result))
-                self.lost, row.played = self.lost + 1, self._episodes_per_game  # it is made anew
+                self._lose(row, result)
+                row.played = self._episodes_per_game  # the game is made anew
             elif result is not None:
                 row.receive(result, self._fit_frame(frame))
-                self._failures = 0 if row.acted else self._failures
         self._send_requests()
 
     def _handle_lost(self, client: EnvClient, error: EnvLostError) -> None:
         """Crash recovery: kill the process; its restart is at once, or later (with backoff) if it keeps failing."""
         client.kill()
         self.client, self._pending = None, False
-        self.lost += sum(row.state is not RowState.DONE for row in self.rows)
-        if self._failures == len(_RETRY_PAUSES):
-            raise EnvLostError(f"a game could not play a step in {len(_RETRY_PAUSES) + 1} tries: {error}") from error
         for row in self.rows:
-            row.lose(str(error))
-        if self.busy:
-            self.restart_time = time.monotonic() + _RETRY_PAUSES[self._failures]
-        self._failures += 1
+            if row.state is not RowState.DONE:
+                self._lose(row, error)
+        failures = max(row.failures for row in self.rows)
+        if self.busy and failures <= len(_RETRY_PAUSES):
+            self.restart_time = time.monotonic() + _RETRY_PAUSES[failures - 1]
+
+    def _lose(self, row: Row, error: EnvLostError) -> None:
+        row.lose(str(error))
+        self.lost += 1
+        self._last_error = error
+
+    def _check_failures(self) -> None:
+        if any(row.failures > len(_RETRY_PAUSES) for row in self.rows):
+            tries = len(_RETRY_PAUSES) + 1
+            raise EnvLostError(f"a game could not play a step in {tries} tries: {self._last_error}")

@@ -56,6 +56,7 @@ class Row:
         self.episodes: list[FinishedEpisode] = []
         self.state, self.seed = RowState.OVER, 0
         self.played = 0  # episodes since the game was made
+        self.failures = 0  # losses since the last step
         self.begin_step()
 
     def begin_step(self) -> None:
@@ -86,6 +87,7 @@ class Row:
 
     def lose(self, reason: str) -> None:
         """Record that the game is lost: its episode ends, or is tried again if it had not started."""
+        self.failures += self.state is not RowState.OVER
         if self.state in (RowState.STEPPING, RowState.WAITING):
             self._record_episode("lost", reason)
             self.state = RowState.OVER
@@ -93,7 +95,8 @@ class Row:
             self.state = RowState.STARTING
 
     def _record_step(self, result: StepResult) -> None:
-        self.acted, self.terminated, self._info = True, result.terminated, result.info
+        self.acted, self.failures = True, 0
+        self.terminated, self._info = result.terminated, result.info
         self.truncated = result.truncated and not result.terminated
         self.reward = self._reward_tracker.update(result.info)
         self._steps, self._return = self._steps + 1, self._return + self.reward
