@@ -1,6 +1,7 @@
 """The compilation cache: a second start compiles nothing, and no state of its folder ends a program."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -50,6 +51,11 @@ def entries(folder):
     return sorted(folder.rglob("*.compiled"))
 
 
+def set_modes(root, folders, files):
+    for path in (root, *root.rglob("*")):
+        path.chmod(folders if path.is_dir() else files)
+
+
 def test_a_second_start_compiles_nothing(filled):
     before = entries(filled)
     shown, _ = start(filled)
@@ -61,7 +67,7 @@ def test_a_second_start_compiles_nothing(filled):
 
 def test_damaged_entries_are_compiled_again_and_replaced(filled, tmp_path):
     copy = tmp_path / "compiled"
-    subprocess.run(["cp", "-r", filled, copy], check=True)
+    shutil.copytree(filled, copy)
     first, second, *_ = entries(copy)
     whole = first.read_bytes()
     first.write_bytes(whole[:-100])  # a full disk under a program that writes in place
@@ -78,17 +84,17 @@ def test_damaged_entries_are_compiled_again_and_replaced(filled, tmp_path):
 
 def test_a_read_only_folder_is_read_and_does_no_harm(filled, tmp_path):
     copy = tmp_path / "compiled"
-    subprocess.run(["cp", "-r", filled, copy], check=True)
+    shutil.copytree(filled, copy)
     entries(copy)[0].unlink()
     entries(copy)[0].write_bytes(b"damaged")
-    subprocess.run(["chmod", "-R", "a-w", copy], check=True)
+    set_modes(copy, folders=0o500, files=0o400)
     # Root without its capabilities is bound by the modes of files.
     prefix = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
     shown, warnings = start(copy, prefix)
     hits, _, requests, *_ = shown.splitlines()[-1].split()
     assert int(hits) == int(requests) - 2 > 0
     assert warnings.count("Permission denied") == 1
-    subprocess.run(["chmod", "-R", "u+w", copy], check=True)
+    set_modes(copy, folders=0o700, files=0o600)
 
 
 def test_an_empty_setting_and_jax_variables_leave_jax_alone(filled, tmp_path):

@@ -3,10 +3,10 @@
 An entry is executable code, and loading it runs it with the rights of the user: a folder that others may write is not
 used, and programs that read models of other people keep theirs in the user's own cache folder.
 
-JAX's own folder cache writes its entries in place, so that a kill or a full disk leaves a truncated entry, which is then
-reported at every start and never replaced; its limit of size needs a lock file, and so a folder that can be written.
-Here an entry is one file, written under a temporary name and renamed, that starts with the SHA-256 of the rest. XLA
-compiles for the features of this machine's CPU, so programs for CPUs are in a folder for each kind of CPU.
+JAX's own folder cache writes its entries in place, so that a kill or a full disk leaves a truncated entry, which is
+then reported at every start and never replaced; and its limit of size needs a lock file, so a folder that is read-only
+could not be read. Here an entry is one file, written under a temporary name and renamed, that starts with the SHA-256
+of the rest. XLA compiles for the features of this machine's CPU: programs for CPUs are in a folder for each kind.
 """
 
 import hashlib
