@@ -27,7 +27,17 @@ SMALL = ["--size=32", "--batch=2", "--length=4", "--seconds=0.2"]
         pytest.param("start", ["start", "to the first step", "compiling"], marks=pytest.mark.slow),
         pytest.param(
             "label",
-            ["mode", "frames/s", "against exact", "decoded/s", "device", "reading", "waiting for input", "writing"],
+            [
+                "mode",
+                "frames/s",
+                "against exact",
+                "decoded/s",
+                "decoding",
+                "device",
+                "reading",
+                "waiting for input",
+                "writing",
+            ],
             marks=pytest.mark.slow,
         ),
     ],

@@ -47,7 +47,7 @@ def use_compilation_cache(config: Any) -> Path | None:
         return None
     import jax
 
-    if jax.config.jax_compilation_cache_dir or (folder := choose_folder(config, os.environ)) is None:
+    if jax.config.values["jax_compilation_cache_dir"] or (folder := choose_folder(config, os.environ)) is None:
         return None
     if (reason := refusal(folder)) is not None:
         print(f"the compilation cache {folder} is not used: {reason}", file=sys.stderr, flush=True)

@@ -45,8 +45,8 @@ def measured_compilation() -> Iterator[CompileTimes]:
         times.requests += event == _REQUEST
         times.hits += event == _HIT
 
-    def add(event: str, seconds: float, **_: object) -> None:
-        times.seconds += seconds * (event == _COMPILE)
+    def add(event: str, duration_secs: float, **_: object) -> None:
+        times.seconds += duration_secs * (event == _COMPILE)
 
     jax.monitoring.register_event_listener(count)
     jax.monitoring.register_event_duration_secs_listener(add)
