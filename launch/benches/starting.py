@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -73,29 +72,43 @@ def start() -> list[Row]:
     return sorted(rows, key=lambda row: row["start"], reverse=True)
 
 
-def _run(workdir: Path, dataset: str, cache: str, step: int) -> Row:
-    """Trains up to a step; returns the seconds from the start of the process to its first step."""
+def _run(workdir: Path, dataset: str, cache: str, number: int) -> Row:
+    """Trains two steps; returns the seconds from the start of the process to the first of them.
+
+    Args:
+        workdir: of the run, which resumes.
+        dataset: folder of its data.
+        cache: folder of the compilation cache; "": none.
+        number: of the start, from 1.
+    """
     config, _, variant = _CONFIG.value.partition(":")
     fields = {
-        "data.train": dataset, "data.valid": dataset, "workdir": workdir, "compilation_cache": cache, "steps": step,
-        "save_every": 1, "evaluate_every": 1_000_000, "optimizer.warmup_steps": 0, "report": False,
+        "data.train": dataset, "data.valid": dataset, "workdir": workdir, "compilation_cache": cache,
+        "steps": 2 * number, "save_every": 1, "evaluate_every": 1_000_000, "optimizer.warmup_steps": 0, "report": False,
     }  # fmt: skip
     settings = [*(f"{name}={value}" for name, value in fields.items()), *_SETTINGS.value]
     command = [sys.executable, "launch/train.py", f"--config=configs/{config}.py" + (f":{variant}" if variant else ""),
                *(f"--config.{setting}" for setting in settings)]  # fmt: skip
-    begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    begun = time.monotonic()
     with subprocess.Popen(  # noqa: S603 - a program of this repository
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"},
-    ) as process:  # fmt: skip
-        output, found, seconds = "", None, 0.0
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        output, found, seconds, processor = "", None, 0.0, 0.0
         for line in process.stdout or ():
             output += line
             if found is None and (found := _FIRST_STEP.search(line)):
-                seconds = time.monotonic() - begun
+                seconds, processor = time.monotonic() - begun, _processor_seconds(process.pid)
     if found is None:
         raise RuntimeError(f"the run has not reached its first step:\n{output[-2000:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"run": _CONFIG.value, "to the first step": f"{seconds:.1f} s", "compiling": f"{found[1]} s ({found[2]})",
-            "processor time of the whole run": f"{processor:.1f} s"}  # fmt: skip
+    return {"run": _CONFIG.value, "to the first step": f"{seconds:.1f} s", "processor time": f"{processor:.1f} s",
+            "compiling": f"{found[1]} s ({found[2]})"}  # fmt: skip
+
+
+def _processor_seconds(process: int) -> float:
+    """Processor time that a running process has used; NaN on other systems than Linux."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("nan")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
