@@ -8,6 +8,7 @@ import pytest
 from tests import programs
 from tests.programs import ROOT
 
+SMALL_RUN = "--set=model.preset=nano,data.batch=8,data.valid_batch=8,data.length=4"
 SMALL = ["--size=32", "--batch=2", "--length=4", "--seconds=0.2"]
 
 
@@ -46,7 +47,8 @@ def test_bench_prints_machine_and_table(dataset_dir, what, columns):
     recordings = dataset_dir.parent / "recordings" / "train"
     data = {"loader": [f"--data={dataset_dir}", "--workers=1"], "decode": [f"--recordings={recordings}"],
             "act": ["--preset=nano"], "label": ["--idm=nano", "--windows=1", "--steps=2"],
-            "start": [f"--data={dataset_dir}", "--starts=1", "--set=model.preset=nano,data.batch=2,data.valid_batch=2"],
+            "start": [f"--data={dataset_dir}", "--starts=1", SMALL_RUN],
+            "compile_step": ["--batch=8"],
             "prepare": [f"--recordings={recordings}"]}  # fmt: skip
     machine, header, *rows = programs.run("bench", what, *SMALL, *data.get(what, [])).splitlines()
     assert "jax" in machine

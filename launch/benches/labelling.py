@@ -53,7 +53,7 @@ def label() -> list[Row]:
     kept = rows * windows * WINDOW // 2
     rates = {mode: kept * rate for mode, rate in alternate(runs).items()}
     with TemporaryDirectory() as folder:
-        video, decoded_rate = decode_video(Path(folder), kept * (_STEPS.value + 1))
+        video, decoded_rate = decode_video(Path(folder), kept * jax.local_device_count() * (_STEPS.value + 1))
         jobs = {mode: run_job(Path(folder, mode), TrainedIDM(idm, params, (size, size, 3), WINDOW, 0), video, mode)
                 for mode in MODES}  # fmt: skip
     return [
@@ -91,7 +91,8 @@ def run_job(folder: Path, idm: TrainedIDM, video: EncodedVideo, mode: str) -> St
     config = label_config.get_config()
     config.update(mode=mode, choice="argmax")
     labeller = Labeller(config, idm)
-    plan = Plan((video,), WINDOW, _WINDOWS.value, _ROWS.value)
+    devices = jax.local_device_count()
+    plan = Plan((video,), WINDOW, _WINDOWS.value, -(-_ROWS.value // devices) * devices)
     with redirect_stderr(io.StringIO()):  # the progress bar
         labeller.label_steps(plan, folder, 1)
         labeller.times = StageSeconds(readers=labeller.times.readers)
