@@ -45,4 +45,7 @@ def get_config(variant: str = "doom") -> ConfigDict:
     config.seed = 5_000_000
     # Number of parallel environments.
     config.num_envs = 10
+    # Folder of the compilation cache: compiled programs, which later starts load. "auto": that of the environment
+    # variable VPT_COMPILATION_CACHE, or else ~/.cache/vpt_jax/compiled; empty: none (configs/base.py says more).
+    config.compilation_cache = "auto"
     return config

@@ -22,6 +22,7 @@ from vpt_jax.system.seeds import episode_seed
 from vpt_jax.training.checkpoints import jsonable, run_metadata
 from vpt_jax.training.loop import Schedule, StopSignal
 from vpt_jax.training.metrics_log import Work
+from vpt_jax.training.ppg.acting_params import acting_params
 from vpt_jax.training.ppg.learner import LearnerState, Rollout
 from vpt_jax.training.ppg.rollout import RolloutCollector, count_parts
 from vpt_jax.training.ppg.setup import (
@@ -104,10 +105,13 @@ class PPGIteration:
         rng = jax.random.fold_in(jax.device_get(state.rng), int(state.step))
         self._collector = RolloutCollector(setup.policy, pools, mesh, config.num_envs, config.unroll_length, rng)
         self._items = list(REWARDS[config.rewards])
+        self._acting_params = acting_params(mesh, setup.policy.dtype)
 
     def rollouts(self, stop: StopSignal) -> Iterator[Rollout]:
         """Yields rollouts, each collected with the newest policy."""
-        while rollout := self._collector.collect(self._state.params, self._state.normalizer, self._num_steps, stop):
+        while rollout := self._collector.collect(
+            self._acting_params(self._state.params), self._state.normalizer, self._num_steps, stop
+        ):
             yield rollout
 
     def learn(self, state: LearnerState, rollout: Rollout) -> tuple[LearnerState, dict[str, Any]]:
