@@ -11,6 +11,8 @@
     python launch/bench.py act --preset=1x --batch=1
     python launch/bench.py label
     python launch/bench.py rollout
+    python launch/bench.py start --data=DATASET --train=foundation:demo
+    python launch/bench.py compile_step --train=foundation:500m --dtype=bfloat16
 
 `loader` reads and decodes a dataset as training does; `prepare` makes a dataset from recordings, with one process, with
 one per core and with Beam; `decode` compares image codecs on frames of recordings. `train_step` is one update on random
@@ -20,9 +22,11 @@ three are compared with the same policy in PyTorch, eager and by `torch.compile`
 dynamics model's convolution over frames by itself. `precision` measures the error of a policy in another dtype
 or with faster matrix products, relative to float32. `ceiling` measures the FLOP/s of a large matrix product and of the
 policy's convolutions on this machine. `label` compares the two modes of labelling long videos by an inverse dynamics
-model. `rollout` runs the embedded game with the demo's policy, with increasing numbers of processes. Alternatives are
-measured in turns. Without --data or --recordings, a few minutes of the embedded game are recorded and prepared first,
-at 128x128, under --workdir.
+model, and measures the stages of a job (reading, device, writing), which overlap. `start` measures the seconds to the
+first training step of a new process, with and without the compilation cache; `compile_step` compiles the step of a
+config and reads it from the cache, without running it. `rollout` runs the embedded game with the demo's policy, with
+increasing numbers of processes. Alternatives are measured in turns. Without --data or --recordings, a few minutes of
+the embedded game are recorded and prepared first, at 128x128, under --workdir.
 """
 
 import importlib
@@ -37,7 +41,7 @@ from vpt_jax.system.paths import RemotePathError
 BENCHES = {  # name -> module in launch/benches/; each module needs other libraries
     "loader": "data", "decode": "data", "prepare": "data", "train_step": "training", "temporal_conv": "training",
     "forward": "policy", "gradient": "policy", "act": "policy", "ceiling": "policy", "precision": "policy",
-    "label": "labelling", "rollout": "playing",
+    "label": "labelling", "rollout": "playing", "start": "starting", "compile_step": "starting",
 }  # fmt: skip
 
 

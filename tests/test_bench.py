@@ -9,6 +9,7 @@ import pytest
 from tests import programs
 from tests.programs import ROOT
 
+SMALL_RUN = "--set=model.preset=nano,data.batch=8,data.valid_batch=8,data.length=4"
 SMALL = ["--size=32", "--batch=2", "--length=4", "--seconds=0.2"]
 
 
@@ -24,13 +25,31 @@ SMALL = ["--size=32", "--batch=2", "--length=4", "--seconds=0.2"]
         pytest.param("gradient", ["preset", "frames/s", "ms", "TFLOP/s"], marks=pytest.mark.slow),
         pytest.param("ceiling", ["what", "ms", "TFLOP/s"], marks=pytest.mark.slow),
         pytest.param("rollout", ["games", "frames/s", "waiting for games"], marks=pytest.mark.slow),
-        pytest.param("label", ["mode", "frames/s", "against exact"], marks=pytest.mark.slow),
+        pytest.param("compile_step", ["run", "from", "tracing", "compiling"], marks=pytest.mark.slow),
+        pytest.param("start", ["start", "to the first step", "compiling"], marks=pytest.mark.slow),
+        pytest.param(
+            "label",
+            [
+                "mode",
+                "frames/s",
+                "against exact",
+                "decoded/s",
+                "decoding",
+                "device",
+                "reading",
+                "waiting for input",
+                "writing",
+            ],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_bench_prints_machine_and_table(dataset_dir, what, columns):
     recordings = dataset_dir.parent / "recordings" / "train"
     data = {"loader": [f"--data={dataset_dir}", "--workers=1"], "decode": [f"--recordings={recordings}"],
-            "act": ["--preset=nano"],
+            "act": ["--preset=nano"], "label": ["--idm=nano", "--windows=1", "--steps=2"],
+            "start": [f"--data={dataset_dir}", "--starts=1", SMALL_RUN],
+            "compile_step": ["--batch=8"],
             "prepare": [f"--recordings={recordings}"]}  # fmt: skip
     machine, header, *rows = programs.run("bench", what, *SMALL, *data.get(what, [])).splitlines()
     assert "jax" in machine
@@ -40,7 +59,8 @@ def test_bench_prints_machine_and_table(dataset_dir, what, columns):
 
 def test_bench_lists_its_benchmarks():
     output = programs.run("bench", "speed", status=1)
-    names = "loader,decode,prepare,train_step,temporal_conv,forward,gradient,act,ceiling,precision,label,rollout"
+    policies = "train_step,temporal_conv,forward,gradient,act,ceiling,precision"
+    names = f"loader,decode,prepare,{policies},label,rollout,start,compile_step"
     assert f"{{{names}}}" in output
 
 

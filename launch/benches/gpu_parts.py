@@ -100,7 +100,7 @@ def _label(small: bool) -> Part:
     shape = (
         ["--idm=nano", "--size=16", "--seconds=0.1"] if small else ["--idm=paper", "--dtype=bfloat16", "--seconds=3"]
     )
-    return Part("label", "label", (sys.executable, str(LAUNCH / "bench.py"), "label", *shape), 120)
+    return Part("label", "label", (sys.executable, str(LAUNCH / "bench.py"), "label", *shape), 120, needs=("av",))
 
 
 def _goldens(small: bool) -> Part:

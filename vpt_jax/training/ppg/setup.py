@@ -76,6 +76,11 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             "config.game.stagger spreads the ends of the first episodes over config.game.arguments.seconds, which is "
             "not set: set it, or config.game.stagger=False"
         )
+    if config.game.games_per_process < 0 or config.game.parts not in (0, 1, 2):
+        raise ConfigError(
+            f"config.game.games_per_process must be 0 or more, and config.game.parts 0, 1 or 2; they are "
+            f"{config.game.games_per_process} and {config.game.parts}"
+        )
     if (machines := config.game.num_machines) and (config.num_envs % machines or machines % jax.process_count()):
         raise ConfigError(
             f"config.game.num_machines is {machines}, and must be a multiple of the {jax.process_count()} training "
