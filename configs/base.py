@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from ml_collections import ConfigDict
 
-Layout = Mapping[str, int]  # fields of the config by name
+Layout = Mapping[str, int | str]  # fields of the config by name
 
 
 def split_variant(

@@ -82,7 +82,7 @@ def _model() -> ConfigDict:
     model.temperature = 1.0
     model.head = "joint"
     model.dtype = "bfloat16"
-    model.remat = True
+    model.remat = "auto"
     # The second value head of PPG (paper).
     model.aux_value = True
     return model

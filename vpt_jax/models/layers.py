@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vpt_jax.models.convolution import conv3x3
+from vpt_jax.models.remat import name_output
 
 NORM_EPSILON = 1e-5
 
@@ -73,4 +74,4 @@ class NormConv(nn.Module):
             name="conv",
             conv_general_dilated=lambda x, kernel, *_, **__: conv3x3(x, kernel),
         )
-        return nn.relu(conv(x))
+        return nn.relu(name_output(conv(x)))
