@@ -18,8 +18,8 @@ from tests.envs.toy_games import SIZE
 from vpt_jax.envs.rewards import REWARDS, Reward, RewardTracker, tracked_names
 from vpt_jax.envs.vector import client as client_module
 from vpt_jax.envs.vector.client import EnvClient, EnvLostError, EnvSpec, StepResult, Timeouts
+from vpt_jax.envs.vector.episode_stream import check_counts
 from vpt_jax.envs.vector.pool import Pool
-from vpt_jax.envs.vector.row import check_counts
 
 APPLES = {"apples": Reward(0.5)}
 BUTTONS, CAMERA = np.zeros(20, np.uint8), np.zeros(2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import rl_diamond, rl_doom
-from vpt_jax.envs.vector.row import FinishedEpisode
+from vpt_jax.envs.vector.episode_stream import FinishedEpisode
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.system.errors import ConfigError

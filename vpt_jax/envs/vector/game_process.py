@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vpt_jax.envs.vector.client import EnvClient, EnvLostError
-from vpt_jax.envs.vector.row import BUSY, Row, RowState
+from vpt_jax.envs.vector.episode_stream import BUSY, EpisodeStream, StreamState
 from vpt_jax.video import Frame
 
 # Retry with exponential backoff: seconds before each retry of a process that is lost again before a step
@@ -27,7 +27,7 @@ class GameProcess:
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[EpisodeStream],
         start: Callable[[int], EnvClient],
         fit_frame: Callable[[Frame], Frame],
         episodes_per_game: int,
@@ -49,12 +49,12 @@ class GameProcess:
         """Send the actions to the games that wait for one, and begin the episodes that are due."""
         for game, row in enumerate(self.rows):
             row.begin_step()
-            if row.state is RowState.OVER:
+            if row.state is StreamState.OVER:
                 row.begin_episode()
-            elif self.client and row.state is RowState.WAITING:
-                row.state = RowState.STEPPING
+            elif self.client and row.state is StreamState.WAITING:
+                row.state = StreamState.STEPPING
                 self.client.step(game, buttons[game], camera[game])
-        if all(row.state is RowState.DONE for row in self.rows):
+        if all(row.state is StreamState.DONE for row in self.rows):
             self.close()
         else:
             self._send_requests()
@@ -78,7 +78,7 @@ class GameProcess:
 
     def _send_requests(self) -> None:
         """Send what the rows need, unless an answer is awaited, or the process is missing and not due."""
-        starting = [game for game, row in enumerate(self.rows) if row.state is RowState.STARTING]
+        starting = [game for game, row in enumerate(self.rows) if row.state is StreamState.STARTING]
         if self._is_worn_out(starting):
             self.close()
         if self.client is None:
@@ -95,7 +95,7 @@ class GameProcess:
         for game in starting:
             row = self.rows[game]
             renew = row.played >= self._episodes_per_game
-            row.state, row.played = RowState.RESETTING, 0 if renew else row.played
+            row.state, row.played = StreamState.RESETTING, 0 if renew else row.played
             client.reset(game, row.seed, renew)
         if self.busy:
             client.send()
@@ -124,13 +124,13 @@ class GameProcess:
         client.kill()
         self.client, self._pending = None, False
         for row in self.rows:
-            if row.state is not RowState.DONE:
+            if row.state is not StreamState.DONE:
                 self._lose(row, error)
         failures = max(row.failures for row in self.rows)
         if self.busy and failures <= len(_RETRY_PAUSES):
             self.restart_time = time.monotonic() + _RETRY_PAUSES[failures - 1]
 
-    def _lose(self, row: Row, error: EnvLostError) -> None:
+    def _lose(self, row: EpisodeStream, error: EnvLostError) -> None:
         row.lose(str(error))
         self.lost += 1
         self._last_error = error

@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from vpt_jax.envs.processes.reaper import start_reaper
 from vpt_jax.envs.rewards import RewardTable
 from vpt_jax.envs.vector.client import EnvClient, EnvLostError, EnvSpec
+from vpt_jax.envs.vector.episode_stream import BUSY, EpisodeStream, FinishedEpisode, StreamState
 from vpt_jax.envs.vector.game_process import GameProcess
-from vpt_jax.envs.vector.row import BUSY, FinishedEpisode, Row, RowState
 from vpt_jax.system.cores import available_cores
 from vpt_jax.video import Frame, resize
 
@@ -99,13 +99,15 @@ class Pool:
     ):
         self.env_spec, self.size = env_spec, size
         self.wait_seconds = 0.0  # spent waiting for games
-        self._awaited = {RowState.STEPPING} | ({RowState.STARTING, RowState.RESETTING} if wait_for_resets else set())
+        self._awaited = {StreamState.STEPPING} | (
+            {StreamState.STARTING, StreamState.RESETTING} if wait_for_resets else set()
+        )
         self._next_awaited = self._awaited
         self.mark = f"{uuid.uuid4().hex}."
         self._reaper = start_reaper(self.mark)
         limits = [None] * len(seeds) if first_limits is None else first_limits
         self._rows = [
-            Row(number, of_row, rewards, limit)
+            EpisodeStream(number, of_row, rewards, limit)
             for number, (of_row, limit) in enumerate(zip(seeds, limits, strict=True))
         ]
         self._processes = [
@@ -127,7 +129,7 @@ class Pool:
     @property
     def done(self) -> bool:
         """True when all episodes have been played."""
-        return all(row.state is RowState.DONE for row in self._rows)
+        return all(row.state is StreamState.DONE for row in self._rows)
 
     @property
     def lost(self) -> int:
@@ -143,7 +145,7 @@ class Pool:
         """Begin to start all games: `receive` then waits for their first frames. To be called once."""
         rows, space = len(self._rows), self.env_spec.space
         self.send(np.zeros((rows, len(space.keys)), np.uint8), np.zeros((rows, len(space.axes)), np.float32))
-        self._next_awaited = {RowState.STARTING, RowState.RESETTING}
+        self._next_awaited = {StreamState.STARTING, StreamState.RESETTING}
 
     def step(self, buttons: UInt8[np.ndarray, "n keys"], camera: Float[np.ndarray, "n axes"]) -> TimeStep:
         """Carry out an action in every row that plays, for one step of the games (camera: movement of the axes).
@@ -174,7 +176,7 @@ class Pool:
             frames=np.stack([blank if row.frame is None else row.frame for row in rows]),
             seed=np.array([row.seed for row in rows]),
             first=np.array([row.first for row in rows]),
-            playing=np.array([row.state is RowState.WAITING for row in rows]),
+            playing=np.array([row.state is StreamState.WAITING for row in rows]),
             acted=np.array([row.acted for row in rows]),
             reward=np.array([row.reward for row in rows], np.float32),
             terminated=np.array([row.terminated for row in rows]),
@@ -202,10 +204,10 @@ class Pool:
             )
         return resize(frame, height, width)
 
-    def _collect(self, awaited: set[RowState]) -> None:
+    def _collect(self, awaited: set[StreamState]) -> None:
         """Receive answers until no row is in one of the `awaited` states."""
         while busy := [process for process in self._processes if process.busy]:
-            none_playing = all(row.state in BUSY | {RowState.DONE} for row in self._rows)
+            none_playing = all(row.state in BUSY | {StreamState.DONE} for row in self._rows)
             waiting = none_playing or any(row.state in awaited for process in busy for row in process.rows)
             _wait(busy if waiting else [])
             for process in busy:
@@ -226,7 +228,7 @@ def _wait(processes: Sequence[GameProcess]) -> None:
         poll.poll(1000 * max(min(deadlines) - time.monotonic(), 0.0) + 1)
 
 
-def split_rows(rows: Sequence[Row], most: int, cores: int) -> list[list[Row]]:
+def split_rows(rows: Sequence[EpisodeStream], most: int, cores: int) -> list[list[EpisodeStream]]:
     """Splits rows into a group for every core, or more, so that none has more than `most`; sizes differ by one at most.
 
     More processes than cores would cost more messages, and gain nothing.

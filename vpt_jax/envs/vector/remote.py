@@ -15,8 +15,8 @@ import ray
 from jaxtyping import Float, UInt8
 
 from vpt_jax.envs.vector.client import EnvLostError, EnvSpec
+from vpt_jax.envs.vector.episode_stream import FinishedEpisode
 from vpt_jax.envs.vector.pool import Pool, TimeStep
-from vpt_jax.envs.vector.row import FinishedEpisode
 from vpt_jax.system.signals import keep_signal_handlers
 
 _NETWORK_SECONDS = 60.0  # that a machine may take longer than its games

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from vpt_jax import parallel
 from vpt_jax.envs.games import GAMES, make_env_spec
 from vpt_jax.envs.rewards import REWARDS
+from vpt_jax.envs.vector.episode_stream import FinishedEpisode
 from vpt_jax.envs.vector.pool import Pool, VectorEnv
-from vpt_jax.envs.vector.row import FinishedEpisode
 from vpt_jax.parallel import log
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.seeds import episode_seed

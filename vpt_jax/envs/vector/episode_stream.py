@@ -24,7 +24,7 @@ class FinishedEpisode(NamedTuple):
     reason: str = ""  # why it was lost
 
 
-class RowState(Enum):
+class StreamState(Enum):
     """State of a row."""
 
     STARTING = "an episode begins, once its process has started"
@@ -35,10 +35,10 @@ class RowState(Enum):
     DONE = "no seeds are left"
 
 
-BUSY = {RowState.STARTING, RowState.RESETTING, RowState.STEPPING}
+BUSY = {StreamState.STARTING, StreamState.RESETTING, StreamState.STEPPING}
 
 
-class Row:
+class EpisodeStream:
     """One stream of episodes; `GameProcess` has the game that plays them.
 
     Args:
@@ -54,7 +54,7 @@ class Row:
         self._limit: int | None = None  # the same of the current one
         self.frame: Frame | None = None  # None: there has been none
         self.episodes: list[FinishedEpisode] = []
-        self.state, self.seed = RowState.OVER, 0
+        self.state, self.seed = StreamState.OVER, 0
         self.played = 0  # episodes since the game was made
         self.failures = 0  # losses since the last step
         self.begin_step()
@@ -67,7 +67,7 @@ class Row:
     def begin_episode(self) -> None:
         """Begin the next episode, if there is one."""
         seed = next(self._seeds, None)
-        self.state = RowState.DONE if seed is None else RowState.STARTING
+        self.state = StreamState.DONE if seed is None else StreamState.STARTING
         self.seed = self.seed if seed is None else seed
 
     def receive(self, result: StepResult, frame: Frame) -> None:
@@ -78,21 +78,21 @@ class Row:
         """
         check_counts(result.info, self._rewards)
         self.frame = frame
-        if self.state is RowState.RESETTING:
+        if self.state is StreamState.RESETTING:
             self._reward_tracker, self._steps, self._return = RewardTracker(self._rewards, result.info), 0, 0.0
-            self.state, self.first, self._info = RowState.WAITING, True, result.info
+            self.state, self.first, self._info = StreamState.WAITING, True, result.info
             self._limit, self._next_limit = self._next_limit, None
         else:
             self._record_step(result)
 
     def lose(self, reason: str) -> None:
         """Record that the game is lost: its episode ends, or is tried again if it had not started."""
-        self.failures += self.state is not RowState.OVER
-        if self.state in (RowState.STEPPING, RowState.WAITING):
+        self.failures += self.state is not StreamState.OVER
+        if self.state in (StreamState.STEPPING, StreamState.WAITING):
             self._record_episode("lost", reason)
-            self.state = RowState.OVER
-        elif self.state is RowState.RESETTING:
-            self.state = RowState.STARTING
+            self.state = StreamState.OVER
+        elif self.state is StreamState.RESETTING:
+            self.state = StreamState.STARTING
 
     def _record_step(self, result: StepResult) -> None:
         self.acted, self.failures = True, 0
@@ -100,9 +100,9 @@ class Row:
         self.truncated = result.truncated and not result.terminated
         self.reward = self._reward_tracker.update(result.info)
         self._steps, self._return = self._steps + 1, self._return + self.reward
-        self.state = RowState.WAITING
+        self.state = StreamState.WAITING
         if ending := self._ending():
-            self.state, self.played = RowState.OVER, self.played + 1
+            self.state, self.played = StreamState.OVER, self.played + 1
             self._record_episode(ending)
 
     def _ending(self) -> str:
