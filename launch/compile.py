@@ -1,13 +1,15 @@
-"""Compile the train step ahead of time for TPUs that are not attached; report its memory, FLOPs and lower time bounds.
+"""Compile the train step ahead of time for TPUs that are not attached; report its memory, FLOPs and estimated time.
 
     python launch/compile.py --config=configs/foundation.py:500m,v5e-256 --topology=v5e:16x16
     python launch/compile.py --config=configs/idm.py:paper,v5p-128 --topology=v5p:4x4x8 --json
     python launch/compile.py --config=configs/rl_doom.py --config.init_from=any --topology=v5e:2x2
 
 The step is the same as that of launch/train.py with the same config. Needs the `tpu` extra and no TPU. Prints a
-chip's memory by kind, FLOPs and memory traffic of a step, the collectives, and the least time that each resource needs.
-The exit status is 1 if the step does not fit. With gradient accumulation (config.data.grad_accum_steps), only memory
-is reported: XLA counts the arithmetic of one microbatch.
+chip's memory by kind, and two times of a step. The compiler's estimate adds the cycles that XLA's cost model gives to
+each operation; with it come the share of the chip's peak and the largest operations. The roofline is the least time
+that each resource needs, and promises more than any program reaches. Warns of layouts that are slow. The exit status is
+1 if the step does not fit. With gradient accumulation (config.data.grad_accum_steps) there is no roofline: XLA counts
+the arithmetic of one microbatch. The estimate counts all.
 """
 
 import json
@@ -15,10 +17,12 @@ import os
 import re
 import sys
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # TPUs are only the target of the compilation
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else libtpu queries the cloud's metadata server
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several compilations at once: no chip is taken
 
 import jax
 from absl import flags
@@ -28,18 +32,25 @@ from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
 from vpt_jax.actions.minerl import MINERL
+from vpt_jax.models.flops import TRAINING_FACTOR, policy_flops
 from vpt_jax.system import command_line
 from vpt_jax.system.errors import UserError
+from vpt_jax.training.cycles import CycleEstimate, estimate_cycles, is_transfer
+from vpt_jax.training.layout_checks import layout_warnings
 from vpt_jax.training.ppg import setup as ppg
 from vpt_jax.training.roofline import CHIPS, GIB, Chip, Cost, by_kind, cost_of, device_bytes
-from vpt_jax.training.setup import Step, batch_shapes, check, make_mesh, make_setup, step_buffers
-from vpt_jax.training.stages import PPG_STAGE, head_statistics
+from vpt_jax.training.setup import Step, batch_shapes, check, make_mesh, make_setup, step_buffers, training_flops
+from vpt_jax.training.stages import PPG_STAGE, STAGES, head_statistics
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "TPU type and its shape in chips.")
 _SIZE = flags.DEFINE_integer(
     "size", 128, "Height and width of the frames (reinforcement learning: config.height, .width)."
 )
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of tables.")
+_HLO = flags.DEFINE_string(
+    "hlo", "", "File for the text of the compiled program, in which operations can be looked up."
+)
+_LARGEST = flags.DEFINE_integer("largest", 10, "Number of operations to list.")
 _SPARE = 0.1  # share of a chip's memory that should stay free: for evaluation, and for the runtime
 
 
@@ -56,6 +67,8 @@ class Program(NamedTuple):
     batch: int  # rows
     length: int  # of a row, in frames
     grad_accum_steps: int
+    flops_per_frame: float  # of the model, in training
+    widths: tuple[int, ...]  # channels of the image stacks
     resident: dict[str, Any]  # other buffers that stay in memory during the step, by kind
 
 
@@ -72,9 +85,13 @@ def main(config: ConfigDict) -> None:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             raise CompileError(explain_failure(error)) from error
+    text = compiled.as_text() or ""
+    if _HLO.value:
+        Path(_HLO.value).write_text(text)
     cost = cost_of(compiled, program.buffers)
     cost.memory.update({kind: device_bytes(shapes) for kind, shapes in program.resident.items()})
-    result = summary(program, cost, devices, dict(mesh.shape)) | {"compile_seconds": time.monotonic() - start_time}
+    estimated = estimate(program, estimate_cycles(text), cost, devices)
+    result = summary(program, cost, devices, mesh, estimated) | {"compile_seconds": time.monotonic() - start_time}
     print(json.dumps(result) if _JSON.value else "\n".join(table(result)))
     if not result["fits"]:
         sys.exit(1)
@@ -90,7 +107,8 @@ def step_program(config: ConfigDict, mesh: Mesh) -> Program:
     buffers = step_buffers(setup.shapes, batch)
     arguments = setup.shapes, batch
     rows, length, grad_accum_steps = config.data.batch, config.data.length, config.data.grad_accum_steps
-    return Program(setup.step, arguments, buffers, rows, length, grad_accum_steps, {})
+    flops, widths = training_flops(config, frame_shape, MINERL), STAGES[config.stage].model.presets[config.model.preset]
+    return Program(setup.step, arguments, buffers, rows, length, grad_accum_steps, flops, widths["widths"], {})
 
 
 def wake_program(config: ConfigDict, mesh: Mesh) -> Program:
@@ -99,7 +117,9 @@ def wake_program(config: ConfigDict, mesh: Mesh) -> Program:
     setup = ppg.make_setup(config, mesh)
     arguments = ppg.wake_arguments(config, mesh, setup)
     buffers, resident = ppg.step_buffers(*arguments), ppg.resident_buffers(config, *arguments)
-    return Program(setup.learner.wake, arguments, buffers, config.num_envs, config.unroll_length, 1, resident)
+    rows, length, policy = config.num_envs, config.unroll_length, setup.policy
+    flops = TRAINING_FACTOR * policy_flops(policy, *ppg.frame_size(config), length)
+    return Program(setup.learner.wake, arguments, buffers, rows, length, 1, flops, policy.widths, resident)
 
 
 def topology_devices(topology: str) -> list[Any]:
@@ -131,13 +151,13 @@ def explain_failure(error: Exception) -> str:
     )
 
 
-def summary(program: Program, cost: Cost, devices: list[Any], mesh: dict[str, int]) -> dict[str, Any]:
-    """Cost of a program as JSON values: memory in bytes, and, without gradient accumulation, the roofline."""
-    chip = CHIPS[devices[0].device_kind]
+def summary(program: Program, cost: Cost, devices: list[Any], mesh: Mesh, estimated: dict[str, Any]) -> dict[str, Any]:
+    """Cost of a program as JSON values: memory in bytes, the estimate, and, without accumulation, the roofline."""
+    chip, images = CHIPS[devices[0].device_kind], program.batch * program.length // program.grad_accum_steps
     result = {
         "topology": _TOPOLOGY.value,
         "chips": len(devices),
-        "mesh": mesh,
+        "mesh": dict(mesh.shape),
         "batch": program.batch,
         "parts": program.grad_accum_steps,
         "memory": cost.memory,
@@ -145,8 +165,30 @@ def summary(program: Program, cost: Cost, devices: list[Any], mesh: dict[str, in
         "memory_of_chip": chip.memory,
         "memory_spare": 1 - cost.total_memory / chip.memory,
         "fits": cost.total_memory <= (1 - _SPARE) * chip.memory,
+        "warnings": list(layout_warnings(mesh, program.batch, images, program.widths)),
+        "estimate": estimated,
     }
     return result | (roofline(program, cost, chip) if program.grad_accum_steps == 1 else {})
+
+
+def estimate(program: Program, cycles: CycleEstimate, cost: Cost, devices: list[Any]) -> dict[str, Any]:
+    """The compiler's estimate as JSON values; with a network that takes longer than the chip, that is the time."""
+    chip = CHIPS[devices[0].device_kind]
+    seconds = cycles.cycles / chip.clock
+    network = cost.seconds(chip)["network"] * program.grad_accum_steps  # at most: some collectives are outside the loop
+    frames_per_second = program.batch * program.length / max(seconds, network)
+    return {
+        "cycles": cycles.cycles,
+        "seconds": seconds,
+        "frames_per_second": frames_per_second,
+        "share_of_peak": frames_per_second * program.flops_per_frame / len(devices) / chip.flops,
+        "largest": [
+            {"cycles": operation.cycles, "name": operation.name, "source": operation.source}
+            for operation in cycles.largest(_LARGEST.value)
+        ],
+        "without_estimate": cycles.uncounted,
+        "loops_of_unknown_length": cycles.endless,
+    }
 
 
 def roofline(program: Program, cost: Cost, chip: Chip) -> dict[str, Any]:
@@ -165,25 +207,52 @@ def roofline(program: Program, cost: Cost, chip: Chip) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> list[str]:
     """Lines of text for a `summary`."""
-    lines = [
+    return [
         f"{result['topology']}: {result['chips']} chips, mesh {result['mesh']}, batch {result['batch']}, "
         f"compiled in {result['compile_seconds']:.0f} s",
         "",
         *(f"  {kind:<20} {size / GIB:8.3f} GiB" for kind, size in result["memory"].items()),
         f"  {'together':<20} {result['memory_total'] / GIB:8.3f} GiB of {result['memory_of_chip'] / GIB:.0f}, "
         f"{result['memory_spare']:.0%} spare: " + ("fits" if result["fits"] else f"less than {_SPARE:.0%} spare"),
+        *(_roofline_lines(result) if "seconds" in result else []),
+        *_estimate_lines(result["estimate"]),
+        *(line for warning in result["warnings"] for line in ("", f"  warning: {warning}")),
     ]
-    if "seconds" in result:
-        lines += [
-            "",
-            f"  {result['flops'] / 1e12:.2f} TFLOP, {result['bytes'] / GIB:.1f} GiB of memory traffic per chip",
-        ]
-        lines += [
-            f"  {number} x {kind}, {size / GIB:.3f} GiB" for kind, (number, size) in result["collectives"].items()
-        ]
-        lines += ["", *(f"  {name:<20} {1000 * seconds:8.1f} ms" for name, seconds in result["seconds"].items())]
-        lines += [f"  bound by {result['bound']}: at most {result['frames_per_second_at_most']:,.0f} frames/s"]
-    return lines
+
+
+def _roofline_lines(result: dict[str, Any]) -> list[str]:
+    return [
+        "",
+        "  roofline, which no program reaches:",
+        f"  {result['flops'] / 1e12:.2f} TFLOP, {result['bytes'] / GIB:.1f} GiB of memory traffic per chip",
+        *(f"  {number} x {kind}, {size / GIB:.3f} GiB" for kind, (number, size) in result["collectives"].items()),
+        *(f"  {name:<20} {1000 * seconds:8.1f} ms" for name, seconds in result["seconds"].items()),
+        f"  bound by {result['bound']}: at most {result['frames_per_second_at_most']:,.0f} frames/s",
+    ]
+
+
+def _estimate_lines(estimated: dict[str, Any]) -> list[str]:
+    """Lines of text for an `estimate`."""
+    total = max(estimated["cycles"], 1)
+    skipped = {kind: figures for kind, figures in estimated["without_estimate"].items() if not is_transfer(kind)}
+    largest = sorted(skipped, key=lambda kind: -skipped[kind][1])[:5]
+    number, size = (sum(figures[i] for figures in skipped.values()) for i in range(2))
+    loops = estimated["loops_of_unknown_length"]
+    return [
+        "",
+        "  the compiler's estimate, without transfers:",
+        f"  {estimated['cycles'] / 1e6:.1f} million cycles, {1000 * estimated['seconds']:.1f} ms, "
+        f"{estimated['share_of_peak']:.1%} of peak, {estimated['frames_per_second']:,.0f} frames/s",
+        f"  without an estimate: {number} operations with {size / 2**20:.1f} MiB of results, most of it of "
+        + ", ".join(f"{skipped[kind][0]} {kind}" for kind in largest),
+        *([f"  {loops} loops of unknown length, counted once"] if loops else []),
+        "  largest operations:",
+        *(
+            f"  {operation['cycles'] / 1e6:8.2f} million {operation['cycles'] / total:6.1%}  {operation['source']}"
+            f"  [{operation['name']}]"
+            for operation in estimated["largest"]
+        ),
+    ]
 
 
 if __name__ == "__main__":

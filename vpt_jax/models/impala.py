@@ -1,13 +1,14 @@
 """Residual image encoder (IMPALA ResNet, reference `lib/impala_cnn.py`): one embedding per frame."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from vpt_jax.models.layers import ImageNorm, NormConv, NormDense
+from vpt_jax.models.platform import target_platform
+from vpt_jax.models.pooling import conv_max_pool, max_pool
 from vpt_jax.models.remat import NONE, rematerialized_block, rematerialized_stack
 from vpt_jax.parallel import FRAMES, constrain
 
@@ -29,43 +30,33 @@ class ResidualBlock(nn.Module):
         return x + NormConv(channels, scale=scale, dtype=self.dtype, name="conv_1")(y)
 
 
-def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h/2 w/2 c"]:
-    """3x3 max-pool with stride 2, padding 1, for even height and width; of equal values the first gets the gradient.
-
-    Same result as `nn.max_pool`. The gradient is computed by selections (`jnp.where`): XLA's own takes four times as
-    long on CPUs and is slow elsewhere too. Columns are pooled first, so that ties are resolved in row-major order.
-    """
-    return _max_of_three(_max_of_three(x, axis=2), axis=1)
-
-
-def _max_of_three(x: Float[Array, "n h w c"], axis: int) -> Float[Array, "n h2 w2 c"]:
-    """The maximum of every even position and its two neighbours along an axis."""
-    size = x.shape[axis] // 2
-    pairs = x.reshape(*x.shape[:axis], size, 2, *x.shape[axis + 1 :])
-    even, odd = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in range(2))
-    before = jax.lax.pad(odd, jnp.array(-jnp.inf, x.dtype), [(int(i == axis), -int(i == axis), 0) for i in range(4)])
-    largest = jnp.where(even > before, even, before)
-    return jnp.where(odd > largest, odd, largest)
-
-
 class DownStack(nn.Module):
     """Downsampling stack: convolution, max-pool, norm, residual blocks."""
 
     features: int
     scale: float  # initial gain; that of each residual block is `scale / sqrt(BLOCKS_PER_STACK)`
-    first_norm: bool = True
+    first_norm: bool = True  # False on frames
     remat: str = NONE
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 features"]:
-        x = NormConv(self.features, norm=self.first_norm, dtype=self.dtype, name="first_conv")(x)
-        x = max_pool(x)
+        options = dict(norm=self.first_norm, dtype=self.dtype, name="first_conv")
+        if self.joins_pool():
+            x = NormConv(self.features, convolve=conv_max_pool, **options)(x)
+        else:
+            x = max_pool(NormConv(self.features, **options)(x))
         x = ImageNorm(dtype=self.dtype, name="norm")(x)
         block_class = rematerialized_block(ResidualBlock, self.remat)
         for i in range(BLOCKS_PER_STACK):
             x = block_class(self.scale / BLOCKS_PER_STACK**0.5, dtype=self.dtype, name=f"block_{i}")(x)
         return x
+
+    @nn.nowrap
+    def joins_pool(self) -> bool:
+        """Return True where convolution and max-pool are faster as one."""
+        # On GPUs only for frames, whose gradient nobody needs: other stacks would add four gradients of their input.
+        return target_platform() == "tpu" or (target_platform() == "gpu" and not self.first_norm)
 
 
 def scale_frames(frames: UInt8[Array | np.ndarray, "... h w 3"], dtype: DTypeLike) -> Float[Array, "... h w 3"]:

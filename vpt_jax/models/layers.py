@@ -6,6 +6,7 @@ precision of the linear map, and of its gradient until that has been summed over
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,14 +15,22 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vpt_jax.models.convolution import conv3x3
+from vpt_jax.models.platform import is_accelerator
 from vpt_jax.models.remat import name_output
 
 NORM_EPSILON = 1e-5
 
 # Statistics over the features of one token.
 TokenNorm = partial(nn.LayerNorm, epsilon=NORM_EPSILON, use_fast_variance=False)
-# Statistics over height, width and channels of one image, scale and shift per channel: GroupNorm with one group.
-ImageNorm = partial(TokenNorm, reduction_axes=(-3, -2, -1), feature_axes=-1)
+
+
+def ImageNorm(**options: Any) -> nn.LayerNorm:  # noqa: N802 - stands for a module
+    """Norm over height, width and channels of one image, scale and shift per channel: GroupNorm with one group.
+
+    On accelerators the variance is E[x^2] - E[x]^2, in float32: one pass over the images. After a ReLU their mean is of
+    the size of their spread, so that the difference is accurate.
+    """
+    return TokenNorm(reduction_axes=(-3, -2, -1), feature_axes=-1, use_fast_variance=is_accelerator(), **options)
 
 
 def fan_in_normalized(scale: float = 1.0) -> Callable[..., Array]:
@@ -53,15 +62,20 @@ class NormDense(nn.Module):
 
 
 class NormConv(nn.Module):
-    """`[n, h, w, in] -> [n, h, w, features]`: norm (unless `norm=False`), 3x3 convolution, ReLU."""
+    """`[n, h, w, in] -> [n, h, w, features]`: norm (unless `norm=False`), 3x3 convolution, ReLU.
+
+    With `convolve=conv_max_pool`, `[n, h, w, in] -> [n, h/2, w/2, features]`: bias and ReLU, which keep the order of
+    numbers, come after the maximum, and are computed for a quarter of the pixels.
+    """
 
     features: int
     norm: bool = True
+    convolve: Callable[[Array, Array], Array] = conv3x3  # images, kernel -> images
     scale: float = 1.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w in"]) -> Float[Array, "n h w features"]:
+    def __call__(self, x: Float[Array, "n h w in"]) -> Float[Array, "n h2 w2 features"]:
         if self.norm:
             x = ImageNorm(dtype=self.dtype, name="norm")(x)
         kernel_init = fan_in_normalized(self.scale)
@@ -72,6 +86,6 @@ class NormConv(nn.Module):
             dtype=self.dtype,
             kernel_init=kernel_init,
             name="conv",
-            conv_general_dilated=lambda x, kernel, *_, **__: conv3x3(x, kernel),
+            conv_general_dilated=lambda x, kernel, *_, **__: self.convolve(x, kernel),
         )
         return nn.relu(name_output(conv(x)))

@@ -23,12 +23,17 @@ class Chip(NamedTuple):
     flops: float  # bfloat16 operations per second, dense
     memory_bandwidth: float  # bytes per second
     network_bandwidth: float  # bytes per second to all neighbours together
+    clock: float = 0.0  # cycles per second; 0: not needed, XLA estimates cycles for TPUs only
 
 
+# Google's data sheets have no clocks. v5e's is in "How to Scale Your Model" (jax-ml.github.io/scaling-book/tpus). Those
+# of v5p and v6e are the peak FLOPs divided by those of a cycle: 2 x 128 x 128 of each of v5p's eight matrix units, and
+# four times 2 x 256 x 256 on v6e. XLA's estimates agree: in a copy within memory they reach 81% of the data sheet's
+# bandwidth on v5e and on v6e, and 72% on v5p.
 CHIPS = {  # by JAX's name of the kind of device
-    "TPU v5 lite": Chip(16 * GIB, 197e12, 819e9, 200e9),
-    "TPU v5": Chip(95 * GIB, 459e12, 2765e9, 600e9),
-    "TPU v6 lite": Chip(32 * GIB, 918e12, 1640e9, 448e9),
+    "TPU v5 lite": Chip(16 * GIB, 197e12, 819e9, 200e9, clock=1.5e9),
+    "TPU v5": Chip(95 * GIB, 459e12, 2765e9, 600e9, clock=1.75e9),
+    "TPU v6 lite": Chip(32 * GIB, 918e12, 1640e9, 448e9, clock=1.75e9),
     "NVIDIA A100-SXM4-80GB": Chip(80 * GIB, 312e12, 2039e9, 300e9),
     "NVIDIA H100 80GB HBM3": Chip(80 * GIB, 989e12, 3350e9, 450e9),
     "NVIDIA H200": Chip(141 * GIB, 989e12, 4800e9, 450e9),
@@ -140,8 +145,13 @@ def _group_size(line: str, devices: int) -> int:
     return groups[1].count(",") + 1 if groups[1] else int(groups[3])
 
 
+def shape_bytes(shape: str) -> int:
+    """Bytes of all tensors in an HLO shape, such as `(f32[8,128]{1,0}, bf16[4]{0})`."""
+    return sum(_bytes(*tensor) for tensor in _SHAPE.findall(shape))
+
+
 def _bytes(dtype: str, dimensions: str) -> int:
-    return _SIZES[dtype] * prod(int(size) for size in dimensions.split(",") if size)
+    return _SIZES.get(dtype, 4) * prod(int(size) for size in dimensions.split(",") if size)
 
 
 def by_kind(collectives: list[Collective]) -> Mapping[str, tuple[int, int]]:
