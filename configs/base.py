@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from ml_collections import ConfigDict
 
-Layout = Mapping[str, int]  # fields of the config by name
+Layout = Mapping[str, int | str]  # fields of the config by name
 
 
 def split_variant(
@@ -54,6 +54,12 @@ def get_config(stage: str, workdir: str) -> ConfigDict:
     config.profile_dir = ""
     # Write a report (HTML page and film) into the work directory at the end (jobs of one process).
     config.report = True
+
+    # Folder of the compilation cache: compiled programs, which later starts load. "auto": that of the environment
+    # variable VPT_COMPILATION_CACHE, or else `compiled` in the work directory, which all hosts of a job share; empty:
+    # none. JAX's own variable, JAX_COMPILATION_CACHE_DIR, comes before this field. Entries are executable code: a
+    # folder of another user, or that every user may write to, is not used.
+    config.compilation_cache = "auto"
 
     config.checkpoint = ConfigDict()
     # Number of latest checkpoints kept, and the interval in hours of further ones that are kept (0: none).

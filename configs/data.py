@@ -55,6 +55,9 @@ def get_config(variant: str = "") -> ConfigDict:
 
     _score(config)
     _export(config)
+    # Folder of the compilation cache: compiled programs, which later starts load. "auto": that of the environment
+    # variable VPT_COMPILATION_CACHE, or else ~/.cache/vpt_jax/compiled; empty: none (configs/base.py says more).
+    config.compilation_cache = "auto"
     return config
 
 

@@ -33,6 +33,7 @@ def get_config(variant: str = "doom") -> ConfigDict:
     # The game and the rewards, as in configs/rl_base.py.
     config.game = ConfigDict({name: tuning.game[name] for name in ("name", "arguments", "python")})
     config.game.episodes_per_process = tuning.game.episodes_per_process
+    config.game.games_per_process = tuning.game.games_per_process
     if variant == "doom":
         config.game.arguments.fresh = True  # equal seeds, equal episodes
     config.rewards = tuning.rewards
@@ -44,4 +45,7 @@ def get_config(variant: str = "doom") -> ConfigDict:
     config.seed = 5_000_000
     # Number of parallel environments.
     config.num_envs = 10
+    # Folder of the compilation cache: compiled programs, which later starts load. "auto": that of the environment
+    # variable VPT_COMPILATION_CACHE, or else ~/.cache/vpt_jax/compiled; empty: none (configs/base.py says more).
+    config.compilation_cache = "auto"
     return config

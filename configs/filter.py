@@ -56,4 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     # Worker processes that decode; 0: one per core available to the program. The result does not depend on it.
     config.workers = 0
+    # Folder of the compilation cache: compiled programs, which later starts load. "auto": that of the environment
+    # variable VPT_COMPILATION_CACHE, or else ~/.cache/vpt_jax/compiled; empty: none (configs/base.py says more).
+    config.compilation_cache = "auto"
     return config

@@ -18,17 +18,21 @@ from vpt_jax.configs import base
 PRESETS = {"500m": "3x", "248m": "2x", "71m": "1x", "demo": "tiny"}
 # By type and number of chips. The paper's batch of 880 = 16 x 5 x 11 is not divisible by 128 or 256; docs/scale.md has
 # the layouts that keep it. 896 and 1,024 are 2% and 16% more, at the same learning rate: our choice, and not tested.
-MACHINES = {
-    "gpu": {"data.grad_accum_steps": 110, "data.valid_batch": 8},
-    "gpu-8": {"mesh.data": 1, "mesh.fsdp": 8, "data.grad_accum_steps": 22},
-    "v5e-256": {"mesh.data": 16, "mesh.fsdp": 16, "data.batch": 1024, "data.valid_batch": 256},
-    "v5p-128": {"mesh.data": 16, "mesh.fsdp": 8, "data.batch": 896, "data.valid_batch": 128, "model.remat": False},
-    "v6e-256": {"mesh.data": 16, "mesh.fsdp": 16, "data.batch": 1024, "data.valid_batch": 256},
-}
+MACHINES: dict[str, dict[str, int | str]] = {
+    "gpu": {"data.grad_accum_steps": 220, "data.valid_batch": 8},
+    "gpu-8": {"mesh.data": 8, "mesh.fsdp": 1, "data.grad_accum_steps": 22},
+    "v5e-256": {
+        "mesh.data": 16, "mesh.fsdp": 16, "data.batch": 1024, "data.valid_batch": 256, "model.remat": "stacks",
+    },
+    "v5p-128": {"mesh.data": 16, "mesh.fsdp": 8, "data.batch": 896, "data.valid_batch": 128, "model.remat": "none"},
+    "v6e-256": {
+        "mesh.data": 16, "mesh.fsdp": 16, "data.batch": 1024, "data.valid_batch": 256, "model.remat": "stacks",
+    },
+}  # fmt: skip
 # Sizes for which another layout of the same machine is faster and fits, by the compiler's estimate (docs/scale.md).
-FASTER: dict[tuple[str, str], dict[str, int]] = {
-    ("71m", "v5e-256"): {"model.remat": False},
-    ("500m", "v5e-256"): {"model.remat": False, "data.grad_accum_steps": 2},
+FASTER: dict[tuple[str, str], dict[str, int | str]] = {
+    ("71m", "v5e-256"): {"model.remat": "none"},
+    ("500m", "v5e-256"): {"model.remat": "none", "data.grad_accum_steps": 2},
 }
 
 
@@ -66,8 +70,11 @@ def _model(preset: str) -> ConfigDict:
     model.head = "joint"
     # Computation dtype; parameters, norms and softmax are always float32.
     model.dtype = "bfloat16"
-    # Rematerialization (gradient checkpointing) of the image stacks: less memory, about a third more compute.
-    model.remat = True
+    # Rematerialization (gradient checkpointing) of the image stacks (vpt_jax/models/remat.py): "none"; "convolutions",
+    # keep their outputs and compute the rest again; "stacks", compute all again: the least memory, a third more
+    # arithmetic; or "auto", the first of these whose compiled step fits into the device's memory. The gradient is equal
+    # up to rounding, so a run may resume with another.
+    model.remat = "auto"
     return model
 
 
@@ -147,7 +154,7 @@ def _initial() -> ConfigDict:
 def _demo(config: ConfigDict) -> None:
     """Settings for minutes on two cores instead of days on a cluster."""
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
-    config.model.remat = False
+    config.model.remat = "none"
     # Twice as long as the memory: in shorter windows, gradients do not reach as far back as the memory does.
     config.data.length = 32
     config.data.batch = config.data.valid_batch = 16

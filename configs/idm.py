@@ -19,13 +19,17 @@ from vpt_jax.configs import base
 
 PRESETS = {"paper": "paper", "demo": "tiny"}
 # By type and number of chips. All keep the batch of 128 windows.
-MACHINES = {
+MACHINES: dict[str, dict[str, int | str]] = {
     "gpu": {"data.grad_accum_steps": 128, "data.valid_batch": 4},
-    "gpu-8": {"mesh.data": 1, "mesh.fsdp": 8, "data.grad_accum_steps": 16},
-    "v5e-256": {"mesh.data": 8, "mesh.fsdp": 16, "mesh.tensor": 2, "data.valid_batch": 128},
-    "v5p-128": {"mesh.data": 16, "mesh.fsdp": 8, "data.valid_batch": 128, "model.remat": False},
-    "v6e-256": {"mesh.data": 8, "mesh.fsdp": 16, "mesh.tensor": 2, "data.valid_batch": 128},
-}
+    "gpu-8": {"mesh.data": 8, "mesh.fsdp": 1, "data.grad_accum_steps": 16},
+    "v5e-256": {
+        "mesh.data": 8, "mesh.fsdp": 16, "mesh.tensor": 2, "data.valid_batch": 128, "model.remat": "stacks",
+    },
+    "v5p-128": {"mesh.data": 16, "mesh.fsdp": 8, "data.valid_batch": 128, "model.remat": "none"},
+    "v6e-256": {
+        "mesh.data": 8, "mesh.fsdp": 16, "mesh.tensor": 2, "data.valid_batch": 128, "model.remat": "stacks",
+    },
+}  # fmt: skip
 
 
 def get_config(variant: str = "paper") -> ConfigDict:
@@ -57,8 +61,8 @@ def _model(preset: str) -> ConfigDict:
     model.use_last = True
     # Computation dtype; parameters, norms and softmax are always float32.
     model.dtype = "bfloat16"
-    # Rematerialization (gradient checkpointing) of the image stacks: less memory, about a third more compute.
-    model.remat = True
+    # Rematerialization of the image stacks: "none", "convolutions", "stacks" or "auto", as in configs/foundation.py.
+    model.remat = "auto"
     return model
 
 
@@ -135,7 +139,7 @@ def _optimizer() -> ConfigDict:
 def _demo(config: ConfigDict) -> None:
     """Settings for minutes on two cores instead of days on a cluster."""
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
-    config.model.remat = False
+    config.model.remat = "none"
     # With random filters it needs several times the frames until it distinguishes left from right.
     config.initial.temporal_difference = True
     # Many short windows: consecutive frames are almost redundant.

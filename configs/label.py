@@ -58,6 +58,10 @@ def get_config(variant: str = "") -> ConfigDict:
     # Sharding over hosts: number of shards of the videos, one for each host, and index of the shard of this host.
     config.num_shards = 1
     config.shard_index = 0
-    # Worker processes that decode; 0: one per core that the program may use. The dataset does not depend on it.
+    # Worker processes that decode videos, and threads that read the frames back; 0: one per core that the program may
+    # use. The dataset does not depend on it.
     config.workers = 0
+    # Folder of the compilation cache: compiled programs, which later starts load. "auto": that of the environment
+    # variable VPT_COMPILATION_CACHE, or else ~/.cache/vpt_jax/compiled; empty: none (configs/base.py says more).
+    config.compilation_cache = "auto"
     return config

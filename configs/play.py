@@ -29,6 +29,9 @@ def get_config(variant: str = "doom") -> ConfigDict:
     config.temperature = 1.0
     # Also display it in a window, at the game's own speed. Closing the window ends the program.
     config.window = False
+    # Folder of the compilation cache: compiled programs, which later starts load. "auto": that of the environment
+    # variable VPT_COMPILATION_CACHE, or else ~/.cache/vpt_jax/compiled; empty: none (configs/base.py says more).
+    config.compilation_cache = "auto"
 
     # The game and the rewards, as in configs/rl_base.py.
     if variant == "video":

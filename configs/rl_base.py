@@ -56,8 +56,14 @@ def _game(name: str, arguments: Mapping[str, Any]) -> ConfigDict:
     # environments are spread over the episode from then on. Otherwise environments with episodes of equal length stay
     # synchronous (our choice; the paper's games ran asynchronously).
     game.stagger = True
-    # Number of episodes after which a game's process is restarted.
+    # Number of episodes after which a game is made anew: by another process, if no other game shares its own.
     game.episodes_per_process = 100
+    # Largest number of games that share a process; 0: the usual one of the game (GAMES in vpt_jax/envs/games.py). A
+    # process that is lost costs the episodes of all its games.
+    game.games_per_process = 0
+    # 2: one half of the games plays while the policy acts in the other half; 1: all together; 0: two halves where the
+    # policy runs on an accelerator. Actions and episodes do not depend on it.
+    game.parts = 0
     # Action space of new parameters, one that the game takes: a name of vpt_jax/actions/spaces.py, or a JSON file. A
     # policy in config.init_from keeps its own.
     game.space = "minerl"
@@ -76,7 +82,7 @@ def _model() -> ConfigDict:
     model.temperature = 1.0
     model.head = "joint"
     model.dtype = "bfloat16"
-    model.remat = True
+    model.remat = "auto"
     # The second value head of PPG (paper).
     model.aux_value = True
     return model

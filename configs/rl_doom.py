@@ -24,7 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.model.preset = "tiny"
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
-    config.model.remat = False
+    config.model.remat = "none"
     config.height, config.width = 16, 16
 
     config.num_envs = 16

@@ -146,8 +146,8 @@ def explain_failure(error: Exception) -> str:
     used = re.search(r"Used \S+ of \S+ \w+\. Exceeded \w+ capacity by \S+\.", text)
     return (
         f"the step does not fit into a chip's memory. {used[0] if used else text.splitlines()[0]} Lower "
-        "config.data.batch (config.num_envs), raise config.data.grad_accum_steps, set config.model.remat, or split "
-        "more by config.mesh.fsdp"
+        "config.data.batch (config.num_envs), raise config.data.grad_accum_steps, set config.model.remat=stacks, or "
+        "split more by config.mesh.fsdp"
     )
 
 

@@ -190,6 +190,8 @@ def local_rows(mesh: Mesh, batch: int) -> list[int]:
 
 def local_batch(device_arrays: Any) -> Any:
     """Copy this host's rows of a tree of global arrays to host memory: the inverse of `global_batch`."""
+    if all(rows.sharding.num_devices == 1 for rows in jax.tree.leaves(device_arrays)):
+        return jax.device_get(device_arrays)  # the same in a third of the time, which matters in acting
     shards = jax.tree.map(_local_shards, device_arrays)
     for shard in jax.tree.leaves(shards):
         shard.copy_to_host_async()  # start all copies before waiting for one
@@ -222,6 +224,8 @@ def log(message: str) -> None:
 def global_batch(local: Any, mesh: Mesh, batch: int) -> Any:
     """Global arrays of `batch` rows from the rows of each host: puts this host's tree of arrays on its devices."""
     sharding = batch_sharding(mesh)
+    if mesh.size == 1:
+        return jax.device_put(local, sharding)  # the same in less time, which matters in acting
     return jax.tree.map(
         lambda rows: jax.make_array_from_process_local_data(sharding, rows, (batch, *rows.shape[1:])), local
     )

@@ -36,9 +36,7 @@ CODEC_FRAMES = 1152  # 36 chunks
 
 def loader() -> list[Row]:
     """Batches per second of the stream, with all workers, without a train step."""
-    stream = Stream(
-        StreamSettings(_DATA.value or str(make_data()[1]), "train", BATCH.value, LENGTH.value, _NULLS.value)
-    )
+    stream = Stream(StreamSettings(dataset_folder(), "train", BATCH.value, LENGTH.value, _NULLS.value))
     workers: int = _WORKERS.value
     with closing(batches(stream, range(BATCH.value), 0, sys.maxsize, workers)) as steps:
         for _ in range(4 * max(workers, 1)):  # warm-up: starts the workers, fills the buffers
@@ -92,6 +90,11 @@ def recorded_frames(folder: Path) -> Iterator[np.ndarray]:
     for path in recordings:
         steps = read_steps(path.with_name(path.name + ".jsonl"))
         yield from read_frames(path.with_name(path.name + ".mp4"), steps, SIZE.value, SIZE.value)
+
+
+def dataset_folder() -> str:
+    """Folder of the dataset that is given, or of one that is made."""
+    return _DATA.value or str(make_data()[1])
 
 
 def make_data() -> tuple[Path, Path]:

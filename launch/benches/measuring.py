@@ -1,11 +1,13 @@
 """Measuring for all benchmarks: runs per second, peak memory, description of the machine, tables."""
 
 import importlib.metadata
+import json
 import platform
 import resource
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +20,7 @@ BATCH = flags.DEFINE_integer("batch", 8, "Rows of a batch.")
 LENGTH = flags.DEFINE_integer("length", 64, "Frames of a window.")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type in which the model computes.")
 SECONDS = flags.DEFINE_float("seconds", 10.0, "Seconds to measure for, after a warm-up.")
+JSON = flags.DEFINE_string("json", "", "File for the machine and the rows, in JSON; empty: none.")
 
 Row = dict[str, str]
 
@@ -62,6 +65,11 @@ def machine() -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "numpy"))
     return (f"{jax.device_count()} x {jax.devices()[0].device_kind}, {available_cores()} cores ({platform.machine()}), "
             f"Python {platform.python_version()}, {versions}")  # fmt: skip
+
+
+def write_json(rows: list[Row]) -> None:
+    """Writes the machine and the rows to the file of --json."""
+    Path(JSON.value).write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
 
 
 def print_table(rows: list[Row]) -> None:

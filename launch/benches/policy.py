@@ -1,4 +1,4 @@
-"""Benchmarks of the policy: training, inference, precision. Needs no data libraries, so it runs wherever JAX does."""
+"""Benchmarks of the policy: inference, its gradient, precision. Needs no data libraries: it runs wherever JAX does."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -16,35 +16,24 @@ from vpt_jax.data.batch import Batch
 from vpt_jax.models.convolution import conv3x3
 from vpt_jax.models.flops import TRAINING_FACTOR, conv_flops, policy_flops
 from vpt_jax.models.policy import Policy
-from vpt_jax.models.presets import POLICIES
+from vpt_jax.models.presets import IDMS, POLICIES
+from vpt_jax.models.remat import NONE
 from vpt_jax.models.value_normalizer import ValueNormalizer
-from vpt_jax.training import state as training
 from vpt_jax.training.behavioural_cloning import cloning_loss
-from vpt_jax.training.optimizers import adam, linear_schedule
 
-_PRESET = flags.DEFINE_enum("preset", "tiny", list(POLICIES), "Size of the policy.")
-_REMAT = flags.DEFINE_bool("remat", False, "Recompute the image stacks in the backward pass.")
-_AGAINST = flags.DEFINE_enum("against", "none", ["none", "torch"], "Also measure the policy written in PyTorch.")
+IDM_PREFIX = "idm:"
+PRESET = flags.DEFINE_enum(
+    "preset", "tiny", [*POLICIES, *(IDM_PREFIX + name for name in IDMS)],
+    f"Size of the policy, or, for train_step and temporal_conv, {IDM_PREFIX}SIZE of an inverse dynamics model.",
+)  # fmt: skip
+_AGAINST = flags.DEFINE_enum(
+    "against", "none", ["none", "torch", "torch-eager"],
+    "Also measure the policy written in PyTorch: eager and by torch.compile, or eager alone.",
+)  # fmt: skip
 
 ERRORS: tuple[type[Exception], ...] = ()
 _SQUARE = 4096
 _FRAME_BUDGET = 50  # milliseconds between two frames of a game
-
-
-def train_step() -> list[Row]:
-    """Train steps on random frames in device memory."""
-    policy, params, batch = random_inputs(BATCH.value, LENGTH.value)
-    optimizer = adam(linear_schedule(1e-4, 10, 1000), 0.0625, 5.0)
-    state = training.initial_state(params, optimizer, policy.initial_memory(BATCH.value), jax.random.PRNGKey(0))
-    step = jax.jit(partial(training.train_step, partial(cloning_loss, policy), optimizer), donate_argnums=0)
-    compiled, seconds = timed(lambda: step.lower(state, batch).compile())
-
-    def update() -> Any:
-        nonlocal state
-        state, metrics = compiled(state, batch)
-        return metrics
-
-    return policy_rows({"jax": update}, LENGTH.value, seconds, TRAINING_FACTOR)
 
 
 def forward() -> list[Row]:
@@ -54,8 +43,8 @@ def forward() -> list[Row]:
     step = jax.jit(partial(outputs, policy))
     compiled, seconds = timed(lambda: step.lower(params, batch, memory).compile())
     runs = {"jax": lambda: compiled(params, batch, memory)[0]}
-    if torch_policy := make_torch_policy(policy, params, batch):
-        runs["torch"] = torch_policy.forward
+    torch_policies = make_torch_policies(policy, params, batch)
+    runs |= {name: torch_policy.forward for name, torch_policy in torch_policies.items()}
     return policy_rows(runs, LENGTH.value, seconds, passes=1)
 
 
@@ -66,8 +55,9 @@ def gradient() -> list[Row]:
     total = jax.jit(jax.grad(lambda *inputs: sum(head.sum() for head in outputs(policy, *inputs)[0].values())))
     compiled, seconds = timed(lambda: total.lower(params, batch, memory).compile())
     runs = {"jax": lambda: compiled(params, batch, memory)}
-    if torch_policy := make_torch_policy(policy, params, batch):
-        runs["torch"] = torch_policy.gradient
+    for name, torch_policy in make_torch_policies(policy, params, batch).items():
+        torch_policy.check_gradient(compiled(params, batch, memory._replace(mask=jnp.ones_like(memory.mask))))
+        runs[name] = torch_policy.gradient
     return policy_rows(runs, LENGTH.value, seconds, TRAINING_FACTOR)
 
 
@@ -87,8 +77,8 @@ def act() -> list[Row]:
     if agent := make_agent(policy, params):
         observations = [{"pov": np.zeros((360, 640, 3), np.uint8)}] * BATCH.value
         runs["agent"] = lambda: agent.act(observations)
-    if torch_policy := make_torch_policy(policy, params, batch):
-        runs["torch"] = torch_policy.forward
+    torch_policies = make_torch_policies(policy, params, batch)
+    runs |= {name: torch_policy.forward for name, torch_policy in torch_policies.items()}
     rows = policy_rows(runs, 1, seconds, passes=1)
     return [row | {f"of {_FRAME_BUDGET} ms": f"{float(row['ms']) / _FRAME_BUDGET:.0%}"} for row in rows]
 
@@ -103,7 +93,7 @@ def precision() -> list[Row]:
         inexact, loss, grads = _outputs_loss_gradient(module, matmul_precision, params, batch)
         errors = {name: float(jnp.abs(inexact[name] - exact).max()) for name, exact in exact_outputs.items()}
         errors |= {"loss": abs(float(loss - exact_loss)), "gradient, share": _relative_error(grads, exact_grads)}
-        rows.append({"preset": _PRESET.value, "by": by} | {name: f"{value:.1e}" for name, value in errors.items()})
+        rows.append({"preset": PRESET.value, "by": by} | {name: f"{value:.1e}" for name, value in errors.items()})
     return rows
 
 
@@ -139,20 +129,32 @@ def make_agent(policy: Policy, params: Any) -> Any:
     return PolicyAgent(trained, num_envs=BATCH.value)
 
 
-def random_inputs(rows: int, length: int) -> tuple[Policy, Any, Batch]:
+def random_inputs(rows: int, length: int, remat: str = NONE) -> tuple[Policy, Any, Batch]:
     """Policy with random parameters, and a batch of random frames and actions."""
-    policy = Policy(**POLICIES[_PRESET.value], dtype=jnp.dtype(DTYPE.value), remat=_REMAT.value)
+    policy = Policy(**policy_sizes(), dtype=jnp.dtype(DTYPE.value), remat=remat)
+    batch = random_batch(rows, length)
+    one_frame = batch.frames[:1, :1], batch.first[:1, :1], policy.initial_memory(1)
+    params = jax.jit(policy.init)(jax.random.key(0), *one_frame)["params"]
+    return policy, params, jax.device_put(batch)
+
+
+def policy_sizes() -> dict[str, Any]:
+    """Sizes of the policy of --preset."""
+    if PRESET.value.startswith(IDM_PREFIX):
+        sys.exit(f"error: this is for policies: --preset={'|'.join(POLICIES)}")
+    return POLICIES[PRESET.value]
+
+
+def random_batch(rows: int, length: int) -> Batch:
+    """Random frames and actions, in host memory."""
     rng = np.random.default_rng(0)
-    batch = Batch(
+    return Batch(
         frames=rng.integers(0, 256, (rows, length, SIZE.value, SIZE.value, 3), np.uint8),
         buttons=rng.integers(0, 2, (rows, length, 20), np.uint8),
         camera=rng.normal(0, 3, (rows, length, 2)).astype(np.float32),
         first=np.zeros((rows, length), bool),
         valid=np.ones((rows, length), bool),
     )
-    one_frame = batch.frames[:1, :1], batch.first[:1, :1], policy.initial_memory(1)
-    params = jax.jit(policy.init)(jax.random.key(0), *one_frame)["params"]
-    return policy, params, jax.device_put(batch)
 
 
 def ceiling() -> list[Row]:
@@ -160,7 +162,7 @@ def ceiling() -> list[Row]:
     dtype, images, size = jnp.dtype(DTYPE.value), BATCH.value * LENGTH.value, SIZE.value
     square = jnp.ones((_SQUARE, _SQUARE), dtype)
     runs = {f"{_SQUARE}x{_SQUARE} matrices": (jax.jit(jnp.matmul), (square, square), 2.0 * _SQUARE**3)}
-    for width in POLICIES[_PRESET.value]["widths"]:
+    for width in policy_sizes()["widths"]:
         size //= 2
         x, kernel = jnp.ones((images, size, size, width), dtype), jnp.ones((3, 3, width, width), dtype)
         name = f"3x3 convolution, {images} images of {size}x{size}, {width} channels"
@@ -179,31 +181,40 @@ def outputs(policy: Policy, params: Any, batch: Batch, memory: Any) -> tuple[dic
     return {**output.logits, "value": output.value}, output.memory
 
 
-def make_torch_policy(policy: Policy, params: Any, batch: Batch) -> Any:
-    """The same policy in PyTorch with --against=torch, else None; raises if its outputs differ from JAX's."""
+def make_torch_policies(policy: Policy, params: Any, batch: Batch) -> dict[str, Any]:
+    """The same policy in PyTorch by name, with --against=torch; raises if the outputs of one differ from JAX's.
+
+    They are compared in float32. What is measured computes in --dtype.
+    """
     if _AGAINST.value == "none":
-        return None
+        return {}
     try:
         from benches.torch_policy import TorchPolicy, exact_products  # here, since only this needs PyTorch
     except ModuleNotFoundError as error:
-        sys.exit(f"error: --against=torch needs PyTorch ({error}): pip install torch")
+        sys.exit(f"error: --against={_AGAINST.value} needs PyTorch ({error}): pip install torch")
     memory, exact = policy.initial_memory(len(batch.frames)), policy.clone(dtype=jnp.float32)
-    with jax.default_matmul_precision("highest"), exact_products():
+    frames, torch_policies = np.asarray(batch.frames), {}
+    with jax.default_matmul_precision("highest"):
         expected, _ = outputs(exact, params, batch, memory._replace(mask=jnp.ones_like(memory.mask)))
-        torch_outputs = TorchPolicy(policy, params, np.asarray(batch.frames)).forward()
-    for name, tensor in torch_outputs.items():
-        actual = tensor.cpu().numpy().reshape(expected[name].shape)
-        np.testing.assert_allclose(actual, expected[name], atol=1e-3, err_msg=name)
-    return TorchPolicy(policy, params, np.asarray(batch.frames), DTYPE.value)
+    for name, compiled in {"torch": False, "torch.compile": True}.items():
+        if compiled and _AGAINST.value != "torch":
+            continue
+        with exact_products():
+            torch_outputs = TorchPolicy(policy, params, frames, compiled=compiled).forward()
+        for head, tensor in torch_outputs.items():
+            actual = tensor.cpu().numpy().reshape(expected[head].shape)
+            np.testing.assert_allclose(actual, expected[head], atol=1e-3, err_msg=f"{name}, {head}")
+        torch_policies[name] = TorchPolicy(policy, params, frames, DTYPE.value, compiled)
+    return torch_policies
 
 
 def policy_rows(runs: Mapping[str, Callable[[], Any]], length: int, compile_seconds: float, passes: int) -> list[Row]:
     """Measures the runs in turns, a row for each. A forward pass counts as one of `passes`, its gradient as two."""
     rates, frames = alternate(runs), BATCH.value * length
-    policy = Policy(**POLICIES[_PRESET.value])
+    policy = Policy(**policy_sizes())
     flops = passes * frames * policy_flops(policy, SIZE.value, SIZE.value, length)
     return [
-        {"by": name, "preset": _PRESET.value, "dtype": DTYPE.value, "remat": str(_REMAT.value and name == "jax"),
+        {"by": name, "preset": PRESET.value, "dtype": DTYPE.value,
          "rows": str(BATCH.value), "length": str(length), "frames": f"{SIZE.value}x{SIZE.value}",
          "frames/s": f"{rate * frames:,.1f}", "ms": f"{1000 / rate:.1f}", "TFLOP/s": f"{rate * flops / 1e12:.3f}",
          "jax's speed": f"{rates['jax'] / rate:.2f}", "compile s": f"{compile_seconds:.1f}" if name == "jax" else "",

@@ -1,12 +1,13 @@
 """The policy in PyTorch, for `launch/bench.py --against=torch` alone: the same parameters, the same outputs.
 
 Eager mode, like the reference code: images channel-first, operations one after another; bfloat16 is PyTorch's autocast.
+The same functions by `torch.compile`, which on CPUs needs a C++ compiler.
 `x` is a tensor, `p` the subtree of parameters that belongs to a layer.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,28 +22,52 @@ Params = Mapping[str, Any]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 torch.set_default_device(DEVICE)
 State = list[tuple[Tensor, Tensor]]  # KV cache: keys and values of every layer, all valid
+_GRADIENT_TOLERANCE = {"float32": 1e-2, "bfloat16": 0.5}  # norm of the difference, relative to that of the gradient
+
+
+class Attention(NamedTuple):
+    """Constants of the attention for one chunk length."""
+
+    heads: int
+    memory_length: int
+    band: Tensor
+    distance: Tensor
 
 
 class TorchPolicy:
     """PyTorch policy as `launch/bench.py` measures it; it carries a full KV cache from call to call."""
 
-    def __init__(self, policy: Policy, params: Params, frames: np.ndarray, dtype: str = "float32") -> None:
-        self.policy, self.params, self.dtype = policy, to_torch(params), dtype
+    def __init__(
+        self, policy: Policy, params: Params, frames: np.ndarray, dtype: str = "float32", compiled: bool = False
+    ) -> None:
+        self.params, self.dtype = to_torch(params), dtype
+        self.attention = make_attention(policy, frames.shape[1])
+        self.compiled = compiled
+        self.apply = torch.compile(apply, dynamic=False) if compiled else apply
         self.frames = torch.from_numpy(np.array(frames)).to(DEVICE)
         self.state = initial_state(policy, len(frames))
 
     def forward(self) -> dict[str, Tensor]:
         """Logits and values, without gradients."""
         with torch.no_grad(), self._cast():
-            outputs, self.state = apply(self.policy, self.params, self.frames, self.state)
+            outputs, self.state = self.apply(self.attention, self.params, self.frames, self.state)
+        if self.compiled:  # a state of other strides than the first would be compiled for again
+            self.state = [(_dense_copy(keys), _dense_copy(values)) for keys, values in self.state]
         return synchronized(outputs)
 
     def gradient(self) -> tuple[Tensor, ...]:
         """Gradients of the sum of all outputs with respect to every parameter."""
         with self._cast():
-            outputs, _ = apply(self.policy, self.params, self.frames, self.state)
+            outputs, _ = self.apply(self.attention, self.params, self.frames, self.state)
         total = torch.stack([output.float().sum() for output in outputs.values()]).sum()
         return synchronized(torch.autograd.grad(total, list(_leaves(self.params))))
+
+    def check_gradient(self, expected: Params) -> None:
+        """Raises an `AssertionError` unless the gradient is close to JAX's, of the same dtype, from an empty memory."""
+        actual = torch.cat([leaf.float().flatten() for leaf in self.gradient()])
+        exact = torch.cat([leaf.detach().flatten() for leaf in _leaves(to_torch(expected))])
+        error = float((actual - exact).norm() / exact.norm())
+        assert error < _GRADIENT_TOLERANCE[self.dtype], f"the gradient differs from JAX's by {error:.1%} of its norm"  # noqa: S101
 
     def _cast(self) -> AbstractContextManager[Any]:
         return torch.autocast(DEVICE, torch.bfloat16, enabled=self.dtype == "bfloat16")
@@ -65,6 +90,10 @@ def _leaves(params: Params) -> Iterator[Tensor]:
         yield from _leaves(leaf) if isinstance(leaf, Mapping) else [leaf]
 
 
+def _dense_copy(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
+
+
 def to_torch(params: Params) -> Params:
     """Converts JAX parameters to tensors that require a gradient, convolution kernels to `[out, in, 3, 3]`."""
     return {name: to_torch(leaf) if isinstance(leaf, Mapping) else _tensor(leaf) for name, leaf in params.items()}
@@ -83,14 +112,21 @@ def initial_state(policy: Policy, batch: int) -> State:
     return [(torch.zeros(shape), torch.zeros(shape)) for _ in range(policy.layers)]
 
 
-def apply(policy: Policy, p: Params, frames: Tensor, state: State) -> tuple[dict[str, Tensor], State]:
+def make_attention(policy: Policy, length: int) -> Attention:
+    """Constants of the attention for chunks of `length` frames."""
+    memory = policy.memory_length
+    tables = causal_band(length, memory + length, memory), relative_distance(length, memory)
+    return Attention(policy.heads, memory, *(torch.from_numpy(np.array(table)).to(DEVICE) for table in tables))
+
+
+def apply(attention: Attention, p: Params, frames: Tensor, state: State) -> tuple[dict[str, Tensor], State]:
     """Applies the policy to `frames` `[b, t, h, w, 3]`, uint8. Returns logits and values, and the next state."""
     b, t = frames.shape[:2]
     x = frames.flatten(0, 1).permute(0, 3, 1, 2).contiguous().float() / 255
     x = _encode(p["encoder"], x).reshape(b, t, -1)
     next_state = []
     for i, memory in enumerate(state):
-        x, memory = _block(policy, p["transformer"][f"block_{i}"], x, memory)
+        x, memory = _block(attention, p["transformer"][f"block_{i}"], x, memory)
         next_state.append(memory)
     x = _norm(p["final_norm"], _norm_dense(p["last"], x.relu()))
     heads = {**p["actions"], "value": p["value"]}
@@ -107,23 +143,20 @@ def _encode(p: Params, x: Tensor) -> Tensor:
     return _norm_dense(p["project"], _norm_dense(p["dense"], x.permute(0, 2, 3, 1).flatten(1)))
 
 
-def _block(policy: Policy, p: Params, x: Tensor, memory: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    (b, t, f), m, attention = x.shape, policy.memory_length, p["attention"]
+def _block(
+    sizes: Attention, p: Params, x: Tensor, memory: tuple[Tensor, Tensor]
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    (b, t, f), heads, attention = x.shape, sizes.heads, p["attention"]
     x = _norm(p["norm"], x)
     key, value = (
         torch.cat([old, _dense(attention[name], x)], 1)
         for old, name in zip(memory, ("key", "value"), strict=True)
     )  # fmt: skip
-    q, k, v = (
-        a.reshape(b, -1, policy.heads, f // policy.heads).transpose(1, 2)
-        for a in (_dense(attention["query"], x), key, value)
-    )
-    mix = _dense(attention["relative"], x).reshape(b, t, policy.heads, -1)
-    tables = causal_band(t, m + t, m), relative_distance(t, m)
-    band, distance = (torch.from_numpy(table).to(DEVICE) for table in tables)
-    basis = attention["basis"][:, distance.clamp(0, m - 1)] * band
+    q, k, v = (a.reshape(b, -1, heads, f // heads).transpose(1, 2) for a in (_dense(attention["query"], x), key, value))
+    mix = _dense(attention["relative"], x).reshape(b, t, heads, -1)
+    basis = attention["basis"][:, sizes.distance.clamp(0, sizes.memory_length - 1)] * sizes.band
     logits = q @ k.transpose(2, 3) / q.shape[-1] + torch.einsum("bthn,nts->bhts", mix, basis)
-    attended = logits.masked_fill(~band, -1e9).softmax(-1) @ v
+    attended = logits.masked_fill(~sizes.band, -1e9).softmax(-1) @ v
     x = x + _dense(attention["out"], attended.transpose(1, 2).reshape(b, t, f))
     x = x + _dense(p["mlp_out"], _norm_dense(p["mlp_in"], x))
     return x, (key[:, t:], value[:, t:])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from vpt_jax.system.atomic_files import read_json, write_text
+from vpt_jax.system.compilation_cache import VARIABLE
 from vpt_jax.system.errors import UserError
 from vpt_jax.system.workers import locked
 
@@ -69,8 +70,7 @@ def environment(folder: Path, max_parallel: int) -> dict[str, str]:
     """Environment variables of all stages; variables of the current environment take precedence."""
     settings = {
         # Stages that train or apply the same model reuse its compiled program.
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        VARIABLE: str(folder / "compiled"),
         "PYTHONUNBUFFERED": "1",
     }
     if max_parallel > 1:  # one core for each stage: the threads of two stages would wait for one another

@@ -38,12 +38,12 @@ def game(monkeypatch):
 @pytest.fixture
 def path(monkeypatch):
     """Adds folders of packages to the path of the game processes; with short pauses between retries."""
-    monkeypatch.setattr("vpt_jax.envs.vector.pool._RETRY_PAUSES", (0.0, 0.01, 0.02, 0.04))
+    monkeypatch.setattr("vpt_jax.envs.vector.game_process._RETRY_PAUSES", (0.0, 0.01, 0.02, 0.04))
     return lambda *folders: monkeypatch.setenv("PYTHONPATH", ":".join(map(str, folders)))
 
 
 def press(*keys, camera=(0.0, 0.0)):
-    return server.action_dict(minerl.KEYS, {"keys": keys, "camera": camera})
+    return server.action_dict(minerl.KEYS, [int(key in keys) for key in minerl.KEYS], {}, np.array(camera, np.float32))
 
 
 def has_numpy(python):

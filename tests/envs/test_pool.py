@@ -6,16 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from tests.envs.toy_games import SIZE
 from vpt_jax.actions.minerl import BUTTON_INDEX
-from vpt_jax.envs.processes.reaper import marked
+from vpt_jax.envs.processes.reaper import MARK, marked
 from vpt_jax.envs.rewards import Reward
 from vpt_jax.envs.vector.client import EnvLostError, EnvSpec, Timeouts
-from vpt_jax.envs.vector.pool import Pool
+from vpt_jax.envs.vector.pool import Pool, split_rows
 
 APPLES = {"apples": Reward(0.5, 3)}
 TIMEOUTS = Timeouts(start=20, reset=1, step=1, heartbeat=3)
@@ -26,16 +28,22 @@ ATTACK[BUTTON_INDEX["attack"]] = 1
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
     """Shorter pauses between the retries of a row, equal in number to the real ones."""
-    monkeypatch.setattr("vpt_jax.envs.vector.pool._RETRY_PAUSES", (0.0, 0.01, 0.02, 0.04))
+    monkeypatch.setattr("vpt_jax.envs.vector.game_process._RETRY_PAUSES", (0.0, 0.01, 0.02, 0.04))
 
 
-def counting(**arguments):
-    return EnvSpec("tests.envs.toy_games:Counting", arguments, timeouts=TIMEOUTS)
+def counting(games_per_process=1, **arguments):
+    return EnvSpec("tests.envs.toy_games:Counting", arguments, "", TIMEOUTS, games_per_process=games_per_process)
 
 
-def faulty(*faults, chance=1.0, **arguments):
+def faulty(*faults, chance=1.0, games_per_process=1, **arguments):
     arguments |= {"faults": faults, "chance": chance}
-    return EnvSpec("tests.envs.toy_games:Faulty", arguments, timeouts=TIMEOUTS)
+    return EnvSpec("tests.envs.toy_games:Faulty", arguments, "", TIMEOUTS, games_per_process=games_per_process)
+
+
+@pytest.fixture
+def one_core(monkeypatch):
+    """One core: a pool then has as few processes as `games_per_process` allows."""
+    monkeypatch.setattr("vpt_jax.envs.vector.pool.available_cores", lambda: 1)
 
 
 def make_pool(game, rows=2, seeds=None, **options):
@@ -109,6 +117,98 @@ def test_actions_reach_their_game():
         pool.step(buttons, camera)
         infos = [episode.info for episode in pool.episodes()]
     assert [(info["apples"], info["turned"]) for info in infos] == [(1, 1.5), (0, -3)]
+
+
+def test_games_that_share_a_process_play_as_those_that_do_not(one_core):
+    """Rows with episodes of different lengths: some begin an episode while others play."""
+    time_steps, episodes = [], []
+    for together in (1, 2, 5):
+        seeds = [itertools.count(100 * row) for row in range(5)]
+        game = counting(together, steps=3)
+        with Pool(game, seeds, SIZE, APPLES, first_limits=[1, 2, None, 1, 2], episodes_per_process=2) as pool:
+            keys = np.tile(ATTACK, (5, 1)) * np.array([[1], [0], [1], [1], [0]], np.uint8)
+            turns = np.arange(10, dtype=np.float32).reshape(5, 2)
+            time_steps.append([pool.begin(), *(pool.step(keys, turns) for _ in range(12))])
+            episodes.append([episode._replace(info=episode.info | {"process": 0}) for episode in pool.episodes()])
+            processes = {mark_of(pid).split(".")[1] for pid in marked(pool.mark)}
+            assert len(processes) == -(-5 // together)
+    for others in time_steps[1:]:
+        for one, other in zip(time_steps[0], others, strict=True):
+            jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert episodes[0] == episodes[1] == episodes[2]
+    assert len(episodes[0]) > 10
+
+
+def mark_of(pid):
+    """The mark in the environment of a process."""
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next(one for one in variables if one.startswith(MARK.encode())).decode().partition("=")[2]
+
+
+def test_a_game_that_fails_in_a_step_costs_the_others_of_its_process_nothing(one_core):
+    game = EnvSpec("tests.envs.toy_games:FailsAt", {"seed": 2, "step": 3}, "", TIMEOUTS, games_per_process=3)
+    with make_pool(game, rows=3, seeds=iter(range(3))) as pool:
+        pool.begin()
+        while not pool.done:
+            attack(pool, 3)
+        episodes = sorted(pool.episodes(), key=lambda episode: episode.seed)
+    assert [(episode.ending, episode.steps) for episode in episodes] == [("truncated", 5)] * 2 + [("lost", 2)]
+    assert "step 3 of seed 2" in episodes[2].reason
+    assert pool.lost == 1
+    assert len({episode.info["process"] for episode in episodes}) == 1
+
+
+def test_a_game_that_fails_in_every_first_step_ends_the_run(one_core):
+    game = EnvSpec("tests.envs.toy_games:FailsAt", {"seed": None, "step": 1}, "", TIMEOUTS, games_per_process=2)
+    with make_pool(game) as pool:
+        pool.begin()
+        steps = (attack(pool) for _ in range(20))
+        with pytest.raises(EnvLostError, match=r"(?s)in 5 tries.*step 1 of seed"):
+            list(steps)
+    assert [episode.steps for episode in pool.episodes()] == [0] * pool.lost
+
+
+def test_a_process_that_dies_costs_the_episodes_of_its_games(one_core):
+    with make_pool(faulty("die", chance=0.1, steps=6, games_per_process=2), rows=4, seeds=iter(range(24))) as pool:
+        pool.begin()
+        while not pool.done:
+            time_step = attack(pool, 4)
+            assert not time_step.reward[~time_step.acted].any()
+        episodes = pool.episodes()
+    assert sorted(episode.seed for episode in episodes) == list(range(24))
+    lost = [episode for episode in episodes if episode.ending == "lost"]
+    assert 0 < len(lost) <= pool.lost
+    assert all(episode.steps == 6 for episode in episodes if episode.ending == "truncated")
+
+
+def test_games_of_a_process_are_made_anew_after_episodes_per_process(one_core):
+    game = EnvSpec("tests.envs.toy_games:CountsItsEpisodes", {"steps": 1}, "", TIMEOUTS, games_per_process=2)
+    with make_pool(game, seeds=iter(range(12)), episodes_per_process=2) as pool:
+        pool.begin()
+        while not pool.done:
+            attack(pool)
+        episodes = pool.episodes()
+    assert [episode.info["episodes"] for episode in episodes if episode.row == 0] == [1, 2, 1, 2, 1, 2]
+    assert len({episode.info["process"] for episode in episodes}) == 1
+
+
+@pytest.mark.parametrize(("rows", "most", "cores", "sizes"), [
+    (16, 1, 2, [1] * 16), (16, 16, 2, [8, 8]), (16, 4, 2, [4] * 4), (5, 16, 2, [2, 3]), (2, 16, 8, [1, 1]),
+    (33, 16, 1, [11, 11, 11]),
+])  # fmt: skip
+def test_rows_are_split_evenly_over_the_cores(rows, most, cores, sizes):
+    groups = split_rows(list(range(rows)), most, cores)
+    assert [len(group) for group in groups] == sizes
+    assert [row for group in groups for row in group] == list(range(rows))
+
+
+def test_the_games_play_between_send_and_receive():
+    with make_pool(counting(steps=9)) as pool:
+        pool.start()
+        first = pool.receive()
+        pool.send(np.tile(ATTACK, (2, 1)), np.zeros((2, 2), np.float32))
+        second = pool.receive()
+    assert [seed_and_step(first)[0], seed_and_step(second)[0]] == [[0, 0], [0, 1]]
 
 
 def test_the_pool_ends_with_its_seeds():

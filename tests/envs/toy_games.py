@@ -83,6 +83,34 @@ class Faulty(Counting):
         return answer
 
 
+class FailsAt(Counting):
+    """Fails in one step of the episode of one seed, or of all (None)."""
+
+    def __init__(self, seed, step, **options):
+        super().__init__(**options)
+        self._place = seed, step
+
+    def step(self, action):
+        seed, number = self._place
+        if self.step_number + 1 == number and seed in (None, self.seed):
+            raise RuntimeError(f"step {number} of seed {self.seed}")
+        return super().step(action)
+
+
+class CountsItsEpisodes(Counting):
+    """`info` counts the episodes of the object."""
+
+    episodes = 0
+
+    def reset(self, seed):
+        self.episodes += 1
+        return super().reset(seed)
+
+    def _observe(self):
+        observation, info = super()._observe()
+        return observation, info | {"episodes": self.episodes}
+
+
 class OnceOnly(Counting):
     """Plays a single episode: later resets fail, in this process and in others."""
 

@@ -16,7 +16,6 @@ from configs import foundation, idm
 from configs.label import get_config
 from tests.checkpoint_maker import write_checkpoint
 from vpt_jax.data import dataset
-from vpt_jax.data.streams import batches
 from vpt_jax.labelling import job, steps
 from vpt_jax.models.presets import make_idm, make_policy
 from vpt_jax.training.checkpoints import load_idm
@@ -166,7 +165,6 @@ def in_process(monkeypatch):
 def run_in_process(monkeypatch):
     """Applies `in_process` for fixtures of a larger scope."""
     monkeypatch.setattr(job, "worker_pool", lambda workers: nullcontext(ThisProcess()))
-    monkeypatch.setattr(steps, "batches", lambda *arguments: batches(*arguments[:-1], workers=0))
     monkeypatch.setattr(job, "load_idm", load_once)
     monkeypatch.setattr(steps, "partial", partial_once)
 

@@ -32,7 +32,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_shard_is_labelled_on_the_devices_of_its_own_host(monkeypatch, tmp_path):
+def test_a_shard_is_labelled_on_the_devices_of_its_own_host(monkeypatch):
     """`jax.devices()` of a slice lists the devices of all hosts, and a host can use only its own."""
     own, meshes, make_mesh = jax.devices()[4:6], [], parallel.make_mesh
 
@@ -42,11 +42,9 @@ def test_a_shard_is_labelled_on_the_devices_of_its_own_host(monkeypatch, tmp_pat
 
     monkeypatch.setattr(jax, "local_devices", lambda: own)
     monkeypatch.setattr(parallel, "make_mesh", recorded_mesh)
-    monkeypatch.setattr(steps, "batches", lambda *_: (step for step in ()))
-    plan = SimpleNamespace(steps=0, videos=(), rows=2, count_kept=len)
     config = SimpleNamespace(seed=0, mode="shared", choice="argmax", mirror=False, workers=1)
     idm = SimpleNamespace(params={"kernel": np.zeros((2, 2), np.float32)}, module=None, window=8)
-    steps.label_steps(plan, tmp_path / "labels", config, idm)
+    steps.Labeller(config, idm)
     assert [list(mesh.devices.flat) for mesh in meshes] == [own]
 
 

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from tests.actions.spaces import LARGE, SMALL
 from vpt_jax.actions.joint import JointAction, joint_tables
 from vpt_jax.actions.quantizer import AxisQuantizer
 from vpt_jax.actions.space import ActionSpace, Axis
+from vpt_jax.models import categorical
 from vpt_jax.models.autoregressive_head import SAMPLES
 from vpt_jax.models.heads import HEADS, logit_shapes, make_distribution, make_head
 
@@ -105,6 +107,34 @@ def test_samples_have_the_distribution(head):
     shares = np.array([(drawn == row).all(1).mean() for row in as_rows(actions)])
     probabilities = np.exp(np.asarray(log_probs(head, logits)))
     assert (np.abs(shares - probabilities) < 4.5 * np.sqrt(probabilities / count) + 1e-4).all()
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 10, 121, 8641])
+def test_samples_of_many_classes_have_the_distribution(classes):
+    """Pearson's chi-squared statistic over up to ten groups of classes, below its 99.99% quantile."""
+    logits = 2 * jax.random.normal(jax.random.key(classes), (classes,))
+    logits = logits.at[1::3].set(-jnp.inf)
+    count = 40_000
+    draw = jax.jit(lambda key: categorical.sample(key, jnp.broadcast_to(logits, (count, classes))))
+    drawn = np.asarray(draw(jax.random.key(0)))
+    assert drawn.min() >= 0
+    assert not np.isneginf(np.asarray(logits)[drawn]).any()
+    groups = np.minimum(np.arange(classes) * 10 // classes, 9)
+    expected = count * np.bincount(groups, jax.nn.softmax(logits), minlength=10)
+    found = np.bincount(groups[drawn], minlength=10)
+    used = expected > 5
+    statistic = ((found - expected)[used] ** 2 / expected[used]).sum()
+    assert statistic <= scipy.stats.chi2.ppf(0.9999, max(used.sum() - 1, 1))
+
+
+def test_a_class_of_weight_zero_is_not_drawn_at_the_ends_of_the_range(monkeypatch):
+    """Random numbers of 0 and just below 1, where products of them round."""
+    for share in (0.0, np.nextafter(np.float32(1), np.float32(0))):
+        monkeypatch.setattr(jax.random, "uniform", lambda key, shape, share=share: jnp.full(shape, share))
+        for size in range(1, 60):
+            logits = np.full(size, -np.inf, np.float32)
+            logits[size // 2 :: 7] = np.linspace(0, 3, len(logits[size // 2 :: 7]))
+            assert np.isfinite(logits[categorical.sample(jax.random.key(0), jnp.asarray(logits))])
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -13,6 +13,7 @@ from vpt_jax.actions.joint import JointAction
 from vpt_jax.models.joint_head import JointDistribution
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.presets import POLICIES
+from vpt_jax.models.remat import REMAT
 from vpt_jax.openai.weights import policy_from_openai, value_normalizer_from_openai
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "policy_tiny.npz")
@@ -258,8 +259,9 @@ def plain():
     return small_losses()
 
 
-def test_remat_does_not_change_results(plain):
-    remat = small_losses(remat=True)
+@pytest.mark.parametrize("choice", REMAT[1:])
+def test_remat_does_not_change_results(plain, choice):
+    remat = small_losses(remat=choice)
     np.testing.assert_allclose(plain[0], remat[0], rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), plain[1], remat[1])
 

@@ -12,7 +12,14 @@ from ml_collections import ConfigDict
 from tests import programs
 from vpt_jax.system import command_line
 from vpt_jax.system.paths import NoHomeError, expand_argument, expand_config, expand_home
-from vpt_jax.system.renamed_fields import RENAMED_FIELDS, explain_missing_field, field_names, new_names_hint
+from vpt_jax.system.renamed_fields import (
+    RENAMED_FIELDS,
+    RenamedFieldError,
+    explain_missing_field,
+    field_names,
+    new_names_hint,
+    refuse_renamed_fields,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -141,6 +148,17 @@ def test_new_names_are_fields_of_the_configs_and_old_names_are_not():
     names = set().union(*(field_names(runpy.run_path(str(path))["get_config"]()) for path in paths))
     assert {new for new_names in RENAMED_FIELDS.values() for new in new_names} <= names
     assert not RENAMED_FIELDS.keys() & names
+
+
+def with_remat(remat):
+    return ConfigDict({"model": {"remat": remat}})
+
+
+@pytest.mark.parametrize(("old", "new"), [(True, "stacks"), ("True", "stacks"), (False, "none"), ("false", "none")])
+def test_old_values_get_the_new_ones(old, new):
+    with pytest.raises(RenamedFieldError, match=f"config.model.remat={old} is now called config.model.remat={new}"):
+        refuse_renamed_fields(with_remat(old))
+    refuse_renamed_fields(with_remat(new))
 
 
 NAMES = [

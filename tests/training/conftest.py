@@ -17,7 +17,7 @@ class Launcher:
     def __init__(self, config, dataset_dir):
         self.flags = [
             f"--config=configs/{config}", "--config.model.preset=nano", "--config.model.dtype=float32",
-            "--config.model.remat=False", f"--config.data.train={dataset_dir}", f"--config.data.valid={dataset_dir}",
+            "--config.model.remat=none", f"--config.data.train={dataset_dir}", f"--config.data.valid={dataset_dir}",
             "--config.data.batch=8", "--config.data.valid_batch=8", "--config.data.length=6", "--config.data.workers=0",
             "--config.data.valid_workers=0",
             "--config.steps=10",

@@ -18,7 +18,13 @@ from tests.old_runs import make
 from vpt_jax.data.dataset import check_dataset, load_index
 from vpt_jax.data.prepare import PrepareError, prepare
 from vpt_jax.data.streams import Stream, StreamSettings, WindowStream
-from vpt_jax.system.renamed_fields import RENAMED_FIELDS, RenamedFieldError, explain_missing_field, field_names
+from vpt_jax.system.renamed_fields import (
+    RENAMED_FIELDS,
+    RENAMED_VALUES,
+    RenamedFieldError,
+    explain_missing_field,
+    field_names,
+)
 from vpt_jax.training import setup
 from vpt_jax.training.checkpoints import Checkpoints, load_idm, load_policy, run_metadata
 from vpt_jax.training.ppg import setup as ppg_setup
@@ -68,6 +74,7 @@ def present(name, **changes):
     names = field_names(config)
     for field in field_names(old):
         if not isinstance(value := value_of(old, field), ConfigDict):
+            value = RENAMED_VALUES.get(field, {}).get(str(value).lower(), value)
             config.update_from_flattened_dict({new_name(field, names): value})
     config.update_from_flattened_dict(changes)
     return config

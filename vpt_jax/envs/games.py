@@ -22,6 +22,7 @@ class RegisteredGame(NamedTuple):
     wait_for_resets: bool  # True where resets are fast: then equal runs are reproducible
     deterministic: bool = False  # equal seeds and actions give equal episodes, at every size of the frames
     spaces: tuple[str, ...] | None = ("minerl",)  # action spaces that it takes (`spaces.SPACES`); None: any
+    games_per_process: int = 1  # at most; where steps are short, several share the cost of a message
     install: str = ""  # how to get its packages; empty: it needs none, or its own error says so
 
 
@@ -54,6 +55,7 @@ GAMES = {
         wait_for_resets=True,
         deterministic=True,
         spaces=("minerl", "doom"),
+        games_per_process=16,
         install="pip install gymnasium scipy vizdoom",
     ),
     "luanti": RegisteredGame(
@@ -125,6 +127,7 @@ def make_env_spec(
     python: str = "",
     scripted: bool = False,
     space: ActionSpace = MINERL,
+    games_per_process: int = 0,
 ) -> EnvSpec:
     """Returns the environment specification of a registered game.
 
@@ -134,6 +137,7 @@ def make_env_spec(
         python: interpreter that has its packages (default: this one).
         scripted: True selects the variant with a scripted player.
         space: of the actions.
+        games_per_process: largest number of games of a pool that share a process; 0: the usual one of the game.
 
     Raises:
         ActionSpaceError: the game does not take actions of this space, or its arguments name another one.
@@ -145,7 +149,7 @@ def make_env_spec(
             "that of the policy"
         )
     make = game.scripted if scripted else game.make
-    return EnvSpec(make, arguments | _space_argument(name, space), python, game.timeouts, space)
+    return EnvSpec(make, arguments | _space_argument(name, space), python, game.timeouts, space, game.games_per_process)
 
 
 def _space_argument(name: str, space: ActionSpace) -> dict[str, str]:

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, UInt8
 
 from vpt_jax.actions.joint import MAX_CLASSES, JointAction, num_classes, raw_from_joint
 from vpt_jax.actions.space import ActionSpace
-from vpt_jax.envs.vector.pool import FinishedEpisode, Pool, TimeStep
+from vpt_jax.envs.vector.episode_stream import FinishedEpisode
+from vpt_jax.envs.vector.pool import Pool, TimeStep
 from vpt_jax.evaluation.episode_files import episode_writer
 from vpt_jax.keys import seed_key
 from vpt_jax.models.policy import Policy, apply_single_step

@@ -17,7 +17,7 @@ removed, renamed and replaced in between: work on the others is kept (`resume.py
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,8 @@ from vpt_jax.labelling import LabelError, resume
 from vpt_jax.labelling.model import CHOICES, MODES, model_digest
 from vpt_jax.labelling.plan import EncodedVideo, Plan
 from vpt_jax.labelling.shards import SPLIT, JobShard, is_complete, merge_shards, write_shard_dataset
-from vpt_jax.labelling.steps import label_steps, read_steps, read_videos, step_file
+from vpt_jax.labelling.steps import Labeller, read_steps, read_videos, step_file
+from vpt_jax.labelling.waves import Waves
 from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.system.printable import printable
 from vpt_jax.system.renamed_fields import refuse_renamed_fields
@@ -183,23 +184,44 @@ def _label_shard(shard: JobShard, config: ConfigDict, idm: TrainedIDM) -> None:
     for damaged in _remove_damaged(shard):
         print(f"{shard.videos[damaged]} is decoded again, since its intermediate files are damaged", flush=True)
     with worker_pool(config.workers) as pool:
-        _encode_all(pool, shard)
+        labeller = Labeller(config, idm)
+        _decode_and_label(pool, shard, config, idm, labeller)
         names = [name for name in shard.videos if shard.result(name, "frames").exists()]
         labels = None
         if names:
             folder = shard.folder / "labels"
-            plan, kept = _resume_plan(shard, names, config, idm)
-            try:
-                if plan.videos:
-                    label_steps(plan, folder, config, idm)
-            except DatasetDamagedError as error:
-                raise LabelError(str(error)) from error
+            frames = {name: int(shard.result(name, "frames").read_text()) for name in names}
+            plan, kept = _resume_plan(shard, _numbered_videos(shard, frames), config, idm)
+            if plan.videos:
+                _label_steps(labeller, plan, folder, plan.steps)
+                print(f"labelled {labeller.times}", flush=True)
             # Plans are in order of numbers, which differs from that of names if videos were added later.
             if names != sorted(names, key=shard.numbers.__getitem__):
                 kept = resume.save_all_labels(shard.folder, plan, partial(read_steps, folder))
             labels = partial(read_videos, plan, folder, names, kept)
             _render_films(pool, shard, names[: config.num_films], labels)
         write_shard_dataset(shard, names, labels)
+
+
+def _decode_and_label(
+    pool: ProcessPoolExecutor, shard: JobShard, config: ConfigDict, idm: TrainedIDM, labeller: Labeller
+) -> None:
+    """Decodes all videos, and labels the full steps of the first ones meanwhile, in waves."""
+    waves = Waves(shard, _rows(config.batch), lambda frames: _count_spans(frames, config, idm))
+    for _ in _encode_all(pool, shard):
+        if (frames := waves.next_wave()) is None:
+            continue
+        videos = _numbered_videos(shard, frames)
+        if resume.extends_plan(shard.folder, videos):  # else steps of an earlier start would be discarded
+            plan, _kept = _resume_plan(shard, videos, config, idm)
+            _label_steps(labeller, plan, shard.folder / "labels", plan.num_spans // plan.rows)
+
+
+def _label_steps(labeller: Labeller, plan: Plan, folder: Path, stop: int) -> None:
+    try:
+        labeller.label_steps(plan, folder, stop)
+    except DatasetDamagedError as error:
+        raise LabelError(str(error)) from error
 
 
 def _remove_damaged(shard: JobShard) -> Iterator[str]:
@@ -212,18 +234,21 @@ def _remove_damaged(shard: JobShard) -> Iterator[str]:
             yield name
 
 
+def _numbered_videos(shard: JobShard, frames: Mapping[str, int]) -> list[resume.NumberedVideo]:
+    """Decoded videos, from the numbers of their frames."""
+    return [resume.NumberedVideo(shard.numbers[name], count, shard.keys[name], name) for name, count in frames.items()]
+
+
 def _resume_plan(
-    shard: JobShard, names: Sequence[str], config: ConfigDict, idm: TrainedIDM
+    shard: JobShard, videos: Sequence[resume.NumberedVideo], config: ConfigDict, idm: TrainedIDM
 ) -> tuple[Plan, dict[str, Path]]:
     """Returns the plan of the videos to label, and the files of labels that are kept from earlier plans, by name."""
-    frames = {name: int(shard.result(name, "frames").read_text()) for name in names}
-    videos = [resume.NumberedVideo(shard.numbers[name], frames[name], shard.keys[name], name) for name in names]
     make_plan = lambda selected: _make_plan(shard, selected, config, idm)  # noqa: E731
     return resume.resume_plan(shard.folder, videos, make_plan, partial(read_steps, shard.folder / "labels"), step_file)
 
 
-def _encode_all(pool: ProcessPoolExecutor, shard: JobShard) -> None:
-    """Decodes the videos that are not done, with a progress bar."""
+def _encode_all(pool: ProcessPoolExecutor, shard: JobShard) -> Iterator[None]:
+    """Decodes the videos that are not done, with a progress bar; yields after each."""
     (shard.folder / "frames").mkdir(exist_ok=True)
     for unfinished in (shard.folder / "frames").glob("*.writing"):
         unfinished.unlink()
@@ -241,6 +266,7 @@ def _encode_all(pool: ProcessPoolExecutor, shard: JobShard) -> None:
             frames += task_result(future, shard.videos[futures[future]].video, LabelError)
             bar.set_postfix_str(f"{frames / (time.monotonic() - start):,.0f} frames/s", refresh=False)
             bar.update(sizes[futures[future]])
+            yield
 
 
 def _make_plan(shard: JobShard, decoded: Sequence[resume.NumberedVideo], config: ConfigDict, idm: TrainedIDM) -> Plan:
@@ -251,9 +277,18 @@ def _make_plan(shard: JobShard, decoded: Sequence[resume.NumberedVideo], config:
               sampling_seed=sampling_seed(video.key))
         for video in decoded
     )  # fmt: skip
-    plan, devices = Plan(videos, idm.window, config.windows_per_span, 1), jax.local_device_count()
-    rows = max(1, min(config.batch, plan.num_spans))
-    return Plan(videos, idm.window, config.windows_per_span, -(-rows // devices) * devices)
+    num_spans = Plan(videos, idm.window, config.windows_per_span, 1).num_spans
+    return Plan(videos, idm.window, config.windows_per_span, _rows(max(1, min(config.batch, num_spans))))
+
+
+def _rows(spans: int) -> int:
+    """Rows of a step for a number of spans: a multiple of the number of devices."""
+    return -(-spans // jax.local_device_count()) * jax.local_device_count()
+
+
+def _count_spans(frames: int, config: ConfigDict, idm: TrainedIDM) -> int:
+    """Number of spans of a video."""
+    return Plan((EncodedVideo(Path(), frames, 1),), idm.window, config.windows_per_span, 1).num_spans
 
 
 def _render_films(pool: ProcessPoolExecutor, shard: JobShard, names: Sequence[str], labels: Any) -> None:

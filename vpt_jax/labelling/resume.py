@@ -151,6 +151,12 @@ def resume_plan(
     }
 
 
+def extends_plan(shard_dir: Path, videos: Iterable[NumberedVideo]) -> bool:
+    """Returns whether the videos begin with all those of the stored plan, so that none of its steps is discarded."""
+    stored = _read_plan_state(shard_dir / "labels").videos
+    return _common_prefix_length(stored, sorted(videos)) == len(stored)
+
+
 def save_all_labels(shard_dir: Path, plan: Plan, read_steps: Callable[[Plan], Iterable[Labels]]) -> dict[str, Path]:
     """Saves the labels of all videos of a completed plan; returns the files of all of the shard's videos, by name."""
     _save_complete_videos(plan, read_steps, shard_dir / "labelled", 0)

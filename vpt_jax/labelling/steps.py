@@ -1,7 +1,9 @@
 """Labels of a plan's steps: computed step by step, stored in one file per step, and read back video by video."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,40 +13,60 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from vpt_jax import parallel
-from vpt_jax.data.streams import batches
 from vpt_jax.keys import seed_key
 from vpt_jax.labelling import LabelError
 from vpt_jax.labelling.model import label_spans
+from vpt_jax.labelling.overlap import StageSeconds, Writer, count_readers, read_spans
 from vpt_jax.labelling.plan import Labels, Plan
 from vpt_jax.system.atomic_files import atomic_write, read_arrays
 from vpt_jax.system.workers import progress_bar
 from vpt_jax.training.checkpoints import TrainedIDM
 
 
-def label_steps(plan: Plan, folder: Path, config: ConfigDict, idm: TrainedIDM) -> None:
-    """Computes the missing steps; the device runs a step while the previous one is written (async dispatch)."""
-    folder.mkdir(exist_ok=True)
-    first = next(step for step in range(plan.steps + 1) if step == plan.steps or _load(plan, folder, step) is None)
-    if step_file(folder, first).exists():
-        print(f"{step_file(folder, first)} is damaged: it and the labels after it are computed again", flush=True)
-    done = sum(map(plan.count_kept, range(first)))
-    mesh = parallel.make_mesh(devices=jax.local_devices())  # shards of a job run separate programs
-    sharded, replicated = parallel.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-    params, rng = jax.device_put((idm.params, jax.random.wrap_key_data(seed_key(config.seed))), replicated)
-    label_fn = jax.jit(partial(label_spans, idm.module, idm.window, config.mode, config.choice, mirror=config.mirror))
-    previous: tuple[int, Labels] | None = None
-    total = sum(video.frames for video in plan.videos)
-    with (
-        progress_bar(total, desc="labelling", unit=" frames", initial=done) as bar,
-        closing(batches(plan, range(plan.rows), first, plan.steps, config.workers or 1)) as batches_of_spans,
-    ):
-        for step, spans in enumerate(batches_of_spans, first):
-            labels = label_fn(params, rng, jax.device_put(spans, sharded))
-            if previous is not None:
-                bar.update(_save(plan, folder, *previous))
-            previous = step, labels
-        if previous is not None:
-            bar.update(_save(plan, folder, *previous))
+class Labeller:
+    """Computes the labels of plans with one compiled program, and measures the stages.
+
+    Plans must have equal numbers of rows, as those of one job do.
+    """
+
+    def __init__(self, config: ConfigDict, idm: TrainedIDM):
+        mesh = parallel.make_mesh(devices=jax.local_devices())  # shards of a job run separate programs
+        self._sharded, replicated = parallel.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+        self._arguments = jax.device_put((idm.params, jax.random.wrap_key_data(seed_key(config.seed))), replicated)
+        self._label = jax.jit(
+            partial(label_spans, idm.module, idm.window, config.mode, config.choice, mirror=config.mirror)
+        )
+        self._written: tuple[Plan | None, int] = None, 0  # the last plan, and its number of labelled steps
+        self.times = StageSeconds(readers=count_readers(config.workers))
+
+    def label_steps(self, plan: Plan, folder: Path, stop: int) -> None:
+        """Computes the missing steps of a plan before step `stop`; reading, the device and writing overlap.
+
+        Steps that this object has written are not read again if the plan continues the one before.
+        """
+        folder.mkdir(exist_ok=True)
+        times, (before, written) = self.times, self._written
+        known = written if before and replace(plan, videos=plan.videos[: len(before.videos)]) == before else 0
+        first = next((step for step in range(known, stop) if _load(plan, folder, step) is None), stop)
+        if first < stop and step_file(folder, first).exists():
+            print(f"{step_file(folder, first)} is damaged: it and the labels after it are computed again", flush=True)
+        done = sum(map(plan.count_kept, range(first)))
+        total = sum(video.frames for video in plan.videos)
+        begun = time.monotonic()
+        with (
+            progress_bar(total, desc="labelling", unit=" frames", initial=done) as bar,
+            closing(Writer(lambda step, labels: _save(plan, folder, step, labels), times)) as writing,
+            closing(read_spans(plan, first, stop, times)) as inputs,
+        ):
+            for step in range(first, stop):
+                asked = time.monotonic()
+                spans = next(inputs)
+                times.add("input_wait", writing.idle_seconds(asked))
+                bar.update(writing.put(step, self._label(*self._arguments, jax.device_put(spans, self._sharded))))
+            bar.update(writing.finish())
+        self._written = plan, stop
+        times.add("wall", time.monotonic() - begun)
+        times.frames += sum(map(plan.count_kept, range(first, stop)))
 
 
 def step_file(folder: Path, step: int) -> Path:
@@ -54,7 +76,7 @@ def step_file(folder: Path, step: int) -> Path:
 
 def _save(plan: Plan, folder: Path, step: int, labels: Labels) -> int:
     """Writes the labels to keep of a step, and returns their number."""
-    kept = plan.select_kept(step, jax.device_get(labels))
+    kept = plan.select_kept(step, labels)
     save_labels(step_file(folder, step), kept)
     return len(kept.buttons)
 

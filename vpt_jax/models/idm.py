@@ -19,6 +19,7 @@ from vpt_jax.models.factored_head import FactoredActionHead
 from vpt_jax.models.impala import ImpalaEncoder, scale_frames
 from vpt_jax.models.kv_cache import empty_cache
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
+from vpt_jax.models.remat import NONE
 from vpt_jax.models.transformer import Transformer
 from vpt_jax.parallel import BATCH, constrain
 
@@ -89,7 +90,7 @@ class InverseDynamicsModel(nn.Module):
     temperature: float = 1.0
     # The released code computes the last dense layer and ignores its output; released weights need `use_last=False`.
     use_last: bool = True
-    remat: bool = False  # recompute the image stacks in the backward pass, to save memory
+    remat: str = NONE  # what of the image stacks the backward pass computes again, to save memory
     dtype: DTypeLike = jnp.float32  # of the computation; parameters, norms and softmax are float32
     space: ActionSpace = field(default=MINERL, repr=False)  # of the actions
 

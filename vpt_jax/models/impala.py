@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, UInt8
 from vpt_jax.models.layers import ImageNorm, NormConv, NormDense
 from vpt_jax.models.platform import target_platform
 from vpt_jax.models.pooling import conv_max_pool, max_pool
+from vpt_jax.models.remat import NONE, rematerialized_block, rematerialized_stack
 from vpt_jax.parallel import FRAMES, constrain
 
 BLOCKS_PER_STACK = 2
@@ -35,6 +36,7 @@ class DownStack(nn.Module):
     features: int
     scale: float  # initial gain; that of each residual block is `scale / sqrt(BLOCKS_PER_STACK)`
     first_norm: bool = True  # False on frames
+    remat: str = NONE
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -45,8 +47,9 @@ class DownStack(nn.Module):
         else:
             x = max_pool(NormConv(self.features, **options)(x))
         x = ImageNorm(dtype=self.dtype, name="norm")(x)
+        block_class = rematerialized_block(ResidualBlock, self.remat)
         for i in range(BLOCKS_PER_STACK):
-            x = ResidualBlock(self.scale / BLOCKS_PER_STACK**0.5, dtype=self.dtype, name=f"block_{i}")(x)
+            x = block_class(self.scale / BLOCKS_PER_STACK**0.5, dtype=self.dtype, name=f"block_{i}")(x)
         return x
 
     @nn.nowrap
@@ -65,24 +68,25 @@ class ImpalaEncoder(nn.Module):
     """Image encoder `[n, h, w, c] -> [n, features]`; height and width must be divisible by `2 ** len(widths)`.
 
     The feature map is flattened in (height, width, channel) order; `vpt_jax/openai/weights.py` permutes the reference's
-    channel-first rows accordingly. With `remat` (rematerialization, gradient checkpointing) the backward pass
-    recomputes a stack's activations.
+    channel-first rows accordingly. `remat` (rematerialization, gradient checkpointing) is a choice of
+    `models/remat.py`: what of a stack the backward pass computes again.
     """
 
     widths: tuple[int, ...]
     features: int
     first_norm: bool = False  # norm before the first convolution; the policy has none there
-    remat: bool = False
+    remat: str = NONE
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n features"]:
         self._check_size(*x.shape[-3:-1])
         x = constrain(x, FRAMES)
-        stack_class = nn.remat(DownStack) if self.remat else DownStack
+        stack_class = rematerialized_stack(DownStack, self.remat)
         for i, width in enumerate(self.widths):
             scale = len(self.widths) ** 0.5  # the reference's `math.sqrt(len(chans))`; in IMPALA and PPG, its inverse
-            x = stack_class(width, scale, first_norm=self.first_norm or i > 0, dtype=self.dtype, name=f"stack_{i}")(x)
+            options = dict(first_norm=self.first_norm or i > 0, remat=self.remat, dtype=self.dtype)
+            x = stack_class(width, scale, **options, name=f"stack_{i}")(x)
         x = constrain(x.reshape(len(x), -1), FRAMES)
         x = NormDense(EMBEDDING, scale=DENSE_SCALE, dtype=self.dtype, name="dense")(x)
         return NormDense(self.features, dtype=self.dtype, name="project")(x)

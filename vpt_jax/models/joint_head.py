@@ -82,7 +82,7 @@ class JointDistribution:
     def sample(self, rng: jax.Array, logits: JointLogits) -> JointAction:
         """Sample joint actions; the camera is the null class where the button class has the camera off."""
         rngs = jax.random.split(rng, len(JointAction._fields))
-        samples = (jax.random.categorical(key, logits[h]) for key, h in zip(rngs, JointAction._fields, strict=True))
+        samples = (categorical.sample(key, logits[h]) for key, h in zip(rngs, JointAction._fields, strict=True))
         return self._mask_camera(*samples)
 
     def argmax(self, logits: JointLogits) -> JointAction:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from vpt_jax.models.convolution import conv3x3
 from vpt_jax.models.platform import is_accelerator
+from vpt_jax.models.remat import name_output
 
 NORM_EPSILON = 1e-5
 
@@ -87,4 +88,4 @@ class NormConv(nn.Module):
             name="conv",
             conv_general_dilated=lambda x, kernel, *_, **__: self.convolve(x, kernel),
         )
-        return nn.relu(conv(x))
+        return nn.relu(name_output(conv(x)))

@@ -16,6 +16,7 @@ from vpt_jax.models.heads import ActionDistribution, make_distribution, make_hea
 from vpt_jax.models.impala import ImpalaEncoder, scale_frames
 from vpt_jax.models.kv_cache import AnyCache, KVCache, RingKVCache, attention_mask, empty_cache, empty_ring_cache
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
+from vpt_jax.models.remat import NONE
 from vpt_jax.models.transformer import Transformer
 from vpt_jax.parallel import BATCH, constrain
 
@@ -49,7 +50,7 @@ class Policy(nn.Module):
     memory_length: int = 128  # attention span in frames, including the frame itself
     temperature: float = 1.0
     aux_value: bool = False  # a second value head (paper, appendix G.1)
-    remat: bool = False  # recompute the image stacks in the backward pass, to save memory
+    remat: str = NONE  # what of the image stacks the backward pass computes again, to save memory
     dtype: DTypeLike = jnp.float32  # of the computation; parameters, norms and softmax are float32
     # Of the actions, one of `heads.HEADS`. Not in the `repr`, by which evaluations recognize a policy.
     head: str = field(default="joint", repr=False)

@@ -16,6 +16,7 @@ from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy
+from vpt_jax.models.remat import stored_remat
 
 DTYPES = ("float32", "bfloat16")
 POLICIES: dict[str, dict[str, Any]] = {
@@ -49,4 +50,4 @@ def make_idm(model: Mapping[str, Any], space: ActionSpace = MINERL) -> InverseDy
 
 
 def _options(model: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(temperature=model["temperature"], remat=model["remat"], dtype=jnp.dtype(model["dtype"]))
+    return dict(temperature=model["temperature"], remat=stored_remat(model["remat"]), dtype=jnp.dtype(model["dtype"]))

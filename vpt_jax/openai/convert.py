@@ -153,7 +153,7 @@ def _train_state(trained: TrainedPolicy | TrainedIDM) -> _State | _PolicyState:
 def _run_metadata(trained: TrainedPolicy | TrainedIDM) -> dict[str, Any]:
     module = trained.module
     stream: dict[str, Any] = {"frame_shape": [*trained.frame_shape]}
-    model: dict[str, Any] = {"temperature": module.temperature, "dtype": "float32", "remat": False}
+    model: dict[str, Any] = {"temperature": module.temperature, "dtype": "float32", "remat": "none"}
     if isinstance(trained, TrainedIDM):
         stage, stream["length"] = "idm", trained.window
         model |= {"preset": _preset(trained.module, IDMS), "use_last": trained.module.use_last}

@@ -161,7 +161,8 @@ def make_replay(config: ConfigDict, space: ActionSpace) -> Replay | None:
 
 def make_spec(config: ConfigDict, scripted: bool, space: ActionSpace) -> EnvSpec:
     """Specification of the game."""
-    return make_env_spec(config.game.name, config.game.arguments.to_dict(), config.game.python, scripted, space)
+    game = config.game
+    return make_env_spec(game.name, game.arguments.to_dict(), game.python, scripted, space, game.games_per_process)
 
 
 def count_envs(config: ConfigDict) -> int:

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from vpt_jax.agent import PolicyAgent
 from vpt_jax.envs.games import GAMES, make_env_spec
 from vpt_jax.envs.rewards import REWARDS
-from vpt_jax.envs.vector.pool import FinishedEpisode, Pool, TimeStep
+from vpt_jax.envs.vector.episode_stream import FinishedEpisode
+from vpt_jax.envs.vector.pool import Pool, TimeStep
 from vpt_jax.report.films import FilmFrame, draw_large, write_film
 from vpt_jax.system import stopping
 from vpt_jax.system.errors import ConfigError

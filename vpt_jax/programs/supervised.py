@@ -20,6 +20,7 @@ from vpt_jax.data.batch import Batch
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
 from vpt_jax.data.entries import MIXTURE_OPTIONS, VALID_OPTIONS, DatasetEntry, read_entries
 from vpt_jax.data.mixture import MixtureStream, WindowMixture, require_equal_data, split_rows
+from vpt_jax.data.read_ahead import read_ahead
 from vpt_jax.data.streams import NULL_RULES, Part, Stream, StreamSettings, WindowStream, batches
 from vpt_jax.data.trainable import require_trainable
 from vpt_jax.evaluation.metrics import evaluator, group_name
@@ -36,7 +37,15 @@ from vpt_jax.training.objective import Objective
 from vpt_jax.training.profiling import profiled
 from vpt_jax.training.roofline import CHIPS
 from vpt_jax.training.run import LoopInputs, Run
-from vpt_jax.training.setup import Setup, check, frozen_pattern, initial_params, make_setup, training_flops
+from vpt_jax.training.setup import (
+    Setup,
+    batch_shapes,
+    check,
+    frozen_pattern,
+    initial_params,
+    make_setup,
+    training_flops,
+)
 from vpt_jax.training.stages import STAGES, head_statistics
 from vpt_jax.training.state import TrainState
 
@@ -94,10 +103,11 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
         del stop  # the loop asks it after every step: batches are quick
         evaluate = make_evaluator(config, setup.objective, data, mesh, baselines)
         with (
-            closing(placed_batches(train_data, mesh, int(state.step), steps, config.data.workers)) as train_batches,
+            read_ahead(placed_batches(train_data, mesh, int(state.step), steps, config.data.workers)) as train_batches,
             profiled(setup.step, config.profile_dir) as train_step,
         ):
-            yield LoopInputs(train_step, train_batches, evaluate, train_data.episodes)
+            prepare = partial(compile_step, config, setup, mesh, train_data)
+            yield LoopInputs(train_step, train_batches, evaluate, train_data.episodes, prepare)
 
     def report(state: TrainState) -> None:
         if config.report and jax.process_count() == 1:
@@ -113,6 +123,14 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
         open_inputs=open_inputs,
         report=report,
     )
+
+
+def compile_step(
+    config: ConfigDict, setup: Setup, mesh: Mesh, train_data: Stream | MixtureStream, state: TrainState
+) -> None:
+    """Compiles the step, which its first call then finds, while the data workers start; not of embeddings."""
+    if not config.data.get("embeddings"):  # their batches have another dtype
+        setup.step.lower(state, batch_shapes(config, mesh, train_data.frame_shape, train_data.space)).compile()
 
 
 def open_data(config: ConfigDict) -> RunData:

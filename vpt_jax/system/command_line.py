@@ -12,6 +12,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from vpt_jax.system import stopping
+from vpt_jax.system.compilation_cache import use_compilation_cache
 from vpt_jax.system.config_files import config_argument, find_config, find_configs
 from vpt_jax.system.config_help import describe_config
 from vpt_jax.system.disk_errors import explain_disk_error
@@ -67,6 +68,7 @@ def run(main: Callable[[ConfigDict], object], default: str, module: str = "__mai
     def checked_main() -> None:
         config = _read_config(flag)
         refuse_remote_paths(config)
+        use_compilation_cache(config)
         main(config)
 
     _run(checked_main, module, print_fields)

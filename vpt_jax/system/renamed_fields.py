@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
+from operator import attrgetter
 
 from ml_collections import ConfigDict
 
@@ -49,9 +50,12 @@ RENAMED_FIELDS: dict[str, tuple[str, ...]] = {
     "precision": ("min_precision",),
 }
 
+# Fields whose values have other names now: text of the old value in lower case: new value.
+RENAMED_VALUES: dict[str, dict[str, str]] = {"model.remat": {"false": "none", "true": "stacks"}}
+
 
 class RenamedFieldError(UserError, ValueError):
-    """A config has a field by its old name; the message has the new one."""
+    """A config has a field or a value by its old name; the message has the new one."""
 
 
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
@@ -68,12 +72,16 @@ def refuse_renamed_fields(config: ConfigDict) -> None:
     """Check a config for old names: a file can add any field to a config, and no program would read it.
 
     Raises:
-        RenamedFieldError: a field has an old name.
+        RenamedFieldError: a field or its value has an old name.
     """
     names = field_names(config)
     for name in names:
         if name in RENAMED_FIELDS:
             raise RenamedFieldError(f"the config sets a field by its old name: {_new_name(name, names)}")
+    for name in RENAMED_VALUES.keys() & set(names):
+        old = str(attrgetter(name)(config))
+        if new := RENAMED_VALUES[name].get(old.lower()):
+            raise RenamedFieldError(f"config.{name}={old} is now called config.{name}={new}")
 
 
 def explain_missing_field(field: str, names: Sequence[str]) -> str:

@@ -200,10 +200,9 @@ def _is_at(descriptor: int, folder: Path) -> bool:
 
 def progress_bar(total: int, **options: Any) -> tqdm:
     """A tqdm bar with rate and remaining time; without a terminal, one line every ten seconds."""
-    terminal = sys.stderr.isatty()
-    return tqdm(
-        total=total, file=None if terminal else _LogLines(), mininterval=0.1 if terminal else 10, **options
-    )  # fmt: skip
+    if not sys.stderr.isatty():  # `position`: a bar within another one would move the cursor
+        options |= dict(file=_LogLines(), mininterval=10, position=0)
+    return tqdm(total=total, **options)
 
 
 class _LogLines:

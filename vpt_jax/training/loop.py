@@ -106,6 +106,7 @@ class Trainer(Generic[State]):
         episodes: step, counted from 0 -> names of the episodes in its batch, for the message of `NonFiniteLossError`.
         checkpoints: of the run; not closed.
         outputs: closed at the end.
+        prepare: called with the state before the first batch is drawn; it may compile the step.
         hang_minutes: a step, an evaluation or a save that takes longer ends the process with status 1 (0: no limit);
             compiling the step may take longer, compiling the evaluation may not.
     """
@@ -118,6 +119,7 @@ class Trainer(Generic[State]):
     episodes: Callable[[int], list[str]]
     checkpoints: Checkpoints
     outputs: Outputs
+    prepare: Callable[[State], None] = lambda state: None
     hang_minutes: float = 0.0
     # Number and metrics of the last step; they are still on the device, and are logged while the next step runs.
     _pending: tuple[int, Metrics] | None = field(default=None, init=False)
@@ -134,6 +136,9 @@ class Trainer(Generic[State]):
 
     def _run_steps(self, state: State, heartbeat: Callable[[], None]) -> State:
         done = saved = int(state.step)
+        if done < self.schedule.steps:
+            with self.outputs.goodput.measure("compile"):
+                self.prepare(state)
         while done < self.schedule.steps and not self.stop.received:
             batch = self._next_batch()
             if batch is None:

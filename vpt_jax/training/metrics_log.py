@@ -95,10 +95,27 @@ class Progress:
     """
 
     def __init__(
-        self, start: int, stop: int, work: Work, quiet: bool, seconds: float = 10.0, headline: str = "loss"
+        self,
+        start: int,
+        stop: int,
+        work: Work,
+        quiet: bool,
+        seconds: float = 10.0,
+        headline: str = "loss",
+        start_note: object = "most of it compiling",
     ) -> None:
-        """Shows steps `start` to `stop`; `headline` names the metric that is shown of a step."""
-        self._headline = headline
+        """Shows steps `start` to `stop`.
+
+        Args:
+            start: finished steps.
+            stop: step after which the run ends.
+            work: of a step.
+            quiet: show nothing.
+            seconds: between two lines.
+            headline: name of the metric that is shown of a step.
+            start_note: its text, when the first step has ended, is shown with the time that it took.
+        """
+        self._headline, self._start_note = headline, start_note
         self._stop, self._work, self._quiet, self._seconds = stop, work, quiet, seconds
         self._bar = tqdm(initial=start, total=stop, unit="step", disable=quiet or not sys.stderr.isatty())
         self._start, self._mark, self._waited = start, (start, time.monotonic()), 0.0
@@ -114,7 +131,7 @@ class Progress:
         last_step, last_time = self._mark
         elapsed = time.monotonic() - last_time
         if last_step == self._start and step < self._stop:  # the first step mostly compiles: no speed
-            self.log(f"step {step}/{self._stop}  {shown}  after {elapsed:.0f} s, most of it compiling")
+            self.log(f"step {step}/{self._stop}  {shown}  after {elapsed:.0f} s, {self._start_note}")
             self._mark, self._waited = (step, time.monotonic()), 0.0
             return {}
         if elapsed < self._seconds and step < self._stop:

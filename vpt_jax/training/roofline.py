@@ -106,6 +106,18 @@ def cost_of(compiled: Compiled, buffers: Mapping[str, Any]) -> Cost:
     return Cost(memory, properties["flops"], properties["bytes accessed"], list(find_collectives(program, devices)))
 
 
+def program_bytes(compiled: Compiled) -> int:
+    """Bytes that a program needs on a device while it runs, arguments and results included.
+
+    Raises:
+      ValueError: the compiler does not report it.
+    """
+    if (analysis := compiled.memory_analysis()) is None:
+        raise ValueError("this compiler reports no memory of a program (memory_analysis)")
+    arguments = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return arguments + analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes
+
+
 def device_bytes(shapes: Any) -> int:
     """Bytes of a tree of tensors on one device; its leaves are shapes with shardings."""
     return sum(prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))

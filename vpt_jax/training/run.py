@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from vpt_jax import parallel
 from vpt_jax.parallel import log
 from vpt_jax.training.checkpoints import Checkpoints, SettingsChangedError, write_run_config
+from vpt_jax.training.compile_times import measured_compilation
 from vpt_jax.training.goodput import Goodput
 from vpt_jax.training.loop import Outputs, Schedule, StopSignal, Trainer
 from vpt_jax.training.metrics_log import MetricsLog, Progress, Work
@@ -29,6 +30,7 @@ class LoopInputs(NamedTuple):
     batches: Iterator[Any]
     evaluate: Callable[[Any], dict[str, float]] | None
     episodes: Callable[[int], list[str]]
+    prepare: Callable[[Any], None] = lambda state: None
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def train_run(run: Run[State], config: ConfigDict, mesh: Mesh, start_time: float
     """
     workdir, quiet = Path(config.workdir), jax.process_index() > 0
     folder = Checkpoints(workdir / "checkpoints", **config.checkpoint, metadata=run.metadata)
-    with jax.set_mesh(mesh), closing(folder) as checkpoints:
+    with jax.set_mesh(mesh), closing(folder) as checkpoints, measured_compilation() as compile_times:
         state = resume(checkpoints, run.shapes, run.shardings, run.setting_hints) or run.initialize()
         write_run_config(workdir, config, parallel.sharding_table(run.shapes, run.shardings))
         start = int(state.step)
@@ -79,7 +81,7 @@ def train_run(run: Run[State], config: ConfigDict, mesh: Mesh, start_time: float
         with StopSignal() as stop, run.open_inputs(state, stop) as inputs:
             outputs = Outputs(
                 MetricsLog(workdir, start, quiet),
-                Progress(start, run.schedule.steps, run.work, quiet, headline=run.headline),
+                Progress(start, run.schedule.steps, run.work, quiet, headline=run.headline, start_note=compile_times),
                 Goodput(workdir, start, start_time, quiet),
             )
             trainer = Trainer(

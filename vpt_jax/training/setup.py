@@ -23,12 +23,14 @@ from vpt_jax.data.batch import Batch
 from vpt_jax.keys import seed_key
 from vpt_jax.models.flops import TRAINING_FACTOR
 from vpt_jax.models.presets import DTYPES
+from vpt_jax.models.remat import AUTO, NONE
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.training.checkpoints import LOADERS, CheckpointError
 from vpt_jax.training.freezing import PatternError, freeze, stop_gradient_on_frozen
 from vpt_jax.training.objective import Objective
 from vpt_jax.training.optimizers import OPTIMIZERS, linear_schedule
+from vpt_jax.training.remat_choice import StepToFit, check_remat, first_that_fits, memory_limit, with_remat
 from vpt_jax.training.stages import MODEL_OF_STAGE, STAGES
 from vpt_jax.training.state import Loss, Metrics, TrainState, initial_state, train_step
 
@@ -79,6 +81,7 @@ def check(config: Any, mesh: Mesh) -> None:
         "model.preset": MODEL_OF_STAGE[config.stage].presets, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS,
         "sharding": parallel.RULES,
     })  # fmt: skip
+    check_remat(config)
     if config.stage in STAGES and "head" in config.model:
         check_choices(config, {"model.head": STAGES[config.stage].heads})
     check_hang_minutes(config)
@@ -155,7 +158,7 @@ def frozen_pattern(config: Any) -> str:
 def make_setup(
     config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, steps: int, space: ActionSpace = MINERL
 ) -> Setup:
-    """Builds the run that a config describes, on a mesh.
+    """Builds the run that a config describes, on a mesh; `config.model.remat=auto` is decided here (`remat_choice`).
 
     Args:
       config: fields as in configs/foundation.py or configs/idm.py.
@@ -167,6 +170,25 @@ def make_setup(
     Raises:
       ConfigError: `config.frozen_pattern` matches no parameters, or all.
     """
+
+    def build(remat: str) -> Setup:
+        return _make_setup(with_remat(config, remat), mesh, frame_shape, marginal, steps, space)
+
+    def step(setup: Setup) -> StepToFit:
+        batch = batch_shapes(config, mesh, frame_shape, space)
+        with jax.set_mesh(mesh):
+            return StepToFit(setup.step.lower(setup.shapes, batch), batch)  # the next batch waits on the device
+
+    if config.model.remat != AUTO:
+        return build(config.model.remat)
+    if config.data.get("embeddings"):  # the stacks are not in the step
+        return build(NONE)
+    return first_that_fits(build, step, mesh, memory_limit(mesh))
+
+
+def _make_setup(
+    config: Any, mesh: Mesh, frame_shape: FrameShape, marginal: Any, steps: int, space: ActionSpace
+) -> Setup:
     objective = make_objective(config, frame_shape, marginal, space)
     pattern = frozen_pattern(config)
     loss = _with_frozen_params(objective.loss, pattern) if pattern else objective.loss

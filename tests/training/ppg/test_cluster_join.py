@@ -33,7 +33,9 @@ def ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", stub)
     monkeypatch.delitem(sys.modules, "vpt_jax.envs.vector.remote", raising=False)
     remote = importlib.import_module("vpt_jax.envs.vector.remote")
-    monkeypatch.setattr(remote, "RemotePool", lambda *_, **fields: SimpleNamespace(seeds=fields["seeds"]))
+    monkeypatch.setattr(
+        remote, "RemotePool", lambda *_, **fields: SimpleNamespace(seeds=fields["seeds"], start=lambda: None)
+    )
     yield stub
     sys.modules.pop("vpt_jax.envs.vector.remote", None)
 
@@ -49,7 +51,8 @@ def test_sigterm_still_stops_a_run_with_games_on_ray(ray):
     config = config_of()
     before = signal.getsignal(signal.SIGTERM)
     with loop.StopSignal() as stop:
-        assert len(train.make_pool(config, make_mesh(config), 0).seeds) == config.num_envs
+        pools = train.make_pools(config, make_mesh(config), 0)
+        assert sum(len(pool.seeds) for pool in pools) == config.num_envs
         assert not stop()
         signal.raise_signal(signal.SIGTERM)
         assert stop()
@@ -60,7 +63,7 @@ def test_sigterm_still_stops_a_run_without_a_cluster(ray):
     config = config_of(cluster="nowhere")
     with loop.StopSignal() as stop:
         with pytest.raises(ConfigError, match=r"config\.game\.cluster is 'nowhere': no cluster"):
-            train.make_pool(config, make_mesh(config), 0)
+            train.make_pools(config, make_mesh(config), 0)
         signal.raise_signal(signal.SIGTERM)
         assert stop()
 

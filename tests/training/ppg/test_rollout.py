@@ -14,7 +14,7 @@ from vpt_jax.models.joint_head import JointDistribution
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.training.ppg.learner import Learner, PPGConfig, segment_order, take_segments
-from vpt_jax.training.ppg.rollout import RolloutCollector
+from vpt_jax.training.ppg.rollout import RolloutCollector, count_parts
 from vpt_jax.training.ppg.setup import initial_state
 
 GAMES, LENGTH, SEGMENTS = 4, 5, 4
@@ -27,29 +27,34 @@ class ToyVectorEnv:
 
     wait_seconds, lost = 0.0, 0
 
-    def __init__(self):
-        self._lengths, self._steps = 5 + np.arange(GAMES), np.zeros(GAMES, int)
-        self._episodes, self._camera = np.zeros(GAMES, int), np.zeros((GAMES, 2), np.float32)
+    def __init__(self, rows=range(GAMES)):
+        self._rows = np.array(rows)
+        n = len(self._rows)
+        self._lengths, self._steps = 5 + self._rows, np.zeros(n, int)
+        self._episodes, self._camera = np.zeros(n, int), np.zeros((n, 2), np.float32)
+        self._next = self._time_step(first=self._steps == 0, acted=np.zeros(n, bool))
 
-    def begin(self):
-        return self._time_step(first=self._steps == 0, acted=np.zeros(GAMES, bool))
-
-    def step(self, buttons, camera):
+    def send(self, buttons, camera):
+        assert self._next is None  # the last time step was received
         over = self._steps == self._lengths
         self._steps, self._episodes = np.where(over, 0, self._steps + 1), self._episodes + over
         self._camera = camera
-        return self._time_step(first=over, acted=~over)
+        self._next = self._time_step(first=over, acted=~over)
+
+    def receive(self):
+        time_step, self._next = self._next, None
+        return time_step
 
     def episodes(self):
         return []
 
     def _time_step(self, first, acted):
         rng = np.random.default_rng(0).integers(0, 256, (7, 11, *SHAPE), np.uint8)
-        frames = rng[(np.arange(GAMES) + 3 * self._episodes) % 7, self._steps].copy()
+        frames = rng[(self._rows + 3 * self._episodes) % 7, self._steps].copy()
         frames[:, 0, 0, 0] += (10 * self._camera[:, 1]).astype(np.uint8)
         cut = acted & (self._steps == self._lengths)
         reward = np.where(acted, np.sin(self._steps + self._camera[:, 0]), 0).astype(np.float32)
-        false = np.zeros(GAMES, bool)
+        false = np.zeros(len(self._rows), bool)
         return TimeStep(frames, self._episodes, first, self._steps < self._lengths, acted, reward, false, cut)
 
 
@@ -60,8 +65,31 @@ def random_params():
     return jax.tree.map(lambda leaf: (0.3 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
 
 
-def make_collector(mesh):
-    return RolloutCollector(POLICY, ToyVectorEnv(), mesh, GAMES, LENGTH, jax.random.PRNGKey(7))
+def make_collector(mesh, parts=2):
+    pools = [ToyVectorEnv(range(part, GAMES, parts)) for part in range(parts)]
+    return RolloutCollector(POLICY, pools, mesh, GAMES, LENGTH, jax.random.PRNGKey(7))
+
+
+def test_a_rollout_of_two_halves_is_that_of_all_environments_together():
+    """Actions depend on seed, step and row alone, so that a run may change its number of devices."""
+    rollouts = []
+    for devices, parts in ((1, 1), (1, 2), (2, 2)):
+        mesh = parallel.make_mesh(devices=jax.devices()[:devices])
+        assert count_parts(GAMES, mesh, wanted=2) == 2
+        assert count_parts(GAMES, mesh) == 1  # on CPUs
+        collector, params = make_collector(mesh, parts), random_params()
+        collector.collect(params, ValueNormalizer.create(), LENGTH * SEGMENTS)
+        rollouts.append(jax.device_get(collector.collect(params, ValueNormalizer.create(), LENGTH * SEGMENTS)))
+    for other in rollouts[1:]:
+        for name in ("frames", "first", "valid", "action", "terminated", "truncated"):
+            jax.tree.map(np.testing.assert_array_equal, getattr(other, name), getattr(rollouts[0], name))
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), other, rollouts[0])
+    assert len({*rollouts[0].action.buttons.flat}) > GAMES
+
+
+@pytest.mark.parametrize(("num_envs", "devices", "parts"), [(1, 1, 1), (2, 1, 2), (40, 8, 1), (48, 8, 2), (8, 8, 1)])
+def test_environments_are_halved_where_every_device_has_an_even_number(num_envs, devices, parts):
+    assert count_parts(num_envs, parallel.make_mesh(devices=jax.devices()[:devices]), wanted=2) == parts
 
 
 def test_random_segments_reproduce_the_log_probs_of_the_rollout():

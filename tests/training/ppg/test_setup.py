@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import rl_diamond, rl_doom
-from vpt_jax.envs.vector.pool import FinishedEpisode
+from vpt_jax.envs.vector.episode_stream import FinishedEpisode
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.system.errors import ConfigError
@@ -123,6 +123,8 @@ def test_more_games_than_steps_still_play():
     [
         ({"ppg.wake_cycles": 0}, "config.ppg.wake_cycles must be 1 or more"),
         ({"ppg.sleep_cycles": -1}, "config.ppg.sleep_cycles 0 or more"),
+        ({"game.parts": 3}, r"config.game.parts 0, 1 or 2; they are 0 and 3"),
+        ({"game.games_per_process": -1}, "config.game.games_per_process must be 0 or more"),
         (
             {"game.arguments": {"path": "video.mp4"}, "game.name": "video"},
             "config.game.arguments.seconds, which is not set",

@@ -1,8 +1,9 @@
-"""Client of one environment in a subprocess: requests, timeouts, heartbeat, and validation of every message.
+"""Client of the games of one subprocess: requests, timeouts, heartbeat, and validation of every message.
 
 No message can end the calling program: one that does not answer the current request, is too long, nested too deeply or
-out of range raises `EnvLostError`. The frame is copied out of a file that the game may write, shrink or grow at any
-time; it is never memory-mapped, since reading a mapped page that was truncated kills the reader (SIGBUS).
+out of range raises `EnvLostError`. Results are copied out of a file, the block, that the games may write, shrink or
+grow at any time; it is never memory-mapped here, since reading a mapped page that was truncated kills the reader
+(SIGBUS).
 """
 
 import json
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,15 +28,16 @@ from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.envs.processes import supervisor
 from vpt_jax.envs.processes.reaper import MARK, kill_marked
+from vpt_jax.envs.vector import server
 from vpt_jax.system.errors import MissingFileError, UserError
 from vpt_jax.system.printable import printable
 
-_SERVER = Path(__file__).with_name("server.py")
+_SERVER = Path(server.__file__)
 _MAX_MESSAGE_BYTES = 1 << 20
 _MAX_FRAME_BYTES = 1 << 26
 _MAX_SIDE_PIXELS = 1 << 13
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_MAX_INFO_ENTRIES, _MAX_NAME_LENGTH = 10_000, 200  # of an info dict; in characters
+_MAX_NAME_LENGTH = 200  # of a number in `info`, in characters
 _MAX_OUTPUT_BYTES = 1 << 26  # of a game's stdout and stderr that are kept on disk
 _OUTPUT_TAIL_BYTES = 2000  # of a dead game's output that are quoted
 _HEARTBEAT = b"{}"  # shows that the process is alive; answers no request
@@ -65,6 +67,7 @@ class EnvSpec:
     python: str = ""  # with packages of its own; empty: the one of this program, on whichever machine
     timeouts: Timeouts = Timeouts()
     space: ActionSpace = MINERL  # of the actions
+    games_per_process: int = 1  # at most, in a pool; one after the other carries out its action
 
 
 class StepResult(NamedTuple):
@@ -75,29 +78,40 @@ class StepResult(NamedTuple):
     truncated: bool = False
 
 
-class EnvClient:
-    """Client of one game process. Send one request at a time, then `poll` until its answer has come.
+Results = Sequence[StepResult | EnvLostError | None]  # by game; an error: the game is to be made anew
 
-    After `poll` has raised `EnvLostError`, call `kill`: no other method may be used.
+
+class EnvClient:
+    """Client of one process with `games` games. `send` one request at a time, then `poll` until its answer has come.
+
+    Before `send`, `reset` and `step` add what single games are to do. After `poll` has raised `EnvLostError`, call
+    `kill`: no other method may be used.
     """
 
-    def __init__(self, spec: EnvSpec, mark: str):
-        """Starts the process; it can be reset once `poll` has returned an answer.
+    def __init__(self, spec: EnvSpec, mark: str, games: int = 1):
+        """Starts the process; its games can be reset once `poll` has returned an answer.
 
         `mark` tags the process and its children for clean-up (`reaper.py`).
         """
         self._timeouts, self._buffer, self._last_received = spec.timeouts, b"", 0.0
         self._number = 0  # of the request; its answer repeats it
-        self._frame: UInt8[np.ndarray, "h w 3"] | None = None
+        self._answers: np.ndarray | None = None  # of `server.answer_type`; None until the games are made
+        self._names: list[list[str]] = [[]] * games
+        self._values = np.zeros(0)
         self._socket, server_socket = socket.socketpair()
-        self._frame_file, self._output = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 - see `kill`
+        self._block, self._output = _memory_file(), tempfile.TemporaryFile()  # noqa: SIM115 - see `kill`
         self.mark = mark
-        self._process = self._start(spec.python or sys.executable, server_socket.fileno(), self._frame_file.fileno())
+        self._process = self._start(spec.python or sys.executable, server_socket.fileno(), self._block.fileno())
         server_socket.close()
         self._socket.setblocking(False)
-        self._space = spec.space
-        request = {"make": spec.make, "arguments": dict(spec.arguments), "keys": list(spec.space.env_keys)}
-        self._send(request, spec.timeouts.start)
+        space = spec.space
+        self._requests = np.zeros((), server.request_type(games, len(space.keys), len(space.axes)))
+        self._seconds = 0.0  # that the requests may take
+        message = {
+            "make": spec.make, "arguments": dict(spec.arguments), "games": games, "keys": space.keys,
+            "unpredicted": space.unpredicted, "axes": len(space.axes), "number": 1,
+        }  # fmt: skip
+        self._send(json.dumps(message).encode(), games * spec.timeouts.start)
 
     def _start(self, python: str, *descriptors: int) -> subprocess.Popen[bytes]:
         """Starts the supervisor process, which starts the game."""
@@ -129,20 +143,31 @@ class EnvClient:
             return self._answer_due
         return min(self._answer_due, self._last_received + self._timeouts.heartbeat)
 
-    def reset(self, seed: int) -> None:
-        """Request a new episode."""
-        self._send({"reset": seed}, self._timeouts.reset)
+    def reset(self, game: int, seed: int, renew: bool = False) -> None:
+        """Add to the next request: a new episode of a game (0 to 2**63 - 1); `renew` makes the game anew before it."""
+        self._add(game, server.RENEW if renew else server.RESET, self._timeouts.reset + renew * self._timeouts.start)
+        self._requests["seed"][game] = seed
 
-    def step(self, buttons: UInt8[np.ndarray, " keys"], camera: Float[np.ndarray, " axes"]) -> None:
-        """Request one step with these keys held and these movements of the axes (MineRL: pitch, yaw in degrees)."""
-        keys = [name for name, held in zip(self._space.keys, buttons, strict=True) if held]
-        self._send({"step": {"keys": keys, "camera": [float(moved) for moved in camera]}}, self._timeouts.step)
+    def step(self, game: int, buttons: UInt8[np.ndarray, " keys"], camera: Float[np.ndarray, " axes"]) -> None:
+        """Add to the next request: a step with these keys held and movements of the axes (MineRL: pitch, yaw)."""
+        self._add(game, server.STEP, self._timeouts.step)
+        self._requests["keys"][game], self._requests["camera"][game] = buttons, camera
 
-    def poll(self) -> StepResult | None:
-        """Returns the answer if it has come, else None; the answer to construction has an empty `info`.
+    def send(self) -> None:
+        """Send the request with what has been added since the last one."""
+        self._requested = self._requests["operation"].tolist()
+        with suppress(OSError):  # no space, or flags that a game has set on the file: it does not answer
+            os.pwrite(self._block.fileno(), self._requests.tobytes(), 0)
+        self._send(b"%d" % (self._number + 1), self._seconds)
+        self._requests["operation"], self._seconds = server.NOTHING, 0.0
+
+    def poll(self) -> Results | None:
+        """Returns the results by game if the answer has come, else None; a game without a request has none.
+
+        The answer to construction has no results.
 
         Raises:
-            EnvLostError: the game hung, died or sent an invalid message.
+            EnvLostError: the games hung, died or sent an invalid message.
         """
         self._receive()
         *lines, self._buffer = self._buffer.split(b"\n")
@@ -161,24 +186,12 @@ class EnvClient:
             raise EnvLostError(f"the game did not answer for {time.monotonic() - self._sent_at:.1f} s")
         return None
 
-    def frame(self) -> UInt8[np.ndarray, "h w 3"]:
-        """Returns the current frame: a copy, which the next call overwrites.
-
-        Raises:
-            EnvLostError: there is no frame yet, or the game has truncated or locked its file.
-        """
-        if self._frame is None:
+    @property
+    def frames(self) -> UInt8[np.ndarray, "games h w 3"]:
+        """The current frames; the next `poll` overwrites them."""
+        if self._answers is None:
             raise EnvLostError("the game has sent no frame yet")
-        pixels, done = self._frame.data.cast("B"), 0
-        try:
-            while done < len(pixels):
-                more = os.preadv(self._frame_file.fileno(), [pixels[done:]], done)
-                if not more:
-                    raise EnvLostError("the file of the game's frame is shorter than the frame")
-                done += more
-        except OSError as error:  # from flags that the game has set on the file
-            raise EnvLostError(f"the game's frame cannot be read: {error}") from error
-        return self._frame
+        return self._answers["frame"]
 
     def request_exit(self) -> None:
         """Request that the game exits by itself."""
@@ -202,16 +215,19 @@ class EnvClient:
             self._process.kill()
             self._process.wait()
         kill_marked(self.mark)
-        self._frame = None
-        for resource in (self._socket, self._frame_file, self._output):
+        for resource in (self._socket, self._block, self._output):
             resource.close()
 
-    def _send(self, message: dict[str, Any], seconds: float) -> None:
+    def _add(self, game: int, operation: int, seconds: float) -> None:
+        self._requests["operation"][game] = operation
+        self._seconds += seconds
+
+    def _send(self, line: bytes, seconds: float) -> None:
         self._sent_at, self._number = time.monotonic(), self._number + 1
         self._last_received = self._last_received and self._sent_at  # the heartbeat is due from the first message on
         self._answer_due = self._sent_at + seconds
-        with suppress(OSError):  # the game has ended: `poll` raises
-            self._socket.sendall(json.dumps({**message, "number": self._number}).encode() + b"\n")
+        with suppress(OSError):  # the process has ended: `poll` raises
+            self._socket.sendall(line + b"\n")
 
     def _receive(self) -> None:
         self._limit_output()
@@ -226,9 +242,13 @@ class EnvClient:
         self._last_received = time.monotonic()
         self._buffer += received
 
-    def _parse(self, line: bytes) -> StepResult:
+    def _parse(self, line: bytes) -> Results:
         """Parse and validate the answer to the last request."""
+        if self._answers is not None and line == b"%d" % self._number:
+            return self._results()
         quoted = f"{line[:200]!r}"
+        if line.isdigit():
+            raise EnvLostError(f"invalid message from the game process: {quoted} answers no request")
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
@@ -236,16 +256,44 @@ class EnvClient:
         if not isinstance(message, dict):
             raise EnvLostError(f"invalid message from the game process: {quoted} is not a JSON object")
         if isinstance(text := message.get("error"), str):
-            raise EnvLostError(f"the game failed: {printable(text[-_OUTPUT_TAIL_BYTES:], lines=True)}")
+            raise _failure(text)
         if type(number := message.get("number")) is not int or number != self._number:
             raise EnvLostError(f"invalid message from the game process: {quoted} answers no request")
-        if self._frame is None:
-            self._frame = np.zeros(_shape(message.get("shape"), quoted), np.uint8)
-            return StepResult({})
-        endings = [message.get(name, False) for name in ("terminated", "truncated")]
-        if not all(isinstance(ending, bool) for ending in endings):
-            raise EnvLostError(f"invalid message from the game process: {quoted}")
-        return StepResult(_info(message.get("info"), quoted), *endings)
+        games = len(self._names)
+        if self._answers is None:
+            self._answers = np.zeros((), server.answer_type(games, _shape(message.get("shape"), games, quoted)))
+            return []
+        self._names = _names(message.get("names"), games, quoted)
+        self._values = np.zeros(sum(map(len, self._names)))
+        failed = _failures(message.get("failed", {}), quoted)
+        return [failed.get(str(game), result) for game, result in enumerate(self._results())]
+
+    def _results(self) -> Results:
+        """Copies the results out of the block, and validates them."""
+        self._copy_block()
+        if not (np.abs(self._values) <= _FLOAT32_MAX).all():
+            raise EnvLostError("invalid values from the game process: its info has numbers beyond float32")
+        values, results = iter(self._values.tolist()), []
+        endings = self._answers["ending"].tolist()  # type: ignore[index]
+        for operation, names, ending in zip(self._requested, self._names, endings, strict=True):
+            info = dict(zip(names, values))  # noqa: B905 - the values of the other games follow
+            terminated, truncated = bool(ending & server.TERMINATED), bool(ending & server.TRUNCATED)
+            results.append(StepResult(info, terminated, truncated) if operation else None)
+        return results
+
+    def _copy_block(self) -> None:
+        """Reads endings, frames and values."""
+        buffers, offset = [_bytes_of(self._answers), _bytes_of(self._values)], server.ANSWERS
+        left = sum(map(len, buffers))
+        try:
+            while left:
+                count = os.preadv(self._block.fileno(), buffers, offset)
+                if not count:
+                    raise EnvLostError("the file of the game's frame is shorter than the frame")
+                offset, left = offset + count, left - count
+                buffers = [buffers[0][count:], buffers[1][max(count - len(buffers[0]), 0) :]]
+        except OSError as error:  # from flags that the game has set on the file
+            raise EnvLostError(f"the game's frame cannot be read: {error}") from error
 
     def _limit_output(self) -> None:
         """Truncate the game's output file if it has grown too large: only its end is used."""
@@ -259,25 +307,45 @@ class EnvClient:
         return f"; the end of its output: {tail}" if tail else ""
 
 
-def _shape(shape: Any, quoted: str) -> list[int]:
+def _memory_file() -> Any:
+    """An unnamed file in memory; where there is none (other systems than Linux), on disk."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("vpt_jax"), "r+b")
+    return tempfile.TemporaryFile()
+
+
+def _bytes_of(array: Any) -> memoryview:
+    """View of an array's bytes."""
+    return memoryview(array.reshape(-1).view(np.uint8))
+
+
+def _shape(shape: Any, games: int, quoted: str) -> list[int]:
     """Validates the frame shape `[height, width, 3]`."""
     valid = isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)
-    if not valid or shape[2] != 3 or max(shape) > _MAX_SIDE_PIXELS or math.prod(shape) > _MAX_FRAME_BYTES:
+    if not valid or shape[2] != 3 or max(shape) > _MAX_SIDE_PIXELS or games * math.prod(shape) > _MAX_FRAME_BYTES:
         raise EnvLostError(f"the shape of the game's frames is not [height, width, 3]: {quoted}")
     return shape
 
 
-def _info(info: Any, quoted: str) -> dict[str, float]:
-    """Validates `info`: printable names with numbers in the range of float32."""
-    valid = isinstance(info, dict) and len(info) <= _MAX_INFO_ENTRIES
-    if not valid or not all(_is_valid_name(name) and _is_valid_number(number) for name, number in info.items()):
+def _failure(text: str) -> EnvLostError:
+    return EnvLostError(f"the game failed: {printable(text[-_OUTPUT_TAIL_BYTES:], lines=True)}")
+
+
+def _failures(failed: Any, quoted: str) -> dict[str, EnvLostError]:
+    """Validates the failures of single games, by their number as text."""
+    if not isinstance(failed, dict) or not all(isinstance(text, str) for text in failed.values()):
+        raise EnvLostError(f"invalid message from the game process: {quoted}")
+    return {game: _failure(text) for game, text in failed.items()}
+
+
+def _names(names: Any, games: int, quoted: str) -> list[list[str]]:
+    """Validates the names of the numbers in `info`, by game: printable, and each once."""
+    valid = isinstance(names, list) and len(names) == games and all(isinstance(of_game, list) for of_game in names)
+    if not valid or not all(_are_valid_names(of_game) for of_game in names):
         raise EnvLostError(f"invalid message from the game process: its info does not map names to numbers: {quoted}")
-    return {name: float(number) for name, number in info.items()}
+    return names
 
 
-def _is_valid_name(name: str) -> bool:
-    return len(name) <= _MAX_NAME_LENGTH and name.isprintable()
-
-
-def _is_valid_number(number: Any) -> bool:
-    return type(number) in (int, float) and abs(number) <= _FLOAT32_MAX
+def _are_valid_names(names: list[Any]) -> bool:
+    valid = all(isinstance(name, str) and len(name) <= _MAX_NAME_LENGTH and name.isprintable() for name in names)
+    return valid and len(names) <= server.MAX_VALUES and len({*names}) == len(names)

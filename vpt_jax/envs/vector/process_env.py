@@ -9,7 +9,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from vpt_jax.envs.processes.reaper import start_reaper
-from vpt_jax.envs.vector.client import EnvClient, EnvLostError, EnvSpec, StepResult
+from vpt_jax.envs.vector.client import EnvClient, EnvLostError, EnvSpec, Results, StepResult
 from vpt_jax.video import Frame
 
 
@@ -44,16 +44,18 @@ class ProcessEnv:
             EnvLostError: the game hung, died or sent an invalid message, or has been closed.
         """
         client = self._running()
-        client.reset(secrets.randbits(31) if seed is None else seed)
-        result = self._answer(client)
-        return {"pov": self._frame(client)}, result.info
+        client.reset(0, secrets.randbits(31) if seed is None else seed)
+        client.send()
+        result = self._result(client)
+        return {"pov": client.frames[0].copy()}, result.info
 
     def step(self, action: Mapping[str, Any]) -> tuple[dict[str, Frame], float, bool, bool, dict[str, float]]:
         """Carry out one step of the space's action dict. The reward is 0. Raises as `reset`."""
         client = self._running()
-        client.step(*self._space.from_env(action))
-        result = self._answer(client)
-        return {"pov": self._frame(client)}, 0.0, result.terminated, result.truncated, result.info
+        client.step(0, *self._space.from_env(action))
+        client.send()
+        result = self._result(client)
+        return {"pov": client.frames[0].copy()}, 0.0, result.terminated, result.truncated, result.info
 
     def close(self) -> None:
         """End the game."""
@@ -66,16 +68,16 @@ class ProcessEnv:
             raise EnvLostError("the game has been closed, or was lost: make it again")
         return self._client
 
-    def _answer(self, client: EnvClient) -> StepResult:
+    def _result(self, client: EnvClient) -> StepResult:
+        (result,) = self._answer(client)
+        return result if isinstance(result, StepResult) else StepResult({})  # there is one, since one was requested
+
+    def _answer(self, client: EnvClient) -> Results:
         """Wait for the answer to the last request."""
         with self._killed_if_lost(client):
-            while (result := client.poll()) is None:
+            while (results := client.poll()) is None:
                 wait([client.fileno()], max(client.deadline - time.monotonic(), 0.0) + 0.001)
-            return result
-
-    def _frame(self, client: EnvClient) -> Frame:
-        with self._killed_if_lost(client):
-            return client.frame().copy()
+            return results
 
     @contextmanager
     def _killed_if_lost(self, client: EnvClient) -> Iterator[None]:

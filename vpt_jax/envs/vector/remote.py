@@ -15,7 +15,8 @@ import ray
 from jaxtyping import Float, UInt8
 
 from vpt_jax.envs.vector.client import EnvLostError, EnvSpec
-from vpt_jax.envs.vector.pool import FinishedEpisode, Pool, TimeStep
+from vpt_jax.envs.vector.episode_stream import FinishedEpisode
+from vpt_jax.envs.vector.pool import Pool, TimeStep
 from vpt_jax.system.signals import keep_signal_handlers
 
 _NETWORK_SECONDS = 60.0  # that a machine may take longer than its games
@@ -187,6 +188,7 @@ class RemotePool:
         self.first_limits = [None] * len(seeds) if first_limits is None else first_limits
         self.timeout = env_spec.timeouts.start + env_spec.timeouts.reset + env_spec.timeouts.step + _NETWORK_SECONDS
         self.wait_seconds, self.lost = 0.0, 0  # the loss of a machine counts all its games
+        self._begun = False  # the first time step has been received
         self._shards = [_Shard(self, number) for number in range(machines)]
 
     def __enter__(self) -> Self:
@@ -198,14 +200,26 @@ class RemotePool:
 
     def begin(self) -> TimeStep:
         """As `Pool.begin`."""
-        return self._collect(wait=True)
+        return self.receive()
+
+    def start(self) -> None:
+        """As `Pool.start`; the machines have begun to start the games when they were asked for."""
 
     def step(self, buttons: UInt8[np.ndarray, "n keys"], camera: Float[np.ndarray, "n axes"]) -> TimeStep:
         """As `Pool.step`."""
+        self.send(buttons, camera)
+        return self.receive()
+
+    def send(self, buttons: UInt8[np.ndarray, "n keys"], camera: Float[np.ndarray, "n axes"]) -> None:
+        """As `Pool.send`."""
         split = (np.split(actions, self.machines) for actions in (buttons, camera))
         for shard, keys, degrees in zip(self._shards, *split, strict=True):
             shard.step(keys, degrees)
-        return self._collect(wait=False)
+
+    def receive(self) -> TimeStep:
+        """As `Pool.receive`."""
+        wait, self._begun = not self._begun, True
+        return self._collect(wait)
 
     def episodes(self) -> list[FinishedEpisode]:
         """As `Pool.episodes`."""

@@ -1,6 +1,11 @@
-"""Rollout collection: samples an action for every game at each step, and stacks the transitions into rollouts."""
+"""Rollout collection: samples an action for every game at each step, and stacks the transitions into rollouts.
 
-from collections.abc import Callable
+The games may be in two halves, each a vectorized environment: while the policy is asked for the actions of one half,
+the other half plays.
+"""
+
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int, UInt8, UInt32
+from jaxtyping import Array, Bool, Int, Shaped, UInt8, UInt32
 
 from vpt_jax import parallel
 from vpt_jax.envs.vector.pool import TimeStep, VectorEnv
@@ -28,76 +33,150 @@ def sample_actions(
     first: Bool[Array, " b"],
     rng: UInt32[Array, "2"],
     step: int,
+    rows: tuple[int, int],
 ) -> tuple[ActionSample, RingKVCache]:
-    """Sample actions from the policy, with the key `fold_in(rng, step)`; also returns the updated KV cache."""
+    """Sample actions from the policy; also returns the updated KV cache.
+
+    The environments are rows `rows[0]`, `rows[0] + rows[1]`, ... of all. Each has a key of its own, of its row and the
+    step, so that its actions do not depend on which others are in the batch.
+    """
     output = apply_single_step(policy, params, frames, first, ring)
-    action = policy.distribution.sample(jax.random.fold_in(rng, step), output.logits)
+    start, stride = rows
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(rng, step)))(start + stride * jnp.arange(len(first)))
+    action = jax.vmap(policy.distribution.sample)(keys, output.logits)
     return describe_actions(policy.distribution, output, normalizer, action), output.memory
 
 
-def empty_memories(policy: Policy, rows: int, segments: int) -> KVCache:
-    """Returns zeros for the KV caches of all environments before each segment: leaves `[rows, segments, ...]`."""
-    memory = policy.initial_memory(rows)
-    return jax.tree.map(lambda leaf: jnp.zeros((rows, segments, *leaf.shape[1:]), leaf.dtype), memory)
+def empty_memories(policy: Policy, rows: int, parts: int, segments: int) -> KVCache:
+    """Returns zeros for the KV caches of all environments before each segment: `[rows / parts, parts, segments, ...]`.
+
+    Environment `row` is in part `row % parts`, so that the environments of every device are split evenly.
+    """
+    memory = policy.initial_memory(rows // parts)
+    return jax.tree.map(lambda leaf: jnp.zeros((len(leaf), parts, segments, *leaf.shape[1:]), leaf.dtype), memory)
 
 
-def store_memory(memories: KVCache, ring: RingKVCache, index: Int[Array, ""]) -> KVCache:
-    """Store the KV cache before segment `index` in the buffer, in temporal order."""
-    return jax.tree.map(lambda buffer, cache: buffer.at[:, index].set(cache), memories, to_kv_cache(ring))
+def store_memory(memories: KVCache, ring: RingKVCache, part: Int[Array, ""], index: Int[Array, ""]) -> KVCache:
+    """Store the KV cache of a part before segment `index` in the buffer, in temporal order."""
+    return jax.tree.map(lambda buffer, cache: buffer.at[:, part, index].set(cache), memories, to_kv_cache(ring))
+
+
+def merge_parts(memories: KVCache) -> KVCache:
+    """Returns the KV caches of all environments: leaves `[rows, segments, ...]`."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), memories)
+
+
+def count_parts(num_envs: int, mesh: Mesh, wanted: int = 0) -> int:
+    """Number of parts, 1 or 2, that the environments are split into.
+
+    Two parts need an even number of environments on every device. By default (0), they are used where the policy runs
+    on an accelerator: on CPUs, it competes with the games for the cores, and a batch of half the size costs more.
+    """
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    wanted = wanted or (1 if mesh.devices.flat[0].platform == "cpu" else 2)
+    return 1 if num_envs // devices % 2 else wanted
+
+
+class _Part:
+    """Environments that are stepped together: their policy's KV cache, and the transitions of the current rollout."""
+
+    def __init__(self, pool: VectorEnv, ring: RingKVCache):
+        self.pool, self.ring, self.steps = pool, ring, list[dict[str, Any]]()
+        self.time_step: TimeStep = pool.receive()
+        self._action: ActionSample | None = None  # that the environments carry out
+
+    def send(self, action: ActionSample) -> None:
+        """Begin to carry out actions."""
+        self.pool.send(np.asarray(action.buttons), np.asarray(action.camera))
+        self._action = action
+
+    def receive(self) -> None:
+        """Wait for the outcome of the last actions, if there were any, and keep the transitions."""
+        if self._action is not None:
+            observed, self.time_step = self.time_step, self.pool.receive()
+            self.steps.append(_transition(observed, self._action, self.time_step))
+            self._action = None
+
+    def take_steps(self) -> dict[str, Any]:
+        """Returns the transitions as the fields of a `Rollout`, `[b, t, ...]`, and forgets them."""
+        steps, self.steps = self.steps, []
+        return jax.tree.map(lambda *arrays: np.stack(arrays, axis=1), *steps)
 
 
 class RolloutCollector:
     """Collects rollouts with a policy on a mesh, in `num_envs` environments over all hosts.
 
-    `pool` holds those of this host. `length` is the number of steps in a segment: the KV cache before each segment is
-    stored in the rollout, as the initial state for training.
+    `pools` are the vectorized environments of this host, started: all rows, or every second row from 0 and from 1
+    (`count_parts`). `length` is the number of steps in a segment: the KV cache before each segment is stored in the
+    rollout, as the initial state for training.
     """
 
     def __init__(
-        self, policy: Policy, pool: VectorEnv, mesh: Mesh, num_envs: int, length: int, rng: UInt32[Array, "2"]
+        self,
+        policy: Policy,
+        pools: Sequence[VectorEnv],
+        mesh: Mesh,
+        num_envs: int,
+        length: int,
+        rng: UInt32[Array, "2"],
     ):
         row_sharding: Any = parallel.batch_sharding(mesh)
         replicated: Any = NamedSharding(mesh, PartitionSpec())
         ring = RingKVCache(row_sharding, row_sharding, row_sharding, replicated)
-        self._place = partial(parallel.global_batch, mesh=mesh, batch=num_envs)
+        parts, jit_rows = len(pools), partial(jax.jit, out_shardings=row_sharding)
+        self._place = partial(parallel.global_batch, mesh=mesh)
         sample = partial(sample_actions, policy)
         self._sample_actions = jax.jit(sample, donate_argnums=2, out_shardings=(row_sharding, ring))
-        self._empty = jax.jit(partial(empty_memories, policy, num_envs), static_argnums=0, out_shardings=row_sharding)
-        self._store = jax.jit(store_memory, donate_argnums=0, out_shardings=row_sharding)
+        self._empty = jit_rows(partial(empty_memories, policy, num_envs, parts), static_argnums=0)
+        self._store, self._merge = jit_rows(store_memory, donate_argnums=0), jit_rows(merge_parts, donate_argnums=0)
         self._copy = jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=ring)
-        self._ring = jax.jit(policy.initial_ring_memory, static_argnums=0, out_shardings=ring)(num_envs)
-        self._pool, self._length, self._rng, self._num_steps = pool, length, jax.device_get(rng), 0
-        self._time_step = pool.begin()
+        make_ring = jax.jit(policy.initial_ring_memory, static_argnums=0, out_shardings=ring)
+        self.acting_seconds = 0.0  # spent sampling actions
+        self._num_envs, self._length, self._rng, self._num_steps = num_envs, length, jax.device_get(rng), 0
+        self._parts = [_Part(pool, make_ring(num_envs // parts)) for pool in pools]
 
     def collect(
         self, params: Any, normalizer: ValueNormalizer, num_steps: int, stop: Callable[[], bool] = lambda: False
     ) -> Rollout | None:
         """Collect the next `num_steps` (whole segments) of all environments; None if `stop` returns True meanwhile."""
-        memories, steps = self._empty(num_steps // self._length), []
+        memories = self._empty(num_steps // self._length)
         for step in range(num_steps):
-            if step % self._length == 0:
-                memories = self._store(memories, self._ring, np.int32(step // self._length))
-            observed, action = self._time_step, self._step(params, normalizer)
-            steps.append(_transition(observed, action, self._time_step))
+            for number, part in enumerate(self._parts):
+                if step % self._length == 0:
+                    memories = self._store(memories, part.ring, np.int32(number), np.int32(step // self._length))
+                part.receive()
+                action, part.ring = self._sample(params, normalizer, number, part.ring)
+                part.send(action)
+            self._num_steps += 1
             if stop():
                 return None
-        ring = self._copy(self._ring)  # the argument is donated, and this step has yet to be played
-        last, _ = self._sample(params, normalizer, ring)
-        stacked = jax.tree.map(lambda *arrays: np.stack(arrays, axis=1), *steps)
-        value = np.concatenate([stacked.pop("value"), last.value[:, None]], axis=1)
-        return Rollout(**self._place(stacked | {"value": value}), memory=memories)
+        parts = [self._finish(params, normalizer, number) for number in range(len(self._parts))]
+        rows = jax.tree.map(interleave, *parts)
+        return Rollout(**self._place(rows, batch=self._num_envs), memory=self._merge(memories))
 
-    def _step(self, params: Any, normalizer: ValueNormalizer) -> Any:
-        """Play one step of all environments; returns the `ActionSample` of this host's environments."""
-        action, self._ring = self._sample(params, normalizer, self._ring)
-        self._time_step, self._num_steps = self._pool.step(action.buttons, action.camera), self._num_steps + 1
-        return action
+    def _finish(self, params: Any, normalizer: ValueNormalizer, number: int) -> dict[str, Any]:
+        """Returns the transitions of a part, with the values of its last frames."""
+        part = self._parts[number]
+        part.receive()
+        ring = self._copy(part.ring)  # the argument is donated, and this step has yet to be played
+        last, _ = self._sample(params, normalizer, number, ring)
+        rows = part.take_steps()
+        return rows | {"value": np.concatenate([rows["value"], last.value[:, None]], axis=1)}
 
-    def _sample(self, params: Any, normalizer: ValueNormalizer, ring: RingKVCache) -> tuple[Any, RingKVCache]:
-        """Sample the next actions; returns the `ActionSample` of this host's environments, and the updated KV cache."""
-        observed = self._place((self._time_step.frames, self._time_step.first))
-        action, ring = self._sample_actions(params, normalizer, ring, *observed, self._rng, np.int32(self._num_steps))
-        return parallel.local_batch(action), ring
+    def _sample(self, params: Any, normalizer: ValueNormalizer, number: int, ring: RingKVCache) -> tuple[Any, Any]:
+        """Sample a part's next actions; returns the `ActionSample` of this host's environments, and the KV cache."""
+        start_time, time_step, parts = time.monotonic(), self._parts[number].time_step, len(self._parts)
+        observed = self._place((time_step.frames, time_step.first), batch=self._num_envs // parts)
+        step, rows = np.int32(self._num_steps), (np.int32(number), np.int32(parts))
+        action, ring = self._sample_actions(params, normalizer, ring, *observed, self._rng, step, rows)
+        local = parallel.local_batch(action)
+        self.acting_seconds += time.monotonic() - start_time
+        return local, ring
+
+
+def interleave(*parts: Shaped[np.ndarray, "n ..."]) -> Shaped[np.ndarray, "rows ..."]:
+    """Rows of all environments from those of the parts; row `i` is from part `i % len(parts)`."""
+    return parts[0] if len(parts) == 1 else np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])
 
 
 def _transition(observed: TimeStep, action: ActionSample, outcome: TimeStep) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from vpt_jax.keys import seed_key
 from vpt_jax.models.heads import HEADS, logit_shapes
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import DTYPES, POLICIES, make_policy
+from vpt_jax.models.remat import AUTO
 from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.paths import refuse_remote_paths
@@ -29,6 +30,7 @@ from vpt_jax.training.checkpoints import TrainedPolicy, stored_space
 from vpt_jax.training.optimizers import OPTIMIZERS
 from vpt_jax.training.ppg.learner import Learner, LearnerState, OptStates, PPGConfig
 from vpt_jax.training.ppg.losses import Logits, LossWeights, Segment
+from vpt_jax.training.remat_choice import StepToFit, check_remat, first_that_fits, memory_limit, with_remat
 from vpt_jax.training.setup import check_choices, check_hang_minutes, pretrained_model
 
 VALUE_HEADS = "value", "aux_value"
@@ -56,6 +58,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
         "model.preset": POLICIES, "model.dtype": DTYPES, "optimizer.name": OPTIMIZERS,
         "sharding": parallel.RULES, "game.name": GAMES, "rewards": REWARDS,
     })  # fmt: skip
+    check_remat(config)
     if "head" in config.model:  # configs of earlier versions do not name it
         check_choices(config, {"model.head": HEADS})
     if not config.model.aux_value:
@@ -73,6 +76,11 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             "config.game.stagger spreads the ends of the first episodes over config.game.arguments.seconds, which is "
             "not set: set it, or config.game.stagger=False"
         )
+    if config.game.games_per_process < 0 or config.game.parts not in (0, 1, 2):
+        raise ConfigError(
+            f"config.game.games_per_process must be 0 or more, and config.game.parts 0, 1 or 2; they are "
+            f"{config.game.games_per_process} and {config.game.parts}"
+        )
     if (machines := config.game.num_machines) and (config.num_envs % machines or machines % jax.process_count()):
         raise ConfigError(
             f"config.game.num_machines is {machines}, and must be a multiple of the {jax.process_count()} training "
@@ -87,7 +95,22 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def make_setup(config: ConfigDict, mesh: Mesh) -> PPGSetup:
-    """Returns the setup that a config describes, on a mesh."""
+    """Returns the setup that a config describes, on a mesh; `config.model.remat=auto` is decided by the wake step."""
+
+    def build(remat: str) -> PPGSetup:
+        return _make_setup(with_remat(config, remat), mesh)
+
+    def wake(setup: PPGSetup) -> StepToFit:
+        arguments = wake_arguments(config, mesh, setup)
+        with jax.set_mesh(mesh):
+            return StepToFit(setup.learner.wake.lower(*arguments), resident_buffers(config, *arguments))
+
+    if config.model.remat != AUTO:
+        return build(config.model.remat)
+    return first_that_fits(build, wake, mesh, memory_limit(mesh))
+
+
+def _make_setup(config: ConfigDict, mesh: Mesh) -> PPGSetup:
     policy = make_policy(config.model, run_space(config))
     optimizer, ppg_config = make_optimizer(config), make_ppg_config(config)
     init_state = partial(initial_state, optimizer, has_sleep_optimizer(ppg_config), config.seed)

@@ -1,8 +1,8 @@
 """Training run of stage "ppg": fine-tunes a policy by reinforcement learning in games."""
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +14,17 @@ from ml_collections import ConfigDict
 from vpt_jax import parallel
 from vpt_jax.envs.games import GAMES, make_env_spec
 from vpt_jax.envs.rewards import REWARDS
-from vpt_jax.envs.vector.pool import FinishedEpisode, Pool, VectorEnv
+from vpt_jax.envs.vector.episode_stream import FinishedEpisode
+from vpt_jax.envs.vector.pool import Pool, VectorEnv
 from vpt_jax.parallel import log
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.seeds import episode_seed
 from vpt_jax.training.checkpoints import jsonable, run_metadata
 from vpt_jax.training.loop import Schedule, StopSignal
 from vpt_jax.training.metrics_log import Work
+from vpt_jax.training.ppg.acting_params import acting_params
 from vpt_jax.training.ppg.learner import LearnerState, Rollout
-from vpt_jax.training.ppg.rollout import RolloutCollector
+from vpt_jax.training.ppg.rollout import RolloutCollector, count_parts
 from vpt_jax.training.ppg.setup import (
     VALUE_HEADS,
     PPGSetup,
@@ -63,8 +65,11 @@ def make_ppg_run(config: ConfigDict, mesh: Mesh) -> Run[LearnerState]:
 
     @contextmanager
     def open_inputs(state: LearnerState, stop: StopSignal) -> Iterator[LoopInputs]:
-        with make_pool(config, mesh, int(state.step)) as pool:
-            iteration = PPGIteration(config, setup, mesh, pool, state)
+        with ExitStack() as stack:
+            pools = make_pools(config, mesh, int(state.step))
+            for pool in pools:
+                stack.enter_context(pool)
+            iteration = PPGIteration(config, setup, mesh, pools, state)
             yield LoopInputs(iteration.learn, iteration.rollouts(stop), None, lambda step: [f"rollout {step + 1}"])
 
     return Run(
@@ -91,26 +96,31 @@ def initialize(config: ConfigDict, setup: PPGSetup) -> LearnerState:
 class PPGIteration:
     """Iterations of PPG: each collects a rollout with the newest policy, and updates the policy with it."""
 
-    def __init__(self, config: ConfigDict, setup: PPGSetup, mesh: Mesh, pool: VectorEnv, state: LearnerState):
-        self._pool, self._num_steps, self._state, self._learner = pool, rollout_length(config), state, setup.learner
+    def __init__(
+        self, config: ConfigDict, setup: PPGSetup, mesh: Mesh, pools: Sequence[VectorEnv], state: LearnerState
+    ):
+        self._pools, self._num_steps, self._state, self._learner = pools, rollout_length(config), state, setup.learner
         memory = partial(setup.policy.initial_memory, config.num_envs)
         self._memory = jax.jit(memory, out_shardings=parallel.batch_sharding(mesh))()
         rng = jax.random.fold_in(jax.device_get(state.rng), int(state.step))
-        self._collector = RolloutCollector(setup.policy, pool, mesh, config.num_envs, config.unroll_length, rng)
+        self._collector = RolloutCollector(setup.policy, pools, mesh, config.num_envs, config.unroll_length, rng)
         self._items = list(REWARDS[config.rewards])
+        self._acting_params = acting_params(mesh, setup.policy.dtype)
 
     def rollouts(self, stop: StopSignal) -> Iterator[Rollout]:
         """Yields rollouts, each collected with the newest policy."""
-        while rollout := self._collector.collect(self._state.params, self._state.normalizer, self._num_steps, stop):
+        while rollout := self._collector.collect(
+            self._acting_params(self._state.params), self._state.normalizer, self._num_steps, stop
+        ):
             yield rollout
 
     def learn(self, state: LearnerState, rollout: Rollout) -> tuple[LearnerState, dict[str, Any]]:
         """Run one iteration; its metrics are those of the losses, and of the episodes that have ended."""
         self._state, self._memory, metrics = self._learner.learn(state, rollout, self._memory)
-        episodes = self._pool.episodes()
+        episodes = [episode for pool in self._pools for episode in pool.episodes()]
         for reason in dict.fromkeys(episode.reason for episode in episodes if episode.reason):
             print(f"a game was lost: {reason}", flush=True)
-        return self._state, metrics | episode_metrics(episodes, self._pool.lost, self._items)
+        return self._state, metrics | episode_metrics(episodes, sum(pool.lost for pool in self._pools), self._items)
 
 
 def episode_metrics(episodes: list[FinishedEpisode], lost: int, items: list[str]) -> dict[str, float]:
@@ -135,29 +145,50 @@ def rollout_length(config: ConfigDict) -> int:
     return config.updates_per_rollout * config.unroll_length
 
 
-def make_pool(config: ConfigDict, mesh: Mesh, start: int) -> "Pool | RemotePool":
-    """Returns the environments of this host; a run resumed at iteration `start` plays other episodes than before.
+def make_pools(config: ConfigDict, mesh: Mesh, start: int) -> "list[Pool | RemotePool]":
+    """Returns the environments of this host, in one part or two (`rollout.count_parts`); their games start.
+
+    A run that is resumed at iteration `start` plays other episodes than before.
 
     Raises:
         ConfigError: `config.game.num_machines` is set, and Ray is not installed or has no cluster.
     """
     played = start * config.num_envs * rollout_length(config)  # no iteration plays more episodes
     first_seed = episode_seed(config.game.seed) + played
-    rows = parallel.local_rows(mesh, config.num_envs)
-    seeds = [(first_seed + row, config.num_envs) for row in rows]
+    machines = config.game.num_machines // jax.process_count()
+    parts = 1 if machines % 2 else count_parts(config.num_envs, mesh, config.game.parts)
     limits = first_limits(config)
     arguments: dict[str, Any] = dict(
         env_spec=make_env_spec(
-            config.game.name, config.game.arguments.to_dict(), config.game.python, space=run_space(config)
+            config.game.name,
+            config.game.arguments.to_dict(),
+            config.game.python,
+            space=run_space(config),
+            games_per_process=config.game.games_per_process,
         ),
         size=frame_size(config),
         rewards=REWARDS[config.rewards],
         episodes_per_process=config.game.episodes_per_process,
         wait_for_resets=GAMES[config.game.name].wait_for_resets,
     )
-    if not config.game.num_machines:
-        streams = [itertools.count(first, stride) for first, stride in seeds]
-        return Pool(seeds=streams, first_limits=[limits[row] for row in rows], **arguments)
+    make: Callable[..., Pool | RemotePool] = (
+        _remote_pools(config, machines // parts) if config.game.num_machines else _local_pool
+    )
+    rows = parallel.local_rows(mesh, config.num_envs)
+    pools: list[Pool | RemotePool] = []
+    for part in range(parts):
+        seeds = [(first_seed + row, config.num_envs) for row in rows[part::parts]]
+        pools.append(make(seeds=seeds, first_limits=[limits[row] for row in rows[part::parts]], **arguments))
+        pools[-1].start()
+    return pools
+
+
+def _local_pool(seeds: Sequence[tuple[int, int]], **arguments: Any) -> Pool:
+    return Pool(seeds=[itertools.count(first, stride) for first, stride in seeds], **arguments)
+
+
+def _remote_pools(config: ConfigDict, machines: int) -> "Callable[..., RemotePool]":
+    """Function that makes a part's environments on `machines` machines of the Ray cluster, which this program joins."""
     try:
         from vpt_jax.envs.vector.remote import RemotePool, join_cluster
     except ImportError as error:
@@ -168,9 +199,7 @@ def make_pool(config: ConfigDict, mesh: Mesh, start: int) -> "Pool | RemotePool"
         join_cluster(config.game.cluster)
     except ConnectionError as error:
         raise ConfigError(f"config.game.cluster is {config.game.cluster!r}: {error}") from error
-    machines = config.game.num_machines // jax.process_count()
-    local_limits = [limits[row] for row in rows]
-    return RemotePool(machines, config.game.cpus, seeds=seeds, first_limits=local_limits, **arguments)
+    return partial(RemotePool, machines, config.game.cpus)
 
 
 def first_limits(config: ConfigDict) -> list[int | None]:
