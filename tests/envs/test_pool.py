@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from vpt_jax.actions.minerl import BUTTON_INDEX
 from vpt_jax.envs.processes.reaper import MARK, marked
 from vpt_jax.envs.rewards import Reward
 from vpt_jax.envs.vector.client import EnvLostError, EnvSpec, Timeouts
-from vpt_jax.envs.vector.pool import Pool, split_rows
+from vpt_jax.envs.vector.pool import Pool, choose_cores, split_rows
 
 APPLES = {"apples": Reward(0.5, 3)}
 TIMEOUTS = Timeouts(start=20, reset=1, step=1, heartbeat=3)
@@ -200,6 +201,19 @@ def test_rows_are_split_evenly_over_the_cores(rows, most, cores, sizes):
     groups = split_rows(list(range(rows)), most, cores)
     assert [len(group) for group in groups] == sizes
     assert [row for group in groups for row in group] == list(range(rows))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
+def test_processes_of_a_pool_that_uses_all_cores_stay_on_one_each():
+    cores = sorted(os.sched_getaffinity(0))
+    assert choose_cores(len(cores)) == choose_cores(len(cores) + 1) == cores
+    assert choose_cores(len(cores) - 1) == [None]
+    for one_core in (True, False):
+        with make_pool(replace(counting(steps=1), one_core=one_core), rows=2 * len(cores)) as pool:
+            pool.begin()
+            attack(pool, 2 * len(cores))
+            bound = [os.sched_getaffinity(int(episode.info["process"])) for episode in pool.episodes()]
+        assert bound == ([{core} for core in 2 * cores] if one_core else [{*cores}] * len(bound))
 
 
 def test_the_games_play_between_send_and_receive():

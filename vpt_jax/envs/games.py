@@ -23,6 +23,7 @@ class RegisteredGame(NamedTuple):
     deterministic: bool = False  # equal seeds and actions give equal episodes, at every size of the frames
     spaces: tuple[str, ...] | None = ("minerl",)  # action spaces that it takes (`spaces.SPACES`); None: any
     games_per_process: int = 1  # at most; where steps are short, several share the cost of a message
+    one_core: bool = False  # a process of such games needs one core
     install: str = ""  # how to get its packages; empty: it needs none, or its own error says so
 
 
@@ -56,6 +57,7 @@ GAMES = {
         deterministic=True,
         spaces=("minerl", "doom"),
         games_per_process=16,
+        one_core=True,
         install="pip install gymnasium scipy vizdoom",
     ),
     "luanti": RegisteredGame(

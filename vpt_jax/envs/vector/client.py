@@ -68,6 +68,7 @@ class EnvSpec:
     timeouts: Timeouts = Timeouts()
     space: ActionSpace = MINERL  # of the actions
     games_per_process: int = 1  # at most, in a pool; one after the other carries out its action
+    one_core: bool = False  # a process of a pool that uses all cores stays on one: for games that need no more
 
 
 class StepResult(NamedTuple):
@@ -88,10 +89,14 @@ class EnvClient:
     `kill`: no other method may be used.
     """
 
-    def __init__(self, spec: EnvSpec, mark: str, games: int = 1):
+    def __init__(self, spec: EnvSpec, mark: str, games: int = 1, core: int | None = None):
         """Starts the process; its games can be reset once `poll` has returned an answer.
 
-        `mark` tags the process and its children for clean-up (`reaper.py`).
+        Args:
+            spec: of the games.
+            mark: tags the process and its children for clean-up (`reaper.py`).
+            games: their number.
+            core: on which the process and its children run; None: on any.
         """
         self._timeouts, self._buffer, self._last_received = spec.timeouts, b"", 0.0
         self._number = 0  # of the request; its answer repeats it
@@ -109,7 +114,7 @@ class EnvClient:
         self._seconds = 0.0  # that the requests may take
         message = {
             "make": spec.make, "arguments": dict(spec.arguments), "games": games, "keys": space.keys,
-            "unpredicted": space.unpredicted, "axes": len(space.axes), "number": 1,
+            "unpredicted": space.unpredicted, "axes": len(space.axes), "core": core, "number": 1,
         }  # fmt: skip
         self._send(json.dumps(message).encode(), games * spec.timeouts.start)
 

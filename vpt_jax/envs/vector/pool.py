@@ -6,6 +6,7 @@ game that is lost (it crashes, hangs or sends invalid messages) is killed with i
 its row: its episode is cut at its last step, with no reward invented, and recorded as lost.
 """
 
+import os
 import select
 import time
 import uuid
@@ -110,9 +111,11 @@ class Pool:
             EpisodeStream(number, of_row, rewards, limit)
             for number, (of_row, limit) in enumerate(zip(seeds, limits, strict=True))
         ]
+        groups = split_rows(self._rows, env_spec.games_per_process, available_cores())
+        self._cores = choose_cores(len(groups)) if env_spec.one_core else [None]
         self._processes = [
             GameProcess(rows, partial(self._start, number, len(rows)), self._fit_frame, episodes_per_process)
-            for number, rows in enumerate(split_rows(self._rows, env_spec.games_per_process, available_cores()))
+            for number, rows in enumerate(groups)
         ]
 
     def __enter__(self) -> Self:
@@ -191,7 +194,8 @@ class Pool:
         return ended
 
     def _start(self, number: int, games: int, starts: int) -> EnvClient:
-        return EnvClient(self.env_spec, f"{self.mark}{number}.{starts}.", games)
+        core = self._cores[number % len(self._cores)]
+        return EnvClient(self.env_spec, f"{self.mark}{number}.{starts}.", games, core)
 
     def _fit_frame(self, frame: Frame) -> Frame:
         """Returns the frame at the pool's size (default: that of the first frame)."""
@@ -236,3 +240,13 @@ def split_rows(rows: Sequence[EpisodeStream], most: int, cores: int) -> list[lis
     count = min(len(rows), max(cores, -(-len(rows) // most)))
     bounds = [len(rows) * group // count for group in range(count + 1)]
     return [list(rows[start:stop]) for start, stop in pairwise(bounds)]
+
+
+def choose_cores(processes: int) -> Sequence[int | None]:
+    """Cores that processes are bound to, in turn; [None]: to none, since there are fewer processes than cores.
+
+    A game such as Doom is a program of its own, which waits for its process and the other way round: on two cores, each
+    message wakes up an idle core.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return cores if 0 < len(cores) <= processes else [None]

@@ -6,7 +6,8 @@ Arguments are two inherited file descriptors: a socket, and a file, the block, w
 client reads and writes. A message is a line: JSON, or a number alone. Every message has a number, that of the request,
 which its answer repeats, so that answers cannot be confused:
 
-    {"make": "module:function", "arguments": {...}, "games": n, "keys": [...], "unpredicted": [...], "axes": n}
+    {"make": "module:function", "arguments": {...}, "games": n, "keys": [...], "unpredicted": [...], "axes": n,
+     "core": number or null}
                                -> {"shape": [height, width, 3]}, and the block has its size
     NUMBER                     -> NUMBER: the requests in the block are carried out, and the answers are in it
                                -> {"names": [[name, ...] for each game], "failed": {game: text}}: the same, with new
@@ -108,6 +109,8 @@ class EnvServer:
         self._make_env = partial(getattr(importlib.import_module(module), function), **message["arguments"])
         self._keys, self._unpredicted = message["keys"], dict.fromkeys(message["unpredicted"], 0)
         games = message["games"]
+        if message["core"] is not None:
+            os.sched_setaffinity(0, {message["core"]})  # of the processes that the games start as well
         for _ in range(games):
             self._envs.append(self._make_env())
         shape = list(self._envs[0].observation_space["pov"].shape)
