@@ -62,7 +62,8 @@ def _game(name: str, arguments: Mapping[str, Any]) -> ConfigDict:
     # process that is lost costs the episodes of all its games.
     game.games_per_process = 0
     # 2: one half of the games plays while the policy acts in the other half; 1: all together; 0: two halves where the
-    # policy runs on an accelerator. Actions and episodes do not depend on it.
+    # policy runs on an accelerator. Two need an even number of games on every device (and of machines), else there is
+    # one. Actions and episodes do not depend on it.
     game.parts = 0
     # Action space of new parameters, one that the game takes: a name of vpt_jax/actions/spaces.py, or a JSON file. A
     # policy in config.init_from keeps its own.

@@ -24,9 +24,9 @@ or with faster matrix products, relative to float32. `ceiling` measures the FLOP
 policy's convolutions on this machine. `label` compares the two modes of labelling long videos by an inverse dynamics
 model, and measures the stages of a job (reading, device, writing), which overlap. `start` measures the seconds to the
 first training step of a new process, with and without the compilation cache; `compile_step` compiles the step of a
-config and reads it from the cache, without running it. `rollout` runs the embedded game with the demo's policy, with
-increasing numbers of processes. Alternatives are measured in turns. Without --data or --recordings, a few minutes of
-the embedded game are recorded and prepared first, at 128x128, under --workdir.
+config and reads it from the cache, without running it. `rollout` runs the embedded game with the demo's policy, in
+several arrangements of games and processes. Alternatives are measured in turns. Without --data or --recordings, a few
+minutes of the embedded game are recorded and prepared first, at 128x128, under --workdir.
 """
 
 import importlib

@@ -30,6 +30,7 @@ from vpt_jax.system import command_line
 from vpt_jax.system.atomic_files import write_text
 from vpt_jax.system.paths import local_path
 
+_NOT_RUN = "not run"  # status of a part
 _OUT = flags.DEFINE_string("out", "runs/gpu-measurements", "Folder of the results.")
 _MINUTES = flags.DEFINE_float("minutes", 9.5, "No part runs longer than this after the start.")
 _SMALL = flags.DEFINE_bool("small", False, "On a CPU, with the smallest presets.")
@@ -43,9 +44,9 @@ def main() -> None:
     start_time, folder = time.monotonic(), local_path(_OUT.value, "--out").absolute()
     (folder / "parts").mkdir(parents=True, exist_ok=True)
     parts = make_parts(folder, _SMALL.value)
-    for part in parts:
-        if _result(folder, part)["status"] == "done":
-            continue
+    waiting = [part for part in parts if _result(folder, part)["status"] != "done"]
+    # Those that have failed before come last: one that never ends in time must not keep the others from their turn.
+    for part in sorted(waiting, key=lambda part: _result(folder, part)["status"] != _NOT_RUN):
         remaining = 60 * _MINUTES.value - (time.monotonic() - start_time)
         if remaining < 1:
             print(f"out of time after {_MINUTES.value:g} minutes: the same command measures the rest", flush=True)
@@ -79,7 +80,7 @@ def _result(folder: Path, part: Part) -> dict[str, Any]:
             return stored
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass
-    return _new_result(part, "not run", 0.0)
+    return _new_result(part, _NOT_RUN, 0.0)
 
 
 def _new_result(part: Part, status: str, seconds: float, **measured: Any) -> dict[str, Any]:

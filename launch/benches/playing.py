@@ -33,7 +33,7 @@ from vpt_jax.system.cores import available_cores
 from vpt_jax.training.ppg.rollout import RolloutCollector
 
 _GAMES = flags.DEFINE_list("games", ["8", "16", "32"], "Numbers of parallel games.")
-_PER_PROCESS = flags.DEFINE_list("games_per_process", ["1", "4"], "Numbers of games that share a process.")
+_PER_PROCESS = flags.DEFINE_list("games_per_process", ["1", "16"], "Largest numbers of games that share a process.")
 _PARTS = flags.DEFINE_list("parts", ["1", "2"], "2: one half of the games plays while the policy acts in the other.")
 
 ERRORS: tuple[type[Exception], ...] = (EnvLostError,)

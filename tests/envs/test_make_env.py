@@ -11,6 +11,7 @@ from vpt_jax.actions.space import ActionSpaceError
 from vpt_jax.actions.spaces import DOOM
 from vpt_jax.envs.games import GAMES, make_env_spec
 from vpt_jax.envs.vector.client import EnvLostError
+from vpt_jax.system.errors import UserError
 
 ARGUMENTS = {"seconds": 0.5, "level": "E1M5", "height": 36, "width": 64}
 
@@ -88,6 +89,15 @@ def test_a_lost_game_is_named_and_stays_closed(monkeypatch):
     with pytest.raises(EnvLostError, match="has been closed, or was lost"):
         env.step({})
     env.close()
+
+
+def test_games_share_a_process_where_their_steps_are_short():
+    spec = make_env_spec("doom", {})
+    assert (spec.games_per_process, spec.one_core) == (16, True)
+    assert make_env_spec("doom", {}, games_per_process=3).games_per_process == 3
+    assert (make_env_spec("minerl", {}).games_per_process, make_env_spec("minerl", {}).one_core) == (1, False)
+    with pytest.raises(UserError, match=r"config\.game\.games_per_process is 2, and must be 0 or 1 for minerl"):
+        make_env_spec("minerl", {}, games_per_process=2)
 
 
 def test_the_space_of_a_game_and_of_the_actions_must_agree():

@@ -52,9 +52,10 @@ def test_gradients_in_bfloat16_are_as_close_to_those_in_float32():
     assert max(errors.values()) < 1.2 * errors["none"]
 
 
-def test_each_choice_computes_more_than_the_one_before():
+def test_convolutions_are_computed_again_by_stacks_alone():
     flops = [gradient(remat).cost_analysis()["flops"] for remat in REMAT]
-    assert flops[0] < flops[1] < 1.02 * flops[0]  # norms and ReLU
+    # Norms and ReLU alone are computed again: with JAX 0.10 that adds 1%; 0.12 fuses them otherwise, and counts less.
+    assert abs(flops[1] - flops[0]) < 0.02 * flops[0]
     assert 1.2 * flops[0] < flops[2] < 1.4 * flops[0]  # and convolutions: a third, apart from the rest of the encoder
 
 

@@ -10,6 +10,7 @@ from vpt_jax.actions.spaces import SPACES
 from vpt_jax.envs import MissingGameError
 from vpt_jax.envs.vector.client import EnvSpec, Timeouts
 from vpt_jax.envs.vector.process_env import ProcessEnv
+from vpt_jax.system.errors import UserError
 from vpt_jax.video import Frame
 
 
@@ -143,6 +144,7 @@ def make_env_spec(
 
     Raises:
         ActionSpaceError: the game does not take actions of this space, or its arguments name another one.
+        UserError: `games_per_process` is more than 1 for a game whose episodes begin slowly.
     """
     game, arguments = GAMES[name], dict(arguments)
     if (named := arguments.pop("space", space.name)) != space.name:
@@ -151,7 +153,14 @@ def make_env_spec(
             "that of the policy"
         )
     make = game.scripted if scripted else game.make
-    return EnvSpec(make, arguments | _space_argument(name, space), python, game.timeouts, space, game.games_per_process)
+    if games_per_process > 1 and not game.wait_for_resets:
+        raise UserError(
+            f"config.game.games_per_process is {games_per_process}, and must be 0 or 1 for {name}: the games of a "
+            "process would wait while one of them begins an episode"
+        )
+    arguments |= _space_argument(name, space)
+    together = games_per_process or game.games_per_process
+    return EnvSpec(make, arguments, python, game.timeouts, space, together, game.one_core)
 
 
 def _space_argument(name: str, space: ActionSpace) -> dict[str, str]:

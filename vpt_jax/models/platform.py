@@ -8,8 +8,12 @@ import os
 
 import jax
 
+from vpt_jax.system.errors import UserError
+
 # Takes the forms of this platform ("cpu", "gpu" or "tpu") on any device: tests run those of accelerators on CPUs.
 FORCED = os.environ.get("VPT_JAX_PLATFORM", "")
+if FORCED not in ("", "cpu", "gpu", "tpu"):
+    raise UserError(f"the environment variable VPT_JAX_PLATFORM is {FORCED!r}, and must be cpu, gpu or tpu, or unset")
 
 
 def target_platform() -> str:

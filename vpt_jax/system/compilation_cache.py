@@ -173,9 +173,9 @@ class FileCache:
         """Stores a value; does nothing if the disk is full or read-only."""
         file = self._file(key)
         temporary = temporary_path(file)
-        if len(value) > self._max_bytes or file.exists():
-            return
         try:
+            if len(value) > self._max_bytes or file.exists():
+                return
             self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
             try:
                 temporary.write_bytes(_DIGEST(value).digest() + value)

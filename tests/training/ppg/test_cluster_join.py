@@ -4,7 +4,8 @@ import importlib
 import os
 import signal
 import sys
-from types import ModuleType, SimpleNamespace
+from contextlib import ExitStack, nullcontext
+from types import ModuleType
 
 import pytest
 
@@ -33,11 +34,18 @@ def ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", stub)
     monkeypatch.delitem(sys.modules, "vpt_jax.envs.vector.remote", raising=False)
     remote = importlib.import_module("vpt_jax.envs.vector.remote")
-    monkeypatch.setattr(
-        remote, "RemotePool", lambda *_, **fields: SimpleNamespace(seeds=fields["seeds"], start=lambda: None)
-    )
+    monkeypatch.setattr(remote, "RemotePool", lambda *_, seeds, **fields: StubPool(seeds))
     yield stub
     sys.modules.pop("vpt_jax.envs.vector.remote", None)
+
+
+class StubPool(nullcontext):
+    def __init__(self, seeds):
+        super().__init__()
+        self.seeds = seeds
+
+    def start(self):
+        pass
 
 
 def config_of(**game):
@@ -51,7 +59,7 @@ def test_sigterm_still_stops_a_run_with_games_on_ray(ray):
     config = config_of()
     before = signal.getsignal(signal.SIGTERM)
     with loop.StopSignal() as stop:
-        pools = train.make_pools(config, make_mesh(config), 0)
+        pools = train.make_pools(config, make_mesh(config), 0, ExitStack())
         assert sum(len(pool.seeds) for pool in pools) == config.num_envs
         assert not stop()
         signal.raise_signal(signal.SIGTERM)
@@ -63,7 +71,7 @@ def test_sigterm_still_stops_a_run_without_a_cluster(ray):
     config = config_of(cluster="nowhere")
     with loop.StopSignal() as stop:
         with pytest.raises(ConfigError, match=r"config\.game\.cluster is 'nowhere': no cluster"):
-            train.make_pools(config, make_mesh(config), 0)
+            train.make_pools(config, make_mesh(config), 0, ExitStack())
         signal.raise_signal(signal.SIGTERM)
         assert stop()
 

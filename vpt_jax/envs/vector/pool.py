@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
+from math import ceil
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
@@ -233,20 +234,20 @@ def _wait(processes: Sequence[GameProcess]) -> None:
 
 
 def split_rows(rows: Sequence[EpisodeStream], most: int, cores: int) -> list[list[EpisodeStream]]:
-    """Splits rows into a group for every core, or more, so that none has more than `most`; sizes differ by one at most.
+    """Splits rows into as many groups for every core as keep them at `most` rows; sizes differ by one at most.
 
-    More processes than cores would cost more messages, and gain nothing.
+    More processes would cost more messages, and gain nothing.
     """
-    count = min(len(rows), max(cores, -(-len(rows) // most)))
+    count = min(len(rows), cores * ceil(len(rows) / (most * cores)))
     bounds = [len(rows) * group // count for group in range(count + 1)]
     return [list(rows[start:stop]) for start, stop in pairwise(bounds)]
 
 
 def choose_cores(processes: int) -> Sequence[int | None]:
-    """Cores that processes are bound to, in turn; [None]: to none, since there are fewer processes than cores.
+    """Cores that processes are bound to, in turn; [None]: to none, since the cores would not have equal shares.
 
     A game such as Doom is a program of its own, which waits for its process and the other way round: on two cores, each
     message wakes up an idle core.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    return cores if 0 < len(cores) <= processes else [None]
+    return cores if cores and processes % len(cores) == 0 else [None]

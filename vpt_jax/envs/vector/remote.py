@@ -186,7 +186,8 @@ class RemotePool:
         self.machines, self.cpus, self.rows_per_machine, self.size = machines, cpus, len(seeds) // machines, size
         self.seeds, self.arguments = seeds, {"env_spec": env_spec, "size": size, **pool_arguments}
         self.first_limits = [None] * len(seeds) if first_limits is None else first_limits
-        self.timeout = env_spec.timeouts.start + env_spec.timeouts.reset + env_spec.timeouts.step + _NETWORK_SECONDS
+        of_game = env_spec.timeouts.start + env_spec.timeouts.reset + env_spec.timeouts.step
+        self.timeout = env_spec.games_per_process * of_game + _NETWORK_SECONDS  # they take turns in a process
         self.wait_seconds, self.lost = 0.0, 0  # the loss of a machine counts all its games
         self._begun = False  # the first time step has been received
         self._shards = [_Shard(self, number) for number in range(machines)]

@@ -66,9 +66,7 @@ def make_ppg_run(config: ConfigDict, mesh: Mesh) -> Run[LearnerState]:
     @contextmanager
     def open_inputs(state: LearnerState, stop: StopSignal) -> Iterator[LoopInputs]:
         with ExitStack() as stack:
-            pools = make_pools(config, mesh, int(state.step))
-            for pool in pools:
-                stack.enter_context(pool)
+            pools = make_pools(config, mesh, int(state.step), stack)
             iteration = PPGIteration(config, setup, mesh, pools, state)
             yield LoopInputs(iteration.learn, iteration.rollouts(stop), None, lambda step: [f"rollout {step + 1}"])
 
@@ -145,10 +143,10 @@ def rollout_length(config: ConfigDict) -> int:
     return config.updates_per_rollout * config.unroll_length
 
 
-def make_pools(config: ConfigDict, mesh: Mesh, start: int) -> "list[Pool | RemotePool]":
+def make_pools(config: ConfigDict, mesh: Mesh, start: int, stack: ExitStack) -> "list[Pool | RemotePool]":
     """Returns the environments of this host, in one part or two (`rollout.count_parts`); their games start.
 
-    A run that is resumed at iteration `start` plays other episodes than before.
+    `stack` closes them. A run that is resumed at iteration `start` plays other episodes than before.
 
     Raises:
         ConfigError: `config.game.num_machines` is set, and Ray is not installed or has no cluster.
@@ -178,8 +176,10 @@ def make_pools(config: ConfigDict, mesh: Mesh, start: int) -> "list[Pool | Remot
     pools: list[Pool | RemotePool] = []
     for part in range(parts):
         seeds = [(first_seed + row, config.num_envs) for row in rows[part::parts]]
-        pools.append(make(seeds=seeds, first_limits=[limits[row] for row in rows[part::parts]], **arguments))
-        pools[-1].start()
+        pool = make(seeds=seeds, first_limits=[limits[row] for row in rows[part::parts]], **arguments)
+        stack.enter_context(pool)
+        pool.start()
+        pools.append(pool)
     return pools
 
 
