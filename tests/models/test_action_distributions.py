@@ -131,7 +131,7 @@ def test_a_class_of_weight_zero_is_not_drawn_at_the_ends_of_the_range(monkeypatc
     """Random numbers of 0 and just below 1, where products of them round."""
     for share in (0.0, np.nextafter(np.float32(1), np.float32(0))):
         monkeypatch.setattr(jax.random, "uniform", lambda key, shape, share=share: jnp.full(shape, share))
-        for size in range(1, 60):
+        for size in (1, 2, 3, 10, 59):
             logits = np.full(size, -np.inf, np.float32)
             logits[size // 2 :: 7] = np.linspace(0, 3, len(logits[size // 2 :: 7]))
             assert np.isfinite(logits[categorical.sample(jax.random.key(0), jnp.asarray(logits))])
