@@ -40,11 +40,12 @@ PROGRAM = """HloModule jit_update, is_scheduled=true, entry_computation_layout={
 }
 
 %cheap (p.5: f32[8]) -> f32[8] {
-  ROOT %c.5 = f32[8]{0} copy(%p.5), backend_config={"window_config":{"estimated_cycles":"1"}}
+  ROOT %c.5 = f32[8]{0} copy(%p.5), backend_config={"window_config":{"estimated_cycles":"20"}}
 }
 
 %dear (p.6: f32[8]) -> f32[8] {
-  ROOT %c.6 = f32[8]{0} copy(%p.6), backend_config={"window_config":{"estimated_cycles":"20"}}
+  %inner = (s32[], f32[8]) while(%t), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %c.6 = f32[8]{0} copy(%p.6), backend_config={"window_config":{"estimated_cycles":"1"}}
 }
 
 ENTRY %main.9 (a: f32[8]) -> f32[8] {
@@ -70,8 +71,9 @@ checkpoint/rematted_computation/encoder/norm/reduce_sum"}, backend_config={"wind
 
 
 def test_cycles_are_added_and_loops_multiplied():
+    """Of two branches the larger counts, here by its loop."""
     estimate = estimate_cycles(PROGRAM)
-    assert estimate.cycles == 1000 + 5 * 7 + 3 * 7 + 1 * 7 + 20 + 300 + 2
+    assert estimate.cycles == 1000 + 5 * 7 + 3 * 7 + 1 * 7 + (5 * 7 + 1) + 300 + 2
     assert estimate.endless == 1
     assert [operation.cycles for operation in estimate.largest(3)] == [1000, 300, 35]
 

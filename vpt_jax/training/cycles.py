@@ -140,12 +140,19 @@ def _called(line: _Line, computations: dict[str, list[_Line]]) -> list[str]:
         return _CALLS.findall(line.text)
     if line.kind == "conditional":
         names = [name for found in _BRANCHES.findall(line.text) for name in re.findall(r"[\w.\-]+", " ".join(found))]
-        return [max(names, key=lambda name: _own_cycles(computations[name]))]
+        return [max(names, key=lambda name: _all_cycles(name, computations))]
     return []
 
 
-def _own_cycles(lines: list[_Line]) -> int:
-    return sum(int(cycles) for line in lines for cycles in _CYCLES.findall(line.text))
+def _all_cycles(name: str, computations: dict[str, list[_Line]]) -> int:
+    """Cycles of a computation, with those of what it calls."""
+    total = 0
+    for line in computations[name]:
+        if called := _called(line, computations):
+            total += (_trips(line, computations) or 1) * sum(_all_cycles(other, computations) for other in called)
+        elif found := _CYCLES.search(line.text):
+            total += int(found[1])
+    return total
 
 
 def _trips(line: _Line, computations: dict[str, list[_Line]]) -> int | None:
