@@ -80,6 +80,12 @@ def test_a_program_that_the_compiler_cannot_place_does_not_fit(mesh, capsys):
         first_that_fits(str, lambda remat: StepToFit(Lowered("stacks"), ()), mesh, 90 * MIB)
 
 
+def test_all_hosts_end_if_the_compiler_fails_on_one(mesh, monkeypatch):
+    monkeypatch.setattr(parallel, "gather_from_hosts", lambda own: [own, -1])
+    with pytest.raises(ConfigError, match=r"another host failed to compile the step with config\.model\.remat=none"):
+        first_that_fits(str, lambda remat: step_of(1, mesh), mesh, 90 * MIB)
+
+
 class Device:
     """Attributes of a device that `memory_limit` reads."""
 

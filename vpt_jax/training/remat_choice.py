@@ -24,6 +24,7 @@ from vpt_jax.training.roofline import CHIPS, device_bytes, program_bytes
 SPARE = 0.1  # share of a device's memory that stays free: for evaluation, fragmentation and the runtime
 MIB = 2**20
 _TOO_LARGE = 2**31 - 1  # MiB: the compiler itself found that the program does not fit
+_FAILED = -1  # MiB: the compiler failed otherwise
 _Setup = TypeVar("_Setup")
 
 
@@ -66,23 +67,25 @@ def first_that_fits(
     needed = dict[str, int]()
     for remat in REMAT:
         setup = build(remat)
-        needed[remat] = max(parallel.gather_from_hosts(_needed_mib(step(setup), mesh)))
+        own, failure = _needed_mib(step(setup), mesh)
+        of_hosts = parallel.gather_from_hosts(own)
+        if _FAILED in of_hosts:  # all hosts end: none is left waiting for the others
+            raise failure or ConfigError(f"another host failed to compile the step with config.model.remat={remat}")
+        needed[remat] = max(of_hosts)
         if fits := needed[remat] * MIB <= (1 - SPARE) * limit:
             break
     parallel.log(_describe(needed, limit, fits))
     return setup
 
 
-def _needed_mib(step: StepToFit, mesh: Mesh) -> int:
-    """MiB that a step needs on each device, with what is in memory besides."""
+def _needed_mib(step: StepToFit, mesh: Mesh) -> tuple[int, Exception | None]:
+    """MiB that a step needs on each device, with what is in memory besides; `_FAILED` with the compiler's error."""
     with jax.set_mesh(mesh):
         try:
             compiled = step.lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            return _TOO_LARGE
-    return ceil((program_bytes(compiled) + device_bytes(step.resident)) / MIB)
+            return (_TOO_LARGE, None) if "RESOURCE_EXHAUSTED" in str(error) else (_FAILED, error)
+    return ceil((program_bytes(compiled) + device_bytes(step.resident)) / MIB), None
 
 
 def _describe(needed: Mapping[str, int], limit: int, fits: bool) -> str:
