@@ -38,6 +38,7 @@ from vpt_jax.system.errors import UserError
 from vpt_jax.training.cycles import CycleEstimate, estimate_cycles, is_transfer
 from vpt_jax.training.layout_checks import layout_warnings
 from vpt_jax.training.ppg import setup as ppg
+from vpt_jax.training.remat_choice import SPARE
 from vpt_jax.training.roofline import CHIPS, GIB, Chip, Cost, by_kind, cost_of, device_bytes
 from vpt_jax.training.setup import Step, batch_shapes, check, make_mesh, make_setup, step_buffers, training_flops
 from vpt_jax.training.stages import PPG_STAGE, STAGES, head_statistics
@@ -51,7 +52,6 @@ _HLO = flags.DEFINE_string(
     "hlo", "", "File for the text of the compiled program, in which operations can be looked up."
 )
 _LARGEST = flags.DEFINE_integer("largest", 10, "Number of operations to list.")
-_SPARE = 0.1  # share of a chip's memory that should stay free: for evaluation, and for the runtime
 
 
 class CompileError(UserError):
@@ -164,7 +164,7 @@ def summary(program: Program, cost: Cost, devices: list[Any], mesh: Mesh, estima
         "memory_total": cost.total_memory,
         "memory_of_chip": chip.memory,
         "memory_spare": 1 - cost.total_memory / chip.memory,
-        "fits": cost.total_memory <= (1 - _SPARE) * chip.memory,
+        "fits": cost.total_memory <= (1 - SPARE) * chip.memory,
         "warnings": list(layout_warnings(mesh, program.batch, images, program.widths)),
         "estimate": estimated,
     }
@@ -213,7 +213,7 @@ def table(result: dict[str, Any]) -> list[str]:
         "",
         *(f"  {kind:<20} {size / GIB:8.3f} GiB" for kind, size in result["memory"].items()),
         f"  {'together':<20} {result['memory_total'] / GIB:8.3f} GiB of {result['memory_of_chip'] / GIB:.0f}, "
-        f"{result['memory_spare']:.0%} spare: " + ("fits" if result["fits"] else f"less than {_SPARE:.0%} spare"),
+        f"{result['memory_spare']:.0%} spare: " + ("fits" if result["fits"] else f"less than {SPARE:.0%} spare"),
         *(_roofline_lines(result) if "seconds" in result else []),
         *_estimate_lines(result["estimate"]),
         *(line for warning in result["warnings"] for line in ("", f"  warning: {warning}")),

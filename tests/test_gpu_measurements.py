@@ -25,8 +25,8 @@ PROGRAM = """
 
 def test_instructions_of_a_program_have_the_modules_they_come_from():
     assert trace.name_modules(PROGRAM) == {
-        "fusion.3": "backward encoder/stack_0/block_0/conv_1/conv/conv_general_dilated",
-        "dot.2": "transformer/block_1/mlp_in/dense/dot_general",
+        "fusion.3": "encoder/stack_0/block_0/conv_1/conv: conv_general_dilated (backward)",
+        "dot.2": "transformer/block_1/mlp_in/dense: dot_general",
     }
 
 
@@ -37,7 +37,7 @@ def test_kernels_are_summed_by_name_and_module_the_longest_first():
         ("gemm", 3.0, 2), ("copy", 2.5, 1), ("gemm", 0.5, 1),
     ]  # fmt: skip
     assert [kernel.module for kernel in kernels] == [
-        "transformer/block_1/mlp_in/dense/dot_general", "", trace.name_modules(PROGRAM)["fusion.3"],
+        "transformer/block_1/mlp_in/dense: dot_general", "", trace.name_modules(PROGRAM)["fusion.3"],
     ]  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def step_rows(steps: Sequence[Result], largest: float) -> list[dict[str, str]]:
 
 
 def flag_rows(results: Sequence[Result]) -> list[dict[str, str]]:
-    """Speed and compile time with each flag, relative to the same step without, of the second start of that step."""
+    """Speed and compile time with each flag, relative to the same step without."""
     flagged = [result for result in results if result["kind"] == "flags"]
     rows = []
     for result in flagged:

@@ -12,31 +12,24 @@ from typing import Any, NamedTuple
 
 from jax.profiler import ProfileData
 
+from vpt_jax.training.cycles import readable_source
+
 # "%name = shape opcode(...), metadata={op_name="path"}" in a program's text
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = .*\bop_name=\"(?P<path>[^\"]+)\"", re.MULTILINE)
-_WRAPPER = re.compile(r"\b(?:jit|jvp|transpose|checkpoint|rematted_computation|vmap)\b|[()]")
-_OUTER = {"train_step", "update", "while", "body", "closed_call", "custom_vjp_call", "Policy", "InverseDynamicsModel"}
 
 
 class Kernel(NamedTuple):
     """A kernel or instruction of a trace, summed over its calls."""
 
     name: str
-    module: str  # path of the module that it computes, "backward" in front if it is of a gradient; "" if not known
+    module: str  # what it computes, by `readable_source`; "" if not known
     seconds: float
     calls: int
 
 
 def name_modules(program: str) -> dict[str, str]:
     """Module by the name of an instruction, from a compiled program's text."""
-    return {found["name"]: _module(found["path"]) for found in _INSTRUCTION.finditer(program)}
-
-
-def _module(path: str) -> str:
-    """`jit(train_step)/transpose(jvp(Policy))/encoder/stack_0/conv` -> `backward encoder/stack_0/conv`."""
-    parts = [part for part in _WRAPPER.sub("", path).split("/") if part and part not in _OUTER]
-    direction = "backward " if "transpose(" in path else "recomputed " if "rematted_computation" in path else ""
-    return direction + "/".join(parts)
+    return {found["name"]: readable_source(found["path"]) for found in _INSTRUCTION.finditer(program)}
 
 
 def largest_kernels(folder: str | Path, modules: Mapping[str, str]) -> list[Kernel]:

@@ -47,7 +47,7 @@ def sample(rng: jax.Array, logits: Float[Array, "... classes"]) -> Int[Array, ".
 
 
 def _invert(uniform: Float[Array, "..."], weights: Float[Array, "... n"]) -> Int[Array, "..."]:
-    """First index at which the cumulative weight exceeds a share of the total: never one of weight zero."""
+    """First index at which the cumulative weight exceeds a share of the total: none of weight zero, up to rounding."""
     cumulative = jnp.cumsum(weights, axis=-1)
     total = cumulative[..., -1]
     threshold = jnp.minimum(uniform * total, jnp.nextafter(total, jnp.zeros_like(total)))  # a product may round up

@@ -1,4 +1,4 @@
-"""XLA's flags that were considered for this library's programs, with their measured effects.
+"""XLA's flags that `XLA_FLAGS` may set for this library's programs, with their measured effects.
 
 The library sets none of them (`XLA_FLAGS` is the user's): a flag is set only where a measurement shows that it pays.
 `launch/gpu_measurements.py` measures those for GPUs, each in a process of its own; docs/speed.md has the conditions of
