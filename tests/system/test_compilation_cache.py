@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -107,6 +108,9 @@ def test_an_empty_setting_and_jax_variables_leave_jax_alone(filled, tmp_path):
 def test_folders_that_others_control_are_not_used(tmp_path, monkeypatch):
     assert refusal(tmp_path) is None
     assert refusal(tmp_path / "missing") is None
+    assert stat.S_IMODE((tmp_path / "missing").stat().st_mode) == 0o700
+    assert refusal(tmp_path / "workdir" / "compiled") is None
+    assert not (tmp_path / "workdir").exists()  # a mistyped work directory is not made
     (tmp_path / "file").write_text("")
     assert refusal(tmp_path / "file") == "it is not a folder"
     tmp_path.chmod(0o777)

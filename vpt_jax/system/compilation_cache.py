@@ -85,9 +85,14 @@ def choose_folder(config: Any, environment: Mapping[str, str]) -> Path | None:
 
 
 def refusal(folder: Path) -> str | None:
-    """Reason not to load programs from a folder; None: it may be used. A folder that is missing may be made."""
+    """Reason not to load programs from a folder; None: it may be used. A missing folder may be made.
+
+    In a folder that exists it is made here, before it is examined: nobody else can make it in between.
+    """
     try:
         folder = folder.expanduser()
+        with suppress(OSError):  # it exists, or the disk is read-only, or the work directory is still to be made
+            folder.mkdir(mode=0o700)
         state = folder.stat()
     except FileNotFoundError:
         return None
