@@ -94,6 +94,7 @@ def test_a_step_of_an_inverse_dynamics_model_is_measured_and_traced(tmp_path):
 
 def test_other_benchmarks_are_for_policies():
     output = programs.run("bench", "forward", *SMALL, "--preset=idm:nano", status=1)
-    assert "error: this is for policies: --preset=nano|tiny|1x|2x|3x" in output
+    assert "error: this is for policies: --preset=nano|tiny|1m|5m|20m|1x|2x|3x" in output
     output = programs.run("bench", "temporal_conv", *SMALL, "--preset=nano", status=1)
-    assert "error: temporal_conv is for inverse dynamics models: --preset=idm:nano|tiny|paper" in output
+    names = "nano|tiny|1m|5m|20m|paper|paper_text"
+    assert f"error: temporal_conv is for inverse dynamics models: --preset=idm:{names}" in output
