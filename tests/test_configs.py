@@ -6,6 +6,7 @@ import pytest
 
 from configs import evaluate, foundation, idm, rl_diamond, rl_doom, rl_luanti
 from configs.base import SMALL
+from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.models.presets import IDMS, POLICIES
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.training.ppg import setup as ppg
@@ -96,6 +97,15 @@ def test_every_game_is_evaluated_with_its_rewards(variant, rewards):
     config = evaluate.get_config(variant)
     assert (config.game.name, config.rewards) == (variant, rewards)
     assert config.game.arguments.get("fresh", True)
+
+
+def test_the_papers_evaluation():
+    """More than 2,500 episodes of 72,000 steps."""
+    config = evaluate.get_config("paper")
+    assert (config.game.name, config.game.arguments.seconds * 20, config.episodes) == ("minerl", 72_000, 2500)
+    assert {"log", "crafting_table", "stone_pickaxe"} <= REWARDS[config.rewards].keys()
+    assert {reward.each for reward in REWARDS[config.rewards].values()} == {1}
+    assert evaluate.get_config("minerl").game.arguments.seconds * 20 == 12_000
 
 
 def test_an_unknown_stage_is_named():
