@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from configs import evaluate as evaluate_config
 from configs import foundation, idm
+from tests import programs
 from tests.checkpoint_maker import write_checkpoint
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.models.presets import make_policy
@@ -84,6 +85,19 @@ def test_another_checkpoint_than_the_newest_is_loaded(tmp_path, monkeypatch):
     evaluated.update(policies=("a=run@all", "run"), out="out")
     monkeypatch.chdir(tmp_path)
     assert check(evaluated) == {"a@4": "run@4", "a@8": "run@8", "run": "run"}
+
+
+@pytest.mark.slow
+def test_all_checkpoints_of_a_run_are_played_over_its_epochs(uninterrupted, tmp_path):
+    settings = "episodes=2", "num_envs=2", "game.arguments.seconds=0.5", "game.arguments.height=36"
+    flags = [f"--config.{setting}" for setting in (*settings, "game.arguments.width=64", f"out={tmp_path}")]
+    programs.run("evaluate", f"--config.policies=('run={uninterrupted}@all',)", *flags)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures.keys() == {"run@4", "run@8", "run@10", "random", "scripted"}
+    assert [figures[f"run@{step}"]["step"] for step in (4, 8, 10)] == [4, 8, 10]
+    assert figures["run@8"]["epoch"] == 2 * figures["run@4"]["epoch"] > 0
+    assert {"obtained/places", "obtained_error/places"} <= figures["run@4"].keys()
+    assert "by epoch of training" in (tmp_path / "report.html").read_text()
 
 
 def test_closing_waits_for_the_removal_of_unfinished_checkpoints(tmp_path):
