@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import jax
 from absl import flags
-from benches.measuring import BATCH, DTYPE, LENGTH, Row, repeat
-from benches.policy import IDM_PREFIX, compile_single_step, random_inputs
+from benches.measuring import BATCH, DTYPE, LENGTH, SIZE, Row, repeat
+from benches.policy import IDM_PREFIX, PRESET, compile_single_step, random_inputs
 from benches.training import compile_update, make_task
 
 from vpt_jax.models.presets import IDMS, POLICIES
@@ -35,7 +35,8 @@ def _rows() -> Iterator[Row]:
     for preset in _PRESETS.value:
         for size in map(int, _SIZES.value):
             print(f"{preset}, {size}x{size} ...", file=sys.stderr, flush=True)
-            flags.FLAGS.preset, flags.FLAGS.size = preset, size  # those that the other benchmarks read
+            # The functions of the other benchmarks read these.
+            flags.FLAGS[PRESET.name].value, flags.FLAGS[SIZE.name].value = preset, size
             yield _row(preset, size)
 
 
