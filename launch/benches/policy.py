@@ -140,7 +140,8 @@ def random_inputs(rows: int, length: int, remat: str = NONE) -> tuple[Policy, An
     policy = Policy(**policy_sizes(), dtype=jnp.dtype(DTYPE.value), remat=remat)
     batch = random_batch(rows, length)
     one_frame = batch.frames[:1, :1], batch.first[:1, :1], policy.initial_memory(1)
-    params = jax.jit(policy.init)(jax.random.key(0), *one_frame)["params"]
+    key = jax.random.key(0, impl="rbg")  # compiles quickly
+    params = jax.jit(policy.init)(key, *one_frame)["params"]
     return policy, params, jax.device_put(batch)
 
 

@@ -34,10 +34,11 @@ def sizes() -> list[Row]:
 def _rows() -> Iterator[Row]:
     for preset in _PRESETS.value:
         for size in map(int, _SIZES.value):
-            print(f"{preset}, {size}x{size} ...", file=sys.stderr, flush=True)
             # The functions of the other benchmarks read these.
             flags.FLAGS[PRESET.name].value, flags.FLAGS[SIZE.name].value = preset, size
-            yield _row(preset, size)
+            row = _row(preset, size)
+            print(" | ".join(row.values()), file=sys.stderr, flush=True)
+            yield row
 
 
 def _row(preset: str, size: int) -> Row:
