@@ -6,17 +6,37 @@ from ml_collections import ConfigDict
 
 Layout = Mapping[str, int | str]  # fields of the config by name
 
+# Of the sizes of our own, `SMALL`, whose settings are for one small GPU; all other machines are for the paper's sizes.
+SMALL = ("20m", "5m", "1m")
+SMALL_MACHINES: dict[str, Layout] = {
+    "cpu": {"model.dtype": "float32", "data.workers": 1, "data.valid_workers": 0},  # CPUs have no fast bfloat16
+}
+
 
 def split_variant(
     file: str, variant: str, sizes: Collection[str], machines: Mapping[str, Layout]
 ) -> tuple[str, Layout]:
     """Parse a variant such as `500m,v5e-256`: returns the size, and the machine's layout (no machine: no changes)."""
     size, _, machine = variant.partition(",")
+    machines = SMALL_MACHINES if size in SMALL else machines
     if size not in sizes:
         raise ValueError(f"configs/{file} has no variant {size!r}; choose one of {', '.join(sizes)}")
     if machine and machine not in machines:
         raise ValueError(f"configs/{file} has no machine {machine!r}; choose one of {', '.join(machines)}")
     return size, machines[machine] if machine else {}
+
+
+def set_small(config: ConfigDict, learning_rate: float) -> None:
+    """Settings for one of the sizes `SMALL` and thousands of steps on one GPU, instead of days on a cluster.
+
+    They are a starting point, and have not been tuned. `learning_rate` is the paper's, lower by the square root of the
+    ratio of the batches.
+    """
+    config.data.batch = config.data.valid_batch = 16
+    config.data.workers = config.data.valid_workers = 4
+    config.optimizer.learning_rate = learning_rate
+    config.optimizer.warmup_steps = 200
+    config.evaluate_every = config.save_every = 500
 
 
 def get_config(stage: str, workdir: str) -> ConfigDict:

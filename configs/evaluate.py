@@ -7,14 +7,19 @@ and a recording of every episode in OUT/recordings. After a stop or kill, run th
 remaining agents.
 
 Variants: `:doom` (default), exploration of a level of the embedded game; `:minerl` and `:luanti`, the item sequence to
-a diamond pickaxe. Each uses the game and the rewards of its configs/rl_*.py.
+a diamond pickaxe. Each uses the game and the rewards of its configs/rl_*.py. `:paper`, the paper's evaluation of cloned
+policies: 2,500 episodes of 60 minutes of standard survival in MineRL, and the items that it counts.
+
+With `--config.policies="('runs/foundation@all',)"`, all checkpoints that a run has kept are evaluated, and the report
+has charts of return and items per episode, with standard errors, over the epochs of training (paper, figures of section
+4). `config.checkpoint.keep_every_hours` of the run decides which are kept.
 """
 
 from ml_collections import ConfigDict
 
 from vpt_jax.configs import rl_diamond, rl_doom, rl_luanti
 
-VARIANTS = {"doom": rl_doom, "minerl": rl_diamond, "luanti": rl_luanti}
+VARIANTS = {"doom": rl_doom, "minerl": rl_diamond, "luanti": rl_luanti, "paper": rl_diamond}
 
 
 def get_config(variant: str = "doom") -> ConfigDict:
@@ -23,7 +28,8 @@ def get_config(variant: str = "doom") -> ConfigDict:
     tuning = VARIANTS[variant].get_config()
     config = ConfigDict()
 
-    # Work directories of policies, cloned or fine-tuned; "NAME=FOLDER" sets the name in the table.
+    # Work directories of policies, cloned or fine-tuned; "NAME=FOLDER" sets the name in the table. The newest
+    # checkpoint is evaluated; "FOLDER@STEP" is another one, and "FOLDER@all" are all that the run has kept.
     config.policies = ()
     # Name of the reference policy, from which the drift (KL divergence) of the others is measured; empty: the first.
     config.reference = ""
@@ -43,9 +49,16 @@ def get_config(variant: str = "doom") -> ConfigDict:
     # that quote it), and episodes of ten minutes of fine-tuned ones, as the games here do.
     config.episodes = 100
     config.seed = 5_000_000
+    # Episodes of each agent that are recorded, from the first on, and may be in the films; 0: all.
+    config.recorded_episodes = 0
     # Number of parallel environments.
     config.num_envs = 10
     # Folder of the compilation cache: compiled programs, which later starts load. "auto": that of the environment
     # variable VPT_COMPILATION_CACHE, or else ~/.cache/vpt_jax/compiled; empty: none (configs/base.py says more).
     config.compilation_cache = "auto"
+    if variant == "paper":
+        config.game.arguments.seconds = 3600.0
+        config.rewards = "items"
+        config.episodes = 2500  # paper: "more than"
+        config.recorded_episodes = 10
     return config

@@ -9,8 +9,8 @@ once. configs/house.py and configs/early_game.py are the paper's two runs. A rel
 --config.model.temperature=2 (configs/foundation.py); docs/sources.md explains the marks of the values.
 
 Variants: `:500m`, `:248m` (default: the size whose fine-tuned weights are released, and that reinforcement learning
-uses; the paper's figures of fine-tuning are, as recalled, of the 0.5B model) and `:71m`, the paper's sizes, and
-`:demo`, the size of the policies of `make demo`.
+uses; the paper's figures of fine-tuning are, as recalled, of the 0.5B model) and `:71m`, the paper's sizes; and
+`:20m`, `:5m`, `:1m` and `:demo`, as in configs/foundation.py.
 """
 
 from ml_collections import ConfigDict

@@ -6,16 +6,18 @@ The paper trained the 0.5B policy for 30 epochs of 70,000 hours on 720 V100 GPUs
 Values are marked with their source: (paper), (code), (replica), (recalled), as docs/sources.md explains; all others
 are our choice.
 
-Variants: `:500m` (default), `:248m` and `:71m`, the paper's three sizes, and `:demo`, a small policy for two CPU cores,
-which configs/demo.py trains in minutes on recordings of the embedded game. A machine's name after a comma, such as
-`:500m,v5e-256`, sets mesh and batch for that machine (MACHINES below).
+Variants: `:500m` (default), `:248m` and `:71m`, the paper's three sizes; `:20m`, `:5m` and `:1m`, our own for one small
+GPU (docs/sizes.md); and `:demo`, a small policy for two CPU cores, which configs/demo.py trains in minutes on
+recordings of the embedded game. A machine's name after a comma, such as `:500m,v5e-256`, sets mesh and batch for that
+machine (MACHINES below); for our own sizes, `:5m,cpu` is for training without a GPU. The frames' size is the dataset's
+(`height` and `width` of configs/prepare.py): 128x128 (paper), and 64x64 suffices for our own.
 """
 
 from ml_collections import ConfigDict
 
 from vpt_jax.configs import base
 
-PRESETS = {"500m": "3x", "248m": "2x", "71m": "1x", "demo": "tiny"}
+PRESETS = {"500m": "3x", "248m": "2x", "71m": "1x", "20m": "20m", "5m": "5m", "1m": "1m", "demo": "tiny"}
 # By type and number of chips. The paper's batch of 880 = 16 x 5 x 11 is not divisible by 128 or 256; docs/scale.md has
 # the layouts that keep it. 896 and 1,024 are 2% and 16% more, at the same learning rate: our choice, and not tested.
 MACHINES: dict[str, dict[str, int | str]] = {
@@ -50,7 +52,9 @@ def get_config(variant: str = "500m") -> ConfigDict:
     # Passes over the training data (paper: 30).
     config.epochs = 30.0
 
-    if size == "demo":
+    if size in base.SMALL:
+        base.set_small(config, learning_rate=3e-4)
+    elif size == "demo":
         _demo(config)
     config.update_from_flattened_dict(layout)
     config.update_from_flattened_dict(FASTER.get((size, variant.partition(",")[2]), {}))

@@ -7,17 +7,19 @@ accuracy of 90.6% and a mouse R2 of 0.97. Values are marked with their source: (
 as docs/sources.md explains; all others are our choice.
 
 Variants: `:paper` (default), the size that OpenAI released, 482,330,046 parameters: two transformer blocks, image
-stacks of 256, 512 and 512 channels. The paper's text has four blocks and 64, 128 and 128 channels, which are some 0.84
-billion parameters, but states 0.5: so the released size is used. And `:demo`, a small one for two CPU cores, which
-configs/demo.py trains in minutes on recordings of the embedded game. A machine's name after a comma, such as
-`:paper,v5p-128`, sets mesh and batch for that machine (MACHINES below).
+stacks of 256, 512 and 512 channels. `:paper_text`, the size of the paper's text: four blocks and 64, 128 and 128
+channels, which are 838,843,966 parameters at 128x128, where the text states 0.5 billion: so the released size is the
+default. `:20m`, `:5m` and `:1m`, our own for one small GPU and 64x64 or 128x128 (docs/sizes.md). And `:demo`, a small
+one for two CPU cores, which configs/demo.py trains in minutes on recordings of the embedded game. A machine's name
+after a comma, such as `:paper,v5p-128`, sets mesh and batch for that machine (MACHINES below); for our own sizes,
+`:5m,cpu` is for training without a GPU.
 """
 
 from ml_collections import ConfigDict
 
 from vpt_jax.configs import base
 
-PRESETS = {"paper": "paper", "demo": "tiny"}
+PRESETS = {"paper": "paper", "paper_text": "paper_text", "20m": "20m", "5m": "5m", "1m": "1m", "demo": "tiny"}
 # By type and number of chips. All keep the batch of 128 windows.
 MACHINES: dict[str, dict[str, int | str]] = {
     "gpu": {"data.grad_accum_steps": 128, "data.valid_batch": 4},
@@ -45,7 +47,10 @@ def get_config(variant: str = "paper") -> ConfigDict:
 
     # Passes over the training data (replica, recalled: 20).
     config.epochs = 20.0
-    if size == "demo":
+    if size in base.SMALL:
+        base.set_small(config, learning_rate=1e-3)
+        config.initial.temporal_difference = True
+    elif size == "demo":
         _demo(config)
     config.update_from_flattened_dict(layout)
     return config

@@ -13,6 +13,7 @@
     python launch/bench.py rollout
     python launch/bench.py start --data=DATASET --train=foundation:demo
     python launch/bench.py compile_step --train=foundation:500m --dtype=bfloat16
+    python launch/bench.py sizes --presets=1m,5m,idm:5m --sizes=64,128 --batch=16 --length=128 --markdown
 
 `loader` reads and decodes a dataset as training does; `prepare` makes a dataset from recordings, with one process, with
 one per core and with Beam; `decode` compares image codecs on frames of recordings. `train_step` is one update on random
@@ -24,9 +25,11 @@ or with faster matrix products, relative to float32. `ceiling` measures the FLOP
 policy's convolutions on this machine. `label` compares the two modes of labelling long videos by an inverse dynamics
 model, and measures the stages of a job (reading, device, writing), which overlap. `start` measures the seconds to the
 first training step of a new process, with and without the compilation cache; `compile_step` compiles the step of a
-config and reads it from the cache, without running it. `rollout` runs the embedded game with the demo's policy, in
-several arrangements of games and processes. Alternatives are measured in turns. Without --data or --recordings, a few
-minutes of the embedded game are recorded and prepared first, at 128x128, under --workdir.
+config and reads it from the cache, without running it. `sizes` is the table of docs/sizes.md: parameters, memory of the
+compiled train step, and speed of training and of acting (in one environment), of several presets and sizes of the
+frames. `rollout` runs the embedded game with the demo's policy, in several arrangements of games and processes.
+Alternatives are measured in turns. With --markdown, the table is in Markdown; --json writes it to a file. Without
+--data or --recordings, a few minutes of the embedded game are recorded and prepared first, at 128x128, under --workdir.
 """
 
 import importlib
@@ -42,6 +45,7 @@ BENCHES = {  # name -> module in launch/benches/; each module needs other librar
     "loader": "data", "decode": "data", "prepare": "data", "train_step": "training", "temporal_conv": "training",
     "forward": "policy", "gradient": "policy", "act": "policy", "ceiling": "policy", "precision": "policy",
     "label": "labelling", "rollout": "playing", "start": "starting", "compile_step": "starting",
+    "sizes": "sizes",
 }  # fmt: skip
 
 

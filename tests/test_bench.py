@@ -20,6 +20,7 @@ SMALL = ["--size=32", "--batch=2", "--length=4", "--seconds=0.2"]
         ("act", ["preset", "frames/s", "ms", "TFLOP/s", "peak memory MB"]),
         pytest.param("prepare", ["by", "frames/s", "frames/s per core"], marks=pytest.mark.slow),
         pytest.param("decode", ["codec", "bytes/frame", "decoded/s", "PSNR dB"], marks=pytest.mark.slow),
+        pytest.param("sizes", ["preset", "parameters", "step MB", "training frames/s"], marks=pytest.mark.slow),
         pytest.param("train_step", ["preset", "frames/s", "ms", "TFLOP/s"], marks=pytest.mark.slow),
         pytest.param("forward", ["preset", "frames/s", "ms", "TFLOP/s"], marks=pytest.mark.slow),
         pytest.param("gradient", ["preset", "frames/s", "ms", "TFLOP/s"], marks=pytest.mark.slow),
@@ -47,7 +48,8 @@ SMALL = ["--size=32", "--batch=2", "--length=4", "--seconds=0.2"]
 def test_bench_prints_machine_and_table(dataset_dir, what, columns):
     recordings = dataset_dir.parent / "recordings" / "train"
     data = {"loader": [f"--data={dataset_dir}", "--workers=1"], "decode": [f"--recordings={recordings}"],
-            "act": ["--preset=nano"], "label": ["--idm=nano", "--windows=1", "--steps=2"],
+            "act": ["--preset=nano"], "sizes": ["--presets=nano,idm:nano", "--sizes=16"],
+            "label": ["--idm=nano", "--windows=1", "--steps=2"],
             "start": [f"--data={dataset_dir}", "--starts=1", SMALL_RUN],
             "compile_step": ["--batch=8"],
             "prepare": [f"--recordings={recordings}"]}  # fmt: skip
@@ -60,8 +62,14 @@ def test_bench_prints_machine_and_table(dataset_dir, what, columns):
 def test_bench_lists_its_benchmarks():
     output = programs.run("bench", "speed", status=1)
     policies = "train_step,temporal_conv,forward,gradient,act,ceiling,precision"
-    names = f"loader,decode,prepare,{policies},label,rollout,start,compile_step"
+    names = f"loader,decode,prepare,{policies},label,rollout,start,compile_step,sizes"
     assert f"{{{names}}}" in output
+
+
+def test_an_unknown_preset_or_size_is_named():
+    output = programs.run("bench", "sizes", "--presets=nano,5mm", status=1)
+    assert "error: --presets has no '5mm'; choose of nano, tiny, 1m, 5m, 20m, 1x, 2x, 3x, idm:nano" in output
+    assert "error: --sizes=64,big" in programs.run("bench", "sizes", "--sizes=64,big", status=1)
 
 
 def test_the_policy_is_measured_without_the_data_libraries():
@@ -94,6 +102,7 @@ def test_a_step_of_an_inverse_dynamics_model_is_measured_and_traced(tmp_path):
 
 def test_other_benchmarks_are_for_policies():
     output = programs.run("bench", "forward", *SMALL, "--preset=idm:nano", status=1)
-    assert "error: this is for policies: --preset=nano|tiny|1x|2x|3x" in output
+    assert "error: this is for policies: --preset=nano|tiny|1m|5m|20m|1x|2x|3x" in output
     output = programs.run("bench", "temporal_conv", *SMALL, "--preset=nano", status=1)
-    assert "error: temporal_conv is for inverse dynamics models: --preset=idm:nano|tiny|paper" in output
+    names = "nano|tiny|1m|5m|20m|paper|paper_text"
+    assert f"error: temporal_conv is for inverse dynamics models: --preset=idm:{names}" in output

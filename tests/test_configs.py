@@ -5,6 +5,8 @@ import operator
 import pytest
 
 from configs import evaluate, foundation, idm, rl_diamond, rl_doom, rl_luanti
+from configs.base import SMALL
+from vpt_jax.envs.rewards import REWARDS
 from vpt_jax.models.presets import IDMS, POLICIES
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.training.ppg import setup as ppg
@@ -13,7 +15,7 @@ from vpt_jax.training.setup import check, make_mesh
 CHIPS = {"gpu": 1, "gpu-8": 8, "v5e-256": 256, "v5p-128": 128, "v6e-256": 256}
 LAYOUTS = [
     (module, size, machine)
-    for module, sizes in ((foundation, ("500m", "248m", "71m")), (idm, ("paper",)))
+    for module, sizes in ((foundation, ("500m", "248m", "71m")), (idm, ("paper", "paper_text")))
     for size in sizes
     for machine in module.MACHINES
 ]
@@ -36,6 +38,19 @@ def test_layouts_divide_what_they_shard(module, size, machine):
 def test_an_unknown_machine_is_named():
     with pytest.raises(ValueError, match="has no machine 'v9'; choose one of gpu, gpu-8"):
         foundation.get_config("500m,v9")
+    with pytest.raises(ValueError, match="has no machine 'gpu-8'; choose one of cpu"):
+        foundation.get_config("5m,gpu-8")
+
+
+@pytest.mark.parametrize(("module", "paper", "batch"), [(foundation, "71m", 880), (idm, "paper", 128)])
+@pytest.mark.parametrize("size", SMALL)
+def test_small_sizes_have_a_batch_and_a_learning_rate_of_their_own(module, paper, batch, size):
+    config, of_paper, cpu = (module.get_config(variant) for variant in (size, paper, f"{size},cpu"))
+    check(config, make_mesh(config))
+    scaled = of_paper.optimizer.learning_rate * (config.data.batch / batch) ** 0.5
+    assert config.optimizer.learning_rate == pytest.approx(scaled, rel=0.1)
+    assert (config.model.dtype, cpu.model.dtype) == ("bfloat16", "float32")
+    assert cpu.data.batch == config.data.batch
 
 
 DIAMOND = {  # of all variants: the paper's table 6, and ten minutes at 20 steps per second
@@ -82,6 +97,15 @@ def test_every_game_is_evaluated_with_its_rewards(variant, rewards):
     config = evaluate.get_config(variant)
     assert (config.game.name, config.rewards) == (variant, rewards)
     assert config.game.arguments.get("fresh", True)
+
+
+def test_the_papers_evaluation():
+    """More than 2,500 episodes of 72,000 steps."""
+    config = evaluate.get_config("paper")
+    assert (config.game.name, config.game.arguments.seconds * 20, config.episodes) == ("minerl", 72_000, 2500)
+    assert {"log", "crafting_table", "stone_pickaxe"} <= REWARDS[config.rewards].keys()
+    assert {reward.each for reward in REWARDS[config.rewards].values()} == {1}
+    assert evaluate.get_config("minerl").game.arguments.seconds * 20 == 12_000
 
 
 def test_an_unknown_stage_is_named():

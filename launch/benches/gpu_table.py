@@ -31,16 +31,16 @@ def _sections(results: Sequence[Result]) -> Iterator[str]:
     done = [result for result in results if result["status"] == "done"]
     steps = [result for result in done if result["kind"] == "train_step"]
     if steps:
-        yield "## Training steps\n\n" + _table(step_rows(steps, ceiling(done)))
+        yield "## Training steps\n\n" + markdown_table(step_rows(steps, ceiling(done)))
     for result in steps:
         if result["kernels"]:
-            yield f"## Largest kernels of `{result['name']}`\n\n" + _table(result["kernels"])
+            yield f"## Largest kernels of `{result['name']}`\n\n" + markdown_table(result["kernels"])
     for kind in ("ceiling", "temporal_conv", "precision", "label", "torch"):
         for result in done:
             if result["kind"] == kind:
-                yield f"## `{result['name']}`\n\n" + _table(result["rows"])
+                yield f"## `{result['name']}`\n\n" + markdown_table(result["rows"])
     if flags := flag_rows(done):
-        yield "## XLA flags\n\n" + _table(flags)
+        yield "## XLA flags\n\n" + markdown_table(flags)
     for result in done:
         if result["kind"] == "goldens":
             yield f"## Goldens in float32\n\n{result['summary']}"
@@ -100,7 +100,8 @@ def _number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
-def _table(rows: Sequence[Mapping[str, str]]) -> str:
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows under the columns of the first, in Markdown."""
     names = list(rows[0])
     lines = [names, ["---"] * len(names), *([row[name].replace("|", "/") for name in names] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 from absl import flags
+from benches.gpu_table import markdown_table
 
 from vpt_jax.system.cores import available_cores
 
@@ -21,6 +22,7 @@ LENGTH = flags.DEFINE_integer("length", 64, "Frames of a window.")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type in which the model computes.")
 SECONDS = flags.DEFINE_float("seconds", 10.0, "Seconds to measure for, after a warm-up.")
 JSON = flags.DEFINE_string("json", "", "File for the machine and the rows, in JSON; empty: none.")
+_MARKDOWN = flags.DEFINE_bool("markdown", False, "Print the table in Markdown.")
 
 Row = dict[str, str]
 
@@ -73,7 +75,10 @@ def write_json(rows: list[Row]) -> None:
 
 
 def print_table(rows: list[Row]) -> None:
-    """Prints rows under the columns of the first, right-aligned."""
+    """Prints rows under the columns of the first, right-aligned or, with --markdown, as a table in Markdown."""
+    if _MARKDOWN.value:
+        print(markdown_table(rows))
+        return
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
     for row in [{name: name for name in widths}, *rows]:
         print("  ".join(row[name].rjust(width) for name, width in widths.items()))

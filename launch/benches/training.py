@@ -11,6 +11,7 @@ from absl import flags
 from benches.measuring import BATCH, DTYPE, LENGTH, SIZE, Row, alternate, peak_memory, timed
 from benches.policy import IDM_PREFIX, PRESET, random_batch, random_inputs
 from benches.trace import largest_kernels, name_modules
+from jax.stages import Compiled
 
 from vpt_jax.models.flops import TRAINING_FACTOR, idm_flops, policy_flops
 from vpt_jax.models.idm import TEMPORAL_RADIUS, InverseDynamicsModel, TemporalConv
@@ -41,17 +42,8 @@ class Task(NamedTuple):
 
 def train_step() -> list[Row]:
     """Train steps on random frames in device memory."""
-    task = _make_task()
-    optimizer = adam(linear_schedule(1e-4, 10, 1000), 0.0625, 5.0)
-    state = training.initial_state(task.params, optimizer, task.memory, jax.random.PRNGKey(0))
-    step = jax.jit(partial(training.train_step, task.loss, optimizer), donate_argnums=0)
-    compiled, seconds = timed(lambda: step.lower(state, task.batch).compile())
-
-    def update() -> Any:
-        nonlocal state
-        state, metrics = compiled(state, task.batch)
-        return metrics
-
+    task = make_task()
+    update, compiled, seconds = compile_update(task)
     rate = alternate({"step": update})["step"]
     frames = BATCH.value * LENGTH.value
     flop_rate = rate * frames * TRAINING_FACTOR * task.flops_per_frame
@@ -68,7 +60,8 @@ def train_step() -> list[Row]:
     }]  # fmt: skip
 
 
-def _make_task() -> Task:
+def make_task() -> Task:
+    """Model of --preset, and a batch of random frames."""
     if not PRESET.value.startswith(IDM_PREFIX):
         policy, params, batch = random_inputs(BATCH.value, LENGTH.value, remat=_REMAT.value)
         flops = policy_flops(policy, SIZE.value, SIZE.value, LENGTH.value)
@@ -76,9 +69,25 @@ def _make_task() -> Task:
     sizes = IDMS[PRESET.value.removeprefix(IDM_PREFIX)]
     idm = InverseDynamicsModel(**sizes, dtype=jnp.dtype(DTYPE.value), remat=_REMAT.value)
     batch = random_batch(BATCH.value, LENGTH.value)
-    params = jax.jit(idm.init)(jax.random.key(0), batch.frames[:1, :1])["params"]
+    key = jax.random.key(0, impl="rbg")  # compiles quickly
+    params = jax.jit(idm.init)(key, batch.frames[:1, :1])["params"]
     loss = partial(inverse_dynamics_loss, idm, True, False)  # augmented as in configs/idm.py
     return Task(loss, params, (), jax.device_put(batch), idm_flops(idm, SIZE.value, SIZE.value, LENGTH.value))
+
+
+def compile_update(task: Task) -> tuple[Callable[[], Any], Compiled, float]:
+    """Function that runs train steps, each on the state of the last, the compiled step, and seconds of compiling."""
+    optimizer = adam(linear_schedule(1e-4, 10, 1000), 0.0625, 5.0)
+    state = training.initial_state(task.params, optimizer, task.memory, jax.random.PRNGKey(0))
+    step = jax.jit(partial(training.train_step, task.loss, optimizer), donate_argnums=0)
+    compiled, seconds = timed(lambda: step.lower(state, task.batch).compile())
+
+    def update() -> Any:
+        nonlocal state
+        state, metrics = compiled(state, task.batch)
+        return metrics
+
+    return update, compiled, seconds
 
 
 def print_kernels(update: Callable[[], Any], program: str) -> None:

@@ -26,7 +26,8 @@ from vpt_jax.evaluation.rollouts import (
 )
 from vpt_jax.models.joint_head import JointDistribution
 from vpt_jax.models.policy import Policy
-from vpt_jax.programs.evaluate import evaluate_agent
+from vpt_jax.programs import evaluate
+from vpt_jax.programs.evaluate import evaluate_agent, part_seeds
 from vpt_jax.recording import read_frames, read_steps
 from vpt_jax.training.checkpoints import jsonable
 
@@ -124,10 +125,38 @@ def test_an_agent_with_only_lost_episodes():
 def test_stored_results_of_an_earlier_version_are_used(tmp_path):
     """That version stored `config.num_envs` under its former name, `games`."""
     config, result = get_config(), played(0, 1.0)
-    config.out = str(tmp_path)
+    config.update(out=str(tmp_path), episodes=1)
     settings = jsonable(config) | {"games": config.num_envs, "policies": [], "size": [8, 8]}
-    del settings["num_envs"]
+    del settings["num_envs"], settings["recorded_episodes"]
     (tmp_path / "agents").mkdir()
     stored = json.dumps({"settings": settings, "episodes": [result._asdict()]})
     (tmp_path / "agents" / "random.json").write_text(stored)
     assert evaluate_agent(config, "random", None, (8, 8), MINERL, []) == [result]
+
+
+def test_a_killed_evaluation_continues_with_the_part_that_is_missing(tmp_path, monkeypatch):
+    """Two environments: parts of two episodes and of one."""
+    monkeypatch.setattr(evaluate, "PART", 1)
+    config = get_config()
+    config.update(episodes=3, num_envs=2, recorded_episodes=2, seed=3, out=str(tmp_path / "whole"))
+
+    def pool(config, part, *_):
+        assert part.start < stop_at, "killed"
+        return Pool(EnvSpec("tests.envs.toy_games:Counting", {"steps": 3}), [iter(part)] * 2, SIZE, APPLES)
+
+    def play():
+        return evaluate_agent(config, "random", lambda seed: RandomAgent(MINERL, seed), SIZE, MINERL, [])
+
+    monkeypatch.setattr(evaluate, "make_pool", lambda config, part, *_: pool(config, part_seeds(config, part)))
+    stop_at = 9
+    whole = play()
+    assert [result.seed for result in whole] == [3, 4, 5]
+    config.out, stop_at = str(tmp_path / "killed"), 5
+    with pytest.raises(AssertionError, match="killed"):
+        play()
+    left = tmp_path / "killed" / "recordings" / "random" / "000000005.jsonl"
+    left.touch()
+    stop_at = 9
+    assert repr(play()) == repr(whole)  # drift is NaN
+    recorded = {path.stem for path in (tmp_path / "whole" / "recordings" / "random").glob("*.jsonl")}
+    assert recorded == {"000000003", "000000004"} == {path.stem for path in left.parent.glob("*.jsonl")}

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -114,12 +113,6 @@ def test_embeddings_depend_on_a_frame_and_two_neighbours_on_each_side(reference)
     before, after = embed(FRAMES), embed(changed)
     differs = np.abs(before - after).max((0, 2)) > 0
     np.testing.assert_array_equal(np.flatnonzero(differs) + TEMPORAL_RADIUS, [6, 7, 8, 9, 10])
-
-
-def test_parameter_count_of_the_released_model():
-    frames = jax.ShapeDtypeStruct((1, 1, 128, 128, 3), jnp.uint8)
-    params = jax.eval_shape(InverseDynamicsModel(**IDMS["paper"]).init, jax.random.key(0), frames)
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 482_330_046
 
 
 def test_unsupported_settings_are_refused():

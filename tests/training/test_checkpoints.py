@@ -16,10 +16,14 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from configs import evaluate as evaluate_config
 from configs import foundation, idm
-from vpt_jax.models.policy import Policy
+from tests import programs
+from tests.checkpoint_maker import write_checkpoint
+from vpt_jax.models.policy import Policy, init_params
+from vpt_jax.models.presets import make_policy
 from vpt_jax.models.value_normalizer import ValueNormalizer
-from vpt_jax.programs.evaluate import policy_digest
+from vpt_jax.programs.evaluate import check, policy_digest
 from vpt_jax.training.checkpoints import (
     CheckpointDamagedError,
     CheckpointError,
@@ -27,7 +31,9 @@ from vpt_jax.training.checkpoints import (
     SettingsChangedError,
     TrainedPolicy,
     _raise_as_damage,
+    checkpoint_steps,
     load_model,
+    load_policy,
     run_metadata,
 )
 from vpt_jax.training.digests import changed_leaves, digest, leaves_without_digest
@@ -56,6 +62,42 @@ def test_the_newest_are_kept_and_restored(tmp_path):
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["3", "4"]
     for value, expected in zip(jax.tree.leaves(restore(tmp_path)), jax.tree.leaves(state_at(4)), strict=True):
         np.testing.assert_array_equal(value, expected)
+
+
+def test_another_checkpoint_than_the_newest_is_loaded(tmp_path, monkeypatch):
+    config = foundation.get_config("demo")
+    config.model.preset = "nano"
+    shapes = jax.eval_shape(lambda key: init_params(make_policy(config.model), (8, 8, 3), key), jax.random.key(0))
+    for step in (4, 8):
+        params = jax.tree.map(lambda leaf, step=step: np.full(leaf.shape, step, np.float32), shapes)
+        write_checkpoint(tmp_path / "run", params, config, 8, 4, step, steps_per_epoch=4)
+    assert checkpoint_steps(tmp_path / "run") == [4, 8]
+    policy = load_policy(tmp_path / "run@4")
+    assert (policy.step, policy.epoch, jax.tree.leaves(policy.params)[0].ravel()[0]) == (4, 1.0, 4.0)
+    with pytest.raises(FileNotFoundError, match=r"run has no checkpoint of step 5; it keeps 4, 8"):
+        load_policy(tmp_path / "run@5")
+    with pytest.raises(FileNotFoundError, match=r"run@x holds no checkpoint"):
+        load_policy(tmp_path / "run@x")
+    (tmp_path / "run@4").mkdir()  # a folder of that name comes first
+    with pytest.raises(FileNotFoundError, match=r"run@4 holds no checkpoint"):
+        load_policy(tmp_path / "run@4")
+    evaluated = evaluate_config.get_config()
+    evaluated.update(policies=("a=run@all", "run"), out="out")
+    monkeypatch.chdir(tmp_path)
+    assert check(evaluated) == {"a@4": "run@4", "a@8": "run@8", "run": "run"}
+
+
+@pytest.mark.slow
+def test_all_checkpoints_of_a_run_are_played_over_its_epochs(uninterrupted, tmp_path):
+    settings = "episodes=2", "num_envs=2", "game.arguments.seconds=0.5", "game.arguments.height=36"
+    flags = [f"--config.{setting}" for setting in (*settings, "game.arguments.width=64", f"out={tmp_path}")]
+    programs.run("evaluate", f"--config.policies=('run={uninterrupted}@all',)", *flags)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures.keys() == {"run@4", "run@8", "run@10", "random", "scripted"}
+    assert [figures[f"run@{step}"]["step"] for step in (4, 8, 10)] == [4, 8, 10]
+    assert figures["run@8"]["epoch"] == 2 * figures["run@4"]["epoch"] > 0
+    assert {"obtained/places", "obtained_error/places"} <= figures["run@4"].keys()
+    assert "by epoch of training" in (tmp_path / "report.html").read_text()
 
 
 def test_closing_waits_for_the_removal_of_unfinished_checkpoints(tmp_path):

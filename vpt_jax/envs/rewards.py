@@ -43,6 +43,12 @@ _QUANTITIES = dict(
     iron_ore=3, iron_ingot=3, iron_pickaxe=1,
 )  # fmt: skip
 
+_COUNTED = (
+    "dirt", "gravel", "sand", "wheat_seeds", "log", "planks", "stick", "crafting_table", "cobblestone",
+    "wooden_pickaxe", "wooden_axe", "wooden_shovel", "wooden_hoe", "wooden_sword",
+    "stone_pickaxe", "stone_axe", "stone_shovel", "stone_hoe", "stone_sword",
+)  # fmt: skip
+
 REWARDS: dict[str, RewardTable] = {
     # The items for a diamond pickaxe (paper, table 7): wood and stone 1, coal 2, iron 4, diamond 8. The quantity of
     # diamonds is three for their tier's total; neither they nor the pickaxe have a limit.
@@ -60,6 +66,9 @@ REWARDS: dict[str, RewardTable] = {
         "diamond": Reward(1 / 3),
         "diamond_pickaxe": Reward(1),
     },
+    # Items that the paper counts in episodes of cloned policies (the kinds are recalled, not checked): the return is
+    # their number. Dirt and the like that are placed and taken up again count once.
+    "items": dict.fromkeys(_COUNTED, Reward(1)),
     "nothing": {},
     # Doom's tasks (doom/tasks.py defines the counts). A medikit gives 25 points of health.
     "explore": {"places": Reward(1)},

@@ -119,8 +119,18 @@ class EpisodeResult(NamedTuple):
     drift: float  # mean over its steps, in nats
 
 
-def run_episodes(agent: VectorAgent, pool: Pool, folder: Path, total: int) -> list[EpisodeResult]:
-    """Plays all episodes of the pool, and records each in `folder` (`recording_path`); returns results by seed."""
+def run_episodes(
+    agent: VectorAgent, pool: Pool, folder: Path, total: int, first_unrecorded: float = math.inf
+) -> list[EpisodeResult]:
+    """Plays all episodes of the pool; returns results by seed.
+
+    Args:
+        agent: acts in all environments.
+        pool: new, not started.
+        folder: of the recordings (`recording_path`).
+        total: number of episodes, for the progress bar.
+        first_unrecorded: seed from which on episodes are not recorded.
+    """
     results: list[EpisodeResult] = []
     with ExitStack() as stack, progress_bar(total, desc=folder.name, unit="episode") as bar:
         recorders: dict[int, _EpisodeRecorder] = {}
@@ -129,7 +139,8 @@ def run_episodes(agent: VectorAgent, pool: Pool, folder: Path, total: int) -> li
             actions = agent.act(time_step)
             for row in np.flatnonzero(time_step.playing).tolist():
                 if time_step.first[row]:
-                    path = recording_path(folder, time_step.seed[row])
+                    seed = time_step.seed[row]
+                    path = recording_path(folder, seed) if seed < first_unrecorded else None
                     recorders[row] = _EpisodeRecorder(stack, path, time_step.frames.shape[1:3], pool.env_spec.space)
                 recorders[row].add(time_step.frames[row], actions.buttons[row], actions.camera[row], actions.drift[row])
             time_step = pool.step(actions.buttons, actions.camera)
@@ -147,16 +158,17 @@ def recording_path(folder: Path, seed: int) -> Path:
 class _EpisodeRecorder:
     """Recorder of an episode in progress."""
 
-    def __init__(self, stack: ExitStack, path: Path, size: tuple[int, ...], space: ActionSpace):
-        """Opens the recording; on exit, `stack` discards it if it is not finished."""
+    def __init__(self, stack: ExitStack, path: Path | None, size: tuple[int, ...], space: ActionSpace):
+        """Opens the recording (None: there is none); on exit, `stack` discards it if it is not finished."""
         self._drifts: list[float] = []
         self._exit_stack = stack.enter_context(ExitStack())
-        self._writer = self._exit_stack.enter_context(episode_writer(path, size[0], size[1], space))
+        self._writer = path and self._exit_stack.enter_context(episode_writer(path, size[0], size[1], space))
 
     def add(
         self, frame: Frame, buttons: UInt8[np.ndarray, " keys"], camera: Float[np.ndarray, " axes"], drift: float
     ) -> None:
-        self._writer.write(frame, buttons, camera)
+        if self._writer:
+            self._writer.write(frame, buttons, camera)
         self._drifts.append(drift)
 
     def finish(self, episode: FinishedEpisode) -> EpisodeResult:

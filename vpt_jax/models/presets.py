@@ -1,10 +1,14 @@
 """Named model sizes. The policies of the paper are 1x (71M parameters), 2x (248M) and 3x (0.5B); its IDM has 0.5B.
 
-`tiny` learns a small game on two CPU cores. `nano` is for trying out a setup and for tests: it compiles in seconds.
+`1m`, `5m` and `20m`, for a small GPU, are ours: about so many parameters at 64x64, in the paper's proportions of widths
+and blocks. The number depends on the frames' size (the dense layer after the image stacks) and, for policies, on the
+action space: of 1m's, half are in the head of MineRL's 8,641 joint classes. `tiny` learns a small game on two CPU
+cores. `nano` is for trying out a setup and for tests: it compiles in seconds.
 
 1x, 2x and the IDM match OpenAI's released files. For 3x the image stacks are known from a released file, and the number
-of heads is extrapolated from the others. The paper's text gives the IDM four blocks and 64, 128 and 128 channels; the
-released IDM has two and 256, 512 and 512: `paper` is the released one.
+of heads is extrapolated from the others. The paper's text gives the IDM four blocks and 64, 128 and 128 channels, 0.84
+billion parameters, and states 0.5 billion; the released IDM has two and 256, 512 and 512, and 0.48 billion. `paper` is
+the released one, `paper_text` that of the text.
 """
 
 from collections.abc import Mapping
@@ -22,6 +26,9 @@ DTYPES = ("float32", "bfloat16")
 POLICIES: dict[str, dict[str, Any]] = {
     "nano": dict(widths=(8,), features=128, heads=4, layers=1, memory_length=8),
     "tiny": dict(widths=(8, 16, 32), features=128, heads=4, layers=2, memory_length=16),
+    "1m": dict(widths=(8, 16, 16), features=64, heads=2),
+    "5m": dict(widths=(32, 64, 64), features=192, heads=3),
+    "20m": dict(widths=(48, 96, 96), features=512, heads=8),
     "1x": dict(widths=(64, 128, 128), features=1024, heads=8),
     "2x": dict(widths=(128, 256, 256), features=2048, heads=16),
     "3x": dict(widths=(192, 384, 384), features=3072, heads=24),
@@ -29,7 +36,11 @@ POLICIES: dict[str, dict[str, Any]] = {
 IDMS: dict[str, dict[str, Any]] = {
     "nano": dict(temporal_features=8, widths=(8,), features=64, heads=2, layers=1),
     "tiny": dict(temporal_features=32, widths=(32, 64), features=256, heads=4, layers=1),
+    "1m": dict(temporal_features=32, widths=(16, 32, 32), features=128, heads=4),
+    "5m": dict(temporal_features=32, widths=(32, 64, 64), features=384, heads=6),
+    "20m": dict(temporal_features=64, widths=(64, 128, 128), features=768, heads=12),
     "paper": dict(temporal_features=128, widths=(256, 512, 512), features=4096, heads=32),
+    "paper_text": dict(temporal_features=128, widths=(64, 128, 128), features=4096, heads=32, layers=4),
 }
 
 

@@ -1,12 +1,14 @@
 """Evaluate policies in an environment: mean return, items and milestones (fields: configs/evaluate.py)."""
 
-import itertools
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from vpt_jax.actions.minerl import MINERL
@@ -23,21 +25,24 @@ from vpt_jax.evaluation.rollouts import (
     IdleAgent,
     RandomAgent,
     VectorAgent,
+    recording_path,
     run_episodes,
     summarize,
 )
-from vpt_jax.report.playing import Replay, write_playing_report
+from vpt_jax.report.playing import Replay, checkpoints_section, write_playing_report
 from vpt_jax.system.atomic_files import read_json, write_text
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.renamed_fields import refuse_renamed_fields
 from vpt_jax.system.seeds import episode_seed
 from vpt_jax.system.workers import locked
-from vpt_jax.training.checkpoints import TrainedPolicy, jsonable, load_policy
+from vpt_jax.training.checkpoints import TrainedPolicy, checkpoint_steps, jsonable, load_policy, split_step
 from vpt_jax.training.digests import params_digest
 from vpt_jax.training.setup import check_choices
 from vpt_jax.video import Frame
 
 RANDOM, SCRIPTED = "random", "scripted"
+ALL = "@all"  # after a work directory: all checkpoints that it keeps
+PART = 100  # episodes, rounded up to a multiple of the environments
 
 
 def evaluate(config: ConfigDict) -> Path:
@@ -46,13 +51,13 @@ def evaluate(config: ConfigDict) -> Path:
     workdirs = check(config)
     out = Path(config.out)
     with locked(out):
-        policies = {name: load_policy(workdir) for name, workdir in workdirs.items()}
+        policies = {name: _on_host(load_policy(workdir)) for name, workdir in workdirs.items()}
         reference = policies[config.reference or next(iter(policies))]
         agents = {name: policy_agent(config, policy, reference) for name, policy in policies.items()}
         space = common_space(policies)
-        agents |= {RANDOM: lambda: RandomAgent(space, config.seed)}
+        agents |= {RANDOM: partial(RandomAgent, space)}
         if GAMES[config.game.name].scripted:
-            agents[SCRIPTED] = lambda: IdleAgent(MINERL)  # the script's own space: its actions are played instead
+            agents[SCRIPTED] = lambda seed: IdleAgent(MINERL)  # the script's own space: its actions are played instead
         size, *other_sizes = {policy.frame_shape[:2] for policy in policies.values()}
         if other_sizes:
             raise ConfigError(
@@ -66,10 +71,13 @@ def evaluate(config: ConfigDict) -> Path:
             for name, agent in agents.items()
         }
         figures = {name: summarize(episodes) for name, episodes in results.items()}
+        for name, policy in policies.items():
+            figures[name] |= {"step": policy.step, "epoch": policy.epoch}
         finite = {name: {k: v for k, v in metrics.items() if v == v} for name, metrics in figures.items()}  # not NaN
         write_text(out / "figures.json", json.dumps(finite, indent=1) + "\n")
         title, replay = f"Playing {config.game.name}", make_replay(config, space)
-        page = write_playing_report(out, title, results, out / "recordings", replay=replay, space=space)
+        after = checkpoint_charts(workdirs, policies, results)
+        page = write_playing_report(out, title, results, out / "recordings", (), after, replay, space)
     for name, metrics in figures.items():
         print(f"{name:<24} return {metrics['return']:7.2f} ± {metrics['return_error']:.2f}", flush=True)
     print(f"figures and films: {page}", flush=True)
@@ -97,53 +105,103 @@ def check(config: ConfigDict) -> dict[str, str]:
     check_choices(config, {"game.name": GAMES, "rewards": REWARDS})
     if not config.out:
         raise ConfigError("config.out is empty: give a folder for the results, --config.out=FOLDER")
-    workdirs = {}
-    for policy in config.policies:
-        name, _, workdir = policy.rpartition("=")
-        workdirs[name or Path(workdir).name] = workdir
-    if not workdirs or {RANDOM, SCRIPTED} & workdirs.keys() or len(workdirs) < len(config.policies):
+    given = [one for policy in config.policies for one in _checkpoints(policy)]
+    workdirs = dict(given)
+    if not workdirs or {RANDOM, SCRIPTED} & workdirs.keys() or len(workdirs) < len(given):
         raise ConfigError(
             f"config.policies is {tuple(config.policies)}: name one or more work directories, by different names, "
             f"other than {RANDOM} and {SCRIPTED}; NAME=FOLDER gives one a name"
         )
     if config.reference and config.reference not in workdirs:
         raise ConfigError(f"config.reference is {config.reference!r}; choose one of {', '.join(workdirs)}")
-    for field in ("episodes", "num_envs"):
-        if config[field] < 1:
-            raise ConfigError(f"config.{field} must be 1 or more")
+    for field, least in {"episodes": 1, "num_envs": 1, "recorded_episodes": 0}.items():
+        if config[field] < least:
+            raise ConfigError(f"config.{field} must be {least} or more")
     return workdirs
 
 
-def policy_agent(config: ConfigDict, policy: TrainedPolicy, reference: TrainedPolicy) -> Callable[[], VectorAgent]:
-    """Returns a function that makes the agent when it is needed."""
-    return lambda: EvaluatedPolicy(
-        (policy.module, policy.params), (reference.module, reference.params), count_envs(config), config.seed
-    )
+def _checkpoints(policy: str) -> Iterator[tuple[str, str]]:
+    """Names and work directories, with their steps, of an entry of `config.policies`; FOLDER@all is several."""
+    name, _, workdir = policy.rpartition("=")
+    name = name or Path(workdir).name
+    if not workdir.endswith(ALL):
+        yield name, workdir
+        return
+    for step in checkpoint_steps(workdir.removesuffix(ALL)):
+        yield f"{name.removesuffix(ALL)}@{step}", f"{workdir.removesuffix(ALL)}@{step}"
+
+
+def _on_host(policy: TrainedPolicy) -> TrainedPolicy:
+    """The policy with its parameters in host memory: many checkpoints of one run need not fit onto the device."""
+    return policy._replace(params=jax.device_get(policy.params))
+
+
+def checkpoint_charts(
+    workdirs: Mapping[str, str],
+    policies: Mapping[str, TrainedPolicy],
+    results: Mapping[str, list[EpisodeResult]],
+) -> list[str]:
+    """Section with charts over the checkpoints of each work directory that has several; else none."""
+    epochs = all(policy.epoch == policy.epoch for policy in policies.values())  # not NaN
+    runs: dict[str, dict[str, float]] = defaultdict(dict)
+    for name, policy in policies.items():
+        runs[str(split_step(workdirs[name])[0])][name] = policy.epoch if epochs else policy.step
+    several = {_run_name(next(iter(run))): run for run in runs.values() if len(run) > 1}
+    return [checkpoints_section(several, "epoch" if epochs else "step", results)] if several else []
+
+
+def _run_name(agent: str) -> str:
+    return agent.rpartition("@")[0] or agent
+
+
+def policy_agent(config: ConfigDict, policy: TrainedPolicy, reference: TrainedPolicy) -> Callable[[int], VectorAgent]:
+    """Returns a function that makes the agent when it is needed, for a seed."""
+
+    def make(seed: int) -> VectorAgent:
+        params, of_reference = jax.device_put((policy.params, reference.params))
+        return EvaluatedPolicy((policy.module, params), (reference.module, of_reference), count_envs(config), seed)
+
+    return make
 
 
 def evaluate_agent(
     config: ConfigDict,
     name: str,
-    agent: Callable[[], VectorAgent],
+    agent: Callable[[int], VectorAgent],
     size: tuple[int, ...],
     space: ActionSpace,
     digests: list[Any],
 ) -> list[EpisodeResult]:
-    """Plays all episodes, or reads the stored results of the same checkpoints (`digests`) with the same settings."""
+    """Plays all episodes but those whose results are stored, of the same checkpoints (`digests`) and settings.
+
+    They are played and stored in parts of about `PART` episodes, each with a seed of its own for the agent: so a run
+    that was killed gives the same results as one that was not, and loses one part at most.
+    """
     out = Path(config.out)
     file, recordings = out / "agents" / f"{name}.json", out / "recordings" / name
     fields = jsonable(config)
+    del fields["recorded_episodes"]  # results do not depend on it
     fields["games"] = fields.pop("num_envs")  # its earlier name: results of earlier versions are still valid
     settings = fields | {"policies": digests, "size": list(size)}
     settings |= {} if space == MINERL else {"action_space": space.to_dict()}
+    results: list[EpisodeResult] = []
     if (stored := read_json(file) or {}).get("settings") == settings:
-        return [EpisodeResult(**result) for result in stored["episodes"]]
-    shutil.rmtree(recordings, ignore_errors=True)  # left by a run that was stopped
+        results = [EpisodeResult(**result) for result in stored["episodes"]]
+    else:
+        shutil.rmtree(recordings, ignore_errors=True)  # of other settings
     for folder in (file.parent, recordings):
         folder.mkdir(parents=True, exist_ok=True)
-    with make_pool(config, size, name == SCRIPTED, space) as pool:
-        results = run_episodes(agent(), pool, recordings, config.episodes)
-    write_text(file, json.dumps({"settings": settings, "episodes": [result._asdict() for result in results]}) + "\n")
+    envs, recorded = count_envs(config), range(config.recorded_episodes or config.episodes)
+    while (done := len(results)) < config.episodes:
+        part = range(done, min(done + -(-PART // envs) * envs, config.episodes))
+        for seed in part_seeds(config, part):  # left by a run that was killed
+            for left in recordings.glob(f"{recording_path(recordings, seed).name}.*"):
+                left.unlink()
+        with make_pool(config, part, size, name == SCRIPTED, space) as pool:
+            first_unrecorded = part_seeds(config, recorded).stop
+            results += run_episodes(agent(config.seed + done), pool, recordings, len(part), first_unrecorded)
+        episodes = [result._asdict() for result in results]
+        write_text(file, json.dumps({"settings": settings, "episodes": episodes}) + "\n")
     return results
 
 
@@ -165,14 +223,20 @@ def make_spec(config: ConfigDict, scripted: bool, space: ActionSpace) -> EnvSpec
     return make_env_spec(game.name, game.arguments.to_dict(), game.python, scripted, space, game.games_per_process)
 
 
+def part_seeds(config: ConfigDict, part: range) -> range:
+    """Seeds of some of the episodes."""
+    first = episode_seed(config.seed)
+    return range(first + part.start, first + part.stop)
+
+
 def count_envs(config: ConfigDict) -> int:
     """Number of parallel environments: at most the number of episodes."""
     return min(config.num_envs, config.episodes)
 
 
-def make_pool(config: ConfigDict, size: tuple[int, ...], scripted: bool, space: ActionSpace) -> Pool:
-    """Pool of environments for `config.episodes` episodes."""
-    seeds = itertools.islice(itertools.count(episode_seed(config.seed)), config.episodes)
+def make_pool(config: ConfigDict, part: range, size: tuple[int, ...], scripted: bool, space: ActionSpace) -> Pool:
+    """Pool of environments for some of the episodes."""
+    seeds = iter(part_seeds(config, part))
     height, width = size
     rewards = REWARDS[config.rewards]
     return Pool(

@@ -29,7 +29,7 @@ from vpt_jax.models.presets import make_policy
 from vpt_jax.parallel import log
 from vpt_jax.report.training import HeldOut, write_report
 from vpt_jax.system.errors import ConfigError
-from vpt_jax.training.checkpoints import run_metadata
+from vpt_jax.training.checkpoints import STEPS_PER_EPOCH, run_metadata
 from vpt_jax.training.digests import params_digest
 from vpt_jax.training.loop import Schedule, StopSignal
 from vpt_jax.training.metrics_log import Work, read_metrics
@@ -116,7 +116,8 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
     return Run(
         schedule=Schedule(steps, config.log_every, config.evaluate_every, config.save_every),
         work=make_work(config, train_data),
-        metadata=run_metadata(config, train_data.fingerprint(), frozen_pattern(config), space),
+        metadata=run_metadata(config, train_data.fingerprint(), frozen_pattern(config), space)
+        | {STEPS_PER_EPOCH: train_data.steps_per_epoch},
         shapes=setup.shapes,
         shardings=setup.shardings,
         initialize=partial(initialize, config, setup, space),

@@ -160,6 +160,7 @@ class Line(NamedTuple):
     style: str = "-"
     width: float = 1.8
     alpha: float = 1.0
+    error: Sequence[float] = ()  # of each value: shaded above and below it
 
 
 def curve(
@@ -200,6 +201,9 @@ def _draw_line(axes: Axes, line: Line, marker: str) -> None:
     colour = COLOURS[line.colour][0]
     marker = "o" if len(line.x) == 1 else marker  # a line of one point is invisible
     axes.plot(line.x, line.y, line.style, color=colour, linewidth=line.width, alpha=line.alpha, marker=marker)
+    if line.error:
+        low, high = np.subtract(line.y, line.error), np.add(line.y, line.error)
+        axes.fill_between(line.x, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
 def _style_axes(axes: Axes) -> None:

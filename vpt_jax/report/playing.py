@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 from vpt_jax.actions.minerl import MINERL
@@ -12,13 +12,14 @@ from vpt_jax.evaluation.episode_files import EpisodeActions, actions_file, read_
 from vpt_jax.evaluation.replay import large_frames
 from vpt_jax.evaluation.rollouts import EpisodeResult, best_median_worst, recording_path, summarize
 from vpt_jax.report.films import FilmFrame, write_film
-from vpt_jax.report.page import film, grid, page, paragraph, section, table
+from vpt_jax.report.page import Line, curve, film, grid, page, paragraph, section, table
 from vpt_jax.video import FRAME_RATE, Frame, decode
 
 # Agent, seed and recorded actions -> frames of the episode, played again at the size of films
 Replay = Callable[[str, int, EpisodeActions], Iterator[Frame]]
 
 FILM_SECONDS = 30
+_RUN_COLOURS, _OTHER_STYLES = ("model", "train", "repeat"), ("--", ":")
 
 _EXPLAINED = (
     "Every agent plays episodes of the same seeds. ± is the standard error of the mean. Drift is the mean "
@@ -52,11 +53,12 @@ def write_playing_report(
     films, film_folder = [], recordings.with_name("films")
     film_folder.mkdir(exist_ok=True)
     for name, played in agents.items():
-        for rank, one in best_median_worst(played).items():
+        recorded = [one for one in played if actions_file(recording_path(recordings / name, one.seed)).exists()]
+        for rank, one in best_median_worst(recorded).items():
             path, source = film_folder / f"{name}-{rank}.mp4", recording_path(recordings / name, one.seed)
             if not path.exists() or path.stat().st_mtime < actions_file(source).stat().st_mtime:
                 write_film(path, _film_frames(source, space, replay and partial(replay, name, one.seed)))
-            caption = f"{name}: {rank} of {len(played)} episodes, return {one.reward:.1f}, seed {one.seed}"
+            caption = f"{name}: {rank} of {len(recorded)} episodes, return {one.reward:.1f}, seed {one.seed}"
             films.append(film(path, caption))
     sections = [*before, playing_table(agents), section("Films", grid(films)), *after]
     path = folder / "report.html"
@@ -72,6 +74,35 @@ def playing_table(agents: Mapping[str, Sequence[EpisodeResult]]) -> str:
     for item in items:
         columns += [f"{item}, mean", f"{item}, share of episodes"]
     return section("Agents", paragraph(_EXPLAINED), table(columns, [_row(*pair, items) for pair in figures.items()]))
+
+
+def checkpoints_section(
+    runs: Mapping[str, Mapping[str, float]], x_label: str, agents: Mapping[str, Sequence[EpisodeResult]]
+) -> str:
+    """A section with charts over the checkpoints of runs: return, and number of each item per episode.
+
+    Args:
+        runs: agents that are checkpoints of a run, with the epoch or the step of each, by name of the run.
+        x_label: "epoch" or "step".
+        agents: results of all agents; those that are of no run are drawn as horizontal lines.
+    """
+    figures = {name: summarize(played) for name, played in agents.items()}
+    others = [name for name in agents if not any(name in run for run in runs.values())]
+    items = [key for key in next(iter(figures.values())) if key.startswith("obtained/")]
+    error_of = {"return": "return_error", **{item: item.replace("/", "_error/") for item in items}}
+    end = max(x for run in runs.values() for x in run.values())
+    charts = []
+    for metric, error in error_of.items():
+        lines = []
+        for (run, checkpoints), colour in zip(runs.items(), cycle(_RUN_COLOURS)):
+            x, names = zip(*sorted((x, name) for name, x in checkpoints.items()), strict=True)
+            means, errors = ([figures[name][key] for name in names] for key in (metric, error))
+            lines.append(Line(run, x, means, colour, error=errors))
+        for name, style in zip(others, cycle(_OTHER_STYLES)):
+            lines.append(Line(name, [0, end], [figures[name][metric]] * 2, "trivial", style, 1.3))
+        charts.append(curve(metric.removeprefix("obtained/"), lines, x_label, "mean of an episode"))
+    text = f"Means over episodes by {x_label} of training; shaded: one standard error. Dashed: agents without training."
+    return section("Checkpoints", grid(charts), paragraph(text))
 
 
 def _row(name: str, figures: Mapping[str, float], items: Sequence[str]) -> list[str | float]:

@@ -13,6 +13,7 @@ eight cores for the paper's largest policy with its optimizer (6 GB), estimated 
 import datetime
 import errno
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -41,6 +42,7 @@ from vpt_jax.training.digests import changed_leaves, digest, leaves_without_dige
 from vpt_jax.training.stages import IDM, MODEL_OF_STAGE, POLICY, PPG_STAGE, ModelKind
 from vpt_jax.training.state import AnyState, State
 
+STEPS_PER_EPOCH = "steps_per_epoch"  # metadata of runs on datasets
 _FIXED = ("stream", "model", "optimizer")  # metadata that must be the same when a run is resumed
 
 
@@ -204,13 +206,16 @@ class TrainedPolicy(NamedTuple):
     step: int  # of the checkpoint
     normalizer: ValueNormalizer  # of its value; new, if its value was never trained
     aux_normalizer: ValueNormalizer  # of its auxiliary value
+    epoch: float = math.nan  # passes over the training data; NaN in reinforcement learning and in earlier versions
 
 
 def load_policy(workdir: str | Path) -> TrainedPolicy:
-    """Loads the policy of a finished or running training, with its newest parameters, onto the first device.
+    """Loads the policy of a finished or running training onto the first device: its newest parameters.
+
+    `FOLDER@STEP` loads those of another checkpoint that the work directory FOLDER keeps, as in all loaders here.
 
     Raises:
-        FileNotFoundError: the work directory holds no checkpoint.
+        FileNotFoundError: the work directory holds no checkpoint, or none of that step.
         WrongStageError: it holds a run of another stage.
         CheckpointDamagedError: it cannot be read, or differs from what was saved.
     """
@@ -218,13 +223,14 @@ def load_policy(workdir: str | Path) -> TrainedPolicy:
     with _raise_as_damage(run.folder / "facts"):
         policy = make_policy(run.metadata["config"]["model"], _space(run.metadata))
         shape = _frame_shape(run.metadata)
+        epoch = run.step / run.metadata.get(STEPS_PER_EPOCH, math.nan)
     new = ValueNormalizer.create()
     state = run.restore(
         lambda: {"params": init_params(policy, shape, jax.random.key(0)), "normalizer": new, "aux_normalizer": new}
     )
     normalizer = state.get("normalizer", new)
     aux_normalizer = state.get("aux_normalizer", normalizer)  # this library trains one for both
-    return TrainedPolicy(policy, state["params"], shape, run.step, normalizer, aux_normalizer)
+    return TrainedPolicy(policy, state["params"], shape, run.step, normalizer, aux_normalizer, epoch)
 
 
 class TrainedIDM(NamedTuple):
@@ -273,7 +279,7 @@ def stored_space(workdir: str | Path) -> ActionSpace:
 
 
 class _Run(NamedTuple):
-    """Newest checkpoint of a work directory."""
+    """A checkpoint of a work directory."""
 
     metadata: dict[str, Any]
     step: int
@@ -282,18 +288,44 @@ class _Run(NamedTuple):
     restore: Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]
 
 
-def _open(workdir: str | Path, *kinds: ModelKind) -> _Run:
+def checkpoint_steps(workdir: str | Path) -> list[int]:
+    """Steps of the complete checkpoints of a work directory, in ascending order.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointDamagedError: its folder cannot be read.
+    """
+    return sorted(_open_manager(workdir).all_steps())
+
+
+def split_step(workdir: str | Path) -> tuple[Path, int | None]:
+    """Splits `FOLDER@STEP` into the work directory and the step (None: no step is given, or it is part of a name)."""
+    path = local_path(workdir, "the work directory").expanduser()
+    folder, _, step = str(path).rpartition("@")
+    return (Path(folder), int(step)) if folder and step.isdecimal() and not path.is_dir() else (path, None)
+
+
+def _open_manager(workdir: str | Path) -> ocp.CheckpointManager:
+    """Opens the checkpoints of a work directory, of which there is at least one."""
     folder = (local_path(workdir, "the work directory").expanduser() / "checkpoints").absolute()
-    step = None
     if folder.is_dir():
         with _raise_as_damage(folder):
             _refuse_special_files(folder)
             options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
             manager = ocp.CheckpointManager(folder, options=options)
-            step = manager.latest_step()
-    if step is None:
-        raise MissingFileError(f"{workdir} holds no checkpoint: give the --config.workdir of a training run")
-    folder = folder / str(step)
+            if manager.latest_step() is not None:
+                return manager
+    raise MissingFileError(f"{workdir} holds no checkpoint: give the --config.workdir of a training run")
+
+
+def _open(workdir: str | Path, *kinds: ModelKind) -> _Run:
+    path, step = split_step(workdir)
+    manager = _open_manager(path)
+    steps = sorted(manager.all_steps())
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise MissingFileError(f"{path} has no checkpoint of step {step}; it keeps {', '.join(map(str, steps))}")
+    folder = Path(manager.directory, str(step))
     with _raise_as_damage(folder / "facts"):
         metadata = manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
         stage, imported = str(metadata["config"]["stage"]), "card" in metadata  # an imported model has a card
