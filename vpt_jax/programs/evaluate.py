@@ -1,7 +1,7 @@
 """Evaluate policies in an environment: mean return, items and milestones (fields: configs/evaluate.py)."""
 
-import itertools
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +18,8 @@ from vpt_jax.envs.vector.pool import Pool
 from vpt_jax.evaluation.episode_files import EpisodeActions
 from vpt_jax.evaluation.replay import film_spec, replay
 from vpt_jax.evaluation.rollouts import (
+    RANDOM,
+    SCRIPTED,
     EpisodeResult,
     EvaluatedPolicy,
     IdleAgent,
@@ -37,7 +39,7 @@ from vpt_jax.training.digests import params_digest
 from vpt_jax.training.setup import check_choices
 from vpt_jax.video import Frame
 
-RANDOM, SCRIPTED = "random", "scripted"
+CHOSEN_BY = "chosen_by"  # in the metadata of a checkpoint that was chosen by play: game, seed and episodes
 
 
 def evaluate(config: ConfigDict) -> Path:
@@ -47,6 +49,7 @@ def evaluate(config: ConfigDict) -> Path:
     out = Path(config.out)
     with locked(out):
         policies = {name: load_policy(workdir) for name, workdir in workdirs.items()}
+        refuse_choosing_seeds(config, policies)
         reference = policies[config.reference or next(iter(policies))]
         agents = {name: policy_agent(config, policy, reference) for name, policy in policies.items()}
         space = common_space(policies)
@@ -84,6 +87,19 @@ def common_space(policies: Mapping[str, TrainedPolicy]) -> ActionSpace:
     return first.module.space
 
 
+def refuse_choosing_seeds(config: ConfigDict, policies: Mapping[str, TrainedPolicy]) -> None:
+    """Raises `ConfigError` if a policy was chosen by episodes that are to be reported: its figures would be biased."""
+    for name, policy in policies.items():
+        chosen = (policy.metadata or {}).get(CHOSEN_BY)
+        if chosen and chosen["game"] == config.game.name:
+            choosing = episode_seeds(chosen["seed"], chosen["episodes"])
+            if overlap(choosing, episode_seeds(config.seed, config.episodes)):
+                raise ConfigError(
+                    f"config.seed: the policy {name} was chosen by its play of the seeds {choosing[0]} to "
+                    f"{choosing[-1]}, some of which are among those to report. Set another, such as 5000000"
+                )
+
+
 def policy_digest(policy: TrainedPolicy) -> str:
     """Content hash of a policy's parameters and settings, wherever its work directory lies."""
     arrays = policy.params, policy.normalizer, policy.aux_normalizer
@@ -117,7 +133,10 @@ def check(config: ConfigDict) -> dict[str, str]:
 def policy_agent(config: ConfigDict, policy: TrainedPolicy, reference: TrainedPolicy) -> Callable[[], VectorAgent]:
     """Returns a function that makes the agent when it is needed."""
     return lambda: EvaluatedPolicy(
-        (policy.module, policy.params), (reference.module, reference.params), count_envs(config), config.seed
+        (policy.module, policy.params),
+        (reference.module, reference.params),
+        count_envs(config, config.episodes),
+        config.seed,
     )
 
 
@@ -141,8 +160,7 @@ def evaluate_agent(
     shutil.rmtree(recordings, ignore_errors=True)  # left by a run that was stopped
     for folder in (file.parent, recordings):
         folder.mkdir(parents=True, exist_ok=True)
-    with make_pool(config, size, name == SCRIPTED, space) as pool:
-        results = run_episodes(agent(), pool, recordings, config.episodes)
+    results = play_agent(config, name, agent, episode_seeds(config.seed, config.episodes), size, space, recordings)
     write_text(file, json.dumps({"settings": settings, "episodes": [result._asdict() for result in results]}) + "\n")
     return results
 
@@ -165,20 +183,46 @@ def make_spec(config: ConfigDict, scripted: bool, space: ActionSpace) -> EnvSpec
     return make_env_spec(game.name, game.arguments.to_dict(), game.python, scripted, space, game.games_per_process)
 
 
-def count_envs(config: ConfigDict) -> int:
+def play_agent(
+    config: ConfigDict,
+    name: str,
+    agent: Callable[[], VectorAgent],
+    seeds: range,
+    size: tuple[int, ...],
+    space: ActionSpace,
+    recordings: Path | None = None,
+    title: str = "",
+) -> list[EpisodeResult]:
+    """Plays the episodes of `seeds`; arguments as of `run_episodes`. Of the scripted player, no actions are known."""
+    scripted, counts = name == SCRIPTED, GAMES[config.game.name].counts
+    with make_pool(config, seeds, size, scripted, MINERL if scripted else space) as pool:
+        results = run_episodes(agent(), pool, recordings, len(seeds), title, counts)
+    return [result._replace(idle=math.nan, stuck=math.nan) for result in results] if scripted else results
+
+
+def episode_seeds(seed: int, episodes: int) -> range:
+    """Seeds of `episodes` episodes, of which `seed` gives the first."""
+    first = episode_seed(seed)
+    return range(first, first + episodes)
+
+
+def overlap(one: range, other: range) -> bool:
+    """True if two ranges of seeds share one."""
+    return max(one.start, other.start) < min(one.stop, other.stop)
+
+
+def count_envs(config: ConfigDict, episodes: int) -> int:
     """Number of parallel environments: at most the number of episodes."""
-    return min(config.num_envs, config.episodes)
+    return min(config.num_envs, episodes)
 
 
-def make_pool(config: ConfigDict, size: tuple[int, ...], scripted: bool, space: ActionSpace) -> Pool:
-    """Pool of environments for `config.episodes` episodes."""
-    seeds = itertools.islice(itertools.count(episode_seed(config.seed)), config.episodes)
+def make_pool(config: ConfigDict, seeds: range, size: tuple[int, ...], scripted: bool, space: ActionSpace) -> Pool:
+    """Pool of environments for the episodes of `seeds`."""
     height, width = size
-    rewards = REWARDS[config.rewards]
     return Pool(
         make_spec(config, scripted, space),
-        [seeds] * count_envs(config),
+        [iter(seeds)] * count_envs(config, len(seeds)),
         (height, width),
-        rewards,
+        REWARDS[config.rewards],
         config.game.episodes_per_process,
     )

@@ -14,6 +14,7 @@ from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.mixture import MixtureStream, split_rows
 from vpt_jax.data.streams import Stream
 from vpt_jax.evaluation.metrics import COMMON_SHARE, group_name
+from vpt_jax.report.checkpoint_play import play_sections
 from vpt_jax.report.films import FilmFrame, draw_large, write_film
 from vpt_jax.report.page import Line, curve, facts_list, film, grid, page, paragraph, picture, section, table
 from vpt_jax.training.metrics_log import read_metrics
@@ -83,8 +84,8 @@ def write_report(
         curves.append(_curves_section(each, log, figures))
         keys.append(_keys_section(each, figures))
     sections = [
-        facts_list(facts), *headlines, *curves, _film_section(film_path, held_out[0], episode), *keys,
-        _examples_section(train),
+        facts_list(facts), *headlines, *curves, *play_sections(workdir),
+        _film_section(film_path, held_out[0], episode), *keys, _examples_section(train),
     ]  # fmt: skip
     report.write_text(page(f"{STAGES[stage].title}: {workdir.resolve().name}", sections), encoding="utf-8")
     return report, film_path

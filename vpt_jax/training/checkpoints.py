@@ -15,13 +15,14 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from vpt_jax.actions.minerl import MINERL
@@ -195,6 +196,15 @@ class Checkpoints:
         self._manager.close()
 
 
+class PolicyState(NamedTuple):
+    """State of a policy that is stored without its optimizer: of an imported one, and of the best by play."""
+
+    step: Any
+    params: Any
+    normalizer: ValueNormalizer
+    aux_normalizer: ValueNormalizer
+
+
 class TrainedPolicy(NamedTuple):
     """Policy from a checkpoint, with the shape of the frames that it was trained on."""
 
@@ -204,17 +214,23 @@ class TrainedPolicy(NamedTuple):
     step: int  # of the checkpoint
     normalizer: ValueNormalizer  # of its value; new, if its value was never trained
     aux_normalizer: ValueNormalizer  # of its auxiliary value
+    metadata: Mapping[str, Any] | None = None  # of the checkpoint
 
 
-def load_policy(workdir: str | Path) -> TrainedPolicy:
-    """Loads the policy of a finished or running training, with its newest parameters, onto the first device.
+def load_policy(workdir: str | Path, step: int | None = None) -> TrainedPolicy:
+    """Loads the policy of a finished or running training onto the first device.
+
+    Args:
+        workdir: of the training. The parameters that played best, if its checkpoints play (`config.play`), are in a
+            work directory of their own, WORKDIR/best_by_play.
+        step: of the checkpoint; None: the newest.
 
     Raises:
-        FileNotFoundError: the work directory holds no checkpoint.
+        FileNotFoundError: the work directory holds no checkpoint, or none of this step.
         WrongStageError: it holds a run of another stage.
         CheckpointDamagedError: it cannot be read, or differs from what was saved.
     """
-    run = _open(workdir, POLICY)
+    run = _open(workdir, POLICY, step=step)
     with _raise_as_damage(run.folder / "facts"):
         policy = make_policy(run.metadata["config"]["model"], _space(run.metadata))
         shape = _frame_shape(run.metadata)
@@ -224,7 +240,20 @@ def load_policy(workdir: str | Path) -> TrainedPolicy:
     )
     normalizer = state.get("normalizer", new)
     aux_normalizer = state.get("aux_normalizer", normalizer)  # this library trains one for both
-    return TrainedPolicy(policy, state["params"], shape, run.step, normalizer, aux_normalizer)
+    return TrainedPolicy(policy, state["params"], shape, run.step, normalizer, aux_normalizer, run.metadata)
+
+
+def save_policy(workdir: Path, policy: TrainedPolicy) -> None:
+    """Saves a loaded policy, without the state of its optimizer, as the only checkpoint of a work directory.
+
+    Earlier checkpoints there, which must be of earlier steps, are removed once it is complete.
+    """
+    if policy.metadata is None:
+        raise ValueError("the policy was not loaded from a checkpoint: it has no metadata")
+    state = PolicyState(np.int32(policy.step), policy.params, policy.normalizer, policy.aux_normalizer)
+    with closing(Checkpoints(workdir / "checkpoints", 1, 0.0, dict(policy.metadata))) as checkpoints:
+        if checkpoints.latest != policy.step:
+            checkpoints.save(state, policy.step)
 
 
 class TrainedIDM(NamedTuple):
@@ -273,7 +302,7 @@ def stored_space(workdir: str | Path) -> ActionSpace:
 
 
 class _Run(NamedTuple):
-    """Newest checkpoint of a work directory."""
+    """Checkpoint of a work directory."""
 
     metadata: dict[str, Any]
     step: int
@@ -282,17 +311,27 @@ class _Run(NamedTuple):
     restore: Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]
 
 
-def _open(workdir: str | Path, *kinds: ModelKind) -> _Run:
-    folder = (local_path(workdir, "the work directory").expanduser() / "checkpoints").absolute()
-    step = None
+def stored_steps(workdir: str | Path) -> list[int]:
+    """Steps of the complete checkpoints in a work directory, in ascending order."""
+    return sorted(int(path.name) for path in _checkpoint_folder(workdir).glob("*") if path.name.isdigit())
+
+
+def _checkpoint_folder(workdir: str | Path) -> Path:
+    return (local_path(workdir, "the work directory").expanduser() / "checkpoints").absolute()
+
+
+def _open(workdir: str | Path, *kinds: ModelKind, step: int | None = None) -> _Run:
+    folder, stored = _checkpoint_folder(workdir), list[int]()
     if folder.is_dir():
         with _raise_as_damage(folder):
             _refuse_special_files(folder)
             options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
             manager = ocp.CheckpointManager(folder, options=options)
-            step = manager.latest_step()
-    if step is None:
-        raise MissingFileError(f"{workdir} holds no checkpoint: give the --config.workdir of a training run")
+            stored = sorted(manager.all_steps())
+    if not stored or step not in (None, *stored):
+        missing = "checkpoint" if step is None else f"checkpoint of step {step}"
+        raise MissingFileError(f"{workdir} holds no {missing}: give the --config.workdir of a training run")
+    step = stored[-1] if step is None else step
     folder = folder / str(step)
     with _raise_as_damage(folder / "facts"):
         metadata = manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
@@ -302,12 +341,12 @@ def _open(workdir: str | Path, *kinds: ModelKind) -> _Run:
         raise WrongStageError(f"{workdir} holds a training run of stage {stage!r}, and this needs one of {wanted}")
 
     normalizers = {"normalizer", "aux_normalizer"} if imported else {"normalizer"} if stage == PPG_STAGE else set()
-    stored = {"params"} | normalizers
+    fields = {"params"} | normalizers
 
     def restore(init: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         with _raise_as_damage(folder / "facts"):
-            shapes = {name: tree for name, tree in jax.eval_shape(init).items() if name in stored}
+            shapes = {name: tree for name, tree in jax.eval_shape(init).items() if name in fields}
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
         restore_args = ocp.checkpoint_utils.construct_restore_args(target)
         # Partial: without the optimizer state and the memory.
