@@ -41,6 +41,7 @@ from vpt_jax.evaluation.rollouts import (
 )
 from vpt_jax.programs.evaluate import CHOSEN_BY, count_envs, episode_seeds, overlap, play_agent
 from vpt_jax.report.checkpoint_play import write_play_page
+from vpt_jax.report.play_and_loss import write_play_and_loss
 from vpt_jax.system import stopping
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.resumable_folder import refuse_changes
@@ -86,6 +87,7 @@ def follow(config: ConfigDict) -> Path:
         if not read_play(workdir):
             load_policy(workdir)  # raises: there is none
         page = write_play_page(workdir)
+        write_play_and_loss(workdir)
     print(f"play of all checkpoints: {page}", flush=True)
     return page
 
