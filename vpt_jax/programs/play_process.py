@@ -29,7 +29,8 @@ def checkpoint_play(config: ConfigDict) -> Iterator[Callable[[], None]]:
     """Starts the process, if `config.play.game` is set, on the first host; it ends with the block.
 
     Yields:
-        Function that waits until all checkpoints have played, to be called after the last step.
+        Function that waits until all checkpoints have played, to be called after the last step. On several hosts it
+        does not wait, since the others would wait for this one.
 
     Raises:
         ConfigError: there is no such game.
@@ -53,9 +54,10 @@ def checkpoint_play(config: ConfigDict) -> Iterator[Callable[[], None]]:
             start_new_session=True,  # a Ctrl-C is for the training, which ends it
         )
     ended = threading.Event()  # the block
-    threading.Thread(target=_report_failure, args=(process, output, ended), daemon=True).start()
+    reporter = threading.Thread(target=_report_failure, args=(process, output, ended), daemon=True)
+    reporter.start()
     try:
-        yield lambda: _finish(process)
+        yield lambda: _finish(process, reporter)
     finally:
         ended.set()
         _close(process)
@@ -81,14 +83,17 @@ def _report_failure(process: subprocess.Popen[bytes], output: Path, ended: threa
         )
 
 
-def _finish(process: subprocess.Popen[bytes]) -> None:
+def _finish(process: subprocess.Popen[bytes], reporter: threading.Thread) -> None:
+    if jax.process_count() > 1:
+        log("launch/follow.py plays the checkpoints that have not played")
+        return
     if process.poll() is None:
         log("waiting until the last checkpoints have played; after Ctrl-C, the same command resumes")
     if process.stdin:
         with suppress(OSError):  # it has ended
             process.stdin.write(FINISHED.encode())
             process.stdin.flush()
-    process.wait()
+    reporter.join()
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
