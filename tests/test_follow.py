@@ -80,7 +80,7 @@ def test_every_checkpoint_plays_once_and_the_best_by_choosing_episodes_is_kept(r
     run.add(1, 2, 3)
     follow.follow(run.config)
     assert run.steps() == [1, 2, 3]
-    assert [one.agent for one in read_play(run.workdir)] == ["checkpoint", "random", "scripted", *["checkpoint"] * 2]
+    assert [one.agent for one in read_play(run.workdir)] == ["random", "scripted", *["checkpoint"] * 3]
     assert run.saved == [(1, CHOOSING_SEED), (2, CHOOSING_SEED)]  # not 3, the best of the reported episodes
     assert [one.reported["return"].value for one in checkpoints_of(read_play(run.workdir))] == [5, 2, 9]
     before = (run.workdir / "play.jsonl").read_bytes()

@@ -145,8 +145,16 @@ def next_policy(workdir: Path, played: Collection[int]) -> TrainedPolicy | None:
 
 
 def play_checkpoint(config: ConfigDict, settings: dict[str, Any], policy: TrainedPolicy) -> None:
-    """Plays all episodes of a checkpoint, saves it if it is the best, and writes its line and the page."""
+    """Plays all episodes of a checkpoint, saves it if it is the best, and writes its line and the page.
+
+    Agents that are not trained play before the first one.
+    """
     workdir, size, space = Path(config.workdir), policy.frame_shape[:2], policy.module.space
+    for agent in (RANDOM, *([SCRIPTED] if GAMES[config.game.name].scripted else [])):
+        if agent not in {one.agent for one in read_play(workdir)}:
+            append_play(
+                workdir, AgentPlay(agent, 0, settings, {}, _play(config, "reported", agent, policy, size, space))
+            )
     choosing, reported = (_play(config, group, CHECKPOINT, policy, size, space) for group in ("choosing", "reported"))
     new, played = AgentPlay(CHECKPOINT, policy.step, settings, choosing, reported), read_play(workdir)
     if best_by_play([*played, new]) is new:
@@ -154,10 +162,6 @@ def play_checkpoint(config: ConfigDict, settings: dict[str, Any], policy: Traine
         metadata = dict(policy.metadata or {}) | {CHOSEN_BY: chosen_by}
         save_policy(workdir / BEST_BY_PLAY, policy._replace(metadata=metadata))
     append_play(workdir, new)
-    for agent in (RANDOM, *([SCRIPTED] if GAMES[config.game.name].scripted else [])):
-        if agent not in {one.agent for one in played}:
-            figures = _play(config, "reported", agent, policy, size, space)
-            append_play(workdir, AgentPlay(agent, 0, settings, {}, figures))
     write_play_page(workdir)
     if "return" in reported:
         mean, low, high = reported["return"]
