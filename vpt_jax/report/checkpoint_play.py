@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vpt_jax.evaluation.checkpoint_play import AgentPlay, Figures, best_by_play, checkpoints_of, read_play
-from vpt_jax.evaluation.resampling import Figure
+from vpt_jax.evaluation.checkpoint_play import AgentPlay, best_by_play, checkpoints_of, read_play
 from vpt_jax.report.page import Line, curve, grid, page, paragraph, section, table
+from vpt_jax.report.playing import figure_cells, figure_names
 from vpt_jax.training.metrics_log import read_metrics
 
 _TEXT = (
@@ -22,7 +22,6 @@ _TEXT = (
     "that it chose."
 )
 _AGENTS = {"random": "trivial", "scripted": "repeat"}  # colours of agents that are not trained
-_SHARES = ("idle", "stuck", "terminated", "milestone/")
 
 
 class LossCurve(NamedTuple):
@@ -108,21 +107,10 @@ def _table(played: Sequence[AgentPlay], losses: LossCurve) -> str:
         rows = {"Best by loss": checkpoints[by_loss], **rows}
     rows |= {one.agent.capitalize(): one for one in played if one.agent in _AGENTS}
     chosen = {name: one for name, one in rows.items() if one is not None}
-    names = list(dict.fromkeys(name for one in chosen.values() for name in one.reported))
+    names = figure_names([one.reported for one in chosen.values()])
     cells = []
     for name, one in chosen.items():
         loss = losses.reported(one.step, by_loss) if one.step else None
         step = f"{one.step:,}" if one.step else ""
-        cells.append([name, step, "" if loss is None else f"{loss:.3f}", *_figure_cells(one.reported, names)])
-    return table(["", "Step", "Loss, nats", *(name.replace("counts/", "") for name in names)], cells)
-
-
-def _figure_cells(figures: Figures, names: Sequence[str]) -> list[str]:
-    return [format_figure(name, figures[name]) if name in figures else "" for name in names]
-
-
-def format_figure(name: str, figure: Figure) -> str:
-    """A figure with its interval; shares in percent."""
-    unit = ".0%" if name.startswith(_SHARES) else ".2f"
-    value, low, high = (format(number, unit) for number in figure)
-    return f"{value} [{low}, {high}]"
+        cells.append([name, step, "" if loss is None else f"{loss:.3f}", *figure_cells(one.reported, names)])
+    return table(["", "Step", "Loss, nats", *names], cells)

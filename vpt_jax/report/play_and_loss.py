@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from vpt_jax.evaluation.checkpoint_play import AgentPlay, best_by_play, checkpoints_of, read_play
-from vpt_jax.report.checkpoint_play import format_figure, read_losses
+from vpt_jax.report.checkpoint_play import read_losses
 from vpt_jax.report.experiments import Experiment, Point, Series, Verdict, write_experiment
+from vpt_jax.report.playing import format_figure
 
 FILE = "play_and_loss.json"
 _CLAIM = (
