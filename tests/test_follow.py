@@ -127,8 +127,9 @@ def test_a_kill_between_saving_the_best_and_its_line_repeats_it(run, monkeypatch
 
 def test_it_waits_for_checkpoints_until_the_run_is_finished(run, monkeypatch):
     run.add(1)
-    finished = threading.Event()
-    monkeypatch.setattr(follow, "_listen", lambda lines: finished)
+    signals = []
+    monkeypatch.setattr(follow, "_listen", lambda lines, finished: signals.append(finished))
+    monkeypatch.setattr(follow.os, "nice", lambda number: None)
     monkeypatch.setattr(follow, "_POLL_SECONDS", 0.01)
     run.config.wait = True
     thread = threading.Thread(target=follow.follow, args=(run.config,))
@@ -136,19 +137,19 @@ def test_it_waits_for_checkpoints_until_the_run_is_finished(run, monkeypatch):
     while run.steps() != [1]:
         assert thread.is_alive()
     run.add(2)
-    finished.set()
+    signals[0].set()
     thread.join(10)
     assert run.steps() == [1, 2]
 
 
 def test_the_end_of_standard_input_ends_the_program(monkeypatch):
-    ended = threading.Event()
+    ended, finished = threading.Event(), threading.Event()
     monkeypatch.setattr(stopping, "exit_now", lambda status: ended.set())
-    monkeypatch.setattr(follow.os, "nice", lambda number: None)
-    finished = follow._listen(io.StringIO(follow.FINISHED))
+    follow._listen(io.StringIO("other\n"), finished)
     assert ended.wait(10)
-    assert finished.is_set()
-    assert not follow._listen(io.StringIO("")).is_set()
+    assert not finished.is_set()
+    follow._listen(io.StringIO(follow.FINISHED), finished)
+    assert finished.wait(10)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +68,23 @@ def follow(config: ConfigDict) -> Path:
         FileNotFoundError: the work directory holds no checkpoint.
         CheckpointError: its checkpoints are no policies, or damaged.
     """
-    settings, workdir = check(config), Path(config.workdir)
-    finished = _listen(sys.stdin) if config.wait else None
-    with locked(workdir / BEST_BY_PLAY):
+    settings, workdir, finished = check(config), Path(config.workdir), threading.Event()
+    if config.wait:
+        os.nice(19)  # training comes first
+        _listen(sys.stdin, finished)
+    else:
+        finished.set()
+    with locked(workdir / BEST_BY_PLAY, wait=config.wait):  # the process of a training that was killed may still end
         if played := read_play(workdir):
             refuse_changes(workdir / PLAY_FILE, played[0].settings, settings, ConfigError, field="config.workdir")
         else:
             shutil.rmtree(workdir / BEST_BY_PLAY / "checkpoints", ignore_errors=True)
         while True:
-            is_last = finished is None or finished.is_set()  # before the folder is read, so that none is missed
+            is_last = finished.is_set()  # before the folder is read, so that none is missed
             policy = next_policy(workdir, {one.step for one in checkpoints_of(read_play(workdir))})
             if policy is not None:
                 play_checkpoint(config, settings, policy)
-            elif finished is None or is_last:
+            elif is_last:
                 break
             else:
                 finished.wait(_POLL_SECONDS)
@@ -92,9 +96,8 @@ def follow(config: ConfigDict) -> Path:
     return page
 
 
-def _listen(lines: Any) -> threading.Event:
-    """Event that a line `FINISHED` sets; the end of the lines, which a kill of the writer brings, ends the program."""
-    finished = threading.Event()
+def _listen(lines: Iterable[str], finished: threading.Event) -> None:
+    """A line `FINISHED` sets the event; the end of the lines, which a kill of their writer brings, ends the program."""
 
     def read() -> None:
         for line in lines:
@@ -103,8 +106,6 @@ def _listen(lines: Any) -> threading.Event:
         stopping.exit_now(stopping.EXIT_STATUS)
 
     threading.Thread(target=read, daemon=True).start()
-    os.nice(19)  # training comes first
-    return finished
 
 
 def check(config: ConfigDict) -> dict[str, Any]:
