@@ -86,6 +86,13 @@ def get_config(stage: str, workdir: str) -> ConfigDict:
     config.checkpoint.keep_last = 3
     config.checkpoint.keep_every_hours = 12.0
 
+    if stage != "idm":
+        # Game in which every kept checkpoint plays while the policy is trained, in a process of its own on the CPU: a
+        # variant of configs/follow.py, such as "doom". Empty: none.
+        config.play = ConfigDict({"game": ""})
+        # Fields of configs/follow.py, each "FIELD=VALUE", such as "reported.episodes=50".
+        config.play.settings = ()
+
     # Devices along each axis of the mesh; -1: all remaining devices.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     # Sharding of the parameters over the mesh: a name from RULES in vpt_jax/parallel.py.

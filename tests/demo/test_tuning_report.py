@@ -57,7 +57,14 @@ def test_claims_that_hold_are_marked(folder):
     ]
     page = Page(path.read_text())
     assert set(RETURNS) <= set(page.text("th"))
-    assert page.text("h2") == ["Checked claims", "Training curves", "Agents", "Films", "Time"]
+    assert page.text("h2") == [
+        "Checked claims",
+        "Training curves",
+        "Agents",
+        "Play, with 95% intervals",
+        "Films",
+        "Time",
+    ]
     assert page.tags.count("video") == 3 * len(RETURNS)
     assert page.tags.count("svg") == 2
     assert page.text("dd") == ["61 s"]

@@ -20,6 +20,7 @@ from vpt_jax.evaluation.rollouts import (
     IdleAgent,
     RandomAgent,
     best_median_worst,
+    play_figures,
     recording_path,
     run_episodes,
     summarize,
@@ -27,7 +28,7 @@ from vpt_jax.evaluation.rollouts import (
 from vpt_jax.models.joint_head import JointDistribution
 from vpt_jax.models.policy import Policy
 from vpt_jax.programs import evaluate
-from vpt_jax.programs.evaluate import evaluate_agent, part_seeds
+from vpt_jax.programs.evaluate import evaluate_agent
 from vpt_jax.recording import read_frames, read_steps
 from vpt_jax.training.checkpoints import jsonable
 
@@ -60,6 +61,22 @@ def test_episodes_are_played_by_seed_and_recorded(tmp_path):
     np.testing.assert_allclose(steps.camera, [[0, 1.5]] * 3)
     frames = list(read_frames(recording_path(tmp_path, 4).with_suffix(".mp4"), steps, *SIZE))
     assert len(frames) == 3
+
+
+def test_idle_time_and_counts_of_the_game_without_recordings(tmp_path):
+    class Resting(AlternatingAgent):
+        """Does nothing in every other step."""
+
+        def act(self, time_step):
+            actions = super().act(time_step)
+            return actions._replace(camera=np.zeros_like(actions.camera))
+
+    with make_pool(2, steps=40) as pool:
+        one, two = run_episodes(Resting(MINERL, 0), pool, None, 2, "resting", ["apples", "turned", "gold"])
+    assert one.idle == two.idle == 0.5
+    assert one.stuck == 0  # half of the actions are null
+    assert one.counts == {"apples": 20, "turned": 0}
+    assert not list(tmp_path.iterdir())
 
 
 def test_idle_and_random_agents(tmp_path):
@@ -115,6 +132,19 @@ def test_metrics_of_an_agent():
     assert {place: result.seed for place, result in chosen.items()} == {"best": 3, "median": 1, "worst": 0}
 
 
+def test_figures_have_intervals_of_their_kind():
+    episodes = [played(0, 0.0), played(1, 3.0, "terminated"), played(2, 99.0, "lost"), played(3, 6.0)]
+    episodes = [episode._replace(counts={"kills": episode.reward}) for episode in episodes]
+    figures = play_figures(episodes)
+    assert "idle" not in figures  # not known of these
+    assert figures["return"] == figures["obtained/log"] == figures["counts/kills"]
+    assert figures["return"].value == pytest.approx(3)
+    assert 0 <= figures["return"].low < 3 < figures["return"].high <= 6
+    assert figures["milestone/log"] == pytest.approx((2 / 3, 0.2077, 0.9385), abs=1e-4)  # Wilson's
+    assert figures["terminated"] == pytest.approx((1 / 3, 0.0615, 0.7923), abs=1e-4)
+    assert play_figures(episodes[2:3]) == {}
+
+
 def test_an_agent_with_only_lost_episodes():
     figures = summarize([played(0, 1.0, "lost")])
     assert (figures["episodes"], figures["lost"]) == (0, 1)
@@ -129,7 +159,9 @@ def test_stored_results_of_an_earlier_version_are_used(tmp_path):
     settings = jsonable(config) | {"games": config.num_envs, "policies": [], "size": [8, 8]}
     del settings["num_envs"], settings["recorded_episodes"]
     (tmp_path / "agents").mkdir()
-    stored = json.dumps({"settings": settings, "episodes": [result._asdict()]})
+    added = ("idle", "stuck", "counts")  # by later versions
+    episode = {name: value for name, value in result._asdict().items() if name not in added}
+    stored = json.dumps({"settings": settings, "episodes": [episode]})
     (tmp_path / "agents" / "random.json").write_text(stored)
     assert evaluate_agent(config, "random", None, (8, 8), MINERL, []) == [result]
 
@@ -140,14 +172,14 @@ def test_a_killed_evaluation_continues_with_the_part_that_is_missing(tmp_path, m
     config = get_config()
     config.update(episodes=3, num_envs=2, recorded_episodes=2, seed=3, out=str(tmp_path / "whole"))
 
-    def pool(config, part, *_):
-        assert part.start < stop_at, "killed"
-        return Pool(EnvSpec("tests.envs.toy_games:Counting", {"steps": 3}), [iter(part)] * 2, SIZE, APPLES)
+    def pool(config, seeds, *_):
+        assert seeds.start < stop_at, "killed"
+        return Pool(EnvSpec("tests.envs.toy_games:Counting", {"steps": 3}), [iter(seeds)] * 2, SIZE, APPLES)
 
     def play():
         return evaluate_agent(config, "random", lambda seed: RandomAgent(MINERL, seed), SIZE, MINERL, [])
 
-    monkeypatch.setattr(evaluate, "make_pool", lambda config, part, *_: pool(config, part_seeds(config, part)))
+    monkeypatch.setattr(evaluate, "make_pool", pool)
     stop_at = 9
     whole = play()
     assert [result.seed for result in whole] == [3, 4, 5]

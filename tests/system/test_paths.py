@@ -27,6 +27,7 @@ PATHS = {
     "demo": ("workdir", "train_idm", "train_policy", "label", "record"),
     "demo_rl": ("workdir", "policy", "train", "evaluate"),
     "evaluate": ("policies", "out", "game.python"),
+    "follow": ("workdir", "game.python"),
     "filter": ("classifier", "labelled", "videos", "out", "weights"),
     "foundation": (
         "workdir",

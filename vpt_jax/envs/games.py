@@ -25,6 +25,7 @@ class RegisteredGame(NamedTuple):
     spaces: tuple[str, ...] | None = ("minerl",)  # action spaces that it takes (`spaces.SPACES`); None: any
     games_per_process: int = 1  # at most; where steps are short, several share the cost of a message
     one_core: bool = False  # a process of such games needs one core
+    counts: tuple[str, ...] = ()  # names in `info` that an evaluation reports beside the rewarded items
     install: str = ""  # how to get its packages; empty: it needs none, or its own error says so
 
 
@@ -59,6 +60,7 @@ GAMES = {
         spaces=("minerl", "doom"),
         games_per_process=16,
         one_core=True,
+        counts=("kills", "items", "secrets", "hits", "damage_taken"),
         install="pip install gymnasium scipy vizdoom",
     ),
     "luanti": RegisteredGame(

@@ -1,10 +1,12 @@
-"""Bootstrap confidence intervals over episodes: frames of one episode are correlated, so episodes are resampled."""
+"""Confidence intervals over episodes, since frames of one are correlated: bootstrap, and Wilson's for shares."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 Sums = Any  # a named tuple of arrays that add up over episodes; its fields may be such tuples again
 Interval = tuple[float, float]
@@ -63,6 +65,28 @@ def interval(drawn: Sequence[float], level: float = 0.95) -> Interval:
         return float("nan"), float("nan")
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def mean_figure(values: Float[np.ndarray, " episodes"], level: float = 0.95, draws: int = 1000) -> Figure:
+    """Mean of one value per episode, with its bootstrap interval; NaN without episodes, or if a value is NaN."""
+    if not len(values) or np.isnan(values).any():
+        return Figure(math.nan, math.nan, math.nan)
+    drawn = [float(weights @ values) / len(values) for weights in bootstrap_weights(len(values), draws)]
+    return Figure(float(np.mean(values)), *interval(drawn, level))
+
+
+def wilson_figure(successes: int, trials: int, level: float = 0.95) -> Figure:
+    """Share of successes, with its Wilson score interval (Wilson 1927); NaN without trials.
+
+    Unlike that of the bootstrap, the interval of a share of 0 or 1 is not empty.
+    """
+    if not trials:
+        return Figure(math.nan, math.nan, math.nan)
+    z, share = NormalDist().inv_cdf((1 + level) / 2), successes / trials
+    centre = share + z**2 / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    low, high = ((centre + sign * half) / (1 + z**2 / trials) for sign in (-1, 1))
+    return Figure(share, max(low, 0.0), min(high, 1.0))
 
 
 def _stacked(episodes: Sequence[Sums]) -> Sums:

@@ -16,11 +16,15 @@ from vpt_jax.actions.joint import MAX_CLASSES, JointAction, num_classes, raw_fro
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.envs.vector.episode_stream import FinishedEpisode
 from vpt_jax.envs.vector.pool import Pool, TimeStep
+from vpt_jax.evaluation.behaviour import BehaviourTracker
 from vpt_jax.evaluation.episode_files import episode_writer
+from vpt_jax.evaluation.resampling import Figure, mean_figure, wilson_figure
 from vpt_jax.keys import seed_key
 from vpt_jax.models.policy import Policy, apply_single_step
 from vpt_jax.system.workers import progress_bar
 from vpt_jax.video import Frame
+
+RANDOM, SCRIPTED = "random", "scripted"  # names of the agents that are not trained
 
 
 class AgentActions(NamedTuple):
@@ -42,16 +46,16 @@ class VectorAgent(Protocol):
 class EvaluatedPolicy:
     """Samples its actions from a policy, and computes the KL from a reference policy to it (drift)."""
 
-    def __init__(self, policy: tuple[Policy, Any], reference: tuple[Policy, Any], rows: int, seed: int):
+    def __init__(self, policy: tuple[Policy, Any], reference: tuple[Policy, Any] | None, rows: int, seed: int):
         """Compiles the step of both policies.
 
         Args:
             policy: with its parameters.
-            reference: policy to compare with, and its parameters.
+            reference: policy to compare with, and its parameters; None: no drift is computed.
             rows: number of environments.
             seed: of the sampled actions.
         """
-        modules, self._params = zip(policy, reference, strict=True)
+        modules, self._params = zip(*([policy] if reference is None else [policy, reference]), strict=True)
         self._act = jax.jit(partial(_act, modules), donate_argnums=1)
         self._rings = tuple(module.initial_ring_memory(rows) for module in modules)
         self._rng, self._steps = seed_key(seed), 0
@@ -65,18 +69,19 @@ class EvaluatedPolicy:
 
 
 def _act(
-    modules: tuple[Policy, Policy], params: Any, rings: Any, frames: Array, first: Array, rng: jax.Array
+    modules: tuple[Policy, ...], params: Any, rings: Any, frames: Array, first: Array, rng: jax.Array
 ) -> tuple[AgentActions, Any]:
-    output, reference = (
+    output, *references = outputs = [
         apply_single_step(module, of_module, frames, first, ring)
         for module, of_module, ring in zip(modules, params, rings, strict=True)
-    )
+    ]
     distribution = modules[0].distribution
     drift: Any = jnp.full(len(frames), jnp.nan)
-    if modules[0].head == modules[1].head:
-        drift = distribution.kl(reference.logits, output.logits)
+    for reference, module in zip(references, modules[1:], strict=True):
+        if modules[0].head == module.head:
+            drift = distribution.kl(reference.logits, output.logits)
     action = distribution.decode(distribution.sample(rng, output.logits))
-    return AgentActions(*action, drift), (output.memory, reference.memory)
+    return AgentActions(*action, drift), tuple(one.memory for one in outputs)
 
 
 class RandomAgent:
@@ -117,22 +122,35 @@ class EpisodeResult(NamedTuple):
     ending: str  # "terminated", "truncated" or "lost"
     obtained: dict[str, float]
     drift: float  # mean over its steps, in nats
+    # Results that earlier versions stored have none of these.
+    idle: float = math.nan  # share of the steps with a null action
+    stuck: float = math.nan  # share of the seconds in which actions do not change the picture (`BehaviourTracker`)
+    counts: dict[str, float] = {}  # noqa: RUF012 - of `info` after the last step, such as kills
 
 
 def run_episodes(
-    agent: VectorAgent, pool: Pool, folder: Path, total: int, first_unrecorded: float = math.inf
+    agent: VectorAgent,
+    pool: Pool,
+    folder: Path | None,
+    total: int,
+    name: str = "",
+    counts: Sequence[str] = (),
+    first_unrecorded: float = math.inf,
 ) -> list[EpisodeResult]:
     """Plays all episodes of the pool; returns results by seed.
 
     Args:
         agent: acts in all environments.
         pool: new, not started.
-        folder: of the recordings (`recording_path`).
-        total: number of episodes, for the progress bar.
+        folder: in which every episode is recorded (`recording_path`); None: in none.
+        total: number of episodes, for the progress display.
+        name: for the progress display; empty: that of the folder.
+        counts: names in `info` that are added to the results.
         first_unrecorded: seed from which on episodes are not recorded.
     """
     results: list[EpisodeResult] = []
-    with ExitStack() as stack, progress_bar(total, desc=folder.name, unit="episode") as bar:
+    name = name or (folder.name if folder else "")
+    with ExitStack() as stack, progress_bar(total, desc=name, unit="episode") as bar:
         recorders: dict[int, _EpisodeRecorder] = {}
         time_step = pool.begin()
         while not pool.done:
@@ -140,12 +158,12 @@ def run_episodes(
             for row in np.flatnonzero(time_step.playing).tolist():
                 if time_step.first[row]:
                     seed = time_step.seed[row]
-                    path = recording_path(folder, seed) if seed < first_unrecorded else None
+                    path = recording_path(folder, seed) if folder and seed < first_unrecorded else None
                     recorders[row] = _EpisodeRecorder(stack, path, time_step.frames.shape[1:3], pool.env_spec.space)
                 recorders[row].add(time_step.frames[row], actions.buttons[row], actions.camera[row], actions.drift[row])
             time_step = pool.step(actions.buttons, actions.camera)
             for episode in pool.episodes():
-                results.append(recorders.pop(episode.row).finish(episode))
+                results.append(recorders.pop(episode.row).finish(episode, counts))
                 bar.update()
     return sorted(results)
 
@@ -159,8 +177,9 @@ class _EpisodeRecorder:
     """Recorder of an episode in progress."""
 
     def __init__(self, stack: ExitStack, path: Path | None, size: tuple[int, ...], space: ActionSpace):
-        """Opens the recording (None: there is none); on exit, `stack` discards it if it is not finished."""
+        """Opens the recording, if it has a path; on exit, `stack` discards it if it is not finished."""
         self._drifts: list[float] = []
+        self._behaviour = BehaviourTracker(space)
         self._exit_stack = stack.enter_context(ExitStack())
         self._writer = path and self._exit_stack.enter_context(episode_writer(path, size[0], size[1], space))
 
@@ -169,12 +188,14 @@ class _EpisodeRecorder:
     ) -> None:
         if self._writer:
             self._writer.write(frame, buttons, camera)
+        self._behaviour.add(frame, buttons, camera)
         self._drifts.append(drift)
 
-    def finish(self, episode: FinishedEpisode) -> EpisodeResult:
+    def finish(self, episode: FinishedEpisode, counts: Sequence[str]) -> EpisodeResult:
         self._exit_stack.close()
         figures = episode.seed, episode.steps, episode.reward, episode.ending, episode.obtained
-        return EpisodeResult(*figures, float(np.mean(self._drifts)))
+        held = {name: episode.info[name] for name in counts if name in episode.info}
+        return EpisodeResult(*figures, float(np.mean(self._drifts)), self._behaviour.idle, self._behaviour.stuck, held)
 
 
 def summarize(results: Sequence[EpisodeResult]) -> dict[str, float]:
@@ -197,6 +218,31 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, float]:
         figures[f"obtained/{item}"], figures[f"obtained_error/{item}"] = _mean(counts)
         figures[f"milestone/{item}"], _ = _mean([count > 0 for count in counts])
     return figures
+
+
+def play_figures(results: Sequence[EpisodeResult]) -> dict[str, Figure]:
+    """Figures of an agent's play with 95% intervals, of the episodes that were not lost.
+
+    Means over episodes have bootstrap intervals: `return`, `steps`, `idle`, `stuck`, `obtained/ITEM` and `counts/NAME`.
+    Shares of episodes have Wilson's: `terminated`, and `milestone/ITEM`, of those with at least one. Undefined figures
+    are left out.
+    """
+    completed = [result for result in results if result.ending != "lost"]
+    means: dict[str, list[float]] = {
+        "return": [result.reward for result in completed],
+        "steps": [result.steps for result in completed],
+        "idle": [result.idle for result in completed],
+        "stuck": [result.stuck for result in completed],
+    }
+    shares = {"terminated": [result.ending == "terminated" for result in completed]}
+    for item in results[0].obtained:
+        means[f"obtained/{item}"] = [result.obtained[item] for result in completed]
+        shares[f"milestone/{item}"] = [result.obtained[item] > 0 for result in completed]
+    for name in results[0].counts:
+        means[f"counts/{name}"] = [result.counts.get(name, math.nan) for result in completed]
+    figures = {name: mean_figure(np.asarray(values, float)) for name, values in means.items()}
+    figures |= {name: wilson_figure(sum(values), len(values)) for name, values in shares.items()}
+    return {name: figure for name, figure in figures.items() if not math.isnan(figure.value)}
 
 
 def _mean(values: Sequence[float]) -> tuple[float, float]:

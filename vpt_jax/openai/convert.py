@@ -33,7 +33,7 @@ from vpt_jax.openai.weights import (
 from vpt_jax.system.errors import UserError
 from vpt_jax.system.paths import local_path
 from vpt_jax.system.workers import progress_bar
-from vpt_jax.training.checkpoints import Checkpoints, TrainedIDM, TrainedPolicy, load_model
+from vpt_jax.training.checkpoints import Checkpoints, PolicyState, TrainedIDM, TrainedPolicy, load_model
 
 _ARRAYS = "params", "normalizer", "aux_normalizer"  # of a trained model
 SUFFIXES = (".weights", ".safetensors")
@@ -48,15 +48,6 @@ class _State(NamedTuple):
 
     step: Any
     params: Any
-
-
-class _PolicyState(NamedTuple):
-    """Train state that is stored for an imported policy."""
-
-    step: Any
-    params: Any
-    normalizer: Any
-    aux_normalizer: Any
 
 
 def from_openai(model: str | Path, weights: str | Path) -> TrainedPolicy | TrainedIDM:
@@ -144,10 +135,10 @@ def _convert_policy(settings: ModelSettings, tensors: Mapping[str, np.ndarray]) 
     return TrainedPolicy(policy, params, (*settings.net["img_shape"][:2], 3), 0, main, aux)
 
 
-def _train_state(trained: TrainedPolicy | TrainedIDM) -> _State | _PolicyState:
+def _train_state(trained: TrainedPolicy | TrainedIDM) -> _State | PolicyState:
     if isinstance(trained, TrainedIDM):
         return _State(np.int32(0), trained.params)
-    return _PolicyState(np.int32(0), trained.params, trained.normalizer, trained.aux_normalizer)
+    return PolicyState(np.int32(0), trained.params, trained.normalizer, trained.aux_normalizer)
 
 
 def _run_metadata(trained: TrainedPolicy | TrainedIDM) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Evaluate policies in an environment: mean return, items and milestones (fields: configs/evaluate.py)."""
 
 import json
+import math
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,8 @@ from vpt_jax.envs.vector.pool import Pool
 from vpt_jax.evaluation.episode_files import EpisodeActions
 from vpt_jax.evaluation.replay import film_spec, replay
 from vpt_jax.evaluation.rollouts import (
+    RANDOM,
+    SCRIPTED,
     EpisodeResult,
     EvaluatedPolicy,
     IdleAgent,
@@ -40,9 +43,9 @@ from vpt_jax.training.digests import params_digest
 from vpt_jax.training.setup import check_choices
 from vpt_jax.video import Frame
 
-RANDOM, SCRIPTED = "random", "scripted"
 ALL = "@all"  # after a work directory: all checkpoints that it keeps
 PART = 100  # episodes, rounded up to a multiple of the environments
+CHOSEN_BY = "chosen_by"  # in the metadata of a checkpoint that was chosen by play: game, seed and episodes
 
 
 def evaluate(config: ConfigDict) -> Path:
@@ -52,6 +55,7 @@ def evaluate(config: ConfigDict) -> Path:
     out = Path(config.out)
     with locked(out):
         policies = {name: _on_host(load_policy(workdir)) for name, workdir in workdirs.items()}
+        refuse_choosing_seeds(config, policies)
         reference = policies[config.reference or next(iter(policies))]
         agents = {name: policy_agent(config, policy, reference) for name, policy in policies.items()}
         space = common_space(policies)
@@ -92,6 +96,19 @@ def common_space(policies: Mapping[str, TrainedPolicy]) -> ActionSpace:
     return first.module.space
 
 
+def refuse_choosing_seeds(config: ConfigDict, policies: Mapping[str, TrainedPolicy]) -> None:
+    """Raises `ConfigError` if a policy was chosen by episodes that are to be reported: its figures would be biased."""
+    for name, policy in policies.items():
+        chosen = (policy.metadata or {}).get(CHOSEN_BY)
+        if chosen and chosen["game"] == config.game.name:
+            choosing = episode_seeds(chosen["seed"], chosen["episodes"])
+            if overlap(choosing, episode_seeds(config.seed, config.episodes)):
+                raise ConfigError(
+                    f"config.seed: the policy {name} was chosen by its play of the seeds {choosing[0]} to "
+                    f"{choosing[-1]}, some of which are among those to report. Set another, such as 5000000"
+                )
+
+
 def policy_digest(policy: TrainedPolicy) -> str:
     """Content hash of a policy's parameters and settings, wherever its work directory lies."""
     arrays = policy.params, policy.normalizer, policy.aux_normalizer
@@ -127,8 +144,12 @@ def _checkpoints(policy: str) -> Iterator[tuple[str, str]]:
     if not workdir.endswith(ALL):
         yield name, workdir
         return
-    for step in checkpoint_steps(workdir.removesuffix(ALL)):
-        yield f"{name.removesuffix(ALL)}@{step}", f"{workdir.removesuffix(ALL)}@{step}"
+    folder = workdir.removesuffix(ALL)
+    steps = checkpoint_steps(folder)
+    if not steps:
+        raise ConfigError(f"config.policies: {folder} holds no checkpoint")
+    for step in steps:
+        yield f"{name.removesuffix(ALL)}@{step}", f"{folder}@{step}"
 
 
 def _on_host(policy: TrainedPolicy) -> TrainedPolicy:
@@ -156,10 +177,11 @@ def _run_name(agent: str) -> str:
 
 def policy_agent(config: ConfigDict, policy: TrainedPolicy, reference: TrainedPolicy) -> Callable[[int], VectorAgent]:
     """Returns a function that makes the agent when it is needed, for a seed."""
+    envs = count_envs(config, config.episodes)
 
     def make(seed: int) -> VectorAgent:
         params, of_reference = jax.device_put((policy.params, reference.params))
-        return EvaluatedPolicy((policy.module, params), (reference.module, of_reference), count_envs(config), seed)
+        return EvaluatedPolicy((policy.module, params), (reference.module, of_reference), envs, seed)
 
     return make
 
@@ -191,15 +213,15 @@ def evaluate_agent(
         shutil.rmtree(recordings, ignore_errors=True)  # of other settings
     for folder in (file.parent, recordings):
         folder.mkdir(parents=True, exist_ok=True)
-    envs, recorded = count_envs(config), range(config.recorded_episodes or config.episodes)
+    seeds, envs = episode_seeds(config.seed, config.episodes), count_envs(config, config.episodes)
+    first_unrecorded = seeds.start + (config.recorded_episodes or config.episodes)
     while (done := len(results)) < config.episodes:
-        part = range(done, min(done + -(-PART // envs) * envs, config.episodes))
-        for seed in part_seeds(config, part):  # left by a run that was killed
+        part = seeds[done : done + -(-PART // envs) * envs]
+        for seed in part:  # left by a run that was killed
             for left in recordings.glob(f"{recording_path(recordings, seed).name}.*"):
                 left.unlink()
-        with make_pool(config, part, size, name == SCRIPTED, space) as pool:
-            first_unrecorded = part_seeds(config, recorded).stop
-            results += run_episodes(agent(config.seed + done), pool, recordings, len(part), first_unrecorded)
+        make = partial(agent, config.seed + done)
+        results += play_agent(config, name, make, part, size, space, recordings, first_unrecorded=first_unrecorded)
         episodes = [result._asdict() for result in results]
         write_text(file, json.dumps({"settings": settings, "episodes": episodes}) + "\n")
     return results
@@ -223,26 +245,47 @@ def make_spec(config: ConfigDict, scripted: bool, space: ActionSpace) -> EnvSpec
     return make_env_spec(game.name, game.arguments.to_dict(), game.python, scripted, space, game.games_per_process)
 
 
-def part_seeds(config: ConfigDict, part: range) -> range:
-    """Seeds of some of the episodes."""
-    first = episode_seed(config.seed)
-    return range(first + part.start, first + part.stop)
+def play_agent(
+    config: ConfigDict,
+    name: str,
+    agent: Callable[[], VectorAgent],
+    seeds: range,
+    size: tuple[int, ...],
+    space: ActionSpace,
+    recordings: Path | None = None,
+    title: str = "",
+    first_unrecorded: float = math.inf,
+) -> list[EpisodeResult]:
+    """Plays the episodes of `seeds`; arguments as of `run_episodes`. Of the scripted player, no actions are known."""
+    scripted, counts = name == SCRIPTED, GAMES[config.game.name].counts
+    with make_pool(config, seeds, size, scripted, MINERL if scripted else space) as pool:
+        results = run_episodes(agent(), pool, recordings, len(seeds), title, counts, first_unrecorded)
+    return [result._replace(idle=math.nan, stuck=math.nan) for result in results] if scripted else results
 
 
-def count_envs(config: ConfigDict) -> int:
+def episode_seeds(seed: int, episodes: int) -> range:
+    """Seeds of `episodes` episodes, of which `seed` gives the first."""
+    first = episode_seed(seed)
+    return range(first, first + episodes)
+
+
+def overlap(one: range, other: range) -> bool:
+    """True if two ranges of seeds share one."""
+    return max(one.start, other.start) < min(one.stop, other.stop)
+
+
+def count_envs(config: ConfigDict, episodes: int) -> int:
     """Number of parallel environments: at most the number of episodes."""
-    return min(config.num_envs, config.episodes)
+    return min(config.num_envs, episodes)
 
 
-def make_pool(config: ConfigDict, part: range, size: tuple[int, ...], scripted: bool, space: ActionSpace) -> Pool:
-    """Pool of environments for some of the episodes."""
-    seeds = iter(part_seeds(config, part))
+def make_pool(config: ConfigDict, seeds: range, size: tuple[int, ...], scripted: bool, space: ActionSpace) -> Pool:
+    """Pool of environments for the episodes of `seeds`."""
     height, width = size
-    rewards = REWARDS[config.rewards]
     return Pool(
         make_spec(config, scripted, space),
-        [seeds] * count_envs(config),
+        [iter(seeds)] * count_envs(config, len(seeds)),
         (height, width),
-        rewards,
+        REWARDS[config.rewards],
         config.game.episodes_per_process,
     )

@@ -23,7 +23,9 @@ from vpt_jax.data.mixture import MixtureStream, WindowMixture, require_equal_dat
 from vpt_jax.data.read_ahead import read_ahead
 from vpt_jax.data.streams import NULL_RULES, Part, Stream, StreamSettings, WindowStream, batches
 from vpt_jax.data.trainable import require_trainable
+from vpt_jax.evaluation.copycat import copycat_losses
 from vpt_jax.evaluation.metrics import evaluator, group_name
+from vpt_jax.evaluation.resampling import Figure
 from vpt_jax.models.policy import embed, init_params
 from vpt_jax.models.presets import make_policy
 from vpt_jax.parallel import log
@@ -46,7 +48,7 @@ from vpt_jax.training.setup import (
     make_setup,
     training_flops,
 )
-from vpt_jax.training.stages import STAGES, head_statistics
+from vpt_jax.training.stages import MODEL_OF_STAGE, POLICY, STAGES, head_statistics
 from vpt_jax.training.state import TrainState
 
 
@@ -111,7 +113,7 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
 
     def report(state: TrainState) -> None:
         if config.report and jax.process_count() == 1:
-            write_page(config, setup.objective, state, data.with_frames(), baselines)
+            write_page(config, setup.objective, state, data.with_frames(), baselines, mesh)
 
     return Run(
         schedule=Schedule(steps, config.log_every, config.evaluate_every, config.save_every),
@@ -356,8 +358,24 @@ def count_parameters(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+def check_copycat(
+    config: ConfigDict, objective: Objective, params: Any, data: RunData, mesh: Mesh
+) -> Mapping[str, Figure] | None:
+    """Losses of a policy on the first validation set, as recorded and with blanked inputs; None: it is no policy."""
+    if MODEL_OF_STAGE[config.stage] is not POLICY:
+        return None
+    valid = next(iter(data.valid.values()))
+    return copycat_losses(
+        data.train.space,
+        objective.predict,
+        partial(objective.initial_memory, config.data.valid_batch),
+        partial(placed_batches, valid, mesh, 0, valid.steps_per_epoch, config.data.valid_workers),
+        params,
+    )
+
+
 def write_page(
-    config: ConfigDict, objective: Objective, state: TrainState, data: RunData, baselines: Baselines
+    config: ConfigDict, objective: Objective, state: TrainState, data: RunData, baselines: Baselines, mesh: Mesh
 ) -> None:
     """Writes the report page and the film, and logs their paths."""
     workdir, steps = Path(config.workdir), int(state.step)
@@ -378,6 +396,7 @@ def write_page(
         params=state.params,
         train=data.train,
         held_out=held_out,
+        copycat=check_copycat(config, objective, state.params, data, mesh),
     )
     for name, _, by_baseline in held_out:
         metric = f"{group_name('valid', name)}/nll"

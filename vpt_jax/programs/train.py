@@ -2,13 +2,16 @@
 
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from vpt_jax import parallel
 from vpt_jax.parallel import log
+from vpt_jax.programs.play_process import checkpoint_play
 from vpt_jax.programs.supervised import make_supervised_run
 from vpt_jax.system.renamed_fields import refuse_renamed_fields
 from vpt_jax.system.workers import locked
@@ -43,4 +46,10 @@ def train(config: ConfigDict) -> bool:
         devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
         log(f"{jax.process_count()} process(es), {devices}, {dict(mesh.shape)}")
         run: Run = make_ppg_run(config, mesh) if config.stage == PPG_STAGE else make_supervised_run(config, mesh)
-        return train_run(run, config, mesh, start_time)
+        with checkpoint_play(config) as wait_for_play:
+
+            def report(state: Any) -> None:
+                wait_for_play()
+                run.report(state)
+
+            return train_run(replace(run, report=report), config, mesh, start_time)

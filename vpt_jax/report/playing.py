@@ -10,7 +10,8 @@ from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.evaluation.episode_files import EpisodeActions, actions_file, read_actions
 from vpt_jax.evaluation.replay import large_frames
-from vpt_jax.evaluation.rollouts import EpisodeResult, best_median_worst, recording_path, summarize
+from vpt_jax.evaluation.resampling import Figure
+from vpt_jax.evaluation.rollouts import EpisodeResult, best_median_worst, play_figures, recording_path, summarize
 from vpt_jax.report.films import FilmFrame, write_film
 from vpt_jax.report.page import Line, curve, film, grid, page, paragraph, section, table
 from vpt_jax.video import FRAME_RATE, Frame, decode
@@ -27,6 +28,12 @@ _EXPLAINED = (
     "beginning of an episode with the keys and the mouse above it: played again in larger frames where the game is "
     "deterministic, else in the policy's input frames, enlarged."
 )
+_FIGURES_EXPLAINED = (
+    "Over episodes: bootstrap intervals of means, Wilson's of shares of episodes (milestones, and those that the game "
+    "ended). Idle is the share of steps with a null action; stuck, the share of seconds in which most actions are not "
+    "null and the picture stays as it is."
+)
+_SHARES = ("idle", "stuck", "terminated", "milestone/")
 
 
 def write_playing_report(
@@ -60,7 +67,7 @@ def write_playing_report(
                 write_film(path, _film_frames(source, space, replay and partial(replay, name, one.seed)))
             caption = f"{name}: {rank} of {len(recorded)} episodes, return {one.reward:.1f}, seed {one.seed}"
             films.append(film(path, caption))
-    sections = [*before, playing_table(agents), section("Films", grid(films)), *after]
+    sections = [*before, playing_table(agents), behaviour_table(agents), section("Films", grid(films)), *after]
     path = folder / "report.html"
     path.write_text(page(title, sections), encoding="utf-8")
     return path
@@ -119,6 +126,31 @@ def _row(name: str, figures: Mapping[str, float], items: Sequence[str]) -> list[
         error = figures[f"obtained_error/{item}"]
         row += [f"{figures[f'obtained/{item}']:.2f} ± {error:.2f}", figures[f"milestone/{item}"]]
     return row
+
+
+def behaviour_table(agents: Mapping[str, Sequence[EpisodeResult]]) -> str:
+    """A section with a table of all agents' figures and their intervals."""
+    figures = {name: play_figures(played) for name, played in agents.items()}
+    names = figure_names(list(figures.values()))
+    rows = [[name, *figure_cells(of_agent, names)] for name, of_agent in figures.items()]
+    return section("Play, with 95% intervals", table(["Agent", *names], rows), paragraph(_FIGURES_EXPLAINED))
+
+
+def figure_names(agents: Sequence[Mapping[str, Figure]]) -> list[str]:
+    """Names of the figures that at least one agent has, in order."""
+    return list(dict.fromkeys(name for figures in agents for name in figures))
+
+
+def figure_cells(figures: Mapping[str, Figure], names: Sequence[str]) -> list[str]:
+    """Cells of a table's row; empty where the agent has no such figure."""
+    return [format_figure(name, figures[name]) if name in figures else "" for name in names]
+
+
+def format_figure(name: str, figure: Figure) -> str:
+    """A figure with its interval; shares in percent."""
+    unit = ".0%" if name.startswith(_SHARES) else ".2f"
+    value, low, high = (format(number, unit) for number in figure)
+    return f"{value} [{low}, {high}]"
 
 
 def _film_frames(

@@ -14,6 +14,8 @@ from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.mixture import MixtureStream, split_rows
 from vpt_jax.data.streams import Stream
 from vpt_jax.evaluation.metrics import COMMON_SHARE, group_name
+from vpt_jax.evaluation.resampling import Figure
+from vpt_jax.report.checkpoint_play import play_sections
 from vpt_jax.report.films import FilmFrame, draw_large, write_film
 from vpt_jax.report.page import Line, curve, facts_list, film, grid, page, paragraph, picture, section, table
 from vpt_jax.training.metrics_log import read_metrics
@@ -59,6 +61,7 @@ def write_report(
     params: Any,
     train: Stream | MixtureStream,
     held_out: Sequence[HeldOut],
+    copycat: Mapping[str, Figure] | None = None,
 ) -> tuple[Path, Path]:
     """Write `report.html` and `film.mp4` into the work directory of a run, and return their paths.
 
@@ -69,6 +72,7 @@ def write_report(
       objective, params: the model whose predictions the film shows.
       train: source of the example frames.
       held_out: validation sets; the film is of the first, of its episode with the most kept frames.
+      copycat: losses on the first validation set by input (`copycat_losses`); None: not of this model.
     """
     log = read_metrics(workdir)
     report, film_path = workdir / "report.html", workdir / "film.mp4"
@@ -83,8 +87,9 @@ def write_report(
         curves.append(_curves_section(each, log, figures))
         keys.append(_keys_section(each, figures))
     sections = [
-        facts_list(facts), *headlines, *curves, _film_section(film_path, held_out[0], episode), *keys,
-        _examples_section(train),
+        facts_list(facts), *headlines, *curves, *play_sections(workdir),
+        *([_copycat_section(held_out[0], copycat)] if copycat else []),
+        _film_section(film_path, held_out[0], episode), *keys, _examples_section(train),
     ]  # fmt: skip
     report.write_text(page(f"{STAGES[stage].title}: {workdir.resolve().name}", sections), encoding="utf-8")
     return report, film_path
@@ -125,6 +130,23 @@ def _headline_section(
     )
     comparison = table(["", *(_PREDICTORS[name] for name in figures)], rows)
     return section(held_out.heading("Prediction of held-out play"), comparison, paragraph(text))
+
+
+def _copycat_section(held_out: HeldOut, losses: Mapping[str, Figure]) -> str:
+    """Losses with the picture and with the history blanked."""
+    rows: list[Sequence[str | float]] = [
+        [name.capitalize(), f"{figure.value:.3f}", f"{figure.low:.3f} to {figure.high:.3f}"]
+        for name, figure in losses.items()
+    ]
+    rows += [[_PREDICTORS[name], f"{metrics['nll']:.3f}", ""] for name, metrics in held_out.baselines.items()]
+    text = (
+        "Held-out loss of the last step, with every frame black, and with every frame as the first of an episode. A "
+        "policy that repeats the actions that it infers from earlier frames predicts well and plays badly (the copycat "
+        "problem, Wen et al. 2020). The 95% intervals are over stretches of play. The one that repeats has the true "
+        "previous action as input."
+    )
+    table_of_losses = table(["Input", "NLL, nats per frame", "95% interval"], rows)
+    return section(held_out.heading("Copycat check"), table_of_losses, paragraph(text))
 
 
 def _keys_section(held_out: HeldOut, figures: Mapping[str, Mapping[str, float]]) -> str:

@@ -16,13 +16,14 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from vpt_jax.actions.minerl import MINERL
@@ -197,6 +198,15 @@ class Checkpoints:
         self._manager.close()
 
 
+class PolicyState(NamedTuple):
+    """State of a policy that is stored without its optimizer: of an imported one, and of the best by play."""
+
+    step: Any
+    params: Any
+    normalizer: ValueNormalizer
+    aux_normalizer: ValueNormalizer
+
+
 class TrainedPolicy(NamedTuple):
     """Policy from a checkpoint, with the shape of the frames that it was trained on."""
 
@@ -207,12 +217,15 @@ class TrainedPolicy(NamedTuple):
     normalizer: ValueNormalizer  # of its value; new, if its value was never trained
     aux_normalizer: ValueNormalizer  # of its auxiliary value
     epoch: float = math.nan  # passes over the training data; NaN in reinforcement learning and in earlier versions
+    metadata: Mapping[str, Any] | None = None  # of the checkpoint
 
 
 def load_policy(workdir: str | Path) -> TrainedPolicy:
     """Loads the policy of a finished or running training onto the first device: its newest parameters.
 
-    `FOLDER@STEP` loads those of another checkpoint that the work directory FOLDER keeps, as in all loaders here.
+    `FOLDER@STEP` loads those of another checkpoint that the work directory FOLDER keeps, as in all loaders here. The
+    parameters that played best, if checkpoints play (`config.play`), have a work directory of their own,
+    FOLDER/best_by_play.
 
     Raises:
         FileNotFoundError: the work directory holds no checkpoint, or none of that step.
@@ -230,7 +243,20 @@ def load_policy(workdir: str | Path) -> TrainedPolicy:
     )
     normalizer = state.get("normalizer", new)
     aux_normalizer = state.get("aux_normalizer", normalizer)  # this library trains one for both
-    return TrainedPolicy(policy, state["params"], shape, run.step, normalizer, aux_normalizer, epoch)
+    return TrainedPolicy(policy, state["params"], shape, run.step, normalizer, aux_normalizer, epoch, run.metadata)
+
+
+def save_policy(workdir: Path, policy: TrainedPolicy) -> None:
+    """Saves a loaded policy, without the state of its optimizer, as the only checkpoint of a work directory.
+
+    Earlier checkpoints there, which must be of earlier steps, are removed once it is complete.
+    """
+    if policy.metadata is None:
+        raise ValueError("the policy was not loaded from a checkpoint: it has no metadata")
+    state = PolicyState(np.int32(policy.step), policy.params, policy.normalizer, policy.aux_normalizer)
+    with closing(Checkpoints(workdir / "checkpoints", 1, 0.0, dict(policy.metadata))) as checkpoints:
+        if checkpoints.latest != policy.step:
+            checkpoints.save(state, policy.step)
 
 
 class TrainedIDM(NamedTuple):
@@ -289,13 +315,8 @@ class _Run(NamedTuple):
 
 
 def checkpoint_steps(workdir: str | Path) -> list[int]:
-    """Steps of the complete checkpoints of a work directory, in ascending order.
-
-    Raises:
-        FileNotFoundError: there is none.
-        CheckpointDamagedError: its folder cannot be read.
-    """
-    return sorted(_open_manager(workdir).all_steps())
+    """Steps of the complete checkpoints in a work directory, in ascending order."""
+    return sorted(int(path.name) for path in _checkpoint_folder(workdir).glob("*") if path.name.isdigit())
 
 
 def split_step(workdir: str | Path) -> tuple[Path, int | None]:
@@ -305,27 +326,25 @@ def split_step(workdir: str | Path) -> tuple[Path, int | None]:
     return (Path(folder), int(step)) if folder and step.isdecimal() and not path.is_dir() else (path, None)
 
 
-def _open_manager(workdir: str | Path) -> ocp.CheckpointManager:
-    """Opens the checkpoints of a work directory, of which there is at least one."""
-    folder = (local_path(workdir, "the work directory").expanduser() / "checkpoints").absolute()
+def _checkpoint_folder(workdir: str | Path) -> Path:
+    return (local_path(workdir, "the work directory").expanduser() / "checkpoints").absolute()
+
+
+def _open(workdir: str | Path, *kinds: ModelKind) -> _Run:
+    path, step = split_step(workdir)
+    folder, stored = _checkpoint_folder(path), list[int]()
     if folder.is_dir():
         with _raise_as_damage(folder):
             _refuse_special_files(folder)
             options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
             manager = ocp.CheckpointManager(folder, options=options)
-            if manager.latest_step() is not None:
-                return manager
-    raise MissingFileError(f"{workdir} holds no checkpoint: give the --config.workdir of a training run")
-
-
-def _open(workdir: str | Path, *kinds: ModelKind) -> _Run:
-    path, step = split_step(workdir)
-    manager = _open_manager(path)
-    steps = sorted(manager.all_steps())
-    step = steps[-1] if step is None else step
-    if step not in steps:
-        raise MissingFileError(f"{path} has no checkpoint of step {step}; it keeps {', '.join(map(str, steps))}")
-    folder = Path(manager.directory, str(step))
+            stored = sorted(manager.all_steps())
+    if not stored:
+        raise MissingFileError(f"{path} holds no checkpoint: give the --config.workdir of a training run")
+    step = stored[-1] if step is None else step
+    if step not in stored:
+        raise MissingFileError(f"{path} has no checkpoint of step {step}; it keeps {', '.join(map(str, stored))}")
+    folder = folder / str(step)
     with _raise_as_damage(folder / "facts"):
         metadata = manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
         stage, imported = str(metadata["config"]["stage"]), "card" in metadata  # an imported model has a card
@@ -334,12 +353,12 @@ def _open(workdir: str | Path, *kinds: ModelKind) -> _Run:
         raise WrongStageError(f"{workdir} holds a training run of stage {stage!r}, and this needs one of {wanted}")
 
     normalizers = {"normalizer", "aux_normalizer"} if imported else {"normalizer"} if stage == PPG_STAGE else set()
-    stored = {"params"} | normalizers
+    fields = {"params"} | normalizers
 
     def restore(init: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         with _raise_as_damage(folder / "facts"):
-            shapes = {name: tree for name, tree in jax.eval_shape(init).items() if name in stored}
+            shapes = {name: tree for name, tree in jax.eval_shape(init).items() if name in fields}
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
         restore_args = ocp.checkpoint_utils.construct_restore_args(target)
         # Partial: without the optimizer state and the memory.

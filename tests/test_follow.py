@@ -1,0 +1,243 @@
+"""Play of the checkpoints of a run, by agents whose returns are known: the best, resuming, and removed checkpoints."""
+
+import io
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import pytest
+
+from configs.follow import get_config
+from vpt_jax.actions.minerl import MINERL
+from vpt_jax.evaluation.checkpoint_play import BEST_BY_PLAY, append_play, checkpoints_of, read_play
+from vpt_jax.evaluation.rollouts import EpisodeResult
+from vpt_jax.models.value_normalizer import ValueNormalizer
+from vpt_jax.programs import evaluate, follow, play_process
+from vpt_jax.programs.evaluate import CHOSEN_BY, refuse_choosing_seeds
+from vpt_jax.programs.play_process import checkpoint_play
+from vpt_jax.system import stopping
+from vpt_jax.system.errors import ConfigError
+from vpt_jax.training.checkpoints import MissingFileError, TrainedPolicy, checkpoint_steps, save_policy
+
+CHOOSING_SEED, REPORTED_SEED = 100, 200
+# Return of each step in the episodes that choose, and in those that are reported.
+RETURNS = {1: (1.0, 5.0), 2: (4.0, 2.0), 3: (3.0, 9.0), 4: (6.0, 1.0)}
+
+
+def policy_of(step, metadata=None):
+    new, module = ValueNormalizer.create(), SimpleNamespace(space=MINERL)
+    return TrainedPolicy(module, {"w": jnp.full(3, step)}, (8, 8, 3), step, new, new, metadata or {"config": {}})
+
+
+class Run:
+    """A run with checkpoints that nobody loads, and the log of what has played."""
+
+    def __init__(self, workdir, monkeypatch):
+        self.workdir, self.loaded, self.saved = workdir, [], []
+        self.config = get_config()
+        self.config.workdir = str(workdir)
+        self.config.choosing.update(episodes=2, seed=CHOOSING_SEED)
+        self.config.reported.update(episodes=3, seed=REPORTED_SEED)
+        monkeypatch.setattr(follow, "load_policy", self.load)
+        monkeypatch.setattr(follow, "play_agent", self.play)
+        monkeypatch.setattr(follow, "save_policy", self.save)
+        monkeypatch.setattr(follow, "write_play_page", lambda workdir: workdir / "play.html")
+
+    def add(self, *steps):
+        for step in steps:
+            (self.workdir / "checkpoints" / str(step)).mkdir(parents=True)
+
+    def load(self, workdir, step=None):
+        if step not in checkpoint_steps(workdir):
+            raise MissingFileError(f"{workdir} holds no checkpoint of step {step}")
+        self.loaded.append(step)
+        return policy_of(step)
+
+    def save(self, workdir, policy):
+        self.saved.append((policy.step, policy.metadata[CHOSEN_BY]["seed"]))
+        for step in checkpoint_steps(workdir):
+            (workdir / "checkpoints" / str(step)).rmdir()
+        (workdir / "checkpoints" / str(policy.step)).mkdir(parents=True)
+
+    def play(self, config, name, make_agent, seeds, size, space, title):
+        assert seeds.start in (CHOOSING_SEED, REPORTED_SEED)
+        step = int(title.split()[1].strip(",")) if name == "checkpoint" else 0
+        reward = RETURNS[step][seeds.start == REPORTED_SEED] if step else 0.5
+        return [EpisodeResult(seed, 10, reward, "truncated", {"places": reward}, 0.0) for seed in seeds]
+
+    def steps(self):
+        return [one.step for one in checkpoints_of(read_play(self.workdir))]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    return Run(tmp_path, monkeypatch)
+
+
+def test_every_checkpoint_plays_once_and_the_best_by_choosing_episodes_is_kept(run):
+    run.add(1, 2, 3)
+    follow.follow(run.config)
+    assert run.steps() == [1, 2, 3]
+    assert [one.agent for one in read_play(run.workdir)] == ["random", "scripted", *["checkpoint"] * 3]
+    assert run.saved == [(1, CHOOSING_SEED), (2, CHOOSING_SEED)]  # not 3, the best of the reported episodes
+    assert [one.reported["return"].value for one in checkpoints_of(read_play(run.workdir))] == [5, 2, 9]
+    before = (run.workdir / "play.jsonl").read_bytes()
+    follow.follow(run.config)
+    assert (run.workdir / "play.jsonl").read_bytes() == before
+    (run.workdir / "checkpoints" / "1").rmdir()  # as training does
+    run.add(4)
+    follow.follow(run.config)
+    assert run.steps() == [1, 2, 3, 4]
+    assert checkpoint_steps(run.workdir / BEST_BY_PLAY) == [4]
+
+
+def test_a_checkpoint_that_training_removes_while_it_is_loaded_is_passed_over(run, monkeypatch):
+    run.add(1, 2)
+
+    def load(workdir, step):
+        if step == 1:
+            (workdir / "checkpoints" / "1").rmdir()
+        return run.load(workdir, step)
+
+    monkeypatch.setattr(follow, "load_policy", load)
+    follow.follow(run.config)
+    assert run.steps() == [2]
+
+
+def test_a_kill_between_saving_the_best_and_its_line_repeats_it(run, monkeypatch):
+    run.add(1, 2)
+
+    def append(workdir, one):
+        if one.step == 2:
+            raise KeyboardInterrupt
+        append_play(workdir, one)
+
+    monkeypatch.setattr(follow, "append_play", append)
+    with pytest.raises(KeyboardInterrupt):
+        follow.follow(run.config)
+    assert (run.steps(), checkpoint_steps(run.workdir / BEST_BY_PLAY)) == ([1], [2])
+    for step in (1, 2):
+        (run.workdir / "checkpoints" / str(step)).rmdir()
+    monkeypatch.setattr(follow, "append_play", append_play)
+    follow.follow(run.config)  # from the copy alone
+    assert run.steps() == [1, 2]
+
+
+def test_it_waits_for_checkpoints_until_the_run_is_finished(run, monkeypatch):
+    run.add(1)
+    signals = []
+    monkeypatch.setattr(follow, "_listen", lambda lines, finished: signals.append(finished))
+    monkeypatch.setattr(follow.os, "nice", lambda number: None)
+    monkeypatch.setattr(follow, "_POLL_SECONDS", 0.01)
+    run.config.wait = True
+    thread = threading.Thread(target=follow.follow, args=(run.config,))
+    thread.start()
+    while run.steps() != [1]:
+        assert thread.is_alive()
+    run.add(2)
+    signals[0].set()
+    thread.join(10)
+    assert run.steps() == [1, 2]
+
+
+def test_the_end_of_standard_input_ends_the_program(monkeypatch):
+    ended, finished = threading.Event(), threading.Event()
+    monkeypatch.setattr(stopping, "exit_now", lambda status: ended.set())
+    follow._listen(io.StringIO("other\n"), finished)
+    assert ended.wait(10)
+    assert not finished.is_set()
+    follow._listen(io.StringIO(follow.FINISHED), finished)
+    assert finished.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"workdir": ""}, "config.workdir is empty"),
+        ({"num_envs": 0}, "config.num_envs is 0"),
+        ({"reported.episodes": 0}, "config.reported.episodes is 0"),
+        ({"reported.seed": CHOOSING_SEED - 1}, "episodes of the same seeds"),
+        ({"rewards": "gold"}, "config.rewards is 'gold'"),
+    ],
+)
+def test_invalid_fields_are_named(run, fields, message):
+    run.config.update_from_flattened_dict(fields)
+    with pytest.raises(ConfigError, match=message):
+        follow.follow(run.config)
+
+
+def test_other_settings_than_before_are_refused(run):
+    run.add(1)
+    follow.follow(run.config)
+    run.config.choosing.episodes = 1
+    with pytest.raises(ConfigError, match=r"play\.jsonl was made with other settings: choosing was .*'episodes': 2"):
+        follow.follow(run.config)
+
+
+def test_episodes_that_chose_a_policy_are_not_reported():
+    config = SimpleNamespace(game=SimpleNamespace(name="doom"), seed=105, episodes=10)
+    chosen = policy_of(1, {CHOSEN_BY: {"game": "doom", "seed": 100, "episodes": 6}})
+    with pytest.raises(
+        ConfigError, match=r"config\.seed: the policy mine was chosen by its play of the seeds 100 to 105"
+    ):
+        refuse_choosing_seeds(config, {"mine": chosen})
+    config.seed = 106
+    refuse_choosing_seeds(config, {"mine": chosen, "imported": chosen._replace(metadata=None)})
+
+
+def test_the_default_seeds_of_all_programs_differ():
+    config, evaluation = get_config(), evaluate.episode_seeds(5_000_000, 100)
+    ranges = [evaluation, *(evaluate.episode_seeds(config[group].seed, 20) for group in ("choosing", "reported"))]
+    assert len({seed for one in ranges for seed in one}) == sum(map(len, ranges))
+
+
+def test_a_saved_policy_replaces_the_earlier_one(tmp_path):
+    for step in (1, 2, 2):
+        save_policy(tmp_path, policy_of(step))
+    assert checkpoint_steps(tmp_path) == [2]
+
+
+def play_config(tmp_path, game):
+    config = get_config()
+    config.workdir, config.play = str(tmp_path), {"game": game, "settings": ("num_envs=3",)}
+    return config
+
+
+def test_the_process_of_a_training_reports_its_failure_and_ends_nothing(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(
+        play_process, "_command", lambda config: [sys.executable, "-c", "print('out of games'); exit(3)"]
+    )
+    with checkpoint_play(play_config(tmp_path, "doom")) as wait:
+        wait()
+    assert (tmp_path / "play.log").read_text() == "out of games\n"
+    assert "the play of checkpoints has ended with status 3, and training continues" in capfd.readouterr().out
+
+
+def test_the_process_ends_with_the_training(tmp_path, monkeypatch):
+    started = []
+    script = "import sys; sys.exit(sys.stdin.read() != '')"
+    monkeypatch.setattr(play_process, "_command", lambda config: [sys.executable, "-c", script])
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *args, **options: started.append(popen(*args, **options)) or started[0]
+    )
+    with pytest.raises(KeyboardInterrupt), checkpoint_play(play_config(tmp_path, "doom")):
+        raise KeyboardInterrupt
+    assert started[0].returncode == 0  # by the end of its standard input
+
+
+def test_the_command_of_the_process_is_that_of_the_documents(tmp_path):
+    assert play_process._command(play_config(tmp_path, "minerl"))[1:] == [
+        "-m", "vpt_jax.commands.follow", "--config=follow:minerl", f"--config.workdir={tmp_path}", "--config.wait",
+        "--config.num_envs=3",
+    ]  # fmt: skip
+    with checkpoint_play(play_config(tmp_path, "")) as wait:
+        wait()
+    assert not list(tmp_path.iterdir())
+    with (
+        pytest.raises(ConfigError, match=r"config\.play\.game is 'chess'; choose one of doom, minerl, luanti"),
+        checkpoint_play(play_config(tmp_path, "chess")),
+    ):
+        pass
