@@ -47,7 +47,7 @@ def get_config(variant: str = "full") -> ConfigDict:
 
     # Minutes of play that the inverse dynamics models are trained on, and their steps. In each round, the model of the
     # most minutes labels the demonstrations: the videos of the scripted player's episodes.
-    config.idm = ConfigDict({"minutes": (4.0, 16.0), "steps": (150, 400)})
+    config.idm = ConfigDict({"minutes": (4.0, 16.0), "steps": (100, 300)})
     # Steps of each policy.
     config.policy_steps = 300
 

@@ -1,4 +1,4 @@
-"""Results of the comparison of scripted and explored play as experiments: loss and keys by minutes and source of play.
+"""Results of the comparison of scripted and explored play as experiments: loss, keys and mouse by minutes of play.
 
 All figures are of the scripted player's held-out play, which selects nothing.
 """
@@ -30,13 +30,19 @@ class _Metric(NamedTuple):
     name: str  # in score.json
     label: str
     sign: int  # 1: more is better; -1: less
-    constant: str  # name of the constant baseline
+    constants: Mapping[str, str]  # titles of the constant baselines, by source of the play that they are fitted to
 
 
+_CONSTANT = {SCRIPTED: "all released, no movement"}
 _METRICS = (
-    _Metric("explored_loss.json", "nll", "nats per frame", -1, "marginal distribution of the scripted play"),
-    _Metric("explored_keys.json", "key_exact", "share of frames with all keys right", 1, "all released, no movement"),
-)
+    _Metric(
+        "explored_loss.json", "nll", "nats per frame", -1,
+        {SCRIPTED: "marginal distribution of the scripted play", RANDOM: "marginal distribution of the random play"},
+    ),
+    _Metric("explored_keys.json", "key_exact", "share of frames with all keys right", 1, _CONSTANT),
+    _Metric("explored_mouse.json", "mouse_r2/yaw", "R2 of the mouse, yaw", 1, _CONSTANT),
+)  # fmt: skip
+_REPEAT = "previous action, which no video contains"
 _CLAIM = (
     "An inverse dynamics model of people's recorded play labels people's videos well; one of a policy's own "
     "exploration, as in BCO, has not seen what that policy cannot do."
@@ -53,8 +59,11 @@ def write_experiments(folder: Path, repetitions: Sequence[Runs], setting: str) -
         setting: the game and its frames, for the notes.
     """
     files, lines = [], []
-    baselines = [_baselines(runs) for runs in repetitions]
+    trivial = [_baselines(runs) for runs in repetitions]
     for metric in _METRICS:
+        baselines = {
+            name: float(np.mean([one[metric.name][name] for one in trivial])) for name in trivial[0][metric.name]
+        }
         experiment = _experiment(metric, repetitions, baselines, setting)
         files.append(folder / metric.file)
         write_experiment(files[-1], experiment)
@@ -63,16 +72,12 @@ def write_experiments(folder: Path, repetitions: Sequence[Runs], setting: str) -
 
 
 def _experiment(
-    metric: _Metric, repetitions: Sequence[Runs], baselines: Sequence[Mapping[str, Mapping[str, float]]], setting: str
+    metric: _Metric, repetitions: Sequence[Runs], baselines: Mapping[str, float], setting: str
 ) -> Experiment:
     sources = repetitions[0].idms
     curves = {
         source: tuple(_point(metric, repetitions, source, minutes) for minutes in by_minutes)
         for source, by_minutes in sources.items()
-    }
-    trivial = {
-        name: float(np.mean([one[key][metric.name] for one in baselines]))
-        for key, name in {"released": metric.constant, "repeat": "previous action, which no video contains"}.items()
     }
     return Experiment(
         title=f"Scripted against explored play for the inverse dynamics model: {metric.label}",
@@ -81,12 +86,12 @@ def _experiment(
         x_label="minutes of play",
         y_label=metric.label,
         series=tuple(Series(_title(source), points) for source, points in curves.items()),
-        baselines=trivial,
-        verdicts=tuple(_verdicts(metric, curves, trivial[metric.constant])),
+        baselines=baselines,
+        verdicts=tuple(_verdicts(metric, curves, baselines)),
         notes=(
-            f"Embedded game, {setting}; {len(repetitions)} repetitions with different seeds of episodes and training. "
+            f"Embedded game, {setting}; {len(repetitions)} seeds, each with other episodes and another training. "
             "Tested on held-out episodes of the scripted player, who stands for people.",
-            "Points are means over the repetitions. An interval spans the 95% intervals of all repetitions, each by "
+            "Points are means over the seeds. An interval spans the 95% intervals of all seeds, each by "
             "bootstrap over held-out episodes, so it is wider than 95%. Verdicts compare these intervals.",
             "The demonstrations whose videos each round labels are the episodes of the scripted player's series.",
             *_played(repetitions),
@@ -109,27 +114,37 @@ def _point(metric: _Metric, repetitions: Sequence[Runs], source: str, minutes: f
 
 
 def _baselines(runs: Runs) -> dict[str, dict[str, float]]:
-    """Metrics on the held-out play of predictors that see no frame and are fitted to all of the scripted play."""
-    dataset = str(runs.data[SCRIPTED])
-    train, test = (Stream(StreamSettings(dataset, split, 1, 1, "keep", shuffle=False)) for split in ("train", "test"))
-    return idm_baselines(train, test)
+    """Figures on the held-out play of predictors that see no frame and are fitted to all of a play, by title."""
+    test = _stream(runs.data[SCRIPTED], "test")
+    by_source = {source: idm_baselines(_stream(runs.data[source], "train"), test) for source in (SCRIPTED, RANDOM)}
+    return {
+        metric.name: {title: by_source[source]["released"][metric.name] for source, title in metric.constants.items()}
+        | {_REPEAT: by_source[SCRIPTED]["repeat"][metric.name]}
+        for metric in _METRICS
+    }
 
 
-def _verdicts(metric: _Metric, curves: Mapping[str, Sequence[Point]], constant: float) -> Iterator[Verdict]:
+def _stream(dataset: Path, split: str) -> Stream:
+    return Stream(StreamSettings(str(dataset), split, 1, 1, "keep", shuffle=False))
+
+
+def _verdicts(
+    metric: _Metric, curves: Mapping[str, Sequence[Point]], baselines: Mapping[str, float]
+) -> Iterator[Verdict]:
     """Comparisons at the most minutes of play."""
     last = {source: points[-1] for source, points in curves.items()}
-    scripted, minutes = last[SCRIPTED], last[SCRIPTED].x
-    end = f"with {minutes:g} minutes of play"
-    beaten = _is_better(metric, scripted, Point(minutes, constant, constant, constant))
-    measured = f"{_interval(scripted)} against {constant:.3f}"
-    yield Verdict(f"Scripted play is better than the {metric.constant}, {end}", measured, beaten)
+    scripted, constant = last[SCRIPTED], metric.constants[SCRIPTED]
+    value, end = baselines[constant], f"with {scripted.x:g} minutes of play: {metric.label}"
+    beaten = _is_better(metric, scripted, Point(scripted.x, value, value, value))
+    measured = f"{_interval(scripted)} against {value:.3f}"
+    yield Verdict(f"The model of the {_title(SCRIPTED)} is better than {constant!r}, {end}", measured, beaten)
     for source, point in last.items():
         if source != SCRIPTED:
-            expectation = f"Scripted play is better than play of the {_title(source)}, {end}"
+            expectation = f"The model of the {_title(SCRIPTED)} is better than that of the {_title(source)}, {end}"
             measured = f"{_interval(scripted)} against {_interval(point)}"
             yield Verdict(expectation, measured, _is_better(metric, scripted, point))
     final = [*last][-1]
-    expectation = f"Play of the {_title(final)} is better than that of the random agent, {end}"
+    expectation = f"The model of the {_title(final)} is better than that of the {_title(RANDOM)}, {end}"
     measured = f"{_interval(last[final])} against {_interval(last[RANDOM])}"
     yield Verdict(expectation, measured, _is_better(metric, last[final], last[RANDOM]))
 
@@ -150,6 +165,6 @@ def _played(repetitions: Sequence[Runs]) -> Iterator[str]:
         agent: ", ".join(f"{one[agent]['return']:.2f} ± {one[agent]['return_error']:.2f}" for one in figures)
         for agent in figures[0]
     }
-    yield "Places visited in an episode, mean ± standard error, by repetition: " + "; ".join(
+    yield "Places visited in an episode, mean ± standard error, by seed: " + "; ".join(
         f"{agent} {values}" for agent, values in by_agent.items()
     )
