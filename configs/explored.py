@@ -7,8 +7,9 @@ then that model labels videos of demonstrations, a policy is cloned from these l
 this policy's play, in rounds. VPT records people instead; here the scripted player stands for them. The models are
 trained on the same minutes of each play, by the same steps, and tested on held-out play of the scripted player.
 
-After a stop or kill, run the same command again to resume; finished stages are skipped. The result is
-WORKDIR/explored_loss.json and WORKDIR/explored_keys.json (vpt_jax/report/experiments.py).
+Takes about 25 minutes on two CPU cores (an estimate from single steps, not measured). After a stop or kill, run the
+same command again to resume; finished stages are skipped. The results are WORKDIR/explored_loss.json,
+explored_keys.json and explored_mouse.json (vpt_jax/report/experiments.py).
 
 Variant `:tiny` checks the program in a few minutes; its figures mean nothing.
 """

@@ -133,11 +133,13 @@ def policy_stages(config: ConfigDict, runs: Runs, labeller: str, source: str, se
     demonstrations, repetition = runs.playing.with_name("recordings") / SCRIPTED / "train", runs.playing.parent
     minutes, idm = [*runs.idms[labeller].items()][-1]
     labels, policies = repetition / "data" / f"labels-{source}", [one for one in runs.data if one.startswith("round")]
-    settings = arguments("label", config.label, videos=demonstrations, idm=idm, out=labels, mirror=True, seed=seed)
+    # The videos are square, as the frames that the model was trained on.
+    fields: dict[str, object] = dict(videos=demonstrations, idm=idm, out=labels, mirror=True, seed=seed, aspect=(1, 1))
+    settings = arguments("label", config.label, **fields)
     trained = name("train an inverse dynamics model on", labeller, seed, minutes)
     labelled, cloned = name("label the demonstrations for", source, seed), name("clone", source, seed)
     yield stage(labelled, "label.py", settings, [trained])
-    fields: dict[str, object] = {"data.train": labels, "data.valid": runs.data[SCRIPTED], "seed": seed, "report": False}
+    fields = {"data.train": labels, "data.valid": runs.data[SCRIPTED], "seed": seed, "report": False}
     fields |= {"workdir": repetition / source, "steps": config.policy_steps}
     settings = arguments("foundation:demo", config.train_policy, **fields)
     prepared = name("prepare", SCRIPTED, seed)

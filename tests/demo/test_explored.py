@@ -33,6 +33,7 @@ def test_no_model_of_explored_play_depends_on_actions_of_the_demonstrations(tmp_
     labels = by_name["seed 0, round-3: label the demonstrations for"]
     assert labels.depends_on == ("seed 0, round-2: train an inverse dynamics model on 16 minutes",)
     assert f"--config.idm={tmp_path / 'seed-0' / 'idm-round-2-16'}" in labels.command
+    assert "--config.aspect=(1, 1)" in labels.command  # that of the recorded pictures: nothing is cropped or padded
 
 
 def test_players_and_seeds_differ_in_nothing_but_their_play(tmp_path):
