@@ -1,4 +1,5 @@
-"""Inspection, validation and export of a dataset: statistics, errors, pictures, differences, other formats.
+"""Inspection, validation and export of a dataset: statistics, errors, pictures, differences, other formats; and videos
+chosen by title.
 
     python launch/data.py stats --config.data=DATASET
     python launch/data.py validate --config.data=DATASET --config.idm=RUN
@@ -7,6 +8,7 @@
     python launch/data.py score --config.data=RECORDED --config.split=test --config.labels=LABELS
     python launch/data.py score --config.data=RECORDED --config.split=test --config.idm=RUN
     python launch/data.py export --config.data=DATASET --config.format=owamcap --config.out=FOLDER
+    python launch/data.py early-game --config.manifest=VIDEOS/segments.parquet --config.titles=VIDEOS/videos.parquet
 
 The exit status of `validate` is 1 if it finds a problem, else 0. It does not change the dataset. After an interruption
 or a kill, run the same command again to resume. Each writes NAME.json and NAME.html to config.out; `score` also writes
@@ -14,6 +16,8 @@ NAME.md, `show` a picture and a film, and `export` (which resumes as well) the d
 """
 
 from ml_collections import ConfigDict
+
+from vpt_jax.curation.download.search_terms import EARLY_GAME_WORDS
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -55,6 +59,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     _score(config)
     _export(config)
+    _early_game(config)
     # Folder of the compilation cache: compiled programs, which later starts load. "auto": that of the environment
     # variable VPT_COMPILATION_CACHE, or else ~/.cache/vpt_jax/compiled; empty: none (configs/base.py says more).
     config.compilation_cache = "auto"
@@ -89,3 +94,19 @@ def _export(config: ConfigDict) -> None:
     config.degrees_per_count = 0.0
     # lerobot: text that describes what is done, stored with every episode.
     config.task = "Play the game."
+
+
+def _early_game(config: ConfigDict) -> None:
+    """Fields of `early-game`: the paper's `earlygame_keyword`; `out` is a file next to the manifest."""
+    # early-game: manifest of videos, of launch/filter.py or launch/collect.py. The result is early_game.parquet in the
+    # same folder, or another file there (`out`): a manifest for launch/label.py.
+    config.manifest = ""
+    # early-game: table with the columns `video` and `title`, that launch/collect.py wrote for the same videos. Empty:
+    # the manifest itself.
+    config.titles = ""
+    # early-game: words and phrases, one of which a title must have (notes that quote the paper: "new world", "let's
+    # play episode 1" among others; ours: vpt_jax/curation/download/search_terms.py). English only: add those of other
+    # languages, such as "episodio 1".
+    config.title_words = tuple(EARLY_GAME_WORDS)
+    # early-game: minutes from the beginning of each video (recalled: about 5, which made some 3,000 hours).
+    config.first_minutes = 5.0

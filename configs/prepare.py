@@ -11,6 +11,12 @@ OUT/report.json.
 first downloads OpenAI's contractor recordings into the folder A, except for existing ones; failed downloads and their
 reasons are listed in A/download.json. With --config.contractor.dry_run it only prints the total size.
 
+    python launch/prepare.py --config=configs/prepare.py:house --config.recordings=A
+
+makes the paper's `contractor_house` of the downloaded recordings in A: those of recorder versions 8.x, a house from
+nothing, with whole sessions held out. With --config.recorder_versions="('8', '9')" also 9.x, a house from some things.
+Add --source=contractor and an index to download them as well; a run for each index fills the same folder A.
+
     python launch/prepare.py --source=owamcap --config.space=S --config.mapping=M --config.recordings=A --config.out=B
 
 reads recordings of another format and game, S and M being JSON files; the other sources are event_table,
@@ -21,8 +27,8 @@ from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    if variant:
-        raise ValueError("configs/prepare.py has no variants: change its fields with --config.FIELD=VALUE")
+    if variant not in ("", "house"):
+        raise ValueError(f"configs/prepare.py has no variant {variant!r}; its only one is house")
     config = ConfigDict()
 
     # Folder of recordings: NAME.mp4 + NAME.jsonl, or with --source those of another format; in the subfolders train,
@@ -31,6 +37,9 @@ def get_config(variant: str = "") -> ConfigDict:
     # version, which determines the mouse scale in a GUI, is not contained in OpenAI's records: keep it in the name,
     # 6.9_NAME, as --source=contractor does, or as the folder, 6.9/NAME.
     config.recordings = ""
+    # Use only recordings of these recorder versions, such as ("8", "9.0"): 8 is short for all 8.x. Each is of another
+    # task (see `contractor.index`). Empty: all. Not for other formats.
+    config.recorder_versions = ()
     # Output folder of the dataset. OUT.partial next to it holds the intermediate results until it is complete.
     config.out = ""
 
@@ -70,6 +79,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.beam = ConfigDict({"runner": "", "options": ()})
 
     config.contractor = _contractor()
+    if variant == "house":
+        config.out = "data/house"  # which configs/house.py reads
+        config.recorder_versions = ("8",)  # notes that quote the paper: from a new world, with wood, sand and dirt
+        config.valid.by = "session"  # our choice: a player builds many houses
     return config
 
 

@@ -41,8 +41,9 @@ def get_config(variant: str = "full") -> ConfigDict:
     # Doom's skill, 1 (easiest) to 5: how many monsters there are and how hard they hit.
     config.skill = 2
     # Relative frequency of each player: "scripted" uses the game state, "runner" as well but with fewer keys, and
-    # "human" replays recorded human keys and mouse regardless of the game.
-    config.players = ConfigDict({"scripted": 0.9, "runner": 0.0, "human": 0.1})
+    # "human" replays recorded human keys and mouse regardless of the game, "random" takes a new random action in every
+    # step.
+    config.players = ConfigDict({"scripted": 0.9, "runner": 0.0, "human": 0.1, "random": 0.0})
 
     config.splits = ConfigDict()
     # Of each split: the levels, used in turn; the number of episodes; the seed of the first, which later ones
@@ -87,7 +88,7 @@ def _demos() -> ConfigDict:
 def _small(config: ConfigDict, variant: str) -> ConfigDict:
     """Settings of the small variants: frames just large enough for the small policy."""
     config.height, config.width = 18, 32
-    config.players = ConfigDict({"scripted": 0.0, "runner": 1.0, "human": 0.0})
+    config.players = ConfigDict({"scripted": 0.0, "runner": 1.0, "human": 0.0, "random": 0.0})
     config.splits.train.levels = config.splits.valid.levels = config.splits.test.levels = (DEMO_LEVEL,)
     episodes = {"train": 25, "valid": 10, "test": 0} if variant == "demo" else {"train": 8, "valid": 0, "test": 0}
     for split, number in episodes.items():

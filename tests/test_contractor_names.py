@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vpt_jax.contractor_names import parse_name, recorder_version, video_name
+from vpt_jax.contractor_names import is_version, parse_name, recorder_version, video_name
 
 NAME = "cheeky-cornflower-setter-02e496ce4abb-20220421-092639"
 
@@ -36,3 +36,8 @@ def test_recorder_versions_and_video_names_are_parsed():
     assert recorder_version(Path(f"/data/6.9/recordings/{NAME}")) is None
     assert recorder_version(Path(NAME)) is None
     assert video_name("deep/talk@0-200") == "deep/talk"
+
+
+def test_a_major_version_stands_for_all_of_its_minor_ones():
+    assert [is_version(version, ["8", "9.1"]) for version in ("8.0", "8.12", "9.1")] == [True] * 3
+    assert not any(is_version(version, ["8", "9.1"]) for version in ("9.0", "9.12", "18.0", "10.0", "none"))

@@ -6,6 +6,7 @@ OpenAI's files are named `<recorder-version>/<player>-<session>-<date>-<time>` (
 """
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import PurePath
 from typing import NamedTuple
@@ -53,3 +54,8 @@ def recorder_version(path: PurePath) -> str | None:
         return match["version"]
     folders = [name for name in path.parts[-3:-1] if name not in _SPLITS]
     return folders[-1] if folders and _VERSION.fullmatch(folders[-1]) else None
+
+
+def is_version(version: str, wanted: Iterable[str]) -> bool:
+    """True if a recorder version is one of those wanted, of which `8` stands for all 8.x."""
+    return any(f"{version}.".startswith(f"{one}.") for one in wanted)

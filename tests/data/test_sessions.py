@@ -286,3 +286,22 @@ def test_windows_of_an_idm_cross_a_seam(tmp_path):
     settings = StreamSettings(str(out), "train", batch=1, length=90, nulls="keep", shuffle=False)
     stream = WindowStream(replace(settings, shuffle=False))
     assert stream.window(0, 0).frame.tolist() == list(range(90))
+
+
+def test_the_variant_house_takes_its_recorder_versions_and_holds_out_sessions(tmp_path):
+    """Of a folder with recordings of several of the contractors' tasks (paper: `contractor_house`)."""
+    (recorded,) = cut_session(tmp_path, [0], frames=20)
+    kinds = [("8.0_", "a" * 12, 0), ("8.0_", "a" * 12, 300), ("8.0_", "b" * 12, 0), ("9.0_", "c" * 12, 0)]
+    names = [name(seconds, session=session, version=version) for version, session, seconds in kinds]
+    (tmp_path / "recordings").mkdir()
+    for path in names:
+        for suffix in (".mp4", ".jsonl"):
+            shutil.copy(tmp_path / "cut" / f"{recorded}{suffix}", tmp_path / "recordings" / f"{path}{suffix}")
+    config = get_config("house")
+    config.update(recordings=str(tmp_path / "recordings"), out=str(tmp_path / "out"), height=SIZE, width=SIZE)
+    out = prepare(config)
+    train, valid = (set(dataset.load_index(out, split).names) for split in ("train", "valid"))
+    assert {frozenset(train), frozenset(valid)} == {frozenset(names[:2]), frozenset(names[2:3])}
+    config.recorder_versions = ("7", "0")
+    with pytest.raises(PrepareError, match=r"the recordings are of 8\.0, 9\.0: the version is in"):
+        prepare(config)

@@ -6,7 +6,7 @@ import pytest
 from vpt_jax.actions.minerl import BUTTON_INDEX, MINERL, PITCH
 from vpt_jax.envs.doom.bot.player import DoomPlayer, DoomRunner
 from vpt_jax.envs.doom.env import DoomEnv
-from vpt_jax.envs.players import HumanInputModel, HumanStreamPlayer
+from vpt_jax.envs.players import HumanInputModel, HumanStreamPlayer, RandomPlayer, random_actions
 
 SEED = 3
 
@@ -23,6 +23,15 @@ def test_human_streams_are_complete_and_start_anywhere():
     assert len({camera.tobytes() for _, camera in runs}) == 12
     # Whatever the start, 1,200 steps go once around one of the three streams.
     assert len({(buttons.sum(), np.abs(camera).sum().round(1)) for buttons, camera in runs}) == 3
+
+
+def test_a_random_player_takes_the_random_actions_of_its_seed():
+    player, rng = RandomPlayer(5), np.random.default_rng(5)
+    for _ in range(50):
+        buttons, camera = MINERL.from_env(player.act({}, {}))
+        expected_buttons, expected_camera = random_actions(MINERL, rng, 1)
+        np.testing.assert_array_equal(buttons, expected_buttons[0])
+        np.testing.assert_allclose(camera, expected_camera[0], rtol=1e-6)
 
 
 def test_the_input_model_turns_the_view_to_its_target_in_strokes():

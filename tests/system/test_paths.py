@@ -23,9 +23,10 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py") if pa
 BUCKET = "gs://bucket/run"
 # Fields that a program opens, and the configs that have them.
 PATHS = {
-    "data": ("data", "out", "recordings", "idm", "other"),
+    "data": ("data", "out", "recordings", "idm", "other", "manifest", "titles"),
     "demo": ("workdir", "train_idm", "train_policy", "label", "record"),
     "demo_rl": ("workdir", "policy", "train", "evaluate"),
+    "explored": ("workdir", "record", "train_idm", "label", "train_policy", "evaluate", "score"),
     "evaluate": ("policies", "out", "game.python"),
     "follow": ("workdir", "game.python"),
     "filter": ("classifier", "labelled", "videos", "out", "weights"),
@@ -187,6 +188,7 @@ PROGRAMS = [
     ("prepare", "prepare", "recordings"), ("filter", "filter", "classifier"), ("evaluate", "evaluate", "out"),
     ("play", "play", "policy"), ("record", "record", "out"), ("compile", "idm", "init_from"),
     ("pipeline", "demo", "workdir"), ("pipeline_rl", "demo_rl", "policy"), ("data", "data", "data"),
+    ("explored", "explored", "workdir"),
 ]  # fmt: skip
 
 

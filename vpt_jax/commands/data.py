@@ -1,6 +1,7 @@
-"""Inspect, validate and export a dataset (fields: configs/data.py).
+"""Inspect, validate and export a dataset, or select videos by title (fields: configs/data.py).
 
 python launch/data.py stats|validate|show|diff|export|score --config.data=DATASET
+python launch/data.py early-game --config.manifest=VIDEOS/segments.parquet --config.titles=VIDEOS/videos.parquet
 """
 
 import sys

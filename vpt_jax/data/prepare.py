@@ -23,7 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vpt_jax.actions.space import ActionSpace
-from vpt_jax.contractor_names import recorder_version
+from vpt_jax.contractor_names import is_version, recorder_version
 from vpt_jax.data import beam, bridged_report, dataset, manifest, sessions, splits, trainable
 from vpt_jax.data.bridged import BridgedRecording, encode_bridged
 from vpt_jax.data.bridges.facts import facts_file
@@ -69,7 +69,7 @@ def prepare(config: ConfigDict, source: str = RECORDINGS) -> Path:
     folder, out = Path(config.recordings).resolve(), Path(config.out).resolve()
     settings = read_settings(config, source)
     partial = add_suffix(out, ".partial")
-    recordings = _find(folder, partial / "episodes", settings)
+    recordings = _of_versions(_find(folder, partial / "episodes", settings), config.recorder_versions)
     facts = {} if _is_bridged(settings) else trainable.read_all_facts(recordings)
     if not _is_bridged(settings):
         recordings = _hold_out(trainable.allowed(recordings, facts, config.include_untrainable), config.valid, facts)
@@ -190,6 +190,22 @@ def _find_segments(source: Path, results: Path, settings: EncodingSettings) -> l
         if duplicates := [name for name, count in names.items() if count > 1]:
             raise PrepareError(f"{source}: two segments would be called {duplicates[0]}: remove one")
     return [recording for split_recordings in found.values() for recording in split_recordings]
+
+
+def _of_versions(recordings: list[Any], versions: Sequence[str]) -> list[Any]:
+    """The recordings of some recorder versions; all of them if none is given."""
+    if not versions:
+        return recordings
+    found = {recording: recorder_version(recording.source) or "none" for recording in recordings}
+    chosen = [one for one, version in found.items() if is_version(version, versions)]
+    if not chosen:
+        others = ", ".join(sorted({*found.values()}))
+        raise PrepareError(
+            f"config.recorder_versions is {tuple(versions)}, and the recordings are of {others}: "
+            "the version is in a recording's name, 8.0_NAME, or its folder's, 8.0/NAME"
+        )
+    print(f"{len(chosen):,} of {len(recordings):,} recordings are of config.recorder_versions", flush=True)
+    return chosen
 
 
 def _locate(source: Path, video: str) -> tuple[str, Path]:

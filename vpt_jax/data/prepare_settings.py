@@ -70,6 +70,8 @@ def _check(settings: EncodingSettings, config: ConfigDict) -> None:
         raise PrepareError(f"config.frames_per_second is {settings.frames_per_second}, and must be from 0 to 1000")
     if config.join_segments and settings.source != RECORDINGS:
         raise PrepareError("config.join_segments joins segments of OpenAI's format only: leave it out")
+    if config.recorder_versions and settings.source != RECORDINGS:
+        raise PrepareError("config.recorder_versions is for OpenAI's format only: leave it out")
     if settings.mouse_factors and settings.source == RECORDINGS:
         raise PrepareError("config.mouse_factors is for bridges' formats: those of OpenAI's have degrees. Leave it out")
     if settings.frames_per_second and "frames_per_second" not in _options(settings.source):

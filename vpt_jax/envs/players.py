@@ -1,4 +1,4 @@
-"""Scripted players: replay of human action streams, and a model of human keyboard and mouse input."""
+"""Players that see no game: random actions, human action streams; and a model of human keyboard and mouse input."""
 
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -7,7 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from vpt_jax.actions.joint import MAX_CLASSES, JointAction, num_classes, raw_from_joint
 from vpt_jax.actions.minerl import BUTTON_INDEX, BUTTONS, MINERL
+from vpt_jax.actions.space import ActionSpace
 
 MOUSE_STEP = 0.15  # degrees the view turns per mouse count, in Minecraft at its default sensitivity
 _STREAMS = resources.files("vpt_jax.envs") / "human_streams.npz"
@@ -19,6 +21,29 @@ class Player(Protocol):
     def act(self, observation: Mapping[str, Any], info: Mapping[str, float]) -> dict[str, Any]:
         """Returns the next 24-key action."""
         ...
+
+
+def random_actions(
+    space: ActionSpace, rng: np.random.Generator, n: int
+) -> tuple[UInt8[np.ndarray, "n keys"], Float[np.ndarray, "n axes"]]:
+    """Samples uniformly from all joint actions, or from all factored ones where a space has too many joint classes."""
+    classes = num_classes(space)
+    if max(classes) <= MAX_CLASSES:
+        return raw_from_joint(space, JointAction(*(rng.integers(number, size=n) for number in classes)))
+    buttons = rng.integers(2, size=(n, len(space.keys))).astype(np.uint8)
+    return buttons, space.to_movement(rng.integers(space.num_bins, size=(n, len(space.axes))))
+
+
+class RandomPlayer:
+    """Takes a new random action in every step."""
+
+    def __init__(self, seed: int):
+        self._rng = np.random.default_rng(seed)
+
+    def act(self, observation: Mapping[str, Any], info: Mapping[str, float]) -> dict[str, Any]:
+        """Returns a random action."""
+        buttons, camera = random_actions(MINERL, self._rng, 1)
+        return MINERL.to_env(buttons[0], camera[0])
 
 
 class HumanStreamPlayer:

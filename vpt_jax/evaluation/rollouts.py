@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from vpt_jax.actions.joint import MAX_CLASSES, JointAction, num_classes, raw_from_joint
 from vpt_jax.actions.space import ActionSpace
+from vpt_jax.envs.players import random_actions
 from vpt_jax.envs.vector.episode_stream import FinishedEpisode
 from vpt_jax.envs.vector.pool import Pool, TimeStep
 from vpt_jax.evaluation.behaviour import BehaviourTracker
@@ -85,20 +85,15 @@ def _act(
 
 
 class RandomAgent:
-    """Samples uniformly from all joint actions, or from all factored ones where a space has too many joint classes."""
+    """Takes a new random action in every step (`players.random_actions`)."""
 
     def __init__(self, space: ActionSpace, seed: int):
         self._space, self._rng = space, np.random.default_rng(seed)
 
     def act(self, time_step: TimeStep) -> AgentActions:
         """Returns random actions, whatever the frames."""
-        space, n, classes = self._space, len(time_step.first), num_classes(self._space)
-        if max(classes) <= MAX_CLASSES:
-            action = raw_from_joint(space, JointAction(*(self._rng.integers(number, size=n) for number in classes)))
-        else:
-            buttons = self._rng.integers(2, size=(n, len(space.keys))).astype(np.uint8)
-            action = buttons, space.to_movement(self._rng.integers(space.num_bins, size=(n, len(space.axes))))
-        return AgentActions(*action, np.full(n, np.nan))
+        n = len(time_step.first)
+        return AgentActions(*random_actions(self._space, self._rng, n), np.full(n, np.nan))
 
 
 class IdleAgent:

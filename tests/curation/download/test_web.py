@@ -30,10 +30,10 @@ from vpt_jax.curation.download.metadata import (
 )
 from vpt_jax.curation.download.sandbox import TaskFailed
 from vpt_jax.curation.download.search_terms import REJECT_WORDS
-from vpt_jax.curation.download.web import MANIFEST, ArchiveRecord, CollectError, collect
+from vpt_jax.curation.download.web import ArchiveRecord, CollectError, collect
 from vpt_jax.curation.download.ytdlp import RequestPolicy, open_downloader, state_for_error
 from vpt_jax.data.clips import find_videos
-from vpt_jax.data.manifest import is_inside, read_segments, write_table
+from vpt_jax.data.manifest import is_inside, read_segments
 from vpt_jax.video import VideoError, probe
 
 from ...training.conftest import kill, wait_until
@@ -390,32 +390,7 @@ def test_documented_queries_run(mixed_run, monkeypatch):
     monkeypatch.chdir(mixed_run[-1])
     page = (ROOT / "docs" / "collecting.md").read_text()
     queries = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
-    assert len(queries) == 4
+    assert len(queries) == 3
     for query in queries:
         answer = duckdb.sql(query)
         assert answer is None or answer.fetchall()
-    assert read_segments(mixed_run[-1] / "early.parquet") == []  # no title says that a world begins
-
-
-TITLES = {  # by title: True if a set like `earlygame_keyword` includes the video
-    "I made a NEW WORLD in Minecraft": True, "Minecraft new survival world": True, "A Fresh Start!": True,
-    "Let's Play Minecraft Episode 1": True, "lets play ep. 01 - wood": True, "Survival part #1": True,
-    "100 days: Day 1": True, "My first night": True, "Episode 1": True,
-    "Let's Play Minecraft Episode 12": False, "Episode 10": False, "part 21": False, "I tour my old world": False,
-    "Redstone tutorial": False, "step 1": False, None: False,
-}  # fmt: skip
-
-
-def test_earlygame_query_selects_first_minutes_by_title(tmp_path, monkeypatch):
-    """The documented query selects by title words and cuts as for `earlygame_keyword` (fidelity S6)."""
-    monkeypatch.chdir(tmp_path)
-    rows = [
-        {"title": title, "video": f"videos/{number}.mp4", "start": 0.0, "end": 200.0 + 20 * number, "fps": 60.0}
-        for number, title in enumerate(TITLES)
-    ]
-    write_table(tmp_path / "videos.parquet", rows, MANIFEST)
-    *_, query = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "collecting.md").read_text(), re.DOTALL)
-    duckdb.sql(query)
-    taken = {segment.video: (segment.start, segment.end) for segment in read_segments(tmp_path / "early.parquet")}
-    wanted = [row for row in rows if TITLES[row["title"]]]
-    assert taken == {row["video"]: (0.0, min(row["end"], 300.0)) for row in wanted}

@@ -107,7 +107,7 @@ def rejection_reason(entry: VideoEntry, rules: RejectRules) -> str | None:
 def _rejected_word(entry: VideoEntry, words: Sequence[str]) -> str | None:
     texts = {"title": entry.title, "description": entry.description, "tags": " | ".join(entry.tags)}
     for field, text in texts.items() if words else ():
-        if found := _word_pattern(tuple(words)).search(_normalize(text)):
+        if found := _word_pattern(tuple(words)).search(normalize(text)):
             return f"'{' '.join(found[0].split())}' in {field}"
     return None
 
@@ -115,11 +115,11 @@ def _rejected_word(entry: VideoEntry, words: Sequence[str]) -> str | None:
 @cache
 def _word_pattern(words: tuple[str, ...]) -> re.Pattern:
     """Pattern of any of the words and phrases, without a letter, digit or underscore directly before or after."""
-    phrases = (r"\s+".join(map(re.escape, _normalize(word).split())) for word in words)
+    phrases = (r"\s+".join(map(re.escape, normalize(word).split())) for word in words)
     return re.compile(rf"(?<!\w)(?:{'|'.join(phrases)})(?!\w)")
 
 
-def _normalize(text: str) -> str:
+def normalize(text: str) -> str:
     """Case-folded text in Unicode form NFKC: equal for texts that differ only in case or in the width of letters."""
     return unicodedata.normalize("NFKC", text).casefold()
 

@@ -1,6 +1,7 @@
-"""Default search terms, and reject words for video metadata, after the paper (App. A.1) by a public crawler's list.
+"""Default search terms, reject words and words of the early game for video metadata.
 
-The appendix was not available: both lists come from a public crawler that follows it, and may differ in details.
+Search terms and reject words are after the paper (App. A.1). The appendix was not available: both lists come from a
+public crawler that follows it, and may differ in details. The paper's list of words of the early game is not known.
 """
 
 SEARCH_TERMS = (
@@ -51,3 +52,17 @@ REJECT_WORDS = (
     "realmcraft",
     "animation",
 )
+
+# Words in titles of videos in which a world begins (`early_game.py`), English ones only, by how far each is trusted.
+EARLY_GAME_WORDS = {
+    "new world": "of notes that quote the paper",
+    "episode 1": 'of these notes as "let\'s play episode 1"',
+    "new survival world": "of the search terms",
+    "fresh start": "of the search terms",
+    "new beginning": "of the search terms",
+    "ep 1": "our choice",
+    "part 1": "our choice",
+    "day 1": "our choice",
+    "first day": "our choice",
+    "first night": "our choice",
+}

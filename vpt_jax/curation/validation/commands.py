@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from vpt_jax.curation.download.early_game import early_game
 from vpt_jax.curation.export.run import export
 from vpt_jax.curation.validation.diff import diff
 from vpt_jax.curation.validation.episodes import InspectionError
@@ -43,4 +44,4 @@ COMMANDS = {
         "export": export,
         "score": score,
     }.items()
-}
+} | {"early-game": early_game}

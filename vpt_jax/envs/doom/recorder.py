@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vpt_jax.envs import RecordError
-from vpt_jax.envs.players import HumanStreamPlayer, Player
+from vpt_jax.envs.players import HumanStreamPlayer, Player, RandomPlayer
 from vpt_jax.recording import RecordingWriter
 from vpt_jax.system.paths import refuse_remote_paths
 from vpt_jax.system.resumable_folder import resumable_folder
@@ -35,7 +35,9 @@ PLAYERS: dict[str, Callable[[DoomEnv, int], Player]] = {
     "scripted": DoomPlayer,
     "runner": DoomRunner,
     "human": lambda _, seed: HumanStreamPlayer(seed),
+    "random": lambda _, seed: RandomPlayer(seed),
 }
+SCRIPTED = ("scripted", "runner")  # these read the objects of the game's state
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _draw(weights: dict[str, float], seed: int) -> str:
 def record_episode(episode: EpisodePlan, settings: Settings) -> int:
     """Play and record one episode, to its end or for `settings.seconds`; returns the number of frames."""
     frames = 0
-    env = DoomEnv(episode.level, settings.height, settings.width, settings.skill, objects=episode.player != "human")
+    env = DoomEnv(episode.level, settings.height, settings.width, settings.skill, objects=episode.player in SCRIPTED)
     with closing(env), RecordingWriter(episode.path, settings.height, settings.width) as recording:
         observation, info = env.reset(seed=episode.seed)
         player = PLAYERS[episode.player](env, episode.seed)
