@@ -154,7 +154,8 @@ def idm_to_openai(
     """Invert `idm_from_openai`, like `policy_to_openai`; `window` is the number of frames in a window.
 
     Raises:
-        ValueError: the model uses its last dense layer, which the released code ignores, or has no temporal convolution.
+        ValueError: the model uses its last dense layer, which the released code ignores; or it has no temporal
+            convolution.
     """
     if not module.temporal_convolution:
         raise ValueError("OpenAI's model has a temporal convolution, and this one has none")
