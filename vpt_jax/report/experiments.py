@@ -120,7 +120,7 @@ def _chart(experiment: Experiment) -> str:
     for i, (name, points) in enumerate(experiment.series):
         x = [float(names.index(str(point.x)) if names else point.x) for point in points]
         y, intervals = [point.y for point in points], [(point.low, point.high) for point in points]
-        style = "--" if len(points) > _SOLID_POINTS else "" if names else "-"
+        style = "--" if len(points) > _SOLID_POINTS else " " if names else "-"
         lines.append(Line(name, x, y, _COLOURS[i % len(_COLOURS)], style, intervals=intervals))
     ends = [-0.5, len(names) - 0.5] if names else [min(numbers), max(numbers)]
     lines += [Line(name, ends, [y, y], "muted", "--", 1.2) for name, y in experiment.baselines.items()]
