@@ -107,7 +107,8 @@ def _data() -> ConfigDict:
     data.valid_batch = 80
     # Frames per window (code: 128). Transformer-XL memory is carried from window to window.
     data.length = 128
-    # Null actions (after binning of the camera): "drop" the steps (code), "mask" their loss, or "keep" them.
+    # Null actions (after binning of the camera): "drop" the steps (code), "drop_3" or "drop_21", drop only runs of at
+    # least so many (the paper's comparison, recalled), "mask" their loss, or "keep" them.
     data.null_actions = "drop"
     # Manifest of the seconds of the training episodes to use, such as launch/filter.py writes: a Parquet table
     # (vpt_jax/data/manifest.py). Empty: all.

@@ -64,6 +64,8 @@ def _model(preset: str) -> ConfigDict:
     model.temperature = 1.0
     # Use the last dense layer; the released weights were trained without it (vpt_jax/models/idm.py).
     model.use_last = True
+    # Use the temporal convolution over five frames, the first layer (paper); False: the paper's ablation (figure 14).
+    model.temporal_convolution = True
     # Computation dtype; parameters, norms and softmax are always float32.
     model.dtype = "bfloat16"
     # Rematerialization of the image stacks: "none", "convolutions", "stacks" or "auto", as in configs/foundation.py.

@@ -25,7 +25,8 @@ def load_config(file: str, variant: str | None = None) -> ConfigDict:
 def config_fields() -> frozenset[str]:
     """Dotted names of the fields of all configs, groups included."""
     files = [path for path in (ROOT / "configs").glob("[!_]*.py") if path.stem not in _BASES]
-    configs = [load_config(f"configs/{path.name}") for path in files]
+    files += [path for path in (ROOT / "configs" / "sweeps").glob("*.py") if path.stem not in _BASES]
+    configs = [load_config(str(path.relative_to(ROOT))) for path in files]
     base = runpy.run_path(str(ROOT / "configs" / "base.py"))["get_config"]("policy", "x")
     return frozenset().union(*map(field_names, [*configs, base, load_config("configs/play.py", "video")]))
 

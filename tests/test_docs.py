@@ -162,7 +162,7 @@ def test_commands_name_programs_configs_and_fields_that_exist(page):
         if PLACEHOLDER.search(config):
             continue
         file, _, variant = config.partition(":")
-        file = f"configs/{Path(file).stem}.py"  # a name alone is one of these
+        file = file if (ROOT / file).is_file() else f"configs/{Path(file).stem}.py"  # a name alone is one of these
         names = field_names(load_config(file, variant or None)) if config else config_fields()
         for setting in settings:
             known = setting.removeprefix("config.") in names if "." in setting else setting in flag_names()
@@ -179,7 +179,7 @@ def test_settings_outside_of_commands_exist(page):
             missing |= {field} - config_fields() - {"FIELD"}
         if (found := re.fullmatch(r"(\w+)\.[a-z]\w*(\.\w+)*", code)) and found[1] in groups and not is_file(code):
             missing |= {code} - config_fields()
-        for file, variant in re.findall(r"(configs/\w+\.py):([\w,-]+)", code):
+        for file, variant in re.findall(r"(configs/[\w/]+\.py):([\w,-]+)", code):
             if not PLACEHOLDER.search(file + variant):
                 load_config(file, variant)
     assert not missing

@@ -136,6 +136,27 @@ def test_slurm_starts_one_process_for_each_gpu(tmp_path):
     assert command[4:] == [*PROGRAM[1:], *CLUSTER_FLAGS]
 
 
+SWEEP = ["--", "launch/sweep.py", "--config=configs/sweeps/heads.py:full", "--config.workdir=runs/a b"]
+
+
+def test_slurm_starts_a_task_for_each_run_of_a_sweep(tmp_path):
+    flags = "--dry_run", "--gpus=2", "--array=0-5%3", *SWEEP
+    script = start("slurm", *flags, check=True).stdout
+    options = dict(line.removeprefix("#SBATCH --").split("=", 1) for line in script.splitlines() if "=" in line[:40])
+    expected = {"array": "0-5%3", "nodes": "1", "ntasks-per-node": "1", "gpus-per-node": "2", "cpus-per-task": "24"}
+    assert expected.items() <= options.items()
+    for name, text in {
+        "srun": f'printf "%s\\n" "$@" > {tmp_path}/given; exit 130',
+        "scontrol": f"echo $@ > {tmp_path}/asked",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "4"}
+    assert subprocess.run(["/bin/bash", "-c", script], env=environment, check=False).returncode == 130
+    assert (tmp_path / "given").read_text().splitlines()[3:] == [*SWEEP[1:], "--config.index=4"]
+    assert (tmp_path / "asked").read_text() == "requeue 12\n"
+
+
 @pytest.mark.parametrize("status", [0, 1, 75])
 def test_slurm_requeues_a_stopped_job(tmp_path, status):
     for name, text in {"srun": f"exit {status}", "scontrol": f"echo $@ > {tmp_path}/requeued"}.items():
@@ -174,6 +195,18 @@ def test_gke_starts_a_pod_for_each_host(topology, accelerator, hosts, chips):
     }
 
 
+def test_gke_starts_a_pod_for_each_run_of_a_sweep():
+    flags = "--dry_run", "--topology=v5e:2x2", "--image=here/vpt", "--claim=disk", "--array=6", *SWEEP
+    job_set = json.loads(start("gke", *flags, check=True).stdout)
+    job = job_set["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert (job["parallelism"], job["completions"], job["completionMode"]) == (6, 6, "Indexed")
+    assert job["backoffLimitPerIndex"] == 100  # a run that fails is restarted alone
+    assert "backoffLimit" not in job
+    (container,) = job["template"]["spec"]["containers"]
+    assert container["command"] == ["python", *SWEEP[1:], "--config.index=$(JOB_COMPLETION_INDEX)"]
+    assert job_set["metadata"]["annotations"] == {}
+
+
 @pytest.mark.parametrize(("topology", "name"), [("v5e:16x16", "v5litepod-256"), ("v5p:4x4x8", "v5p-256")])
 def test_xpk_gets_the_same_program(topology, name):
     flags = "--xpk", "--cluster=c", f"--topology={topology}", "--image=here/vpt"
@@ -193,6 +226,8 @@ def test_xpk_gets_the_same_program(topology, name):
         ("gke", PROGRAM, "a container image"),
         ("gke", ["--image=x", *PROGRAM], "--claim is needed"),
         ("gke", ["--image=x", "--xpk", *PROGRAM], "--xpk needs --cluster"),
+        ("gke", ["--image=x", "--claim=c", "--array=2", *PROGRAM], "for topologies of one host"),
+        ("slurm", ["--array=0-1", "--nodes=2", *PROGRAM], "a task of an array runs on one machine"),
     ],
 )
 def test_invalid_arguments_are_explained(launcher, flags, message):

@@ -25,7 +25,7 @@ from vpt_jax.evaluation.metrics import (
 )
 from vpt_jax.report.films import FilmFrame, write_animation, write_film
 from vpt_jax.report.page import Line, curve, facts_list, film, grid, heatmap, page, paragraph, section, table
-from vpt_jax.training.metrics_log import read_metrics
+from vpt_jax.training.metrics_log import best_evaluation, read_metrics
 from vpt_jax.video import FRAME_RATE
 
 ANIMATION_SECONDS = 8  # of the film as an animated picture
@@ -121,12 +121,8 @@ def _score(runs: Runs) -> Scores:
 
 
 def _at_chosen_step(workdir: Path) -> dict[str, float]:
-    """Metrics of the split `test` at the step with the lowest loss on `valid`.
-
-    A run on few data is best before it overfits; but the minimum of several losses on the reported split itself would
-    be biased low (fidelity S8).
-    """
-    line = min(_evaluations(workdir), key=lambda line: line["valid/nll"])
+    """Metrics of the split `test` at the step with the lowest loss on `valid` (fidelity S8)."""
+    line = best_evaluation(workdir)
     return _metrics_of_view(line, "test") | {"step": line["step"]}
 
 

@@ -1,7 +1,13 @@
-"""Pipeline stages: runs programs as subprocesses in dependency order, several in parallel, and skips finished ones."""
+"""Pipeline stages: runs programs as subprocesses in dependency order, several in parallel, and skips finished ones.
 
+Several runs, on machines that share a disk as well, may work on stages in the same folder: a stage is locked while it
+runs (flock), and one that another run has finished is skipped.
+"""
+
+import hashlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -9,17 +15,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from vpt_jax.system.atomic_files import read_json, write_text
 from vpt_jax.system.compilation_cache import VARIABLE
 from vpt_jax.system.errors import UserError
-from vpt_jax.system.workers import locked
+from vpt_jax.system.workers import FolderInUseError, locked
 
 _POLL_INTERVAL = 0.05  # seconds
 _PROGRESS_INTERVAL = 20.0  # seconds between calls of `on_progress`
+_RETRY_INTERVAL = 2.0  # seconds until a stage that another run is working on is tried again
 _OUTPUT_TIMEOUT = 5  # seconds to read the rest of a program's output: its child processes may still hold the pipe open
 
 
@@ -30,15 +37,10 @@ class StageFailedError(UserError, RuntimeError):
 class Stage(NamedTuple):
     """A program with its arguments and its dependencies."""
 
-    name: str  # a description of what it does
+    name: str  # a description of what it does, different from all others
     command: tuple[str, ...]
     depends_on: tuple[str, ...] = ()  # names of the stages that have to be done before
     output: Path | None = None  # exists once the stage is done; for programs that exit with 0 also when stopped
-
-    @property
-    def shell_command(self) -> str:
-        """The shell command that runs the stage alone."""
-        return shlex.join(self.command)
 
 
 def program(
@@ -82,20 +84,24 @@ class _RunningStage(NamedTuple):
     process: subprocess.Popen[str]
     reader: threading.Thread
     start_time: float
+    lock: ExitStack
 
 
 class Stages:
     """Runs stages in dependency order, several in parallel, the first of the list first; call `run`.
 
     Each stage is a process, whose output lines are printed with the stage's number. Finished stages are recorded in
-    `folder`, and run again only if their command, or that of a stage they depend on, has changed.
+    `folder` by their names, so that stages may be added, removed and reordered; a stage runs again only if its command,
+    or that of a stage it depends on, has changed.
     """
 
     def __init__(self, stages: Sequence[Stage], folder: Path, environment: Mapping[str, str], cwd: Path):
-        self._stages = dict(enumerate(stages, 1))
+        self._stages = {stage.name: stage for stage in stages}
+        self._numbers = {name: number for number, name in enumerate(self._stages, 1)}
         self._folder, self._environment, self._cwd = folder, dict(environment), cwd
         self._seconds: dict[str, float] = {}  # of the finished stages
-        self._running: dict[int, _RunningStage] = {}
+        self._running: dict[str, _RunningStage] = {}
+        self._retry_times: dict[str, float] = {}  # of the stages that another run was working on
         self._fingerprints: dict[str, list[Any]] = {}  # commands that a stage's result depends on
         for stage in stages:
             command = list(stage.command[1:])  # without the Python interpreter
@@ -117,42 +123,74 @@ class Stages:
         Raises:
           StageFailedError: a stage ended with an error, or before it was done; the others have been stopped.
           KeyboardInterrupt: the run was stopped by a signal.
-          FolderInUseError: another run, or a stage that one has left behind, is working in the folder.
         """
-        with locked(self._folder) as lock, _received_signals() as signals:
+        with _received_signals() as signals:
             try:
-                self._load_finished()
+                self._seconds = self.finished()
                 reported, report_time = -1, 0.0
                 while len(self._seconds) < len(self._stages) and not signals:
-                    for number in self._ready()[: max_parallel - len(self._running)]:
-                        self._start(number, lock)
+                    for stage in self._ready():
+                        if len(self._running) < max_parallel:
+                            self._try_to_start(stage)
                     due = time.monotonic() > report_time + _PROGRESS_INTERVAL
                     if on_progress and (len(self._seconds) > reported or due):
                         reported = len(self._seconds)
                         on_progress(self._seconds)  # after the next stages were started
                         report_time = time.monotonic()
                     time.sleep(_POLL_INTERVAL)
-                    for number in [*self._running]:
-                        self._poll(number)
+                    for name in [*self._running]:
+                        self._poll(name)
             finally:
                 self._stop()
         if signals:
             raise KeyboardInterrupt
-        return {stage.name: self._seconds[stage.name] for stage in self._stages.values()}
+        return {name: self._seconds[name] for name in self._stages}
 
-    def _load_finished(self) -> None:
-        for number, stage in self._stages.items():
-            if (record := self._read_record(number)).get("wanted") == self._fingerprints[stage.name]:
+    def finished(self) -> dict[str, float]:
+        """The seconds that each stage took which is done, by name."""
+        records = {name: self._read_record(name) for name in self._stages}
+        return {
+            name: record["seconds"]
+            for name, record in records.items()
+            if record.get("wanted") == self._fingerprints[name]
+        }
+
+    def shell_command(self, stage: Stage) -> str:
+        """The shell command that runs a stage alone, with the environment variables that it gets here."""
+        variables = [f"{name}={value}" for name, value in self._environment.items() if os.environ.get(name) != value]
+        return shlex.join([*(["env", *variables] if variables else []), *stage.command])
+
+    def _ready(self) -> list[Stage]:
+        """Stages whose dependencies are done."""
+        now = time.monotonic()
+        return [
+            stage
+            for name, stage in self._stages.items()
+            if name not in self._seconds
+            and name not in self._running
+            and self._retry_times.get(name, 0.0) <= now
+            and self._seconds.keys() >= set(stage.depends_on)
+        ]
+
+    def _try_to_start(self, stage: Stage) -> None:
+        """Start a stage, unless another run is working on it or has finished it in the meantime."""
+        with ExitStack() as stack:
+            try:
+                lock = stack.enter_context(locked(self._record_folder(stage.name)))
+            except FolderInUseError:
+                if stage.name not in self._retry_times:
+                    print(f"waiting: another run is working on it: {stage.name}", flush=True)
+                self._retry_times[stage.name] = time.monotonic() + _RETRY_INTERVAL
+                return
+            record = self._read_record(stage.name)
+            if record.get("wanted") == self._fingerprints[stage.name]:
                 self._seconds[stage.name] = record["seconds"]
+            else:
+                self._start(stage, lock, stack.pop_all())
 
-    def _ready(self) -> list[int]:
-        """Numbers of the stages whose dependencies are done."""
-        waiting = [n for n, stage in self._stages.items() if stage.name not in self._seconds and n not in self._running]
-        return [n for n in waiting if self._seconds.keys() >= set(self._stages[n].depends_on)]
-
-    def _start(self, number: int, lock: int) -> None:
-        stage = self._stages[number]
-        print(f"\n[{number}/{len(self._stages)}] {stage.name}\n  {stage.shell_command}", flush=True)
+    def _start(self, stage: Stage, lock: int, held: ExitStack) -> None:
+        number = self._numbers[stage.name]
+        print(f"\n[{number}/{len(self._stages)}] {stage.name}\n  {self.shell_command(stage)}", flush=True)
         process = subprocess.Popen(  # noqa: S603 - programs of this repository
             stage.command, cwd=self._cwd, env=self._environment, encoding="utf-8", errors="replace",
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -161,43 +199,49 @@ class Stages:
         )  # fmt: skip
         reader = threading.Thread(target=_print_lines, args=(number, process.stdout), daemon=True)
         reader.start()
-        self._running[number] = _RunningStage(process, reader, time.monotonic())
+        self._running[stage.name] = _RunningStage(process, reader, time.monotonic(), held)
 
-    def _poll(self, number: int) -> None:
+    def _poll(self, name: str) -> None:
         """Record the stage as finished if its process has ended; raises `StageFailedError` if it has failed."""
-        stage, running = self._stages[number], self._running[number]
+        stage, running = self._stages[name], self._running[name]
         if (code := running.process.poll()) is None:
             return
         done = code == 0 and (stage.output is None or stage.output.exists())
-        seconds = self._end(number, done)
+        seconds = self._end(name, done)
         if not done:
             ending = f"ended with code {code}" if code else "was stopped"
-            raise StageFailedError(f"{stage.name}: {ending}. Run it alone: {stage.shell_command}")
-        self._seconds[stage.name] = seconds
+            raise StageFailedError(f"{name}: {ending}. Run it alone: {self.shell_command(stage)}")
+        self._seconds[name] = seconds
 
-    def _end(self, number: int, done: bool) -> float:
+    def _end(self, name: str, done: bool) -> float:
         """Wait for the process and the rest of its output; record its seconds, including those of earlier starts."""
-        running, fingerprint = self._running.pop(number), self._fingerprints[self._stages[number].name]
+        running, fingerprint = self._running.pop(name), self._fingerprints[name]
         running.process.wait()
         running.reader.join(_OUTPUT_TIMEOUT)
-        before = self._read_record(number)
+        before = self._read_record(name)
         seconds = time.monotonic() - running.start_time
         if fingerprint in (before.get("begun"), before.get("wanted")):
             seconds += before["seconds"]
         record = {"wanted" if done else "begun": fingerprint, "seconds": seconds}
-        write_text(self._folder / f"{number:02}.json", json.dumps(record) + "\n")
+        write_text(self._record_folder(name) / "record.json", json.dumps(record) + "\n")
+        running.lock.close()
         return seconds
 
     def _stop(self) -> None:
         """Terminate the running stages, and wait for them."""
         for running in self._running.values():
             running.process.terminate()
-        for number in [*self._running]:
-            print(f"stopping: {self._stages[number].name} saves its state", flush=True)
-            self._end(number, done=False)
+        for name in [*self._running]:
+            print(f"stopping: {name} saves its state", flush=True)
+            self._end(name, done=False)
 
-    def _read_record(self, number: int) -> dict[str, Any]:
-        return read_json(self._folder / f"{number:02}.json") or {}
+    def _record_folder(self, name: str) -> Path:
+        """Folder of a stage's record, which is also its lock."""
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        return self._folder / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)[:80]}-{digest}"
+
+    def _read_record(self, name: str) -> dict[str, Any]:
+        return read_json(self._record_folder(name) / "record.json") or {}
 
 
 def _print_lines(number: int, lines: IO[str]) -> None:

@@ -4,6 +4,11 @@
         --config=configs/foundation.py:500m,v5e-256 --config.data.train=/data/DATASET --config.workdir=/data/RUN ...
     python launch/pods/gke.py --topology=v5e:16x16 --image=IMAGE --xpk --cluster=CLUSTER -- launch/train.py ...
 
+    python launch/pods/gke.py --topology=v5e:2x2 --image=IMAGE --claim=CLAIM --array=6 -- launch/sweep.py \
+        --config=configs/sweeps/heads.py:full --config.workdir=/data/SWEEP ...
+
+The last one runs a sweep, as an indexed Job: one pod of one host for each run, with its index in --config.index.
+
 IMAGE is a container of this repository with the `tpu` extra installed. CLAIM is a PersistentVolumeClaim that all pods
 may write to (Filestore, or a bucket through Cloud Storage FUSE); it is mounted at /data, where data and work directory
 must lie. With xpk, storage is attached to the cluster instead (`xpk storage`). A job that fails or is preempted is
@@ -27,6 +32,7 @@ _IMAGE = flags.DEFINE_string("image", "", "Container image.")
 _CLAIM = flags.DEFINE_string("claim", "", "PersistentVolumeClaim of data and runs, mounted at /data.")
 _NAME = flags.DEFINE_string("name", "vpt", "Name of the job.")
 _RESTARTS = flags.DEFINE_integer("restarts", 100, "Maximum number of restarts of a failed job.", lower_bound=0)
+_ARRAY = flags.DEFINE_integer("array", 0, "Number of a sweep's runs, one pod each; 0: no sweep.", lower_bound=0)
 _XPK = flags.DEFINE_bool("xpk", False, "Use xpk instead of kubectl.")
 _CLUSTER = flags.DEFINE_string("cluster", "", "Name of the cluster, for xpk.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print only.")
@@ -67,7 +73,11 @@ def main(arguments: list[str]) -> None:
         refuse_remote_settings(arguments[1:])
     except RemotePathError as error:
         sys.exit(f"error: {error}")
+    if _ARRAY.value and (_XPK.value or hosts_of(POD_TYPES[kind], shape) > 1):
+        sys.exit("error: --array is for kubectl, and for topologies of one host, such as v5e:2x2")
     added = ["--config.distributed.coordinator=auto", f"--config.stopped_status={_STOPPED_STATUS}"]
+    if _ARRAY.value:
+        added = ["--config.index=$(JOB_COMPLETION_INDEX)"]  # expanded by Kubernetes
     program = ["python", *arguments[1:], *added]
     chips = prod(map(int, shape.split("x")))
     if _XPK.value:
@@ -82,10 +92,18 @@ def main(arguments: list[str]) -> None:
     sys.exit(subprocess.run([found, *command[1:]], input=text, text=True, check=False).returncode)  # noqa: S603
 
 
+def hosts_of(pod: PodType, shape: str) -> int:
+    """Number of hosts of a slice."""
+    return max(1, prod(map(int, shape.split("x"))) // pod.host_chips)
+
+
 def job_set(pod: PodType, shape: str, program: list[str]) -> dict[str, Any]:
-    """A Kubernetes JobSet manifest: one pod per host of the slice, all restarted if one fails."""
+    """A Kubernetes JobSet manifest: one pod per host of the slice, all restarted if one fails.
+
+    Of a sweep, one pod for each run, restarted on its own.
+    """
     chips = prod(map(int, shape.split("x")))
-    hosts = max(1, chips // pod.host_chips)
+    hosts = hosts_of(pod, shape)
     container = {
         "name": "train",
         "image": _IMAGE.value,
@@ -108,13 +126,19 @@ def job_set(pod: PodType, shape: str, program: list[str]) -> dict[str, Any]:
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
         ],
     }
-    job_spec = {"parallelism": hosts, "completions": hosts, "backoffLimit": 0, "template": {"spec": pod_spec}}
+    pods = _ARRAY.value or hosts
+    job_spec: dict[str, Any] = {"parallelism": pods, "completions": pods, "template": {"spec": pod_spec}}
+    if _ARRAY.value:
+        job_spec |= {"completionMode": "Indexed", "backoffLimitPerIndex": _RESTARTS.value}
+    else:
+        job_spec["backoffLimit"] = 0
+    one_slice = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
         "metadata": {
             "name": _NAME.value,
-            "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
+            "annotations": {} if _ARRAY.value else one_slice,
         },
         "spec": {
             "failurePolicy": {"maxRestarts": _RESTARTS.value},

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from vpt_jax.actions.minerl import MINERL
 from vpt_jax.data.batch import Batch
 from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.dataset import DatasetDamagedError, load_index, open_records
-from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
+from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches, in_long_runs
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +34,22 @@ def episodes(dataset_dir):
     return {name: [np.concatenate(field) for field in zip(*parts, strict=True)] for name, parts in whole.items()}
 
 
+def dropped_frames(null, rule):
+    """Indices of the frames that a rule drops: all of each run of null actions that is long enough."""
+    shortest = {"drop": 1, "drop_3": 3, "drop_21": 21}.get(rule)
+    runs = [list(run) for is_null, run in groupby(range(len(null)), null.__getitem__) if is_null]
+    return {i for run in runs if shortest and len(run) >= shortest for i in run}
+
+
 def reference_epoch(settings, episodes, order):
     """Reference implementation of an epoch: one long list of frames, cut into rows and windows."""
     sequence = []
     for name in order:
         frames, buttons, camera = episodes[name]
         null, start = MINERL.is_null(buttons, camera), True
+        dropped = dropped_frames(null, settings.nulls)
         for i in range(len(frames)):
-            if settings.nulls == "drop" and null[i]:
+            if i in dropped:
                 continue
             valid = not (settings.nulls == "mask" and null[i])
             sequence.append([frames[i], buttons[i], camera[i], start, valid])
@@ -76,8 +85,15 @@ def test_batches_equal_the_reference_over_two_epochs(settings, episodes, nulls):
 def test_null_rules_differ_in_number_of_frames(settings):
     frames = {rule: Stream(replace(settings, nulls=rule)).num_frames for rule in NULL_RULES}
     total = Stream(settings).index.lengths.sum()
-    assert frames["keep"] == frames["mask"] == total
-    assert 0.5 * total < frames["drop"] < 0.95 * total
+    assert frames["keep"] == frames["mask"] == frames["drop_21"] == total  # no run is so long
+    assert 0.5 * total < frames["drop"] < frames["drop_3"] < total
+
+
+def test_runs_are_those_of_at_least_the_given_length():
+    mask = np.array([1, 0, 1, 1, 1, 0, 0, 1, 1], bool)
+    kept_of = {1: [0, 2, 3, 4, 7, 8], 2: [2, 3, 4, 7, 8], 3: [2, 3, 4], 4: []}
+    assert {n: np.flatnonzero(in_long_runs(mask, n)).tolist() for n in kept_of} == kept_of
+    assert in_long_runs(mask[:0], 1).tolist() == []
 
 
 def test_validation_shows_every_frame_once_in_stored_order(dataset_dir, settings):
@@ -118,7 +134,8 @@ def test_an_episode_is_read_in_pieces(settings, episodes, nulls):
     stream = Stream(replace(settings, nulls=nulls))
     frames, buttons, camera = episodes[stream.index.names[2]]
     null = MINERL.is_null(buttons, camera)
-    shown = [i for i in range(len(frames)) if nulls != "drop" or not null[i]]
+    dropped = dropped_frames(null, nulls)
+    shown = [i for i in range(len(frames)) if i not in dropped]
     pieces = [stream.read_episode(2, start, 16) for start in range(0, len(shown), 16)]
     whole = Batch(*(np.concatenate(field, axis=1)[0] for field in zip(*pieces, strict=True)))
     for actual, wanted in zip(whole[:3], (frames, buttons, camera), strict=True):

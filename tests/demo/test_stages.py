@@ -9,12 +9,12 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 from demo.stages import Stage, StageFailedError, Stages
 
 from tests.programs import ROOT
-from vpt_jax.system.workers import FolderInUseError, locked
 
 PROGRAM = """
 import signal, sys, time
@@ -100,6 +100,12 @@ def test_finished_stages_are_skipped_until_their_command_or_a_dependency_changes
     assert run({"1": ("A",), "2": ("b", "1"), "3": ("d",)}) == sequential("A", "b")
 
 
+def test_stages_are_found_again_in_another_order_and_among_others(run):
+    run({"1": ("a",), "2": ("b", "1"), "3": ("c",)})
+    assert run({"3": ("c",), "new": ("d", "3"), "1": ("a",), "2": ("b", "1")}) == sequential("d")
+    assert run({"2": ("b",)}) == sequential("b")  # it does not depend on another one any more
+
+
 def test_progress_is_reported_at_the_start_and_after_each_stage(tmp_path):
     def reported(*names):
         done = []
@@ -169,16 +175,19 @@ def test_seconds_of_a_stopped_stage_are_counted(run, when_started, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run({"1": ("nap",)})
     thread.join()
-    stopped = json.loads((tmp_path / "notes" / "01.json").read_text())["seconds"]
+    (record,) = tmp_path.glob("notes/1-*/record.json")
+    stopped = json.loads(record.read_text())["seconds"]
     run({"1": ("nap",)})
-    assert json.loads((tmp_path / "notes" / "01.json").read_text())["seconds"] > stopped + 0.7
+    assert json.loads(record.read_text())["seconds"] > stopped + 0.7
 
 
-def test_a_stage_that_a_killed_run_left_behind_locks_out_the_next_run(tmp_path):
+def test_a_stage_that_a_killed_run_left_behind_is_waited_for(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("demo.stages._RETRY_INTERVAL", 0.1)
+    command = (sys.executable, "-c", PROGRAM, "nap")
     program = f"""
 from pathlib import Path
 from demo.stages import Stage, Stages
-Stages([Stage("1", {(sys.executable, "-c", PROGRAM, "nap")!r})], Path("notes"), {{}}, Path(".")).run(1)
+Stages([Stage("1", {command!r})], Path("notes"), {{}}, Path(".")).run(1)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "launch")])}
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment)
@@ -186,7 +195,33 @@ Stages([Stage("1", {(sys.executable, "-c", PROGRAM, "nap")!r})], Path("notes"), 
         time.sleep(0.02)
     parent.kill()
     parent.wait()
-    with pytest.raises(FolderInUseError, match="another run is working on"), locked(tmp_path / "notes"):
-        pass
-    with locked(tmp_path / "notes", wait=True):
-        assert last_note(tmp_path) == "ended nap"
+    stages = [Stage("1", command), Stage("2", (sys.executable, "-c", PROGRAM, "b"))]
+    Stages(stages, tmp_path / "notes", os.environ, tmp_path).run(1)
+    assert (tmp_path / "ran").read_text().splitlines() == [
+        "began nap", "began b", "ended b", "ended nap", "began nap", "ended nap"
+    ]  # fmt: skip
+    assert capfd.readouterr().out.count("waiting: another run is working on it: 1\n") == 1
+
+
+def test_runs_side_by_side_share_the_stages(tmp_path, monkeypatch):
+    monkeypatch.setattr("demo.stages._RETRY_INTERVAL", 0.1)
+    stages = [Stage(str(i), (sys.executable, "-c", PROGRAM, "nap", str(i))) for i in range(3)]
+    runs = [Stages(order, tmp_path / "notes", os.environ, tmp_path) for order in (stages, stages[::-1])]
+    monkeypatch.setattr("demo.stages._received_signals", lambda: nullcontext([]))  # these need the main thread
+    threads = [threading.Thread(target=run.run, args=(1,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ran = (tmp_path / "ran").read_text().splitlines()
+    assert sorted(ran) == sorted(f"{what} nap {i}" for what in ("began", "ended") for i in range(3))
+    assert ran[1].startswith("began")
+    assert runs[0].finished() == runs[1].finished()
+
+
+def test_a_printed_command_has_the_variables_that_the_stage_gets(tmp_path):
+    stage = Stage("1", ("python", "a b"))
+    assert Stages([stage], tmp_path, os.environ, tmp_path).shell_command(stage) == "python 'a b'"
+    environment = os.environ | {"XLA_FLAGS": "--xla_a=false --b"}
+    command = Stages([stage], tmp_path, environment, tmp_path).shell_command(stage)
+    assert command == "env 'XLA_FLAGS=--xla_a=false --b' python 'a b'"

@@ -27,8 +27,8 @@ def test_policy_flops(preset, length):
     )
 
 
-@pytest.mark.parametrize("length", [16, 128])
-def test_idm_flops(length):
-    idm = InverseDynamicsModel(**IDMS["paper"])
+@pytest.mark.parametrize(("length", "temporal_convolution"), [(16, True), (128, True), (16, False)])
+def test_idm_flops(length, temporal_convolution):
+    idm = InverseDynamicsModel(**IDMS["paper"], temporal_convolution=temporal_convolution)
     frames = jax.ShapeDtypeStruct((1, length, 128, 128, 3), jnp.uint8)
     assert count_flops(idm, frames) / length == pytest.approx(idm_flops(idm, 128, 128, length), rel=0.01)

@@ -115,6 +115,20 @@ def test_embeddings_depend_on_a_frame_and_two_neighbours_on_each_side(reference)
     np.testing.assert_array_equal(np.flatnonzero(differs) + TEMPORAL_RADIUS, [6, 7, 8, 9, 10])
 
 
+def test_without_the_temporal_convolution_an_embedding_depends_on_its_frame_alone():
+    module = InverseDynamicsModel(**IDMS["nano"], temporal_convolution=False)
+    frames = np.random.default_rng(0).integers(0, 256, (1, 9, 8, 8, 3)).astype(np.uint8)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), frames)["params"]
+    assert "temporal" not in shapes
+    params = jax.tree.map(lambda leaf: np.random.default_rng(1).normal(size=leaf.shape).astype(np.float32), shapes)
+    embed = jax.jit(lambda frames: module.apply({"params": params}, frames, method="embed"))
+    changed = frames.copy()
+    changed[:, 4] = 255 - changed[:, 4]
+    before, after = embed(frames), embed(changed)
+    assert before.shape[1] == 5
+    assert np.flatnonzero(np.abs(before - after).max((0, 2)) > 0).tolist() == [2]
+
+
 def test_unsupported_settings_are_refused():
     settings = META["idm_net_kwargs"]
     wider = settings | {"conv3d_params": settings["conv3d_params"] | {"kernel_size": [7, 1, 1]}}

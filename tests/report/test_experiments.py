@@ -2,7 +2,16 @@
 
 from pathlib import Path
 
-from vpt_jax.report.experiments import Experiment, Point, Series, Verdict, read_experiment, write_experiment
+from tests.html_page import Page
+from vpt_jax.report.experiments import (
+    Experiment,
+    Point,
+    Series,
+    Verdict,
+    read_experiment,
+    write_experiment,
+    write_experiments_page,
+)
 
 
 def test_an_experiment_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -19,3 +28,25 @@ def test_an_experiment_is_read_as_it_was_written(tmp_path: Path) -> None:
     )
     write_experiment(tmp_path / "steering.json", experiment)
     assert read_experiment(tmp_path / "steering.json") == experiment
+
+
+def test_the_page_has_claims_charts_values_and_verdicts_that_do_not_hold(tmp_path: Path) -> None:
+    curve = Series("fit", tuple(Point(float(x), 2 / x, 1.9 / x, 2.1 / x) for x in range(1, 21)))
+    measured = Series("policies", (Point(1.0, 2.0, 1.5, 2.5), Point(20.0, 0.1, 0.05, 0.2)))
+    hours = Experiment(
+        "Hours", "More <hours> help.", "section 4.5", "hours", "nats", (measured, curve), {"marginal": 3.0},
+        (Verdict("lower at 20", "0.1 against 2", True),), ("three seeds",), log_x=True,
+    )  # fmt: skip
+    bars = Series("return", (Point("joint", 4.0, 3.0, 5.0), Point("factored", 4.5, 4.0, 5.0)))
+    heads = Experiment("Heads", "c", "s", "head", "items", (bars,), {"random": 1}, (Verdict("v", "4 to 4.5", False),))
+    write_experiments_page(tmp_path / "page.html", "All <of them>", [hours, heads])
+    html = (tmp_path / "page.html").read_text()
+    page = Page(html)
+    assert page.text("h1") == ["All <of them>"]
+    assert page.text("h2") == ["Verdicts: 1 of 2 expectations hold", "Hours", "Heads"]
+    assert page.tags.count("svg") == 2
+    cells = [text for _, text in page.texts]
+    assert cells.count("NO") == 2  # in the summary, and at the experiment
+    assert {"Claim: More <hours> help. (section 4.5)", "1.5 to 2.5", "baseline: marginal", "three seeds"} <= set(cells)
+    assert {"joint", "factored", "policies 0.10", "fit 0.10", "marginal 3.00", "20"} <= set(page.text("text"))
+    assert html.count('<path d="M') > 6  # the band, and error bars

@@ -8,7 +8,8 @@ from tests import programs
 from tests.programs import ROOT
 from vpt_jax.system.config_help import describe_config
 
-CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("[!_]*.py") if path.stem not in ("base", "rl_base"))
+FILES = [path for pattern in ("[!_]*.py", "sweeps/*.py") for path in (ROOT / "configs").glob(pattern)]
+CONFIGS = sorted(str(path.relative_to(ROOT / "configs")) for path in FILES if path.stem not in ("base", "rl_base"))
 VARIANTS = {"foundation.py": ":500m,v5e-256", "idm.py": ":paper", "evaluate.py": "", "play.py": ":video"}
 
 

@@ -43,7 +43,9 @@ from vpt_jax.system.stopping import kill_children
 from vpt_jax.system.workers import exit_with_parent
 from vpt_jax.video import FRAME_RATE
 
-NULL_RULES = ("drop", "mask", "keep")
+NULL_RULES = ("drop", "mask", "keep", "drop_3", "drop_21")
+# Shortest run of null actions whose frames each rule drops. The paper tried runs of 1, 3 and 21 (recalled).
+_DROPPED_RUNS = {"drop": 1, "drop_3": 3, "drop_21": 21}
 _NOT_COMPARED = ("dataset", "segments", "mapping", "space")  # settings that are not in a fingerprint as they are
 _BLOCK = 2**16  # actions processed at a time
 _WORKERS_NEED = 128  # open files: every array in transit from a worker uses two
@@ -66,7 +68,9 @@ class StreamSettings:
     split: str
     batch: int  # rows, over all hosts
     length: int  # frames of a window
-    nulls: str = "drop"  # null actions after binning: "drop" them (the paper), "mask" their loss, "keep" them
+    # Null actions after binning: "drop" them (the paper), or only in runs of at least 3 or 21 ("drop_3", "drop_21"),
+    # "mask" their loss, or "keep" them.
+    nulls: str = "drop"
     seed: int = 0
     shuffle: bool = True  # episodes are reshuffled every epoch; windows are at random positions
     segments: str = ""  # manifest of the seconds of episodes to use (manifest.py); empty: all
@@ -186,13 +190,16 @@ class Stream:
 
     def kept(self, episode: int) -> Int[np.ndarray, " kept"]:
         """Indices of an episode's frames that the stream yields."""
-        if self.settings.nulls != "drop":
+        if self.settings.nulls not in _DROPPED_RUNS:
             return np.arange(self.lengths[episode])
-        return self._not_null(episode)
+        null = self.null[self.index.rows(episode)][: self.lengths[episode]]
+        return np.flatnonzero(~in_long_runs(null, _DROPPED_RUNS[self.settings.nulls]))
 
     def scored(self, episode: int) -> Int[np.ndarray, " scored"]:
         """Indices of an episode's frames that contribute to the loss."""
-        rows = self._not_null(episode) if self.settings.nulls == "mask" else self.kept(episode)
+        rows = self.kept(episode)
+        if self.settings.nulls == "mask":
+            rows = rows[~self.null[self.index.starts[episode] + rows]]
         if not self.settings.min_confidence:
             return rows
         return rows[self._is_confident(self.index.starts[episode] + rows)]
@@ -200,9 +207,6 @@ class Stream:
     def _is_confident(self, row: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Mask of the rows whose label is confident enough for the loss."""
         return np.asarray(self.index.confidence[row]) >= self.settings.min_confidence
-
-    def _not_null(self, episode: int) -> Int[np.ndarray, " n"]:
-        return np.flatnonzero(~self.null[self.index.rows(episode)][: self.lengths[episode]])
 
     @cached_property
     def kept_lengths(self) -> Int[np.ndarray, " episodes"]:
@@ -376,6 +380,15 @@ class WindowStream(Stream):
         place = start + np.arange(length)
         real = place < self.kept_lengths[episode]
         return Window(np.full(length, episode), np.where(real, place, 0), np.arange(length) == 0, real)
+
+
+def in_long_runs(mask: Bool[np.ndarray, " n"], shortest: int) -> Bool[np.ndarray, " n"]:
+    """Part of a mask that lies in runs of at least `shortest` consecutive true values."""
+    edges = np.diff(mask, prepend=False, append=False).nonzero()[0]  # a start and an end of every run
+    lengths = np.diff(edges)[::2]
+    inside = np.zeros(len(mask), bool)
+    inside[mask] = np.repeat(lengths >= shortest, lengths)
+    return inside
 
 
 @lru_cache(maxsize=16)  # for the datasets of a mixture

@@ -31,9 +31,11 @@ def idm_flops(idm: InverseDynamicsModel, height: int, width: int, length: int) -
     """FLOPs of an inverse dynamics model's forward pass per frame, in a window of `length` frames."""
     outputs = _num_outputs(logit_shapes("factored", idm.space))
     last = idm.features if idm.use_last else 0
+    channels = idm.temporal_features if idm.temporal_convolution else 3
+    temporal = height * width * _dense(3 * (2 * TEMPORAL_RADIUS + 1), channels) if idm.temporal_convolution else 0.0
     return (
-        height * width * _dense(3 * (2 * TEMPORAL_RADIUS + 1), idm.temporal_features)
-        + _encoder(idm.widths, idm.features, idm.temporal_features, height, width)
+        temporal
+        + _encoder(idm.widths, idm.features, channels, height, width)
         + idm.layers * _block(idm.features, idm.heads, length, distances=False)
         + _dense(idm.features, last + outputs)
     )

@@ -90,15 +90,18 @@ class InverseDynamicsModel(nn.Module):
     temperature: float = 1.0
     # The released code computes the last dense layer and ignores its output; released weights need `use_last=False`.
     use_last: bool = True
+    # False: no temporal convolution, so that frames are compared by attention alone (the paper's ablation, figure 14).
+    temporal_convolution: bool = field(default=True, repr=False)  # digests of earlier versions contain the `repr`
     remat: str = NONE  # what of the image stacks the backward pass computes again, to save memory
     dtype: DTypeLike = jnp.float32  # of the computation; parameters, norms and softmax are float32
     space: ActionSpace = field(default=MINERL, repr=False)  # of the actions
 
     def setup(self) -> None:  # noqa: D102 - Flax's own name
-        self.temporal = TemporalConv(self.temporal_features, dtype=self.dtype)
+        if self.temporal_convolution:
+            self.temporal = TemporalConv(self.temporal_features, dtype=self.dtype)
         self.encoder = ImpalaEncoder(
-            self.widths, self.features, first_norm=True, remat=self.remat, dtype=self.dtype
-        )  # fmt: skip
+            self.widths, self.features, first_norm=self.temporal_convolution, remat=self.remat, dtype=self.dtype
+        )
         self.transformer = Transformer(self.layers, self.heads, dtype=self.dtype)
         self.last = NormDense(self.features, dtype=self.dtype)
         self.final_norm = TokenNorm(dtype=self.dtype)
@@ -113,7 +116,10 @@ class InverseDynamicsModel(nn.Module):
 
     def embed(self, frames: UInt8[Array | np.ndarray, "b s h w 3"]) -> Float[Array, "b s-4 features"]:
         """Embeddings of all frames except the two outermost on each side, which are context only."""
-        x = self.temporal(scale_frames(frames, self.dtype))
+        if self.temporal_convolution:
+            x = self.temporal(scale_frames(frames, self.dtype))
+        else:
+            x = scale_frames(frames[:, TEMPORAL_RADIUS:-TEMPORAL_RADIUS], self.dtype)
         b, t = x.shape[:2]
         return constrain(self.encoder(x.reshape(b * t, *x.shape[2:])).reshape(b, t, self.features), BATCH)
 

@@ -57,7 +57,8 @@ def policy_head(model: Mapping[str, Any]) -> str:
 
 def make_idm(model: Mapping[str, Any], space: ActionSpace = MINERL) -> InverseDynamicsModel:
     """Build the inverse dynamics model described by `config.model` (configs/idm.py), for a space."""
-    return InverseDynamicsModel(**IDMS[model["preset"]], use_last=model["use_last"], space=space, **_options(model))
+    options = _options(model) | dict(temporal_convolution=model.get("temporal_convolution", True))
+    return InverseDynamicsModel(**IDMS[model["preset"]], use_last=model["use_last"], space=space, **options)
 
 
 def _options(model: Mapping[str, Any]) -> dict[str, Any]:

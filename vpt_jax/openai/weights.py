@@ -154,8 +154,11 @@ def idm_to_openai(
     """Invert `idm_from_openai`, like `policy_to_openai`; `window` is the number of frames in a window.
 
     Raises:
-        ValueError: the model uses its last dense layer, which the released code ignores.
+        ValueError: the model uses its last dense layer, which the released code ignores; or it has no temporal
+            convolution.
     """
+    if not module.temporal_convolution:
+        raise ValueError("OpenAI's model has a temporal convolution, and this one has none")
     if module.use_last:
         raise ValueError(
             "OpenAI's code ignores the last dense layer, and this model has learnt to use it: train with use_last=False"

@@ -4,11 +4,15 @@ Every experiment writes one such file, whatever program ran it, and one page is 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from vpt_jax.report.page import Line, curve, grid, page, paragraph, section, table
 from vpt_jax.system.atomic_files import write_text
+
+_COLOURS = ("model", "train", "repeat", "trivial")
+_SOLID_POINTS = 12  # series of more points are curves, such as fits: dashed, with a band
 
 
 class Point(NamedTuple):
@@ -69,3 +73,57 @@ def read_experiment(file: Path) -> Experiment:
     verdicts = (Verdict(**one) for one in fields.pop("verdicts"))
     notes = tuple(fields.pop("notes"))
     return Experiment(series=tuple(series), verdicts=tuple(verdicts), notes=notes, **fields)
+
+
+def write_experiments_page(file: Path, title: str, experiments: Sequence[Experiment]) -> None:
+    """Write a page of experiments, atomically: all verdicts, then each experiment's claim, chart, values and notes."""
+    verdicts = [(experiment.title, *_verdict_row(one)) for experiment in experiments for one in experiment.verdicts]
+    held = sum(one.holds for experiment in experiments for one in experiment.verdicts)
+    summary = section(
+        f"Verdicts: {held} of {len(verdicts)} expectations hold",
+        table(["Experiment", "Expectation", "Measured", "Holds"], verdicts),
+    )
+    write_text(file, page(title, [summary, *map(_experiment_section, experiments)]))
+
+
+def _verdict_row(verdict: Verdict) -> tuple[str, str, str]:
+    return verdict.expectation, verdict.measured, "yes" if verdict.holds else "NO"
+
+
+def _experiment_section(experiment: Experiment) -> str:
+    return section(
+        experiment.title,
+        paragraph(f"Claim: {experiment.claim} ({experiment.source})"),
+        grid([_chart(experiment)], 40),
+        table(["Expectation", "Measured", "Holds"], [*map(_verdict_row, experiment.verdicts)]),
+        table([experiment.x_label, experiment.y_label, "Interval", "Series"], [*_value_rows(experiment)]),
+        *map(paragraph, experiment.notes),
+    )
+
+
+def _value_rows(experiment: Experiment) -> Iterator[tuple[str, str, str, str]]:
+    for series in experiment.series:
+        if len(series.points) <= _SOLID_POINTS:
+            for x, y, low, high in series.points:
+                name = x if isinstance(x, str) else f"{x:g}"
+                yield name, f"{y:.4g}", f"{low:.4g} to {high:.4g}", series.name
+    for name, y in experiment.baselines.items():
+        yield "", f"{y:.4g}", "", f"baseline: {name}"
+
+
+def _chart(experiment: Experiment) -> str:
+    """Series with their intervals, and baselines as horizontal lines."""
+    places = list(dict.fromkeys(point.x for series in experiment.series for point in series.points))
+    numbers = [place for place in places if not isinstance(place, str)]
+    names = [] if len(numbers) == len(places) else [str(place) for place in places]
+    lines = []
+    for i, (name, points) in enumerate(experiment.series):
+        x = [float(names.index(str(point.x)) if names else point.x) for point in points]
+        y, intervals = [point.y for point in points], [(point.low, point.high) for point in points]
+        style = "--" if len(points) > _SOLID_POINTS else " " if names else "-"
+        lines.append(Line(name, x, y, _COLOURS[i % len(_COLOURS)], style, intervals=intervals))
+    ends = [-0.5, len(names) - 0.5] if names else [min(numbers), max(numbers)]
+    lines += [Line(name, ends, [y, y], "muted", "--", 1.2) for name, y in experiment.baselines.items()]
+    marked = {point.x for series in experiment.series if len(series.points) <= _SOLID_POINTS for point in series.points}
+    ticks = sorted(x for x in marked if not isinstance(x, str)) if experiment.log_x and not names else []
+    return curve(experiment.title, lines, experiment.x_label, experiment.y_label, log_ticks=ticks, names=names)

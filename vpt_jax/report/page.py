@@ -151,7 +151,10 @@ def _data_uri(kind: str, data: bytes) -> str:
 
 
 class Line(NamedTuple):
-    """A line of a chart; its label and last value are drawn at its right end (not with an empty label)."""
+    """A line of a chart; its label and last value are drawn at its right end (not with an empty label).
+
+    Intervals are drawn as error bars if the chart marks points, else as a band. Points of a dashed line are not marked.
+    """
 
     label: str
     x: Sequence[float]
@@ -160,7 +163,7 @@ class Line(NamedTuple):
     style: str = "-"
     width: float = 1.8
     alpha: float = 1.0
-    error: Sequence[float] = ()  # of each value: shaded above and below it
+    intervals: Sequence[tuple[float, float]] = ()  # of y; none, or one for each point
 
 
 def curve(
@@ -170,6 +173,7 @@ def curve(
     y_label: str,
     y_max: float | None = None,
     log_ticks: Sequence[float] = (),
+    names: Sequence[str] = (),
 ) -> str:
     """A line chart as inline SVG, in the colours and font of the page.
 
@@ -179,19 +183,23 @@ def curve(
       x_label, y_label: axis labels.
       y_max: upper limit of the y axis.
       log_ticks: ticks of a logarithmic x axis, on which points are marked; empty: a linear x axis that starts at 0.
+      names: of categories, at x = 0, 1, 2 ...; their points are marked.
     """
     svg, no_metadata = io.StringIO(), dict.fromkeys(("Date", "Format", "Type", "Creator"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9}):
         figure = Figure(figsize=(5.2, 3), layout="constrained")
         axes = figure.subplots()
         for line in lines:
-            _draw_line(axes, line, "o" if log_ticks else "")
+            _draw_line(axes, line, "o" if (log_ticks or names) and line.style != "--" else "")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.set_ylim(top=y_max)
         _style_axes(axes)
         if log_ticks:
             _make_logarithmic(axes, log_ticks)
+        if names:
+            axes.set_xlim(-0.5, len(names) - 0.5)
+            axes.set_xticks(range(len(names)), names)
         _label_ends(axes, [line for line in lines if line.label])
         figure.savefig(svg, format="svg", transparent=True, metadata=no_metadata)
     return f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{_inline(svg.getvalue(), title)}</figure>'
@@ -201,9 +209,12 @@ def _draw_line(axes: Axes, line: Line, marker: str) -> None:
     colour = COLOURS[line.colour][0]
     marker = "o" if len(line.x) == 1 else marker  # a line of one point is invisible
     axes.plot(line.x, line.y, line.style, color=colour, linewidth=line.width, alpha=line.alpha, marker=marker)
-    if line.error:
-        low, high = np.subtract(line.y, line.error), np.add(line.y, line.error)
-        axes.fill_between(line.x, low, high, color=colour, alpha=0.2, linewidth=0)
+    if line.intervals:
+        low, high = zip(*line.intervals, strict=True)
+        if marker:
+            axes.vlines(line.x, low, high, color=colour, linewidth=line.width, alpha=line.alpha)
+        else:
+            axes.fill_between(line.x, low, high, color=colour, linewidth=0, alpha=0.15)
 
 
 def _style_axes(axes: Axes) -> None:

@@ -99,12 +99,13 @@ def checkpoints_section(
     error_of = {"return": "return_error", **{item: item.replace("/", "_error/") for item in items}}
     end = max(x for run in runs.values() for x in run.values())
     charts = []
-    for metric, error in error_of.items():
+    for metric, error_name in error_of.items():
         lines = []
         for (run, checkpoints), colour in zip(runs.items(), cycle(_RUN_COLOURS)):
             x, names = zip(*sorted((x, name) for name, x in checkpoints.items()), strict=True)
-            means, errors = ([figures[name][key] for name in names] for key in (metric, error))
-            lines.append(Line(run, x, means, colour, error=errors))
+            means, errors = ([figures[name][key] for name in names] for key in (metric, error_name))
+            intervals = [(mean - error, mean + error) for mean, error in zip(means, errors, strict=True)]
+            lines.append(Line(run, x, means, colour, intervals=intervals))
         for name, style in zip(others, cycle(_OTHER_STYLES)):
             lines.append(Line(name, [0, end], [figures[name][metric]] * 2, "trivial", style, 1.3))
         charts.append(curve(metric.removeprefix("obtained/"), lines, x_label, "mean of an episode"))

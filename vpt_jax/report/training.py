@@ -253,7 +253,7 @@ def _film_section(path: Path, held_out: HeldOut, episode: int) -> str:
         "Above the picture: the recorded action, and the most probable one by the model. A lit key is held; the arrow "
         "shows the direction and angle of the camera movement."
     )
-    if valid.settings.nulls == "drop":
+    if valid.num_frames < valid.lengths.sum():
         text += " Frames with null actions are dropped, as in training."
     caption = f"{held_out.heading('Held-out episode')} {valid.index.names[episode]}, {FRAME_RATE} frames per second"
     return section("Held-out play: predicted against recorded", grid([film(path, caption), paragraph(text)]))

@@ -79,7 +79,7 @@ def run_metadata(
         frozen: pattern of the parameters that are not trained; empty: all are trained.
         space: of the actions.
     """
-    unstated = {"head": "joint"}  # earlier runs do not state it
+    unstated = {"head": "joint", "temporal_convolution": True}  # earlier runs do not state them
     model = {
         name: value
         for name, value in jsonable(config.model).items()

@@ -47,7 +47,7 @@ def _init(
     rng: jax.Array,
 ) -> Any:
     params = idm.init(rng, jnp.zeros((1, 1, *frame_shape), jnp.uint8))["params"]
-    if temporal_difference:
+    if temporal_difference and idm.temporal_convolution:
         conv = params["temporal"]["conv"]
         filters = temporal_difference_init(jax.random.fold_in(rng, 1), conv["kernel"].shape)
         params = params | {"temporal": {"conv": conv | {"kernel": filters}}}

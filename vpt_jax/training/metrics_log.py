@@ -64,6 +64,21 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def best_evaluation(workdir: Path) -> dict[str, float]:
+    """Line of a run's log with the lowest loss on the split `valid`, to be reported by its metrics of the split `test`.
+
+    A run on few data is best before it overfits, but the lowest of several losses on the reported split itself would be
+    biased.
+
+    Raises:
+        ValueError: no line has both (config.data.test was empty).
+    """
+    evaluations = [line for line in read_metrics(workdir) if "valid/nll" in line and "test/nll" in line]
+    if not evaluations:
+        raise ValueError(f"{workdir / 'metrics.jsonl'} has no evaluation on the split `test`: set config.data.test")
+    return min(evaluations, key=lambda line: line["valid/nll"])
+
+
 class Work(NamedTuple):
     """Work of a train step and peak speed of the devices, from which speeds and MFU follow."""
 

@@ -139,7 +139,7 @@ def pretrained_model(config: Any) -> Any:
             f"{' or '.join(map(str, steps))}, depending on the host: start once its training has ended and all hosts "
             "find its last checkpoint, or give each a copy"
         )
-    for field in ("temperature", "use_last", "head"):
+    for field in ("temperature", "use_last", "temporal_convolution", "head"):
         if field in config.model and (trained := getattr(pretrained.module, field)) != config.model[field]:
             raise ConfigError(
                 f"config.model.{field} is {config.model[field]}, and the model in {config.init_from} was trained with "

@@ -55,6 +55,8 @@ def _idm(workdir: Path) -> Embedder:
     height, width, _ = idm.frame_shape
     if height % (2 * FINE) or width % (2 * FINE):
         raise EmbedderError(f"{workdir} takes frames of {height}x{width}; both must be divisible by {2 * FINE}")
+    if not idm.module.temporal_convolution:
+        raise EmbedderError(f"{workdir} has no temporal convolution, whose outputs are the finest cells: give another")
     run = jax.jit(partial(embed_by_stacks, idm.module))
     digest = params_digest(idm.params, idm.module, tuple(idm.frame_shape))
     return Embedder((height, width), lambda frames: jax.device_get(run(idm.params, frames)), digest)

@@ -1,0 +1,105 @@
+"""Results of sweeps: experiments from made-up rows, and what is measured of a run."""
+
+import json
+
+import numpy as np
+import pytest
+from sweeps.results import _measure, _of_data, difference_interval, make_experiment, mean_interval
+
+from configs.foundation import get_config
+from configs.sweeps import hours, null_actions, parameters
+from tests.demo.test_loop_report import write_recorded
+from vpt_jax.data.streams import Stream, StreamSettings
+from vpt_jax.evaluation.baselines import policy_baselines
+from vpt_jax.system.errors import ConfigError
+from vpt_jax.training.checkpoints import jsonable
+
+
+def test_intervals_are_those_of_students_t():
+    assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2, 2 - 2.484, 2 + 2.484), abs=1e-3)  # 4.303 / sqrt(3)
+    assert mean_interval([4.0]) == (4, 4, 4)
+    difference, low, high = difference_interval([1.0, 2.0, 3.0], [5.0, 6.0, 7.0])
+    assert (difference, low, high) == pytest.approx((-4, -4 - 2.267, -4 + 2.267), abs=1e-3)  # 2.776 * sqrt(2 / 3)
+    assert np.isnan(difference_interval([1.0], [2.0, 3.0])[1:]).all()
+
+
+def hours_rows(exponent, noise=0.01, constant=2.0):
+    rng = np.random.default_rng(0)
+    return [
+        {"run": f"{m:g}-{seed}", "minutes": m, "nll": constant + (m / 10) ** -exponent + noise * rng.normal(),
+         "marginal/nll": 6.0 + 0.1 * seed, "repeat/nll": 2.2}
+        for m in (75.0, 5.0, 10.0, 20.0, 40.0) for seed in range(3)
+    ]  # fmt: skip
+
+
+def test_a_falling_loss_holds_with_a_fit_within_the_data():
+    experiment = make_experiment(hours.get_config(), hours_rows(0.5))
+    measured, law = experiment.series
+    assert [point.x for point in measured.points] == [5, 10, 20, 40, 75]
+    assert all(point.low < point.y < point.high for point in measured.points)
+    assert (law.points[0].x, law.points[-1].x) == (5, pytest.approx(75))
+    assert experiment.baselines == {"marginal": 6.0, "repeat": 2.2}
+    first, second = experiment.verdicts
+    assert (first.expectation, first.holds) == (
+        "nll lower for minutes of pseudo-labelled play 75 than for 5", True,
+    )  # fmt: skip
+    assert (second.expectation, second.holds) == ("Best nll better than the baseline: marginal", True)
+    assert "2.367 against 3.414, difference -1.05" in first.measured
+    assert any("b = 0.4" in note or "b = 0.5" in note for note in experiment.notes)
+    assert any("says nothing beyond" in note for note in experiment.notes)
+
+
+def test_a_verdict_can_be_no():
+    flat, rising = (make_experiment(hours.get_config(), hours_rows(b)).verdicts[0].holds for b in (0.0, -0.3))
+    assert (flat, rising) == (False, False)
+    poor = make_experiment(hours.get_config(), hours_rows(0.5, constant=6.0))
+    assert not poor.verdicts[1].holds
+    config = hours.get_config()
+    config.seeds = (0,)
+    single = make_experiment(config, hours_rows(0.5)[::3])
+    assert [verdict.holds for verdict in single.verdicts] == [False, False]
+    assert any("One seed" in note for note in single.notes)
+
+
+@pytest.mark.parametrize(("keep", "expected"), [(2.0, True), (9.0, False)])
+def test_categories_are_compared_where_higher_is_better(keep, expected):
+    returns = {"drop": 8.0, "drop_3": 7.0, "drop_21": 6.0, "mask": 5.0, "keep": keep}
+    rows = [
+        {"run": f"{rule}-{seed}", "rule": rule, "return": value + 0.1 * seed, "random actions/return": 1.0}
+        for rule, value in returns.items() for seed in range(3)
+    ]  # fmt: skip
+    experiment = make_experiment(null_actions.get_config(), rows)
+    (series,) = experiment.series
+    assert [point.x for point in series.points] == list(returns)
+    assert [verdict.holds for verdict in experiment.verdicts] == [expected, True]
+    assert experiment.verdicts[0].expectation == "return higher for rule for null actions drop than for keep"
+    assert experiment.baselines == {"random actions": 1.0}
+
+
+def test_a_metric_that_was_not_measured_is_named():
+    with pytest.raises(ConfigError, match=r"config\.report\.metric is 'nll', which the run a has not measured"):
+        make_experiment(parameters.get_config(), [{"run": "a", "parameters": 3, "f1/mean": 0.5}])
+
+
+def test_a_run_is_measured_on_the_test_split_with_its_baselines(dataset_dir, tmp_path):
+    data = write_recorded(tmp_path / "data", dataset_dir)
+    config = get_config("demo")
+    config.model.preset, config.workdir = "nano", str(tmp_path / "run")
+    config.data.update(train=str(dataset_dir), valid=str(dataset_dir), test=str(data), batch=4, valid_batch=4)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(jsonable(config)))
+    lines = [{"step": 0, "loss": 9}, {"step": 2, "valid/nll": 3, "test/nll": 4, "test/f1/mean": 0.5, "marginal/nll": 1},
+             {"step": 4, "valid/nll": 5, "test/nll": 2}]  # fmt: skip
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    measured = _measure(hours.get_config(), None, tmp_path / "run")
+    assert {name: measured[name] for name in ("step", "nll", "f1/mean")} == {"step": 2, "nll": 4, "f1/mean": 0.5}
+    splits = {"train": dataset_dir, "test": data}
+    streams = [Stream(StreamSettings(str(folder), split, 1, 1)) for split, folder in splits.items()]
+    baselines = policy_baselines(*streams)
+    assert measured["marginal/nll"] == pytest.approx(baselines["marginal"]["nll"])
+    assert measured["repeat/nll"] == pytest.approx(baselines["repeat"]["nll"])
+    assert measured["parameters"] > 100_000
+    config.data.test = ""
+    (tmp_path / "run" / "config.json").write_text(json.dumps(jsonable(config)))
+    with pytest.raises(ConfigError, match=r"was trained without data\.test"):
+        _of_data(tmp_path / "run")
