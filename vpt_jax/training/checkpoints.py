@@ -26,9 +26,10 @@ import orbax.checkpoint as ocp
 
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
+from vpt_jax.data.text_embedders import EmbedderIdentity
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy, init_params
-from vpt_jax.models.presets import make_idm, make_policy
+from vpt_jax.models.presets import TEXT_DEFAULTS, make_idm, make_policy
 from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.parallel import log, path_name
 from vpt_jax.system.atomic_files import write_text
@@ -76,7 +77,9 @@ def run_metadata(
         frozen: pattern of the parameters that are not trained; empty: all are trained.
         space: of the actions.
     """
-    unstated = {"head": "joint"}  # earlier runs do not state it
+    unstated = {"head": "joint"} | TEXT_DEFAULTS  # earlier runs do not state them
+    if not config.model.get("text_features", 0):
+        unstated |= {"text_dropout": config.model.get("text_dropout")}
     model = {
         name: value
         for name, value in jsonable(config.model).items()
@@ -204,6 +207,7 @@ class TrainedPolicy(NamedTuple):
     step: int  # of the checkpoint
     normalizer: ValueNormalizer  # of its value; new, if its value was never trained
     aux_normalizer: ValueNormalizer  # of its auxiliary value
+    embedder: EmbedderIdentity | None = None  # of the texts that it was trained on; None: it reads no text
 
 
 def load_policy(workdir: str | Path) -> TrainedPolicy:
@@ -218,13 +222,14 @@ def load_policy(workdir: str | Path) -> TrainedPolicy:
     with _raise_as_damage(run.folder / "facts"):
         policy = make_policy(run.metadata["config"]["model"], _space(run.metadata))
         shape = _frame_shape(run.metadata)
+        embedder = EmbedderIdentity(*run.metadata["stream"]["text"]) if policy.text_features else None
     new = ValueNormalizer.create()
     state = run.restore(
         lambda: {"params": init_params(policy, shape, jax.random.key(0)), "normalizer": new, "aux_normalizer": new}
     )
     normalizer = state.get("normalizer", new)
     aux_normalizer = state.get("aux_normalizer", normalizer)  # this library trains one for both
-    return TrainedPolicy(policy, state["params"], shape, run.step, normalizer, aux_normalizer)
+    return TrainedPolicy(policy, state["params"], shape, run.step, normalizer, aux_normalizer, embedder)
 
 
 class TrainedIDM(NamedTuple):

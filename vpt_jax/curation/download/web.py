@@ -25,13 +25,13 @@ from ml_collections import ConfigDict
 
 from vpt_jax.curation.download import sandbox, ytdlp
 from vpt_jax.curation.download.journal import Journal, JournalError
-from vpt_jax.curation.download.metadata import MAX_URL, SAFE_NAME, RejectRules, VideoEntry, rejection_reason, sanitize
+from vpt_jax.curation.download.metadata import MAX_URL, SAFE_NAME, RejectRules, VideoEntry, rejection_reason
 from vpt_jax.data.manifest import is_inside, write_table
 from vpt_jax.system.atomic_files import publish
 from vpt_jax.system.disk_errors import raise_disk_errors_as
 from vpt_jax.system.errors import UserError
 from vpt_jax.system.paths import refuse_remote_paths
-from vpt_jax.system.printable import printable
+from vpt_jax.system.printable import printable, sanitize
 from vpt_jax.system.workers import locked, progress_bar
 
 SEARCH_TIMEOUT = 3600  # seconds per search

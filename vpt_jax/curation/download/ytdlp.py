@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vpt_jax.curation.download.metadata import RejectRules, VideoEntry, parse_entry, rejection_reason, sanitize
+from vpt_jax.curation.download.metadata import RejectRules, VideoEntry, parse_entry, rejection_reason
 from vpt_jax.curation.download.sandbox import confine
+from vpt_jax.system.printable import sanitize
 from vpt_jax.video import VideoError, probe
 from vpt_jax.video_files import is_video
 
