@@ -168,7 +168,7 @@ def apply_guided_step(
     first: Bool[Array, " b"],
     ring: RingKVCache,
     text: Float[Array, "b e"],
-    guidance: float,
+    guidance: float | Float[Array, ""],
 ) -> PolicyOutput[RingKVCache]:
     """Apply the policy with text and without it: classifier-free guidance (Ho and Salimans, 2022), as in acting.
 
