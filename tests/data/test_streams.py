@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vpt_jax.actions.minerl import MINERL
-from vpt_jax.data.batch import Batch
+from vpt_jax.data.batch import Batch, combine
 from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.dataset import DatasetDamagedError, load_index, open_records
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches
@@ -120,7 +120,7 @@ def test_an_episode_is_read_in_pieces(settings, episodes, nulls):
     null = MINERL.is_null(buttons, camera)
     shown = [i for i in range(len(frames)) if nulls != "drop" or not null[i]]
     pieces = [stream.read_episode(2, start, 16) for start in range(0, len(shown), 16)]
-    whole = Batch(*(np.concatenate(field, axis=1)[0] for field in zip(*pieces, strict=True)))
+    whole = combine(lambda parts: np.concatenate(parts, axis=1)[0], pieces)
     for actual, wanted in zip(whole[:3], (frames, buttons, camera), strict=True):
         np.testing.assert_array_equal(actual[: len(shown)], wanted[shown])
         assert not actual[len(shown) :].any()

@@ -3,7 +3,7 @@
 In a module of its own, because a train step needs this type but no dataset.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     text: Float[np.ndarray, "b t e"] | None = None
 
 
-def stack_rows(rows: Sequence[Batch]) -> Batch:
-    """Batch of rows, each without its first axis."""
-    fields = zip(*rows, strict=True)
-    return Batch(*(None if field[0] is None else np.stack(field) for field in fields))  # type: ignore[arg-type]
+def combine(join: Callable[[Sequence[np.ndarray]], np.ndarray], batches: Sequence[Batch]) -> Batch:
+    """Joins several batches field by field, by a function such as `np.stack`; a field that is None stays None."""
+    fields = zip(*batches, strict=True)
+    return Batch(*(None if field[0] is None else join(field) for field in fields))  # type: ignore[arg-type]

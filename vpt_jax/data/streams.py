@@ -31,7 +31,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from vpt_jax.actions.mapping import ActionMapping
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
-from vpt_jax.data.batch import Batch, stack_rows
+from vpt_jax.data.batch import Batch, combine
 from vpt_jax.data.captions import Captions, load_captions
 from vpt_jax.data.codecs import decode_frames, frame_shape
 from vpt_jax.data.dataset import EpisodeIndex, check_record_position, load_index, open_records
@@ -263,7 +263,7 @@ class Stream:
     def read(self, step: int, rows: Sequence[int]) -> Batch:
         """Reads the frames and actions of some rows at a step."""
         parts = [self._read_window(self.window(step, row)) for row in rows]
-        return stack_rows(parts)
+        return combine(np.stack, parts)
 
     def bytes_read(self, rows: int) -> int:
         """Size in bytes of what `read` returns for a number of rows."""
@@ -280,7 +280,7 @@ class Stream:
         frame, place = self.kept(episode)[start : start + length], np.arange(length)
         real, first = place < len(frame), place + start == 0
         window = Window(np.full(length, episode), np.pad(frame, (0, length - len(frame))), first, real)
-        return stack_rows([self._read_window(window)])
+        return combine(np.stack, [self._read_window(window)])
 
     def _read_window(self, window: Window) -> Batch:
         row = self.index.starts[window.episode] + window.frame

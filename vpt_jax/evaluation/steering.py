@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from vpt_jax.evaluation.resampling import Figure, bootstrap_weights, interval
 
@@ -41,8 +41,8 @@ def text_effect(counts: Mapping[str, Float[np.ndarray, " episodes"]], caption: s
     value = float(differences.mean())
     drawn = [float(weights @ differences / episodes) for weights in bootstrap_weights(episodes, seed=seed)]
     rng = np.random.default_rng(seed)
-    permuted = [_differences(rows, rng.integers(captions, size=episodes)).mean() for _ in range(_DRAWS)]
-    at_least = int((np.array(permuted) >= value - 1e-12).sum())  # equal values may round differently
+    permuted = _differences(rows, rng.integers(captions, size=(_DRAWS, episodes))).mean(1)
+    at_least = int((permuted >= value - 1e-12).sum())  # equal values may round differently
     return Effect(
         asked=float(rows[:, 0].mean()),
         others=float(rows[:, 1:].mean()),
@@ -53,8 +53,8 @@ def text_effect(counts: Mapping[str, Float[np.ndarray, " episodes"]], caption: s
 
 
 def _differences(
-    rows: Float[np.ndarray, "episodes captions"], asked: np.ndarray
-) -> Float[np.ndarray, " episodes"]:
+    rows: Float[np.ndarray, "episodes captions"], asked: Int[np.ndarray, "*draws episodes"]
+) -> Float[np.ndarray, "*draws episodes"]:
     """Of every episode, the count of one caption minus the mean of the others."""
     chosen = rows[np.arange(len(rows)), asked]
     return chosen - (rows.sum(1) - chosen) / (rows.shape[1] - 1)
