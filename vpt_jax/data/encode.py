@@ -21,6 +21,7 @@ from vpt_jax.data import dataset
 from vpt_jax.data.captions import Caption, CaptionObserver
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.recorded_stats import RecordObserver
+from vpt_jax.data.subtitles import find_subtitles, subtitle_captions
 from vpt_jax.recording import BrokenRecordingError, Steps, read_frames, read_steps, recording_file
 from vpt_jax.system.atomic_files import atomic_write, publish, read_arrays, read_json, write_text
 from vpt_jax.system.workers import temporary_path
@@ -154,12 +155,19 @@ def encode_episodes(segments: Sequence[Recording], settings: EncodingSettings) -
         return 0
     for segment in segments:
         if segment in rows:
-            write_stats(segment, observers[segment], captions[segment].captions)
+            texts = captions[segment].captions or _subtitles(mp4, rows[segment])
+            write_stats(segment, observers[segment], texts)
             publish_result(segment, files[segment], _rows_of(actions, rows[segment]))
         else:
             missing = f"there are no steps {segment.first} to {segment.stop}"
             write_broken_note(segment, BrokenRecordingError(jsonl, "too short", missing))
     return sum(kept.stop - kept.start for kept in rows.values())
+
+
+def _subtitles(mp4: Path, rows: slice) -> list[Caption]:
+    """Captions from the subtitles beside a video."""
+    file = find_subtitles(mp4)
+    return subtitle_captions(file, rows.start, rows.stop) if file else []
 
 
 def _rows(segment: Recording, num_steps: int) -> slice | None:

@@ -33,6 +33,7 @@ from vpt_jax.data.encode import RECORDINGS, EncodingSettings, Recording, add_suf
 from vpt_jax.data.errors import PrepareError
 from vpt_jax.data.prepare_settings import read_settings
 from vpt_jax.data.recorded_stats import RecordedStats
+from vpt_jax.data.subtitles import subtitles_digest
 from vpt_jax.recording import GUI_MOUSE_SCALE, find_recordings, recording_file
 from vpt_jax.system.mount_points import place_folder
 from vpt_jax.system.paths import refuse_remote_paths
@@ -237,6 +238,8 @@ def _recording(split: str, path: Path, results: Path, settings: EncodingSettings
     state = [settings.stored, [file.suffix for file in files], contents]
     if (sidecar := facts_file(path)).exists():
         state.append(content_digest(sidecar, whole=True))
+    if subtitles := subtitles_digest([recording_file(path, ".mp4")]):
+        state.append(subtitles)
     if (version := recorder_version(path)) in GUI_MOUSE_SCALE:  # the folder's name may contain it
         state.append(version)
     result = results / split / f"{_plain_name(path.name)}-{_digest(state)}"
