@@ -1,10 +1,10 @@
-"""How far text steers a policy (paper, appendix I): episodes of fixed seeds for every caption, and what is done in them.
+"""How far text steers a policy (paper, appendix I): counts in episodes of the same seeds for every caption.
 
     python launch/steer.py --config.policy=runs/text --config.out=runs/steer
 
-The policy was trained with model.text_features and data.text_embedder (configs/foundation.py; docs/text.md). OUT/steer.json has
-the difference for every caption, asked for it minus asked for the others, with intervals, a permutation test and a
-verdict; OUT/recordings has every episode. After a stop or kill, run the same command again to resume.
+The policy was trained with model.text_features and data.text_embedder (docs/text.md). OUT/steer.json has the difference
+for every caption, asked for it minus asked for the others, with intervals, a permutation test and a verdict;
+OUT/recordings has every episode. After a stop or kill, run the same command again to play the remaining captions.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +23,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.out = ""
     # Captions, each with what it should raise, as CAPTION=COUNT; the counts are those of `rewards`. The paper's were
     # explore, house, dig, seed, water and wood (recalled).
-    config.captions = ("explore=places", "fight=hits", "open the door=doors", "collect ammo=ammo.2", "collect health=health")
+    config.captions = (
+        "explore=places",
+        "fight=hits",
+        "open the door=doors",
+        "collect ammo=ammo.2",
+        "collect health=health",
+    )
     # Weight of classifier-free guidance; 1: the policy itself, as the paper's (recalled).
     config.guidance = 2.0
     # Folder of the text embedder; empty: where it was in training.

@@ -41,7 +41,7 @@ class PolicyAgent:
         temperature: divides the logits; 1: the policy's own distribution; lower: likelier actions are preferred; 0:
             greedy actions (argmax).
         dtype: of the computation, such as "bfloat16" on accelerators; default: as in training.
-        text: what the agent is asked to do, such as "open the door", of a policy that was trained on text; empty: nothing.
+        text: what the agent is asked to do, such as "open the door", by a policy that reads text; empty: nothing.
         guidance: weight of classifier-free guidance by the text; 1: the policy itself; more: the text counts more.
         text_embedder: name or folder of the embedder; default: where it was in training.
 
@@ -183,7 +183,9 @@ class VideoLabeller:
 def embed_request(policy: TrainedPolicy, text: str, text_embedder: str = "") -> Float32[np.ndarray, " e"]:
     """Embedding of a text for a policy; arguments and errors as of `PolicyAgent`."""
     if policy.embedder is None:
-        raise EmbedderError(f"there is a text, {text!r}, and the policy reads none: omit it, or give one trained on text")
+        raise EmbedderError(
+            f"there is a text, {text!r}, and the policy reads none: omit it, or give one trained on text"
+        )
     return load_text_embedder(text_embedder or policy.embedder.name, policy.embedder).embed([clean_text(text)])[0]
 
 
@@ -208,7 +210,7 @@ def _sample_action(
     guidance: float | Float32[Array, ""] | None,
 ) -> tuple[ActionSample, RingKVCache]:
     texts = None if text is None else jnp.broadcast_to(text, (len(frames), len(text)))
-    if guidance is None:
+    if texts is None or guidance is None:
         output = apply_single_step(policy, params, frames, first, ring, texts)
     else:
         output = apply_guided_step(policy, params, frames, first, ring, texts, guidance)

@@ -39,14 +39,14 @@ def folder(tmp_path):
 def settings_of(folder, **changes):
     embedder = load_text_embedder("hashed")
     table = write_text_table(folder, "train", embedder, folder.parent / "text")
-    return StreamSettings(
-        str(folder), "train", 1, 4, **{"nulls": "keep", "shuffle": False, "text": table} | changes
-    )
+    return StreamSettings(str(folder), "train", 1, 4, **{"nulls": "keep", "shuffle": False, "text": table} | changes)
 
 
 def test_the_text_of_records_becomes_captions():
     observer = CaptionObserver(slice(1, 6))
-    for number, text in enumerate(["before", None, "go", "go", ["no", "text"], "\x1b[2Jdig\u202e " + "x" * 9999, "after"]):
+    for number, text in enumerate(
+        ["before", None, "go", "go", ["no", "text"], "\x1b[2Jdig\u202e " + "x" * 9999, "after"]
+    ):
         observer.observe(number, {} if text is None else {"text": text})
     dug = observer.captions.pop()
     assert observer.captions == [(1, "go"), (3, "")]
@@ -113,13 +113,13 @@ def test_a_mixture_joins_the_text_of_its_datasets(folder, tmp_path):
 )
 def test_impossible_captions_are_refused(folder, captions):
     write_captions(folder / "index" / "train", captions)
-    with pytest.raises(DatasetDamagedError, match="captions.parquet is damaged: frames outside"):
+    with pytest.raises(DatasetDamagedError, match=r"captions\.parquet is damaged: frames outside"):
         Stream(replace(settings_of(folder)))
 
 
 def test_damaged_files_are_refused(folder):
     (folder / "index" / "train" / "captions.parquet").write_bytes(b"PAR1 nonsense PAR1")
-    with pytest.raises(DatasetDamagedError, match="captions.parquet is damaged"):
+    with pytest.raises(DatasetDamagedError, match=r"captions\.parquet is damaged"):
         settings_of(folder)
 
 

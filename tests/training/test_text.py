@@ -15,7 +15,6 @@ from vpt_jax.system.errors import ConfigError
 from vpt_jax.training.checkpoints import load_policy, run_metadata
 from vpt_jax.training.setup import batch_shapes, make_mesh
 
-
 FLAGS = ("--config.data.text_embedder=hashed", "--config.model.text_features=256", "--config.data.workers=1")
 
 
@@ -55,9 +54,7 @@ def captioned(dataset_dir, tmp_path_factory):
     shutil.copytree(dataset_dir, folder)
     for split in ("train", "valid"):
         index = load_index(folder, split)
-        write_captions(
-            folder / "index" / split, [[Caption(3, "turn left"), Caption(20, "jump")] for _ in index.names]
-        )
+        write_captions(folder / "index" / split, [[Caption(3, "turn left"), Caption(20, "jump")] for _ in index.names])
     return folder
 
 

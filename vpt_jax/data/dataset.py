@@ -409,8 +409,7 @@ def join_datasets(dataset_dir: Path, sources: Sequence[Path], split: str) -> Non
         indexes[0].chunk_frames,
     )
     captions = [
-        read_captions(source / "index" / split, index.lengths)
-        for source, index in zip(sources, indexes, strict=True)
+        read_captions(source / "index" / split, index.lengths) for source, index in zip(sources, indexes, strict=True)
     ]
     write_captions(dataset_dir / "index" / split, list(chain.from_iterable(captions)))
     write_metadata(dataset_dir, {split: [n for source in opened for n in source.lengths]}, indexes[0].space)

@@ -137,8 +137,9 @@ def encode_episodes(segments: Sequence[Recording], settings: EncodingSettings) -
     captions = {segment: CaptionObserver(slice(segment.first, segment.stop)) for segment in segments}
 
     def observe(number: int, record: Mapping[str, Any]) -> None:
-        for observer in (*observers.values(), *captions.values()):
-            observer.observe(number, record)
+        for segment in segments:
+            observers[segment].observe(number, record)
+            captions[segment].observe(number, record)
 
     try:
         if problem := name_problem(jsonl):

@@ -46,7 +46,7 @@ from vpt_jax.system.workers import exit_with_parent
 from vpt_jax.video import FRAME_RATE
 
 NULL_RULES = ("drop", "mask", "keep")
-_NOT_COMPARED = ("dataset", "segments", "mapping", "space", "text")  # settings that are not in a fingerprint as they are
+_NOT_COMPARED = ("dataset", "segments", "mapping", "space", "text")  # settings not in a fingerprint as they are
 _BLOCK = 2**16  # actions processed at a time
 _WORKERS_NEED = 128  # open files: every array in transit from a worker uses two
 

@@ -14,6 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,11 +77,11 @@ def _hashed() -> TextEmbedder:
     return TextEmbedder(EmbedderIdentity(HASHED, "hashed-1", HASHED_FEATURES), embed)
 
 
-def embed_by_hashing(text: str) -> Float32[np.ndarray, "e"]:
+def embed_by_hashing(text: str) -> Float32[np.ndarray, " e"]:
     """Vector of hashed words and character n-grams, which have equal shares; length 1, or 0 without a word."""
     words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     grams = [gram for word in words for gram in _ngrams(f"<{word}>")]
-    pairs = [f"{first} {second}" for first, second in zip(words, words[1:], strict=False)]
+    pairs = [f"{first} {second}" for first, second in pairwise(words)]
     return _unit(_unit(_hash_counts([*words, *pairs])) + _unit(_hash_counts(grams))).astype(np.float32)
 
 
@@ -102,7 +103,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _sentence_model(folder: Path) -> TextEmbedder:
-    """Model of a local folder: the mean of its last hidden states over the tokens, as sentence-transformers computes."""
+    """Model of a local folder: the mean of its last hidden states over the tokens, as of sentence-transformers."""
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise EmbedderError(
             f"there is no text embedder {folder}: give {HASHED!r}, or a folder with the config.json and the "

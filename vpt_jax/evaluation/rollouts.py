@@ -115,7 +115,8 @@ def _act_as_asked(
     output = apply_guided_step(module, params, frames, first, ring, text, guidance)
     distribution = module.distribution
     action = distribution.decode(distribution.sample(rng, output.logits))
-    return AgentActions(*action, jnp.full(len(frames), jnp.nan)), output.memory
+    unknown: Any = jnp.full(len(frames), jnp.nan)
+    return AgentActions(*action, unknown), output.memory
 
 
 class RandomAgent:

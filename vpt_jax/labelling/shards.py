@@ -183,9 +183,10 @@ def merge_shards(folder: Path, shards: Sequence[JobShard], out: Path) -> bool:
     dataset.join_datasets(merged, labelled, SPLIT)
     index = dataset.load_index(merged, SPLIT)
     clips = {name: clip for shard in shards for name, clip in shard.videos.items()}
-    write_captions(merged / "index" / SPLIT, [
-        _captions(clips[name], frames) for name, frames in zip(index.names, index.lengths.tolist(), strict=True)
-    ])
+    write_captions(
+        merged / "index" / SPLIT,
+        [_captions(clips[name], frames) for name, frames in zip(index.names, index.lengths.tolist(), strict=True)],
+    )
     counts = {"episodes": len(index.names), "frames": len(index.buttons), "broken": len(broken)}
     report = {"splits": {SPLIT: counts}, "mean_confidence": float(np.mean(index.confidence)), "broken": broken}
     made_of = reports[0]["made_of"] | subtitles_of(clips) | {"videos": dict(sorted(videos.items()))}

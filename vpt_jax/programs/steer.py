@@ -69,9 +69,7 @@ def check(config: ConfigDict) -> dict[str, str]:
 def asked_agent(config: ConfigDict, policy: TrainedPolicy, caption: str) -> Callable[[], AskedPolicy]:
     """Returns a function that makes the agent, asked for a caption, when it is needed."""
     text = embed_request(policy, caption, config.text_embedder)
-    return lambda: AskedPolicy(
-        (policy.module, policy.params), text, config.guidance, count_envs(config), config.seed
-    )
+    return lambda: AskedPolicy((policy.module, policy.params), text, config.guidance, count_envs(config), config.seed)
 
 
 def paired_counts(

@@ -21,9 +21,9 @@ from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
 from vpt_jax.data.entries import MIXTURE_OPTIONS, VALID_OPTIONS, DatasetEntry, read_entries
 from vpt_jax.data.mixture import MixtureStream, WindowMixture, require_equal_data, split_rows
 from vpt_jax.data.read_ahead import read_ahead
+from vpt_jax.data.streams import NULL_RULES, Part, Stream, StreamSettings, WindowStream, batches
 from vpt_jax.data.text_embedders import EmbedderError, load_text_embedder
 from vpt_jax.data.text_tables import write_text_table
-from vpt_jax.data.streams import NULL_RULES, Part, Stream, StreamSettings, WindowStream, batches
 from vpt_jax.data.trainable import require_trainable
 from vpt_jax.evaluation.metrics import evaluator, group_name
 from vpt_jax.models.policy import embed, init_params
@@ -148,8 +148,8 @@ def open_data(config: ConfigDict) -> RunData:
     train = open_train_data(config, mixture, encoder)
     if config.model.get("text_features", 0) and not any(has_text(part.stream) for part in train.parts):
         raise ConfigError(
-            "config.data.text_embedder is set, and no frame of the training data has text: prepare them from recordings "
-            "with captions (docs/text.md), or train without text"
+            "config.data.text_embedder is set, and no frame of the training data has text: prepare them from "
+            "recordings with captions (docs/text.md), or train without text"
         )
     opened = {
         entry.name: open_stream(config, entry, "valid", data.valid_batch, encoder, train.space) for entry in valid

@@ -41,7 +41,7 @@ def cloning_loss(
     policy: Policy, params: Any, memory: KVCache, batch: Batch, rng: jax.Array
 ) -> tuple[Float[Array, ""], tuple[Metrics, KVCache]]:
     """Mean negative log-probability (nats) of the recorded actions over the valid frames."""
-    text = None if batch.text is None else drop_text(batch.text, policy.text_dropout, rng)
+    text = None if batch.text is None else drop_text(jnp.asarray(batch.text), policy.text_dropout, rng)
     output = policy.apply({"params": params}, batch.frames, batch.first, memory, text)
     actions = policy.distribution.encode(batch.buttons, batch.camera)
     log_prob = policy.distribution.log_prob(output.logits, actions)

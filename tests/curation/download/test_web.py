@@ -33,8 +33,8 @@ from vpt_jax.curation.download.search_terms import REJECT_WORDS
 from vpt_jax.curation.download.web import MANIFEST, ArchiveRecord, CollectError, collect
 from vpt_jax.curation.download.ytdlp import RequestPolicy, open_downloader, state_for_error
 from vpt_jax.data.clips import find_videos
-from vpt_jax.data.subtitles import find_subtitles, subtitle_captions
 from vpt_jax.data.manifest import is_inside, read_segments, write_table
+from vpt_jax.data.subtitles import find_subtitles, subtitle_captions
 from vpt_jax.video import VideoError, probe
 
 from ...training.conftest import kill, wait_until

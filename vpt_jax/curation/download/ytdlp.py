@@ -111,9 +111,9 @@ def _fetch(entry: VideoEntry, requirements: Requirements, policy: RequestPolicy)
 
 
 def _fetch_subtitles(info: dict[str, Any], requirements: Requirements, policy: RequestPolicy) -> None:
-    """Downloads subtitles as `SUBTITLES_FILE`, if the site has any in the language: those of people before automatic ones.
+    """Downloads subtitles as `SUBTITLES_FILE`, if the site has any: those of people before automatic ones.
 
-    A video is kept without them: sites limit their number more than that of videos.
+    A video is kept without them: sites limit requests for them more than those for videos.
     """
     from yt_dlp.utils import DownloadError
 

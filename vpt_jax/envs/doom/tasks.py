@@ -1,8 +1,8 @@
 """Doom tasks: a level with a time limit, and counts in `info`, from which `rewards.py` computes the reward.
 
-In addition to the counts of `DoomEnv` (health, items, kills, hits ...) there is `places`: the number of squares of 128
-map units, the width of a door, that the player has visited, and `doors`: the number of doors that it has gone through. Death ends the episode, since Doom's levels cannot be
-re-entered.
+In addition to the counts of `DoomEnv` (health, items, kills, hits ...) there are `places`, the number of squares of 128
+map units, the width of a door, that the player has visited, and `doors`, the number of doors that it has gone through.
+Death ends the episode, since Doom's levels cannot be re-entered.
 """
 
 from typing import Any
