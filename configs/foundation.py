@@ -68,9 +68,9 @@ def _model(preset: str) -> ConfigDict:
     # every key and axis on its own (the paper's comparison); or "autoregressive", every key depends on those before it
     # (ours), for action spaces with too many combinations.
     model.head = "joint"
-    # Size of the text embeddings that the policy takes for each frame (paper, appendix I, recalled: OpenAI's embedding
-    # service): that of data.text_embedder. 0: it reads no text. A policy with text that is initialized from one without
-    # starts exactly at it.
+    # Size of the text embeddings that the policy takes for each frame: that of data.text_embedder (docs/text.md; the
+    # paper's appendix I, as recalled, used OpenAI's embedding service). 0: it reads no text. A policy with text that is
+    # initialized from one without starts exactly at it.
     model.text_features = 0
     # Share of the windows that are trained without their text, so that the policy can act without one, and guidance can
     # compare both (our choice).

@@ -1,4 +1,4 @@
-"""How far text steers a policy (paper, appendix I): counts in episodes of the same seeds for every caption.
+"""How far text steers a policy , as in the paper's appendix I: counts in episodes of the same seeds for every caption.
 
     python launch/steer.py --config.policy=runs/text --config.out=runs/steer
 
@@ -22,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.policy = ""
     config.out = ""
     # Captions, each with what it should raise, as CAPTION=COUNT; the counts are those of `rewards`. The paper's were
-    # explore, house, dig, seed, water and wood (recalled).
+    # explore, house, dig, seed, water and wood, as recalled.
     config.captions = (
         "explore=places",
         "fight=hits",
@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "collect ammo=ammo.2",
         "collect health=health",
     )
-    # Weight of classifier-free guidance; 1: the policy itself, as the paper's (recalled).
+    # Weight of classifier-free guidance; 1: the policy itself, as in the paper, as far as recalled.
     config.guidance = 2.0
     # Folder of the text embedder; empty: where it was in training.
     config.text_embedder = ""
