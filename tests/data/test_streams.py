@@ -68,7 +68,8 @@ def test_batches_equal_the_reference_over_two_epochs(settings, episodes, nulls):
     assert len(expected) == 2 * stream.steps_per_epoch
     for step, wanted in enumerate(expected):
         batch = stream.read(step, range(3))
-        for name, actual, value in zip(Batch._fields, batch, wanted, strict=True):
+        assert batch.text is None
+        for name, actual, value in zip(Batch._fields[:5], batch[:5], wanted[:5], strict=True):
             np.testing.assert_array_equal(actual, value, f"{name} at step {step}")
             assert actual.dtype == (value.dtype if name != "camera" else np.float32)
 
