@@ -29,13 +29,12 @@ def steer(config: ConfigDict) -> Path:
     policy = load_policy(config.policy)
     out, size, space = Path(config.out), policy.frame_shape[:2], policy.module.space
     digests = [policy_digest(policy), list(policy.embedder or ())]
+    played = ConfigDict({name: value for name, value in config.items() if name != "captions"})  # one may be added later
+    results = {}
     with locked(out):
-        results = {
-            caption: evaluate_agent(
-                config, f"{number}-{_file_name(caption)}", asked_agent(config, policy, caption), size, space, digests
-            )
-            for number, caption in enumerate(counts)
-        }
+        for number, caption in enumerate(counts):
+            name, agent = f"{number}-{_file_name(caption)}", asked_agent(config, policy, caption)
+            results[caption] = evaluate_agent(played, name, agent, size, space, [*digests, caption])
         effects = {caption: text_effect(paired_counts(results, count), caption) for caption, count in counts.items()}
         file = out / "steer.json"
         write_experiment(file, describe(config, counts, effects))
