@@ -72,6 +72,13 @@ def _model(preset: str) -> ConfigDict:
     # every key and axis on its own (the paper's comparison); or "autoregressive", every key depends on those before it
     # (ours), for action spaces with too many combinations.
     model.head = "joint"
+    # Size of the text embeddings that the policy takes for each frame: that of data.text_embedder (docs/text.md; the
+    # paper's appendix I, as recalled, used OpenAI's embedding service). 0: it reads no text. A policy with text that is
+    # initialized from one without starts exactly at it.
+    model.text_features = 0
+    # Share of the windows that are trained without their text, so that the policy can act without one, and guidance can
+    # compare both (our choice).
+    model.text_dropout = 0.1
     # Computation dtype; parameters, norms and softmax are always float32.
     model.dtype = "bfloat16"
     # Rematerialization (gradient checkpointing) of the image stacks (vpt_jax/models/remat.py): "none"; "convolutions",
@@ -122,6 +129,9 @@ def _data() -> ConfigDict:
     # Cache folder for the outputs of config.init_from's image stacks for all frames: the stacks are then frozen, and
     # not computed in a step, so that a small machine can tune the rest. Empty: none, stacks are computed in every step.
     data.embeddings = ""
+    # Embedder of the datasets' captions (vpt_jax/data/text_embedders.py): "hashed" (256 features, no download), or the
+    # folder of a sentence-embedding model. Needs model.text_features. Empty: captions are not read.
+    data.text_embedder = ""
     # Worker processes per host that read and decode; 0: none, the main process reads. Each holds two of the host's
     # batches in shared memory: 11 GB if one host reads all 880 rows of 128x128.
     data.workers = 8

@@ -27,6 +27,12 @@ def get_config(variant: str = "doom") -> ConfigDict:
     config.seed = 0
     # Sampling temperature. 1: actions are sampled from the policy; 0: always the most probable action.
     config.temperature = 1.0
+    # What the policy is asked to do, such as "open the door", if it was trained on text (docs/text.md); empty: nothing.
+    # Guidance: 1: the policy itself; more: its logits move further from those without the text.
+    config.text = ""
+    config.guidance = 1.0
+    # Folder of the text embedder; empty: where it was in training.
+    config.text_embedder = ""
     # Also display it in a window, at the game's own speed. Closing the window ends the program.
     config.window = False
     # Folder of the compilation cache: compiled programs, which later starts load. "auto": that of the environment

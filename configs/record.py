@@ -45,6 +45,10 @@ def get_config(variant: str = "full") -> ConfigDict:
     # step.
     config.players = ConfigDict({"scripted": 0.9, "runner": 0.0, "human": 0.1, "random": 0.0})
 
+    # Write what a scripted player is doing ("explore", "collect armor", "open the door", "press the switch", "fight",
+    # "rest") as the text of every frame, for policies that are conditioned on text.
+    config.captions = False
+
     config.splits = ConfigDict()
     # Of each split: the levels, used in turn; the number of episodes; the seed of the first, which later ones
     # increment. Splits share no seeds. Validation and test have levels that training does not have (the last ones),

@@ -14,14 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Int, UInt8
+from jaxtyping import Array, Bool, Float32, Int, UInt8
 
+from vpt_jax.data.captions import clean_text
+from vpt_jax.data.text_embedders import EmbedderError, load_text_embedder
 from vpt_jax.keys import seed_keys
 from vpt_jax.labelling.plan import Labels
 from vpt_jax.labelling.single import label_video
 from vpt_jax.models.acting import ActionSample, describe_actions
 from vpt_jax.models.kv_cache import RingKVCache
-from vpt_jax.models.policy import Policy, apply_single_step
+from vpt_jax.models.policy import Policy, apply_guided_step, apply_single_step
 from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.system.paths import local_path
 from vpt_jax.training.checkpoints import TrainedIDM, TrainedPolicy, WrongStageError, load_idm, load_policy
@@ -39,9 +41,13 @@ class PolicyAgent:
         temperature: divides the logits; 1: the policy's own distribution; lower: likelier actions are preferred; 0:
             greedy actions (argmax).
         dtype: of the computation, such as "bfloat16" on accelerators; default: as in training.
+        text: what the agent is asked to do, such as "open the door", by a policy that reads text; empty: nothing.
+        guidance: weight of classifier-free guidance by the text; 1: the policy itself; more: the text counts more.
+        text_embedder: name or folder of the embedder; default: where it was in training.
 
     Raises:
         WrongStageError: it is an inverse dynamics model, which needs future frames and cannot act.
+        EmbedderError: there is a text, and the policy reads none, or the embedder is another one than in training.
     """
 
     def __init__(
@@ -51,6 +57,9 @@ class PolicyAgent:
         seed: int = 0,
         temperature: float = 1.0,
         dtype: DTypeLike | None = None,
+        text: str = "",
+        guidance: float = 1.0,
+        text_embedder: str = "",
     ):
         if isinstance(policy, TrainedIDM):
             raise WrongStageError("this is an inverse dynamics model, which cannot act: give it to VideoLabeller")
@@ -58,6 +67,8 @@ class PolicyAgent:
             policy = policy._replace(module=policy.module.clone(dtype=jnp.dtype(dtype)))
         self._policy, self._num_envs, self._temperature = policy, num_envs, temperature
         self._keys = seed_keys(seed, num_envs)
+        self._text = embed_request(policy, text, text_embedder) if text else None
+        self._guidance = guidance if text and guidance != 1 else None
         self.reset()
 
     @classmethod
@@ -78,7 +89,8 @@ class PolicyAgent:
         """Start new episodes in these environments (default: all): clear their KV caches, restart their sampling."""
         policy = self._policy
         if env_ids is None:
-            self._ring = jax.jit(policy.module.initial_ring_memory, static_argnums=0)(self._num_envs)
+            streams = self._num_envs * (1 if self._guidance is None else 2)  # guidance has one with text, one without
+            self._ring = jax.jit(policy.module.initial_ring_memory, static_argnums=0)(streams)
             self._first, self._steps = np.ones(self._num_envs, bool), np.zeros(self._num_envs, np.int32)
             return
         for env_id in env_ids:
@@ -125,7 +137,8 @@ class PolicyAgent:
             )
         resized = np.stack([resize(_check_frame(frame), height, width) for frame in frames])
         fixed = policy.module, self._temperature, policy.params, policy.normalizer
-        sample, self._ring = _sample_action(*fixed, self._ring, resized, self._first, self._keys, self._steps)
+        request = self._text, self._guidance
+        sample, self._ring = _sample_action(*fixed, self._ring, resized, self._first, self._keys, self._steps, *request)
         self._first, self._steps = np.zeros(self._num_envs, bool), self._steps + 1
         return jax.device_get(sample)
 
@@ -167,6 +180,15 @@ class VideoLabeller:
         return label_video(self._idm, local_path(video, "the video").expanduser(), **options)
 
 
+def embed_request(policy: TrainedPolicy, text: str, text_embedder: str = "") -> Float32[np.ndarray, " e"]:
+    """Embedding of a text for a policy; arguments and errors as of `PolicyAgent`."""
+    if policy.embedder is None:
+        raise EmbedderError(
+            f"there is a text, {text!r}, and the policy reads none: omit it, or give one trained on text"
+        )
+    return load_text_embedder(text_embedder or policy.embedder.name, policy.embedder).embed([clean_text(text)])[0]
+
+
 def _check_frame(frame: np.ndarray) -> Frame:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(f"a frame is uint8[height, width, 3], not {frame.dtype}{list(frame.shape)}")
@@ -184,8 +206,15 @@ def _sample_action(
     first: Bool[Array, " n"],
     keys: Array,
     steps: Int[Array, " n"],
+    text: Float32[Array, " e"] | None,
+    guidance: float | Float32[Array, ""] | None,
 ) -> tuple[ActionSample, RingKVCache]:
-    output, distribution = apply_single_step(policy, params, frames, first, ring), policy.distribution
+    texts = None if text is None else jnp.broadcast_to(text, (len(frames), len(text)))
+    if texts is None or guidance is None:
+        output = apply_single_step(policy, params, frames, first, ring, texts)
+    else:
+        output = apply_guided_step(policy, params, frames, first, ring, texts, guidance)
+    distribution = policy.distribution
     if temperature:
         scaled = {head: head_logits / temperature for head, head_logits in output.logits.items()}
         action = jax.vmap(distribution.sample)(jax.vmap(jax.random.fold_in)(keys, steps), scaled)

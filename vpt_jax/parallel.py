@@ -40,6 +40,7 @@ RULES: dict[str, ShardingRules] = {
         (r"mlp_out/kernel$", PartitionSpec("tensor", "fsdp")),
         (r"encoder/.*conv/kernel$", PartitionSpec(None, None, "fsdp", "tensor")),
         (r"encoder/(dense|project)/dense/kernel$", PartitionSpec("fsdp", "tensor")),
+        (r"text/\w+/kernel$", PartitionSpec("fsdp", "tensor")),
         (r"last/dense/kernel$", PartitionSpec("fsdp", "tensor")),
         (r"actions/.*/kernel$", PartitionSpec("fsdp", "tensor")),
     ),

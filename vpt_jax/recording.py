@@ -5,6 +5,8 @@ Line `i` of the .jsonl is the action that the player took after frame `i` of the
     {"mouse": {"x": 640.0, "y": 360.0, "dx": 3.0, "dy": -40.0, "buttons": [0], "newButtons": [0]},
      "keyboard": {"keys": ["key.keyboard.w"]}, "isGuiOpen": false, "hotbar": 2}
 
+A record of this library may also have a `text`, the caption of its frame (data/captions.py).
+
 Records do not contain the recorder's version: it is in the name of the file or folder (`contractor_names.py`). A video
 may have one frame more than there are lines; that frame belongs to no step.
 
@@ -187,6 +189,7 @@ class RecordingWriter:
         hotbar: int = 0,
         gui_open: bool = False,
         cursor: tuple[float, float] = (0.0, 0.0),
+        text: str = "",
     ) -> None:
         """Append a frame and the action taken after it. ValueError, and nothing is appended, if one is invalid.
 
@@ -196,6 +199,7 @@ class RecordingWriter:
           hotbar: the slot the game has selected, 0 to 8. A change without its key reads back as that key.
           gui_open: True if the mouse moves a cursor. `ESC` then reads back as `inventory`, else as no button.
           cursor: its (x, y) in pixels of a window 720 pixels high.
+          text: caption of the frame, such as what the player is about to do; empty: none.
         """
         pitch, yaw = _checked_camera(action)
         if hotbar not in range(len(HOTBARS)):
@@ -218,7 +222,7 @@ class RecordingWriter:
             "isGuiOpen": bool(gui_open),
             "hotbar": int(hotbar),
             "tick": len(self._lines),
-        }
+        } | ({"text": text} if text else {})
         self._video.write(frame)
         self._lines.append(json.dumps(record) + "\n")
         self._buttons = buttons

@@ -9,6 +9,7 @@ import pytest
 from vpt_jax.actions.mapping import ActionMapping
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace, ActionSpaceError, Axis
+from vpt_jax.data.batch import combine
 from vpt_jax.data.embeddings import EmbeddedStream, Encoder, write_embeddings
 from vpt_jax.data.mixture import MixtureStream, WindowMixture, require_equal_data, split_rows
 from vpt_jax.data.streams import Part, Stream, StreamSettings, WindowStream, batches
@@ -126,7 +127,7 @@ def test_resuming_in_the_middle_gives_the_same_batches_with_any_workers(folders,
     resumed = list(batches(mix(folders, kind), rows, 4, 9, workers))
     assert len(resumed) == 5
     for actual, expected in zip(resumed, whole[4:], strict=True):
-        assert [field.tobytes() for field in actual] == [field.tobytes() for field in expected]
+        assert_equal(actual, expected)
 
 
 @pytest.mark.parametrize("kind", [MixtureStream, WindowMixture])
@@ -134,7 +135,7 @@ def test_two_hosts_read_disjoint_rows_whose_union_is_the_batch(folders, kind):
     for step in range(3):
         whole = mix(folders, kind).read(step, range(BATCH))
         hosts = [mix(folders, kind).read(step, range(start, start + 4)) for start in (0, 4)]
-        assert_equal([np.concatenate(field) for field in zip(*hosts, strict=True)], whole)
+        assert_equal(combine(np.concatenate, hosts), whole)
     chosen, own_rows = mix(folders).assignment(0)
     assert len(set(zip(chosen, own_rows, strict=True))) == BATCH
     assert set(chosen[:4]) == set(chosen[4:]) == {0, 1}  # each host reads both datasets

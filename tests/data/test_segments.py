@@ -1,11 +1,13 @@
 """Training on segments of a dataset: frames of a stream, compared with complete episodes."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from vpt_jax.data.batch import combine
 from vpt_jax.data.embeddings import EmbeddedStream
 from vpt_jax.data.manifest import write_table
 from vpt_jax.data.streams import Stream, StreamSettings, WindowStream
@@ -29,8 +31,8 @@ def settings(dataset_dir, tmp_path):
 def read_all(stream):
     """Frames, keys, camera, first and valid of every row of an epoch, end to end."""
     steps = [stream.read(step, range(stream.settings.batch)) for step in range(stream.steps_per_epoch)]
-    rows = [np.concatenate(field, axis=1) for field in zip(*steps, strict=True)]
-    return [field.reshape(-1, *field.shape[2:]) for field in rows]
+    rows = combine(partial(np.concatenate, axis=1), steps)
+    return [field.reshape(-1, *field.shape[2:]) for field in rows if field is not None]
 
 
 @pytest.mark.parametrize("nulls", ["keep", "drop"])

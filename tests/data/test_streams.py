@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vpt_jax.actions.minerl import MINERL
-from vpt_jax.data.batch import Batch
+from vpt_jax.data.batch import Batch, combine
 from vpt_jax.data.codecs import decode_frames
 from vpt_jax.data.dataset import DatasetDamagedError, load_index, open_records
 from vpt_jax.data.streams import NULL_RULES, Stream, StreamSettings, WindowStream, batches, in_long_runs
@@ -77,7 +77,8 @@ def test_batches_equal_the_reference_over_two_epochs(settings, episodes, nulls):
     assert len(expected) == 2 * stream.steps_per_epoch
     for step, wanted in enumerate(expected):
         batch = stream.read(step, range(3))
-        for name, actual, value in zip(Batch._fields, batch, wanted, strict=True):
+        assert batch.text is None
+        for name, actual, value in zip(Batch._fields[:5], batch[:5], wanted[:5], strict=True):
             np.testing.assert_array_equal(actual, value, f"{name} at step {step}")
             assert actual.dtype == (value.dtype if name != "camera" else np.float32)
 
@@ -137,7 +138,7 @@ def test_an_episode_is_read_in_pieces(settings, episodes, nulls):
     dropped = dropped_frames(null, nulls)
     shown = [i for i in range(len(frames)) if i not in dropped]
     pieces = [stream.read_episode(2, start, 16) for start in range(0, len(shown), 16)]
-    whole = Batch(*(np.concatenate(field, axis=1)[0] for field in zip(*pieces, strict=True)))
+    whole = combine(lambda parts: np.concatenate(parts, axis=1)[0], pieces)
     for actual, wanted in zip(whole[:3], (frames, buttons, camera), strict=True):
         np.testing.assert_array_equal(actual[: len(shown)], wanted[shown])
         assert not actual[len(shown) :].any()

@@ -1,9 +1,11 @@
 """Doom tasks: time limit, counted places, the scripted player, and rewards."""
 
+import gymnasium
 import numpy as np
 import pytest
 
-from vpt_jax.envs.doom.tasks import PLACE_SIZE, make, make_scripted
+from vpt_jax.envs.doom.level import DOORS, read_geometry
+from vpt_jax.envs.doom.tasks import PLACE_SIZE, CountProgress, make, make_scripted
 from vpt_jax.envs.rewards import REWARDS, RewardTracker
 
 ARGUMENTS = {"seconds": 3.0, "level": "E1M5", "height": 18, "width": 32}
@@ -44,7 +46,7 @@ def test_the_scripted_player_ignores_actions():
     assert again == infos
 
 
-@pytest.mark.parametrize("task", ["explore", "gather_health", "collect", "fight"])
+@pytest.mark.parametrize("task", ["explore", "gather_health", "collect", "fight", "steering"])
 def test_rewards_follow_dooms_counters(task):
     (first, last), table = play(make(**ARGUMENTS | {"seconds": 0.05}), IDLE)[0], REWARDS[task]
     assert set(table) <= set(last)
@@ -53,3 +55,26 @@ def test_rewards_follow_dooms_counters(task):
         sum(3 * reward.each for reward in table.values())
     )
     assert tracker.update(first) == 0  # a decrease, such as of health, is not charged
+
+
+def test_a_door_counts_once_when_its_lines_are_crossed():
+    geometry = read_geometry("E1M5")
+    line = int(np.flatnonzero(np.isin(geometry.special, DOORS))[0])
+    middle, along = geometry.ends[line].mean(0), np.diff(geometry.ends[line], axis=0)[0]
+    across = 8 * np.array([along[1], -along[0]]) / np.linalg.norm(along)
+    env = CountProgress(FakeDoom("E1M5", [middle + across, middle - across, middle + across, middle + 2 * across]))
+    counts = [env.reset()[1]["doors"]] + [env.step(IDLE)[-1]["doors"] for _ in range(3)]
+    assert counts == [0, 1, 1, 1]
+
+
+class FakeDoom(gymnasium.Env):
+    """Game in which the player is moved along given positions."""
+
+    def __init__(self, level, positions):
+        self.level, self._infos = level, ({"x": x, "y": y} for x, y in positions)
+
+    def reset(self, *, seed=None, options=None):
+        return {}, next(self._infos)
+
+    def step(self, action):
+        return {}, 0.0, False, False, next(self._infos)

@@ -1,6 +1,7 @@
 """The recorder: contractor files with aligned frames and actions, after any interruption."""
 
 import hashlib
+import json
 import os
 import re
 import signal
@@ -13,11 +14,13 @@ import pytest
 from configs.record import get_config
 from tests.programs import Program
 from vpt_jax.actions.minerl import MINERL
+from vpt_jax.envs.doom.bot.senses import ITEMS
 from vpt_jax.envs.doom.env import DoomEnv
 from vpt_jax.envs.doom.level import LEVELS
-from vpt_jax.envs.doom.recorder import RecordError, plan_episodes, record
+from vpt_jax.envs.doom.recorder import EpisodePlan, RecordError, Settings, plan_episodes, record, record_episode
 from vpt_jax.recording import find_recordings, read_frames, read_steps
 
+ITEM_CAPTIONS = {f"collect {kind.lower()}" for kind in ITEMS}
 SMALL = {
     "height": 90, "width": 160, "seconds": 2.0, "workers": 2, "players": {"scripted": 0.5, "human": 0.5},
     "splits.train.levels": ("MAP01", "E1M1"), "splits.train.episodes": 4, "splits.valid.episodes": 1,
@@ -119,6 +122,21 @@ def test_signals_stop_the_recorder_cleanly(tmp_path, number):
 def test_invalid_settings_are_refused_at_once(tmp_path, changes, message):
     with pytest.raises(RecordError, match=message):
         record(small_config(tmp_path, **changes))
+
+
+def test_captions_say_what_the_scripted_player_does_and_change_nothing_else(recorded, tmp_path):
+    path = next(path for path in find_recordings(recorded / "train") if "scripted" in path.name)
+    level, player, seed = path.name.split("-")
+    plan = EpisodePlan(tmp_path / path.name, level, player, int(seed))
+    record_episode(plan, Settings(90, 160, 2.0, 2, captions=True))
+    lines, plain = (
+        [json.loads(line) for line in Path(f"{file}.jsonl").read_text().splitlines()] for file in (plan.path, path)
+    )
+    texts = [line.pop("text", "") for line in lines]
+    assert lines == plain
+    assert set(texts) <= {"explore", "fight", "rest", "open the door", "press the switch", *ITEM_CAPTIONS}
+    assert all(texts)
+    assert Path(f"{plan.path}.mp4").read_bytes() == Path(f"{path}.mp4").read_bytes()
 
 
 def test_a_folder_of_other_settings_is_refused(recorded, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from vpt_jax import parallel
 from vpt_jax.actions.minerl import BUTTON_INDEX, BUTTONS, CAMERA, MINERL
-from vpt_jax.data.batch import Batch
+from vpt_jax.data.batch import combine
 from vpt_jax.data.dataset import EpisodeIndex
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation.metrics import (
@@ -159,7 +159,7 @@ def test_the_evaluator_agrees_with_one_pass_over_complete_rows(dataset_dir):
 
     totals, jitted = {"valid": [], "acting": []}, jax.jit(predict)
     for row in rows:
-        whole = Batch(*(np.concatenate(field, axis=1) for field in zip(*row, strict=True)))
+        whole = combine(partial(np.concatenate, axis=1), row)
         prediction, _ = jitted(params, memory(1), whole)
         acting = whole.valid & ~MINERL.is_null(whole.buttons, whole.camera)
         for view, counted in (("valid", whole.valid), ("acting", acting)):

@@ -21,6 +21,7 @@ import pytest
 from configs import idm
 from vpt_jax.actions.minerl import CAMERA
 from vpt_jax.data import codecs, dataset
+from vpt_jax.data.captions import read_captions
 from vpt_jax.data.manifest import VideoSegment
 from vpt_jax.labelling.job import LabelError, label
 from vpt_jax.models.presets import make_idm
@@ -155,6 +156,22 @@ def test_a_segment_after_the_end_is_listed(videos, idm_dir, tmp_path, in_process
     finally:
         manifest.unlink()
     assert [note["detail"] for note in report["broken"]] == ["it has no frames 90 to 112 (20 per second)"]
+
+
+def test_labels_keep_the_subtitles_of_their_videos(videos, idm_dir, tmp_path, in_process):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    shutil.copy(videos / "long.mp4", folder / "a.mp4")
+    subtitles = folder / "a.srt"
+    subtitles.write_text("1\n00:00:02,000 --> 00:00:03,000\nopen the door\n")
+    write_manifest(folder / "parts.parquet", [("a.mp4", 0.0, 2.2), ("a.mp4", 2.5, 4.0)])
+    config = settings(folder / "parts.parquet", idm_dir, tmp_path / "out", num_films=0)
+    index = dataset.load_index(label(config), "train")
+    captions = read_captions(tmp_path / "out" / "index" / "train", index.lengths)
+    assert captions == [[(40, "open the door")], [(0, "open the door"), (10, "")]]
+    subtitles.write_text("")
+    with pytest.raises(LabelError, match="subtitles was"):
+        label(config)
 
 
 def test_a_video_whose_frame_size_changes_is_labelled(videos, idm_dir, tmp_path, in_process):

@@ -217,9 +217,14 @@ def test_errors_name_the_file_and_the_cause(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"head": "factored"}, "has a head 'factored'"), ({"space": DOOM}, "'doom'")]
+    ("changes", "message"),
+    [
+        ({"head": "factored"}, "has a head 'factored'"),
+        ({"space": DOOM}, "'doom'"),
+        ({"text_features": 5}, "reads text"),
+    ],
 )
-def test_only_the_joint_head_of_minerls_space_is_exported(changes, message):
+def test_only_the_joint_head_of_minerls_space_without_text_is_exported(changes, message):
     module = Policy(widths=(4,), features=16, heads=2, layers=1, **changes)
     new = ValueNormalizer.create()
     with pytest.raises(ConversionError, match=message):

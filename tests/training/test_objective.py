@@ -26,7 +26,7 @@ class Constant:
 
     distribution = JointDistribution()
 
-    def apply(self, variables, frames, first, memory):
+    def apply(self, variables, frames, first, memory, text=None):
         shape = first.shape
         logits = {head: jnp.broadcast_to(row, (*shape, len(row))) for head, row in variables["params"].items()}
         return PolicyOutput(logits, jnp.zeros(shape), memory + shape[1])

@@ -3,6 +3,7 @@
 In a module of its own, because a train step needs this type but no dataset.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,3 +18,11 @@ class Batch(NamedTuple):
     camera: Float[np.ndarray, "b t axes"]  # movement per step, in the axes' units
     first: Bool[np.ndarray, "b t"]  # first frame of an episode or of a row: resets the recurrent memory (KV cache)
     valid: Bool[np.ndarray, "b t"]  # loss mask
+    # Embeddings of the captions, zeros where there is none (data/text_tables.py); None: the model reads no text.
+    text: Float[np.ndarray, "b t e"] | None = None
+
+
+def combine(join: Callable[[Sequence[np.ndarray]], np.ndarray], batches: Sequence[Batch]) -> Batch:
+    """Joins several batches field by field, by a function such as `np.stack`; a field that is None stays None."""
+    fields = zip(*batches, strict=True)
+    return Batch(*(None if field[0] is None else join(field) for field in fields))  # type: ignore[arg-type]

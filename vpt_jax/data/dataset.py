@@ -3,6 +3,7 @@
     DIR/dataset_info.json, features.json                 readable with tfds.builder_from_directory(DIR)
     DIR/vpt-train.array_record-00000-of-00003 ...        one record = one chunk of consecutive frames
     DIR/index/train/{names,lengths,buttons,camera,confidence,labels,chunk_frames}.npy
+    DIR/index/train/captions.parquet                     text of the frames, if there is any (captions.py)
     DIR/action_space.json                                keys and axes of the actions; absent: MineRL's
     DIR/report.json                                      sources of the dataset; skipped recordings with reasons
 
@@ -29,6 +30,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
+from vpt_jax.data.captions import read_captions, write_captions
 from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
 from vpt_jax.data.index_arrays import REMEDY, check_actions, memmap_arrays
 from vpt_jax.data.metadata import SplitFiles, check_features, read_splits, read_version
@@ -222,7 +224,7 @@ def check_dataset(dataset_dir: Path) -> None:
     """
     folder = Path(dataset_dir) / "index"
     for split in sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ["train"]:
-        load_index(dataset_dir, split)
+        read_captions(folder / split, load_index(dataset_dir, split).lengths)
         open_records(dataset_dir, split).check_shards()
 
 
@@ -406,6 +408,10 @@ def join_datasets(dataset_dir: Path, sources: Sequence[Path], split: str) -> Non
         indexes[0].labels,
         indexes[0].chunk_frames,
     )
+    captions = [
+        read_captions(source / "index" / split, index.lengths) for source, index in zip(sources, indexes, strict=True)
+    ]
+    write_captions(dataset_dir / "index" / split, list(chain.from_iterable(captions)))
     write_metadata(dataset_dir, {split: [n for source in opened for n in source.lengths]}, indexes[0].space)
 
 

@@ -83,7 +83,7 @@ def write_embeddings(settings: StreamSettings, encoder: Encoder, folder: Path) -
         EmbeddingsMismatchError: the folder holds other embeddings.
     """
     all_frames = replace(settings, nulls="keep", segments="", minutes=0.0, shuffle=False, seed=0)
-    all_frames = replace(all_frames, mapping=None, space=None, min_confidence=0.0)
+    all_frames = replace(all_frames, mapping=None, space=None, min_confidence=0.0, text=None)
     stream = Stream(replace(all_frames, batch=1, length=_BATCH))
     records = hashlib.sha256()
     for file in sorted(Path(settings.dataset).glob(f"*{settings.split}.array_record*")):

@@ -18,8 +18,10 @@ from vpt_jax.actions.mapping import ActionMapping
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data import dataset
+from vpt_jax.data.captions import Caption, CaptionObserver
 from vpt_jax.data.codecs import encode_chunk
 from vpt_jax.data.recorded_stats import RecordObserver
+from vpt_jax.data.subtitles import find_subtitles, subtitle_captions
 from vpt_jax.recording import BrokenRecordingError, Steps, read_frames, read_steps, recording_file
 from vpt_jax.system.atomic_files import atomic_write, publish, read_arrays, read_json, write_text
 from vpt_jax.system.workers import temporary_path
@@ -109,8 +111,12 @@ class Recording(NamedTuple):
         return True
 
     def recorded(self) -> dict[str, Any]:
-        """Stored `stats` (recorded_stats.py), `first_tick` and `last_tick`; empty if they cannot be read."""
+        """Stored `stats` (recorded_stats.py), `first_tick`, `last_tick`, `captions`; empty if they cannot be read."""
         return read_json(self.file(".json")) or {}
+
+    def captions(self) -> list[Caption]:
+        """Stored captions."""
+        return [Caption(*caption) for caption in self.recorded().get("captions", [])]
 
 
 def encode_episodes(segments: Sequence[Recording], settings: EncodingSettings) -> int:
@@ -128,9 +134,12 @@ def encode_episodes(segments: Sequence[Recording], settings: EncodingSettings) -
         segment: RecordObserver(segments[0].source, slice(segment.first, segment.stop)) for segment in segments
     }
 
+    captions = {segment: CaptionObserver(slice(segment.first, segment.stop)) for segment in segments}
+
     def observe(number: int, record: Mapping[str, Any]) -> None:
-        for observer in observers.values():
-            observer.observe(number, record)
+        for segment in segments:
+            observers[segment].observe(number, record)
+            captions[segment].observe(number, record)
 
     try:
         if problem := name_problem(jsonl):
@@ -147,12 +156,19 @@ def encode_episodes(segments: Sequence[Recording], settings: EncodingSettings) -
         return 0
     for segment in segments:
         if segment in rows:
-            write_stats(segment, observers[segment])
+            texts = captions[segment].captions or _subtitles(mp4, rows[segment])
+            write_stats(segment, observers[segment], texts)
             publish_result(segment, files[segment], _rows_of(actions, rows[segment]))
         else:
             missing = f"there are no steps {segment.first} to {segment.stop}"
             write_broken_note(segment, BrokenRecordingError(jsonl, "too short", missing))
     return sum(kept.stop - kept.start for kept in rows.values())
+
+
+def _subtitles(mp4: Path, rows: slice) -> list[Caption]:
+    """Captions from the subtitles beside a video."""
+    file = find_subtitles(mp4)
+    return subtitle_captions(file, rows.start, rows.stop) if file else []
 
 
 def _rows(segment: Recording, num_steps: int) -> slice | None:
@@ -198,10 +214,11 @@ def write_broken_note(segment: Recording, error: BrokenRecordingError, file: str
     write_text(segment.file(".broken"), json.dumps(note))
 
 
-def write_stats(segment: Recording, observer: RecordObserver) -> None:
-    """Stores the statistics that `Recording.recorded` returns."""
-    ticks = {"first_tick": observer.first_tick, "last_tick": observer.last_tick}
-    write_text(segment.file(".json"), json.dumps({"stats": observer.stats().as_dict()} | ticks))
+def write_stats(segment: Recording, observer: RecordObserver, captions: Sequence[Caption] = ()) -> None:
+    """Stores the statistics and captions that `Recording.recorded` returns."""
+    recorded: dict[str, Any] = {"first_tick": observer.first_tick, "last_tick": observer.last_tick}
+    recorded |= {"captions": captions} if captions else {}
+    write_text(segment.file(".json"), json.dumps({"stats": observer.stats().as_dict()} | recorded))
 
 
 def publish_result(segment: Recording, records: Path, actions: Actions) -> None:

@@ -57,7 +57,7 @@ def read_segments(manifest: Path) -> list[VideoSegment]:
     """
     local_path(manifest, "the manifest")
     table = _read_columns(manifest)
-    codes, names = _encode(table.column("video"))
+    codes, names = dictionary_encode(table.column("video"))
     start, end = (table.column(name).to_numpy() for name in ("start", "end"))
     videos = [_normalize_path(name) for name in names]
     with np.errstate(invalid="ignore", over="ignore"):
@@ -119,9 +119,9 @@ def _names(manifest: Path, column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.string()) if kind != pa.string() else column
 
 
-def _encode(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+def dictionary_encode(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     """Dictionary-encodes a column: the code of every row, -1 for a null, and the distinct names."""
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionarydictionary_encode()
     encoded = encoded.unify_dictionaries().combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):  # without chunks
         return np.zeros(0, int), []

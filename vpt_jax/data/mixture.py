@@ -137,13 +137,16 @@ class MixtureStream:
     def read(self, step: int, rows: Sequence[int]) -> Batch:
         """Reads the frames and actions of some rows at a step."""
         chosen, own_rows = (field[list(rows)] for field in self.assignment(step))
-        merged: list[np.ndarray] = []
+        merged: dict[str, np.ndarray] = {}
         for i in np.unique(chosen):
             batch = self.parts[i].stream.read(step, own_rows[chosen == i].tolist())
-            merged = merged or [np.empty((len(chosen), *field.shape[1:]), field.dtype) for field in batch]
-            for whole, field in zip(merged, batch, strict=True):
-                whole[chosen == i] = field
-        return Batch(*merged)
+            fields = {name: field for name, field in batch._asdict().items() if field is not None}
+            merged = merged or {
+                name: np.empty((len(chosen), *field.shape[1:]), field.dtype) for name, field in fields.items()
+            }
+            for name, field in fields.items():
+                merged[name][chosen == i] = field
+        return Batch(**merged)
 
     def bytes_read(self, rows: int) -> int:
         """Size in bytes of what `read` returns for a number of rows."""
@@ -152,10 +155,10 @@ class MixtureStream:
     def fingerprint(self) -> dict[str, Any]:
         """Properties that must be equal when training resumes, of each dataset in order.
 
-        The shape of frames and the length, by which a model is loaded, are those of all.
+        The shape of frames, the length and the text embedder, by which a model is loaded, are those of all.
         """
         parts = [self._part_fingerprint(part) for part in self.parts]
-        of_all = {name: parts[0][name] for name in ("frame_shape", "length")}
+        of_all = {name: parts[0][name] for name in ("frame_shape", "length", "text") if name in parts[0]}
         return of_all | {f"dataset{i}.{name}": value for i, part in enumerate(parts, 1) for name, value in part.items()}
 
     def _part_fingerprint(self, part: Part) -> dict[str, Any]:

@@ -28,10 +28,12 @@ from vpt_jax.data import beam, bridged_report, dataset, manifest, sessions, spli
 from vpt_jax.data.bridged import BridgedRecording, encode_bridged
 from vpt_jax.data.bridges.facts import facts_file
 from vpt_jax.data.bridges.registry import load_bridge
+from vpt_jax.data.captions import Caption, join_captions, write_captions
 from vpt_jax.data.encode import RECORDINGS, EncodingSettings, Recording, add_suffix, encode_episodes
 from vpt_jax.data.errors import PrepareError
 from vpt_jax.data.prepare_settings import read_settings
 from vpt_jax.data.recorded_stats import RecordedStats
+from vpt_jax.data.subtitles import subtitles_digest
 from vpt_jax.recording import GUI_MOUSE_SCALE, find_recordings, recording_file
 from vpt_jax.system.mount_points import place_folder
 from vpt_jax.system.paths import refuse_remote_paths
@@ -91,7 +93,7 @@ def prepare(config: ConfigDict, source: str = RECORDINGS) -> Path:
                     bridged_report.refuse_unknown_factors(recordings, dict(settings.mouse_factors))
                 report = provenance | _episode_report(folder, list(episodes)) | _recorded_report(episodes)
                 report |= bridged or trainable.report_facts(facts, config.include_untrainable)
-                if _assemble(run, partial / "dataset", list(episodes), settings, report):
+                if _assemble(run, partial / "dataset", episodes, settings, report):
                     break
             else:
                 raise PrepareError(
@@ -252,6 +254,8 @@ def _recording(split: str, path: Path, results: Path, settings: EncodingSettings
     state = [settings.stored, [file.suffix for file in files], contents]
     if (sidecar := facts_file(path)).exists():
         state.append(content_digest(sidecar, whole=True))
+    if subtitles := subtitles_digest([recording_file(path, ".mp4")]):
+        state.append(subtitles)
     if (version := recorder_version(path)) in GUI_MOUSE_SCALE:  # the folder's name may contain it
         state.append(version)
     result = results / split / f"{_plain_name(path.name)}-{_digest(state)}"
@@ -359,7 +363,11 @@ def _segment_timing(recording: Recording) -> sessions.SegmentTiming:
 
 
 def _assemble(
-    run: TaskRunner, folder: Path, recordings: Sequence[Recording], settings: EncodingSettings, report: dict[str, Any]
+    run: TaskRunner,
+    folder: Path,
+    recordings: Mapping[Recording, Sequence[Recording]],
+    settings: EncodingSettings,
+    report: dict[str, Any],
 ) -> bool:
     """Writes the dataset of all intact episodes to `folder`, emptied first; returns False if some were damaged."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -378,9 +386,16 @@ def _assemble(
     if damaged := [episode for episodes in splits.values() for episode in episodes if not episode.is_intact]:
         _report_damaged(damaged)
         return False
+    for split, episodes in splits.items():
+        write_captions(folder / "index" / split, [_captions(recordings[episode]) for episode in episodes])
     dataset.write_metadata(folder, counts, settings.space)
     dataset.check_dataset(folder)
     return True
+
+
+def _captions(segments: Sequence[Recording]) -> list[Caption]:
+    """Captions of an episode from its segments."""
+    return join_captions((one.captions(), len(one.actions()["buttons"])) for one in segments)
 
 
 def _write_split(

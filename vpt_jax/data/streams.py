@@ -31,7 +31,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from vpt_jax.actions.mapping import ActionMapping
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
-from vpt_jax.data.batch import Batch
+from vpt_jax.data.batch import Batch, combine
+from vpt_jax.data.captions import Captions, load_captions
 from vpt_jax.data.codecs import decode_frames, frame_shape
 from vpt_jax.data.dataset import EpisodeIndex, check_record_position, load_index, open_records
 from vpt_jax.data.errors import DatasetDamagedError
@@ -39,6 +40,7 @@ from vpt_jax.data.manifest import read_segments
 from vpt_jax.data.segments import SegmentIndex, make_segment_index
 from vpt_jax.data.shards import open_file_limit
 from vpt_jax.data.shared_memory import PrefetchSettings, fit_shared_memory
+from vpt_jax.data.text_tables import TextTable, read_text
 from vpt_jax.system.stopping import kill_children
 from vpt_jax.system.workers import exit_with_parent
 from vpt_jax.video import FRAME_RATE
@@ -46,7 +48,7 @@ from vpt_jax.video import FRAME_RATE
 NULL_RULES = ("drop", "mask", "keep", "drop_3", "drop_21")
 # Shortest run of null actions whose frames each rule drops. The paper tried runs of 1, 3 and 21 (recalled).
 _DROPPED_RUNS = {"drop": 1, "drop_3": 3, "drop_21": 21}
-_NOT_COMPARED = ("dataset", "segments", "mapping", "space")  # settings that are not in a fingerprint as they are
+_NOT_COMPARED = ("dataset", "segments", "mapping", "space", "text")  # settings not in a fingerprint as they are
 _BLOCK = 2**16  # actions processed at a time
 _WORKERS_NEED = 128  # open files: every array in transit from a worker uses two
 
@@ -78,6 +80,7 @@ class StreamSettings:
     min_confidence: float = 0.0  # the loss of labels of lower confidence is masked; 0: none is
     mapping: ActionMapping | None = None  # of the dataset's actions to `space`; None: they are used as they are
     space: ActionSpace | None = None  # None: the dataset's
+    text: TextTable | None = None  # embeddings of the captions; None: batches have no text
 
     def __post_init__(self) -> None:
         if self.nulls not in NULL_RULES:
@@ -264,11 +267,12 @@ class Stream:
     def read(self, step: int, rows: Sequence[int]) -> Batch:
         """Reads the frames and actions of some rows at a step."""
         parts = [self._read_window(self.window(step, row)) for row in rows]
-        return Batch(*(np.stack(field) for field in zip(*parts, strict=True)))
+        return combine(np.stack, parts)
 
     def bytes_read(self, rows: int) -> int:
         """Size in bytes of what `read` returns for a number of rows."""
         action = len(self.space.keys) + 4 * len(self.space.axes) + 2  # with `first` and `valid`
+        action += 4 * self.settings.text.embedder.features if self.settings.text else 0
         return rows * self.settings.length * (self._bytes_per_frame + action)
 
     @property
@@ -280,7 +284,7 @@ class Stream:
         frame, place = self.kept(episode)[start : start + length], np.arange(length)
         real, first = place < len(frame), place + start == 0
         window = Window(np.full(length, episode), np.pad(frame, (0, length - len(frame))), first, real)
-        return Batch(*(field[None] for field in self._read_window(window)))
+        return combine(np.stack, [self._read_window(window)])
 
     def _read_window(self, window: Window) -> Batch:
         row = self.index.starts[window.episode] + window.frame
@@ -289,7 +293,13 @@ class Stream:
             valid = valid & self._is_confident(row)
         buttons, camera = self._actions(row)
         real = window.real[:, None]
-        return Batch(self._read_frames(window), buttons * real, camera * real, window.first, valid)
+        text = read_text(self.settings.text, self._captions, row) * real if self.settings.text else None
+        return Batch(self._read_frames(window), buttons * real, camera * real, window.first, valid, text)
+
+    @cached_property
+    def _captions(self) -> Captions:
+        """Captions of the whole split, by row of its index."""
+        return load_captions(Path(self.settings.dataset, "index", self.settings.split), self._full_index.lengths)
 
     def _read_frames(self, window: Window) -> UInt8[np.ndarray, "t h w 3"]:
         stored = self.index.first_frame[window.episode] + window.frame
@@ -335,13 +345,14 @@ class Stream:
     def fingerprint(self) -> dict[str, Any]:
         """Properties that must be equal when training resumes: else its position would denote other frames."""
         names = hashlib.sha256("\n".join(self.index.names).encode() + self.index.lengths.tobytes()).hexdigest()
-        values = asdict(replace(self.settings, mapping=None, space=None))
+        values = asdict(replace(self.settings, mapping=None, space=None, text=None))
         space = {} if self.space == MINERL else {"action_space": self.space.to_dict()}  # earlier runs state none
         left_out = {*_NOT_COMPARED} | (set() if self.settings.min_confidence else {"min_confidence"})
         same = {name: value for name, value in values.items() if name not in left_out} | {
             "frame_shape": list(self.frame_shape), "episodes": names[:16], "kept_frames": self.num_frames, **space,
         }  # fmt: skip
-        return same | ({"mapping": self.settings.mapping.to_dict()} if self.settings.mapping else {})
+        same |= {"mapping": self.settings.mapping.to_dict()} if self.settings.mapping else {}
+        return same | ({"text": list(self.settings.text.embedder)} if self.settings.text else {})
 
 
 class WindowStream(Stream):
@@ -429,7 +440,8 @@ class _StepSource:
         return self.stop - self.start
 
     def __getitem__(self, i: int) -> Mapping[str, np.ndarray]:
-        return self.reader.read(self.start + i, self.rows)._asdict()
+        fields = self.reader.read(self.start + i, self.rows)._asdict()
+        return {name: values for name, values in fields.items() if values is not None}  # None is no array for Grain
 
 
 def _init_worker(index: int, count: int) -> None:

@@ -18,6 +18,8 @@ _STREAMS = resources.files("vpt_jax.envs") / "human_streams.npz"
 class Player(Protocol):
     """Interface of a player: maps the observation and info of `Env.reset` or `Env.step` to the next action."""
 
+    caption: str  # of the last action: what the player is doing; "": nothing is known
+
     def act(self, observation: Mapping[str, Any], info: Mapping[str, float]) -> dict[str, Any]:
         """Returns the next 24-key action."""
         ...
@@ -37,6 +39,8 @@ def random_actions(
 class RandomPlayer:
     """Takes a new random action in every step."""
 
+    caption = ""
+
     def __init__(self, seed: int):
         self._rng = np.random.default_rng(seed)
 
@@ -52,6 +56,8 @@ class HumanStreamPlayer:
     Its keys and mouse moves have human statistics, but no relation to the game. There are three streams of one minute;
     a stream repeats from its start.
     """
+
+    caption = ""
 
     def __init__(self, seed: int):
         rng = np.random.default_rng(seed)

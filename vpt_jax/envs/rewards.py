@@ -75,6 +75,9 @@ REWARDS: dict[str, RewardTable] = {
     "gather_health": {"health": Reward(1 / 25, every_increase=True)},
     "collect": {"items": Reward(1)},
     "fight": {"kills": Reward(1), "hits": Reward(1 / 10)},
+    # What captions ask for (configs/steer.py): only the counts matter.
+    "steering": {name: Reward(1) for name in ("places", "doors", "items", "kills", "hits")}
+    | {name: Reward(1, every_increase=True) for name in ("health", "armor", "ammo.2")},
 }
 
 

@@ -20,7 +20,7 @@ from vpt_jax.evaluation.behaviour import BehaviourTracker
 from vpt_jax.evaluation.episode_files import episode_writer
 from vpt_jax.evaluation.resampling import Figure, mean_figure, wilson_figure
 from vpt_jax.keys import seed_key
-from vpt_jax.models.policy import Policy, apply_single_step
+from vpt_jax.models.policy import Policy, apply_guided_step, apply_single_step
 from vpt_jax.system.workers import progress_bar
 from vpt_jax.video import Frame
 
@@ -82,6 +82,46 @@ def _act(
             drift = distribution.kl(reference.logits, output.logits)
     action = distribution.decode(distribution.sample(rng, output.logits))
     return AgentActions(*action, drift), tuple(one.memory for one in outputs)
+
+
+class AskedPolicy:
+    """Samples its actions from a policy that is asked for a text, by classifier-free guidance."""
+
+    def __init__(
+        self, policy: tuple[Policy, Any], text: Float[np.ndarray, " e"], guidance: float, rows: int, seed: int
+    ):
+        """Compiles the step.
+
+        Args:
+            policy: with its parameters.
+            text: embedding of what all environments are asked for.
+            guidance: weight of the text, as of `apply_guided_step`.
+            rows: number of environments.
+            seed: of the sampled actions.
+        """
+        module, self._params = policy
+        self._act = jax.jit(partial(_act_as_asked, module), donate_argnums=1)
+        self._ring = module.initial_ring_memory(2 * rows)
+        self._text, self._guidance = np.tile(text, (rows, 1)), guidance
+        self._rng, self._steps = seed_key(seed), 0
+
+    def act(self, time_step: TimeStep) -> AgentActions:
+        """Returns sampled actions; the same seed and the same time steps give the same actions."""
+        rng = jax.random.fold_in(self._rng, self._steps)
+        frames = time_step.frames, time_step.first
+        actions, self._ring = self._act(self._params, self._ring, *frames, self._text, self._guidance, rng)
+        self._steps += 1
+        return jax.device_get(actions)
+
+
+def _act_as_asked(
+    module: Policy, params: Any, ring: Any, frames: Array, first: Array, text: Array, guidance: Any, rng: jax.Array
+) -> tuple[AgentActions, Any]:
+    output = apply_guided_step(module, params, frames, first, ring, text, guidance)
+    distribution = module.distribution
+    action = distribution.decode(distribution.sample(rng, output.logits))
+    unknown: Any = jnp.full(len(frames), jnp.nan)
+    return AgentActions(*action, unknown), output.memory
 
 
 class RandomAgent:

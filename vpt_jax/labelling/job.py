@@ -42,7 +42,7 @@ from vpt_jax.data.errors import DatasetDamagedError
 from vpt_jax.labelling import LabelError, resume
 from vpt_jax.labelling.model import CHOICES, MODES, model_digest
 from vpt_jax.labelling.plan import EncodedVideo, Plan
-from vpt_jax.labelling.shards import SPLIT, JobShard, is_complete, merge_shards, write_shard_dataset
+from vpt_jax.labelling.shards import SPLIT, JobShard, is_complete, merge_shards, subtitles_of, write_shard_dataset
 from vpt_jax.labelling.steps import Labeller, read_steps, read_videos, step_file
 from vpt_jax.labelling.waves import Waves
 from vpt_jax.system.paths import refuse_remote_paths
@@ -75,7 +75,7 @@ def label(config: ConfigDict) -> Path:
     videos = require_videos(Path(config.videos).resolve(), LabelError, outside=out)
     idm = load_idm(config.idm)
     keys, made_of = content_keys(videos), _label_settings(config, idm)
-    wanted = made_of | {"videos": keys}
+    wanted = made_of | subtitles_of(videos) | {"videos": keys}
     if _is_up_to_date(out, wanted):
         return _report_done(out, work)
     _check_window(config, idm)

@@ -5,7 +5,7 @@ Shards of a job: `config.shard_index` of `config.num_shards`, in folders `part-0
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ import numpy as np
 
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data import dataset
+from vpt_jax.data.captions import Caption, write_captions
 from vpt_jax.data.clips import Clip, FrameSettings, is_film_complete
 from vpt_jax.data.errors import DatasetDamagedError, DatasetMissingError
+from vpt_jax.data.subtitles import find_subtitles, subtitle_captions, subtitles_digest
 from vpt_jax.labelling import LabelError
 from vpt_jax.labelling.plan import Labels
 from vpt_jax.labelling.resume import result_file
@@ -148,6 +150,18 @@ def _labelled_records(
         bar.update()
 
 
+def subtitles_of(videos: Mapping[str, Clip]) -> dict[str, str]:
+    """What identifies the subtitles beside the videos in a dataset's report; empty if there are none."""
+    digest = subtitles_digest(clip.video for clip in videos.values())
+    return {"subtitles": digest} if digest else {}
+
+
+def _captions(clip: Clip, frames: int) -> list[Caption]:
+    """Captions of a video of so many frames, from the subtitles beside it."""
+    file = find_subtitles(clip.video)
+    return subtitle_captions(file, clip.first, clip.first + frames) if file else []
+
+
 def merge_shards(folder: Path, shards: Sequence[JobShard], out: Path) -> bool:
     """Merges the datasets of all shards into `out`, if all are complete; returns whether it did."""
     datasets = [shard.folder / "dataset" for shard in shards]
@@ -168,9 +182,14 @@ def merge_shards(folder: Path, shards: Sequence[JobShard], out: Path) -> bool:
         raise LabelError(f"all {len(broken)} videos are broken, the first: {broken[0]}")
     dataset.join_datasets(merged, labelled, SPLIT)
     index = dataset.load_index(merged, SPLIT)
+    clips = {name: clip for shard in shards for name, clip in shard.videos.items()}
+    write_captions(
+        merged / "index" / SPLIT,
+        [_captions(clips[name], frames) for name, frames in zip(index.names, index.lengths.tolist(), strict=True)],
+    )
     counts = {"episodes": len(index.names), "frames": len(index.buttons), "broken": len(broken)}
     report = {"splits": {SPLIT: counts}, "mean_confidence": float(np.mean(index.confidence)), "broken": broken}
-    made_of = reports[0]["made_of"] | {"videos": dict(sorted(videos.items()))}
+    made_of = reports[0]["made_of"] | subtitles_of(clips) | {"videos": dict(sorted(videos.items()))}
     (merged / "report.json").write_text(json.dumps(report | {"made_of": made_of}, indent=1) + "\n")
     for path in datasets:
         if (path / "films").exists():

@@ -11,6 +11,7 @@ from vpt_jax.models.heads import logit_shapes
 from vpt_jax.models.idm import TEMPORAL_RADIUS, InverseDynamicsModel
 from vpt_jax.models.impala import BLOCKS_PER_STACK, EMBEDDING
 from vpt_jax.models.policy import Policy
+from vpt_jax.models.text_projection import HIDDEN_LAYERS
 from vpt_jax.models.transformer import MLP_RATIO
 
 TRAINING_FACTOR = 3  # forward, gradient of the activations, gradient of the parameters: each costs as much
@@ -20,10 +21,11 @@ def policy_flops(policy: Policy, height: int, width: int, length: int) -> float:
     """FLOPs of a policy's forward pass per frame, in a chunk of `length` frames; a multiply-add is two."""
     keys = policy.memory_length + length
     outputs = _num_outputs(logit_shapes(policy.head, policy.space)) + 1  # and the value head
+    text_inputs = policy.text_features + HIDDEN_LAYERS * policy.features if policy.text_features else 0
     return (
         _encoder(policy.widths, policy.features, 3, height, width)
         + policy.layers * _block(policy.features, policy.heads, keys, distances=True)
-        + _dense(policy.features, policy.features + outputs)
+        + _dense(policy.features, policy.features + outputs + text_inputs)
     )
 
 

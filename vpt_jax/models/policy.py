@@ -17,6 +17,7 @@ from vpt_jax.models.impala import ImpalaEncoder, scale_frames
 from vpt_jax.models.kv_cache import AnyCache, KVCache, RingKVCache, attention_mask, empty_cache, empty_ring_cache
 from vpt_jax.models.layers import NormDense, TokenNorm, fan_in_normalized
 from vpt_jax.models.remat import NONE
+from vpt_jax.models.text_projection import TextProjection
 from vpt_jax.models.transformer import Transformer
 from vpt_jax.parallel import BATCH, constrain
 
@@ -55,6 +56,8 @@ class Policy(nn.Module):
     # Of the actions, one of `heads.HEADS`. Not in the `repr`, by which evaluations recognize a policy.
     head: str = field(default="joint", repr=False)
     space: ActionSpace = field(default=MINERL, repr=False)  # of the actions
+    text_features: int = field(default=0, repr=False)  # size of a text embedding; 0: the policy reads no text
+    text_dropout: float = field(default=0.0, repr=False)  # share of windows that are trained without their text
 
     @property
     def distribution(self) -> ActionDistribution:
@@ -67,6 +70,7 @@ class Policy(nn.Module):
         frames: UInt8[Array | np.ndarray, "b t h w 3"] | Float[Array | np.ndarray, "b t f"],
         first: Bool[Array | np.ndarray, "b t"],
         memory: AnyCache,
+        text: Float[Array | np.ndarray, "b t e"] | None = None,
     ) -> PolicyOutput[AnyCache]:
         """Compute the outputs of a chunk of frames.
 
@@ -75,13 +79,22 @@ class Policy(nn.Module):
             first: True at the first frame of an episode: frames before it are masked out of the attention.
             memory: the `KVCache` or, faster with a chunk of one frame, the `RingKVCache` before the chunk. A donated
                 ring buffer (`donate_argnums`) is updated in place.
+            text: embedding of the text that holds at each frame; zeros, or None for all: no text.
+
+        Raises:
+            ValueError: the policy reads no text, and there is one.
         """
+        if text is not None and not self.text_features:
+            raise ValueError("text is given to a policy that was made without text_features")
         b, t = frames.shape[:2]
         if frames.ndim == 3:
             x = jnp.asarray(frames).astype(self.dtype)
         else:
             x = self.make_encoder()(scale_frames(frames.reshape(b * t, *frames.shape[2:]), self.dtype))
         x = constrain(x.reshape(b, t, self.features), BATCH)
+        if self.text_features:
+            no_text = jnp.zeros((b, t, self.text_features))
+            x = x + self.make_text_projection()(no_text if text is None else jnp.asarray(text))
         mask, memory = attention_mask(first, memory)
         transformer = Transformer(self.layers, self.heads, dtype=self.dtype, name="transformer")
         x, memory = transformer(x, mask, memory)
@@ -103,6 +116,11 @@ class Policy(nn.Module):
         """
         return ImpalaEncoder(self.widths, self.features, remat=self.remat, dtype=self.dtype, name="encoder")
 
+    @nn.nowrap
+    def make_text_projection(self) -> TextProjection:
+        """Build the projection of the text embeddings, the submodule `text`."""
+        return TextProjection(self.features, dtype=self.dtype, name="text")
+
     def initial_memory(self, batch: int) -> KVCache:
         """Empty `KVCache` for the start of a stream."""
         return empty_cache(batch, self.memory_length, self.features, self.layers, self.dtype)
@@ -118,15 +136,60 @@ def init_params(policy: Policy, frame_shape: tuple[int, ...], rng: jax.Array) ->
     return policy.init(rng, frames, first, policy.initial_memory(1))["params"]
 
 
+def init_text_params(policy: Policy, rng: jax.Array) -> Any:
+    """Initial parameters of the text projection alone, to add to an unconditional policy."""
+    return policy.make_text_projection().init(rng, jnp.zeros((1, 1, policy.text_features)))["params"]
+
+
 def embed(policy: Policy, params: Any, frames: UInt8[Array, "n h w 3"]) -> Float[Array, "n f"]:
     """Embeddings of frames by the policy's image encoder: the input of its transformer."""
     return policy.make_encoder().apply({"params": params["encoder"]}, scale_frames(frames, policy.dtype))
 
 
 def apply_single_step(
-    policy: Policy, params: Any, frames: UInt8[Array, "b h w 3"], first: Bool[Array, " b"], ring: RingKVCache
+    policy: Policy,
+    params: Any,
+    frames: UInt8[Array, "b h w 3"] | Float[Array, "b f"],
+    first: Bool[Array, " b"],
+    ring: RingKVCache,
+    text: Float[Array, "b e"] | None = None,
 ) -> PolicyOutput[RingKVCache]:
     """Apply the policy to one frame in each of `b` streams, as in acting; the outputs have no time axis."""
-    output = policy.apply({"params": params}, frames[:, None], first[:, None], ring)
+    steps = None if text is None else text[:, None]
+    output = policy.apply({"params": params}, frames[:, None], first[:, None], ring, steps)
     logits = {head: head_logits[:, 0] for head, head_logits in output.logits.items()}
     return PolicyOutput(logits, output.value[:, 0], output.memory)
+
+
+def apply_guided_step(
+    policy: Policy,
+    params: Any,
+    frames: UInt8[Array, "b h w 3"],
+    first: Bool[Array, " b"],
+    ring: RingKVCache,
+    text: Float[Array, "b e"],
+    guidance: float | Float[Array, ""],
+) -> PolicyOutput[RingKVCache]:
+    """Apply the policy with text and without it: classifier-free guidance (Ho and Salimans, 2022), as in acting.
+
+    Logits are unconditional + guidance * (conditional - unconditional): 0 is the policy without the text, 1 with it,
+    and more exaggerates what the text changes. The value is that with the text.
+
+    Args:
+        policy: conditional on text.
+        params: of the policy.
+        frames: one in each of `b` streams.
+        first: as of `Policy`.
+        ring: of `2 * b` rows, those with text first.
+        text: embedding for each stream.
+        guidance: the weight.
+    """
+    rows, embedded = len(frames), embed(policy, params, frames)  # the image encoder runs once for both
+    twice = jnp.concatenate([embedded, embedded]), jnp.concatenate([first, first])
+    output = apply_single_step(policy, params, *twice, ring, jnp.concatenate([text, jnp.zeros_like(text)]))
+    logits = {
+        head: without + guidance * (given - without)
+        for head, both in output.logits.items()
+        for given, without in [(both[:rows], both[rows:])]
+    }
+    return PolicyOutput(logits, output.value[:rows], output.memory)

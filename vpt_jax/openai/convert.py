@@ -210,6 +210,8 @@ def _to_openai(trained: TrainedPolicy | TrainedIDM) -> tuple[ModelSettings, dict
         trained.module.space.require_equal(MINERL, "the model", "OpenAI's format")
         if isinstance(trained, TrainedPolicy) and trained.module.head != "joint":
             raise ConversionError(f"the policy has a head {trained.module.head!r}, and OpenAI's format a joint one")
+        if isinstance(trained, TrainedPolicy) and trained.module.text_features:
+            raise ConversionError("the policy reads text, for which OpenAI's format has no place")
         if isinstance(trained, TrainedIDM):
             net, head, tensors = idm_to_openai(trained.module, trained.params, trained.frame_shape, trained.window)
         else:

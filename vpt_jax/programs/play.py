@@ -42,7 +42,8 @@ def play(config: ConfigDict) -> None:
         while not pool.done and (player is None or player.episode):
             film = Path(config.out, f"{config.game.name}-{time_step.seed[0]}.mp4")
             film.parent.mkdir(parents=True, exist_ok=True)
-            agent = PolicyAgent(policy, seed=int(time_step.seed[0]), temperature=config.temperature)
+            request = {name: config[name] for name in ("text", "guidance", "text_embedder")}
+            agent = PolicyAgent(policy, seed=int(time_step.seed[0]), temperature=config.temperature, **request)
             agent.sample_action([time_step.frames[0]])  # compile before there is a film to finalize
             agent.reset()
             with stopping.deferred() as stop_signals:

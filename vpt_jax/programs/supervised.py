@@ -22,6 +22,8 @@ from vpt_jax.data.entries import MIXTURE_OPTIONS, VALID_OPTIONS, DatasetEntry, r
 from vpt_jax.data.mixture import MixtureStream, WindowMixture, require_equal_data, split_rows
 from vpt_jax.data.read_ahead import read_ahead
 from vpt_jax.data.streams import NULL_RULES, Part, Stream, StreamSettings, WindowStream, batches
+from vpt_jax.data.text_embedders import EmbedderError, load_text_embedder
+from vpt_jax.data.text_tables import write_text_table
 from vpt_jax.data.trainable import require_trainable
 from vpt_jax.evaluation.copycat import copycat_losses
 from vpt_jax.evaluation.metrics import evaluator, group_name
@@ -147,6 +149,11 @@ def open_data(config: ConfigDict) -> RunData:
     mixture, valid = dataset_entries(config)
     encoder = make_encoder(config, mixture[0]) if data.get("embeddings") else None
     train = open_train_data(config, mixture, encoder)
+    if config.model.get("text_features", 0) and not any(has_text(part.stream) for part in train.parts):
+        raise ConfigError(
+            "config.data.text_embedder is set, and no frame of the training data has text: prepare them from "
+            "recordings with captions (docs/text.md), or train without text"
+        )
     opened = {
         entry.name: open_stream(config, entry, "valid", data.valid_batch, encoder, train.space) for entry in valid
     }
@@ -216,6 +223,7 @@ def make_work(config: ConfigDict, data: Stream | MixtureStream) -> Work:
 
 def check_run(config: ConfigDict) -> None:
     """Checks the fields that `setup.check` does not: data and intervals; raises `ConfigError`."""
+    check_text(config)
     if (rule := config.data.null_actions) not in NULL_RULES:
         raise ConfigError(f"config.data.null_actions is {rule!r}; choose one of {', '.join(NULL_RULES)}")
     for field in ("log_every", "evaluate_every", "save_every"):
@@ -224,6 +232,25 @@ def check_run(config: ConfigDict) -> None:
     for field in ("workers", "valid_workers", "minutes"):
         if config.data[field] < 0:
             raise ConfigError(f"config.data.{field} must not be negative")
+
+
+def check_text(config: ConfigDict) -> None:
+    """Raises `ConfigError` unless the text embedder and the model's input for its vectors are both given, or none."""
+    name, features = config.data.get("text_embedder", ""), config.model.get("text_features", 0)
+    try:
+        found = load_text_embedder(name).identity.features if name else 0
+    except EmbedderError as error:
+        raise ConfigError(f"config.data.text_embedder: {error}") from error
+    if found != features:
+        raise ConfigError(
+            f"config.model.text_features is {features}, and config.data.text_embedder={name!r} gives vectors of {found}"
+            f": set --config.model.text_features={found}"
+        )
+
+
+def has_text(stream: Stream) -> bool:
+    """Returns whether any frame of a stream's split has a caption."""
+    return stream.settings.text is not None and stream.settings.text.texts > 1
 
 
 def open_stream(
@@ -262,6 +289,9 @@ def open_stream(
         fields |= dict(min_confidence=config.data.get("min_confidence", 0.0))  # of runs that clone from labels
     try:
         fields |= dict(mapping=load_mapping(entry.mapping)) if entry.mapping else {}
+        if name := config.data.get("text_embedder", ""):
+            folder = Path(config.workdir, "text")
+            fields |= dict(text=write_text_table(Path(entry.dataset), split, load_text_embedder(name), folder))
         settings = StreamSettings(entry.dataset, split, rows, **fields)
         if encoder is None:
             return (WindowStream if windows else Stream)(settings)

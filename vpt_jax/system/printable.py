@@ -32,6 +32,13 @@ def printable(text: object, lines: bool = False, length: int | None = None) -> s
     return (_EXCEPT_LINES if lines else _ALL).sub(_escape, whole)
 
 
+def sanitize(text: Any, length: int) -> str:
+    """The first `length` characters of a text, unprintable ones replaced by spaces; "" if it is not a string."""
+    if not isinstance(text, str):
+        return ""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:length])
+
+
 def _escape(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 

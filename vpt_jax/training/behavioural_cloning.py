@@ -41,8 +41,8 @@ def cloning_loss(
     policy: Policy, params: Any, memory: KVCache, batch: Batch, rng: jax.Array
 ) -> tuple[Float[Array, ""], tuple[Metrics, KVCache]]:
     """Mean negative log-probability (nats) of the recorded actions over the valid frames."""
-    del rng  # no augmentation and no dropout
-    output = policy.apply({"params": params}, batch.frames, batch.first, memory)
+    text = None if batch.text is None else drop_text(jnp.asarray(batch.text), policy.text_dropout, rng)
+    output = policy.apply({"params": params}, batch.frames, batch.first, memory, text)
     actions = policy.distribution.encode(batch.buttons, batch.camera)
     log_prob = policy.distribution.log_prob(output.logits, actions)
     frames = batch.valid.sum()
@@ -50,9 +50,15 @@ def cloning_loss(
     return loss, ({"valid_frames": frames}, output.memory)
 
 
+def drop_text(text: Float[Array, "b t e"], rate: float, rng: jax.Array) -> Float[Array, "b t e"]:
+    """Text of a share of `1 - rate` of the rows, and none in the others: the policy also learns to act without it."""
+    kept = jax.random.bernoulli(rng, 1 - rate, (len(text), 1, 1))
+    return jnp.where(kept, text, 0)
+
+
 def predict_next(policy: Policy, params: Any, memory: KVCache, batch: Batch) -> tuple[Prediction, KVCache]:
     """Most probable action of every frame, the loss of the recorded one, and the memory after the batch."""
-    output = policy.apply({"params": params}, batch.frames, batch.first, memory)
+    output = policy.apply({"params": params}, batch.frames, batch.first, memory, batch.text)
     distribution = policy.distribution
     loss = -distribution.log_prob(output.logits, distribution.encode(batch.buttons, batch.camera))
     return Prediction(loss, *distribution.decode(distribution.argmax(output.logits))), output.memory

@@ -28,9 +28,10 @@ import orbax.checkpoint as ocp
 
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
+from vpt_jax.data.text_embedders import EmbedderIdentity
 from vpt_jax.models.idm import InverseDynamicsModel
 from vpt_jax.models.policy import Policy, init_params
-from vpt_jax.models.presets import make_idm, make_policy
+from vpt_jax.models.presets import TEXT_DEFAULTS, make_idm, make_policy
 from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.parallel import log, path_name
 from vpt_jax.system.atomic_files import write_text
@@ -79,7 +80,9 @@ def run_metadata(
         frozen: pattern of the parameters that are not trained; empty: all are trained.
         space: of the actions.
     """
-    unstated = {"head": "joint", "temporal_convolution": True}  # earlier runs do not state them
+    unstated = {"head": "joint", "temporal_convolution": True} | TEXT_DEFAULTS  # earlier runs do not state them
+    if not config.model.get("text_features", 0):
+        unstated |= {"text_dropout": config.model.get("text_dropout")}
     model = {
         name: value
         for name, value in jsonable(config.model).items()
@@ -218,6 +221,7 @@ class TrainedPolicy(NamedTuple):
     aux_normalizer: ValueNormalizer  # of its auxiliary value
     epoch: float = math.nan  # passes over the training data; NaN in reinforcement learning and in earlier versions
     metadata: Mapping[str, Any] | None = None  # of the checkpoint
+    embedder: EmbedderIdentity | None = None  # of the texts that it was trained on; None: it reads no text
 
 
 def load_policy(workdir: str | Path) -> TrainedPolicy:
@@ -237,13 +241,15 @@ def load_policy(workdir: str | Path) -> TrainedPolicy:
         policy = make_policy(run.metadata["config"]["model"], _space(run.metadata))
         shape = _frame_shape(run.metadata)
         epoch = run.step / run.metadata.get(STEPS_PER_EPOCH, math.nan)
+        embedder = EmbedderIdentity(*run.metadata["stream"]["text"]) if policy.text_features else None
     new = ValueNormalizer.create()
     state = run.restore(
         lambda: {"params": init_params(policy, shape, jax.random.key(0)), "normalizer": new, "aux_normalizer": new}
     )
     normalizer = state.get("normalizer", new)
     aux_normalizer = state.get("aux_normalizer", normalizer)  # this library trains one for both
-    return TrainedPolicy(policy, state["params"], shape, run.step, normalizer, aux_normalizer, epoch, run.metadata)
+    facts = epoch, run.metadata, embedder
+    return TrainedPolicy(policy, state["params"], shape, run.step, normalizer, aux_normalizer, *facts)
 
 
 def save_policy(workdir: Path, policy: TrainedPolicy) -> None:

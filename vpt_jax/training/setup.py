@@ -20,9 +20,11 @@ from vpt_jax import parallel
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace, ActionSpaceError
 from vpt_jax.data.batch import Batch
+from vpt_jax.data.text_embedders import EmbedderError, load_text_embedder
 from vpt_jax.keys import seed_key
 from vpt_jax.models.flops import TRAINING_FACTOR
-from vpt_jax.models.presets import DTYPES
+from vpt_jax.models.policy import init_text_params
+from vpt_jax.models.presets import DTYPES, make_policy
 from vpt_jax.models.remat import AUTO, NONE
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.paths import refuse_remote_paths
@@ -85,6 +87,8 @@ def check(config: Any, mesh: Mesh) -> None:
     if config.stage in STAGES and "head" in config.model:
         check_choices(config, {"model.head": STAGES[config.stage].heads})
     check_hang_minutes(config)
+    if not 0 <= config.model.get("text_dropout", 0.0) <= 1:
+        raise ConfigError(f"config.model.text_dropout is {config.model.text_dropout}; it is a share, from 0 to 1")
     for field in ("data.batch", "data.valid_batch", "data.length", "data.grad_accum_steps"):
         if attrgetter(field)(config) < 1:
             raise ConfigError(f"config.{field} must be 1 or more")
@@ -243,8 +247,15 @@ def initial_params(config: Any, shapes: Any, space: ActionSpace) -> Any:
         model.module.space.require_equal(space, f"the model in {config.init_from} (config.init_from)", "the data")
     except ActionSpaceError as error:
         raise ConfigError(str(error)) from error
+    if "text" in shapes and model.embedder:
+        try:
+            load_text_embedder(config.data.text_embedder, model.embedder)
+        except EmbedderError as error:
+            raise ConfigError(f"config.data.text_embedder: {error}") from error
     pretrained = model.params
     params = {name: pretrained[name] for name in pretrained if name in shapes}
+    if "text" in shapes and "text" not in params:  # an unconditional policy, which the zero projection does not change
+        params["text"] = jax.device_get(init_text_params(make_policy(config.model, space), seed_key(config.seed)))
     if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, shapes):
         raise ConfigError(
             f"the model in {config.init_from} (config.init_from) is not of config.model.preset="
@@ -267,6 +278,7 @@ def batch_shapes(config: Any, mesh: Mesh, frame_shape: FrameShape, space: Action
         camera=shape(np.float32, len(space.axes)),
         first=shape(np.bool_),
         valid=shape(np.bool_),
+        text=shape(np.float32, features) if (features := config.model.get("text_features", 0)) else None,
     )
 
 

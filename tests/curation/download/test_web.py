@@ -34,6 +34,7 @@ from vpt_jax.curation.download.web import ArchiveRecord, CollectError, collect
 from vpt_jax.curation.download.ytdlp import RequestPolicy, open_downloader, state_for_error
 from vpt_jax.data.clips import find_videos
 from vpt_jax.data.manifest import is_inside, read_segments
+from vpt_jax.data.subtitles import find_subtitles, subtitle_captions
 from vpt_jax.video import VideoError, probe
 
 from ...training.conftest import kill, wait_until
@@ -129,6 +130,31 @@ def test_downloads_and_reasons_of_rejected_videos(mixed_run, videos, capsys):
     assert archive(out)["broken.mp4"]["state"] == "taken"
     assert len(read_segments(out / "videos.parquet")) == 4
     assert "4 taken" in capsys.readouterr().out
+
+
+def page(video, track):
+    """Web page with a video and a track of subtitles."""
+    track = f"<track kind='subtitles' srclang='en' src='{track}'>"
+    html = f"<html><head><title>a page</title></head><body><video src='{video}'>{track}</video></body></html>"
+    return Video(html.encode(), kind="text/html")
+
+
+@pytest.mark.slow
+def test_subtitles_are_stored_beside_their_video_and_their_loss_costs_no_video(site, videos, tmp_path):
+    words = b"WEBVTT\n\n00:00.000 --> 00:01.000\nopen the door\n"
+    site.feeds = {
+        "dig": {"with": page("/one.mp4", "/words.vtt"), "without": page("/two.mp4", "/lost.vtt")},
+        "not searched": {
+            "one.mp4": Video(videos[0]), "two.mp4": Video(videos[1]), "words.vtt": Video(words, kind="text/vtt"),
+        },
+    }  # fmt: skip
+    out = collect(settings(site, tmp_path / "out", subtitles="en"))
+    records = archive(out)
+    assert {record["state"] for record in records.values()} == {"taken"}
+    file = find_subtitles(out / records["with"]["file"])
+    assert subtitle_captions(file) == [(0, "open the door"), (20, "")]
+    assert find_subtitles(out / records["without"]["file"]) is None
+    assert sorted(path.suffix for path in (out / "videos").iterdir()) == [".mp4", ".mp4", ".vtt"]
 
 
 def test_dry_run_requests_no_video_and_keeps_its_searches(site, videos, tmp_path, capsys):

@@ -25,6 +25,7 @@ class Video:
     endless: bool = False
     delay: float = 0  # seconds between its chunks
     headers: dict[str, str] = field(default_factory=dict)
+    kind: str = "video/mp4"
     sent: int = 0  # number of complete transfers
 
 
@@ -71,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
             query = parse_qs(url.query)
             self._send(Video(self.server.feed(query["q"][0], int(query["n"][0]))), "application/rss+xml")
         elif video := videos.get(url.path[1:]):
-            self._send(video, "video/mp4")
+            self._send(video, video.kind)
         else:
             self.send_error(404)
 

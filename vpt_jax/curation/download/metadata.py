@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from vpt_jax.system.printable import sanitize
+
 MAX_TITLE, MAX_DESCRIPTION = 300, 5000  # characters that are kept
 MAX_TAGS = 100
 MAX_URL = 2000  # characters; videos with longer URLs are rejected
@@ -80,13 +82,6 @@ def safe_name(extractor: str, id: str, url: str) -> str:
         return f"{site}-{id}"
     identity = f"{extractor}\n{id}" if known else url
     return f"{site}+{hashlib.sha256(identity.encode(errors='replace')).hexdigest()[:24]}"
-
-
-def sanitize(text: Any, length: int) -> str:
-    """The first `length` characters of a text, unprintable ones replaced by spaces; "" if it is not a string."""
-    if not isinstance(text, str):
-        return ""
-    return "".join(letter if letter.isprintable() else " " for letter in text[:length])
 
 
 def rejection_reason(entry: VideoEntry, rules: RejectRules) -> str | None:

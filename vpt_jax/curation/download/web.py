@@ -5,12 +5,14 @@
     OUT/archive.parquet     the same as a table, a row per video
     OUT/videos.parquet      manifest of the downloaded videos (vpt_jax/data/manifest.py)
     OUT/videos/ID.SUFFIX    the videos
+    OUT/videos/ID.vtt       their subtitles, with config.subtitles, where the site has them
     OUT/partial/            incomplete downloads
 
 The line of a video is written before its file is renamed to its final name, so no video with a line is downloaded
 again. After a kill, downloads in progress are repeated, and so are complete ones without a line.
 """
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -25,13 +27,13 @@ from ml_collections import ConfigDict
 
 from vpt_jax.curation.download import sandbox, ytdlp
 from vpt_jax.curation.download.journal import Journal, JournalError
-from vpt_jax.curation.download.metadata import MAX_URL, SAFE_NAME, RejectRules, VideoEntry, rejection_reason, sanitize
+from vpt_jax.curation.download.metadata import MAX_URL, SAFE_NAME, RejectRules, VideoEntry, rejection_reason
 from vpt_jax.data.manifest import is_inside, write_table
 from vpt_jax.system.atomic_files import publish
 from vpt_jax.system.disk_errors import raise_disk_errors_as
 from vpt_jax.system.errors import UserError
 from vpt_jax.system.paths import refuse_remote_paths
-from vpt_jax.system.printable import printable
+from vpt_jax.system.printable import printable, sanitize
 from vpt_jax.system.workers import locked, progress_bar
 
 SEARCH_TIMEOUT = 3600  # seconds per search
@@ -129,6 +131,8 @@ def _check(config: ConfigDict) -> None:
         raise CollectError(f"config.cookies: there is no file {config.cookies}")
     if not all(str(word).split() for word in config.reject_words):
         raise CollectError("config.reject_words contains an empty word: remove it")
+    if not re.fullmatch(r"[A-Za-z0-9-]{0,32}", config.subtitles):
+        raise CollectError(f"config.subtitles is {config.subtitles!r}, and must be a language, such as 'en', or empty")
     if find_spec("yt_dlp") is None:
         raise CollectError('yt-dlp is missing: pip install -c constraints.txt -e ".[web]"')
 
@@ -185,6 +189,8 @@ def _move(out: Path, record: ArchiveRecord) -> None:
     if record.file and complete.exists():
         file = out / record.file
         file.parent.mkdir(exist_ok=True)
+        if (subtitles := complete.with_name(ytdlp.SUBTITLES_FILE)).exists():
+            publish(subtitles, file.with_suffix(".vtt"))
         publish(complete, file)
     shutil.rmtree(complete.parent, ignore_errors=True)
 
@@ -277,7 +283,7 @@ class _ConsecutiveFailures:
 
 
 def _download(config: ConfigDict, out: Path, archive: Journal, todo: Sequence[tuple[str, VideoEntry]]) -> None:
-    requirements = ytdlp.Requirements(_rules(config), config.height, config.max_bytes)
+    requirements = ytdlp.Requirements(_rules(config), config.height, config.max_bytes, config.subtitles)
     policy = _request_policy(config)
     tasks = [(entry, out / "partial" / entry.id, requirements, policy) for _, entry in todo]
     failures, seconds = _ConsecutiveFailures(config.max_failures), 0.0

@@ -4,6 +4,7 @@ yt-dlp parses the sites; here it is restricted: no user settings or plugins, no 
 no files but the video, in its folder.
 """
 
+import copy
 import hashlib
 import io
 import os
@@ -11,17 +12,21 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vpt_jax.curation.download.metadata import RejectRules, VideoEntry, parse_entry, rejection_reason, sanitize
+from vpt_jax.curation.download.metadata import RejectRules, VideoEntry, parse_entry, rejection_reason
 from vpt_jax.curation.download.sandbox import confine
+from vpt_jax.data.subtitles import MAX_BYTES
+from vpt_jax.system.printable import sanitize
 from vpt_jax.video import VideoError, probe
 from vpt_jax.video_files import is_video
 
 PRELOAD_MODULES = ("yt_dlp", "yt_dlp.extractor")  # which each process would import
 COMPLETE_FILE = "whole"  # file name of a complete download
+SUBTITLES_FILE = "whole.vtt"  # of its subtitles
 MAX_BACKOFF = 600  # seconds between two attempts
 # Error messages of sites for videos that are permanently unavailable, and for those that may be available later.
 GONE_PATTERN = (
@@ -49,6 +54,7 @@ class Requirements:
     rules: RejectRules
     min_height: int  # pixels
     max_bytes: int
+    subtitles: str = ""  # language; "": none
 
 
 class RejectedError(Exception):
@@ -95,11 +101,28 @@ def _fetch(entry: VideoEntry, requirements: Requirements, policy: RequestPolicy)
         page = replace(page, url=entry.url, duration=page.duration or entry.duration)
         _check_rules(page, requirements.rules)
         page = replace(page, title=entry.title or page.title)
-        downloader.process_ie_result(info, download=True)
+        downloader.process_ie_result(copy.deepcopy(info), download=True)
+    if requirements.subtitles:
+        _fetch_subtitles(info, requirements, policy)
     video = next((path for path in Path().iterdir() if path.stem == "video" and path.suffix != ".part"), None)
     if video is None:
         raise VideoError("unreadable video", "nothing was downloaded")
     return _inspect(video, page, requirements)
+
+
+def _fetch_subtitles(info: dict[str, Any], requirements: Requirements, policy: RequestPolicy) -> None:
+    """Downloads subtitles as `SUBTITLES_FILE`, if the site has any: those of people before automatic ones.
+
+    A video is kept without them: sites limit requests for them more than those for videos.
+    """
+    from yt_dlp.utils import DownloadError
+
+    options = {"writesubtitles": True, "writeautomaticsub": True, "subtitleslangs": [requirements.subtitles]}
+    options |= {"subtitlesformat": "vtt", "skip_download": True, "max_filesize": MAX_BYTES}
+    with suppress(DownloadError), open_downloader(policy, requirements.min_height, **options) as downloader:
+        downloader.process_ie_result(info, download=True)
+    for file in Path().glob("video.*.vtt"):
+        file.rename(SUBTITLES_FILE)
 
 
 def _inspect(video: Path, page: VideoEntry, requirements: Requirements) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -48,6 +48,11 @@ class Settings:
     width: int
     seconds: float
     skill: int
+    captions: bool = False
+
+    def stored(self) -> dict[str, Any]:
+        """JSON values for the folder; folders of earlier versions do not state `captions`."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("captions", False)}
 
 
 class EpisodePlan(NamedTuple):
@@ -67,10 +72,11 @@ def record(config: ConfigDict) -> Path:
     refuse_remote_paths(config)
     if not config.out:
         raise RecordError("config.out is empty: set the folder of the recordings, --config.out=FOLDER")
-    out, settings = Path(config.out), Settings(config.height, config.width, config.seconds, config.skill)
+    out = Path(config.out)
+    settings = Settings(config.height, config.width, config.seconds, config.skill, config.captions)
     episodes = plan_episodes(config)
     _check_plan(settings, episodes)
-    with resumable_folder(out, asdict(settings), RecordError):
+    with resumable_folder(out, settings.stored(), RecordError):
         _refuse_strays(out, episodes)
         _remove_unfinished(episodes)
         try:
@@ -120,7 +126,7 @@ def record_episode(episode: EpisodePlan, settings: Settings) -> int:
         over = False
         while not over and frames < settings.seconds * FRAME_RATE:
             action = player.act(observation, info)
-            recording.write(observation["pov"], action)
+            recording.write(observation["pov"], action, text=player.caption if settings.captions else "")
             observation, _, over, _, info = env.step(action)
             frames += 1
     return frames

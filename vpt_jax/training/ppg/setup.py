@@ -257,7 +257,7 @@ def trained_params(model: TrainedPolicy) -> tuple[dict[str, Any], ValueNormalize
     A head was trained if its normalizer has been updated: in released models from reinforcement learning, and in runs
     of this stage. These runs have one normalizer for both heads: the auxiliary head is rescaled to the main one's.
     """
-    params = {name: part for name, part in model.params.items() if name not in VALUE_HEADS}
+    params = {name: part for name, part in model.params.items() if name not in (*VALUE_HEADS, "text")}  # no text here
     if not is_trained(model.normalizer):
         return params, ValueNormalizer.create()
     params["value"] = model.params["value"]

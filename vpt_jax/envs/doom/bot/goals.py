@@ -28,6 +28,7 @@ class Goal(NamedTuple):
     node: int
     point: Float[np.ndarray, "3"]
     number: int = -1
+    caption: str = "explore"  # what a person would say
 
 
 class GoalChooser:
@@ -73,7 +74,10 @@ class GoalChooser:
             if near and self._senses.has_seen(thing.position[:2]):
                 node = roadmap.node_at(thing.position[:2])
                 if np.linalg.norm(self._eye_level(roadmap, node) - (0, 0, EYE_HEIGHT) - thing.position) < _PICKUP_RANGE:
-                    yield _ITEM_COST_FACTOR * routes.cost[node], Goal("item", node, thing.position, thing.number)
+                    yield (
+                        _ITEM_COST_FACTOR * routes.cost[node],
+                        Goal("item", node, thing.position, thing.number, f"collect {thing.category.lower()}"),
+                    )
 
     def _presses(self, roadmap: Roadmap, routes: Routes) -> Iterator[tuple[float, Goal]]:
         """Yields switches that the player has seen, with costs; they are pressed from the right side of their line."""
@@ -84,7 +88,10 @@ class GoalChooser:
             if ("switch", line) not in self._finished and self._senses.has_seen(place):
                 node = roadmap.node_at(place)
                 point = np.append((start + end) / 2, self._eye_level(roadmap, node)[2])
-                yield _SWITCH_COST_FACTOR * routes.cost[node], Goal("switch", node, point, int(line))
+                yield (
+                    _SWITCH_COST_FACTOR * routes.cost[node],
+                    Goal("switch", node, point, int(line), "press the switch"),
+                )
 
     def _eye_level(self, roadmap: Roadmap, node: int) -> Float[np.ndarray, "3"]:
         return np.append(roadmap.position[node], self._terrain.floor[roadmap.sector[node]] + EYE_HEIGHT)

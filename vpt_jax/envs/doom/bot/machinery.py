@@ -51,7 +51,7 @@ class Machinery:
         start = self._senses.position
         way = target - start
         end = start + way * _REACH / max(float(np.linalg.norm(way)), 1.0)
-        for line in self._doors[_crosses(start, end, self._geometry.ends[self._doors])]:
+        for line in self._doors[crosses(start, end, self._geometry.ends[self._doors])]:
             uses = self._uses.get(self._mover(line), [])
             if self._is_shut(line) and len(uses) < _MAX_USES and self._step - (uses or [-pause])[-1] >= pause:
                 return int(line)
@@ -83,7 +83,7 @@ def _cross(a: Float[np.ndarray, "*n 2"], b: Float[np.ndarray, "*m 2"]) -> Float[
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
-def _crosses(
+def crosses(
     start: Float[np.ndarray, "2"], end: Float[np.ndarray, "2"], lines: Float[np.ndarray, "n 2 2"]
 ) -> Bool[np.ndarray, " n"]:
     """Mask of the lines that the segment from `start` to `end` crosses."""

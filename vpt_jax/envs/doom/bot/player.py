@@ -43,6 +43,7 @@ class DoomPlayer:
     """Scripted player of one episode: `env`, made with `objects=True`, must have just been reset."""
 
     _PAUSE = 10, 35  # steps between changes of the pitch
+    caption = ""  # of the last action: what the player is doing
 
     def __init__(self, env: DoomEnv, seed: int):
         rng = np.random.default_rng(seed)
@@ -58,6 +59,7 @@ class DoomPlayer:
         self._senses.update(info)
         combat = self._fighter.command()
         command = combat or self._traveller.command()
+        self.caption = "fight" if combat else self._traveller.caption
         turn = np.zeros(2) if command.look is None else self._senses.turn_to(command.look)
         if not combat and command.look is not None:
             turn[PITCH] += self._gaze.degrees()

@@ -32,6 +32,7 @@ class Traveller:
         self._goal_chooser = GoalChooser(senses, terrain, rng)
         self._roadmap = Roadmap(terrain)
         self._behaviour: Iterator[Command] = iter(())
+        self.caption = ""  # of what the player does, such as "open the door"
         self._goal: Goal | None = None
         self._route, self._at = np.zeros((0, 2)), 0  # points to the goal, and index of the last one passed
         self._position = np.zeros(2)  # at the last step of walking
@@ -54,6 +55,7 @@ class Traveller:
             self._plan()
         if self._goal is None:
             return self._rest()
+        self.caption = self._goal.caption
         if self._senses.distance(self._goal.point) < _ARRIVED[self._goal.kind]:
             return self._arrive(self._goal)
         target = self._target()
@@ -150,6 +152,7 @@ class Traveller:
             yield from self._rest()
 
     def _open(self, door: int) -> Iterator[Command]:
+        self.caption = "open the door"
         yield from self._press(np.append(self._machinery.use(door), self._senses.eye[2]))
 
     def _press(self, point: Float[np.ndarray, "3"]) -> Iterator[Command]:
@@ -165,6 +168,7 @@ class Traveller:
 
     def _rest(self) -> Iterator[Command]:
         """Stand still for a moment, at random with a look in an open direction, or crouched."""
+        self.caption = "rest"
         openness = (self._senses.openness + 1) ** 2
         angle = 2 * np.pi * self._rng.choice(len(openness), p=openness / openness.sum()) / len(openness)
         point = self._senses.eye + 300 * np.array([np.cos(angle), np.sin(angle), 0])
