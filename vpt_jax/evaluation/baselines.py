@@ -90,6 +90,20 @@ class FactoredMarginal(NamedTuple):
         return np.concatenate([self.buttons[keys, buttons], self.camera[axes, camera]], axis=1)
 
 
+class NoMarginal(NamedTuple):
+    """Marginal of a model that predicts no actions: nothing."""
+
+    @classmethod
+    def uniform(cls, space: ActionSpace) -> "NoMarginal":
+        """Nothing."""
+        return cls()
+
+    @classmethod
+    def from_stream(cls, stream: "Stream | MixtureStream") -> "NoMarginal":
+        """Nothing."""
+        return cls()
+
+
 def _smoothed(
     classes: Integer[np.ndarray, " n"], num_classes: int, weights: Weights | None = None
 ) -> Float[np.ndarray, " classes"]:

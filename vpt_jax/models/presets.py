@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.models.idm import InverseDynamicsModel
+from vpt_jax.models.latent_actions import LatentActionModel, LatentIDM
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.remat import stored_remat
 
@@ -30,6 +31,20 @@ IDMS: dict[str, dict[str, Any]] = {
     "nano": dict(temporal_features=8, widths=(8,), features=64, heads=2, layers=1),
     "tiny": dict(temporal_features=32, widths=(32, 64), features=256, heads=4, layers=1),
     "paper": dict(temporal_features=128, widths=(256, 512, 512), features=4096, heads=32),
+}
+# Encoder and decoder of latent actions. LAPA has four choices among eight codes (recalled), Genie one.
+LATENT_ACTIONS: dict[str, dict[str, Any]] = {
+    "nano": dict(widths=(8,), tokens=2, codes=4, code_features=4, decoder_features=8, decoder_blocks=1, patch=4),
+    "tiny": dict(widths=(16, 32), tokens=4, codes=8, code_features=16, decoder_features=32, decoder_blocks=2, patch=2),
+    "full": dict(
+        widths=(64, 128, 128), tokens=4, codes=8, code_features=32, decoder_features=256, decoder_blocks=6, patch=8
+    ),
+}
+# What maps the codes of the preset of the same name to actions: the transformer of the IDM of that size.
+LATENT_IDMS: dict[str, dict[str, Any]] = {
+    "nano": dict(temporal_features=8, features=64, heads=2, layers=1),
+    "tiny": dict(temporal_features=128, features=256, heads=4, layers=1),
+    "full": dict(temporal_features=1024, features=1024, heads=8, layers=2),
 }
 
 
@@ -47,6 +62,21 @@ def policy_head(model: Mapping[str, Any]) -> str:
 def make_idm(model: Mapping[str, Any], space: ActionSpace = MINERL) -> InverseDynamicsModel:
     """Build the inverse dynamics model described by `config.model` (configs/idm.py), for a space."""
     return InverseDynamicsModel(**IDMS[model["preset"]], use_last=model["use_last"], space=space, **_options(model))
+
+
+def make_latent_actions(model: Mapping[str, Any], space: ActionSpace = MINERL) -> LatentActionModel:
+    """Build the model of latent actions described by `config.model` (configs/latent_actions.py), for any space."""
+    del space
+    options = dict(remat=stored_remat(model["remat"]), dtype=jnp.dtype(model["dtype"]))
+    return LatentActionModel(**LATENT_ACTIONS[model["preset"]], **options)
+
+
+def make_latent_idm(model: Mapping[str, Any], space: ActionSpace = MINERL) -> LatentIDM:
+    """Build the model of actions from latent actions described by `config.model` (configs/latent_idm.py)."""
+    sizes = LATENT_ACTIONS[model["preset"]]
+    encoder = {name: sizes[name] for name in ("widths", "tokens", "codes", "code_features")}
+    options = dict(use_last=model["use_last"], space=space) | _options(model)
+    return LatentIDM(**encoder, **LATENT_IDMS[model["preset"]], **options)
 
 
 def _options(model: Mapping[str, Any]) -> dict[str, Any]:
