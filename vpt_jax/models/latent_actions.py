@@ -13,10 +13,10 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
+from vpt_jax.actions.quantizer import Array
 from vpt_jax.models.idm import DIFFERENCE_SCALE, InverseDynamicsModel
 from vpt_jax.models.impala import EMBEDDING, ImpalaEncoder, ResidualBlock, scale_frames
 from vpt_jax.models.layers import NormConv, NormDense, fan_in_normalized
@@ -49,7 +49,7 @@ class LatentActionEncoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, frames: UInt8[Array | np.ndarray, "b t h w 3"]) -> LatentActions:
+    def __call__(self, frames: UInt8[Array, "b t h w 3"]) -> LatentActions:
         images = scale_frames(frames, self.dtype)
         changes = jnp.pad(images[:, 1:] - images[:, :-1], [(0, 0), (0, 1), (0, 0), (0, 0), (0, 0)])
         b, t, *image_shape = images.shape
@@ -93,7 +93,7 @@ class NextFrameDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, frames: UInt8[Array | np.ndarray, "b t h w 3"], quantized: Float[Array, "b t tokens f"]
+        self, frames: UInt8[Array, "b t h w 3"], quantized: Float[Array, "b t tokens f"]
     ) -> Float[Array, "b t h w 3"]:
         b, t, height, width, _ = frames.shape
         images = constrain(scale_frames(frames, self.dtype).reshape(b * t, height, width, 3), FRAMES)
@@ -145,7 +145,7 @@ class LatentActionModel(nn.Module):
     dtype: DTypeLike = jnp.float32  # of the computation; parameters, norms and the quantizer are float32
 
     @nn.compact
-    def __call__(self, frames: UInt8[Array | np.ndarray, "b t h w 3"]) -> LatentActionOutput:
+    def __call__(self, frames: UInt8[Array, "b t h w 3"]) -> LatentActionOutput:
         encoder = LatentActionEncoder(
             self.widths, self.tokens, self.codes, self.code_features, self.remat, self.dtype, name="latent"
         )
@@ -175,7 +175,7 @@ class LatentIDM(InverseDynamicsModel):
         self.neighbours = NormDense(self.temporal_features, dtype=self.dtype)
         self.project = NormDense(self.features, dtype=self.dtype)
 
-    def embed(self, frames: UInt8[Array | np.ndarray, "b s h w 3"]) -> Float[Array, "b s-4 features"]:
+    def embed(self, frames: UInt8[Array, "b s h w 3"]) -> Float[Array, "b s-4 features"]:
         """Embeddings of all frames except the two outermost on each side: of the codes of the four pairs around it."""
         quantized = self.latent(frames).quantized
         codes = jax.lax.stop_gradient(quantized).reshape(*quantized.shape[:2], -1)

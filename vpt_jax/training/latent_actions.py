@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
+from vpt_jax.actions.quantizer import Array
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.metrics import Measure
 from vpt_jax.models.impala import scale_frames
@@ -84,7 +84,7 @@ def _mean(values: Float[Array, "b t"], counted: Bool[Array, "b t"]) -> Float[Arr
 
 
 def _squared_errors(
-    frames: UInt8[Array | np.ndarray, "b t h w 3"], next_frames: Float[Array, "b t h w 3"]
+    frames: UInt8[Array, "b t h w 3"], next_frames: Float[Array, "b t h w 3"]
 ) -> tuple[Float[Array, "b t"], Float[Array, "b t"]]:
     """Squared error per pixel and colour of the predicted next frames, and of the frames themselves (copying)."""
     images = scale_frames(frames, jnp.float32)
@@ -114,7 +114,7 @@ def _count_codes(actions: LatentActions, counted: Bool[Array, "b t"]) -> Int[Arr
     return jnp.where(counted[..., None, None], chosen, 0).sum((0, 1))
 
 
-def perplexity(counts: Int[Array | np.ndarray, "tokens codes"]) -> Float[Array, " tokens"]:
+def perplexity(counts: Int[Array, "tokens codes"]) -> Float[Array, " tokens"]:
     """Perplexity of each token's codes: the number of codes, if all were used alike; 1: the codebook has collapsed."""
     shares = jnp.asarray(counts) / jnp.maximum(jnp.asarray(counts).sum(-1, keepdims=True), 1)
     return jnp.exp(-(shares * jnp.log(jnp.where(shares > 0, shares, 1))).sum(-1))
