@@ -11,6 +11,7 @@ import pytest
 from configs import idm, latent_actions, latent_idm
 from tests.checkpoint_maker import write_checkpoint
 from vpt_jax.actions.minerl import MINERL
+from vpt_jax.curation.clean_filter.embedders import EmbedderError, make_embedder
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.baselines import FactoredMarginal
 from vpt_jax.labelling.model import label_spans
@@ -152,6 +153,8 @@ def test_a_model_on_latent_actions_is_loaded_and_labels_as_an_idm(tmp_path):
     assert labels.buttons.shape == (2, 3, 8, 20)
     with pytest.raises(WrongStageError, match="holds a training run of stage 'latent_idm'"):
         load_model(tmp_path)
+    with pytest.raises(EmbedderError, match="holds a model on latent actions"):
+        make_embedder("idm", str(tmp_path))
 
 
 SHIFTS = np.array([(0, 1), (0, -1), (1, 0), (-1, 0)])

@@ -32,19 +32,23 @@ IDMS: dict[str, dict[str, Any]] = {
     "tiny": dict(temporal_features=32, widths=(32, 64), features=256, heads=4, layers=1),
     "paper": dict(temporal_features=128, widths=(256, 512, 512), features=4096, heads=32),
 }
-# Encoder and decoder of latent actions. LAPA has four choices among eight codes (recalled), Genie one.
-LATENT_ACTIONS: dict[str, dict[str, Any]] = {
-    "nano": dict(widths=(8,), tokens=2, codes=4, code_features=4, decoder_features=8, decoder_blocks=1, patch=4),
-    "tiny": dict(widths=(16, 32), tokens=4, codes=8, code_features=16, decoder_features=32, decoder_blocks=2, patch=2),
-    "full": dict(
-        widths=(64, 128, 128), tokens=4, codes=8, code_features=32, decoder_features=256, decoder_blocks=6, patch=8
-    ),
+# Encoders of latent actions. LAPA has four choices among eight codes (recalled), Genie one.
+_LATENT_ENCODERS: dict[str, dict[str, Any]] = {
+    "nano": dict(widths=(8,), tokens=2, codes=4, code_features=4),
+    "tiny": dict(widths=(16, 32), tokens=4, codes=8, code_features=16),
+    "full": dict(widths=(64, 128, 128), tokens=4, codes=8, code_features=32),
 }
-# What maps the codes of the preset of the same name to actions: the transformer of the IDM of that size.
+# With a decoder, for frames of at least 8x8, 16x16 and 128x128.
+LATENT_ACTIONS: dict[str, dict[str, Any]] = {
+    "nano": dict(decoder_features=8, decoder_blocks=1, patch=4, **_LATENT_ENCODERS["nano"]),
+    "tiny": dict(decoder_features=32, decoder_blocks=2, patch=2, **_LATENT_ENCODERS["tiny"]),
+    "full": dict(decoder_features=256, decoder_blocks=6, patch=8, **_LATENT_ENCODERS["full"]),
+}
+# With what maps codes to actions: of `nano` and `tiny` the transformer of the IDM of the same name.
 LATENT_IDMS: dict[str, dict[str, Any]] = {
-    "nano": dict(temporal_features=8, features=64, heads=2, layers=1),
-    "tiny": dict(temporal_features=128, features=256, heads=4, layers=1),
-    "full": dict(temporal_features=1024, features=1024, heads=8, layers=2),
+    "nano": dict(temporal_features=8, features=64, heads=2, layers=1, **_LATENT_ENCODERS["nano"]),
+    "tiny": dict(temporal_features=128, features=256, heads=4, layers=1, **_LATENT_ENCODERS["tiny"]),
+    "full": dict(temporal_features=1024, features=1024, heads=8, **_LATENT_ENCODERS["full"]),
 }
 
 
@@ -73,10 +77,7 @@ def make_latent_actions(model: Mapping[str, Any], space: ActionSpace = MINERL) -
 
 def make_latent_idm(model: Mapping[str, Any], space: ActionSpace = MINERL) -> LatentIDM:
     """Build the model of actions from latent actions described by `config.model` (configs/latent_idm.py)."""
-    sizes = LATENT_ACTIONS[model["preset"]]
-    encoder = {name: sizes[name] for name in ("widths", "tokens", "codes", "code_features")}
-    options = dict(use_last=model["use_last"], space=space) | _options(model)
-    return LatentIDM(**encoder, **LATENT_IDMS[model["preset"]], **options)
+    return LatentIDM(**LATENT_IDMS[model["preset"]], use_last=model["use_last"], space=space, **_options(model))
 
 
 def _options(model: Mapping[str, Any]) -> dict[str, Any]:
