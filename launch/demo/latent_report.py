@@ -47,6 +47,7 @@ _MINUTES = "minutes of labelled play"
 _TITLES = {  # metric: title of the figure, its unit, True if more is better
     "nll": ("Loss of labels", "nats per frame", False),
     "f1/mean": ("Keys of labels", f"mean F1 of keys held in more than {COMMON_SHARE:.0%} of frames", True),
+    "mouse_r2/pitch": ("Pitch of labels", "R2 of the likeliest bin", True),
     "mouse_r2/yaw": ("Yaw of labels", "R2 of the likeliest bin", True),
 }
 

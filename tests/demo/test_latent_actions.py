@@ -57,7 +57,8 @@ def test_the_whole_experiment_on_a_small_scale(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
     experiments = {file.stem: read_experiment(file) for file in (tmp_path / "experiments").glob("*.json")}
     assert set(experiments) == {
-        "latent-frames", "latent-policies", "latent-nll", "latent-f1-mean", "latent-mouse_r2-yaw"
+        "latent-frames", "latent-policies", "latent-nll", "latent-f1-mean", "latent-mouse_r2-pitch",
+        "latent-mouse_r2-yaw"
     }  # fmt: skip
     for experiment in experiments.values():
         assert experiment.baselines

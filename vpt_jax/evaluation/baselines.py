@@ -91,16 +91,16 @@ class FactoredMarginal(NamedTuple):
 
 
 class NoMarginal(NamedTuple):
-    """Marginal of a model that predicts no actions: nothing."""
+    """Marginal distribution for a model that predicts no actions: empty."""
 
     @classmethod
     def uniform(cls, space: ActionSpace) -> "NoMarginal":
-        """Nothing."""
+        """Empty, for any space."""
         return cls()
 
     @classmethod
     def from_stream(cls, stream: "Stream | MixtureStream") -> "NoMarginal":
-        """Nothing."""
+        """Empty, of any stream."""
         return cls()
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Num, UInt8
 
 from vpt_jax.actions.quantizer import Array
 from vpt_jax.data.batch import Batch
@@ -114,7 +114,7 @@ def _count_codes(actions: LatentActions, counted: Bool[Array, "b t"]) -> Int[Arr
     return jnp.where(counted[..., None, None], chosen, 0).sum((0, 1))
 
 
-def perplexity(counts: Int[Array, "tokens codes"]) -> Float[Array, " tokens"]:
+def perplexity(counts: Num[Array, "tokens codes"]) -> Float[Array, " tokens"]:
     """Perplexity of each token's codes: the number of codes, if all were used alike; 1: the codebook has collapsed."""
     shares = jnp.asarray(counts) / jnp.maximum(jnp.asarray(counts).sum(-1, keepdims=True), 1)
     return jnp.exp(-(shares * jnp.log(jnp.where(shares > 0, shares, 1))).sum(-1))
