@@ -40,10 +40,11 @@ def set_small(config: ConfigDict, learning_rate: float) -> None:
 
 
 def get_config(stage: str, workdir: str) -> ConfigDict:
-    """The config of a training run; `stage` is "policy", "idm" or "ppg"."""
+    """The config of a training run; `stage` is a key of `MODEL_OF_STAGE` (vpt_jax/training/stages.py)."""
     config = ConfigDict()
 
-    # The trained model: "policy" (behavioural cloning), "idm" (inverse dynamics model) or "ppg" (policy, by RL).
+    # The trained model: "policy" (behavioural cloning), "idm" (inverse dynamics model), "ppg" (policy, by RL),
+    # "latent_actions" (codes of frame pairs) or "latent_idm" (actions from these codes).
     config.stage = stage
     # Folder of the run: checkpoints, metrics, report. A run in an existing folder resumes.
     config.workdir = workdir

@@ -1,4 +1,4 @@
-"""How far text steers a policy , as in the paper's appendix I: counts in episodes of the same seeds for every caption.
+"""How far text steers a policy, as in the paper's appendix I: counts in episodes of the same seeds for every caption.
 
     python launch/steer.py --config.policy=runs/text --config.out=runs/steer
 
@@ -44,6 +44,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.episodes = 100
     config.seed = 6_000_000
     config.num_envs = 10
+    # Episodes of every caption, counted from its first, that are recorded; 0: all.
+    config.recorded_episodes = evaluation.recorded_episodes
     # Folder of the compilation cache, as in configs/evaluate.py.
     config.compilation_cache = "auto"
     return config

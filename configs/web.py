@@ -47,8 +47,8 @@ def get_config(variant: str = "") -> ConfigDict:
     # Minimal height in pixels; the smallest format that has it is downloaded. It is the height of the contractors'
     # recordings (code), which the model sees scaled to 128.
     config.height = 360
-    # Language of the subtitles to download as well, such as "en", for policies that read text (docs/text.md). Empty: none.
-    # The paper's appendix I, as recalled, had 17,000 hours with English captions.
+    # Language of the subtitles to download as well, such as "en", for policies that read text (docs/text.md). Empty:
+    # none. The paper's appendix I, as recalled, had 17,000 hours with English captions.
     config.subtitles = ""
     # Maximal size of a video in bytes.
     config.max_bytes = 2 * 1024**3

@@ -72,7 +72,7 @@ def check(config: ConfigDict) -> None:
 def stages(config: ConfigDict, folder: Path) -> Iterator[Stage]:
     """All stages. The dependencies of the policy from predicted labels come first, so that it starts early."""
     runs = runs_of(config, folder)
-    yield from data_stages(config, folder, runs)
+    yield from data_stages(config, folder, runs.held_out, runs.truth)
     *others, labelling = idm_stages(config, runs)
     yield labelling
     yield from label_stages(config, runs, labelling.name)
@@ -80,8 +80,8 @@ def stages(config: ConfigDict, folder: Path) -> Iterator[Stage]:
     yield from policy_stages(config, runs)
 
 
-def data_stages(config: ConfigDict, folder: Path, runs: Runs) -> Iterator[Stage]:
-    """Stages that record labelled and unlabelled play (its true labels are kept to compare with)."""
+def data_stages(config: ConfigDict, folder: Path, labelled: Path, unlabelled: Path) -> Iterator[Stage]:
+    """Stages that record labelled and unlabelled play (its true labels are kept to compare with), into two datasets."""
     recorded = {
         "labelled": {
             "splits.train.episodes": config.labelled,
@@ -100,7 +100,7 @@ def data_stages(config: ConfigDict, folder: Path, runs: Runs) -> Iterator[Stage]
     for name, splits in recorded.items():
         settings = arguments("record:demo", config.record, out=folder / "recordings" / name, **splits)
         yield stage(RECORD.format(name), "record.py", settings)
-    for name, out in (("labelled", runs.held_out), ("unlabelled", runs.truth)):
+    for name, out in (("labelled", labelled), ("unlabelled", unlabelled)):
         fields = dict(recordings=folder / "recordings" / name, out=out, height=config.size, width=config.size)
         yield stage(
             PREPARE.format(name), "prepare.py", arguments("prepare", **fields), depends_on=[RECORD.format(name)]
@@ -110,16 +110,16 @@ def data_stages(config: ConfigDict, folder: Path, runs: Runs) -> Iterator[Stage]
 def idm_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
     """Stages that train inverse dynamics models on increasing amounts of labelled play; the last one labels."""
     for (minutes, workdir), steps in zip(runs.idms.items(), config.idm.steps, strict=True):
-        data = {"data.train": runs.held_out, "data.minutes": minutes} | held_out_data(runs)
+        data = {"data.train": runs.held_out, "data.minutes": minutes} | held_out_data(runs.held_out)
         fields = data | {"workdir": workdir, "steps": steps, "report": minutes == config.idm.minutes[-1]}
         settings = arguments("idm:demo", config.train_idm, **fields)
         name = f"train an inverse dynamics model on {minutes:g} minutes"
         yield stage(name, "train.py", settings, [PREPARE.format("labelled")], checkpoint(workdir, steps))
 
 
-def held_out_data(runs: Runs) -> dict[str, Path]:
+def held_out_data(dataset: Path) -> dict[str, Path]:
     """Datasets for choosing a step (split `valid`) and for the reported figures (split `test`)."""
-    return {"data.valid": runs.held_out, "data.test": runs.held_out}
+    return {"data.valid": dataset, "data.test": dataset}
 
 
 def label_stages(config: ConfigDict, runs: Runs, labelling: str) -> Iterator[Stage]:
@@ -147,7 +147,7 @@ def policy_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
     }
     for name, (workdir, dataset, minutes) in runs.policies.items():
         steps = reduced_steps.get(name, steps_of_all)
-        data = {"data.train": dataset, "data.minutes": minutes} | held_out_data(runs)
+        data = {"data.train": dataset, "data.minutes": minutes} | held_out_data(runs.held_out)
         fields = data | {"workdir": workdir, "steps": steps, "report": dataset == runs.labels}
         settings = arguments("foundation:demo", config.train_policy, **fields)
         depends_on = dict.fromkeys([PREPARE.format("labelled"), producers[dataset]])

@@ -111,7 +111,9 @@ def test_the_papers_evaluation():
 def test_an_unknown_stage_is_named():
     config = foundation.get_config("demo")
     config.stage = "dreaming"
-    with pytest.raises(ConfigError, match=r"config\.stage is 'dreaming'; choose one of policy, idm, ppg"):
+    with pytest.raises(
+        ConfigError, match=r"config\.stage is 'dreaming'; choose one of policy, idm, latent_actions, latent_idm, ppg"
+    ):
         check(config, make_mesh(config))
 
 

@@ -14,6 +14,7 @@ from vpt_jax.data.dataset import EpisodeIndex
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation.metrics import (
     Prediction,
+    action_measures,
     compute_metrics,
     compute_totals,
     confidence_intervals,
@@ -151,11 +152,9 @@ def test_the_evaluator_agrees_with_one_pass_over_complete_rows(dataset_dir):
         parallel.global_batch(valid.read(step, range(8)), mesh, 8) for step in range(valid.steps_per_epoch)
     )
     predict, memory, by_rows = partial(predict_next, policy), policy.initial_memory, parallel.batch_sharding(mesh)
-    baselines, views = {"marginal": {"nll": 5.0}}, ("valid", "acting")
+    baselines, measures = {"marginal": {"nll": 5.0}}, action_measures(MINERL, ("valid", "acting"))
     sets = {"": batches, "web": batches}
-    figures = evaluator(MINERL, predict, partial(memory, 8), sets, by_rows, baselines, views, test_batches=batches)(
-        params
-    )
+    figures = evaluator(measures, predict, partial(memory, 8), sets, by_rows, baselines, test_batches=batches)(params)
 
     totals, jitted = {"valid": [], "acting": []}, jax.jit(predict)
     for row in rows:

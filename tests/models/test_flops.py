@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vpt_jax.models.flops import idm_flops, policy_flops
+from vpt_jax.models.flops import idm_flops, latent_action_flops, latent_idm_flops, policy_flops
 from vpt_jax.models.idm import InverseDynamicsModel
+from vpt_jax.models.latent_actions import LatentActionModel, LatentIDM
 from vpt_jax.models.policy import Policy
-from vpt_jax.models.presets import IDMS, POLICIES
+from vpt_jax.models.presets import IDMS, LATENT_ACTIONS, LATENT_IDMS, POLICIES
 
 
 def count_flops(module, *inputs):
@@ -32,3 +33,12 @@ def test_idm_flops(length, temporal_convolution):
     idm = InverseDynamicsModel(**IDMS["paper"], temporal_convolution=temporal_convolution)
     frames = jax.ShapeDtypeStruct((1, length, 128, 128, 3), jnp.uint8)
     assert count_flops(idm, frames) / length == pytest.approx(idm_flops(idm, 128, 128, length), rel=0.01)
+
+
+def test_latent_action_flops():
+    frames = jax.ShapeDtypeStruct((1, 16, 128, 128, 3), jnp.uint8)
+    model, idm = LatentActionModel(**LATENT_ACTIONS["full"]), LatentIDM(**LATENT_IDMS["full"])
+    assert count_flops(model, frames) / 16 == pytest.approx(latent_action_flops(model, 128, 128, 16), rel=0.02)
+    # Four of the frames that the encoder sees are the window's padding.
+    counted, encoder = count_flops(idm, frames), latent_idm_flops(idm.clone(layers=0), 128, 128, 16)
+    assert counted / 16 == pytest.approx(latent_idm_flops(idm, 128, 128, 16) + encoder / 4, rel=0.02)

@@ -187,7 +187,7 @@ def test_an_inverse_dynamics_run_has_its_own_baselines_and_shows_all_frames(stre
     def perfect_predict(params, memory, batch):
         return Prediction(0 * batch.valid, batch.buttons, CAMERA.to_values(CAMERA.to_bins(batch.camera))), memory
 
-    perfect = Objective(None, lambda rows: (), None, perfect_predict)
+    perfect = Objective(None, lambda rows: (), None, perfect_predict, {})
     html, film = report.write_report(
         tmp_path, stage="idm", facts={}, objective=perfect, params=None, train=train,
         held_out=[report.HeldOut("", valid, baselines)],

@@ -11,9 +11,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from vpt_jax.openai.convert import export_weights, import_weights
-from vpt_jax.training.checkpoints import WrongStageError, load_idm, load_policy
+from vpt_jax.training.checkpoints import WrongStageError, load_idm, load_latent_actions, load_policy
 
-from .conftest import kill, wait_until
+from .conftest import Launcher, kill, wait_until
 
 
 def final_state(workdir, step=10):
@@ -81,6 +81,22 @@ def test_an_inverse_dynamics_run_resumes_identically(idm_launcher, uninterrupted
     output = idm_launcher.run(tmp_path)
     assert "resumed from step" in output
     assert_same_run(tmp_path, uninterrupted_idm)
+
+
+@pytest.mark.slow  # three starts; what differs from the runs above is the objective
+def test_latent_actions_resume_identically_and_initialize_a_model_that_labels(dataset_dir, tmp_path):
+    launcher = Launcher("latent_actions.py:demo", dataset_dir)
+    launcher.run(tmp_path / "uninterrupted")
+    process = launcher.start(tmp_path / "killed")
+    wait_until(lambda: (tmp_path / "killed" / "checkpoints" / "4").exists(), process)
+    kill(process)
+    assert "resumed from step" in launcher.run(tmp_path / "killed")
+    assert_same_run(tmp_path / "killed", tmp_path / "uninterrupted")
+
+    labeller = Launcher("latent_idm.py:demo", dataset_dir)
+    labeller.run(tmp_path / "labeller", f"--config.init_from={tmp_path / 'killed'}")
+    latent, params = load_latent_actions(tmp_path / "killed").params, load_idm(tmp_path / "labeller").params
+    jax.tree.map(np.testing.assert_array_equal, params["latent"], latent["latent"])
 
 
 def test_a_finished_run_is_not_changed(launcher, uninterrupted):

@@ -90,6 +90,20 @@ class FactoredMarginal(NamedTuple):
         return np.concatenate([self.buttons[keys, buttons], self.camera[axes, camera]], axis=1)
 
 
+class NoMarginal(NamedTuple):
+    """Marginal distribution for a model that predicts no actions: empty."""
+
+    @classmethod
+    def uniform(cls, space: ActionSpace) -> "NoMarginal":
+        """Empty, for any space."""
+        return cls()
+
+    @classmethod
+    def from_stream(cls, stream: "Stream | MixtureStream") -> "NoMarginal":
+        """Empty, of any stream."""
+        return cls()
+
+
 def _smoothed(
     classes: Integer[np.ndarray, " n"], num_classes: int, weights: Weights | None = None
 ) -> Float[np.ndarray, " classes"]:

@@ -29,8 +29,16 @@ class Prediction(NamedTuple):
     camera: Float[Array, "... axes"]  # movement per step, in the axes' units
 
 
-# A model's predictions on a batch: (params, memory, batch) -> prediction, new memory
-Predict = Callable[[Any, Any, Batch], tuple[Prediction, Any]]
+# A model's predictions on a batch, of actions a `Prediction`: (params, memory, batch) -> prediction, new memory
+Predict = Callable[[Any, Any, Batch], tuple[Any, Any]]
+
+
+class Measure(NamedTuple):
+    """Metrics of a model's predictions, by way of sums over frames."""
+
+    zero: Callable[[], Any]  # totals of no frame
+    totals: Callable[[Any, Batch], Any]  # prediction and batch -> totals, which add up over batches
+    compute: Callable[[Any], dict[str, float]]  # totals on the host -> metrics
 
 
 class Totals(NamedTuple):
@@ -175,19 +183,25 @@ VIEWS: dict[str, Callable[[ActionSpace, Batch], Bool[Array, "b t"]]] = {
 }
 
 
+def action_measures(space: ActionSpace, views: Sequence[str]) -> dict[str, Measure]:
+    """Measures of predicted actions by name of the view, a key of `VIEWS`."""
+
+    def totals(view: str, prediction: Prediction, batch: Batch) -> Totals:
+        return compute_totals(space, prediction, batch.buttons, batch.camera, VIEWS[view](space, batch))
+
+    return {
+        view: Measure(partial(_zero_totals, space), partial(totals, view), partial(compute_metrics, space))
+        for view in views
+    }
+
+
 def evaluation_step(
-    space: ActionSpace,
-    predict: Predict,
-    views: Sequence[str],
-    params: Any,
-    carry: tuple[Any, list[Totals]],
-    batch: Batch,
-) -> tuple[Any, list[Totals]]:
-    """Adds a batch to the totals, one for each view."""
+    predict: Predict, measures: Sequence[Measure], params: Any, carry: tuple[Any, list[Any]], batch: Batch
+) -> tuple[Any, list[Any]]:
+    """Adds a batch to the totals, one for each measure."""
     memory, totals = carry
     prediction, memory = predict(params, memory, batch)
-    counted = [VIEWS[view](space, batch) for view in views]
-    batch_totals = [compute_totals(space, prediction, batch.buttons, batch.camera, valid) for valid in counted]
+    batch_totals = [measure.totals(prediction, batch) for measure in measures]
     return memory, jax.tree.map(jnp.add, totals, batch_totals)
 
 
@@ -197,53 +211,55 @@ def group_name(group: str, dataset: str) -> str:
 
 
 def evaluator(
-    space: ActionSpace,
+    measures: Mapping[str, Measure],
     predict: Predict,
     initial_memory: Callable[[], Any],
     batches: Mapping[str, Callable[[], Iterable[Batch]]],
     by_rows: NamedSharding,
     baselines: Mapping[str, Mapping[str, float]],
-    views: Sequence[str] = ("valid",),
     test_batches: Callable[[], Iterable[Batch]] | None = None,
 ) -> Callable[[Any], dict[str, float]]:
-    """Makes a function that evaluates parameters on all validation batches and returns `compute_metrics`.
+    """Makes a function that evaluates parameters on all validation batches and returns the metrics of all measures.
 
-    Metrics are named `VIEW/NAME`, and those of the baselines `BASELINE/NAME`. Those of several validation sets are
-    named `VIEW_SET/NAME`, as by `group_name`. Metrics of test batches are named `test/NAME` in place of `valid/NAME`,
-    and `test_VIEW/NAME` in other views.
+    Metrics are named `MEASURE/NAME`, and those of the baselines `BASELINE/NAME`. Those of several validation sets are
+    named `MEASURE_SET/NAME`, as by `group_name`. Metrics of test batches are named `test/NAME` in place of
+    `valid/NAME`, and `test_MEASURE/NAME` of other measures.
 
     Args:
-        space: of the actions.
+        measures: by name.
         predict: predictions of the model on a batch.
         initial_memory: makes the model's memory before the first batch, for all rows.
         batches: starts a pass over the global batches, by name of the validation set ("": the only one).
         by_rows: sharding of batches and memory.
         baselines: metrics by name of the group.
-        views: names from `VIEWS`.
         test_batches: the same for test data, by which nothing is selected, neither a checkpoint nor a setting; None:
             no test metrics.
     """
     replicated = NamedSharding(by_rows.mesh, PartitionSpec())
     step = jax.jit(
-        partial(evaluation_step, space, predict, views), out_shardings=(by_rows, replicated), donate_argnums=1
+        partial(evaluation_step, predict, list(measures.values())),
+        out_shardings=(by_rows, replicated),
+        donate_argnums=1,
     )
     begin = jax.jit(
-        lambda: (initial_memory(), [_zero_totals(space) for _ in views]), out_shardings=(by_rows, replicated)
+        lambda: (initial_memory(), [measure.zero() for measure in measures.values()]),
+        out_shardings=(by_rows, replicated),
     )
 
     def evaluate_batches(all_batches: Iterable[Batch], params: Any) -> list[dict[str, float]]:
         carry = begin()
         for batch in all_batches:
             carry = step(params, carry, batch)
-        return [compute_metrics(space, view_totals) for view_totals in jax.device_get(carry[1])]
+        totals = jax.device_get(carry[1])
+        return [measure.compute(sums) for measure, sums in zip(measures.values(), totals, strict=True)]
 
     def evaluate(params: Any) -> dict[str, float]:
         by_predictor: dict[str, Mapping[str, float]] = {}
         for dataset, start in batches.items():
-            names = [group_name(view, dataset) for view in views]
+            names = [group_name(measure, dataset) for measure in measures]
             by_predictor |= zip(names, evaluate_batches(start(), params), strict=True)
         if test_batches:
-            names = ["test" if view == "valid" else f"test_{view}" for view in views]
+            names = ["test" if measure == "valid" else f"test_{measure}" for measure in measures]
             by_predictor |= zip(names, evaluate_batches(test_batches(), params), strict=True)
         by_predictor |= baselines
         return {f"{key}/{name}": value for key, figures in by_predictor.items() for name, value in figures.items()}

@@ -10,6 +10,7 @@ from vpt_jax.models.attention import NUM_BASIS
 from vpt_jax.models.heads import logit_shapes
 from vpt_jax.models.idm import TEMPORAL_RADIUS, InverseDynamicsModel
 from vpt_jax.models.impala import BLOCKS_PER_STACK, EMBEDDING
+from vpt_jax.models.latent_actions import PAIRS, LatentActionModel, LatentIDM
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.text_projection import HIDDEN_LAYERS
 from vpt_jax.models.transformer import MLP_RATIO
@@ -41,6 +42,35 @@ def idm_flops(idm: InverseDynamicsModel, height: int, width: int, length: int) -
         + idm.layers * _block(idm.features, idm.heads, length, distances=False)
         + _dense(idm.features, last + outputs)
     )
+
+
+def latent_action_flops(model: LatentActionModel, height: int, width: int, length: int) -> float:
+    """FLOPs per frame pair of the forward pass of a model of latent actions; `length` does not matter."""
+    del length
+    rows, columns, cell = height // model.patch, width // model.patch, 3 * model.patch**2
+    code, features = model.tokens * model.code_features, model.decoder_features
+    block = 2 * conv_flops(features, features, rows, columns) + _dense(code, 2 * features)
+    decoder = conv_flops(cell, features, rows, columns) + model.decoder_blocks * block
+    return _latent_encoder(model, height, width) + decoder + rows * columns * _dense(features, cell)
+
+
+def latent_idm_flops(idm: LatentIDM, height: int, width: int, length: int) -> float:
+    """FLOPs per frame of the forward pass of an inverse dynamics model on latent actions, in a window of `length`."""
+    outputs = _num_outputs(logit_shapes("factored", idm.space))
+    last = idm.features if idm.use_last else 0
+    neighbours = _dense(PAIRS * idm.tokens * idm.code_features, idm.temporal_features)
+    return (
+        _latent_encoder(idm, height, width)
+        + neighbours
+        + _dense(idm.temporal_features, idm.features)
+        + idm.layers * _block(idm.features, idm.heads, length, distances=False)
+        + _dense(idm.features, last + outputs)
+    )
+
+
+def _latent_encoder(model: LatentActionModel | LatentIDM, height: int, width: int) -> float:
+    vectors = _dense(EMBEDDING, model.tokens * model.code_features)
+    return _encoder(model.widths, EMBEDDING, 6, height, width) + vectors
 
 
 def _num_outputs(shapes: Mapping[str, tuple[int, ...]]) -> int:

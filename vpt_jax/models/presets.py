@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.models.idm import InverseDynamicsModel
+from vpt_jax.models.latent_actions import LatentActionModel, LatentIDM
 from vpt_jax.models.policy import Policy
 from vpt_jax.models.remat import stored_remat
 
@@ -42,6 +43,24 @@ IDMS: dict[str, dict[str, Any]] = {
     "paper": dict(temporal_features=128, widths=(256, 512, 512), features=4096, heads=32),
     "paper_text": dict(temporal_features=128, widths=(64, 128, 128), features=4096, heads=32, layers=4),
 }
+# Encoders of latent actions. LAPA has four choices among eight codes (recalled), Genie one.
+_LATENT_ENCODERS: dict[str, dict[str, Any]] = {
+    "nano": dict(widths=(8,), tokens=2, codes=4, code_features=4),
+    "tiny": dict(widths=(16, 32), tokens=4, codes=8, code_features=16),
+    "full": dict(widths=(64, 128, 128), tokens=4, codes=8, code_features=32),
+}
+# With a decoder, for frames of at least 8x8, 16x16 and 128x128.
+LATENT_ACTIONS: dict[str, dict[str, Any]] = {
+    "nano": dict(decoder_features=8, decoder_blocks=1, patch=4, **_LATENT_ENCODERS["nano"]),
+    "tiny": dict(decoder_features=32, decoder_blocks=2, patch=2, **_LATENT_ENCODERS["tiny"]),
+    "full": dict(decoder_features=256, decoder_blocks=6, patch=8, **_LATENT_ENCODERS["full"]),
+}
+# With what maps codes to actions: of `nano` and `tiny` the transformer of the IDM of the same name.
+LATENT_IDMS: dict[str, dict[str, Any]] = {
+    "nano": dict(temporal_features=8, features=64, heads=2, layers=1, **_LATENT_ENCODERS["nano"]),
+    "tiny": dict(temporal_features=128, features=256, heads=4, layers=1, **_LATENT_ENCODERS["tiny"]),
+    "full": dict(temporal_features=1024, features=1024, heads=8, **_LATENT_ENCODERS["full"]),
+}
 
 
 TEXT_DEFAULTS: dict[str, Any] = {"text_features": 0, "text_dropout": 0.0}  # configs of earlier versions have none
@@ -63,6 +82,18 @@ def make_idm(model: Mapping[str, Any], space: ActionSpace = MINERL) -> InverseDy
     """Build the inverse dynamics model described by `config.model` (configs/idm.py), for a space."""
     options = _options(model) | dict(temporal_convolution=model.get("temporal_convolution", True))
     return InverseDynamicsModel(**IDMS[model["preset"]], use_last=model["use_last"], space=space, **options)
+
+
+def make_latent_actions(model: Mapping[str, Any], space: ActionSpace = MINERL) -> LatentActionModel:
+    """Build the model of latent actions described by `config.model` (configs/latent_actions.py), for any space."""
+    del space
+    options = dict(remat=stored_remat(model["remat"]), dtype=jnp.dtype(model["dtype"]))
+    return LatentActionModel(**LATENT_ACTIONS[model["preset"]], **options)
+
+
+def make_latent_idm(model: Mapping[str, Any], space: ActionSpace = MINERL) -> LatentIDM:
+    """Build the model of actions from latent actions described by `config.model` (configs/latent_idm.py)."""
+    return LatentIDM(**LATENT_IDMS[model["preset"]], use_last=model["use_last"], space=space, **_options(model))
 
 
 def _options(model: Mapping[str, Any]) -> dict[str, Any]:

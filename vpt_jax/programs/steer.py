@@ -65,10 +65,10 @@ def check(config: ConfigDict) -> dict[str, str]:
     return counts
 
 
-def asked_agent(config: ConfigDict, policy: TrainedPolicy, caption: str) -> Callable[[], AskedPolicy]:
-    """Returns a function that makes the agent, asked for a caption, when it is needed."""
-    text = embed_request(policy, caption, config.text_embedder)
-    return lambda: AskedPolicy((policy.module, policy.params), text, config.guidance, count_envs(config), config.seed)
+def asked_agent(config: ConfigDict, policy: TrainedPolicy, caption: str) -> Callable[[int], AskedPolicy]:
+    """Returns a function that makes the agent, asked for a caption, when it is needed, for a seed."""
+    text, envs = embed_request(policy, caption, config.text_embedder), count_envs(config, config.episodes)
+    return lambda seed: AskedPolicy((policy.module, policy.params), text, config.guidance, envs, seed)
 
 
 def paired_counts(

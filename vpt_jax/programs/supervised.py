@@ -1,4 +1,4 @@
-"""Supervised training runs, behavioural cloning and inverse dynamics: data, baselines, evaluation and report.
+"""Training runs on recorded play (behavioural cloning, IDM, latent actions): data, baselines, evaluation and report.
 
 The functions are in the order of execution.
 """
@@ -114,7 +114,7 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
             yield LoopInputs(train_step, train_batches, evaluate, train_data.episodes, prepare)
 
     def report(state: TrainState) -> None:
-        if config.report and jax.process_count() == 1:
+        if config.report and STAGES[config.stage].predicts_actions and jax.process_count() == 1:
             write_page(config, setup.objective, state, data.with_frames(), baselines, mesh)
 
     return Run(
@@ -368,7 +368,7 @@ def make_evaluator(
         return partial(placed_batches, stream, mesh, 0, stream.steps_per_epoch, config.data.valid_workers)
 
     return evaluator(
-        data.train.space,
+        objective.measures,
         objective.predict,
         partial(objective.initial_memory, config.data.valid_batch),
         {name: batches(stream) for name, stream in data.valid.items()},
@@ -378,7 +378,6 @@ def make_evaluator(
             for name, by_baseline in baselines.items()
             for baseline, figures in by_baseline.items()
         },
-        STAGES[config.stage].views,
         batches(data.test) if data.test else None,
     )
 

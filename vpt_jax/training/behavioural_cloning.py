@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.baselines import FactoredMarginal, Marginal
-from vpt_jax.evaluation.metrics import Prediction
+from vpt_jax.evaluation.metrics import Prediction, action_measures
 from vpt_jax.models.kv_cache import KVCache
 from vpt_jax.models.policy import Policy, init_params
 from vpt_jax.training.objective import Objective, start_at_marginal
@@ -27,6 +27,7 @@ def cloning(policy: Policy, frame_shape: tuple[int, ...], marginal: Marginal | F
         policy.initial_memory,
         partial(cloning_loss, policy),
         partial(predict_next, policy),
+        action_measures(policy.space, ["valid"]),
     )
 
 

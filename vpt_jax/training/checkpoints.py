@@ -30,8 +30,9 @@ from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace
 from vpt_jax.data.text_embedders import EmbedderIdentity
 from vpt_jax.models.idm import InverseDynamicsModel
+from vpt_jax.models.latent_actions import LatentActionModel
 from vpt_jax.models.policy import Policy, init_params
-from vpt_jax.models.presets import TEXT_DEFAULTS, make_idm, make_policy
+from vpt_jax.models.presets import TEXT_DEFAULTS, make_latent_actions, make_policy
 from vpt_jax.models.value_normalizer import ValueNormalizer
 from vpt_jax.parallel import log, path_name
 from vpt_jax.system.atomic_files import write_text
@@ -41,7 +42,15 @@ from vpt_jax.system.paths import local_path
 from vpt_jax.system.printable import printable
 from vpt_jax.system.resumable_folder import describe_changes
 from vpt_jax.training.digests import changed_leaves, digest, leaves_without_digest
-from vpt_jax.training.stages import IDM, MODEL_OF_STAGE, POLICY, PPG_STAGE, ModelKind
+from vpt_jax.training.stages import (
+    IDM,
+    LATENT_ACTIONS,
+    LATENT_IDM,
+    MODEL_OF_STAGE,
+    POLICY,
+    PPG_STAGE,
+    ModelKind,
+)
 from vpt_jax.training.state import AnyState, State
 
 STEPS_PER_EPOCH = "steps_per_epoch"  # metadata of runs on datasets
@@ -278,29 +287,54 @@ class TrainedIDM(NamedTuple):
 def load_idm(workdir: str | Path) -> TrainedIDM:
     """Loads the inverse dynamics model of a finished or running training, with its newest parameters.
 
-    They are placed on the first device.
+    They are placed on the first device. The model may be one on latent actions (`LatentIDM`).
 
     Raises:
         FileNotFoundError: the work directory holds no checkpoint.
         WrongStageError: it holds a run of another stage.
         CheckpointDamagedError: it cannot be read, or differs from what was saved.
     """
-    run = _open(workdir, IDM)
+    run = _open(workdir, IDM, LATENT_IDM)
     with _raise_as_damage(run.folder / "facts"):
-        idm = make_idm(run.metadata["config"]["model"], _space(run.metadata))
+        config = run.metadata["config"]
+        idm = MODEL_OF_STAGE[config["stage"]].make(config["model"], _space(run.metadata))
         shape = _frame_shape(run.metadata)
         window = _dimension(run.metadata["stream"]["length"])
     state = run.restore(partial(idm.init, jax.random.key(0), jnp.zeros((1, 1, *shape), jnp.uint8)))
     return TrainedIDM(idm, state["params"], shape, window, run.step)
 
 
-LOADERS: dict[ModelKind, Callable[[str | Path], TrainedPolicy | TrainedIDM]] = {POLICY: load_policy, IDM: load_idm}
+class TrainedLatentActions(NamedTuple):
+    """Model of latent actions from a checkpoint, with the shape of the frames that it was trained on."""
+
+    module: LatentActionModel
+    params: Any
+    frame_shape: tuple[int, ...]  # height, width, channels
+    step: int  # of the checkpoint
+
+
+def load_latent_actions(workdir: str | Path) -> TrainedLatentActions:
+    """Loads a model of latent actions onto the first device. Raises as `load_idm`."""
+    run = _open(workdir, LATENT_ACTIONS)
+    with _raise_as_damage(run.folder / "facts"):
+        model = make_latent_actions(run.metadata["config"]["model"])
+        shape = _frame_shape(run.metadata)
+    state = run.restore(partial(model.init, jax.random.key(0), jnp.zeros((1, 2, *shape), jnp.uint8)))
+    return TrainedLatentActions(model, state["params"], shape, run.step)
+
+
+LOADERS: dict[ModelKind, Callable[[str | Path], TrainedPolicy | TrainedIDM | TrainedLatentActions]] = {
+    POLICY: load_policy,
+    IDM: load_idm,
+    LATENT_ACTIONS: load_latent_actions,
+    LATENT_IDM: load_idm,
+}
 
 
 def load_model(workdir: str | Path) -> TrainedPolicy | TrainedIDM:
     """Loads a policy or an inverse dynamics model, by the stage of the run. Raises as `load_policy` and `load_idm`."""
-    stage = _open(workdir, *LOADERS).metadata["config"]["stage"]
-    return LOADERS[MODEL_OF_STAGE[stage]](workdir)
+    stage = _open(workdir, POLICY, IDM).metadata["config"]["stage"]
+    return load_policy(workdir) if MODEL_OF_STAGE[stage] is POLICY else load_idm(workdir)
 
 
 def stored_space(workdir: str | Path) -> ActionSpace:

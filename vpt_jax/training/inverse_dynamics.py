@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from vpt_jax.data.augment import augment, mirror
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.baselines import FactoredMarginal
-from vpt_jax.evaluation.metrics import Prediction
+from vpt_jax.evaluation.metrics import Prediction, action_measures
 from vpt_jax.models.factored_head import FactoredDistribution
 from vpt_jax.models.idm import InverseDynamicsModel, temporal_difference_init
 from vpt_jax.training.objective import Objective, start_at_marginal
@@ -36,6 +36,7 @@ def inverse_dynamics(
         lambda rows: (),
         partial(inverse_dynamics_loss, idm, augmented, mirrored),
         partial(predict_window, idm),
+        action_measures(idm.space, ["valid", "acting"]),
     )
 
 

@@ -165,12 +165,13 @@ class Progress:
             self.log(f"step {step}/{self._stop}  {shown}  {speed}  {wait:.0%} waiting for input  {left} left")
 
     def evaluated(self, step: int, figures: dict[str, float], seconds: float) -> None:
-        """Shows the held-out losses of model and baselines: all metrics called `NAME/nll`.
+        """Shows the held-out losses of model and baselines: all metrics called `NAME/nll`, or `NAME/relative_error`.
 
         The `seconds` that the evaluation took do not count in the speed of training.
         """
         self._mark = (self._mark[0], self._mark[1] + seconds)
-        losses = {name.removesuffix("/nll"): loss for name, loss in figures.items() if name.endswith("/nll")}
+        parts = ((*name.rpartition("/"), value) for name, value in figures.items())
+        losses = {group: value for group, _, metric, value in parts if metric in ("nll", "relative_error")}
         self.log(f"step {step}  held-out loss: " + ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
 
     def log(self, message: str) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from vpt_jax.actions.quantizer import Array
-from vpt_jax.evaluation.metrics import Predict
+from vpt_jax.evaluation.metrics import Measure, Predict
 from vpt_jax.training.state import Loss
 
 
@@ -19,6 +19,7 @@ class Objective(NamedTuple):
     initial_memory: Callable[[int], Any]  # number of rows -> memory before the first batch
     loss: Loss
     predict: Predict
+    measures: Mapping[str, Measure]  # of the predictions; checkpoints are selected by the first, called `valid`
 
 
 def start_at_marginal(params: Any, shares: Mapping[str, Float[Array, "..."]], temperature: float) -> Any:

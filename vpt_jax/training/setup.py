@@ -127,14 +127,15 @@ def make_mesh(config: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def pretrained_model(config: Any) -> Any:
-    """Loads the `TrainedPolicy` or `TrainedIDM` of `config.init_from`, with its arrays in host memory.
+    """Loads the trained model of `config.init_from`, with its arrays in host memory.
 
     Raises:
       ConfigError: there is none, or it is of another stage or has another temperature, or the hosts find different
         newest checkpoints.
     """
+    kind = MODEL_OF_STAGE[config.stage]
     try:
-        pretrained = LOADERS[MODEL_OF_STAGE[config.stage]](config.init_from)
+        pretrained: Any = LOADERS[kind.initialized_by or kind](config.init_from)
     except (FileNotFoundError, CheckpointError) as error:
         raise ConfigError(f"config.init_from: {error}") from error
     if len(steps := sorted(set(parallel.gather_from_hosts(pretrained.step)))) > 1:
@@ -144,7 +145,9 @@ def pretrained_model(config: Any) -> Any:
             "find its last checkpoint, or give each a copy"
         )
     for field in ("temperature", "use_last", "temporal_convolution", "head"):
-        if field in config.model and (trained := getattr(pretrained.module, field)) != config.model[field]:
+        if field not in config.model or not hasattr(pretrained.module, field):  # latent actions have none of them
+            continue
+        if (trained := getattr(pretrained.module, field)) != config.model[field]:
             raise ConfigError(
                 f"config.model.{field} is {config.model[field]}, and the model in {config.init_from} was trained with "
                 f"{trained}: set the same"
@@ -227,7 +230,7 @@ def _make_setup(
 def make_objective(config: Any, frame_shape: FrameShape, marginal: Any, space: ActionSpace) -> Objective:
     """Objective of `config.stage`; arguments as in `make_setup`."""
     stage = STAGES[config.stage]
-    initial_marginal = marginal if config.initial.start_at_marginal else None
+    initial_marginal = marginal if "initial" in config and config.initial.start_at_marginal else None
     options = {name: attrgetter(config_field)(config) for name, config_field in stage.options.items()}
     return stage.objective(stage.model.make(config.model, space), frame_shape, initial_marginal, **options)
 
@@ -239,12 +242,15 @@ def _with_frozen_params(loss: Loss, pattern: str) -> Loss:
 def initial_params(config: Any, shapes: Any, space: ActionSpace) -> Any:
     """Initial parameters of a run from `config.init_from`, in host memory, restricted to the modules in `shapes`.
 
+    Only a kind of model that is initialized by another may lack some of these modules, which then start as new ones.
+
     Raises:
       ConfigError: as `pretrained_model`, or the parameters have other shapes, or another action space.
     """
-    model = pretrained_model(config)
+    model, other_kind = pretrained_model(config), MODEL_OF_STAGE[config.stage].initialized_by is not None
     try:
-        model.module.space.require_equal(space, f"the model in {config.init_from} (config.init_from)", "the data")
+        if hasattr(model.module, "space"):  # latent actions have none
+            model.module.space.require_equal(space, f"the model in {config.init_from} (config.init_from)", "the data")
     except ActionSpaceError as error:
         raise ConfigError(str(error)) from error
     if "text" in shapes and model.embedder:
@@ -256,7 +262,8 @@ def initial_params(config: Any, shapes: Any, space: ActionSpace) -> Any:
     params = {name: pretrained[name] for name in pretrained if name in shapes}
     if "text" in shapes and "text" not in params:  # an unconditional policy, which the zero projection does not change
         params["text"] = jax.device_get(init_text_params(make_policy(config.model, space), seed_key(config.seed)))
-    if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, shapes):
+    wanted = {name: shapes[name] for name in params} if other_kind else shapes
+    if not params or jax.tree.map(np.shape, params) != jax.tree.map(np.shape, wanted):
         raise ConfigError(
             f"the model in {config.init_from} (config.init_from) is not of config.model.preset="
             f"{config.model.preset!r}, or was trained on frames of another size than the data's: set its size, "
@@ -308,5 +315,6 @@ def _make_state(
     objective: Objective, optimizer: optax.GradientTransformation, rows: int, seed: int, params: Any = None
 ) -> TrainState:
     rng, init_rng = jax.random.split(seed_key(seed))
-    params = objective.init(init_rng) if params is None else params
+    if params is None or params.keys() != jax.eval_shape(objective.init, init_rng).keys():
+        params = objective.init(init_rng) | (params or {})  # of another kind of model, which lacks some modules
     return initial_state(params, optimizer, objective.initial_memory(rows), rng)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, UInt8
 
 from vpt_jax.models.idm import TEMPORAL_RADIUS, InverseDynamicsModel, TemporalConv
 from vpt_jax.models.impala import DownStack
+from vpt_jax.models.latent_actions import LatentIDM
 from vpt_jax.system.errors import UserError
 from vpt_jax.training.checkpoints import CheckpointError, load_idm
 from vpt_jax.training.digests import params_digest
@@ -52,6 +53,10 @@ def _idm(workdir: Path) -> Embedder:
         idm = load_idm(workdir)
     except (FileNotFoundError, CheckpointError) as error:
         raise EmbedderError(f"config.weights: {error}") from error
+    if isinstance(idm.module, LatentIDM):
+        raise EmbedderError(
+            f"{workdir} holds a model on latent actions, which has no temporal convolution: see config.weights"
+        )
     height, width, _ = idm.frame_shape
     if height % (2 * FINE) or width % (2 * FINE):
         raise EmbedderError(f"{workdir} takes frames of {height}x{width}; both must be divisible by {2 * FINE}")

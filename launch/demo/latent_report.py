@@ -1,0 +1,277 @@
+"""Results of latent actions against an inverse dynamics model, as files of `vpt_jax/report/experiments.py`.
+
+Every figure is of the held-out split `test`, which selects nothing, with a 95% interval by bootstrap over its episodes.
+All models are those of their last step.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vpt_jax.actions.space import ActionSpace
+from vpt_jax.curation.validation.alignment import EpisodeScorer
+from vpt_jax.curation.validation.episodes import Episode, find_episodes
+from vpt_jax.curation.validation.predictions import head_outcomes, log_likelihood, recorded_actions
+from vpt_jax.data.streams import Stream, StreamSettings
+from vpt_jax.evaluation.baselines import idm_baselines, policy_baselines
+from vpt_jax.evaluation.metrics import (
+    COMMON_SHARE,
+    Measure,
+    Predict,
+    Prediction,
+    Totals,
+    action_measures,
+    compute_metrics,
+    compute_totals,
+)
+from vpt_jax.evaluation.resampling import Figure, figures_with_intervals
+from vpt_jax.report.experiments import Experiment, Point, Series, Verdict, write_experiment
+from vpt_jax.training.behavioural_cloning import predict_next
+from vpt_jax.training.checkpoints import load_idm, load_latent_actions, load_policy
+from vpt_jax.training.latent_actions import frame_measures, predict_next_frames
+
+LATENT, IDM = "latent actions", "inverse dynamics"
+_CHUNK = 64  # frames per call of a model
+_CLAIM = (
+    "Pretraining without action labels, on latent actions, approaches and even exceeds pretraining with action labels."
+)
+_SOURCE = (
+    "Not of the VPT paper: LAPA (arXiv 2410.11758), for robots, recalled. Here for labels of play: the codes replace "
+    "the frames that an inverse dynamics model sees."
+)
+_MINUTES = "minutes of labelled play"
+_TITLES = {  # metric: title of the figure, its unit, True if more is better
+    "nll": ("Loss of labels", "nats per frame", False),
+    "f1/mean": ("Keys of labels", f"mean F1 of keys held in more than {COMMON_SHARE:.0%} of frames", True),
+    "mouse_r2/pitch": ("Pitch of labels", "R2 of the likeliest bin", True),
+    "mouse_r2/yaw": ("Yaw of labels", "R2 of the likeliest bin", True),
+}
+
+
+class Runs(NamedTuple):
+    """Paths of the runs and datasets that are compared."""
+
+    recorded: Path  # dataset with the true labels; its split `test` is held out
+    unlabelled: Path  # dataset of the play whose frames latent actions are learnt from
+    latent: Path  # work directory of the latent actions
+    labellers: Mapping[str, Mapping[float, Path]]  # work directories by model and minutes of labelled play
+    policies: Mapping[str, Path]  # cloned from the labels of each model
+
+
+class _Pair(NamedTuple):
+    """Sums of one episode of two models, for the interval of their difference."""
+
+    latent: Totals
+    idm: Totals
+
+
+def write_experiments(folder: Path, runs: Runs) -> list[str]:
+    """Write all results into a folder; returns them as lines of text, whatever they show."""
+    results = {"latent-frames": _frames_experiment(runs), "latent-policies": _policies_experiment(runs)}
+    labels = _label_totals(runs)
+    results |= {f"latent-{metric.replace('/', '-')}": _labels_experiment(runs, labels, metric) for metric in _TITLES}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, experiment in results.items():
+        write_experiment(folder / f"{name}.json", experiment)
+    return [line for experiment in results.values() for line in _lines(experiment)]
+
+
+def _lines(experiment: Experiment) -> Iterator[str]:
+    yield f"{experiment.title} ({experiment.y_label})"
+    for name, points in experiment.series:
+        yield from (f"  {name}, {x}: {y:.4g} ({low:.4g} to {high:.4g})" for x, y, low, high in points)
+    yield from (f"  baseline {name}: {value:.4g}" for name, value in experiment.baselines.items())
+    yield from (f"  {note}" for note in experiment.notes)
+    for expectation, measured, holds in experiment.verdicts:
+        yield f"  {'yes' if holds else 'NO':<4}{expectation}: {measured}"
+
+
+def _point(x: float | str, figure: Figure) -> Point:
+    return Point(x, *figure)
+
+
+def _totals_by_episode(
+    predict: Predict, memory: Callable[[int], Any], measure: Measure, params: Any, stream: Stream
+) -> list[Any]:
+    """Sums of a model's predictions for every episode of a stream, which it reads in chunks."""
+    step = jax.jit(predict)
+
+    def of_episode(episode: int) -> Any:
+        totals, carried = measure.zero(), memory(1)
+        for start in range(0, int(stream.kept_lengths[episode]), _CHUNK):
+            batch = stream.read_episode(episode, start, _CHUNK)
+            prediction, carried = step(params, carried, batch)
+            totals = jax.tree.map(np.add, totals, jax.device_get(measure.totals(prediction, batch)))
+        return totals
+
+    return [of_episode(episode) for episode in range(len(stream.index.names))]
+
+
+def _stream(dataset: Path, split: str, nulls: str) -> Stream:
+    return Stream(StreamSettings(str(dataset), split, 1, 1, nulls, shuffle=False))
+
+
+def _frames_experiment(runs: Runs) -> Experiment:
+    """Next frames by the latent actions' decoder, and the use of the codebook."""
+    latent = load_latent_actions(runs.latent)
+    measure, stream = frame_measures(latent.module)["valid"], _stream(runs.recorded, "test", "keep")
+    predict = partial(predict_next_frames, latent.module)
+    totals = _totals_by_episode(predict, lambda rows: (), measure, latent.params, stream)
+    figures = figures_with_intervals(totals, measure.compute)
+    error, used = figures["relative_error"], figures["perplexity"]
+    return Experiment(
+        title="Next frame from a frame and the codes of its change",
+        claim="Genie and LAPA: codes of frame pairs, learnt without labels, determine the next frame.",
+        source="Not of the VPT paper: LAPA (arXiv 2410.11758) and Genie (arXiv 2402.15391), their first stage.",
+        x_label="model",
+        y_label="squared error, copying the last frame = 1",
+        series=(Series("decoder", (_point(LATENT, error),)),),
+        baselines={"copy of the last frame": 1.0},
+        verdicts=(
+            Verdict("The codes predict the next frame better than copying", _text(error), error.high < 1),
+            Verdict(
+                f"No codebook collapse: a perplexity above half of {latent.module.codes} codes",
+                _text(used),
+                used.low > latent.module.codes / 2,
+            ),
+        ),
+        notes=(_episodes_note(len(totals)), f"{latent.step} steps; {latent.module.tokens} codes per pair."),
+    )
+
+
+def _text(figure: Figure) -> str:
+    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+
+
+def _episodes_note(episodes: int) -> str:
+    return f"95% intervals by bootstrap over {episodes} held-out episodes; one seed of training."
+
+
+def _label_totals(runs: Runs) -> dict[str, dict[float, list[Totals]]]:
+    """Sums by episode of the held-out play, of the most probable labels, by model and minutes of labelled play."""
+    episodes = [episode for episode in find_episodes(runs.recorded) if episode.split == "test"]
+    return {
+        name: {minutes: _labeller_totals(workdir, episodes) for minutes, workdir in by_minutes.items()}
+        for name, by_minutes in runs.labellers.items()
+    }
+
+
+def _labeller_totals(workdir: Path, episodes: Sequence[Episode]) -> list[Totals]:
+    idm = load_idm(workdir)
+    space, totals = idm.module.space, []
+    scorer = EpisodeScorer(idm, mirror=True)
+    for episode in episodes:
+        log_probs, true = scorer.log_probs(episode), recorded_actions(episode)
+        loss = -log_likelihood(log_probs, *head_outcomes(true, space).values())
+        keys, bins = (head.argmax(-1) for head in log_probs)
+        prediction = Prediction(loss, keys.astype(np.uint8), space.to_movement(bins))
+        totals.append(compute_totals(space, prediction, true.keys, true.movement, np.ones(len(loss), bool)))
+    return totals
+
+
+def _labels_experiment(runs: Runs, labels: Mapping[str, Mapping[float, list[Totals]]], metric: str) -> Experiment:
+    """Quality of labels against minutes of labelled play, by one metric."""
+    space, (title, unit, more) = _stream(runs.recorded, "test", "keep").space, _TITLES[metric]
+    compute = partial(compute_metrics, space)
+    figures = {
+        name: {minutes: figures_with_intervals(totals, compute)[metric] for minutes, totals in by_minutes.items()}
+        for name, by_minutes in labels.items()
+    }
+    trivial_name, trivial = _trivial(runs, space, metric)
+    minutes, latent = max(figures[LATENT].items())
+    holds = latent.low > trivial if more else latent.high < trivial
+    expectation = f"Codes predict the true actions better than {trivial_name}, at {minutes:g} minutes"
+    return Experiment(
+        title=f"{title}: {LATENT} against {IDM}",
+        claim=_CLAIM,
+        source=_SOURCE,
+        x_label=_MINUTES,
+        y_label=unit,
+        series=tuple(
+            Series(name, tuple(_point(x, figure) for x, figure in by_minutes.items()))
+            for name, by_minutes in figures.items()
+        ),
+        baselines={trivial_name: trivial},
+        verdicts=(Verdict(expectation, f"{_text(latent)} against {trivial:.3f}", bool(holds)),),
+        notes=(
+            *(_comparison(space, labels, metric, x) for x in labels[LATENT]),
+            _episodes_note(len(labels[LATENT][minutes])),
+        ),
+        log_x=True,
+    )
+
+
+def _trivial(runs: Runs, space: ActionSpace, metric: str) -> tuple[str, float]:
+    """Best predictor that sees no frame, by this metric: marginal loss, F1 of keys always held, R2 of the mean."""
+    train, test = _stream(runs.recorded, "train", "keep"), _stream(runs.recorded, "test", "keep")
+    if metric == "nll":
+        return "the marginal distribution", idm_baselines(train, test)["released"]["nll"]
+    if metric != "f1/mean":
+        return "the mean", 0.0
+    buttons, camera = test.index.buttons, np.asarray(test.index.camera)
+    held = Prediction(np.zeros(len(buttons)), np.ones_like(buttons), np.zeros_like(camera))
+    totals = compute_totals(space, held, buttons, camera, np.ones(len(buttons), bool))
+    return "all keys held", compute_metrics(space, totals)[metric]
+
+
+def _comparison(space: ActionSpace, labels: Mapping[str, Mapping[float, list[Totals]]], metric: str, x: float) -> str:
+    """Difference of both models at some minutes, over the same episodes, and the model that is better by it."""
+
+    def difference(pair: _Pair) -> dict[str, float]:
+        return {metric: compute_metrics(space, pair.latent)[metric] - compute_metrics(space, pair.idm)[metric]}
+
+    pairs = [_Pair(*both) for both in zip(labels[LATENT][x], labels[IDM][x], strict=True)]
+    gap = figures_with_intervals(pairs, difference)[metric]
+    return f"At {x:g} minutes, {LATENT} minus {IDM}: {_text(gap)}; {_better(gap, _TITLES[metric][2])}."
+
+
+def _better(gap: Figure, more: bool) -> str:
+    """Model that is better by a difference (latent minus IDM) whose interval does not contain 0."""
+    if gap.low <= 0 <= gap.high:
+        return "no difference beyond the interval"
+    return f"{LATENT if (gap.value > 0) == more else IDM} better"
+
+
+def _policies_experiment(runs: Runs) -> Experiment:
+    """Losses of the policies that are cloned from the labels of both models."""
+    test = _stream(runs.recorded, "test", "drop")
+    measure = action_measures(test.space, ["valid"])["valid"]
+    totals = {name: _policy_totals(workdir, measure, test) for name, workdir in runs.policies.items()}
+    figures = {name: figures_with_intervals(each, measure.compute)["nll"] for name, each in totals.items()}
+    baselines = policy_baselines(_stream(runs.recorded, "train", "drop"), test)
+    trivial = baselines["marginal"]["nll"]
+    pairs = [_Pair(*both) for both in zip(totals[LATENT], totals[IDM], strict=True)]
+    gap = figures_with_intervals(
+        pairs, lambda pair: {"nll": measure.compute(pair.latent)["nll"] - measure.compute(pair.idm)["nll"]}
+    )["nll"]
+    return Experiment(
+        title=f"Policies cloned from labels: {LATENT} against {IDM}",
+        claim=_CLAIM,
+        source=_SOURCE,
+        x_label="labels by",
+        y_label="loss of true actions, nats per frame",
+        series=(Series("policy", tuple(_point(name, figure) for name, figure in figures.items())),),
+        baselines={"the marginal distribution": trivial, "the last action repeated": baselines["repeat"]["nll"]},
+        verdicts=(
+            Verdict(
+                f"The policy from labels of {LATENT} is better than the marginal distribution",
+                f"{_text(figures[LATENT])} against {trivial:.3f}",
+                figures[LATENT].high < trivial,
+            ),
+        ),
+        notes=(
+            f"{LATENT} minus {IDM}: {_text(gap)}; {_better(gap, more=False)}.",
+            "Repeating has the true last action as input, which a policy has not.",
+            _episodes_note(len(pairs)),
+        ),
+    )
+
+
+def _policy_totals(workdir: Path, measure: Measure, stream: Stream) -> list[Totals]:
+    policy = load_policy(workdir)
+    predict = partial(predict_next, policy.module)
+    return _totals_by_episode(predict, policy.module.initial_memory, measure, policy.params, stream)
