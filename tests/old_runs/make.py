@@ -135,7 +135,10 @@ def contents(dataset, nulls):
 
     settings = StreamSettings(dataset, "train", 2, 8, nulls=nulls)
     batches = {kind.__name__: kind(settings).read(1, range(2)) for kind in (Stream, WindowStream)}
-    return {name: {field: digest(array) for field, array in batch._asdict().items()} for name, batch in batches.items()}
+    return {
+        name: {field: digest(array) for field, array in batch._asdict().items() if array is not None}  # text: None
+        for name, batch in batches.items()
+    }
 
 
 def digest(array):

@@ -9,7 +9,10 @@ from vpt_jax.system.workers import locked
     ("flags", "message"),
     [
         (["--config.data.train=/nowhere"], "python launch/prepare.py --config.recordings=RECORDINGS"),
-        (["--config.model.preset=4x"], "config.model.preset is '4x'; choose one of nano, tiny, 1x, 2x, 3x"),
+        (
+            ["--config.model.preset=4x"],
+            "config.model.preset is '4x'; choose one of nano, tiny, 1m, 5m, 20m, 1x, 2x, 3x",
+        ),
         (["--config.mesh.fsdp=3"], "does not fit 1 devices"),
         (["--config.data.segments=/none.parquet"], "config.data: /none.parquet is not a manifest"),
         (["--config.data.null_actions=skip"], "choose one of drop, mask, keep"),

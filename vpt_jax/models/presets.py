@@ -69,7 +69,8 @@ TEXT_DEFAULTS: dict[str, Any] = {"text_features": 0, "text_dropout": 0.0}  # con
 def make_policy(model: Mapping[str, Any], space: ActionSpace = MINERL) -> Policy:
     """Build the policy described by `config.model` (configs/foundation.py, configs/rl_doom.py), for a space."""
     options = _options(model) | dict(aux_value=model.get("aux_value", False), head=policy_head(model), space=space)
-    options |= {name: model.get(name, default) for name, default in TEXT_DEFAULTS.items()}
+    if model.get("text_features"):  # without it, the dropout of the text has no meaning
+        options |= {name: model[name] for name in TEXT_DEFAULTS}
     return Policy(**POLICIES[model["preset"]], **options)
 
 
