@@ -15,12 +15,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 from demo.stages import Stages, environment
 from ml_collections import ConfigDict
+from sweeps.fields import check_fields
 from sweeps.plan import SHARED, Plan, make_plan
 from sweeps.results import write_results
 
@@ -28,6 +30,7 @@ from vpt_jax.system import command_line
 from vpt_jax.system.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
+_SAVE_SECONDS = 180.0  # for tasks that are cancelled
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print all runs and commands only.")
 
 
@@ -36,6 +39,7 @@ def run(config: ConfigDict) -> None:
     if config.max_parallel < 1:
         raise ConfigError(f"config.max_parallel is {config.max_parallel}: at least one stage must run")
     plan = make_plan(config, ROOT)
+    check_fields(plan)
     folder = Path(config.workdir).resolve()
     variables = environment(folder, config.max_parallel)
 
@@ -53,7 +57,7 @@ def run(config: ConfigDict) -> None:
     everything = stages("")
     if {stage.name for stage in plan.stages} - everything.finished().keys() <= plan.joint:
         everything.run(config.max_parallel)  # the last run to end does what needs all runs
-    page = write_results(config, plan, everything.finished())
+    page = write_results(config, plan, everything.finished)
     done = sum(everything.finished().keys() >= run.stages for run in plan.runs)
     print(f"\n{done} of {len(plan.runs)} runs are done" + (f"; results: {page}" if page else ""), flush=True)
 
@@ -90,6 +94,7 @@ def run_on_ray(config: ConfigDict, count: int, command: Sequence[str]) -> None:
         except BaseException:
             for one in tasks:
                 ray.cancel(one)
+            ray.wait(tasks, num_returns=len(tasks), timeout=_SAVE_SECONDS)  # until they have saved their state
             raise
 
 
@@ -97,7 +102,8 @@ def run_command(command: Sequence[str], folder: str) -> None:
     """Run a command in a folder; if this process is interrupted, stop it and wait until it has saved its state."""
     process = subprocess.Popen(command, cwd=folder)  # noqa: S603 - this program
     try:
-        status = process.wait()
+        while (status := process.poll()) is None:
+            time.sleep(0.2)  # Ray's `cancel` interrupts Python alone, not a system call
     except BaseException:
         process.send_signal(signal.SIGTERM)
         process.wait()

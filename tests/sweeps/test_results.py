@@ -1,16 +1,28 @@
 """Results of sweeps: experiments from made-up rows, and what is measured of a run."""
 
 import json
+import re
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from sweeps.results import _measure, _of_data, difference_interval, make_experiment, mean_interval
+from ml_collections import ConfigDict
+from sweeps.results import (
+    _measure,
+    _of_data,
+    _write_table,
+    describe_fit,
+    difference_interval,
+    make_experiment,
+    mean_interval,
+)
 
 from configs.foundation import get_config
 from configs.sweeps import hours, null_actions, parameters
 from tests.demo.test_loop_report import write_recorded
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation.baselines import policy_baselines
+from vpt_jax.evaluation.power_law import fit_runs
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.training.checkpoints import jsonable
 
@@ -47,6 +59,47 @@ def test_a_falling_loss_holds_with_a_fit_within_the_data():
     assert "2.367 against 3.414, difference -1.05" in first.measured
     assert any("b = 0.4" in note or "b = 0.5" in note for note in experiment.notes)
     assert any("says nothing beyond" in note for note in experiment.notes)
+
+
+def test_the_interval_of_an_exponent_has_its_level():
+    """Student's t over the fits of three seeds: 95% of the intervals have the true exponent."""
+    rng, x, inside = np.random.default_rng(0), np.geomspace(1, 16, 3), 0
+    for _ in range(200):
+        fit = fit_runs({place: place**-0.4 * np.exp(0.02 * rng.normal(size=3)) for place in x.tolist()})
+        low, high = map(
+            float, re.search(r"\((-?[\d.]+) to (-?[\d.]+): 95%", describe_fit(fit, dict.fromkeys(x, ()))).groups()
+        )
+        inside += low <= 0.4 <= high
+    assert 0.91 <= inside / 200 <= 0.99
+
+
+def test_every_other_varied_value_has_a_curve_with_its_fit_and_verdict():
+    config = hours.get_config()
+    config.vary.head = ConfigDict({"fields": ("policy.model.head",), "choices": ("joint", "factored")})
+    rows = [row | {"head": head} for head, b in (("joint", 0.5), ("factored", 0.0)) for row in hours_rows(b)]
+    experiment = make_experiment(config, rows)
+    assert [series.name for series in experiment.series] == [
+        "head joint", "power law, head joint", "head factored", "power law, head factored"
+    ]  # fmt: skip
+    alone = make_experiment(hours.get_config(), hours_rows(0.5))
+    assert [series.points for series in experiment.series[:2]] == [series.points for series in alone.series]
+    assert [(verdict.expectation.partition(":")[0], verdict.holds) for verdict in experiment.verdicts[:2]] == [
+        ("head joint", True), ("head factored", False)
+    ]  # fmt: skip
+    config.report.x, config.report.series = "parameters", ("head",)
+    rows = [row | {"parameters": round(1000 * row["minutes"])} for row in rows]
+    assert [series.name for series in make_experiment(config, rows).series][::2] == ["head joint", "head factored"]
+    config.report.better = ((5000, 7000),)
+    with pytest.raises(ConfigError, match=r"config\.report\.better has 7000: choose among 5000\.0, "):
+        make_experiment(config, rows)
+
+
+def test_a_column_of_numbers_and_texts_is_of_texts(tmp_path):
+    rows = [{"run": "a", "minutes": 3.0, "steps": 2}, {"run": "b", "minutes": "all"}]
+    _write_table(tmp_path / "table.parquet", rows)
+    assert pq.read_table(tmp_path / "table.parquet").to_pydict() == {
+        "run": ["a", "b"], "minutes": ["3.0", "all"], "steps": [2, None]
+    }  # fmt: skip
 
 
 def test_a_verdict_can_be_no():
@@ -91,7 +144,7 @@ def test_a_run_is_measured_on_the_test_split_with_its_baselines(dataset_dir, tmp
     lines = [{"step": 0, "loss": 9}, {"step": 2, "valid/nll": 3, "test/nll": 4, "test/f1/mean": 0.5, "marginal/nll": 1},
              {"step": 4, "valid/nll": 5, "test/nll": 2}]  # fmt: skip
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    measured = _measure(hours.get_config(), None, tmp_path / "run")
+    measured = _measure(hours.get_config(), None, tmp_path / "run", tmp_path / "cache")
     assert {name: measured[name] for name in ("step", "nll", "f1/mean")} == {"step": 2, "nll": 4, "f1/mean": 0.5}
     splits = {"train": dataset_dir, "test": data}
     streams = [Stream(StreamSettings(str(folder), split, 1, 1)) for split, folder in splits.items()]
@@ -99,7 +152,10 @@ def test_a_run_is_measured_on_the_test_split_with_its_baselines(dataset_dir, tmp
     assert measured["marginal/nll"] == pytest.approx(baselines["marginal"]["nll"])
     assert measured["repeat/nll"] == pytest.approx(baselines["repeat"]["nll"])
     assert measured["parameters"] > 100_000
+    assert json.loads((tmp_path / "cache" / "run.json").read_text()).items() <= measured.items()
     config.data.test = ""
     (tmp_path / "run" / "config.json").write_text(json.dumps(jsonable(config)))
     with pytest.raises(ConfigError, match=r"was trained without data\.test"):
         _of_data(tmp_path / "run")
+    again = _measure(hours.get_config(), None, tmp_path / "run", tmp_path / "cache")  # reads the data once
+    assert again == measured

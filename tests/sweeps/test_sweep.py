@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from ml_collections import ConfigDict
+from sweeps.plan import make_plan
+from sweeps.results import write_results
 
 from configs.sweeps import base
 from launch import sweep
@@ -22,6 +24,7 @@ from tests import programs
 from tests.demo.test_loop_report import write_recorded
 from tests.programs import ROOT
 from vpt_jax.report.experiments import read_experiment
+from vpt_jax.system.workers import FolderInUseError, locked
 from vpt_jax.training.checkpoints import load_policy
 
 PROGRAM = """
@@ -52,6 +55,7 @@ def config(tmp_path, monkeypatch):
     (tmp_path / "launch").mkdir()
     for name in ("prepare", "train"):
         (tmp_path / "launch" / f"{name}.py").write_text(PROGRAM)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.setattr(sweep, "ROOT", tmp_path)
     monkeypatch.setattr(sweep, "_DRY_RUN", SimpleNamespace(value=False))
     monkeypatch.setattr("demo.stages._RETRY_INTERVAL", 0.1)
@@ -129,6 +133,23 @@ def test_indices_give_the_results_of_the_whole_sweep(config, tmp_path, capsys):
     assert results[0] == results[1]
 
 
+def test_of_two_processes_the_last_to_write_has_the_runs_of_both(config, tmp_path):
+    """The list of finished runs is read under the lock: a process may wait for it while another one finishes."""
+    sweep.run(config)
+    plan = make_plan(config, tmp_path)
+    everything = sweep.Stages(list(plan.stages), tmp_path / "sweep" / "stages", os.environ, tmp_path)
+    calls = []
+
+    def finished():
+        with pytest.raises(FolderInUseError), locked(tmp_path / "sweep" / "mine"):
+            pass
+        calls.append(everything.finished())
+        return calls[-1]
+
+    assert write_results(config, plan, finished) == tmp_path / "sweep" / "mine" / "report.html"
+    assert len(calls) == 1
+
+
 def test_a_listing_names_runs_and_commands_and_starts_nothing(config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sweep, "_DRY_RUN", SimpleNamespace(value=True))
     sweep.run(config)
@@ -169,6 +190,8 @@ def test_a_task_of_a_cluster_stops_its_command_and_waits_until_it_has_saved(tmp_
 
 CONFIG = """
 from ml_collections import ConfigDict
+from sweeps.plan import make_plan
+from sweeps.results import write_results
 
 from configs.sweeps import base
 

@@ -111,17 +111,26 @@ def _value_rows(experiment: Experiment) -> Iterator[tuple[str, str, str, str]]:
         yield "", f"{y:.4g}", "", f"baseline: {name}"
 
 
+def _colours(series: Sequence[Series]) -> list[str]:
+    """Colours of the lines; a fit has that of the measured points before it."""
+    numbers, fits = [], [len(one.points) > _SOLID_POINTS for one in series]
+    for i, fit in enumerate(fits):
+        same = fit and i and not fits[i - 1]
+        numbers.append(numbers[-1] if same else max(numbers, default=-1) + 1)
+    return [_COLOURS[number % len(_COLOURS)] for number in numbers]
+
+
 def _chart(experiment: Experiment) -> str:
     """Series with their intervals, and baselines as horizontal lines."""
     places = list(dict.fromkeys(point.x for series in experiment.series for point in series.points))
     numbers = [place for place in places if not isinstance(place, str)]
     names = [] if len(numbers) == len(places) else [str(place) for place in places]
-    lines = []
-    for i, (name, points) in enumerate(experiment.series):
+    lines, colours = [], _colours(experiment.series)
+    for colour, (name, points) in zip(colours, experiment.series, strict=True):
         x = [float(names.index(str(point.x)) if names else point.x) for point in points]
         y, intervals = [point.y for point in points], [(point.low, point.high) for point in points]
         style = "--" if len(points) > _SOLID_POINTS else " " if names else "-"
-        lines.append(Line(name, x, y, _COLOURS[i % len(_COLOURS)], style, intervals=intervals))
+        lines.append(Line(name, x, y, colour, style, intervals=intervals))
     ends = [-0.5, len(names) - 0.5] if names else [min(numbers), max(numbers)]
     lines += [Line(name, ends, [y, y], "muted", "--", 1.2) for name, y in experiment.baselines.items()]
     marked = {point.x for series in experiment.series if len(series.points) <= _SOLID_POINTS for point in series.points}
