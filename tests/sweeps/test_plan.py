@@ -162,7 +162,7 @@ def test_an_invalid_sweep_is_refused_before_it_starts(change, message):
         (lambda c: c.update(seeded=("data",)), "data-seed0-.* the setting seed=0, and in prepare.py, .* no field seed"),
         (lambda c: c.stages.data.update(program="prepares"), "data-.* has the program 'prepares', and there is no"),
         (lambda c: c.stages.data.update(config="prepares"), "data-.* has the config 'prepares', and there is no"),
-        (lambda c: c.stages.idm.update(config="idm:huge"), "idm-.*: configs/idm.py has no variant 'huge'; choose one of"),
+        (lambda c: c.stages.idm.update(config="idm:huge"), "idm-.*: configs/idm.py has no variant 'huge'; choose"),
     ],
 )  # fmt: skip
 def test_a_name_that_does_not_exist_ends_a_sweep_before_its_first_stage(change, message):

@@ -11,7 +11,6 @@ import time
 from types import SimpleNamespace
 
 import jax
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from ml_collections import ConfigDict
@@ -208,29 +207,52 @@ def get_config():
 """
 
 
-@pytest.mark.slow  # a minute, most of it compiling
-def test_a_run_equals_its_command_alone_to_the_byte_whether_killed_or_not(dataset_dir, tmp_path):
-    """Real training: a sweep that is killed and resumed, and the command of one of its runs in another folder."""
-    test = write_recorded(tmp_path / "data", dataset_dir)
-    file = tmp_path / "mine.py"
-    file.write_text(CONFIG.format(data=dataset_dir, test=test, workdir=tmp_path / "sweep"))
-    flags = [f"--config={file}"]
-    environment = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": programs.xla_flags(devices=1)}
-    killed = programs.Program("sweep", flags, os.environ | environment)
-    while not [*(tmp_path / "sweep").glob("policy-joint-seed0-*/checkpoints/2")]:
-        assert killed.poll() is None, killed.output()
+def real_sweep(file, workdir, dataset_dir):
+    """Flags of a sweep of two seeds of a real training run; the config is written to `file`."""
+    file.parent.mkdir(exist_ok=True)
+    if not (test := file.parent / "data").exists():
+        write_recorded(test, dataset_dir)
+    file.write_text(CONFIG.format(data=dataset_dir, test=test, workdir=workdir))
+    return [f"--config={file}"]
+
+
+def end_at_first_checkpoint(flags, seed, workdir, number, environment):
+    """Start a sweep, and send a signal to its process once the run of a seed has saved."""
+    program = programs.Program("sweep", flags, os.environ | environment)
+    while not [*workdir.glob(f"policy-joint-seed{seed}-*/checkpoints/2")]:
+        assert program.poll() is None, program.output()
         time.sleep(0.05)
-    killed.send_signal(signal.SIGTERM)
-    assert killed.wait() == 130
+    program.send_signal(number)
+    return program.wait(), program.output()
+
+
+def starts(output):
+    """Names of the stages that a sweep has started, without their digests."""
+    return re.findall(r"^\[\d/\d\] ([\w.-]+)-\w{8}$", output, re.MULTILINE)
+
+
+@pytest.mark.slow  # two minutes, most of it compiling
+def test_a_run_equals_its_command_alone_to_the_byte_whether_killed_or_not(dataset_dir, tmp_path):
+    """Real training: a sweep that is stopped, killed and resumed, and the commands of its runs in other folders."""
+    folder = tmp_path / "sweep"
+    flags = real_sweep(tmp_path / "mine.py", folder, dataset_dir)
+    environment = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": programs.xla_flags(devices=1)}
+    status, output = end_at_first_checkpoint(flags, 0, folder, signal.SIGTERM, environment)
+    assert (status, starts(output)) == (130, ["policy-joint-seed0"])
+    status, killed = end_at_first_checkpoint(flags, 1, folder, signal.SIGKILL, environment)
+    assert (status, starts(killed)) == (-signal.SIGKILL, ["policy-joint-seed0", "policy-joint-seed1"])
     output = programs.run("sweep", *flags, **environment)
     assert "2 of 2 runs are done" in output
-    assert not re.findall(r"^\[\d/", programs.run("sweep", *flags, **environment), re.MULTILINE)
+    assert starts(output) == ["policy-joint-seed1"]
+    assert starts(programs.run("sweep", *flags, **environment)) == []
 
-    command = next(line for line in output.splitlines() if "train.py" in line and "seed=0" in line)
-    (part,) = (tmp_path / "sweep").glob("policy-joint-seed0-*")
-    single = [word.replace(str(part), str(tmp_path / "single")) for word in shlex.split(command)]
-    subprocess.run(single, env=os.environ | environment, check=True)
-    assert (part / "metrics.jsonl").read_bytes() == (tmp_path / "single" / "metrics.jsonl").read_bytes()
-    params = [jax.tree.leaves(load_policy(folder).params) for folder in (part, tmp_path / "single")]
-    for one, other in zip(*params, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for seed in range(2):
+        command = next(line for line in killed.splitlines() if "train.py" in line and f"seed={seed}" in line)
+        (part,) = folder.glob(f"policy-joint-seed{seed}-*")
+        single = tmp_path / f"single{seed}"
+        words = [word.replace(str(part), str(single)) for word in shlex.split(command)]
+        subprocess.run(words, env=os.environ | environment, check=True)
+        assert (part / "metrics.jsonl").read_bytes() == (single / "metrics.jsonl").read_bytes()
+        params = [jax.tree.leaves(load_policy(one).params) for one in (part, single)]
+        for one, other in zip(*params, strict=True):
+            assert one.tobytes() == other.tobytes()
