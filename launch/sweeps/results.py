@@ -52,8 +52,8 @@ def write_results(config: ConfigDict, plan: Plan, finished: Callable[[], Mapping
     """
     folder = Path(config.workdir).resolve() / config.name
     with locked(folder, wait=True):
-        # Read under the lock: of several processes, the last to write has then seen the runs of all.
-        rows = [*_rows(config, plan, finished(), folder / "baselines")]
+        seconds = finished()  # under the lock: of several processes, the last to write has then seen the runs of all
+        rows = [*_rows(config, plan, seconds)]
         if rows:
             _write_table(folder / "table.parquet", rows)
         if len(rows) < len(plan.runs):
@@ -65,8 +65,9 @@ def write_results(config: ConfigDict, plan: Plan, finished: Callable[[], Mapping
     return page
 
 
-def _rows(config: ConfigDict, plan: Plan, seconds: Mapping[str, float], cache: Path) -> Iterator[Row]:
-    """Rows of the finished runs, with what their data say in the folder `cache`: it is read from all of the data."""
+def _rows(config: ConfigDict, plan: Plan, seconds: Mapping[str, float]) -> Iterator[Row]:
+    """Rows of the finished runs."""
+    cache = Path(config.workdir).resolve() / config.name / "baselines"
     listed = [name for axis in config.vary.values() if len(axis.fields) > 1 for name in axis.fields]
     for run in plan.runs:
         workdir = run.folders[config.report.stage]
@@ -77,7 +78,14 @@ def _rows(config: ConfigDict, plan: Plan, seconds: Mapping[str, float], cache: P
 
 
 def _measure(config: ConfigDict, run: Run, folder: Path, cache: Path) -> dict[str, float]:
-    """Metrics of a run; those of baselines are called `BASELINE/METRIC`."""
+    """Metrics of a run; those of baselines are called `BASELINE/METRIC`.
+
+    Args:
+        config: of the sweep.
+        run: the run.
+        folder: output folder of its measured stage.
+        cache: folder of the baselines, which are computed once: they need all of the run's data.
+    """
     if config.stages[config.report.stage].program == "evaluate":
         figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
         return figures[run.name] | {f"{RANDOM} actions/{name}": value for name, value in figures[RANDOM].items()}
