@@ -26,10 +26,11 @@ from sweeps.fields import check_fields
 from sweeps.plan import SHARED, Plan, make_plan
 from sweeps.results import write_results
 
-from vpt_jax.system import command_line
+from vpt_jax.system import command_line, stopping
 from vpt_jax.system.errors import ConfigError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]  # in commands, by which tasks on other machines find finished stages
+_POLL_INTERVAL = 0.2  # seconds
 _SAVE_SECONDS = 180.0  # for tasks that are cancelled
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print all runs and commands only.")
 
@@ -86,16 +87,21 @@ def run_on_ray(config: ConfigDict, count: int, command: Sequence[str]) -> None:
 
     join_cluster(config.ray_address)
     task = ray.remote(**config.ray_resources, max_retries=3)(run_command)
-    for indices in ([SHARED], [str(number) for number in range(count)]):
-        flags_of = ([*command, "--config.ray_address=", f"--config.index={index}"] for index in indices)
-        tasks = [task.remote(one, os.getcwd()) for one in flags_of]
-        try:
-            ray.get(tasks)
-        except BaseException:
-            for one in tasks:
-                ray.cancel(one)
-            ray.wait(tasks, num_returns=len(tasks), timeout=_SAVE_SECONDS)  # until they have saved their state
-            raise
+    with stopping.deferred() as signals:
+        for indices in ([SHARED], [str(number) for number in range(count)]):
+            flags_of = ([*command, "--config.ray_address=", f"--config.index={index}"] for index in indices)
+            tasks = [task.remote(one, os.getcwd()) for one in flags_of]
+            try:
+                while tasks and not signals:
+                    ended, tasks = ray.wait(tasks, timeout=_POLL_INTERVAL)
+                    ray.get(ended)  # raises the error of a task
+            finally:
+                for one in tasks:
+                    ray.cancel(one)
+                if tasks:  # until they have saved their state
+                    ray.wait(tasks, num_returns=len(tasks), timeout=_SAVE_SECONDS)
+            if signals:
+                raise KeyboardInterrupt
 
 
 def run_command(command: Sequence[str], folder: str) -> None:
@@ -103,7 +109,7 @@ def run_command(command: Sequence[str], folder: str) -> None:
     process = subprocess.Popen(command, cwd=folder)  # noqa: S603 - this program
     try:
         while (status := process.poll()) is None:
-            time.sleep(0.2)  # Ray's `cancel` interrupts Python alone, not a system call
+            time.sleep(_POLL_INTERVAL)  # Ray's `cancel` interrupts Python alone, not a system call
     except BaseException:
         process.send_signal(signal.SIGTERM)
         process.wait()
