@@ -124,7 +124,7 @@ def test_categories_are_compared_where_higher_is_better(keep, expected):
     experiment = make_experiment(null_actions.get_config(), rows)
     (series,) = experiment.series
     assert [point.x for point in series.points] == list(returns)
-    assert [verdict.holds for verdict in experiment.verdicts] == [expected, True]
+    assert [verdict.holds for verdict in experiment.verdicts] == [expected] * 4 + [True]
     assert experiment.verdicts[0].expectation == "return higher for rule for null actions drop than for keep"
     assert experiment.baselines == {"random actions": 1.0}
 
