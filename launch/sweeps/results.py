@@ -34,6 +34,9 @@ from vpt_jax.training.stages import head_statistics
 
 _LEVEL = 0.95  # of all intervals
 _CURVE_POINTS = 40  # of a fit
+_REPEAT = "repeats the last action"
+# Titles of the baselines of vpt_jax/evaluation/baselines.py.
+_BASELINES = {"marginal": "marginal distribution", "released": "all released, no movement", "repeat": _REPEAT}
 
 Row = dict[str, Any]  # of the table: `run`, the varied names, `seed`, `seconds`, the varied fields and the metrics
 Groups = Mapping[float | str, Sequence[float]]  # metric of the runs, by their place on the x axis
@@ -146,6 +149,8 @@ def make_experiment(config: ConfigDict, rows: Sequence[Row]) -> Experiment:
             series.append(_fitted(title, fit, numbers))
             notes.append(f"{title[0].upper()}{title[1:]}: {describe_fit(fit, numbers)}")
     baselines = _baselines(report, rows)
+    if _REPEAT in baselines:
+        notes.append(f"The baseline {_REPEAT!r} is given the true one, which no model here sees.")
     return Experiment(
         title=report.title, claim=report.claim, source=report.source, x_label=report.x_label, y_label=report.y_label,
         series=tuple(series), baselines=baselines, verdicts=tuple(_verdicts(report, curves, baselines)),
@@ -174,7 +179,9 @@ def _baselines(report: ConfigDict, rows: Sequence[Row]) -> dict[str, float]:
     """The best value of each baseline over the runs: their data may differ."""
     suffix, best = f"/{report.metric}", max if report.higher_is_better else min
     names = dict.fromkeys(name for row in rows for name in row if name.endswith(suffix))
-    return {name.removesuffix(suffix): best(row[name] for row in rows if name in row) for name in names}
+    titles = _BASELINES | ({"released": _BASELINES["marginal"]} if report.metric == "nll" else {})
+    values = {name.removesuffix(suffix): best(row[name] for row in rows if name in row) for name in names}
+    return {titles.get(name, name): value for name, value in values.items()}
 
 
 def _note(config: ConfigDict) -> str:
@@ -224,8 +231,9 @@ def _verdicts(report: ConfigDict, curves: Mapping[str, Groups], baselines: Mappi
         :1
     ]:  # the one that sees no action; a policy does not see the last one either
         holds = len(best_runs) > 1 and sign * (best.low - value) > 0 and sign * (best.high - value) > 0
-        measured = f"{best.value:.4g} ({best.low:.4g} to {best.high:.4g}) against {value:.4g}"
-        yield Verdict(f"Best {report.metric} better than the baseline: {name}", measured, holds)
+        interval = f"{best.low:.4g} to {best.high:.4g}" if len(best_runs) > 1 else "one seed"
+        measured = f"{best.value:.4g} ({interval}) against {value:.4g}"
+        yield Verdict(f"The best {_title(report)} is better than the baseline: {name}", measured, holds)
 
 
 def _comparison(report: ConfigDict, name: str, groups: Groups, better: float | str, worse: float | str) -> Verdict:
@@ -238,9 +246,14 @@ def _comparison(report: ConfigDict, name: str, groups: Groups, better: float | s
     means = " against ".join(f"{np.mean(groups[place]):.4g}" for place in (better, worse))
     holds = sign * figure.low > 0 and sign * figure.high > 0
     places = (place if isinstance(place, str) else f"{place:,g}" for place in (better, worse))
-    expectation = f"{report.metric} {word} for {report.x_label} {' than for '.join(places)}"
+    expectation = f"{_title(report)} {word} for {report.x_label} {' than for '.join(places)}"
     measured = f"{means}, difference {figure.value:+.3g} ({interval})"
     return Verdict(f"{name}: {expectation}" if name else expectation, measured, holds)
+
+
+def _title(report: ConfigDict) -> str:
+    """Name of the metric: the label of its axis without the unit."""
+    return (report.y_label or report.metric).partition(",")[0]
 
 
 def _fitted(title: str, fit: PowerLawFit, groups: Groups) -> Series:

@@ -50,12 +50,15 @@ def test_a_falling_loss_holds_with_a_fit_within_the_data():
     assert [point.x for point in measured.points] == [5, 10, 20, 40, 75]
     assert all(point.low < point.y < point.high for point in measured.points)
     assert (law.points[0].x, law.points[-1].x) == (5, pytest.approx(75))
-    assert experiment.baselines == {"marginal": 6.0, "repeat": 2.2}
+    assert experiment.baselines == {"marginal distribution": 6.0, "repeats the last action": 2.2}
     first, second = experiment.verdicts
     assert (first.expectation, first.holds) == (
-        "nll lower for minutes of pseudo-labelled play 75 than for 5", True,
+        "loss on held-out play lower for minutes of pseudo-labelled play 75 than for 5", True,
     )  # fmt: skip
-    assert (second.expectation, second.holds) == ("Best nll better than the baseline: marginal", True)
+    assert (second.expectation, second.holds) == (
+        "The best loss on held-out play is better than the baseline: marginal distribution",
+        True,
+    )
     assert "2.367 against 3.414, difference -1.05" in first.measured
     assert any("b = 0.4" in note or "b = 0.5" in note for note in experiment.notes)
     assert any("says nothing beyond" in note for note in experiment.notes)
@@ -112,6 +115,7 @@ def test_a_verdict_can_be_no():
     single = make_experiment(config, hours_rows(0.5)[::3])
     assert [verdict.holds for verdict in single.verdicts] == [False, False]
     assert any("One seed" in note for note in single.notes)
+    assert [re.search(r"\(one seed\)", verdict.measured) is None for verdict in single.verdicts] == [False, False]
 
 
 @pytest.mark.parametrize(("keep", "expected"), [(2.0, True), (9.0, False)])

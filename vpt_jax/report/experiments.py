@@ -76,23 +76,28 @@ def read_experiment(file: Path) -> Experiment:
 
 
 def write_experiments_page(file: Path, title: str, experiments: Sequence[Experiment]) -> None:
-    """Write a page of experiments, atomically: all verdicts, then each experiment's claim, chart, values and notes."""
+    """Write a page of experiments, atomically: all verdicts, then each experiment's claim, chart, values and notes.
+
+    Of a single experiment, the verdicts are with the rest.
+    """
     verdicts = [(experiment.title, *_verdict_row(one)) for experiment in experiments for one in experiment.verdicts]
     held = sum(one.holds for experiment in experiments for one in experiment.verdicts)
-    summary = section(
-        f"Verdicts: {held} of {len(verdicts)} expectations hold",
-        table(["Experiment", "Expectation", "Measured", "Holds"], verdicts),
-    )
-    write_text(file, page(title, [summary, *map(_experiment_section, experiments)]))
+    heading = f"Verdicts: {held} of {len(verdicts)} expectations hold"
+    if len(experiments) == 1:
+        sections = [_experiment_section(experiments[0], heading)]
+    else:
+        summary = section(heading, table(["Experiment", "Expectation", "Measured", "Holds"], verdicts))
+        sections = [summary, *(_experiment_section(one, one.title) for one in experiments)]
+    write_text(file, page(title, sections))
 
 
 def _verdict_row(verdict: Verdict) -> tuple[str, str, str]:
     return verdict.expectation, verdict.measured, "yes" if verdict.holds else "NO"
 
 
-def _experiment_section(experiment: Experiment) -> str:
+def _experiment_section(experiment: Experiment, heading: str) -> str:
     return section(
-        experiment.title,
+        heading,
         paragraph(f"Claim: {experiment.claim} ({experiment.source})"),
         grid([_chart(experiment)], 40),
         table(["Expectation", "Measured", "Holds"], [*map(_verdict_row, experiment.verdicts)]),
@@ -106,7 +111,7 @@ def _value_rows(experiment: Experiment) -> Iterator[tuple[str, str, str, str]]:
         if len(series.points) <= _SOLID_POINTS:
             for x, y, low, high in series.points:
                 name = x if isinstance(x, str) else f"{x:g}"
-                yield name, f"{y:.4g}", f"{low:.4g} to {high:.4g}", series.name
+                yield name, f"{y:.4g}", "" if low == high else f"{low:.4g} to {high:.4g}", series.name
     for name, y in experiment.baselines.items():
         yield "", f"{y:.4g}", "", f"baseline: {name}"
 
