@@ -256,7 +256,7 @@ def _title(report: ConfigDict) -> str:
     return (report.y_label or report.metric).partition(",")[0]
 
 
-def _fitted(title: str, fit: PowerLawFit, groups: Groups) -> Series:
+def _fitted(title: str, fit: PowerLawFit, groups: Mapping[float, Sequence[float]]) -> Series:
     """The fitted curve between the smallest and the largest x."""
     x = np.geomspace(min(groups), max(groups), _CURVE_POINTS)
     of_seeds = np.stack([law.at(x) for law in fit.by_seed], axis=1)
@@ -264,7 +264,7 @@ def _fitted(title: str, fit: PowerLawFit, groups: Groups) -> Series:
     return Series(title, tuple(Point(place, *_around(y, values)) for place, y, values in points))
 
 
-def describe_fit(fit: PowerLawFit, groups: Groups) -> str:
+def describe_fit(fit: PowerLawFit, groups: Mapping[float, Sequence[float]]) -> str:
     """A sentence with the fitted law."""
     law = fit.law
     constant = f" + {law.constant:.3g}" if law.constant else ""

@@ -118,7 +118,8 @@ def _value_rows(experiment: Experiment) -> Iterator[tuple[str, str, str, str]]:
 
 def _colours(series: Sequence[Series]) -> list[str]:
     """Colours of the lines; a fit has that of the measured points before it."""
-    numbers, fits = [], [len(one.points) > _SOLID_POINTS for one in series]
+    numbers: list[int] = []
+    fits = [len(one.points) > _SOLID_POINTS for one in series]
     for i, fit in enumerate(fits):
         same = fit and i and not fits[i - 1]
         numbers.append(numbers[-1] if same else max(numbers, default=-1) + 1)
