@@ -80,12 +80,25 @@ def run_on_ray(config: ConfigDict, count: int, command: Sequence[str]) -> None:
         config: of the sweep.
         count: number of runs.
         command: of this program, to which the index of a run is added.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no cluster.
     """
-    import ray
+    try:
+        import ray
 
-    from vpt_jax.envs.vector.remote import join_cluster
+        from vpt_jax.envs.vector.remote import join_cluster
 
-    join_cluster(config.ray_address)
+        join_cluster(config.ray_address)
+    except ImportError as error:
+        raise ConfigError(
+            f'config.ray_address needs Ray: pip install -c constraints.txt -e ".[ray]" ({error})'
+        ) from error
+    except ConnectionError as error:
+        raise ConfigError(
+            f"config.ray_address is {config.ray_address!r}, where no cluster of Ray answers ({error}): start one with "
+            "`ray start --head`, or leave it empty to use this machine alone"
+        ) from error
     task = ray.remote(**config.ray_resources, max_retries=3)(run_command)
     with stopping.deferred() as signals:
         for indices in ([SHARED], [str(number) for number in range(count)]):

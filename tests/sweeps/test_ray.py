@@ -12,6 +12,14 @@ from tests.sweeps.test_sweep import end_at_first_checkpoint, real_sweep, starts
 pytest.importorskip("ray")
 
 
+@pytest.mark.slow  # Ray looks for the cluster for some seconds
+def test_a_cluster_that_is_not_there_is_named(dataset_dir, tmp_path):
+    flags = real_sweep(tmp_path / "mine.py", tmp_path / "sweep", dataset_dir)
+    output = programs.run("sweep", *flags, "--config.ray_address=auto", status=1)
+    assert "config.ray_address is 'auto', where no cluster of Ray answers" in output
+    assert "Traceback" not in output
+
+
 @pytest.mark.slow  # two minutes, most of it compiling
 def test_tasks_of_a_cluster_are_stopped_resumed_and_equal_to_processes_of_this_machine(dataset_dir, tmp_path):
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -23,6 +23,7 @@ from tests import programs
 from tests.demo.test_loop_report import write_recorded
 from tests.programs import ROOT
 from vpt_jax.report.experiments import read_experiment
+from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.workers import FolderInUseError, locked
 from vpt_jax.training.checkpoints import load_policy
 
@@ -157,6 +158,14 @@ def test_a_listing_names_runs_and_commands_and_starts_nothing(config, tmp_path, 
     assert [line.split(": ")[:2] for line in out[1:5]][3] == ["run 3", "tiny-seed1"]
     assert sum(f"{tmp_path}/launch/train.py" in line for line in out) == 4
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_on_ray_without_ray_names_the_extra(config, monkeypatch):
+    config.ray_address = "auto"
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "vpt_jax.envs.vector.remote", raising=False)
+    with pytest.raises(ConfigError, match=r"config.ray_address needs Ray: pip install .*\[ray\]"):
+        sweep.run(config)
 
 
 STOPPED = """
