@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from demo.stages import Stages, environment
+from demo.stages import StageFailedError, Stages, environment
 from ml_collections import ConfigDict
 from sweeps.fields import check_fields
 from sweeps.plan import SHARED, Plan, make_plan
@@ -83,6 +83,7 @@ def run_on_ray(config: ConfigDict, count: int, command: Sequence[str]) -> None:
 
     Raises:
         ConfigError: Ray is not installed, or there is no cluster.
+        StageFailedError: a run failed; the others have been stopped.
     """
     try:
         import ray
@@ -108,6 +109,10 @@ def run_on_ray(config: ConfigDict, count: int, command: Sequence[str]) -> None:
                 while tasks and not signals:
                     ended, tasks = ray.wait(tasks, timeout=_POLL_INTERVAL)
                     ray.get(ended)  # raises the error of a task
+            except ray.exceptions.RayTaskError as error:
+                raise StageFailedError(
+                    f"a task of Ray failed, whose output is above: {error.cause}. Run the same command again to resume"
+                ) from error
             finally:
                 for one in tasks:
                     ray.cancel(one)

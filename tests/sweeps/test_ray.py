@@ -20,6 +20,22 @@ def test_a_cluster_that_is_not_there_is_named(dataset_dir, tmp_path):
     assert "Traceback" not in output
 
 
+@pytest.mark.slow  # starts a cluster, and one task
+def test_a_run_that_fails_ends_the_sweep_with_its_message(dataset_dir, tmp_path):
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    flags = real_sweep(tmp_path / "mine.py", tmp_path / "sweep", dataset_dir)
+    flags += ["--config.ray_address=local", "--config.ray_resources.num_cpus=0.5", "--config.index=9"]
+    output = programs.run("sweep", *flags, status=1, PYTHONPATH=os.pathsep.join(paths))
+    assert "config.index is '9': it must be a run, 0 to 1" in output
+    file = tmp_path / "mine.py"
+    file.write_text(file.read_text().replace("steps=6", "steps=0"))
+    output = programs.run("sweep", *flags[:-1], status=1, PYTHONPATH=os.pathsep.join(paths))
+    assert "ended with code 1. Run it alone" in output
+    last = output.rstrip().splitlines()[-1]
+    assert last.startswith("error: a task of Ray failed, whose output is above: status 1 of ")
+    assert last.endswith("Run the same command again to resume")
+
+
 @pytest.mark.slow  # two minutes, most of it compiling
 def test_tasks_of_a_cluster_are_stopped_resumed_and_equal_to_processes_of_this_machine(dataset_dir, tmp_path):
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
