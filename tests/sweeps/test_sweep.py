@@ -11,6 +11,7 @@ import time
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from ml_collections import ConfigDict
@@ -264,4 +265,4 @@ def test_a_run_equals_its_command_alone_to_the_byte_whether_killed_or_not(datase
         assert (part / "metrics.jsonl").read_bytes() == (single / "metrics.jsonl").read_bytes()
         params = [jax.tree.leaves(load_policy(one).params) for one in (part, single)]
         for one, other in zip(*params, strict=True):
-            assert one.tobytes() == other.tobytes()
+            assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
