@@ -28,7 +28,7 @@ def test_a_run_that_fails_ends_the_sweep_with_its_message(dataset_dir, tmp_path)
     output = programs.run("sweep", *flags, status=1, PYTHONPATH=os.pathsep.join(paths))
     assert "config.index is '9': it must be a run, 0 to 1" in output
     file = tmp_path / "mine.py"
-    file.write_text(file.read_text().replace("steps=6", "steps=0"))
+    file.write_text(file.read_text().replace("steps=12", "steps=0"))
     output = programs.run("sweep", *flags[:-1], status=1, PYTHONPATH=os.pathsep.join(paths))
     assert "ended with code 1. Run it alone" in output
     last = output.rstrip().splitlines()[-1]

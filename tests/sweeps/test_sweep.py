@@ -209,7 +209,7 @@ def get_config():
     config = base.get_config("mine", "small")
     config.workdir, config.seeds, config.max_parallel = "{workdir}", (0, 1), 1
     settings = base.policy_stage("small", train="{data}").settings
-    more = ("data.valid={data}", "data.test={test}", "steps=6", "save_every=2")
+    more = ("data.valid={data}", "data.test={test}", "steps=12", "save_every=2")
     config.stages.policy = base.stage("train", "foundation:demo", *settings[:1], *settings[3:], *more)
     config.vary.head = ConfigDict(dict(fields=("policy.model.head",), choices=("joint",)))
     config.report.x = "head"
