@@ -125,10 +125,12 @@ def test_categories_are_compared_where_higher_is_better(keep, expected):
         {"run": f"{rule}-{seed}", "rule": rule, "return": value + 0.1 * seed, "random actions/return": 1.0}
         for rule, value in returns.items() for seed in range(3)
     ]  # fmt: skip
-    experiment = make_experiment(null_actions.get_config(), rows)
+    config = null_actions.get_config()
+    experiment = make_experiment(config, rows)
     (series,) = experiment.series
     assert [point.x for point in series.points] == list(returns)
-    assert [verdict.holds for verdict in experiment.verdicts] == [expected] * 4 + [True]
+    assert [verdict.holds for verdict in experiment.verdicts] == [expected] * len(config.report.better) + [True]
+    assert {("drop", "keep"), ("drop_3", "keep"), ("drop_21", "keep")} <= {*config.report.better}
     assert experiment.verdicts[0].expectation == "return higher for rule for null actions drop than for keep"
     assert experiment.baselines == {"random actions": 1.0}
 
