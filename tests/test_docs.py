@@ -162,7 +162,8 @@ def test_commands_name_programs_configs_and_fields_that_exist(page):
         if PLACEHOLDER.search(config):
             continue
         file, _, variant = config.partition(":")
-        file = file if (ROOT / file).is_file() else f"configs/{Path(file).stem}.py"  # a name alone is one of these
+        places = (file, f"configs/{Path(file).stem}.py", f"configs/sweeps/{Path(file).stem}.py")  # of names alone
+        file = next((place for place in places if (ROOT / place).is_file()), places[1])
         names = field_names(load_config(file, variant or None)) if config else config_fields()
         for setting in settings:
             known = setting.removeprefix("config.") in names if "." in setting else setting in flag_names()
@@ -186,7 +187,7 @@ def test_settings_outside_of_commands_exist(page):
 
 
 def is_file(name: str) -> bool:
-    return name.rpartition(".")[2] in ("json", "jsonl", "md", "npz", "parquet", "py", "txt")
+    return name.rpartition(".")[2] in ("html", "json", "jsonl", "md", "npz", "parquet", "py", "txt")
 
 
 @EACH_PAGE

@@ -1,6 +1,7 @@
 """Cluster launchers of launch/pods/: their commands and manifests, and local processes that are started."""
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -155,6 +156,31 @@ def test_slurm_starts_a_task_for_each_run_of_a_sweep(tmp_path):
     assert subprocess.run(["/bin/bash", "-c", script], env=environment, check=False).returncode == 130
     assert (tmp_path / "given").read_text().splitlines()[3:] == [*SWEEP[1:], "--config.index=4"]
     assert (tmp_path / "asked").read_text() == "requeue 12\n"
+
+
+def documented(language, page=ROOT / "docs" / "guides" / "sweeps.md"):
+    """Code blocks of a page, with continued lines joined."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+    return [re.sub(r"\\\n\s*", "", block) for block in blocks]
+
+
+def documented_dry_run(launcher):
+    """Output of the command for a launcher that the page has."""
+    (line,) = (line for block in documented("sh") for line in block.splitlines() if f"pods/{launcher}.py" in line)
+    _, _, *flags = shlex.split(line)
+    return start(launcher, "--dry_run", *flags, check=True).stdout
+
+
+def test_the_documents_have_the_scripts_of_arrays():
+    script = documented_dry_run("slurm").replace(sys.executable, "python").splitlines()
+    (shown,) = (block.splitlines() for block in documented("sh") if "#SBATCH" in block)
+    assert [line for line in script if line in shown] == shown
+    assert len(shown) == 4
+    job = json.loads(documented_dry_run("gke"))["spec"]["replicatedJobs"][0]["template"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    in_job, in_container = map(json.loads, documented("json"))
+    assert in_job.items() <= job.items()
+    assert in_container.items() <= container.items()
 
 
 @pytest.mark.parametrize("status", [0, 1, 75])

@@ -40,8 +40,8 @@ def get_config(name: str, variant: str) -> ConfigDict:
     # over these runs.
     config.seeds = (0,) if variant == "small" else (0, 1, 2)
     config.seeded = ("policy",)
-    # Varied values, by a short name: `fields`, each STAGE.FIELD, and `choices`, in each of which several fields have a
-    # tuple. All combinations of all names are run.
+    # Varied values, by a short name: `fields`, each STAGE.FIELD, and `choices`. All combinations of all names are run.
+    # Runs that are listed instead are one name with several fields, whose choices are tuples of a value for each.
     config.vary = ConfigDict()
     # Stages of a run by name: `program` of launch/, `config` in configs/, and `settings`, each FIELD=VALUE. {STAGE} in
     # a value is the output folder of another stage, {STAGE*} its folders in all runs, as NAME=FOLDER; {NAME} that of
@@ -63,11 +63,14 @@ def _report() -> ConfigDict:
     report.stage, report.metric = "policy", "nll"
     report.higher_is_better = False
     # Varied name on the x axis, or "parameters", their number in the measured model. A logarithmic axis has a fit of a
-    # power law, if there are enough points.
+    # power law, if there are three or more x.
     report.x, report.log_x = "", False
+    # Varied names with a curve for each combination of their values. Empty: all but x; of "parameters", none.
+    report.series = ()
     # Axis labels.
     report.x_label, report.y_label = "", "loss on held-out play, nats per frame"
-    # Expectations: pairs of x, the first better than the second. Empty: the largest x is better than the smallest.
+    # Expectations of every curve: pairs of x, the first better than the second. Empty: the last x (the largest number,
+    # or the last choice) is better than the first.
     report.better = ()
     # What a reader has to know.
     report.notes = ()

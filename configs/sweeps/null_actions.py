@@ -27,5 +27,5 @@ def get_config(variant: str = "demo") -> ConfigDict:
     report.source = "recalled, not verified"
     report.stage, report.metric, report.higher_is_better = "play", "return", True
     report.x, report.x_label, report.y_label = "rule", "rule for null actions", "return"
-    report.better = (("drop", "keep"),)
+    report.better = tuple((rule, "keep") for rule in config.vary.rule.choices if rule != "keep")
     return config

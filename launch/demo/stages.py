@@ -138,7 +138,7 @@ class Stages:
                         on_progress(self._seconds)  # after the next stages were started
                         report_time = time.monotonic()
                     time.sleep(_POLL_INTERVAL)
-                    for name in [*self._running]:
+                    for name in [*self._running] if not signals else ():  # a signal to all may have stopped them too
                         self._poll(name)
             finally:
                 self._stop()
@@ -206,7 +206,7 @@ class Stages:
         stage, running = self._stages[name], self._running[name]
         if (code := running.process.poll()) is None:
             return
-        done = code == 0 and (stage.output is None or stage.output.exists())
+        done = self._is_done(name)
         seconds = self._end(name, done)
         if not done:
             ending = f"ended with code {code}" if code else "was stopped"
@@ -227,13 +227,20 @@ class Stages:
         running.lock.close()
         return seconds
 
+    def _is_done(self, name: str) -> bool:
+        """True if the process of a stage has ended by itself, and did all it should."""
+        output = self._stages[name].output
+        return self._running[name].process.poll() == 0 and (output is None or output.exists())
+
     def _stop(self) -> None:
         """Terminate the running stages, and wait for them."""
+        done = {name for name in self._running if self._is_done(name)}  # just before: they need not run again
         for running in self._running.values():
             running.process.terminate()
         for name in [*self._running]:
-            print(f"stopping: {name} saves its state", flush=True)
-            self._end(name, done=False)
+            if name not in done:
+                print(f"stopping: {name} saves its state", flush=True)
+            self._end(name, name in done)
 
     def _record_folder(self, name: str) -> Path:
         """Folder of a stage's record, which is also its lock."""

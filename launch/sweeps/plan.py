@@ -26,7 +26,8 @@ class Run(NamedTuple):
     """One combination of the varied values, with a seed."""
 
     name: str
-    values: Mapping[str, Any]  # by the varied names; of several fields, that of the first
+    values: Mapping[str, Any]  # by the varied names; of several fields, that of the first if these differ
+    settings: Mapping[str, Any]  # by the varied fields, STAGE.FIELD
     seed: int
     folders: Mapping[str, Path]  # output folders by the names of the stages in the config
     stages: frozenset[str]  # names of the stages that it needs
@@ -78,7 +79,7 @@ def make_plan(config: ConfigDict, root: Path) -> Plan:
             stages |= {resolved.stage.name: resolved.stage for resolved in _in_order(own.values())}
             folders = {name: resolved.folder for name, resolved in own.items()}
             needed = frozenset(resolved.stage.name for resolved in own.values())
-            runs.append(Run(resolver.run_name(), resolver.values(), seed, folders, needed))
+            runs.append(Run(resolver.run_name(), resolver.values(), resolver.settings(), seed, folders, needed))
     if len({run.name for run in runs}) < len(runs):
         raise ConfigError(f"config.vary and config.seeds give several runs the same name: {[run.name for run in runs]}")
     return _with_joint_stages(config, root, runs, stages, joint_names)
@@ -118,7 +119,14 @@ class _Resolver(NamedTuple):
 
     def values(self) -> dict[str, Any]:
         """Values by the varied names."""
-        return {name: _first(axis, axis.choices[self.places[name]]) for name, axis in self.config.vary.items()}
+        return {name: choice_values(axis)[self.places[name]] for name, axis in self.config.vary.items()}
+
+    def settings(self) -> dict[str, Any]:
+        """Values by the varied fields."""
+        axes = [(axis, axis.choices[self.places[name]]) for name, axis in self.config.vary.items()]
+        return {
+            field: part for axis, choice in axes for field, part in zip(axis.fields, _parts(axis, choice), strict=True)
+        }
 
     def run_name(self) -> str:
         """Name of the run."""
@@ -161,13 +169,12 @@ class _Resolver(NamedTuple):
         """Settings of a stage that vary, and the labels of their values."""
         settings, labels = [], []
         for axis_name, axis in self.config.vary.items():
-            value = axis.choices[self.places[axis_name]]
-            parts = value if len(axis.fields) > 1 else (value,)
-            for field, part in zip(axis.fields, parts, strict=True):
+            place = self.places[axis_name]
+            for field, part in zip(axis.fields, _parts(axis, axis.choices[place]), strict=True):
                 stage, _, own_field = field.partition(".")
                 if stage == name:
                     settings.append(f"{own_field}={part}")
-                    labels.append(label(_first(axis, value)))
+                    labels.append(label(choice_values(axis)[place]))
         if name in self.config.seeded:
             settings.append(f"seed={self.seed}")
             labels.append(f"seed{self.seed}")
@@ -200,8 +207,17 @@ def _is_joint(stage: ConfigDict) -> bool:
     return any(star for setting in stage.settings for _, star in _references(setting))
 
 
-def _first(axis: ConfigDict, value: Any) -> Any:
-    return value[0] if len(axis.fields) > 1 else value
+def _parts(axis: ConfigDict, choice: Any) -> tuple[Any, ...]:
+    """A choice's value for each field."""
+    return choice if len(axis.fields) > 1 else (choice,)
+
+
+def choice_values(axis: ConfigDict) -> list[Any]:
+    """Values by which the choices are told apart: of several fields, the first, or all of them if the first do not."""
+    firsts = [_parts(axis, choice)[0] for choice in axis.choices]
+    if len(axis.fields) == 1 or len({label(value) for value in firsts}) == len(firsts):
+        return firsts
+    return [" ".join(map(label, choice)) for choice in axis.choices]
 
 
 def label(value: Any) -> str:
@@ -228,10 +244,32 @@ def _check(config: ConfigDict) -> None:
         raise ConfigError(f"config.seeded or config.report.stage has {unknown.pop()!r}, which is not in config.stages")
     if config.report.x not in {*config.vary, "parameters"}:
         raise ConfigError(f"config.report.x is {config.report.x!r}: choose one of {', '.join(config.vary)}, parameters")
-    known = {label(_first(axis, value)) for name, axis in config.vary.items() for value in axis.choices}
-    if wrong := {name for pair in config.report.better for name in pair} - known:
-        raise ConfigError(f"config.report.better has {wrong.pop()!r}: choose among {', '.join(sorted(known))}")
+    _check_report(config)
     _check_references(config)
+
+
+def _check_report(config: ConfigDict) -> None:
+    report, values = config.report, {name: choice_values(axis) for name, axis in config.vary.items()}
+    if unknown := [name for name in report.series if name not in values or name == report.x]:
+        names = ", ".join(name for name in values if name != report.x) or "none"
+        raise ConfigError(f"config.report.series has {unknown[0]!r}: choose among {names}")
+    places = values.get(report.x, [])
+    if report.log_x and (wrong := [place for place in places if not is_number(place) or place <= 0]):
+        raise ConfigError(
+            f"config.report.log_x needs positive numbers, and {report.x} has {wrong[0]!r}: set it to False"
+        )
+    numbers = [*map(is_number, places)]
+    if any(numbers) and not all(numbers):
+        raise ConfigError(f"config.report.x is {report.x!r}, which has numbers and other values: {places}")
+    known = [place if is_number(place) else label(place) for place in places]
+    pairs = [name for pair in report.better for name in pair]
+    if places and (wrong := [name for name in pairs if name not in known]):
+        raise ConfigError(f"config.report.better has {wrong[0]!r}: choose among {', '.join(map(str, known))}")
+
+
+def is_number(value: Any) -> bool:
+    """True for a number that has a place on an axis."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_references(config: ConfigDict) -> None:

@@ -1,7 +1,7 @@
 """Results of a sweep: a table with a row for each run, an `Experiment` with intervals over seeds, and its page."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from ml_collections import ConfigDict
 from scipy import stats
 
-from sweeps.plan import Plan, Run, label
+from sweeps.plan import Plan, Run, is_number, label
 from vpt_jax.evaluation.power_law import PowerLawFit, fit_runs
 from vpt_jax.evaluation.resampling import Figure
 from vpt_jax.programs.evaluate import RANDOM
@@ -25,7 +25,7 @@ from vpt_jax.report.experiments import (
     write_experiment,
     write_experiments_page,
 )
-from vpt_jax.system.atomic_files import atomic_write
+from vpt_jax.system.atomic_files import atomic_write, read_json, write_text
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.workers import locked
 from vpt_jax.training.metrics_log import best_evaluation
@@ -34,24 +34,28 @@ from vpt_jax.training.stages import head_statistics
 
 _LEVEL = 0.95  # of all intervals
 _CURVE_POINTS = 40  # of a fit
+_REPEAT = "repeats the last action"
+# Titles of the baselines of vpt_jax/evaluation/baselines.py.
+_BASELINES = {"marginal": "marginal distribution", "released": "all released, no movement", "repeat": _REPEAT}
 
-Row = dict[str, Any]  # of the table: `run`, the varied names, `seed`, `seconds` and the metrics
+Row = dict[str, Any]  # of the table: `run`, the varied names, `seed`, `seconds`, the varied fields and the metrics
 Groups = Mapping[float | str, Sequence[float]]  # metric of the runs, by their place on the x axis
 
 
-def write_results(config: ConfigDict, plan: Plan, seconds: Mapping[str, float]) -> Path | None:
+def write_results(config: ConfigDict, plan: Plan, finished: Callable[[], Mapping[str, float]]) -> Path | None:
     """Write the table of the finished runs and, once all are finished, the experiment and its page.
 
     Args:
         config: of the sweep.
         plan: its runs.
-        seconds: duration of each finished stage, by name.
+        finished: returns the duration of each finished stage, by name.
 
     Returns:
         The page, or None if some runs are not finished.
     """
     folder = Path(config.workdir).resolve() / config.name
-    with locked(folder, wait=True):  # so that of several processes, the last one writes the table of all
+    with locked(folder, wait=True):
+        seconds = finished()  # under the lock: of several processes, the last to write has then seen the runs of all
         rows = [*_rows(config, plan, seconds)]
         if rows:
             _write_table(folder / "table.parquet", rows)
@@ -65,22 +69,40 @@ def write_results(config: ConfigDict, plan: Plan, seconds: Mapping[str, float]) 
 
 
 def _rows(config: ConfigDict, plan: Plan, seconds: Mapping[str, float]) -> Iterator[Row]:
+    """Rows of the finished runs."""
+    cache = Path(config.workdir).resolve() / config.name / "baselines"
+    listed = [name for axis in config.vary.values() if len(axis.fields) > 1 for name in axis.fields]
     for run in plan.runs:
         workdir = run.folders[config.report.stage]
         if workdir.name in seconds and seconds.keys() >= run.stages:
             own = [name for name in run.stages if sum(name in other.stages for other in plan.runs) == 1]
-            measured = _measure(config, run, workdir)
-            yield {"run": run.name, **run.values, "seed": run.seed, "seconds": sum(map(seconds.get, own))} | measured
+            row = {"run": run.name, **run.values, "seed": run.seed, "seconds": sum(map(seconds.get, own))}
+            yield row | {name: run.settings[name] for name in listed} | _measure(config, run, workdir, cache)
 
 
-def _measure(config: ConfigDict, run: Run, folder: Path) -> dict[str, float]:
-    """Metrics of a run; those of baselines are called `BASELINE/METRIC`."""
+def _measure(config: ConfigDict, run: Run, folder: Path, cache: Path) -> dict[str, float]:
+    """Metrics of a run; those of baselines are called `BASELINE/METRIC`.
+
+    Args:
+        config: of the sweep.
+        run: the run.
+        folder: output folder of its measured stage.
+        cache: folder of the baselines, which are computed once: they need all of the run's data.
+    """
     if config.stages[config.report.stage].program == "evaluate":
         figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
         return figures[run.name] | {f"{RANDOM} actions/{name}": value for name, value in figures[RANDOM].items()}
     line = best_evaluation(folder)
     metrics = {name.removeprefix("test/"): value for name, value in line.items() if name.startswith("test/")}
-    return {"step": line["step"]} | metrics | _of_data(folder)
+    return {"step": line["step"]} | metrics | _cached(cache / f"{folder.name}.json", lambda: _of_data(folder))
+
+
+def _cached(file: Path, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What the file has, or else what is computed, which is written to it."""
+    if (found := read_json(file)) is None:
+        file.parent.mkdir(exist_ok=True)
+        write_text(file, json.dumps(found := compute()) + "\n")
+    return found
 
 
 def _of_data(workdir: Path) -> dict[str, float]:
@@ -100,7 +122,15 @@ def _of_data(workdir: Path) -> dict[str, float]:
 def _write_table(file: Path, rows: Sequence[Row]) -> None:
     names = dict.fromkeys(name for row in rows for name in row)
     with atomic_write(file) as temporary:
-        pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), temporary)
+        pq.write_table(pa.table({name: _column([row.get(name) for row in rows]) for name in names}), temporary)
+
+
+def _column(values: Sequence[Any]) -> pa.Array:
+    """A column of a table: values of several kinds, such as 3 and "all", are texts."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else str(value) for value in values])
 
 
 def make_experiment(config: ConfigDict, rows: Sequence[Row]) -> Experiment:
@@ -108,32 +138,50 @@ def make_experiment(config: ConfigDict, rows: Sequence[Row]) -> Experiment:
     report = config.report
     if missing := [row["run"] for row in rows if report.metric not in row]:
         raise ConfigError(f"config.report.metric is {report.metric!r}, which the run {missing[0]} has not measured")
-    groups: dict[float | str, list[float]] = {}
-    for row in rows:
-        place = row[report.x]
-        numeric = isinstance(place, int | float) and not isinstance(place, bool)
-        groups.setdefault(float(place) if numeric else label(place), []).append(row[report.metric])
-    if all(isinstance(place, float) for place in groups):
-        groups = dict(sorted(groups.items()))
-    points = tuple(Point(place, *mean_interval(values)) for place, values in groups.items())
-    series, notes = [Series("measured", points)], [*report.notes, _note(config)]
-    numbers = {place: values for place, values in groups.items() if isinstance(place, float)}
-    if report.log_x and len(numbers) == len(groups) and (fit := fit_runs(numbers)) is not None:
-        series.append(_fitted(fit, numbers))
-        notes.append(describe_fit(fit, numbers))
+    curves = _curves(config, rows)
+    series, notes = [], [*report.notes, _note(config)]
+    for name, groups in curves.items():
+        points = tuple(Point(place, *mean_interval(values)) for place, values in groups.items())
+        series.append(Series(name or "measured", points))
+        numbers = {place: values for place, values in groups.items() if isinstance(place, float)}
+        if report.log_x and len(numbers) == len(groups) and (fit := fit_runs(numbers)) is not None:
+            title = f"power law, {name}" if name else "power law"
+            series.append(_fitted(title, fit, numbers))
+            notes.append(f"{title[0].upper()}{title[1:]}: {describe_fit(fit, numbers)}")
     baselines = _baselines(report, rows)
+    if _REPEAT in baselines:
+        notes.append(f"The baseline {_REPEAT!r} is given the true one, which no model here sees.")
     return Experiment(
         title=report.title, claim=report.claim, source=report.source, x_label=report.x_label, y_label=report.y_label,
-        series=tuple(series), baselines=baselines, verdicts=tuple(_verdicts(report, groups, baselines)),
+        series=tuple(series), baselines=baselines, verdicts=tuple(_verdicts(report, curves, baselines)),
         notes=tuple(notes), log_x=report.log_x,
     )  # fmt: skip
+
+
+def _curves(config: ConfigDict, rows: Sequence[Row]) -> dict[str, Groups]:
+    """Metric of the runs by curve, whose name has the values that its runs share, and by place on the x axis."""
+    report = config.report
+    others = [name for name in config.vary if name != report.x and report.x in config.vary]
+    curves: dict[str, dict[float | str, list[float]]] = {}
+    for row in rows:
+        name = ", ".join(f"{other} {row[other]}" for other in report.series or others)
+        place = float(row[report.x]) if is_number(row[report.x]) else label(row[report.x])
+        curves.setdefault(name, {}).setdefault(place, []).append(row[report.metric])
+    return {name: _in_order(groups) for name, groups in curves.items()}
+
+
+def _in_order(groups: Groups) -> Groups:
+    numeric = all(isinstance(place, float) for place in groups)
+    return dict(sorted(groups.items())) if numeric else groups
 
 
 def _baselines(report: ConfigDict, rows: Sequence[Row]) -> dict[str, float]:
     """The best value of each baseline over the runs: their data may differ."""
     suffix, best = f"/{report.metric}", max if report.higher_is_better else min
     names = dict.fromkeys(name for row in rows for name in row if name.endswith(suffix))
-    return {name.removesuffix(suffix): best(row[name] for row in rows if name in row) for name in names}
+    titles = _BASELINES | ({"released": _BASELINES["marginal"]} if report.metric == "nll" else {})
+    values = {name.removesuffix(suffix): best(row[name] for row in rows if name in row) for name in names}
+    return {titles.get(name, name): value for name, value in values.items()}
 
 
 def _note(config: ConfigDict) -> str:
@@ -150,11 +198,15 @@ def _note(config: ConfigDict) -> str:
 
 def mean_interval(values: Sequence[float]) -> Figure:
     """Mean of the runs with its interval by Student's t; of one run, the value itself."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return Figure(mean, mean, mean)
-    half = float(stats.t.ppf((1 + _LEVEL) / 2, len(values) - 1) * stats.sem(values))
-    return Figure(mean, mean - half, mean + half)
+    return _around(float(np.mean(values)), values)
+
+
+def _around(value: float, of_seeds: Sequence[float]) -> Figure:
+    """A value with the half-width of the interval of the seeds' mean; of one seed, the value itself."""
+    if len(of_seeds) < 2:
+        return Figure(value, value, value)
+    half = float(stats.t.ppf((1 + _LEVEL) / 2, len(of_seeds) - 1) * stats.sem(of_seeds))
+    return Figure(value, value - half, value + half)
 
 
 def difference_interval(one: Sequence[float], other: Sequence[float]) -> Figure:
@@ -166,39 +218,60 @@ def difference_interval(one: Sequence[float], other: Sequence[float]) -> Figure:
     return Figure(difference, float(low), float(high))
 
 
-def _verdicts(report: ConfigDict, groups: Groups, baselines: Mapping[str, float]) -> Iterator[Verdict]:
-    sign, places = 1 if report.higher_is_better else -1, list(groups)
-    word = "higher" if report.higher_is_better else "lower"
-    for better, worse in report.better or ((places[-1], places[0]),):
-        figure = difference_interval(groups[better], groups[worse])
-        measured = (
-            f"{np.mean(groups[better]):.4g} against {np.mean(groups[worse]):.4g}, "
-            f"difference {figure.value:+.3g} ({figure.low:+.3g} to {figure.high:+.3g})"
-        )
-        holds = sign * figure.low > 0 and sign * figure.high > 0
-        names = (place if isinstance(place, str) else f"{place:,g}" for place in (better, worse))
-        yield Verdict(f"{report.metric} {word} for {report.x_label} {' than for '.join(names)}", measured, holds)
-    best_place = max(places, key=lambda place: sign * np.mean(groups[place]))
-    best = mean_interval(groups[best_place])
-    for name, value in [*baselines.items()][:1]:
-        holds = len(groups[best_place]) > 1 and sign * (best.low - value) > 0 and sign * (best.high - value) > 0
-        measured = f"{best.value:.4g} ({best.low:.4g} to {best.high:.4g}) against {value:.4g}"
-        yield Verdict(f"Best {report.metric} better than the baseline: {name}", measured, holds)
+def _verdicts(report: ConfigDict, curves: Mapping[str, Groups], baselines: Mapping[str, float]) -> Iterator[Verdict]:
+    for name, groups in curves.items():
+        for better, worse in report.better or ((list(groups)[-1], next(iter(groups))),):
+            yield _comparison(report, name, groups, better, worse)
+    sign = 1 if report.higher_is_better else -1
+    best_runs = max(
+        (values for groups in curves.values() for values in groups.values()), key=lambda v: sign * np.mean(v)
+    )
+    best = mean_interval(best_runs)
+    for name, value in [*baselines.items()][
+        :1
+    ]:  # the one that sees no action; a policy does not see the last one either
+        holds = len(best_runs) > 1 and sign * (best.low - value) > 0 and sign * (best.high - value) > 0
+        interval = f"{best.low:.4g} to {best.high:.4g}" if len(best_runs) > 1 else "one seed"
+        measured = f"{best.value:.4g} ({interval}) against {value:.4g}"
+        yield Verdict(f"The best {_title(report)} is better than the baseline: {name}", measured, holds)
 
 
-def _fitted(fit: PowerLawFit, groups: Mapping[float, Sequence[float]]) -> Series:
+def _comparison(report: ConfigDict, name: str, groups: Groups, better: float | str, worse: float | str) -> Verdict:
+    """Verdict on two places of a curve."""
+    if missing := [place for place in (better, worse) if place not in groups]:
+        raise ConfigError(f"config.report.better has {missing[0]!r}: choose among {', '.join(map(str, groups))}")
+    sign, word = (1, "higher") if report.higher_is_better else (-1, "lower")
+    figure = difference_interval(groups[better], groups[worse])
+    interval = "one seed" if np.isnan(figure.low) else f"{figure.low:+.3g} to {figure.high:+.3g}"
+    means = " against ".join(f"{np.mean(groups[place]):.4g}" for place in (better, worse))
+    holds = sign * figure.low > 0 and sign * figure.high > 0
+    places = (place if isinstance(place, str) else f"{place:,g}" for place in (better, worse))
+    expectation = f"{_title(report)} {word} for {report.x_label} {' than for '.join(places)}"
+    measured = f"{means}, difference {figure.value:+.3g} ({interval})"
+    return Verdict(f"{name}: {expectation}" if name else expectation, measured, holds)
+
+
+def _title(report: ConfigDict) -> str:
+    """Name of the metric: the label of its axis without the unit."""
+    return (report.y_label or report.metric).partition(",")[0]
+
+
+def _fitted(title: str, fit: PowerLawFit, groups: Mapping[float, Sequence[float]]) -> Series:
     """The fitted curve between the smallest and the largest x."""
     x = np.geomspace(min(groups), max(groups), _CURVE_POINTS)
-    curve = zip(x.tolist(), fit.law.at(x).tolist(), fit.interval_at(x), strict=True)
-    return Series("power law", tuple(Point(place, y, *limits) for place, y, limits in curve))
+    of_seeds = np.stack([law.at(x) for law in fit.by_seed], axis=1)
+    points = zip(x.tolist(), fit.law.at(x).tolist(), of_seeds.tolist(), strict=True)
+    return Series(title, tuple(Point(place, *_around(y, values)) for place, y, values in points))
 
 
 def describe_fit(fit: PowerLawFit, groups: Mapping[float, Sequence[float]]) -> str:
     """A sentence with the fitted law."""
-    law, (low, high) = fit.law, fit.exponent
+    law = fit.law
     constant = f" + {law.constant:.3g}" if law.constant else ""
+    _, low, high = _around(law.exponent, [one.exponent for one in fit.by_seed])
+    interval = f"{low:.3g} to {high:.3g}: {_LEVEL:.0%}, Student's t over fits to the runs of each seed"
     return (
-        f"Fit: y = {law.scale:.3g} (x / {law.centre:.3g})^-b{constant} with b = {law.exponent:.3g} ({low:.3g} to "
-        f"{high:.3g}: {_LEVEL:.0%} of a bootstrap of the runs at each x, which is narrow for few seeds). It is drawn "
-        f"from x = {min(groups):.3g} to {max(groups):.3g}, where the runs are, and says nothing beyond."
+        f"y = {law.scale:.3g} (x / {law.centre:.3g})^-b{constant} with b = {law.exponent:.3g} "
+        f"({interval if len(fit.by_seed) > 1 else 'one seed, so without an interval'}). It is drawn from "
+        f"x = {min(groups):.3g} to {max(groups):.3g}, where the runs are, and says nothing beyond."
     )

@@ -302,6 +302,11 @@ def test_the_variant_house_takes_its_recorder_versions_and_holds_out_sessions(tm
     out = prepare(config)
     train, valid = (set(dataset.load_index(out, split).names) for split in ("train", "valid"))
     assert {frozenset(train), frozenset(valid)} == {frozenset(names[:2]), frozenset(names[2:3])}
+    config.update(recorder_versions=("8", "9"), out=str(tmp_path / "both"))
+    out = prepare(config)
+    splits = [set(dataset.load_index(out, split).names) for split in ("train", "valid")]
+    assert set.union(*splits) == set(names)
+    assert any(set(names[:2]) <= split for split in splits)
     config.recorder_versions = ("7", "0")
     with pytest.raises(PrepareError, match=r"the recordings are of 8\.0, 9\.0: the version is in"):
         prepare(config)

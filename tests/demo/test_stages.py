@@ -170,6 +170,18 @@ def test_a_signal_stops_running_stages_and_the_next_run_resumes_them(run, when_s
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.parametrize("status", [0, 130])
+def test_a_stage_that_ends_as_the_signal_comes_is_no_failure_and_if_done_not_repeated(tmp_path, monkeypatch, status):
+    """Schedulers signal all processes of a job at once."""
+    program = f"import os, signal, sys; os.kill(os.getppid(), signal.SIGTERM); sys.exit({status})"
+    monkeypatch.setattr("demo.stages._POLL_INTERVAL", 1.0)
+    stages = [Stage("2", (sys.executable, "-c", program)), Stage("3", (sys.executable, "-c", PROGRAM, "c"), ("2",))]
+    todo = Stages(stages, tmp_path / "notes", os.environ, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        todo.run(1)
+    assert [*todo.finished()] == ["2"] * (status == 0)
+
+
 def test_seconds_of_a_stopped_stage_are_counted(run, when_started, tmp_path):
     thread = when_started("nap", lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt):

@@ -22,24 +22,24 @@ def test_three_places_give_no_constant():
     assert 0 < law.exponent < 0.5
 
 
-def test_the_interval_over_runs_has_the_true_exponent_and_narrows_with_the_noise():
+def test_each_seed_has_a_fit_of_its_own_and_they_differ_less_with_less_noise():
     x = np.array([1.0, 3.0, 10.0, 30.0])
     rng = np.random.default_rng(0)
-    widths = []
+    spreads = []
     for noise in (0.1, 0.01):
         runs = {place: place**-0.7 * np.exp(noise * rng.normal(size=4)) for place in x.tolist()}
-        fit = fit_runs(runs, draws=60)
-        low, high = fit.exponent
-        assert low < fit.law.exponent < high
-        widths.append(high - low)
-        for (bottom, top), y in zip(fit.interval_at(x), fit.law.at(x), strict=True):
-            assert bottom <= y <= top
-    assert widths[1] < 0.3 * widths[0]
-    assert fit == fit_runs(runs, draws=60)
+        fit = fit_runs(runs)
+        exponents = [law.exponent for law in fit.by_seed]
+        assert fit.by_seed[2] == fit_power_law(x, np.array([values[2] for values in runs.values()]))
+        assert min(exponents) < fit.law.exponent < max(exponents)
+        spreads.append(np.std(exponents))
+    assert spreads[1] < 0.5 * spreads[0]
+    runs[30.0] = runs[30.0][:2]
+    assert len(fit_runs(runs).by_seed) == 2  # those with a run at every x
 
 
 def test_too_few_places_and_values_that_are_not_positive_have_no_fit():
     assert fit_runs({1.0: [1.0], 2.0: [0.9]}) is None
     assert fit_runs({1.0: [1.0], 2.0: [0.9], 3.0: [0.0]}) is None
     assert fit_runs({0.0: [1.0], 2.0: [0.9], 3.0: [0.5]}) is None
-    assert fit_runs({1.0: [1.0], 2.0: [0.9], 3.0: [0.5]}, draws=2) is not None
+    assert fit_runs({1.0: [1.0], 2.0: [0.9], 3.0: [0.5]}) is not None

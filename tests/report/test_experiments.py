@@ -50,3 +50,15 @@ def test_the_page_has_claims_charts_values_and_verdicts_that_do_not_hold(tmp_pat
     assert {"Claim: More <hours> help. (section 4.5)", "1.5 to 2.5", "baseline: marginal", "three seeds"} <= set(cells)
     assert {"joint", "factored", "policies 0.10", "fit 0.10", "marginal 3.00", "20"} <= set(page.text("text"))
     assert html.count('<path d="M') > 6  # the band, and error bars
+    assert {"return", "random 1.00"} <= set(page.text("text"))  # the label of categories has no value
+
+
+def test_a_page_of_one_experiment_has_its_verdicts_once(tmp_path: Path) -> None:
+    point = Point("joint", 4.0, 4.0, 4.0)
+    alone = Experiment("Heads", "c", "s", "h", "y", (Series("m", (point,)),), {}, (Verdict("v", "4", False),))
+    write_experiments_page(tmp_path / "page.html", "Heads", [alone])
+    page = Page((tmp_path / "page.html").read_text())
+    assert page.text("h2") == ["Verdicts: 0 of 1 expectations hold"]
+    cells = [text for _, text in page.texts]
+    assert cells.count("NO") == 1
+    assert "4 to 4" not in cells  # one run has no interval

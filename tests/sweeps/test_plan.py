@@ -4,16 +4,15 @@ from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
+from sweeps.fields import check_fields
 from sweeps.plan import make_plan
 
 from configs.sweeps import base, heads, hours, idm_minutes, null_actions, parameters, temporal_convolution
 from tests.programs import ROOT
-from tests.repository import load_config
 from vpt_jax.data.streams import NULL_RULES
 from vpt_jax.models.heads import HEADS
 from vpt_jax.models.presets import POLICIES
 from vpt_jax.system.errors import ConfigError
-from vpt_jax.system.renamed_fields import field_names
 
 SWEEPS = [heads, hours, idm_minutes, null_actions, parameters, temporal_convolution]
 
@@ -115,6 +114,18 @@ def test_a_choice_of_several_fields_is_one_value():
     assert list(by_stage(plan)) == ["data", "idm-3", "policy-3", "idm-0.5", "policy-0.5"]
     assert "--config.steps=20" in by_stage(plan)["policy-0.5"].command
     assert "--config.data.minutes=0.5" in by_stage(plan)["idm-0.5"].command
+    assert plan.runs[0].settings == {"idm.data.minutes": 3.0, "policy.steps": 100}
+
+
+def test_listed_runs_with_equal_first_values_are_told_apart_by_all_of_them():
+    config = small_sweep(seeds=(0,))
+    fields = ("policy.model.preset", "policy.optimizer.learning_rate")
+    config.vary.size = ConfigDict({"fields": fields, "choices": (("nano", 1e-3), ("nano", 3e-5), ("tiny", 1e-3))})
+    plan = make_plan(config, ROOT)
+    assert [run.values["size"] for run in plan.runs] == ["nano 0.001", "nano 3e_05", "tiny 0.001"]
+    assert [run.name for run in plan.runs] == ["nano_0.001-seed0", "nano_3e_05-seed0", "tiny_0.001-seed0"]
+    assert plan.runs[1].settings == {"policy.model.preset": "nano", "policy.optimizer.learning_rate": 3e-5}
+    assert "--config.optimizer.learning_rate=3e-05" in by_stage(plan)["policy-nano_3e_05-seed0"].command
 
 
 @pytest.mark.parametrize(
@@ -130,6 +141,9 @@ def test_a_choice_of_several_fields_is_one_value():
         (lambda c: c.update(seeded=("agent",)), "has 'agent', which is not in config.stages"),
         (lambda c: c.report.update(x="sizes"), "config.report.x is 'sizes': choose one of size, parameters"),
         (lambda c: c.report.update(better=(("nano", "large"),)), "config.report.better has 'large': choose among na"),
+        (lambda c: c.report.update(log_x=True), "config.report.log_x needs positive numbers, and size has 'nano'"),
+        (lambda c: c.report.update(series=("size",)), "config.report.series has 'size': choose among none"),
+        (lambda c: c.vary.size.update(choices=(1, "all")), "is 'size', which has numbers and other values: "),
     ],
 )  # fmt: skip
 def test_an_invalid_sweep_is_refused_before_it_starts(change, message):
@@ -137,6 +151,26 @@ def test_an_invalid_sweep_is_refused_before_it_starts(change, message):
     change(config)
     with pytest.raises(ConfigError, match=message):
         make_plan(config, ROOT)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.vary.size.update(fields=("policy.model.presett",)),
+         "gives policy-nano-seed0-.* the setting model.presett=nano, and in foundation.py, the config has no field "
+         "model.presett; did you mean config.model.preset"),
+        (lambda c: c.update(seeded=("data",)), "data-seed0-.* the setting seed=0, and in prepare.py, .* no field seed"),
+        (lambda c: c.stages.data.update(program="prepares"), "data-.* has the program 'prepares', and there is no"),
+        (lambda c: c.stages.data.update(config="prepares"), "data-.* has the config 'prepares', and there is no"),
+        (lambda c: c.stages.idm.update(config="idm:huge"), "idm-.*: configs/idm.py has no variant 'huge'; choose"),
+    ],
+)  # fmt: skip
+def test_a_name_that_does_not_exist_ends_a_sweep_before_its_first_stage(change, message):
+    config = small_sweep()
+    check_fields(make_plan(config, ROOT))
+    change(config)
+    with pytest.raises(ConfigError, match=message):
+        check_fields(make_plan(config, ROOT))
 
 
 @pytest.mark.parametrize("variant", base.VARIANTS)
@@ -147,11 +181,7 @@ def test_the_sweeps_fields_are_those_of_the_programs(module, variant):
     assert len(plan.runs) == len(config.seeds) * len(next(iter(config.vary.values())).choices)
     assert config.report.title
     assert config.report.claim
-    for stage in plan.stages:
-        file, _, named = stage.command[2].removeprefix("--config=").partition(":")
-        fields = field_names(load_config(str(Path(file).relative_to(ROOT)), named or None))
-        settings = [argument.removeprefix("--config.").partition("=")[0] for argument in stage.command[3:]]
-        assert set(settings) <= {*fields}, stage.name
+    check_fields(plan)
 
 
 def test_the_sweeps_choices_exist():

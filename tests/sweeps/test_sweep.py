@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from ml_collections import ConfigDict
+from sweeps.plan import make_plan
+from sweeps.results import write_results
 
 from configs.sweeps import base
 from launch import sweep
@@ -22,6 +24,8 @@ from tests import programs
 from tests.demo.test_loop_report import write_recorded
 from tests.programs import ROOT
 from vpt_jax.report.experiments import read_experiment
+from vpt_jax.system.errors import ConfigError
+from vpt_jax.system.workers import FolderInUseError, locked
 from vpt_jax.training.checkpoints import load_policy
 
 PROGRAM = """
@@ -52,6 +56,7 @@ def config(tmp_path, monkeypatch):
     (tmp_path / "launch").mkdir()
     for name in ("prepare", "train"):
         (tmp_path / "launch" / f"{name}.py").write_text(PROGRAM)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.setattr(sweep, "ROOT", tmp_path)
     monkeypatch.setattr(sweep, "_DRY_RUN", SimpleNamespace(value=False))
     monkeypatch.setattr("demo.stages._RETRY_INTERVAL", 0.1)
@@ -129,6 +134,23 @@ def test_indices_give_the_results_of_the_whole_sweep(config, tmp_path, capsys):
     assert results[0] == results[1]
 
 
+def test_of_two_processes_the_last_to_write_has_the_runs_of_both(config, tmp_path):
+    """The list of finished runs is read under the lock: a process may wait for it while another one finishes."""
+    sweep.run(config)
+    plan = make_plan(config, tmp_path)
+    everything = sweep.Stages(list(plan.stages), tmp_path / "sweep" / "stages", os.environ, tmp_path)
+    calls = []
+
+    def finished():
+        with pytest.raises(FolderInUseError), locked(tmp_path / "sweep" / "mine"):
+            pass
+        calls.append(everything.finished())
+        return calls[-1]
+
+    assert write_results(config, plan, finished) == tmp_path / "sweep" / "mine" / "report.html"
+    assert len(calls) == 1
+
+
 def test_a_listing_names_runs_and_commands_and_starts_nothing(config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sweep, "_DRY_RUN", SimpleNamespace(value=True))
     sweep.run(config)
@@ -137,6 +159,14 @@ def test_a_listing_names_runs_and_commands_and_starts_nothing(config, tmp_path, 
     assert [line.split(": ")[:2] for line in out[1:5]][3] == ["run 3", "tiny-seed1"]
     assert sum(f"{tmp_path}/launch/train.py" in line for line in out) == 4
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_on_ray_without_ray_names_the_extra(config, monkeypatch):
+    config.ray_address = "auto"
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "vpt_jax.envs.vector.remote", raising=False)
+    with pytest.raises(ConfigError, match=r"config.ray_address needs Ray: pip install .*\[ray\]"):
+        sweep.run(config)
 
 
 STOPPED = """
@@ -169,6 +199,8 @@ def test_a_task_of_a_cluster_stops_its_command_and_waits_until_it_has_saved(tmp_
 
 CONFIG = """
 from ml_collections import ConfigDict
+from sweeps.plan import make_plan
+from sweeps.results import write_results
 
 from configs.sweeps import base
 
@@ -177,7 +209,7 @@ def get_config():
     config = base.get_config("mine", "small")
     config.workdir, config.seeds, config.max_parallel = "{workdir}", (0, 1), 1
     settings = base.policy_stage("small", train="{data}").settings
-    more = ("data.valid={data}", "data.test={test}", "steps=6", "save_every=2")
+    more = ("data.valid={data}", "data.test={test}", "steps=12", "save_every=2")
     config.stages.policy = base.stage("train", "foundation:demo", *settings[:1], *settings[3:], *more)
     config.vary.head = ConfigDict(dict(fields=("policy.model.head",), choices=("joint",)))
     config.report.x = "head"
@@ -185,29 +217,52 @@ def get_config():
 """
 
 
-@pytest.mark.slow  # a minute, most of it compiling
-def test_a_run_equals_its_command_alone_to_the_byte_whether_killed_or_not(dataset_dir, tmp_path):
-    """Real training: a sweep that is killed and resumed, and the command of one of its runs in another folder."""
-    test = write_recorded(tmp_path / "data", dataset_dir)
-    file = tmp_path / "mine.py"
-    file.write_text(CONFIG.format(data=dataset_dir, test=test, workdir=tmp_path / "sweep"))
-    flags = [f"--config={file}"]
-    environment = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": programs.xla_flags(devices=1)}
-    killed = programs.Program("sweep", flags, os.environ | environment)
-    while not [*(tmp_path / "sweep").glob("policy-joint-seed0-*/checkpoints/2")]:
-        assert killed.poll() is None, killed.output()
+def real_sweep(file, workdir, dataset_dir):
+    """Flags of a sweep of two seeds of a real training run; the config is written to `file`."""
+    file.parent.mkdir(exist_ok=True)
+    if not (test := file.parent / "data").exists():
+        write_recorded(test, dataset_dir)
+    file.write_text(CONFIG.format(data=dataset_dir, test=test, workdir=workdir))
+    return [f"--config={file}"]
+
+
+def end_at_first_checkpoint(flags, seed, workdir, number, environment):
+    """Start a sweep, and send a signal to its process once the run of a seed has saved."""
+    program = programs.Program("sweep", flags, os.environ | environment)
+    while not [*workdir.glob(f"policy-joint-seed{seed}-*/checkpoints/2")]:
+        assert program.poll() is None, program.output()
         time.sleep(0.05)
-    killed.send_signal(signal.SIGTERM)
-    assert killed.wait() == 130
+    program.send_signal(number)
+    return program.wait(), program.output()
+
+
+def starts(output):
+    """Names of the stages that a sweep has started, without their digests."""
+    return re.findall(r"^\[\d/\d\] ([\w.-]+)-\w{8}$", output, re.MULTILINE)
+
+
+@pytest.mark.slow  # two minutes, most of it compiling
+def test_a_run_equals_its_command_alone_to_the_byte_whether_killed_or_not(dataset_dir, tmp_path):
+    """Real training: a sweep that is stopped, killed and resumed, and the commands of its runs in other folders."""
+    folder = tmp_path / "sweep"
+    flags = real_sweep(tmp_path / "mine.py", folder, dataset_dir)
+    environment = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": programs.xla_flags(devices=1)}
+    status, output = end_at_first_checkpoint(flags, 0, folder, signal.SIGTERM, environment)
+    assert (status, starts(output)) == (130, ["policy-joint-seed0"])
+    status, killed = end_at_first_checkpoint(flags, 1, folder, signal.SIGKILL, environment)
+    assert (status, starts(killed)) == (-signal.SIGKILL, ["policy-joint-seed0", "policy-joint-seed1"])
     output = programs.run("sweep", *flags, **environment)
     assert "2 of 2 runs are done" in output
-    assert not re.findall(r"^\[\d/", programs.run("sweep", *flags, **environment), re.MULTILINE)
+    assert starts(output) == ["policy-joint-seed1"]
+    assert starts(programs.run("sweep", *flags, **environment)) == []
 
-    command = next(line for line in output.splitlines() if "train.py" in line and "seed=0" in line)
-    (part,) = (tmp_path / "sweep").glob("policy-joint-seed0-*")
-    single = [word.replace(str(part), str(tmp_path / "single")) for word in shlex.split(command)]
-    subprocess.run(single, env=os.environ | environment, check=True)
-    assert (part / "metrics.jsonl").read_bytes() == (tmp_path / "single" / "metrics.jsonl").read_bytes()
-    params = [jax.tree.leaves(load_policy(folder).params) for folder in (part, tmp_path / "single")]
-    for one, other in zip(*params, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for seed in range(2):
+        command = next(line for line in killed.splitlines() if "train.py" in line and f"seed={seed}" in line)
+        (part,) = folder.glob(f"policy-joint-seed{seed}-*")
+        single = tmp_path / f"single{seed}"
+        words = [word.replace(str(part), str(single)) for word in shlex.split(command)]
+        subprocess.run(words, env=os.environ | environment, check=True)
+        assert (part / "metrics.jsonl").read_bytes() == (single / "metrics.jsonl").read_bytes()
+        params = [jax.tree.leaves(load_policy(one).params) for one in (part, single)]
+        for one, other in zip(*params, strict=True):
+            assert np.asarray(one).tobytes() == np.asarray(other).tobytes()

@@ -1,12 +1,10 @@
-"""Power laws of scaling: least-squares fits in log space, with intervals from a bootstrap of the runs."""
+"""Power laws of scaling: least-squares fits in log space, to all runs and to those of each seed."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-
-from vpt_jax.evaluation.resampling import Interval, interval
 
 _GRID = 200  # constants that are tried, as shares of the smallest y
 _MIN_PLACES = 3  # different x for a fit, which has two parameters
@@ -27,15 +25,10 @@ class PowerLaw(NamedTuple):
 
 
 class PowerLawFit(NamedTuple):
-    """A fit to runs, with intervals over the runs."""
+    """A fit to all runs, and one to those of each seed, whose spread is that of the seeds."""
 
     law: PowerLaw
-    exponent: Interval
-    drawn: tuple[PowerLaw, ...]  # fits to the bootstrap's samples
-
-    def interval_at(self, x: Float[np.ndarray, " n"]) -> list[Interval]:
-        """The middle 95% of the drawn curves at each x."""
-        return [interval(values) for values in np.stack([law.at(x) for law in self.drawn], axis=1).tolist()]
+    by_seed: tuple[PowerLaw, ...]
 
 
 def fit_power_law(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> PowerLaw:
@@ -71,24 +64,22 @@ def _fit_constants(
     return float(scales[best]), float(-slopes[best]), float(constants[best])
 
 
-def fit_runs(runs: Mapping[float, Sequence[float]], draws: int = 200, seed: int = 0) -> PowerLawFit | None:
-    """Fit a power law to runs, with a bootstrap that resamples the runs at each x.
+def fit_runs(runs: Mapping[float, Sequence[float]]) -> PowerLawFit | None:
+    """Fit a power law to runs, and one to those of each seed.
+
+    An interval by Student's t over the fits of the seeds has its level. One from a bootstrap of three runs at each x
+    does not: in simulations, 70% to 83% of its 95% intervals had the true exponent, and 95% to 97% of these.
 
     Args:
-        runs: values of y of the runs by x, all positive.
-        draws: samples of the bootstrap.
-        seed: of the samples.
+        runs: values of y of the runs by x, all positive; those of the same seed at the same place.
 
     Returns:
-        The fit, or None if there are fewer than three different x, or a value that is not positive.
+        The fits, or None if there are fewer than three different x, or a value that is not positive.
     """
     if len(runs) < _MIN_PLACES or min(*runs, *(min(values) for values in runs.values())) <= 0:
         return None
-    rng = np.random.default_rng(seed)
+    places = np.asarray([*runs], float)
+    by_seed = [np.asarray(values, float) for values in zip(*runs.values(), strict=False)]  # those that all x have
     x = np.concatenate([np.full(len(values), place) for place, values in runs.items()])
-    drawn = []
-    for _ in range(draws):
-        y = np.concatenate([rng.choice(np.asarray(values, float), len(values)) for values in runs.values()])
-        drawn.append(fit_power_law(x, y))
     law = fit_power_law(x, np.concatenate([np.asarray(values, float) for values in runs.values()]))
-    return PowerLawFit(law, interval([one.exponent for one in drawn]), tuple(drawn))
+    return PowerLawFit(law, tuple(fit_power_law(places, y) for y in by_seed))

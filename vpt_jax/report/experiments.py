@@ -76,23 +76,28 @@ def read_experiment(file: Path) -> Experiment:
 
 
 def write_experiments_page(file: Path, title: str, experiments: Sequence[Experiment]) -> None:
-    """Write a page of experiments, atomically: all verdicts, then each experiment's claim, chart, values and notes."""
+    """Write a page of experiments, atomically: all verdicts, then each experiment's claim, chart, values and notes.
+
+    Of a single experiment, the verdicts are with the rest.
+    """
     verdicts = [(experiment.title, *_verdict_row(one)) for experiment in experiments for one in experiment.verdicts]
     held = sum(one.holds for experiment in experiments for one in experiment.verdicts)
-    summary = section(
-        f"Verdicts: {held} of {len(verdicts)} expectations hold",
-        table(["Experiment", "Expectation", "Measured", "Holds"], verdicts),
-    )
-    write_text(file, page(title, [summary, *map(_experiment_section, experiments)]))
+    heading = f"Verdicts: {held} of {len(verdicts)} expectations hold"
+    if len(experiments) == 1:
+        sections = [_experiment_section(experiments[0], heading)]
+    else:
+        summary = section(heading, table(["Experiment", "Expectation", "Measured", "Holds"], verdicts))
+        sections = [summary, *(_experiment_section(one, one.title) for one in experiments)]
+    write_text(file, page(title, sections))
 
 
 def _verdict_row(verdict: Verdict) -> tuple[str, str, str]:
     return verdict.expectation, verdict.measured, "yes" if verdict.holds else "NO"
 
 
-def _experiment_section(experiment: Experiment) -> str:
+def _experiment_section(experiment: Experiment, heading: str) -> str:
     return section(
-        experiment.title,
+        heading,
         paragraph(f"Claim: {experiment.claim} ({experiment.source})"),
         grid([_chart(experiment)], 40),
         table(["Expectation", "Measured", "Holds"], [*map(_verdict_row, experiment.verdicts)]),
@@ -106,9 +111,19 @@ def _value_rows(experiment: Experiment) -> Iterator[tuple[str, str, str, str]]:
         if len(series.points) <= _SOLID_POINTS:
             for x, y, low, high in series.points:
                 name = x if isinstance(x, str) else f"{x:g}"
-                yield name, f"{y:.4g}", f"{low:.4g} to {high:.4g}", series.name
+                yield name, f"{y:.4g}", "" if low == high else f"{low:.4g} to {high:.4g}", series.name
     for name, y in experiment.baselines.items():
         yield "", f"{y:.4g}", "", f"baseline: {name}"
+
+
+def _colours(series: Sequence[Series]) -> list[str]:
+    """Colours of the lines; a fit has that of the measured points before it."""
+    numbers: list[int] = []
+    fits = [len(one.points) > _SOLID_POINTS for one in series]
+    for i, fit in enumerate(fits):
+        same = fit and i and not fits[i - 1]
+        numbers.append(numbers[-1] if same else max(numbers, default=-1) + 1)
+    return [_COLOURS[number % len(_COLOURS)] for number in numbers]
 
 
 def _chart(experiment: Experiment) -> str:
@@ -116,12 +131,12 @@ def _chart(experiment: Experiment) -> str:
     places = list(dict.fromkeys(point.x for series in experiment.series for point in series.points))
     numbers = [place for place in places if not isinstance(place, str)]
     names = [] if len(numbers) == len(places) else [str(place) for place in places]
-    lines = []
-    for i, (name, points) in enumerate(experiment.series):
+    lines, colours = [], _colours(experiment.series)
+    for colour, (name, points) in zip(colours, experiment.series, strict=True):
         x = [float(names.index(str(point.x)) if names else point.x) for point in points]
         y, intervals = [point.y for point in points], [(point.low, point.high) for point in points]
         style = "--" if len(points) > _SOLID_POINTS else " " if names else "-"
-        lines.append(Line(name, x, y, _COLOURS[i % len(_COLOURS)], style, intervals=intervals))
+        lines.append(Line(name, x, y, colour, style, intervals=intervals))
     ends = [-0.5, len(names) - 0.5] if names else [min(numbers), max(numbers)]
     lines += [Line(name, ends, [y, y], "muted", "--", 1.2) for name, y in experiment.baselines.items()]
     marked = {point.x for series in experiment.series if len(series.points) <= _SOLID_POINTS for point in series.points}

@@ -200,7 +200,7 @@ def curve(
         if names:
             axes.set_xlim(-0.5, len(names) - 0.5)
             axes.set_xticks(range(len(names)), names)
-        _label_ends(axes, [line for line in lines if line.label])
+        _label_ends(axes, [line for line in lines if line.label], categories=bool(names))
         figure.savefig(svg, format="svg", transparent=True, metadata=no_metadata)
     return f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{_inline(svg.getvalue(), title)}</figure>'
 
@@ -239,14 +239,17 @@ def _make_logarithmic(axes: Axes, ticks: Sequence[float]) -> None:
     axes.set_xticks([], minor=True)
 
 
-def _label_ends(axes: Axes, lines: Sequence[Line], gap: float = 0.08) -> None:
-    """Draw the labels at the right ends, moved apart where they would overlap (`gap`: share of the height)."""
+def _label_ends(axes: Axes, lines: Sequence[Line], gap: float = 0.08, categories: bool = False) -> None:
+    """Draw the labels at the right ends, moved apart where they would overlap (`gap`: share of the height).
+
+    With categories, only a constant line has its value: of the others it would be that of the last category.
+    """
     low, high = axes.get_ylim()
     lines = sorted(lines, key=lambda line: line.y[-1])
     wanted = np.clip([(line.y[-1] - low) / (high - low) for line in lines], 0, 1)
     stacked = gap * np.arange(len(lines))
     for line, y in zip(lines, np.maximum.accumulate(wanted - stacked) + stacked, strict=True):
-        text = f"{line.label} {line.y[-1]:.2f}"
+        text = line.label if categories and len(set(line.y)) > 1 else f"{line.label} {line.y[-1]:.2f}"
         axes.text(1.02, y, text, color=COLOURS[line.colour][0], va="center", transform=axes.transAxes)
 
 
