@@ -20,10 +20,10 @@ def get_config(variant: str = "demo") -> ConfigDict:
 
     # Folder of all experiments; a run in an existing folder resumes.
     config.workdir = "runs/paper"
-    # Variant of the experiments' configs.
+    # Variant of the programs' configs.
     config.size = variant
-    # Names of the experiments to run, of EXPERIMENTS in launch/paper.py; empty: all.
-    config.experiments = ()
-    # Experiments that run in parallel; each uses one processor core. Use 1 with an accelerator.
+    # Names of the programs to run, of PROGRAMS in launch/paper.py; empty: all.
+    config.programs = ()
+    # Programs that run in parallel; each uses one processor core. Use 1 with an accelerator.
     config.max_parallel = 2
     return config

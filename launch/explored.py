@@ -8,8 +8,9 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from demo.explored_report import RANDOM, SCRIPTED, Runs, write_experiments
-from demo.stages import Stage, Stages, checkpoint, environment, flags, program
+from demo.explored_report import RANDOM, SCRIPTED, Runs, make_experiments
+from demo.results import write_results
+from demo.stages import Stage, checkpoint, flags, make_stages, program
 from ml_collections import ConfigDict
 
 from vpt_jax.system import command_line
@@ -27,16 +28,16 @@ def run(config: ConfigDict) -> None:
     """Run all stages that are not done, and write the results."""
     check(config)
     folder = Path(config.workdir).resolve()
-    pipeline = Stages(list(stages(config, folder)), folder / "stages", environment(folder, config.max_parallel), ROOT)
-    pipeline.run(config.max_parallel)
+    make_stages(config, stages(config, folder), ROOT).run(config.max_parallel)
     repetitions = [runs_of(config, folder, seed) for seed in config.seeds]
-    files, verdicts = write_experiments(folder, repetitions, f"level {config.level}, frames of {config.size} pixels")
-    print("\n" + "\n".join(verdicts) + f"\nresults: {', '.join(map(str, files))}", flush=True)
+    experiments = make_experiments(repetitions, f"level {config.level}, frames of {config.size} pixels")
+    title = "Scripted against explored play for the inverse dynamics model"
+    write_results(config, folder / "report.html", title, experiments)
 
 
 def check(config: ConfigDict) -> None:
     """Validate fields that would fail only in a later stage."""
-    for field in ("max_parallel", "rounds", "episodes", "held_out", "policy_steps"):
+    for field in ("rounds", "episodes", "held_out", "policy_steps"):
         if config[field] < 1:
             raise ConfigError(f"config.{field} is {config[field]}, and must be 1 or more")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):

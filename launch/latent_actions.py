@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from demo.latent_report import Runs, write_experiments
-from demo.stages import Stage, Stages, checkpoint, environment, flags, program
+from demo.latent_report import Runs, make_experiments
+from demo.results import write_results
+from demo.stages import Stage, checkpoint, flags, make_stages, program
 from ml_collections import ConfigDict
 from pipeline import LABEL, PREPARE, data_stages, held_out_data
 
@@ -27,17 +28,13 @@ def run(config: ConfigDict) -> None:
     check(config)
     folder = Path(config.workdir).resolve()
     runs = runs_of(config, folder)
-    pipeline = Stages(
-        list(stages(config, folder, runs)), folder / "stages", environment(folder, config.max_parallel), ROOT
-    )
-    pipeline.run(config.max_parallel)
-    print("\n" + "\n".join(write_experiments(folder / "experiments", runs)), flush=True)
+    make_stages(config, stages(config, folder, runs), ROOT).run(config.max_parallel)
+    title = "Latent actions against an inverse dynamics model"
+    write_results(config, folder / "report.html", title, make_experiments(runs))
 
 
 def check(config: ConfigDict) -> None:
     """Validate fields that would fail only in a later stage."""
-    if config.max_parallel < 1:
-        raise ConfigError(f"config.max_parallel is {config.max_parallel}: at least one stage must run")
     if len(config.steps) != len(config.minutes) or not config.steps:
         raise ConfigError(
             f"config.steps is {config.steps}: it must have a number for each of config.minutes, {config.minutes}"

@@ -21,7 +21,8 @@ from launch import sweep
 from tests import programs
 from tests.demo.test_loop_report import write_recorded
 from tests.programs import ROOT
-from vpt_jax.report.experiments import read_experiment
+from vpt_jax.report.experiments import Experiment, Point, Series, Verdict, read_experiment, write_experiment
+from vpt_jax.system.errors import ConfigError
 from vpt_jax.training.checkpoints import load_policy
 
 PROGRAM = """
@@ -80,15 +81,30 @@ def test_a_sweep_writes_a_table_an_experiment_and_a_page(config, tmp_path, capsy
         ("tiny-seed0", "tiny", 0, 1, 1.0), ("tiny-seed1", "tiny", 1, 1, 1.01),
     ]  # fmt: skip
     assert all(0 < row["seconds"] < 5 for row in rows)
-    experiment = read_experiment(folder / "experiment.json")
+    experiment = read_experiment(tmp_path / "sweep" / "results" / "mine.json")
     assert [verdict.holds for verdict in experiment.verdicts] == [True, True]
     assert "Sizes" in (folder / "report.html").read_text()
-    assert f"4 of 4 runs are done; results: {folder / 'report.html'}" in capsys.readouterr().out
+    assert f"figures: {folder / 'report.html'}\n\n4 of 4 runs are done\n" in capsys.readouterr().out
     sweep.run(config)
     assert ran(config, "began") == STAGES  # nothing runs twice
     config.seeds = (2, 1, 0)  # nor if there are more runs, in another order
     sweep.run(config)
     assert ran(config, "began") == sorted([*STAGES, "policy-nano-seed2", "policy-tiny-seed2"])
+
+
+def test_a_chain_of_stages_has_the_result_that_its_last_program_wrote(config, tmp_path):
+    config.vary, config.seeds = ConfigDict(), (0,)
+    config.report.update(stage="data", file="found.json")
+    with pytest.raises(ConfigError, match=r"config.report.file is 'found.json', which the stage data-\w{8} has not w"):
+        sweep.run(config)
+    (folder,) = (tmp_path / "sweep").glob("data-*")
+    point = Point("a", 1.0, 0.5, 1.5)
+    experiment = Experiment("t", "c", "s", "x", "y", (Series("m", (point,)),), {}, (Verdict("e", "1", False),))
+    write_experiment(folder / "found.json", experiment)
+    sweep.run(config)
+    assert read_experiment(tmp_path / "sweep" / "results" / "mine.json") == experiment
+    assert ran(config, "began") == ["data", "policy-seed0"]
+    assert {file.name for file in (tmp_path / "sweep" / "mine").iterdir()} >= {"report.html"}
 
 
 def test_a_stopped_sweep_resumes_with_what_is_left(config, tmp_path):
@@ -125,7 +141,7 @@ def test_indices_give_the_results_of_the_whole_sweep(config, tmp_path, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if "of 4 runs are done" in line]
     assert [line[:6] for line in lines] == [f"{n} of 4" for n in (4, 0, 1, 2, 3, 4)]
     assert ran(config, "began") == STAGES
-    results = [read_experiment(tmp_path / name / "mine" / "experiment.json") for name in ("sweep", "whole")]
+    results = [read_experiment(tmp_path / name / "results" / "mine.json") for name in ("sweep", "whole")]
     assert results[0] == results[1]
 
 
