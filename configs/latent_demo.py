@@ -5,9 +5,8 @@
 Not of the VPT paper: LAPA's claim (arXiv 2410.11758) that pretraining without labels approaches pretraining with action
 labels, measured for labels. Codes of frame pairs are learnt from play whose actions are not used; then both models get
 the same few labelled minutes, label the same play, and a policy is cloned from the labels of each. After a stop or
-kill, run the same command again to resume. The result is WORKDIR/report.html, with its figures as files
-latent_frames.json, latent_policies.json and of the labels' latent_loss.json, latent_keys.json, latent_pitch.json and
-latent_yaw.json.
+kill, run the same command again to resume. The results are the files WORKDIR/results/*.json
+(vpt_jax/report/experiments.py), and are printed.
 
 Variants: `:demo` (default), for two CPU cores, and `:small`, which tries the program out in minutes: its figures mean
 nothing.

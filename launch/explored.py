@@ -9,10 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from demo.explored_report import RANDOM, SCRIPTED, Runs, make_experiments
-from demo.results import write_results
-from demo.stages import Stage, checkpoint, flags, make_stages, program
+from demo.stages import Stage, checkpoint, flags, make_stages, program, results_folder
 from ml_collections import ConfigDict
 
+from vpt_jax.report.experiments import verdict_lines, write_experiment, write_experiments_page
 from vpt_jax.system import command_line
 from vpt_jax.system.errors import ConfigError
 
@@ -31,8 +31,12 @@ def run(config: ConfigDict) -> None:
     make_stages(config, stages(config, folder), ROOT).run(config.max_parallel)
     repetitions = [runs_of(config, folder, seed) for seed in config.seeds]
     experiments = make_experiments(repetitions, f"level {config.level}, frames of {config.size} pixels")
-    title = "Scripted against explored play for the inverse dynamics model"
-    write_results(config, folder / "report.html", title, experiments)
+    for experiment_name, experiment in experiments.items():
+        write_experiment(results_folder(config) / f"{experiment_name}.json", experiment)
+    title, page = "Scripted against explored play for the inverse dynamics model", folder / "report.html"
+    write_experiments_page(page, title, [*experiments.values()])
+    verdicts = [line for experiment in experiments.values() for line in verdict_lines(experiment)]
+    print("\n" + "\n".join(verdicts) + f"\nfigures: {page}", flush=True)
 
 
 def check(config: ConfigDict) -> None:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from demo.latent_report import Runs, make_experiments
-from demo.results import write_results
-from demo.stages import Stage, checkpoint, flags, make_stages, program
+from demo.latent_report import Runs, write_experiments
+from demo.stages import Stage, checkpoint, flags, make_stages, program, results_folder
 from ml_collections import ConfigDict
 from pipeline import LABEL, PREPARE, data_stages, held_out_data
 
@@ -29,8 +28,7 @@ def run(config: ConfigDict) -> None:
     folder = Path(config.workdir).resolve()
     runs = runs_of(config, folder)
     make_stages(config, stages(config, folder, runs), ROOT).run(config.max_parallel)
-    title = "Latent actions against an inverse dynamics model"
-    write_results(config, folder / "report.html", title, make_experiments(runs))
+    print("\n" + "\n".join(write_experiments(results_folder(config), runs)), flush=True)
 
 
 def check(config: ConfigDict) -> None:

@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from demo.stages import Stages, make_stages
+from demo.stages import Stages, environment
 from ml_collections import ConfigDict
 from sweeps.plan import SHARED, Plan, make_plan
-from sweeps.results import write_sweep
+from sweeps.results import write_results
 
 from vpt_jax.system import command_line
+from vpt_jax.system.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print all runs and commands only.")
@@ -32,10 +33,14 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print all runs and commands only
 
 def run(config: ConfigDict) -> None:
     """Do the stages of `config.index` that are not done, and write the results."""
+    if config.max_parallel < 1:
+        raise ConfigError(f"config.max_parallel is {config.max_parallel}: at least one stage must run")
     plan = make_plan(config, ROOT)
+    folder = Path(config.workdir).resolve()
+    variables = environment(folder, config.max_parallel)
 
     def stages(index: str) -> Stages:
-        return make_stages(config, plan.select(index), ROOT)
+        return Stages(plan.select(index), folder / "stages", variables, ROOT)
 
     if _DRY_RUN.value:
         print("\n".join(listing(plan, stages(""))))
@@ -48,9 +53,9 @@ def run(config: ConfigDict) -> None:
     everything = stages("")
     if {stage.name for stage in plan.stages} - everything.finished().keys() <= plan.joint:
         everything.run(config.max_parallel)  # the last run to end does what needs all runs
-    write_sweep(config, plan, everything.finished())
+    page = write_results(config, plan, everything.finished())
     done = sum(everything.finished().keys() >= run.stages for run in plan.runs)
-    print(f"\n{done} of {len(plan.runs)} runs are done", flush=True)
+    print(f"\n{done} of {len(plan.runs)} runs are done" + (f"; results: {page}" if page else ""), flush=True)
 
 
 def listing(plan: Plan, stages: Stages) -> list[str]:

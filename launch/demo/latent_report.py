@@ -1,10 +1,10 @@
-"""Results of latent actions against an inverse dynamics model, as experiments.
+"""Results of latent actions against an inverse dynamics model, as files of `vpt_jax/report/experiments.py`.
 
 Every figure is of the held-out split `test`, which selects nothing, with a 95% interval by bootstrap over its episodes.
 All models are those of their last step.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ from vpt_jax.evaluation.metrics import (
     compute_totals,
 )
 from vpt_jax.evaluation.resampling import Figure, figures_with_intervals
-from vpt_jax.report.experiments import Experiment, Point, Series, Verdict
+from vpt_jax.report.experiments import Experiment, Point, Series, Verdict, write_experiment
 from vpt_jax.training.behavioural_cloning import predict_next
 from vpt_jax.training.checkpoints import load_idm, load_latent_actions, load_policy
 from vpt_jax.training.latent_actions import frame_measures, predict_next_frames
@@ -44,6 +44,12 @@ _SOURCE = (
     "the frames that an inverse dynamics model sees."
 )
 _MINUTES = "minutes of labelled play"
+_TITLES = {  # metric: title of the figure, its unit, True if more is better
+    "nll": ("Loss of labels", "nats per frame", False),
+    "f1/mean": ("Keys of labels", f"mean F1 of keys held in more than {COMMON_SHARE:.0%} of frames", True),
+    "mouse_r2/pitch": ("Pitch of labels", "R2 of the likeliest bin", True),
+    "mouse_r2/yaw": ("Yaw of labels", "R2 of the likeliest bin", True),
+}
 
 
 class Runs(NamedTuple):
@@ -56,23 +62,6 @@ class Runs(NamedTuple):
     policies: Mapping[str, Path]  # cloned from the labels of each model
 
 
-class _Title(NamedTuple):
-    experiment: str  # the end of its name
-    text: str
-    unit: str
-    more: bool  # more is better
-
-
-_TITLES = {  # by metric
-    "nll": _Title("loss", "Loss of labels", "nats per frame", False),
-    "f1/mean": _Title(
-        "keys", "Keys of labels", f"mean F1 of keys held in more than {COMMON_SHARE:.0%} of frames", True
-    ),
-    "mouse_r2/pitch": _Title("pitch", "Pitch of labels", "R2 of the likeliest bin", True),
-    "mouse_r2/yaw": _Title("yaw", "Yaw of labels", "R2 of the likeliest bin", True),
-}
-
-
 class _Pair(NamedTuple):
     """Sums of one episode of two models, for the interval of their difference."""
 
@@ -80,13 +69,25 @@ class _Pair(NamedTuple):
     idm: Totals
 
 
-def make_experiments(runs: Runs) -> dict[str, Experiment]:
-    """All experiments by name."""
+def write_experiments(folder: Path, runs: Runs) -> list[str]:
+    """Write all results into a folder; returns them as lines of text, whatever they show."""
+    results = {"latent-frames": _frames_experiment(runs), "latent-policies": _policies_experiment(runs)}
     labels = _label_totals(runs)
-    experiments = {
-        f"latent_{title.experiment}": _labels_experiment(runs, labels, metric) for metric, title in _TITLES.items()
-    }
-    return experiments | {"latent_policies": _policies_experiment(runs), "latent_frames": _frames_experiment(runs)}
+    results |= {f"latent-{metric.replace('/', '-')}": _labels_experiment(runs, labels, metric) for metric in _TITLES}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, experiment in results.items():
+        write_experiment(folder / f"{name}.json", experiment)
+    return [line for experiment in results.values() for line in _lines(experiment)]
+
+
+def _lines(experiment: Experiment) -> Iterator[str]:
+    yield f"{experiment.title} ({experiment.y_label})"
+    for name, points in experiment.series:
+        yield from (f"  {name}, {x}: {y:.4g} ({low:.4g} to {high:.4g})" for x, y, low, high in points)
+    yield from (f"  baseline {name}: {value:.4g}" for name, value in experiment.baselines.items())
+    yield from (f"  {note}" for note in experiment.notes)
+    for expectation, measured, holds in experiment.verdicts:
+        yield f"  {'yes' if holds else 'NO':<4}{expectation}: {measured}"
 
 
 def _point(x: float | str, figure: Figure) -> Point:
@@ -174,7 +175,7 @@ def _labeller_totals(workdir: Path, episodes: Sequence[Episode]) -> list[Totals]
 
 def _labels_experiment(runs: Runs, labels: Mapping[str, Mapping[float, list[Totals]]], metric: str) -> Experiment:
     """Quality of labels against minutes of labelled play, by one metric."""
-    space, (_, title, unit, more) = _stream(runs.recorded, "test", "keep").space, _TITLES[metric]
+    space, (title, unit, more) = _stream(runs.recorded, "test", "keep").space, _TITLES[metric]
     compute = partial(compute_metrics, space)
     figures = {
         name: {minutes: figures_with_intervals(totals, compute)[metric] for minutes, totals in by_minutes.items()}
@@ -225,7 +226,7 @@ def _comparison(space: ActionSpace, labels: Mapping[str, Mapping[float, list[Tot
 
     pairs = [_Pair(*both) for both in zip(labels[LATENT][x], labels[IDM][x], strict=True)]
     gap = figures_with_intervals(pairs, difference)[metric]
-    return f"At {x:g} minutes, {LATENT} minus {IDM}: {_text(gap)}; {_better(gap, _TITLES[metric].more)}."
+    return f"At {x:g} minutes, {LATENT} minus {IDM}: {_text(gap)}; {_better(gap, _TITLES[metric][2])}."
 
 
 def _better(gap: Figure, more: bool) -> str:

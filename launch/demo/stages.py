@@ -94,6 +94,16 @@ def make_stages(config: ConfigDict, stages: Iterable[Stage], root: Path) -> "Sta
     return Stages(list(stages), folder / "stages", environment(folder, config.max_parallel), root)
 
 
+def results_folder(config: ConfigDict) -> Path:
+    """Folder of a program's files of results (vpt_jax/report/experiments.py), which exists.
+
+    It is `config.result_files`, or `results` in `config.workdir`.
+    """
+    folder = Path(config.result_files or Path(config.workdir) / "results").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 class _RunningStage(NamedTuple):
     process: subprocess.Popen[str]
     reader: threading.Thread

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from demo.results import write_results
+from demo.stages import results_folder
 from ml_collections import ConfigDict
 from scipy import stats
 
@@ -24,6 +24,8 @@ from vpt_jax.report.experiments import (
     Series,
     Verdict,
     read_experiment,
+    write_experiment,
+    write_experiments_page,
 )
 from vpt_jax.system.atomic_files import atomic_write
 from vpt_jax.system.errors import ConfigError
@@ -39,10 +41,8 @@ Row = dict[str, Any]  # of the table: `run`, the varied names, `seed`, `seconds`
 Groups = Mapping[float | str, Sequence[float]]  # metric of the runs, by their place on the x axis
 
 
-def write_sweep(config: ConfigDict, plan: Plan, seconds: Mapping[str, float]) -> Path | None:
+def write_results(config: ConfigDict, plan: Plan, seconds: Mapping[str, float]) -> Path | None:
     """Write the table of the finished runs and, once all are finished, the experiment and its page.
-
-    With `config.report.file`, the experiment is that file, and there is no table.
 
     Args:
         config: of the sweep.
@@ -54,34 +54,28 @@ def write_sweep(config: ConfigDict, plan: Plan, seconds: Mapping[str, float]) ->
     """
     folder = Path(config.workdir).resolve() / config.name
     with locked(folder, wait=True):  # so that of several processes, the last one writes the table of all
-        experiment = _written(config, plan, seconds) if config.report.file else _made(config, plan, seconds, folder)
-        if experiment is None:
+        rows = [*_rows(config, plan, seconds)]
+        if rows:
+            _write_table(folder / "table.parquet", rows)
+        if len(rows) < len(plan.runs):
             return None
+        experiment = _written(config, plan) if config.report.file else make_experiment(config, rows)
+        write_experiment(results_folder(config) / f"{config.name}.json", experiment)
         page = folder / "report.html"
-        write_results(config, page, experiment.title, {config.name: experiment})
+        write_experiments_page(page, experiment.title, [experiment])
     return page
 
 
-def _made(config: ConfigDict, plan: Plan, seconds: Mapping[str, float], folder: Path) -> Experiment | None:
-    """The experiment of all runs, whose table is written; None if some are not finished."""
-    rows = [*_rows(config, plan, seconds)]
-    if rows:
-        _write_table(folder / "table.parquet", rows)
-    return make_experiment(config, rows) if len(rows) == len(plan.runs) else None
-
-
-def _written(config: ConfigDict, plan: Plan, seconds: Mapping[str, float]) -> Experiment | None:
-    """The experiment that a stage of the only run has written; None if the run is not finished."""
+def _written(config: ConfigDict, plan: Plan) -> Experiment:
+    """The experiment that a stage of the only run has written."""
     (run,) = plan.runs
-    folder = run.folders[config.report.stage]
-    if not seconds.keys() >= run.stages:
-        return None
-    if not (folder / config.report.file).exists():
+    file = run.folders[config.report.stage] / config.report.file
+    if not file.exists():
         raise ConfigError(
-            f"config.report.file is {config.report.file!r}, which the stage {folder.name} has not written: its logs "
-            f"are in {folder}; delete that folder and its record in {config.workdir}/stages to repeat it"
+            f"config.report.file is {config.report.file!r}, which the stage {file.parent.name} has not written; its "
+            f"logs are in {file.parent}"
         )
-    return read_experiment(folder / config.report.file)
+    return read_experiment(file)
 
 
 def _rows(config: ConfigDict, plan: Plan, seconds: Mapping[str, float]) -> Iterator[Row]:
@@ -94,7 +88,9 @@ def _rows(config: ConfigDict, plan: Plan, seconds: Mapping[str, float]) -> Itera
 
 
 def _measure(config: ConfigDict, run: Run, folder: Path) -> dict[str, float]:
-    """Metrics of a run; those of baselines are called `BASELINE/METRIC`."""
+    """Metrics of a run; those of baselines are called `BASELINE/METRIC`. None if a program writes the result."""
+    if config.report.file:
+        return {}
     if config.stages[config.report.stage].program == "evaluate":
         figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
         return figures[run.name] | {f"{RANDOM} actions/{name}": value for name, value in figures[RANDOM].items()}

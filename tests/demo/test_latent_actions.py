@@ -57,14 +57,15 @@ def test_the_whole_experiment_on_a_small_scale(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
     experiments = {file.stem: read_experiment(file) for file in (tmp_path / "results").glob("*.json")}
     assert set(experiments) == {
-        "latent_frames", "latent_policies", "latent_loss", "latent_keys", "latent_pitch", "latent_yaw"
+        "latent-frames", "latent-policies", "latent-nll", "latent-f1-mean", "latent-mouse_r2-pitch",
+        "latent-mouse_r2-yaw"
     }  # fmt: skip
     for experiment in experiments.values():
         assert experiment.baselines
         assert experiment.verdicts
         assert all(low <= y <= high for series in experiment.series for _, y, low, high in series.points)
         assert experiment.title in done.stdout
-    labels = experiments["latent_loss"]
+    labels = experiments["latent-nll"]
     assert {series.name: [point.x for point in series.points] for series in labels.series} == {
         name: [0.1, 0.3] for name in latent_actions.CONFIGS
     }
