@@ -66,18 +66,6 @@ def write_results(config: ConfigDict, plan: Plan, seconds: Mapping[str, float]) 
     return page
 
 
-def _written(config: ConfigDict, plan: Plan) -> Experiment:
-    """The experiment that a stage of the only run has written."""
-    (run,) = plan.runs
-    file = run.folders[config.report.stage] / config.report.file
-    if not file.exists():
-        raise ConfigError(
-            f"config.report.file is {config.report.file!r}, which the stage {file.parent.name} has not written; its "
-            f"logs are in {file.parent}"
-        )
-    return read_experiment(file)
-
-
 def _rows(config: ConfigDict, plan: Plan, seconds: Mapping[str, float]) -> Iterator[Row]:
     for run in plan.runs:
         workdir = run.folders[config.report.stage]
@@ -88,12 +76,12 @@ def _rows(config: ConfigDict, plan: Plan, seconds: Mapping[str, float]) -> Itera
 
 
 def _measure(config: ConfigDict, run: Run, folder: Path) -> dict[str, float]:
-    """Metrics of a run; those of baselines are called `BASELINE/METRIC`. None if a program writes the result."""
-    if config.report.file:
-        return {}
+    """Metrics of a run; those of baselines are called `BASELINE/METRIC`."""
     if config.stages[config.report.stage].program == "evaluate":
         figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
         return figures[run.name] | {f"{RANDOM} actions/{name}": value for name, value in figures[RANDOM].items()}
+    if config.report.file:
+        return {}  # the program has written the result
     line = best_evaluation(folder)
     metrics = {name.removeprefix("test/"): value for name, value in line.items() if name.startswith("test/")}
     return {"step": line["step"]} | metrics | _of_data(folder)
@@ -218,3 +206,15 @@ def describe_fit(fit: PowerLawFit, groups: Mapping[float, Sequence[float]]) -> s
         f"{high:.3g}: {_LEVEL:.0%} of a bootstrap of the runs at each x, which is narrow for few seeds). It is drawn "
         f"from x = {min(groups):.3g} to {max(groups):.3g}, where the runs are, and says nothing beyond."
     )
+
+
+def _written(config: ConfigDict, plan: Plan) -> Experiment:
+    """The experiment that a stage of the only run has written."""
+    (run,) = plan.runs
+    file = run.folders[config.report.stage] / config.report.file
+    if not file.exists():
+        raise ConfigError(
+            f"config.report.file is {config.report.file!r}, which the stage {file.parent.name} has not written; its "
+            f"logs are in {file.parent}"
+        )
+    return read_experiment(file)

@@ -1,24 +1,12 @@
 """Plans of sweeps: runs, shared stages, names by content, selection by index, and errors of a config."""
 
-import ast
-import math
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 from sweeps.plan import make_plan
 
-from configs.sweeps import (
-    base,
-    heads,
-    hours,
-    idm_minutes,
-    null_actions,
-    parameters,
-    play_and_loss,
-    steering,
-    temporal_convolution,
-)
+from configs.sweeps import base, heads, hours, idm_minutes, null_actions, parameters, temporal_convolution
 from tests.programs import ROOT
 from tests.repository import load_config
 from vpt_jax.data.streams import NULL_RULES
@@ -27,7 +15,7 @@ from vpt_jax.models.presets import POLICIES
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.system.renamed_fields import field_names
 
-SWEEPS = [heads, hours, idm_minutes, null_actions, parameters, play_and_loss, steering, temporal_convolution]
+SWEEPS = [heads, hours, idm_minutes, null_actions, parameters, temporal_convolution]
 
 
 def small_sweep(**fields):
@@ -139,7 +127,6 @@ def test_a_choice_of_several_fields_is_one_value():
         (lambda c: c.vary.size.update(choices=("a b", "a_b")), r"the same name: \['a_b-seed0'"),
         (lambda c: c.stages.idm.update(settings=("x={dta}",)), r"'x={dta}', and 'dta' is neither a stage nor in"),
         (lambda c: c.stages.data.update(settings=("x={policy}",)), "config.stages: data, idm, policy need each other"),
-        (lambda c: c.report.update(file="a.json"), "config.report.file is 'a.json', the result of a single run"),
         (lambda c: c.update(seeded=("agent",)), "has 'agent', which is not in config.stages"),
         (lambda c: c.report.update(x="sizes"), "config.report.x is 'sizes': choose one of size, parameters"),
         (lambda c: c.report.update(better=(("nano", "large"),)), "config.report.better has 'large': choose among na"),
@@ -157,18 +144,14 @@ def test_an_invalid_sweep_is_refused_before_it_starts(change, message):
 def test_the_sweeps_fields_are_those_of_the_programs(module, variant):
     config = module.get_config(variant)
     plan = make_plan(config, ROOT)
-    assert len(plan.runs) == len(config.seeds) * math.prod(len(axis.choices) for axis in config.vary.values())
-    if not config.report.file:
-        assert config.report.title
-        assert config.report.claim
+    assert len(plan.runs) == len(config.seeds) * len(next(iter(config.vary.values())).choices)
+    assert config.report.title
+    assert config.report.claim
     for stage in plan.stages:
         file, _, named = stage.command[2].removeprefix("--config=").partition(":")
         fields = field_names(load_config(str(Path(file).relative_to(ROOT)), named or None))
-        settings = dict(argument.removeprefix("--config.").split("=", 1) for argument in stage.command[3:])
-        assert settings.keys() <= {*fields}, stage.name
-        play = settings.get("play.settings", "()")
-        followed = {*field_names(load_config("configs/follow.py", settings.get("play.game")))}
-        assert {setting.partition("=")[0] for setting in ast.literal_eval(play)} <= followed
+        settings = [argument.removeprefix("--config.").partition("=")[0] for argument in stage.command[3:]]
+        assert set(settings) <= {*fields}, stage.name
 
 
 def test_the_sweeps_choices_exist():
@@ -181,3 +164,9 @@ def test_the_sweeps_choices_exist():
 def test_an_unknown_variant_is_named():
     with pytest.raises(ValueError, match=r"heads.py has no variant 'big'; choose one of demo, full, small"):
         heads.get_config("big")
+
+
+def test_the_sweeps_of_one_folder_share_the_recorded_play():
+    plans = [make_plan(module.get_config(), ROOT) for module in SWEEPS]
+    play = {stage.name for plan in plans for stage in plan.stages if stage.name.startswith(("recordings", "videos"))}
+    assert len(play) == 2

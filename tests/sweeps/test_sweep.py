@@ -21,8 +21,7 @@ from launch import sweep
 from tests import programs
 from tests.demo.test_loop_report import write_recorded
 from tests.programs import ROOT
-from vpt_jax.report.experiments import Experiment, Point, Series, Verdict, read_experiment, write_experiment
-from vpt_jax.system.errors import ConfigError
+from vpt_jax.report.experiments import read_experiment
 from vpt_jax.training.checkpoints import load_policy
 
 PROGRAM = """
@@ -90,21 +89,6 @@ def test_a_sweep_writes_a_table_an_experiment_and_a_page(config, tmp_path, capsy
     config.seeds = (2, 1, 0)  # nor if there are more runs, in another order
     sweep.run(config)
     assert ran(config, "began") == sorted([*STAGES, "policy-nano-seed2", "policy-tiny-seed2"])
-
-
-def test_a_chain_of_stages_has_the_result_that_its_program_wrote(config, tmp_path):
-    config.vary, config.seeds = ConfigDict(), (0,)
-    config.report.update(stage="data", file="found.json", better=())
-    with pytest.raises(ConfigError, match=r"config.report.file is 'found.json', which the stage data-\w{8} has not w"):
-        sweep.run(config)
-    (folder,) = (tmp_path / "sweep").glob("data-*")
-    point = Point("a", 1.0, 0.5, 1.5)
-    experiment = Experiment("t", "c", "s", "x", "y", (Series("m", (point,)),), {}, (Verdict("e", "1", False),))
-    write_experiment(folder / "found.json", experiment)
-    sweep.run(config)
-    assert read_experiment(tmp_path / "sweep" / "results" / "mine.json") == experiment
-    assert ran(config, "began") == ["data", "policy-seed0"]
-    assert (tmp_path / "sweep" / "mine" / "report.html").exists()
 
 
 def test_a_stopped_sweep_resumes_with_what_is_left(config, tmp_path):
