@@ -67,7 +67,7 @@ def config(tmp_path, monkeypatch):
 
 def test_the_result_is_the_file_of_the_stage(config, tmp_path):
     with pytest.raises(
-        ConfigError, match=r"config.report.file is 'found.json', which the stage policy-seed0-\w{8} has"
+        ConfigError, match=r"config.report.file is 'found.json', which the stage policy-seed0-\w{8} h"
     ):
         sweep.run(config)
     (folder,) = (tmp_path / "sweep").glob("policy-*")
@@ -89,5 +89,5 @@ def test_the_result_is_the_file_of_the_stage(config, tmp_path):
 )
 def test_the_result_of_a_program_is_that_of_a_single_run(config, fields):
     config.update(fields)
-    with pytest.raises(ConfigError, match="config.report.file is 'found.json', the result of a single run"):
+    with pytest.raises(ConfigError, match=r"config.report.file is 'found.json', the result of a single run"):
         sweep.run(config)
