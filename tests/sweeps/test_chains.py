@@ -66,9 +66,7 @@ def config(tmp_path, monkeypatch):
 
 
 def test_the_result_is_the_file_of_the_stage(config, tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"config.report.file is 'found.json', which the stage policy-seed0-\w{8} h"
-    ):
+    with pytest.raises(ConfigError, match=r"config.report.file is 'found.json', which the stage policy-seed0-\w{8} h"):
         sweep.run(config)
     (folder,) = (tmp_path / "sweep").glob("policy-*")
     point = Point("a", 1.0, 0.5, 1.5)
