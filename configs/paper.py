@@ -2,7 +2,7 @@
 
     python launch/paper.py
 
-Meant for three hours on two CPU cores. After a stop or kill, run the same command again to resume; finished experiments
+Takes less than three hours on two CPU cores by the estimate in docs/experiments.md. After a stop or kill, run the same command again to resume; finished experiments
 and stages are skipped. The result is WORKDIR/report.html, rewritten after each experiment.
 
 Variants: `:demo` (default), and `:small`, which tries all of it out in minutes: its verdicts mean nothing.

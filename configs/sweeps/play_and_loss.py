@@ -12,7 +12,7 @@ from vpt_jax.configs.sweeps import base
 # Little data and many steps, so that the loss can rise again; every checkpoint is evaluated, kept, and plays.
 _DEMO = ("steps=600", "evaluate_every=100", "save_every=100", "checkpoint.keep_last=6", "data.minutes=5.0")
 _PLAY = {
-    "demo": (),
+    "demo": ("choosing.episodes=10",),  # only the verdict on the best by play depends on these
     "full": (),
     "small": (
         "num_envs=2", "choosing.episodes=2", "reported.episodes=2", "game.arguments.seconds=3.0",

@@ -31,8 +31,8 @@ def test_no_model_of_explored_play_depends_on_actions_of_the_demonstrations(tmp_
             assert f"--config.data.train={scripted}" not in training_data
     assert "seed 0, round-2: play" in by_name["seed 0, round-2: prepare"].depends_on
     labels = by_name["seed 0, round-3: label the demonstrations for"]
-    assert labels.depends_on == ("seed 0, round-2: train an inverse dynamics model on 16 minutes",)
-    assert f"--config.idm={tmp_path / 'seed-0' / 'idm-round-2-16'}" in labels.command
+    assert labels.depends_on == ("seed 0, round-2: train an inverse dynamics model on 12 minutes",)
+    assert f"--config.idm={tmp_path / 'seed-0' / 'idm-round-2-12'}" in labels.command
     assert "--config.aspect=(1, 1)" in labels.command  # that of the recorded pictures: nothing is cropped or padded
 
 
