@@ -7,27 +7,29 @@ then that model labels videos of demonstrations, a policy is cloned from these l
 this policy's play, in rounds. VPT records people instead; here the scripted player stands for them. The models are
 trained on the same minutes of each play, by the same steps, and tested on held-out play of the scripted player.
 
-Takes about 25 minutes on two CPU cores (an estimate from single steps, not measured). After a stop or kill, run the
-same command again to resume; finished stages are skipped. The results are WORKDIR/explored_loss.json,
-explored_keys.json and explored_mouse.json (vpt_jax/report/experiments.py).
+Takes about half an hour on two CPU cores (an estimate, docs/experiments.md). After a stop or kill, run the
+same command again to resume; finished stages are skipped. The result is WORKDIR/report.html, with its figures as
+files explored_loss.json, explored_keys.json and explored_mouse.json.
 
-Variant `:tiny` checks the program in a few minutes; its figures mean nothing.
+Variants: `:demo` (default), and `:small`, which tries the program out in minutes: its figures mean nothing.
 """
 
 from ml_collections import ConfigDict
 
 from vpt_jax.configs.record import DEMO_LEVEL
 
-VARIANTS = ("full", "tiny")
+VARIANTS = ("demo", "small")
 
 
-def get_config(variant: str = "full") -> ConfigDict:
+def get_config(variant: str = "demo") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/explored.py has no variant {variant!r}; choose one of {', '.join(VARIANTS)}")
     config = ConfigDict()
 
     # Folder of all stages; a run in an existing folder resumes.
     config.workdir = "runs/explored"
+    # Folder of the result files, for a page of several experiments; empty: WORKDIR/results.
+    config.result_files = ""
     # Height and width of the frames. The game draws this size for every player, so that the plays differ in their
     # actions alone.
     config.size = 16
@@ -42,15 +44,15 @@ def get_config(variant: str = "full") -> ConfigDict:
     # Rounds of BCO after the one of random play: policies, and models that are trained on their play.
     config.rounds = 2
     # Episodes of each player: enough for the largest number of minutes below, although some end early.
-    config.episodes = 40
+    config.episodes = 30
     # Held-out episodes of the scripted player; they select nothing.
     config.held_out = 16
 
     # Minutes of play that the inverse dynamics models are trained on, and their steps. In each round, the model of the
     # most minutes labels the demonstrations: the videos of the scripted player's episodes.
-    config.idm = ConfigDict({"minutes": (4.0, 16.0), "steps": (100, 300)})
+    config.idm = ConfigDict({"minutes": (4.0, 12.0), "steps": (100, 250)})
     # Steps of each policy.
-    config.policy_steps = 300
+    config.policy_steps = 250
 
     # Further settings of the stages' configs, each "FIELD=VALUE".
     config.record = ()
@@ -59,13 +61,13 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.train_policy = ()
     config.evaluate = ()
     config.score = ()
-    if variant == "tiny":
-        _tiny(config)
+    if variant == "small":
+        _small(config)
     return config
 
 
-def _tiny(config: ConfigDict) -> None:
-    config.workdir = "runs/explored-tiny"
+def _small(config: ConfigDict) -> None:
+    config.workdir = "runs/explored-small"
     config.seconds = 4.0
     config.seeds = (0,)
     config.rounds, config.episodes, config.held_out = 1, 4, 2

@@ -5,22 +5,27 @@
 Not of the VPT paper: LAPA's claim (arXiv 2410.11758) that pretraining without labels approaches pretraining with action
 labels, measured for labels. Codes of frame pairs are learnt from play whose actions are not used; then both models get
 the same few labelled minutes, label the same play, and a policy is cloned from the labels of each. After a stop or
-kill, run the same command again to resume. The results are the files WORKDIR/experiments/*.json
+kill, run the same command again to resume. The results are the files WORKDIR/results/*.json
 (vpt_jax/report/experiments.py), and are printed.
 
-Variants: none, the experiment on two CPU cores; and `:tiny`, which only shows that it runs.
+Variants: `:demo` (default), for two CPU cores, and `:small`, which tries the program out in minutes: its figures mean
+nothing.
 """
 
 from ml_collections import ConfigDict
 
+VARIANTS = ("demo", "small")
 
-def get_config(variant: str = "") -> ConfigDict:
-    if variant not in ("", "tiny"):
-        raise ValueError(f"configs/latent_demo.py has no variant {variant!r}; choose none or tiny")
+
+def get_config(variant: str = "demo") -> ConfigDict:
+    if variant not in VARIANTS:
+        raise ValueError(f"configs/latent_demo.py has no variant {variant!r}; choose one of {', '.join(VARIANTS)}")
     config = ConfigDict()
 
     # Folder of all stages; a run in an existing folder resumes.
     config.workdir = "runs/latent-demo"
+    # Folder of the result files, for a page of several experiments; empty: WORKDIR/results.
+    config.result_files = ""
     # Height and width of the models' input frames.
     config.size = 16
     # Stages that run in parallel; training uses one processor core each.
@@ -41,12 +46,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train_labellers = ()
     config.label = ()
     config.train_policy = ()
-    if variant == "tiny":
-        _tiny(config)
+    if variant == "small":
+        _small(config)
     return config
 
 
-def _tiny(config: ConfigDict) -> None:
+def _small(config: ConfigDict) -> None:
     """A few steps of everything, on seconds of play."""
     config.labelled, config.unlabelled, config.choosing, config.held_out = 4, 4, 1, 2
     config.record = ("seconds=6.0",)

@@ -2,8 +2,9 @@
 
     python launch/paper.py
 
-Meant for three hours on two CPU cores. After a stop or kill, run the same command again to resume; finished experiments
-and stages are skipped. The result is WORKDIR/report.html, rewritten after each experiment.
+Takes less than three hours on two CPU cores by the estimate in docs/experiments.md. After a stop or kill, run the same
+command again to resume; finished programs and stages are skipped. The result is WORKDIR/report.html, rewritten after
+each program.
 
 Variants: `:demo` (default), and `:small`, which tries all of it out in minutes: its verdicts mean nothing.
 """
@@ -20,10 +21,10 @@ def get_config(variant: str = "demo") -> ConfigDict:
 
     # Folder of all experiments; a run in an existing folder resumes.
     config.workdir = "runs/paper"
-    # Variant of the experiments' configs.
+    # Variant of the programs' configs.
     config.size = variant
-    # Names of the experiments to run, of EXPERIMENTS in launch/paper.py; empty: all.
-    config.experiments = ()
-    # Experiments that run in parallel; each uses one processor core. Use 1 with an accelerator.
+    # Names of the programs to run, of PROGRAMS in launch/paper.py; empty: all.
+    config.programs = ()
+    # Programs that run in parallel; each uses one processor core. Use 1 with an accelerator.
     config.max_parallel = 2
     return config

@@ -8,10 +8,11 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from demo.explored_report import RANDOM, SCRIPTED, Runs, write_experiments
-from demo.stages import Stage, Stages, checkpoint, environment, flags, program
+from demo.explored_report import RANDOM, SCRIPTED, Runs, make_experiments
+from demo.stages import Stage, checkpoint, flags, make_stages, program, results_folder
 from ml_collections import ConfigDict
 
+from vpt_jax.report.experiments import verdict_lines, write_experiment, write_experiments_page
 from vpt_jax.system import command_line
 from vpt_jax.system.errors import ConfigError
 
@@ -27,16 +28,20 @@ def run(config: ConfigDict) -> None:
     """Run all stages that are not done, and write the results."""
     check(config)
     folder = Path(config.workdir).resolve()
-    pipeline = Stages(list(stages(config, folder)), folder / "stages", environment(folder, config.max_parallel), ROOT)
-    pipeline.run(config.max_parallel)
+    make_stages(config, stages(config, folder), ROOT).run(config.max_parallel)
     repetitions = [runs_of(config, folder, seed) for seed in config.seeds]
-    files, verdicts = write_experiments(folder, repetitions, f"level {config.level}, frames of {config.size} pixels")
-    print("\n" + "\n".join(verdicts) + f"\nresults: {', '.join(map(str, files))}", flush=True)
+    experiments = make_experiments(repetitions, f"level {config.level}, frames of {config.size} pixels")
+    for experiment_name, experiment in experiments.items():
+        write_experiment(results_folder(config) / f"{experiment_name}.json", experiment)
+    title, page = "Scripted against explored play for the inverse dynamics model", folder / "report.html"
+    write_experiments_page(page, title, [*experiments.values()])
+    verdicts = [line for experiment in experiments.values() for line in verdict_lines(experiment)]
+    print("\n" + "\n".join(verdicts) + f"\nfigures: {page}", flush=True)
 
 
 def check(config: ConfigDict) -> None:
     """Validate fields that would fail only in a later stage."""
-    for field in ("max_parallel", "rounds", "episodes", "held_out", "policy_steps"):
+    for field in ("rounds", "episodes", "held_out", "policy_steps"):
         if config[field] < 1:
             raise ConfigError(f"config.{field} is {config[field]}, and must be 1 or more")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from demo.latent_report import Runs, write_experiments
-from demo.stages import Stage, Stages, checkpoint, environment, flags, program
+from demo.stages import Stage, checkpoint, flags, make_stages, program, results_folder
 from ml_collections import ConfigDict
 from pipeline import LABEL, PREPARE, data_stages, held_out_data
 
@@ -27,17 +27,12 @@ def run(config: ConfigDict) -> None:
     check(config)
     folder = Path(config.workdir).resolve()
     runs = runs_of(config, folder)
-    pipeline = Stages(
-        list(stages(config, folder, runs)), folder / "stages", environment(folder, config.max_parallel), ROOT
-    )
-    pipeline.run(config.max_parallel)
-    print("\n" + "\n".join(write_experiments(folder / "experiments", runs)), flush=True)
+    make_stages(config, stages(config, folder, runs), ROOT).run(config.max_parallel)
+    print("\n" + "\n".join(write_experiments(results_folder(config), runs)), flush=True)
 
 
 def check(config: ConfigDict) -> None:
     """Validate fields that would fail only in a later stage."""
-    if config.max_parallel < 1:
-        raise ConfigError(f"config.max_parallel is {config.max_parallel}: at least one stage must run")
     if len(config.steps) != len(config.minutes) or not config.steps:
         raise ConfigError(
             f"config.steps is {config.steps}: it must have a number for each of config.minutes, {config.minutes}"

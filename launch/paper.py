@@ -1,17 +1,17 @@
 """All small experiments in one command, and one page of their results (fields: configs/paper.py).
 
-Each experiment is a program that writes a file of vpt_jax/report/experiments.py; its command is printed, and you can
-run it yourself. Run again, the program skips finished experiments and resumes stopped ones.
+Each program in the table below writes the files of one or more experiments (vpt_jax/report/experiments.py); its command
+is printed, and you can run it yourself. Run again, finished programs are skipped, and stopped ones resume.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from demo.stages import Stage, Stages, environment, flags, program
+from demo.stages import Stage, flags, make_stages, program
 from ml_collections import ConfigDict
 
-from vpt_jax.report.experiments import read_experiment, write_experiments_page
+from vpt_jax.report.experiments import read_experiment, verdict_lines, write_experiments_page
 from vpt_jax.system import command_line
 from vpt_jax.system.errors import ConfigError
 
@@ -19,68 +19,65 @@ ROOT = Path(__file__).parents[1]
 
 
 class Row(NamedTuple):
-    """An experiment; {folder} in its texts is the work directory, {file} the file to write, and {size} the variant."""
+    """A program that measures, and the files of results that it writes."""
 
     program: str  # in launch/
-    config: str  # in configs/
-    settings: tuple[str, ...]  # of the config, FIELD=VALUE; one of them gives the program the file to write
+    config: str  # in configs/; its variants are those of configs/paper.py
+    files: str  # pattern of their names, without .json
 
 
-_SWEEP = ("workdir={folder}/sweeps", "experiment={file}", "max_parallel=1")  # in one folder, to share recorded play
-# One line adds an experiment, in the order of the page.
-EXPERIMENTS = {
-    "idm_minutes": Row("sweep.py", "sweeps/idm_minutes:{size}", _SWEEP),
-    "hours": Row("sweep.py", "sweeps/hours:{size}", _SWEEP),
-    "parameters": Row("sweep.py", "sweeps/parameters:{size}", _SWEEP),
-    "null_actions": Row("sweep.py", "sweeps/null_actions:{size}", _SWEEP),
-    "heads": Row("sweep.py", "sweeps/heads:{size}", _SWEEP),
-    "temporal_convolution": Row("sweep.py", "sweeps/temporal_convolution:{size}", _SWEEP),
+def _sweep(name: str) -> Row:
+    return Row("sweep.py", f"sweeps/{name}", name)
+
+
+# One line adds a program, in the order of the page. The long ones come first, so that both cores end at about the same
+# time.
+PROGRAMS = {
+    "idm_minutes": _sweep("idm_minutes"),
+    "explored": Row("explored.py", "explored", "explored*"),
+    "hours": _sweep("hours"),
+    "null_actions": _sweep("null_actions"),
+    "latent_actions": Row("latent_actions.py", "latent_demo", "latent*"),
+    "steering": _sweep("steering"),
+    "temporal_convolution": _sweep("temporal_convolution"),
+    "heads": _sweep("heads"),
+    "play_and_loss": _sweep("play_and_loss"),
+    "parameters": _sweep("parameters"),
 }
 
 
 def run(config: ConfigDict) -> None:
-    """Run all experiments that are not done, and write the page."""
+    """Run all programs that are not done, and write the page."""
     check(config)
     folder = Path(config.workdir).resolve()
-    (folder / "experiments").mkdir(parents=True, exist_ok=True)
-    pipeline = Stages(list(stages(config, folder)), folder / "stages", environment(folder, config.max_parallel), ROOT)
-    pipeline.run(config.max_parallel, lambda _: write_page(folder))
+    make_stages(config, stages(config, folder), ROOT).run(config.max_parallel, lambda _: write_page(folder))
     print("\n" + "\n".join(write_page(folder)) + f"\nfigures: {folder / 'report.html'}", flush=True)
 
 
 def check(config: ConfigDict) -> None:
     """Validate the config's fields."""
-    if config.max_parallel < 1:
-        raise ConfigError(f"config.max_parallel is {config.max_parallel}: at least one experiment must run")
-    if unknown := [name for name in config.experiments if name not in EXPERIMENTS]:
-        raise ConfigError(f"config.experiments has {unknown[0]!r}; choose among {', '.join(EXPERIMENTS)}")
+    if unknown := [name for name in config.programs if name not in PROGRAMS]:
+        raise ConfigError(f"config.programs has {unknown[0]!r}; choose among {', '.join(PROGRAMS)}")
 
 
 def stages(config: ConfigDict, folder: Path) -> Iterator[Stage]:
-    """A stage for each experiment."""
-    for name in config.experiments or EXPERIMENTS:
-        row, file = EXPERIMENTS[name], experiment_file(folder, name)
-        settings = tuple(setting.format(folder=folder, file=file, size=config.size) for setting in row.settings)
-        arguments = flags(ROOT, row.config.format(size=config.size), settings)
-        yield program(ROOT, name, row.program, arguments, output=file)
-
-
-def experiment_file(folder: Path, name: str) -> Path:
-    """File that an experiment writes."""
-    return folder / "experiments" / f"{name}.json"
+    """A stage for each program."""
+    for name in config.programs or PROGRAMS:
+        row = PROGRAMS[name]
+        settings = flags(
+            ROOT, f"{row.config}:{config.size}", max_parallel=1, result_files=folder / "results",
+            workdir=folder / Path(row.config).parts[0],  # one folder for all sweeps, to share recorded play
+        )  # fmt: skip
+        yield program(ROOT, name, row.program, settings)
 
 
 def write_page(folder: Path) -> list[str]:
-    """Write the page of all experiments whose file exists, also others than those above; returns the verdicts."""
-    files = {path.stem: path for path in sorted((folder / "experiments").glob("*.json"))}
-    names = [name for name in EXPERIMENTS if name in files]
-    experiments = [read_experiment(files[name]) for name in [*names, *sorted(files.keys() - EXPERIMENTS.keys())]]
+    """Write the page of all files of results, those of the table first; returns the verdicts, a line each."""
+    files = [file for row in PROGRAMS.values() for file in sorted((folder / "results").glob(f"{row.files}.json"))]
+    files += sorted({*(folder / "results").glob("*.json")} - {*files})
+    experiments = [*map(read_experiment, files)]
     write_experiments_page(folder / "report.html", "The paper's experiments at small scale", experiments)
-    return [
-        f"{'yes' if verdict.holds else 'NO':<4}{experiment.title}: {verdict.expectation}: {verdict.measured}"
-        for experiment in experiments
-        for verdict in experiment.verdicts
-    ]
+    return [line for experiment in experiments for line in verdict_lines(experiment)]
 
 
 if __name__ == "__main__":

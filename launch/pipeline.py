@@ -10,7 +10,7 @@ from pathlib import Path
 
 from demo.loop_report import Runs, write_loop_report
 from demo.progress_report import ProgressPage, labelled_play, recorded_play
-from demo.stages import Stage, Stages, checkpoint, environment, flags, program
+from demo.stages import Stage, checkpoint, flags, make_stages, program
 from ml_collections import ConfigDict
 
 from vpt_jax.report.films import FilmFrame
@@ -34,10 +34,10 @@ def run(config: ConfigDict) -> None:
     check(config)
     folder = Path(config.workdir).resolve()
     all_stages = list(stages(config, folder))
+    pipeline = make_stages(config, all_stages, ROOT)
     runs = runs_of(config, folder)
     folder.mkdir(parents=True, exist_ok=True)
     progress_page = ProgressPage(folder / "report.html", [stage.name for stage in all_stages], films_of(runs))
-    pipeline = Stages(all_stages, folder / "stages", environment(folder, config.max_parallel), ROOT)
     seconds = pipeline.run(config.max_parallel, partial(preview, progress_page))
     page, claims = write_loop_report(folder, runs, seconds)
     print("\n" + "\n".join(claims) + f"\nfigures and films: {page}", flush=True)
@@ -53,8 +53,6 @@ def preview(progress_page: ProgressPage, seconds: Mapping[str, float]) -> None:
 
 def check(config: ConfigDict) -> None:
     """Validate fields that would fail only in a later stage."""
-    if config.max_parallel < 1:
-        raise ConfigError(f"config.max_parallel is {config.max_parallel}: at least one stage must run")
     if any(setting.startswith("choice=") for setting in config.label):
         raise ConfigError(f"config.label is {config.label}: the report relies on the choice that each stage sets")
     for field in ("choosing", "held_out"):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from demo.stages import Stage, Stages, checkpoint, environment, flags, program
+from demo.stages import Stage, checkpoint, flags, make_stages, program
 from demo.tuning_report import write_tuning_report
 from ml_collections import ConfigDict
 
@@ -27,16 +27,11 @@ stage, arguments = partial(program, ROOT), partial(flags, ROOT)
 
 def run(config: ConfigDict) -> None:
     """Run all stages that are not done, and write the report."""
-    if config.max_parallel < 1:
-        raise ConfigError(f"config.max_parallel is {config.max_parallel}: at least one stage must run")
     cloned = Path(config.policy).resolve()
     if not (cloned / "checkpoints").exists():
         raise ConfigError(f"config.policy is {config.policy}, which holds no checkpoint: run `make demo` first")
     folder = Path(config.workdir).resolve()
-    pipeline = Stages(
-        list(stages(config, folder, cloned)), folder / "stages", environment(folder, config.max_parallel), ROOT
-    )
-    seconds = pipeline.run(config.max_parallel)
+    seconds = make_stages(config, stages(config, folder, cloned), ROOT).run(config.max_parallel)
     page, claims = write_tuning_report(folder, {name: workdir(folder, name) for name in RUNS}, CLONED, seconds)
     print("\n" + "\n".join(claims) + f"\nfigures and films: {page}", flush=True)
 

@@ -1,7 +1,8 @@
 """Fields common to all sweeps, and the stages on the embedded game that several of them have (launch/sweep.py).
 
 A sweep is a chain of stages, each a program of launch/ with its config, and values that are varied: every combination
-of them, with every seed, is a run. Stages that are equal in several runs are done once.
+of them, with every seed, is a run. Stages that are equal in several runs are done once. Without varied values, it is a
+chain of stages alone, whose last program may write the result itself (`report.file`).
 
 Variants of all sweeps: `:demo` (default), for minutes on two cores; `:full`, the paper's sizes on data of your own,
 whose folders are in `folders`; and `:small`, to try it out in a minute.
@@ -16,14 +17,14 @@ def get_config(name: str, variant: str) -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/sweeps/{name}.py has no variant {variant!r}; choose one of {', '.join(VARIANTS)}")
     config = ConfigDict()
-    # Name of the sweep; its results are in WORKDIR/NAME: table.parquet (a row for each run), experiment.json and
-    # report.html (curves with intervals, fits and verdicts).
+    # Name of the sweep; its results are in WORKDIR/NAME: table.parquet (a row for each run) and report.html (curves
+    # with intervals, fits and verdicts).
     config.name = name
     # Folder of all stages and results. Sweeps in the same folder share the stages that are equal, such as the recorded
     # play, also if they run at the same time.
     config.workdir = "runs/sweeps"
-    # File of the result, for a page of several experiments; empty: experiment.json with the other results.
-    config.experiment = ""
+    # Folder of the result file, NAME.json, for a page of several experiments; empty: WORKDIR/results.
+    config.result_files = ""
     # Stages that run in parallel on this machine, one processor core each. Use 1 with an accelerator.
     config.max_parallel = 2
     # Runs of this process: empty, all; a number, the run with this index, counted from 0, for one task of a Slurm
@@ -58,6 +59,9 @@ def _report() -> ConfigDict:
     report = ConfigDict()
     # Title; the paper's claim, and its section or figure with how far that is trusted.
     report.title = report.claim = report.source = ""
+    # File in the folder of `stage` that is the result; empty: it is made of the runs, by the fields below. A program
+    # that writes such a file measures a single run, so nothing varies.
+    report.file = ""
     # Stage that is measured, and its metric: of `train`, a metric of the held-out split `test`, at the step with the
     # lowest loss on `valid`; of `evaluate`, one of figures.json.
     report.stage, report.metric = "policy", "nll"
@@ -83,7 +87,10 @@ def stage(program: str, config: str, *settings: str) -> ConfigDict:
 
 
 def add_play(config: ConfigDict, variant: str) -> None:
-    """The dataset `data` of labelled play: stages that record an hour of the embedded game, or a folder of your own."""
+    """The dataset `data` of labelled play: stages that record an hour of the embedded game, or a folder of your own.
+
+    It has captions, which only policies with `data.text_embedder` read.
+    """
     if variant == "full":
         config.folders.data = "data/contractor"
         return
@@ -91,7 +98,7 @@ def add_play(config: ConfigDict, variant: str) -> None:
     config.stages.recordings = stage(
         "record", "record:demo", *_episode_length(variant), f"splits.train.episodes={train}",
         f"splits.valid.episodes={valid}", "splits.valid.seed=3500000", f"splits.test.episodes={test}",
-        "splits.test.seed=3000000",  # not among the seeds on which the settings of the demo were tuned
+        "captions=True", "splits.test.seed=3000000",  # not among the seeds on which the settings of the demo were tuned
     )  # fmt: skip
     config.stages.data = stage("prepare", "prepare", "recordings={recordings}", "height=16", "width=16")
 
@@ -127,8 +134,11 @@ def training_stage(kind: str, variant: str, *length: str, train: str = "{data}")
 
 
 def policy_stage(variant: str, train: str = "{data}") -> ConfigDict:
-    """A policy, cloned from the dataset `train`; that of the demo takes two to three minutes on a core."""
-    return training_stage("policy", variant, "steps=300", "evaluate_every=50", train=train)
+    """A policy, cloned from the dataset `train`.
+
+    That of the demo takes about two minutes on a core: all runs of configs/paper.py have to end in three hours.
+    """
+    return training_stage("policy", variant, "steps=240", "evaluate_every=80", train=train)
 
 
 _SMALL = (

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from vpt_jax.configs.sweeps import base
 
 MINUTES = {
-    "demo": (5.0, 10.0, 20.0, 40.0, 75.0),
+    "demo": (5.0, 12.0, 30.0, 75.0),
     "full": tuple(60.0 * hours for hours in (1, 10, 100, 1_000, 5_000, 70_000)),
     "small": (0.2, 0.4),
 }

@@ -13,7 +13,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
     config.seeded = ("idm",)
     config.vary.convolution = ConfigDict({"fields": ("idm.model.temporal_convolution",), "choices": (True, False)})
     base.add_play(config, variant)
-    config.stages.idm = base.training_stage("idm", variant, "steps=300", "evaluate_every=50")
+    config.stages.idm = base.training_stage("idm", variant, "steps=240", "evaluate_every=80")
     report = config.report
     report.title = "Temporal convolution of the inverse dynamics model"
     report.claim = "Without the temporal convolution, loss and accuracy are clearly worse"

@@ -12,7 +12,7 @@ import numpy as np
 
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation.baselines import idm_baselines
-from vpt_jax.report.experiments import Experiment, Point, Series, Verdict, write_experiment
+from vpt_jax.report.experiments import Experiment, Point, Series, Verdict
 
 SCRIPTED, RANDOM = "scripted", "random"
 
@@ -26,7 +26,7 @@ class Runs(NamedTuple):
 
 
 class _Metric(NamedTuple):
-    file: str
+    experiment: str  # its name
     name: str  # in score.json
     label: str
     sign: int  # 1: more is better; -1: less
@@ -36,11 +36,11 @@ class _Metric(NamedTuple):
 _CONSTANT = {SCRIPTED: "all released, no movement"}
 _METRICS = (
     _Metric(
-        "explored_loss.json", "nll", "nats per frame", -1,
+        "explored_loss", "nll", "nats per frame", -1,
         {SCRIPTED: "marginal distribution of the scripted play", RANDOM: "marginal distribution of the random play"},
     ),
-    _Metric("explored_keys.json", "key_exact", "share of frames with all keys right", 1, _CONSTANT),
-    _Metric("explored_mouse.json", "mouse_r2/yaw", "R2 of the mouse, yaw", 1, _CONSTANT),
+    _Metric("explored_keys", "key_exact", "share of frames with all keys right", 1, _CONSTANT),
+    _Metric("explored_mouse", "mouse_r2/yaw", "R2 of the mouse, yaw", 1, _CONSTANT),
 )  # fmt: skip
 _REPEAT = "previous action, which no video contains"
 _CLAIM = (
@@ -50,25 +50,21 @@ _CLAIM = (
 _SOURCE = "section 4.1; recalled, not checked against the paper's text, and without figures"
 
 
-def write_experiments(folder: Path, repetitions: Sequence[Runs], setting: str) -> tuple[list[Path], list[str]]:
-    """Write an experiment for each metric into a folder; returns the files and the verdicts, one line each.
+def make_experiments(repetitions: Sequence[Runs], setting: str) -> dict[str, Experiment]:
+    """An experiment for each metric, by name.
 
     Args:
-        folder: output folder.
         repetitions: the same comparison with different seeds.
         setting: the game and its frames, for the notes.
     """
-    files, lines = [], []
+    experiments = {}
     trivial = [_baselines(runs) for runs in repetitions]
     for metric in _METRICS:
         baselines = {
             name: float(np.mean([one[metric.name][name] for one in trivial])) for name in trivial[0][metric.name]
         }
-        experiment = _experiment(metric, repetitions, baselines, setting)
-        files.append(folder / metric.file)
-        write_experiment(files[-1], experiment)
-        lines += [f"{'yes' if one.holds else 'NO':<4}{one.expectation}: {one.measured}" for one in experiment.verdicts]
-    return files, lines
+        experiments[metric.experiment] = _experiment(metric, repetitions, baselines, setting)
+    return experiments
 
 
 def _experiment(

@@ -19,9 +19,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 from vpt_jax.system.atomic_files import read_json, write_text
 from vpt_jax.system.compilation_cache import VARIABLE
-from vpt_jax.system.errors import UserError
+from vpt_jax.system.errors import ConfigError, UserError
 from vpt_jax.system.workers import FolderInUseError, locked
 
 _POLL_INTERVAL = 0.05  # seconds
@@ -78,6 +80,28 @@ def environment(folder: Path, max_parallel: int) -> dict[str, str]:
     if max_parallel > 1:  # one core for each stage: the threads of two stages would wait for one another
         settings["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     return settings | os.environ
+
+
+def make_stages(config: ConfigDict, stages: Iterable[Stage], root: Path) -> "Stages":
+    """Stages of a program that runs `config.max_parallel` of them, recorded in its `config.workdir`.
+
+    Raises:
+        ConfigError: `config.max_parallel` is below 1.
+    """
+    if config.max_parallel < 1:
+        raise ConfigError(f"config.max_parallel is {config.max_parallel}: at least one must run")
+    folder = Path(config.workdir).resolve()
+    return Stages(list(stages), folder / "stages", environment(folder, config.max_parallel), root)
+
+
+def results_folder(config: ConfigDict) -> Path:
+    """Folder of a program's files of results (vpt_jax/report/experiments.py), which exists.
+
+    It is `config.result_files`, or `results` in `config.workdir`.
+    """
+    folder = Path(config.result_files or Path(config.workdir) / "results").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 class _RunningStage(NamedTuple):

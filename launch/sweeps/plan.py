@@ -242,7 +242,12 @@ def _check(config: ConfigDict) -> None:
                 raise ConfigError(f"config.vary.{name}.choices has {value!r}: give a value for each of {axis.fields}")
     if unknown := {*config.seeded, config.report.stage} - {*config.stages}:
         raise ConfigError(f"config.seeded or config.report.stage has {unknown.pop()!r}, which is not in config.stages")
-    if config.report.x not in {*config.vary, "parameters"}:
+    if config.report.file and (config.vary or len(config.seeds) > 1):
+        raise ConfigError(
+            f"config.report.file is {config.report.file!r}, the result of a single run: leave config.vary empty, and "
+            "give one of config.seeds"
+        )
+    if not config.report.file and config.report.x not in {*config.vary, "parameters"}:
         raise ConfigError(f"config.report.x is {config.report.x!r}: choose one of {', '.join(config.vary)}, parameters")
     _check_report(config)
     _check_references(config)

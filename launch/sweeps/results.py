@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from demo.stages import results_folder
 from ml_collections import ConfigDict
 from scipy import stats
 
@@ -22,6 +23,7 @@ from vpt_jax.report.experiments import (
     Point,
     Series,
     Verdict,
+    read_experiment,
     write_experiment,
     write_experiments_page,
 )
@@ -61,8 +63,8 @@ def write_results(config: ConfigDict, plan: Plan, finished: Callable[[], Mapping
             _write_table(folder / "table.parquet", rows)
         if len(rows) < len(plan.runs):
             return None
-        experiment = make_experiment(config, rows)
-        write_experiment(Path(config.experiment or folder / "experiment.json").expanduser(), experiment)
+        experiment = _written(config, plan) if config.report.file else make_experiment(config, rows)
+        write_experiment(results_folder(config) / f"{config.name}.json", experiment)
         page = folder / "report.html"
         write_experiments_page(page, experiment.title, [experiment])
     return page
@@ -92,6 +94,8 @@ def _measure(config: ConfigDict, run: Run, folder: Path, cache: Path) -> dict[st
     if config.stages[config.report.stage].program == "evaluate":
         figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
         return figures[run.name] | {f"{RANDOM} actions/{name}": value for name, value in figures[RANDOM].items()}
+    if config.report.file:
+        return {}  # the program has written the result
     line = best_evaluation(folder)
     metrics = {name.removeprefix("test/"): value for name, value in line.items() if name.startswith("test/")}
     return {"step": line["step"]} | metrics | _cached(cache / f"{folder.name}.json", lambda: _of_data(folder))
@@ -275,3 +279,15 @@ def describe_fit(fit: PowerLawFit, groups: Mapping[float, Sequence[float]]) -> s
         f"({interval if len(fit.by_seed) > 1 else 'one seed, so without an interval'}). It is drawn from "
         f"x = {min(groups):.3g} to {max(groups):.3g}, where the runs are, and says nothing beyond."
     )
+
+
+def _written(config: ConfigDict, plan: Plan) -> Experiment:
+    """The experiment that a stage of the only run has written."""
+    (run,) = plan.runs
+    file = run.folders[config.report.stage] / config.report.file
+    if not file.exists():
+        raise ConfigError(
+            f"config.report.file is {config.report.file!r}, which the stage {file.parent.name} has not written; its "
+            f"logs are in {file.parent}"
+        )
+    return read_experiment(file)

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from demo.explored_report import Runs, write_experiments
+from demo.explored_report import Runs, make_experiments
 
 from configs.explored import get_config
 from launch import explored
 from vpt_jax.data.dataset import open_records, write_metadata
-from vpt_jax.report.experiments import read_experiment
+from vpt_jax.report.experiments import read_experiment, verdict_lines
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,8 +31,8 @@ def test_no_model_of_explored_play_depends_on_actions_of_the_demonstrations(tmp_
             assert f"--config.data.train={scripted}" not in training_data
     assert "seed 0, round-2: play" in by_name["seed 0, round-2: prepare"].depends_on
     labels = by_name["seed 0, round-3: label the demonstrations for"]
-    assert labels.depends_on == ("seed 0, round-2: train an inverse dynamics model on 16 minutes",)
-    assert f"--config.idm={tmp_path / 'seed-0' / 'idm-round-2-16'}" in labels.command
+    assert labels.depends_on == ("seed 0, round-2: train an inverse dynamics model on 12 minutes",)
+    assert f"--config.idm={tmp_path / 'seed-0' / 'idm-round-2-12'}" in labels.command
     assert "--config.aspect=(1, 1)" in labels.command  # that of the recorded pictures: nothing is cropped or padded
 
 
@@ -79,7 +79,7 @@ def with_test_split(folder, dataset_dir):
 
 @pytest.fixture(scope="module")
 def results(dataset_dir, tmp_path_factory):
-    """Experiments by file, and the printed lines, of two seeds with known scores, each with intervals of ± 0.1."""
+    """Experiments by name, of two seeds with known scores, each with intervals of ± 0.1."""
     folder, repetitions = tmp_path_factory.mktemp("explored"), []
     recorded = with_test_split(folder / "recorded", dataset_dir)
     for seed in range(2):
@@ -99,12 +99,11 @@ def results(dataset_dir, tmp_path_factory):
         figures = {agent: {"return": 2.0 + seed, "return_error": 0.25} for agent in ("round-1", "random")}
         (playing / "figures.json").write_text(json.dumps(figures))
         repetitions.append(Runs(dict.fromkeys(SCORES, recorded), idms, playing))
-    files, lines = write_experiments(folder, repetitions, "level E1M5")
-    return {file.stem: read_experiment(file) for file in files}, lines
+    return make_experiments(repetitions, "level E1M5")
 
 
 def test_points_are_means_with_the_intervals_of_all_seeds(results):
-    loss = results[0]["explored_loss"]
+    loss = results["explored_loss"]
     assert [series.name.partition(" ")[0] for series in loss.series] == ["scripted", "random", "cloned"]
     assert loss.series[0].points[1] == (4.0, pytest.approx(1.1), pytest.approx(0.9), pytest.approx(1.3))
     assert loss.series[1].points[0] == (1.0, pytest.approx(2.75 / 4), pytest.approx(2.4), pytest.approx(3.1))
@@ -112,20 +111,20 @@ def test_points_are_means_with_the_intervals_of_all_seeds(results):
 
 
 def test_verdicts_hold_only_where_intervals_are_apart(results):
-    experiments, lines = results
-    assert {file: [verdict.holds for verdict in one.verdicts[1:]] for file, one in experiments.items()} == {
+    assert {name: [verdict.holds for verdict in one.verdicts[1:]] for name, one in results.items()} == {
         "explored_loss": [True, False, True],  # 1.15 to 2.1 overlaps with 0.9 to 1.3
         "explored_keys": [False, False, False],
         "explored_mouse": [False, False, False],
     }
-    assert [line[:4] for line in lines[1:4]] == ["yes ", "NO  ", "yes "]
+    lines = verdict_lines(results["explored_loss"])
+    assert [line[:4] for line in lines[1:]] == ["yes ", "NO  ", "yes "]
 
 
 def test_baselines_see_the_same_play(results):
-    for experiment in results[0].values():
+    for experiment in results.values():
         assert all(value == value for value in experiment.baselines.values())
-    assert len(results[0]["explored_loss"].baselines) == 3
-    assert len(results[0]["explored_keys"].baselines) == 2
+    assert len(results["explored_loss"].baselines) == 3
+    assert len(results["explored_keys"].baselines) == 2
 
 
 @pytest.mark.slow  # several minutes, most of them compiling
@@ -134,7 +133,7 @@ def test_the_comparison_on_a_small_scale(tmp_path):
     command = [
         sys.executable,
         "launch/explored.py",
-        "--config=configs/explored.py:tiny",
+        "--config=configs/explored.py:small",
         f"--config.workdir={tmp_path}",
     ]
 
@@ -145,7 +144,7 @@ def test_the_comparison_on_a_small_scale(tmp_path):
     assert len(re.findall(r"^\[\d+/14\] seed 0, ", first, re.MULTILINE)) == 14
     verdicts = re.findall(r"^(?:yes|NO ) .*: .*\d.*$", first, re.MULTILINE)
     assert len(verdicts) == 12
-    experiment = read_experiment(tmp_path / "explored_keys.json")
+    experiment = read_experiment(tmp_path / "results" / "explored_keys.json")
     assert [len(series.points) for series in experiment.series] == [1, 1, 1]
     assert experiment.series[0].points[0].x == 0.1
 

@@ -51,11 +51,11 @@ def test_a_difference_within_its_interval_has_no_winner():
 def test_the_whole_experiment_on_a_small_scale(tmp_path):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
     command = [
-        sys.executable, "launch/latent_actions.py", "--config=configs/latent_demo.py:tiny",
+        sys.executable, "launch/latent_actions.py", "--config=configs/latent_demo.py:small",
         f"--config.workdir={tmp_path}",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
-    experiments = {file.stem: read_experiment(file) for file in (tmp_path / "experiments").glob("*.json")}
+    experiments = {file.stem: read_experiment(file) for file in (tmp_path / "results").glob("*.json")}
     assert set(experiments) == {
         "latent-frames", "latent-policies", "latent-nll", "latent-f1-mean", "latent-mouse_r2-pitch",
         "latent-mouse_r2-yaw"

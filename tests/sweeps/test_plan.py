@@ -185,7 +185,7 @@ def test_the_sweeps_fields_are_those_of_the_programs(module, variant):
 
 
 def test_the_sweeps_choices_exist():
-    assert set(null_actions.RULES) == set(NULL_RULES)
+    assert set(null_actions.RULES["full"]) == set(NULL_RULES)
     assert set(heads.get_config().vary.head.choices) <= set(HEADS)
     for variant in base.VARIANTS:
         assert set(parameters.get_config(variant).vary.preset.choices) <= set(POLICIES)

@@ -85,7 +85,7 @@ def test_a_sweep_writes_a_table_an_experiment_and_a_page(config, tmp_path, capsy
         ("tiny-seed0", "tiny", 0, 1, 1.0), ("tiny-seed1", "tiny", 1, 1, 1.01),
     ]  # fmt: skip
     assert all(0 < row["seconds"] < 5 for row in rows)
-    experiment = read_experiment(folder / "experiment.json")
+    experiment = read_experiment(tmp_path / "sweep" / "results" / "mine.json")
     assert [verdict.holds for verdict in experiment.verdicts] == [True, True]
     assert "Sizes" in (folder / "report.html").read_text()
     assert f"4 of 4 runs are done; results: {folder / 'report.html'}" in capsys.readouterr().out
@@ -130,7 +130,7 @@ def test_indices_give_the_results_of_the_whole_sweep(config, tmp_path, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if "of 4 runs are done" in line]
     assert [line[:6] for line in lines] == [f"{n} of 4" for n in (4, 0, 1, 2, 3, 4)]
     assert ran(config, "began") == STAGES
-    results = [read_experiment(tmp_path / name / "mine" / "experiment.json") for name in ("sweep", "whole")]
+    results = [read_experiment(tmp_path / name / "results" / "mine.json") for name in ("sweep", "whole")]
     assert results[0] == results[1]
 
 

@@ -91,6 +91,12 @@ def write_experiments_page(file: Path, title: str, experiments: Sequence[Experim
     write_text(file, page(title, sections))
 
 
+def verdict_lines(experiment: Experiment) -> list[str]:
+    """The verdicts as lines of text, which begin with `yes` or `NO`."""
+    rows = map(_verdict_row, experiment.verdicts)
+    return [f"{holds:<4}{experiment.title}: {expectation}: {measured}" for expectation, measured, holds in rows]
+
+
 def _verdict_row(verdict: Verdict) -> tuple[str, str, str]:
     return verdict.expectation, verdict.measured, "yes" if verdict.holds else "NO"
 
