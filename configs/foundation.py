@@ -34,6 +34,7 @@ MACHINES: dict[str, dict[str, int | str]] = {
 # Sizes for which another layout of the same machine is faster and fits, by the compiler's estimate (docs/scale.md).
 FASTER: dict[tuple[str, str], dict[str, int | str]] = {
     ("71m", "v5e-256"): {"model.remat": "none"},
+    ("248m", "v5e-256"): {"model.remat": "none"},
     ("500m", "v5e-256"): {"model.remat": "none", "data.grad_accum_steps": 2},
 }
 

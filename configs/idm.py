@@ -24,9 +24,7 @@ PRESETS = {"paper": "paper", "paper_text": "paper_text", "20m": "20m", "5m": "5m
 MACHINES: dict[str, dict[str, int | str]] = {
     "gpu": {"data.grad_accum_steps": 128, "data.valid_batch": 4},
     "gpu-8": {"mesh.data": 8, "mesh.fsdp": 1, "data.grad_accum_steps": 16},
-    "v5e-256": {
-        "mesh.data": 8, "mesh.fsdp": 16, "mesh.tensor": 2, "data.valid_batch": 128, "model.remat": "stacks",
-    },
+    "v5e-256": {"mesh.data": 8, "mesh.fsdp": 16, "mesh.tensor": 2, "data.valid_batch": 128, "model.remat": "none"},
     "v5p-128": {"mesh.data": 16, "mesh.fsdp": 8, "data.valid_batch": 128, "model.remat": "none"},
     "v6e-256": {
         "mesh.data": 8, "mesh.fsdp": 16, "mesh.tensor": 2, "data.valid_batch": 128, "model.remat": "stacks",

@@ -12,6 +12,7 @@ import pytest
 from tests.programs import ROOT
 from vpt_jax.models import platform
 from vpt_jax.models.impala import ImpalaEncoder
+from vpt_jax.models.layers import NormConv
 from vpt_jax.models.policy import Policy
 from vpt_jax.parallel import make_mesh
 
@@ -46,6 +47,21 @@ def test_the_platform_is_that_of_the_mesh(monkeypatch):
     with jax.set_mesh(make_mesh()):
         assert platform.target_platform() == "cpu"
         assert not platform.is_accelerator()
+
+
+@pytest.mark.parametrize(
+    ("forced", "features", "apart"), [("tpu", 128, True), ("tpu", 64, False), ("tpu", 192, False), ("gpu", 128, False)]
+)
+def test_convolutions_of_some_widths_are_apart_from_norms_on_tpus(monkeypatch, forced, features, apart):
+    """With the barrier, outputs and gradients are equal to the bit."""
+    images, layer = jax.random.normal(jax.random.key(0), (1, 4, 4, 8)), NormConv(features)
+    params = layer.init(jax.random.key(1), images)
+    monkeypatch.setattr(platform, "FORCED", "gpu")  # one-pass variance, as on a TPU
+    grad = jax.grad(lambda params, images: (layer.apply(params, images) ** 2).sum(), (0, 1))
+    expected = grad(params, images)
+    monkeypatch.setattr(platform, "FORCED", forced)
+    assert ("optimization_barrier" in str(jax.make_jaxpr(grad)(params, images))) == apart
+    jax.tree.map(np.testing.assert_array_equal, grad(params, images), expected)
 
 
 @pytest.mark.parametrize(("forced", "first_norm"), [("gpu", False), ("tpu", True)])
