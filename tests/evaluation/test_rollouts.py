@@ -166,9 +166,14 @@ def test_stored_results_of_an_earlier_version_are_used(tmp_path):
     assert evaluate_agent(config, "random", None, (8, 8), MINERL, []) == [result]
 
 
+@pytest.mark.parametrize(("variant", "episodes"), [("minerl", 100), ("paper", 17), ("doom", 3000)])
+def test_the_parts_of_an_evaluation_have_equal_play_time(variant, episodes):
+    assert evaluate.part_episodes(get_config(variant)) == episodes
+
+
 def test_a_killed_evaluation_continues_with_the_part_that_is_missing(tmp_path, monkeypatch):
     """Two environments: parts of two episodes and of one."""
-    monkeypatch.setattr(evaluate, "PART", 1)
+    monkeypatch.setattr(evaluate, "PART_SECONDS", 1)
     config = get_config()
     config.update(episodes=3, num_envs=2, recorded_episodes=2, seed=3, out=str(tmp_path / "whole"))
 
