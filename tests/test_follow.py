@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import vpt_jax
-from configs import foundation
+from configs import evaluate as evaluation_config
+from configs import foundation, rl_doom, steer
 from configs.follow import get_config
 from tests.checkpoint_maker import write_checkpoint
 from vpt_jax.evaluation.checkpoint_play import BEST_BY_PLAY, append_play, checkpoints_of, read_play
@@ -217,8 +218,9 @@ def test_episodes_that_chose_a_policy_are_not_reported(checkpoint):
 
 
 def test_the_default_seeds_of_all_programs_differ():
-    config, evaluation = get_config(), evaluate.episode_seeds(5_000_000, 100)
-    ranges = [evaluation, *(evaluate.episode_seeds(config[group].seed, 20) for group in ("choosing", "reported"))]
+    groups = get_config().choosing, get_config().reported, evaluation_config.get_config("paper"), steer.get_config()
+    ranges = [evaluate.episode_seeds(group.seed, group.episodes) for group in groups]
+    ranges += [evaluate.episode_seeds(rl_doom.get_config().game.seed, 2_000_000)]
     assert len({seed for one in ranges for seed in one}) == sum(map(len, ranges))
 
 
