@@ -154,12 +154,12 @@ def _copycat_section(held_out: HeldOut, losses: Mapping[str, Figure]) -> str:
     ]
     rows += [[_PREDICTORS[name], f"{metrics['nll']:.3f}", ""] for name, metrics in held_out.baselines.items()]
     text = (
-        "Loss of the last step on the split `valid`, with every frame black, and with every frame as the first of an "
-        "episode. A policy that repeats the actions that it infers from earlier frames predicts well and plays badly "
-        "(the copycat problem, Wen et al. 2020). The 95% intervals are over stretches of play. The one that repeats "
-        "has the true previous action as input."
+        "Held-out loss of the last step, with every frame black, and with every frame as the first of an episode. A "
+        "policy that repeats the actions that it infers from earlier frames predicts well and plays badly (the copycat "
+        "problem, Wen et al. 2020). The 95% intervals are over stretches of play. The one that repeats has the true "
+        "previous action as input."
     )
-    table_of_losses = table(["Input", "NLL, nats per frame", "95% interval"], rows)
+    table_of_losses = table(["Input", "NLL on the split `valid`, nats per frame", "95% interval"], rows)
     return section(held_out.heading("Copycat check"), table_of_losses, paragraph(text))
 
 
