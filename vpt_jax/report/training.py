@@ -196,7 +196,7 @@ def _curves_section(
             charts.append(curve(title, _validation_lines(log, figures, group, metric), "step", unit))
     text = (
         "Of the training loss, the thin line is single steps and the thick one their running mean; its steep start may "
-        "lie above the chart. All other lines are of held-out play."
+        "lie above the chart. All other lines are of held-out play, of the split `valid`."
     )
     return section(held_out.heading("Learning curves"), grid(charts), paragraph(text))
 
