@@ -219,9 +219,8 @@ def evaluate_agent(
         folder.mkdir(parents=True, exist_ok=True)
     seeds, envs = episode_seeds(config.seed, config.episodes), count_envs(config, config.episodes)
     first_unrecorded = seeds.start + (config.recorded_episodes or config.episodes)
-    episodes_per_part = -(-part_episodes(config) // envs) * envs
     while (done := len(results)) < config.episodes:
-        part = seeds[done : done + episodes_per_part]
+        part = next_part(seeds[done:], part_episodes(config), envs)
         for seed in part:  # left by a run that was killed
             for left in recordings.glob(f"{recording_path(recordings, seed).name}.*"):
                 left.unlink()
@@ -277,6 +276,15 @@ def episode_seeds(seed: int, episodes: int) -> range:
 def overlap(one: range, other: range) -> bool:
     """True if two ranges of seeds share one."""
     return max(one.start, other.start) < min(one.stop, other.stop)
+
+
+def next_part(seeds: range, episodes: int, envs: int) -> range:
+    """The first of the remaining seeds: `episodes`, rounded up to a multiple of the environments.
+
+    A last part would keep fewer than all environments busy, for which no agent is made: it joins the one before.
+    """
+    count = -(-episodes // envs) * envs
+    return seeds if len(seeds) - count < envs else seeds[:count]
 
 
 def part_episodes(config: ConfigDict) -> int:
