@@ -87,7 +87,7 @@ def get_config(stage: str, workdir: str) -> ConfigDict:
     config.checkpoint.keep_last = 3
     config.checkpoint.keep_every_hours = 12.0
 
-    if stage != "idm":
+    if stage in ("policy", "ppg"):
         # Game in which every kept checkpoint plays while the policy is trained, in a process of its own on the CPU: a
         # variant of configs/follow.py, such as "doom". Empty: none.
         config.play = ConfigDict({"game": ""})

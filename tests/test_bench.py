@@ -48,7 +48,7 @@ SMALL = ["--size=32", "--batch=2", "--length=4", "--seconds=0.2"]
 def test_bench_prints_machine_and_table(dataset_dir, what, columns):
     recordings = dataset_dir.parent / "recordings" / "train"
     data = {"loader": [f"--data={dataset_dir}", "--workers=1"], "decode": [f"--recordings={recordings}"],
-            "act": ["--preset=nano"], "sizes": ["--presets=nano,idm:nano", "--sizes=16"],
+            "act": ["--preset=nano"], "sizes": ["--presets=nano,idm:nano", "--counted=tiny", "--sizes=16"],
             "label": ["--idm=nano", "--windows=1", "--steps=2"],
             "start": [f"--data={dataset_dir}", "--starts=1", SMALL_RUN],
             "compile_step": ["--batch=8"],

@@ -1,65 +1,70 @@
 """Play of the checkpoints of a run, by agents whose returns are known: the best, resuming, and removed checkpoints."""
 
 import io
+import shutil
 import subprocess
 import sys
 import threading
 from types import SimpleNamespace
 
-import jax.numpy as jnp
+import jax
+import numpy as np
 import pytest
 
+import vpt_jax
+from configs import evaluate as evaluation_config
+from configs import foundation, rl_doom, steer
 from configs.follow import get_config
-from vpt_jax.actions.minerl import MINERL
+from tests.checkpoint_maker import write_checkpoint
 from vpt_jax.evaluation.checkpoint_play import BEST_BY_PLAY, append_play, checkpoints_of, read_play
 from vpt_jax.evaluation.rollouts import EpisodeResult
-from vpt_jax.models.value_normalizer import ValueNormalizer
+from vpt_jax.models.policy import init_params
+from vpt_jax.models.presets import make_policy
 from vpt_jax.programs import evaluate, follow, play_process
 from vpt_jax.programs.evaluate import CHOSEN_BY, refuse_choosing_seeds
 from vpt_jax.programs.play_process import checkpoint_play
 from vpt_jax.system import stopping
 from vpt_jax.system.errors import ConfigError
-from vpt_jax.training.checkpoints import MissingFileError, TrainedPolicy, checkpoint_steps, save_policy
+from vpt_jax.training.checkpoints import CheckpointDamagedError, checkpoint_steps, load_policy, save_policy
 
 CHOOSING_SEED, REPORTED_SEED = 100, 200
 # Return of each step in the episodes that choose, and in those that are reported.
 RETURNS = {1: (1.0, 5.0), 2: (4.0, 2.0), 3: (3.0, 9.0), 4: (6.0, 1.0)}
 
 
-def policy_of(step, metadata=None):
-    new, module = ValueNormalizer.create(), SimpleNamespace(space=MINERL)
-    return TrainedPolicy(module, {"w": jnp.full(3, step)}, (8, 8, 3), step, new, new, metadata or {"config": {}})
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A checkpoint of an untrained policy."""
+    config, workdir = foundation.get_config("demo"), tmp_path_factory.mktemp("untrained")
+    config.model.update(preset="nano", head="factored")
+    shapes = jax.eval_shape(lambda key: init_params(make_policy(config.model), (8, 8, 3), key), jax.random.key(0))
+    write_checkpoint(workdir, jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes), config, 8, 4, 1)
+    return workdir / "checkpoints" / "1"
 
 
 class Run:
-    """A run with checkpoints that nobody loads, and the log of what has played."""
+    """A run with checkpoints, of which every one plays with a known return."""
 
-    def __init__(self, workdir, monkeypatch):
-        self.workdir, self.loaded, self.saved = workdir, [], []
+    def __init__(self, workdir, checkpoint, monkeypatch):
+        self.workdir, self.checkpoint = workdir, checkpoint
         self.config = get_config()
         self.config.workdir = str(workdir)
         self.config.choosing.update(episodes=2, seed=CHOOSING_SEED)
         self.config.reported.update(episodes=3, seed=REPORTED_SEED)
-        monkeypatch.setattr(follow, "load_policy", self.load)
         monkeypatch.setattr(follow, "play_agent", self.play)
-        monkeypatch.setattr(follow, "save_policy", self.save)
-        monkeypatch.setattr(follow, "write_play_page", lambda workdir: workdir / "play.html")
+        monkeypatch.setattr(follow, "write_play_page", lambda workdir: workdir / "play.html")  # test_checkpoint_play.py
 
     def add(self, *steps):
         for step in steps:
-            (self.workdir / "checkpoints" / str(step)).mkdir(parents=True)
+            shutil.copytree(self.checkpoint, self.folder(step))
 
-    def load(self, workdir, step=None):
-        if step not in checkpoint_steps(workdir):
-            raise MissingFileError(f"{workdir} holds no checkpoint of step {step}")
-        self.loaded.append(step)
-        return policy_of(step)
+    def remove(self, *steps):
+        """Removes checkpoints, as training does."""
+        for step in steps:
+            shutil.rmtree(self.folder(step))
 
-    def save(self, workdir, policy):
-        self.saved.append((policy.step, policy.metadata[CHOSEN_BY]["seed"]))
-        for step in checkpoint_steps(workdir):
-            (workdir / "checkpoints" / str(step)).rmdir()
-        (workdir / "checkpoints" / str(policy.step)).mkdir(parents=True)
+    def folder(self, step):
+        return self.workdir / "checkpoints" / str(step)
 
     def play(self, config, name, make_agent, seeds, size, space, title):
         assert seeds.start in (CHOOSING_SEED, REPORTED_SEED)
@@ -70,10 +75,14 @@ class Run:
     def steps(self):
         return [one.step for one in checkpoints_of(read_play(self.workdir))]
 
+    def best(self):
+        """Steps in the work directory of the best by play."""
+        return checkpoint_steps(self.workdir / BEST_BY_PLAY)
+
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    return Run(tmp_path, monkeypatch)
+def run(tmp_path, checkpoint, monkeypatch):
+    return Run(tmp_path, checkpoint, monkeypatch)
 
 
 def test_every_checkpoint_plays_once_and_the_best_by_choosing_episodes_is_kept(run):
@@ -81,32 +90,51 @@ def test_every_checkpoint_plays_once_and_the_best_by_choosing_episodes_is_kept(r
     follow.follow(run.config)
     assert run.steps() == [1, 2, 3]
     assert [one.agent for one in read_play(run.workdir)] == ["random", "scripted", *["checkpoint"] * 3]
-    assert run.saved == [(1, CHOOSING_SEED), (2, CHOOSING_SEED)]  # not 3, the best of the reported episodes
+    assert run.best() == [2]  # not 3, the best of the reported episodes
     assert [one.reported["return"].value for one in checkpoints_of(read_play(run.workdir))] == [5, 2, 9]
     before = (run.workdir / "play.jsonl").read_bytes()
     follow.follow(run.config)
     assert (run.workdir / "play.jsonl").read_bytes() == before
-    (run.workdir / "checkpoints" / "1").rmdir()  # as training does
+    run.remove(1)
     run.add(4)
     follow.follow(run.config)
-    assert run.steps() == [1, 2, 3, 4]
-    assert checkpoint_steps(run.workdir / BEST_BY_PLAY) == [4]
+    assert (run.steps(), run.best()) == ([1, 2, 3, 4], [4])
+
+
+def test_the_best_by_play_is_loaded_like_any_other_policy(run):
+    run.add(1, 2)
+    follow.follow(run.config)
+    best = vpt_jax.load_policy(run.workdir / BEST_BY_PLAY)
+    assert (best.step, best.metadata[CHOSEN_BY]["seed"]) == (2, CHOOSING_SEED)
+    assert vpt_jax.PolicyAgent.load(f"{run.workdir}/{BEST_BY_PLAY}")
+
+
+def test_an_earlier_checkpoint_may_turn_out_to_be_the_best(run):
+    run.add(3)
+    follow.follow(run.config)
+    run.add(2)
+    follow.follow(run.config)
+    assert (run.steps(), run.best()) == ([3, 2], [2])
 
 
 def test_a_checkpoint_that_training_removes_while_it_is_loaded_is_passed_over(run, monkeypatch):
+    monkeypatch.setattr(follow, "_POLL_SECONDS", 0.0)
     run.add(1, 2)
-
-    def load(workdir, step):
-        if step == 1:
-            (workdir / "checkpoints" / "1").rmdir()
-        return run.load(workdir, step)
-
-    monkeypatch.setattr(follow, "load_policy", load)
+    (run.folder(1) / "facts" / "metadata").unlink()  # its files are being removed
+    monkeypatch.setattr(follow.time, "sleep", lambda seconds: run.remove(1))
     follow.follow(run.config)
     assert run.steps() == [2]
 
 
-def test_a_kill_between_saving_the_best_and_its_line_repeats_it(run, monkeypatch):
+def test_a_damaged_checkpoint_is_an_error(run, monkeypatch):
+    monkeypatch.setattr(follow, "_POLL_SECONDS", 0.0)
+    run.add(1)
+    (run.folder(1) / "facts" / "metadata").write_text("{")
+    with pytest.raises(CheckpointDamagedError, match="1/facts cannot be read"):
+        follow.follow(run.config)
+
+
+def test_after_a_kill_between_saving_the_best_and_its_line_it_does_not_play_again(run, monkeypatch):
     run.add(1, 2)
 
     def append(workdir, one):
@@ -117,12 +145,12 @@ def test_a_kill_between_saving_the_best_and_its_line_repeats_it(run, monkeypatch
     monkeypatch.setattr(follow, "append_play", append)
     with pytest.raises(KeyboardInterrupt):
         follow.follow(run.config)
-    assert (run.steps(), checkpoint_steps(run.workdir / BEST_BY_PLAY)) == ([1], [2])
-    for step in (1, 2):
-        (run.workdir / "checkpoints" / str(step)).rmdir()
+    assert (run.steps(), run.best()) == ([1], [2])
     monkeypatch.setattr(follow, "append_play", append_play)
-    follow.follow(run.config)  # from the copy alone
+    monkeypatch.setitem(RETURNS, 2, (0.0, 0.0))  # of another time, in a game that is not deterministic
+    follow.follow(run.config)
     assert run.steps() == [1, 2]
+    assert checkpoints_of(read_play(run.workdir))[1].choosing["return"].value == 4
 
 
 def test_it_waits_for_checkpoints_until_the_run_is_finished(run, monkeypatch):
@@ -176,9 +204,11 @@ def test_other_settings_than_before_are_refused(run):
         follow.follow(run.config)
 
 
-def test_episodes_that_chose_a_policy_are_not_reported():
+def test_episodes_that_chose_a_policy_are_not_reported(checkpoint):
     config = SimpleNamespace(game=SimpleNamespace(name="doom"), seed=105, episodes=10)
-    chosen = policy_of(1, {CHOSEN_BY: {"game": "doom", "seed": 100, "episodes": 6}})
+    chosen = load_policy(checkpoint.parents[1])._replace(
+        metadata={CHOSEN_BY: {"game": "doom", "seed": 100, "episodes": 6}}
+    )
     with pytest.raises(
         ConfigError, match=r"config\.seed: the policy mine was chosen by its play of the seeds 100 to 105"
     ):
@@ -188,15 +218,17 @@ def test_episodes_that_chose_a_policy_are_not_reported():
 
 
 def test_the_default_seeds_of_all_programs_differ():
-    config, evaluation = get_config(), evaluate.episode_seeds(5_000_000, 100)
-    ranges = [evaluation, *(evaluate.episode_seeds(config[group].seed, 20) for group in ("choosing", "reported"))]
+    groups = get_config().choosing, get_config().reported, evaluation_config.get_config("paper"), steer.get_config()
+    ranges = [evaluate.episode_seeds(group.seed, group.episodes) for group in groups]
+    ranges += [evaluate.episode_seeds(rl_doom.get_config().game.seed, 2_000_000)]
     assert len({seed for one in ranges for seed in one}) == sum(map(len, ranges))
 
 
-def test_a_saved_policy_replaces_the_earlier_one(tmp_path):
-    for step in (1, 2, 2):
-        save_policy(tmp_path, policy_of(step))
-    assert checkpoint_steps(tmp_path) == [2]
+def test_a_saved_policy_replaces_the_others(checkpoint, tmp_path):
+    policy = load_policy(checkpoint.parents[1])
+    for step in (1, 2, 2, 1):
+        save_policy(tmp_path, policy._replace(step=step))
+        assert checkpoint_steps(tmp_path) == [step]
 
 
 def play_config(tmp_path, game):

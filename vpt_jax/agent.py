@@ -76,7 +76,8 @@ class PolicyAgent:
         """Load the agent of a training run, or of a model that launch/import_weights.py has imported.
 
         Args:
-            workdir: of the run; the newest checkpoint is loaded.
+            workdir: of the run, whose newest checkpoint is loaded; or FOLDER@STEP, another one that it keeps; or
+                FOLDER/best_by_play, the one that played best (docs/guides/choosing-a-checkpoint.md).
             options: further arguments of the class.
 
         Raises:

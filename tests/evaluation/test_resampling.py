@@ -28,3 +28,6 @@ def test_bootstrap_intervals_of_means_have_their_coverage():
     figures = [mean_figure(rng.normal(3, 2, 40), draws=200) for _ in range(100)]
     assert 88 <= sum(figure.low <= 3 <= figure.high for figure in figures) <= 99
     assert mean_figure(np.full(5, 2.0)) == (2, 2, 2)
+    one = mean_figure(np.array([2.0]))
+    assert one.value == 2
+    assert math.isnan(one.low)  # one episode says nothing about the others

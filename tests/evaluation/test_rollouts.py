@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from functools import partial
 
 import jax
 import numpy as np
@@ -166,23 +167,34 @@ def test_stored_results_of_an_earlier_version_are_used(tmp_path):
     assert evaluate_agent(config, "random", None, (8, 8), MINERL, []) == [result]
 
 
+@pytest.mark.parametrize(("variant", "episodes"), [("minerl", 100), ("paper", 17), ("doom", 3000)])
+def test_the_parts_of_an_evaluation_have_equal_play_time(variant, episodes):
+    assert evaluate.part_episodes(get_config(variant)) == episodes
+
+
 def test_a_killed_evaluation_continues_with_the_part_that_is_missing(tmp_path, monkeypatch):
-    """Two environments: parts of two episodes and of one."""
-    monkeypatch.setattr(evaluate, "PART", 1)
+    """Two environments: parts of two episodes and of three, since an agent has a row for each environment."""
+    monkeypatch.setattr(evaluate, "PART_SECONDS", 1)
     config = get_config()
-    config.update(episodes=3, num_envs=2, recorded_episodes=2, seed=3, out=str(tmp_path / "whole"))
+    config.update(episodes=5, num_envs=2, recorded_episodes=2, seed=3, out=str(tmp_path / "whole"))
 
     def pool(config, seeds, *_):
         assert seeds.start < stop_at, "killed"
-        return Pool(EnvSpec("tests.envs.toy_games:Counting", {"steps": 3}), [iter(seeds)] * 2, SIZE, APPLES)
+        rows = evaluate.count_envs(config, len(seeds))
+        return Pool(EnvSpec("tests.envs.toy_games:Counting", {"steps": 3}), [iter(seeds)] * rows, SIZE, APPLES)
+
+    class TwoRows(RandomAgent):
+        def act(self, time_step):
+            assert len(time_step.first) == 2
+            return super().act(time_step)
 
     def play():
-        return evaluate_agent(config, "random", lambda seed: RandomAgent(MINERL, seed), SIZE, MINERL, [])
+        return evaluate_agent(config, "random", partial(TwoRows, MINERL), SIZE, MINERL, [])
 
     monkeypatch.setattr(evaluate, "make_pool", pool)
     stop_at = 9
     whole = play()
-    assert [result.seed for result in whole] == [3, 4, 5]
+    assert [result.seed for result in whole] == [3, 4, 5, 6, 7]
     config.out, stop_at = str(tmp_path / "killed"), 5
     with pytest.raises(AssertionError, match="killed"):
         play()

@@ -1,12 +1,13 @@
-"""Exact numbers of parameters of all presets, for MineRL's actions."""
+"""Exact numbers of parameters of all presets, for MineRL's actions, at one size of the frames."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from vpt_jax.models.idm import InverseDynamicsModel
+from vpt_jax.models.latent_actions import LatentActionModel, LatentIDM
 from vpt_jax.models.policy import Policy, init_params
-from vpt_jax.models.presets import IDMS, POLICIES
+from vpt_jax.models.presets import IDMS, LATENT_ACTIONS, LATENT_IDMS, POLICIES
 
 POLICY_PARAMETERS = {  # preset -> height and width of the frames, parameters
     "nano": (16, 1_518_051),
@@ -27,6 +28,16 @@ IDM_PARAMETERS = {
     "paper": (128, 482_330_046),
     "paper_text": (128, 838_843_966),
 }
+LATENT_ACTION_PARAMETERS = {
+    "nano": (16, 208_280),
+    "tiny": (16, 316_508),
+    "full": (128, 18_081_792),
+}
+LATENT_IDM_PARAMETERS = {
+    "nano": (16, 263_186),
+    "tiny": (16, 1_214_486),
+    "full": (128, 38_145_822),
+}
 
 
 def count(shapes):
@@ -35,6 +46,8 @@ def count(shapes):
 
 def test_every_preset_is_counted():
     assert (POLICIES.keys(), IDMS.keys()) == (POLICY_PARAMETERS.keys(), IDM_PARAMETERS.keys())
+    latent = LATENT_ACTION_PARAMETERS.keys(), LATENT_IDM_PARAMETERS.keys()
+    assert (LATENT_ACTIONS.keys(), LATENT_IDMS.keys()) == latent
 
 
 @pytest.mark.parametrize("preset", POLICY_PARAMETERS)
@@ -49,3 +62,19 @@ def test_parameters_of_inverse_dynamics_models(preset):
     size, parameters = IDM_PARAMETERS[preset]
     frames = jax.ShapeDtypeStruct((1, 1, size, size, 3), jnp.uint8)
     assert count(jax.eval_shape(InverseDynamicsModel(**IDMS[preset]).init, jax.random.key(0), frames)) == parameters
+
+
+@pytest.mark.parametrize("preset", LATENT_ACTION_PARAMETERS)
+def test_parameters_of_latent_action_models(preset):
+    size, parameters = LATENT_ACTION_PARAMETERS[preset]
+    frames = jax.ShapeDtypeStruct((1, 2, size, size, 3), jnp.uint8)
+    assert (
+        count(jax.eval_shape(LatentActionModel(**LATENT_ACTIONS[preset]).init, jax.random.key(0), frames)) == parameters
+    )
+
+
+@pytest.mark.parametrize("preset", LATENT_IDM_PARAMETERS)
+def test_parameters_of_inverse_dynamics_models_on_latent_actions(preset):
+    size, parameters = LATENT_IDM_PARAMETERS[preset]
+    frames = jax.ShapeDtypeStruct((1, 1, size, size, 3), jnp.uint8)
+    assert count(jax.eval_shape(LatentIDM(**LATENT_IDMS[preset]).init, jax.random.key(0), frames)) == parameters

@@ -68,6 +68,13 @@ def test_no_figure_is_from_the_episodes_or_the_split_that_chose(workdir):
     assert returns == []
 
 
+def test_loss_against_play_has_a_point_for_each_checkpoint_but_that_chosen_by_the_loss(workdir):
+    html, has_test = write_play_page(workdir).read_text(), bool(read_losses(workdir).test)
+    assert "Return by held-out loss" in Page(html).text("figcaption")
+    chart = html[html.index("Return by held-out loss") : html.index("Idle and stuck time")]
+    assert chart.count("<use ") == (3 if has_test else 2)
+
+
 def test_the_best_is_chosen_by_its_own_episodes_alone(workdir):
     lines = read_play(workdir)
     assert best_by_play(lines).step == 30

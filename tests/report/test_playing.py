@@ -27,7 +27,7 @@ def test_checkpoints_of_a_run_are_drawn_with_their_standard_errors():
     page = Page(section)
     assert page.text("figcaption") == ["return", "log"]
     assert {"epoch", "run 5.00", "other 3.00", "random 0.50"} <= set(page.text("text"))
-    assert section.count("fill-opacity: 0.2") == 2  # one shaded line in each chart
+    assert section.count("fill-opacity: 0.15") == 2  # one shaded line in each chart
     assert len(re.findall(r"stroke-dasharray", section)) >= 2
 
 
@@ -35,6 +35,12 @@ def test_checkpoints_without_epochs_are_drawn_by_step():
     policies = {name: policy(int(name[-1]), float("nan")) for name in ("run@8", "run@4")}
     [section] = checkpoint_charts(WORKDIRS, policies, AGENTS)
     assert "step" in Page(section).text("text")
+
+
+def test_another_agent_without_an_epoch_leaves_the_epochs_of_a_run():
+    policies = {"run@8": policy(8, 2.0), "run@4": policy(4, 1.0), "other": policy(0, float("nan"))}
+    [section] = checkpoint_charts(WORKDIRS, policies, AGENTS)
+    assert "epoch" in Page(section).text("text")
 
 
 def test_one_checkpoint_of_each_run_needs_no_chart():

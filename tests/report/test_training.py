@@ -210,22 +210,28 @@ def test_the_page_of_a_mixture_shows_every_validation_set(streams, model, tmp_pa
     held_out = [report.HeldOut(name, valid, policy_baselines(mixture, valid)) for name in ("hired", "web")]
     figures = {
         f"valid_{name}/{metric}": value * factor
-        for (name, _, baselines), factor in zip(held_out, (0.5, 0.25), strict=True)
+        for (name, _, baselines, _), factor in zip(held_out, (0.5, 0.25), strict=True)
         for metric, value in baselines["repeat"].items()
     }
+    figures |= {f"test/{metric}": value * 0.75 for metric, value in held_out[0].baselines["repeat"].items()}
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 3, "train/loss": 1.0, **figures}) + "\n")
     policy, params = model
     html, film = report.write_report(
-        tmp_path, stage="policy", facts={}, objective=objective(policy), params=params, train=mixture, held_out=held_out
-    )
+        tmp_path, stage="policy", facts={}, objective=objective(policy), params=params, train=mixture,
+        held_out=held_out, test=report.HeldOut("", valid, held_out[0].baselines, "test"),
+    )  # fmt: skip
     page = Page(html.read_text())
     assert page.text("h2") == [
+        "Prediction of held-out play: test",
         "Prediction of held-out play: hired", "Prediction of held-out play: web", "Learning curves: hired",
         "Learning curves: web", "Held-out play: predicted against recorded", "F1 of each key: hired",
         "F1 of each key: web", "Training examples",
     ]  # fmt: skip
     cells = page.text("td")
-    assert [f"{figures[f'valid_{name}/nll']:.3f}" in cells for name in ("hired", "web")] == [True, True]
+    groups = "valid_hired", "valid_web", "test"
+    assert [f"{figures[f'{group}/nll']:.3f}" in cells for group in groups] == [True] * 3
+    splits = [text.split("of the split ")[1].split(".")[0] for text in page.text("p") if text.startswith("After step")]
+    assert splits == ["`test`", "`valid`", "`valid`"]
     assert page.tags.count("img") == report.EXAMPLES
     assert film.exists()
 

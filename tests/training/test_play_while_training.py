@@ -41,7 +41,7 @@ def test_checkpoints_play_while_a_policy_is_trained(played, uninterrupted):
 def test_the_best_by_play_is_evaluated_on_other_episodes(played, tmp_path):
     workdir, _ = played
     config = get_config()
-    config.update_from_flattened_dict({**GAME, "episodes": 2, "out": str(tmp_path), "seed": 6_000_001})
+    config.update_from_flattened_dict({**GAME, "episodes": 2, "out": str(tmp_path), "seed": 7_000_001})
     config.policies = (f"best={workdir / BEST_BY_PLAY}",)
     with pytest.raises(ConfigError, match="the policy best was chosen by its play"):
         evaluate(config)

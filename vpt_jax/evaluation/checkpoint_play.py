@@ -34,7 +34,7 @@ def read_play(workdir: Path) -> list[AgentPlay]:
     """Lines of a run's `play.jsonl`, in order; none if nothing has played."""
     file = workdir / PLAY_FILE
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return [_from_json(json.loads(line)) for line in lines]
+    return [from_json(json.loads(line)) for line in lines]
 
 
 def append_play(workdir: Path, played: AgentPlay) -> None:
@@ -54,8 +54,9 @@ def best_by_play(played: Sequence[AgentPlay]) -> AgentPlay | None:
     return max(completed, key=lambda one: one.choosing["return"].value, default=None)
 
 
-def _from_json(line: dict[str, Any]) -> AgentPlay:
-    choosing, reported = (
-        {name: Figure(*values) for name, values in line.pop(group).items()} for group in ("choosing", "reported")
-    )
-    return AgentPlay(**line, choosing=choosing, reported=reported)
+def from_json(line: Mapping[str, Any]) -> AgentPlay:
+    """The line from its JSON values."""
+    groups = {
+        group: {name: Figure(*values) for name, values in line[group].items()} for group in ("choosing", "reported")
+    }
+    return AgentPlay(**{**line, **groups})

@@ -68,9 +68,14 @@ def interval(drawn: Sequence[float], level: float = 0.95) -> Interval:
 
 
 def mean_figure(values: Float[np.ndarray, " episodes"], level: float = 0.95, draws: int = 1000) -> Figure:
-    """Mean of one value per episode, with its bootstrap interval; NaN without episodes, or if a value is NaN."""
+    """Mean of one value per episode, with its bootstrap interval; NaN without episodes, or if a value is NaN.
+
+    One episode says nothing about the others: its mean has no interval (NaN).
+    """
     if not len(values) or np.isnan(values).any():
         return Figure(math.nan, math.nan, math.nan)
+    if len(values) == 1:
+        return Figure(float(values[0]), math.nan, math.nan)
     drawn = [float(weights @ values) / len(values) for weights in bootstrap_weights(len(values), draws)]
     return Figure(float(np.mean(values)), *interval(drawn, level))
 

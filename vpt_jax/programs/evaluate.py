@@ -44,7 +44,7 @@ from vpt_jax.training.setup import check_choices
 from vpt_jax.video import Frame
 
 ALL = "@all"  # after a work directory: all checkpoints that it keeps
-PART = 100  # episodes, rounded up to a multiple of the environments
+PART_SECONDS = 60_000  # of play, of all episodes of a part: 100 of ten minutes
 CHOSEN_BY = "chosen_by"  # in the metadata of a checkpoint that was chosen by play: game, seed and episodes
 
 
@@ -163,12 +163,16 @@ def checkpoint_charts(
     results: Mapping[str, list[EpisodeResult]],
 ) -> list[str]:
     """Section with charts over the checkpoints of each work directory that has several; else none."""
-    epochs = all(policy.epoch == policy.epoch for policy in policies.values())  # not NaN
-    runs: dict[str, dict[str, float]] = defaultdict(dict)
-    for name, policy in policies.items():
-        runs[str(split_step(workdirs[name])[0])][name] = policy.epoch if epochs else policy.step
-    several = {_run_name(next(iter(run))): run for run in runs.values() if len(run) > 1}
-    return [checkpoints_section(several, "epoch" if epochs else "step", results)] if several else []
+    runs: dict[str, list[str]] = defaultdict(list)
+    for name in policies:
+        runs[str(split_step(workdirs[name])[0])].append(name)
+    several = [names for names in runs.values() if len(names) > 1]
+    epochs = not any(math.isnan(policies[name].epoch) for names in several for name in names)
+    by_run = {
+        _run_name(names[0]): {name: policies[name].epoch if epochs else policies[name].step for name in names}
+        for names in several
+    }
+    return [checkpoints_section(by_run, "epoch" if epochs else "step", results)] if several else []
 
 
 def _run_name(agent: str) -> str:
@@ -196,8 +200,8 @@ def evaluate_agent(
 ) -> list[EpisodeResult]:
     """Plays all episodes but those whose results are stored, of the same checkpoints (`digests`) and settings.
 
-    They are played and stored in parts of about `PART` episodes, each with a seed of its own for the agent: so a run
-    that was killed gives the same results as one that was not, and loses one part at most.
+    They are played and stored in parts of about `PART_SECONDS` of play, each with a seed of its own for the agent: so a
+    run that was killed gives the same results as one that was not, and loses one part at most.
     """
     out = Path(config.out)
     file, recordings = out / "agents" / f"{name}.json", out / "recordings" / name
@@ -216,7 +220,7 @@ def evaluate_agent(
     seeds, envs = episode_seeds(config.seed, config.episodes), count_envs(config, config.episodes)
     first_unrecorded = seeds.start + (config.recorded_episodes or config.episodes)
     while (done := len(results)) < config.episodes:
-        part = seeds[done : done + -(-PART // envs) * envs]
+        part = next_part(seeds[done:], part_episodes(config), envs)
         for seed in part:  # left by a run that was killed
             for left in recordings.glob(f"{recording_path(recordings, seed).name}.*"):
                 left.unlink()
@@ -272,6 +276,20 @@ def episode_seeds(seed: int, episodes: int) -> range:
 def overlap(one: range, other: range) -> bool:
     """True if two ranges of seeds share one."""
     return max(one.start, other.start) < min(one.stop, other.stop)
+
+
+def next_part(seeds: range, episodes: int, envs: int) -> range:
+    """The first of the remaining seeds: `episodes`, rounded up to a multiple of the environments.
+
+    A last part would keep fewer than all environments busy, for which no agent is made: it joins the one before.
+    """
+    count = -(-episodes // envs) * envs
+    return seeds if len(seeds) - count < envs else seeds[:count]
+
+
+def part_episodes(config: ConfigDict) -> int:
+    """Number of episodes that take `PART_SECONDS` of play together, at least one; of a game without a limit, 100."""
+    return max(round(PART_SECONDS / config.game.arguments.get("seconds", PART_SECONDS / 100)), 1)
 
 
 def count_envs(config: ConfigDict, episodes: int) -> int:

@@ -1,14 +1,15 @@
 """Let the checkpoints of a training run play, each once (fields: configs/follow.py).
 
 Training never waits for it. Parameters are in memory before an episode begins, so that training may remove a checkpoint
-that plays, and those of the best are saved as a work directory of their own before its line is written: a program that
-was killed between the two plays that checkpoint again.
+that plays, and those of the best are saved as a work directory of their own before its line is written. They are saved
+with the line: a program that was killed between the two writes it when it resumes.
 """
 
 import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from vpt_jax.evaluation.checkpoint_play import (
     append_play,
     best_by_play,
     checkpoints_of,
+    from_json,
     read_play,
 )
 from vpt_jax.evaluation.rollouts import (
@@ -58,6 +60,7 @@ from vpt_jax.training.setup import check_choices
 
 FINISHED = "finished\n"  # line of standard input: no further checkpoint comes
 _POLL_SECONDS = 2.0
+_LINE = "play"  # in the metadata of the best by play: its line of play.jsonl
 
 
 def follow(config: ConfigDict) -> Path:
@@ -79,6 +82,7 @@ def follow(config: ConfigDict) -> Path:
             refuse_changes(workdir / PLAY_FILE, played[0].settings, settings, ConfigError, field="config.workdir")
         else:
             shutil.rmtree(workdir / BEST_BY_PLAY / "checkpoints", ignore_errors=True)
+        restore_line(workdir)
         while True:
             is_last = finished.is_set()  # before the folder is read, so that none is missed
             policy = next_policy(workdir, {one.step for one in checkpoints_of(read_play(workdir))})
@@ -130,19 +134,31 @@ def check(config: ConfigDict) -> dict[str, Any]:
     return {name: fields[name] for name in ("game", "rewards", "choosing", "reported", "num_envs")}
 
 
-def next_policy(workdir: Path, played: Collection[int]) -> TrainedPolicy | None:
-    """The policy of the earliest checkpoint that has not played; None: there is none.
+def restore_line(workdir: Path) -> None:
+    """Writes the line of the best by play, if a kill came between saving it and its line.
 
-    The best by play is among the candidates: its line may be missing after a kill.
+    It is not played again: where episodes differ in spite of equal seeds, it might no longer be the best, and the
+    parameters of the best would be lost.
     """
-    steps = {step: folder for folder in (workdir / BEST_BY_PLAY, workdir) for step in checkpoint_steps(folder)}
-    for step in sorted(steps.keys() - set(played)):
-        try:
-            return load_policy(f"{steps[step]}@{step}")
-        except (CheckpointError, FileNotFoundError):
-            if step in checkpoint_steps(steps[step]):
-                raise
-    return None  # training has removed them meanwhile
+    steps = {one.step for one in checkpoints_of(read_play(workdir))}
+    for step in checkpoint_steps(workdir / BEST_BY_PLAY):
+        if step not in steps:
+            append_play(workdir, from_json((load_policy(f"{workdir / BEST_BY_PLAY}@{step}").metadata or {})[_LINE]))
+
+
+def next_policy(workdir: Path, played: Collection[int]) -> TrainedPolicy | None:
+    """The policy of the earliest checkpoint that has not played; None: there is none, or training has removed it."""
+    for step in checkpoint_steps(workdir):
+        for last_attempt in (False, True) if step not in played else ():
+            try:
+                return load_policy(f"{workdir}@{step}")
+            except (CheckpointError, FileNotFoundError):
+                time.sleep(_POLL_SECONDS)  # training may be removing its files
+                if step not in checkpoint_steps(workdir):
+                    break
+                if last_attempt:
+                    raise
+    return None
 
 
 def play_checkpoint(config: ConfigDict, settings: dict[str, Any], policy: TrainedPolicy) -> None:
@@ -160,7 +176,7 @@ def play_checkpoint(config: ConfigDict, settings: dict[str, Any], policy: Traine
     new, played = AgentPlay(CHECKPOINT, policy.step, settings, choosing, reported), read_play(workdir)
     if best_by_play([*played, new]) is new:
         chosen_by = {"game": config.game.name, **config.choosing}
-        metadata = dict(policy.metadata or {}) | {CHOSEN_BY: chosen_by}
+        metadata = dict(policy.metadata or {}) | {CHOSEN_BY: chosen_by, _LINE: new._asdict()}
         save_policy(workdir / BEST_BY_PLAY, policy._replace(metadata=metadata))
     append_play(workdir, new)
     write_play_page(workdir)

@@ -88,6 +88,7 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
     train_data, statistics = data.train, head_statistics(config)
     space = train_data.space
     baselines = {name: statistics.baselines(train_data, valid_data) for name, valid_data in data.valid.items()}
+    test_baselines = statistics.baselines(train_data, data.test) if data.test else {}
     steps = count_steps(config, train_data)
     log(
         f"{train_data.num_episodes} training episodes of {train_data.num_frames:,} frames (null actions: "
@@ -115,7 +116,7 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
 
     def report(state: TrainState) -> None:
         if config.report and STAGES[config.stage].predicts_actions and jax.process_count() == 1:
-            write_page(config, setup.objective, state, data.with_frames(), baselines, mesh)
+            write_page(config, setup.objective, state, data.with_frames(), baselines, test_baselines, mesh)
 
     return Run(
         schedule=Schedule(steps, config.log_every, config.evaluate_every, config.save_every),
@@ -404,7 +405,13 @@ def check_copycat(
 
 
 def write_page(
-    config: ConfigDict, objective: Objective, state: TrainState, data: RunData, baselines: Baselines, mesh: Mesh
+    config: ConfigDict,
+    objective: Objective,
+    state: TrainState,
+    data: RunData,
+    baselines: Baselines,
+    test_baselines: Mapping[str, Mapping[str, float]],
+    mesh: Mesh,
 ) -> None:
     """Writes the report page and the film, and logs their paths."""
     workdir, steps = Path(config.workdir), int(state.step)
@@ -414,9 +421,11 @@ def write_page(
         "Training data": _size(data.train),
         **{f"Training data, {name}": text for name, text in describe_mixture(data.train, steps).items()},
         **{f"Held-out data{f', {name}' if name else ''}": _size(stream) for name, stream in data.valid.items()},
+        **({"Test data": _size(data.test)} if data.test else {}),
         "Device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
     held_out = [HeldOut(name, stream, baselines[name]) for name, stream in data.valid.items()]
+    test = HeldOut("", data.test, test_baselines, "test") if data.test else None
     page, film = write_report(
         workdir,
         stage=config.stage,
@@ -425,15 +434,17 @@ def write_page(
         params=state.params,
         train=data.train,
         held_out=held_out,
+        test=test,
         copycat=check_copycat(config, objective, state.params, data, mesh),
     )
-    for name, _, by_baseline in held_out:
-        metric = f"{group_name('valid', name)}/nll"
+    for each in [*held_out, *([test] if test else [])]:
+        metric = f"{each.group}/nll"
         nll = next(line[metric] for line in reversed(read_metrics(workdir)) if metric in line)
-        trivial_name, trivial = next((baseline, figures["nll"]) for baseline, figures in by_baseline.items())
+        trivial_name, trivial = next((baseline, figures["nll"]) for baseline, figures in each.baselines.items())
         gain = f"{abs(1 - nll / trivial):.1%} {'below' if nll < trivial else 'above'}"
+        kind = "test" if each.split == "test" else "validation"
         log(
-            f"validation NLL{f' of {name}' if name else ''} {nll:.3f} nats/frame: {gain} the {trivial_name} "
+            f"{kind} NLL{f' of {each.name}' if each.name else ''} {nll:.3f} nats/frame: {gain} the {trivial_name} "
             f"baseline's {trivial:.3f}"
         )
     log(f"film of held-out play, predicted against recorded: {film}")

@@ -19,7 +19,7 @@ _TEXT = (
     "Wilson's for shares. Idle is the share of steps with a null action; stuck, the share of seconds in which most "
     "actions are not null and the picture stays as it is. The loss is that of the split `test`, if the run has one "
     "(config.data.test), which chooses nothing; else of the split `valid`, and then it is not shown for the checkpoint "
-    "that it chose."
+    "that it chose. In the chart of both, a line joins the checkpoints in the order of training."
 )
 _AGENTS = {"random": "trivial", "scripted": "repeat"}  # colours of agents that are not trained
 
@@ -81,6 +81,7 @@ def _charts(played: Sequence[AgentPlay], losses: LossCurve) -> list[str]:
             if by_step
         ]
         charts.append(curve("Held-out loss", lines, "step", "nats per frame"))
+        charts += _loss_against_play(checkpoints, losses)
     shares = [
         line
         for name, colour in (("idle", "train"), ("stuck", "trivial"))
@@ -88,6 +89,18 @@ def _charts(played: Sequence[AgentPlay], losses: LossCurve) -> list[str]:
         for line in _with_interval(name, checkpoints, name, colour)
     ]
     return [*charts, *([curve("Idle and stuck time", shares, "step", "share")] if shares else [])]
+
+
+def _loss_against_play(checkpoints: Sequence[AgentPlay], losses: LossCurve) -> list[str]:
+    """Chart with a point for each checkpoint that has a loss to report, joined in the order of training; else none."""
+    chosen = losses.best([one.step for one in checkpoints])
+    points = [(loss, one) for one in checkpoints if (loss := losses.reported(one.step, chosen)) is not None]
+    if not points:
+        return []
+    x, returns = zip(*((loss, one.reported["return"]) for loss, one in points), strict=True)
+    intervals = [(one.low, one.high) for one in returns]
+    line = Line("last", x, [one.value for one in returns], "model", width=1.0, intervals=intervals)
+    return [curve("Return by held-out loss", [line], "nats per frame", "return", points=True)]
 
 
 def _with_interval(label: str, played: Sequence[AgentPlay], name: str, colour: str = "model") -> list[Line]:

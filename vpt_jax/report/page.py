@@ -174,6 +174,7 @@ def curve(
     y_max: float | None = None,
     log_ticks: Sequence[float] = (),
     names: Sequence[str] = (),
+    points: bool = False,
 ) -> str:
     """A line chart as inline SVG, in the colours and font of the page.
 
@@ -184,13 +185,14 @@ def curve(
       y_max: upper limit of the y axis.
       log_ticks: ticks of a logarithmic x axis, on which points are marked; empty: a linear x axis that starts at 0.
       names: of categories, at x = 0, 1, 2 ...; their points are marked.
+      points: mark the points of x values that are measured, on an axis from the smallest to the largest.
     """
     svg, no_metadata = io.StringIO(), dict.fromkeys(("Date", "Format", "Type", "Creator"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9}):
         figure = Figure(figsize=(5.2, 3), layout="constrained")
         axes = figure.subplots()
         for line in lines:
-            _draw_line(axes, line, "o" if (log_ticks or names) and line.style != "--" else "")
+            _draw_line(axes, line, "o" if (log_ticks or names or points) and line.style != "--" else "")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.set_ylim(top=y_max)
@@ -200,6 +202,9 @@ def curve(
         if names:
             axes.set_xlim(-0.5, len(names) - 0.5)
             axes.set_xticks(range(len(names)), names)
+        if points:
+            axes.set_xlim(*_padded([x for line in lines for x in line.x]))
+            axes.xaxis.set_major_formatter("{x:g}")
         _label_ends(axes, [line for line in lines if line.label], categories=bool(names))
         figure.savefig(svg, format="svg", transparent=True, metadata=no_metadata)
     return f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{_inline(svg.getvalue(), title)}</figure>'
@@ -229,6 +234,12 @@ def _style_axes(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(rule)
+
+
+def _padded(values: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis around values."""
+    pad = 0.05 * (max(values) - min(values)) or 1.0
+    return min(values) - pad, max(values) + pad
 
 
 def _make_logarithmic(axes: Axes, ticks: Sequence[float]) -> None:

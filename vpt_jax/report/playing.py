@@ -30,8 +30,9 @@ _EXPLAINED = (
 )
 _FIGURES_EXPLAINED = (
     "Over episodes: bootstrap intervals of means, Wilson's of shares of episodes (milestones, and those that the game "
-    "ended). Idle is the share of steps with a null action; stuck, the share of seconds in which most actions are not "
-    "null and the picture stays as it is."
+    "ended). A mean of equal values has an empty interval: of an item that nobody got, see the share. Idle is the "
+    "share of steps with a null action; stuck, the share of seconds in which most actions are not null and the picture "
+    "stays as it is."
 )
 _SHARES = ("idle", "stuck", "terminated", "milestone/")
 
@@ -148,10 +149,10 @@ def figure_cells(figures: Mapping[str, Figure], names: Sequence[str]) -> list[st
 
 
 def format_figure(name: str, figure: Figure) -> str:
-    """A figure with its interval; shares in percent."""
+    """A figure with its interval, if it has one; shares in percent."""
     unit = ".0%" if name.startswith(_SHARES) else ".2f"
     value, low, high = (format(number, unit) for number in figure)
-    return f"{value} [{low}, {high}]"
+    return value if math.isnan(figure.low) else f"{value} [{low}, {high}]"
 
 
 def _film_frames(

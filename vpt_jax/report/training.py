@@ -41,15 +41,21 @@ _SHARES = {  # metric: its name, its unit
 
 
 class HeldOut(NamedTuple):
-    """Validation set of a run."""
+    """Held-out data of a run: a validation set, or the test data."""
 
     name: str  # as in `metrics.group_name`; "": the only one
     stream: Stream
     baselines: Mapping[str, Mapping[str, float]]  # metrics by baseline; the model is compared with the first
+    split: str = "valid"  # or "test"
+
+    @property
+    def group(self) -> str:
+        """Name of its metrics in `metrics.jsonl`."""
+        return "test" if self.split == "test" else group_name("valid", self.name)
 
     def heading(self, text: str) -> str:
         """Heading of a section about this set."""
-        return f"{text}: {self.name}" if self.name else text
+        return f"{text}: {self.name or self.split}" if self.name or self.split != "valid" else text
 
 
 def write_report(
@@ -61,6 +67,7 @@ def write_report(
     params: Any,
     train: Stream | MixtureStream,
     held_out: Sequence[HeldOut],
+    test: HeldOut | None = None,
     copycat: Mapping[str, Figure] | None = None,
 ) -> tuple[Path, Path]:
     """Write `report.html` and `film.mp4` into the work directory of a run, and return their paths.
@@ -72,18 +79,24 @@ def write_report(
       objective, params: the model whose predictions the film shows.
       train: source of the example frames.
       held_out: validation sets; the film is of the first, of its episode with the most kept frames.
+      test: test data; None: the run has none.
       copycat: losses on the first validation set by input (`copycat_losses`); None: not of this model.
     """
     log = read_metrics(workdir)
     report, film_path = workdir / "report.html", workdir / "film.mp4"
+    tested = [test] if test else []
     evaluations = [_last_evaluation(log, workdir, each) for each in held_out]
     valid = held_out[0].stream
     episode = int(np.argmax(valid.kept_lengths))
     write_film(film_path, held_out_play(objective, params, valid, episode, FILM_SECONDS * FRAME_RATE))
+    description = STAGES[stage].input_description
     headlines, curves, keys = [], [], []
+    for each in tested:
+        step, evaluated = _last_evaluation(log, workdir, each)
+        headlines.append(_headline_section(each, {"model": evaluated, **each.baselines}, step, description))
     for each, (step, evaluated) in zip(held_out, evaluations, strict=True):
         figures = {"model": evaluated, **each.baselines}
-        headlines.append(_headline_section(each, figures, step, STAGES[stage].input_description))
+        headlines.append(_headline_section(each, figures, step, description))
         curves.append(_curves_section(each, log, figures))
         keys.append(_keys_section(each, figures))
     sections = [
@@ -98,7 +111,7 @@ def write_report(
 def _last_evaluation(
     log: Sequence[Mapping[str, float]], workdir: Path, held_out: HeldOut
 ) -> tuple[int, dict[str, float]]:
-    group = group_name("valid", held_out.name)
+    group = held_out.group
     evaluations = [line for line in log if f"{group}/nll" in line]
     if not evaluations:
         raise ValueError(f"{workdir / 'metrics.jsonl'} holds no evaluation ({group}/nll): let the run evaluate once")
@@ -122,8 +135,9 @@ def _headline_section(
     shares = {metric: title for metric, (title, _) in _SHARES.items() if metric in figures["model"]}
     rows += [[title, *(metrics[metric] for metrics in by_predictor)] for metric, title in shares.items()]
     text = (
-        f"After step {step:,}, on {int(figures['model']['frames']):,} frames of held-out play. NLL, the negative "
-        "log-likelihood of the recorded action, is better lower; F1 and accuracy are better higher. "
+        f"After step {step:,}, on {int(figures['model']['frames']):,} frames of held-out play, of the split "
+        f"`{held_out.split}`. It is the last evaluation: no loss chose it. NLL, the negative log-likelihood of the "
+        "recorded action, is better lower; F1 and accuracy are better higher. "
         f"{input_description} The baselines do not use frames; but the one that repeats has the previous action as "
         "input, which the model has not. The camera is correct where all of its axes fall in the recorded bins. The "
         f"mean F1 is over the keys held in more than {COMMON_SHARE:.0%} of the frames."
@@ -145,7 +159,7 @@ def _copycat_section(held_out: HeldOut, losses: Mapping[str, Figure]) -> str:
         "problem, Wen et al. 2020). The 95% intervals are over stretches of play. The one that repeats has the true "
         "previous action as input."
     )
-    table_of_losses = table(["Input", "NLL, nats per frame", "95% interval"], rows)
+    table_of_losses = table(["Input", "NLL on the split `valid`, nats per frame", "95% interval"], rows)
     return section(held_out.heading("Copycat check"), table_of_losses, paragraph(text))
 
 
@@ -168,7 +182,7 @@ def _curves_section(
     held_out: HeldOut, log: Sequence[Mapping[str, float]], figures: Mapping[str, Mapping[str, float]]
 ) -> str:
     """Loss and accuracies over the steps, with the baselines as horizontal lines."""
-    group = group_name("valid", held_out.name)
+    group = held_out.group
     steps, loss = series(log, "train/loss")
     losses = [
         Line("", steps, loss, "train", width=0.6, alpha=0.45),
@@ -182,7 +196,7 @@ def _curves_section(
             charts.append(curve(title, _validation_lines(log, figures, group, metric), "step", unit))
     text = (
         "Of the training loss, the thin line is single steps and the thick one their running mean; its steep start may "
-        "lie above the chart. All other lines are of held-out play."
+        "lie above the chart. All other lines are of held-out play, of the split `valid`."
     )
     return section(held_out.heading("Learning curves"), grid(charts), paragraph(text))
 

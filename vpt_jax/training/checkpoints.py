@@ -15,6 +15,7 @@ import errno
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -264,11 +265,14 @@ def load_policy(workdir: str | Path) -> TrainedPolicy:
 def save_policy(workdir: Path, policy: TrainedPolicy) -> None:
     """Saves a loaded policy, without the state of its optimizer, as the only checkpoint of a work directory.
 
-    Earlier checkpoints there, which must be of earlier steps, are removed once it is complete.
+    Earlier checkpoints there are removed once it is complete; those of later steps before, since Orbax saves none that
+    is earlier than the newest.
     """
     if policy.metadata is None:
         raise ValueError("the policy was not loaded from a checkpoint: it has no metadata")
     state = PolicyState(np.int32(policy.step), policy.params, policy.normalizer, policy.aux_normalizer)
+    if max(checkpoint_steps(workdir), default=0) > policy.step:
+        shutil.rmtree(workdir / "checkpoints")
     with closing(Checkpoints(workdir / "checkpoints", 1, 0.0, dict(policy.metadata))) as checkpoints:
         if checkpoints.latest != policy.step:
             checkpoints.save(state, policy.step)
