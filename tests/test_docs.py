@@ -186,7 +186,7 @@ def test_settings_outside_of_commands_exist(page):
 
 
 def is_file(name: str) -> bool:
-    return name.rpartition(".")[2] in ("json", "jsonl", "md", "npz", "parquet", "py", "txt")
+    return name.rpartition(".")[2] in ("html", "json", "jsonl", "md", "npz", "parquet", "py", "txt")
 
 
 @EACH_PAGE
