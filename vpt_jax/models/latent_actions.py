@@ -162,7 +162,8 @@ class LatentIDM(InverseDynamicsModel):
     """Inverse dynamics model that sees the codes of latent actions in place of frames.
 
     It differs from an IDM in `embed` alone: the same transformer and heads map the codes of a window to actions, so a
-    comparison of both is one of what they see. The encoder, `latent`, is that of a `LatentActionModel`, and is frozen.
+    comparison of both is one of what they see. The encoder, `latent`, is that of a `LatentActionModel`; the config freezes
+    it (`frozen_pattern`).
     """
 
     tokens: int = 4
@@ -180,7 +181,7 @@ class LatentIDM(InverseDynamicsModel):
     def embed(self, frames: UInt8[Array, "b s h w 3"]) -> Float[Array, "b s-4 features"]:
         """Embeddings of all frames except the two outermost on each side: of the codes of the four pairs around it."""
         quantized = self.latent(frames).quantized
-        codes = jax.lax.stop_gradient(quantized).reshape(*quantized.shape[:2], -1)
+        codes = quantized.reshape(*quantized.shape[:2], -1)
         count = codes.shape[1] - PAIRS
         around = jnp.concatenate([codes[:, i : i + count] for i in range(PAIRS)], axis=-1)
         return constrain(self.project(self.neighbours(around.astype(self.dtype))), BATCH)
