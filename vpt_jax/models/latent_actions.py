@@ -162,8 +162,8 @@ class LatentIDM(InverseDynamicsModel):
     """Inverse dynamics model that sees the codes of latent actions in place of frames.
 
     It differs from an IDM in `embed` alone: the same transformer and heads map the codes of a window to actions, so a
-    comparison of both is one of what they see. The encoder, `latent`, is that of a `LatentActionModel`; the config freezes
-    it (`frozen_pattern`).
+    comparison of both is one of what they see. The encoder, `latent`, is that of a `LatentActionModel`; the config
+    freezes it (`frozen_pattern`).
     """
 
     tokens: int = 4
