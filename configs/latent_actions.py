@@ -41,6 +41,6 @@ def get_config(variant: str = "full") -> ConfigDict:
     # entropy of the codes is below its maximum, against codebook collapse.
     config.loss = ConfigDict({"commitment_weight": 0.25, "entropy_weight": 0.1})
     # No augmentation of colours and angles: the decoder would have to predict the same change of both frames.
-    config.data.augment = False
+    del config.data.augment
     del config.initial  # there are no action heads
     return config

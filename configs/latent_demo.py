@@ -6,7 +6,7 @@ Not of the VPT paper: LAPA's claim (arXiv 2410.11758) that pretraining without l
 labels, measured for labels. Codes of frame pairs are learnt from play whose actions are not used; then both models get
 the same few labelled minutes, label the same play, and a policy is cloned from the labels of each. After a stop or
 kill, run the same command again to resume. The results are the files WORKDIR/results/*.json
-(vpt_jax/report/experiments.py), and are printed.
+(vpt_jax/report/experiments.py), with charts in latent.html there, and are printed.
 
 Variants: `:demo` (default), for two CPU cores, and `:small`, which tries the program out in minutes: its figures mean
 nothing.

@@ -30,5 +30,6 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.frozen_pattern = "^latent/"
     # The codes were learnt from frames of these colours and angles.
     config.data.augment = False
-    del config.initial.temporal_difference  # of the convolution that the codes replace
+    # Of the temporal convolution, which the codes replace.
+    del config.initial.temporal_difference, config.model.temporal_convolution
     return config

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from vpt_jax.actions.space import ActionSpace
-from vpt_jax.curation.validation.alignment import EpisodeScorer
+from vpt_jax.curation.validation.alignment import EpisodeScorer, selected
 from vpt_jax.curation.validation.episodes import Episode, find_episodes
 from vpt_jax.curation.validation.predictions import head_outcomes, log_likelihood, recorded_actions
 from vpt_jax.data.streams import Stream, StreamSettings
-from vpt_jax.evaluation.baselines import idm_baselines, policy_baselines
+from vpt_jax.evaluation.baselines import FactoredMarginal, policy_baselines
 from vpt_jax.evaluation.metrics import (
     COMMON_SHARE,
     Measure,
@@ -28,8 +29,8 @@ from vpt_jax.evaluation.metrics import (
     compute_metrics,
     compute_totals,
 )
-from vpt_jax.evaluation.resampling import Figure, figures_with_intervals
-from vpt_jax.report.experiments import Experiment, Point, Series, Verdict, write_experiment
+from vpt_jax.evaluation.resampling import Figure, figures_with_intervals, sum_episodes
+from vpt_jax.report.experiments import Experiment, Point, Series, Verdict, write_experiment, write_experiments_page
 from vpt_jax.training.behavioural_cloning import predict_next
 from vpt_jax.training.checkpoints import load_idm, load_latent_actions, load_policy
 from vpt_jax.training.latent_actions import frame_measures, predict_next_frames
@@ -44,11 +45,25 @@ _SOURCE = (
     "the frames that an inverse dynamics model sees."
 )
 _MINUTES = "minutes of labelled play"
-_TITLES = {  # metric: title of the figure, its unit, True if more is better
-    "nll": ("Loss of labels", "nats per frame", False),
-    "f1/mean": ("Keys of labels", f"mean F1 of keys held in more than {COMMON_SHARE:.0%} of frames", True),
-    "mouse_r2/pitch": ("Pitch of labels", "R2 of the likeliest bin", True),
-    "mouse_r2/yaw": ("Yaw of labels", "R2 of the likeliest bin", True),
+
+
+class _Metric(NamedTuple):
+    """A metric of labels, and the predictor without frames that is best by it."""
+
+    title: str
+    unit: str
+    more: bool  # True if more is better
+    trivial: str
+
+
+_METRICS = {
+    "nll": _Metric("Loss of labels", "nats per frame", False, "the marginal distribution"),
+    "key_nll": _Metric("Loss of labels, keys alone", "nats per frame", False, "the marginal distribution"),
+    "f1/mean": _Metric(
+        "Keys of labels", f"mean F1 of keys held in more than {COMMON_SHARE:.0%} of frames", True, "all keys held"
+    ),
+    "mouse_r2/pitch": _Metric("Pitch of labels", "R2 of the likeliest bin", True, "the mean"),
+    "mouse_r2/yaw": _Metric("Yaw of labels", "R2 of the likeliest bin", True, "the mean"),
 }
 
 
@@ -62,22 +77,33 @@ class Runs(NamedTuple):
     policies: Mapping[str, Path]  # cloned from the labels of each model
 
 
-class _Pair(NamedTuple):
-    """Sums of one episode of two models, for the interval of their difference."""
+class _Labels(NamedTuple):
+    """Sums over the labels of one episode."""
 
-    latent: Totals
-    idm: Totals
+    totals: Totals
+    key_loss: Float[np.ndarray, ""]  # nats; the part of the keys in the loss
+
+
+class _Pair(NamedTuple):
+    """Sums of one episode of two predictors, for the interval of their difference."""
+
+    one: Any
+    other: Any
 
 
 def write_experiments(folder: Path, runs: Runs) -> list[str]:
     """Write all results into a folder; returns them as lines of text, whatever they show."""
     results = {"latent-frames": _frames_experiment(runs), "latent-policies": _policies_experiment(runs)}
-    labels = _label_totals(runs)
-    results |= {f"latent-{metric.replace('/', '-')}": _labels_experiment(runs, labels, metric) for metric in _TITLES}
+    labels, trivial, space = _labels(runs), _trivial_labels(runs), _stream(runs.recorded, "test", "keep").space
+    results |= {
+        f"latent-{metric.replace('/', '-')}": _labels_experiment(space, labels, trivial, metric) for metric in _METRICS
+    }
     folder.mkdir(parents=True, exist_ok=True)
     for name, experiment in results.items():
         write_experiment(folder / f"{name}.json", experiment)
-    return [line for experiment in results.values() for line in _lines(experiment)]
+    file = folder / "latent.html"
+    write_experiments_page(file, f"{LATENT.capitalize()} against {IDM}", list(results.values()))
+    return [*(line for experiment in results.values() for line in _lines(experiment)), f"charts: {file}"]
 
 
 def _lines(experiment: Experiment) -> Iterator[str]:
@@ -151,40 +177,79 @@ def _episodes_note(episodes: int) -> str:
     return f"95% intervals by bootstrap over {episodes} held-out episodes; one seed of training."
 
 
-def _label_totals(runs: Runs) -> dict[str, dict[float, list[Totals]]]:
+def _labels(runs: Runs) -> dict[str, dict[float, list[_Labels]]]:
     """Sums by episode of the held-out play, of the most probable labels, by model and minutes of labelled play."""
     episodes = [episode for episode in find_episodes(runs.recorded) if episode.split == "test"]
     return {
-        name: {minutes: _labeller_totals(workdir, episodes) for minutes, workdir in by_minutes.items()}
+        name: {minutes: _labels_of_model(workdir, episodes) for minutes, workdir in by_minutes.items()}
         for name, by_minutes in runs.labellers.items()
     }
 
 
-def _labeller_totals(workdir: Path, episodes: Sequence[Episode]) -> list[Totals]:
+def _labels_of_model(workdir: Path, episodes: Sequence[Episode]) -> list[_Labels]:
     idm = load_idm(workdir)
-    space, totals = idm.module.space, []
+    space, labels = idm.module.space, []
     scorer = EpisodeScorer(idm, mirror=True)
     for episode in episodes:
         log_probs, true = scorer.log_probs(episode), recorded_actions(episode)
-        loss = -log_likelihood(log_probs, *head_outcomes(true, space).values())
+        outcomes = head_outcomes(true, space)
+        loss, key_loss = -log_likelihood(log_probs, *outcomes.values()), -selected(log_probs[0], outcomes["buttons"])
         keys, bins = (head.argmax(-1) for head in log_probs)
         prediction = Prediction(loss, keys.astype(np.uint8), space.to_movement(bins))
-        totals.append(compute_totals(space, prediction, true.keys, true.movement, np.ones(len(loss), bool)))
-    return totals
+        totals = compute_totals(space, prediction, true.keys, true.movement, np.ones(len(loss), bool))
+        labels.append(_Labels(totals, key_loss.sum()))
+    return labels
 
 
-def _labels_experiment(runs: Runs, labels: Mapping[str, Mapping[float, list[Totals]]], metric: str) -> Experiment:
+def _trivial_labels(runs: Runs) -> list[_Labels]:
+    """The same of labels from no frame: all keys held, no movement, and the loss of the marginal distribution.
+
+    The marginal distribution is that of all labelled play, not of some minutes.
+    """
+    marginal, labels = FactoredMarginal.from_stream(_stream(runs.recorded, "train", "keep")), []
+    for episode in find_episodes(runs.recorded):
+        if episode.split == "test":
+            true, space = recorded_actions(episode), episode.index.space
+            losses = -np.log(marginal.probabilities(space, (true.keys, true.movement)))
+            held = Prediction(losses.sum(-1), np.ones_like(true.keys), np.zeros_like(true.movement))
+            totals = compute_totals(space, held, true.keys, true.movement, np.ones(len(losses), bool))
+            labels.append(_Labels(totals, losses[:, : len(space.keys)].sum()))
+    return labels
+
+
+def _metrics(space: ActionSpace, labels: _Labels) -> dict[str, float]:
+    key_nll = float(labels.key_loss / labels.totals.frames)
+    return compute_metrics(space, labels.totals) | {"key_nll": key_nll}
+
+
+def _trivial_metrics(space: ActionSpace, labels: _Labels) -> dict[str, float]:
+    """Metrics of the best predictor without frames: of movement, its mean, whose R2 is 0 by definition."""
+    metrics = _metrics(space, labels)
+    return {name: 0.0 if name.startswith("mouse_r2") else value for name, value in metrics.items()}
+
+
+def _gap(
+    one: Sequence[Any],
+    other: Sequence[Any],
+    compute: Callable[[Any], Mapping[str, float]],
+    compute_other: Callable[[Any], Mapping[str, float]],
+    metric: str,
+) -> Figure:
+    """Difference of two predictors by a metric, over the same resampled episodes."""
+
+    def difference(pair: _Pair) -> dict[str, float]:
+        return {metric: compute(pair.one)[metric] - compute_other(pair.other)[metric]}
+
+    pairs = [_Pair(*both) for both in zip(one, other, strict=True)]
+    return figures_with_intervals(pairs, difference)[metric]
+
+
+def _labels_experiment(
+    space: ActionSpace, labels: Mapping[str, Mapping[float, list[_Labels]]], trivial: list[_Labels], metric: str
+) -> Experiment:
     """Quality of labels against minutes of labelled play, by one metric."""
-    space, (title, unit, more) = _stream(runs.recorded, "test", "keep").space, _TITLES[metric]
-    compute = partial(compute_metrics, space)
-    figures = {
-        name: {minutes: figures_with_intervals(totals, compute)[metric] for minutes, totals in by_minutes.items()}
-        for name, by_minutes in labels.items()
-    }
-    trivial_name, trivial = _trivial(runs, space, metric)
-    minutes, latent = max(figures[LATENT].items())
-    holds = latent.low > trivial if more else latent.high < trivial
-    expectation = f"Codes predict the true actions better than {trivial_name}, at {minutes:g} minutes"
+    title, unit, more, trivial_name = _METRICS[metric]
+    compute, compute_trivial = partial(_metrics, space), partial(_trivial_metrics, space)
     return Experiment(
         title=f"{title}: {LATENT} against {IDM}",
         claim=_CLAIM,
@@ -192,41 +257,38 @@ def _labels_experiment(runs: Runs, labels: Mapping[str, Mapping[float, list[Tota
         x_label=_MINUTES,
         y_label=unit,
         series=tuple(
-            Series(name, tuple(_point(x, figure) for x, figure in by_minutes.items()))
-            for name, by_minutes in figures.items()
+            Series(
+                name,
+                tuple(_point(x, figures_with_intervals(each, compute)[metric]) for x, each in by_minutes.items()),
+            )
+            for name, by_minutes in labels.items()
         ),
-        baselines={trivial_name: trivial},
-        verdicts=(Verdict(expectation, f"{_text(latent)} against {trivial:.3f}", bool(holds)),),
+        baselines={trivial_name: compute_trivial(sum_episodes(trivial))[metric]},
+        verdicts=tuple(
+            _verdict(f"{name}, {x:g} minutes", _gap(each, trivial, compute, compute_trivial, metric), metric)
+            for name, by_minutes in labels.items()
+            for x, each in by_minutes.items()
+        ),
         notes=(
-            *(_comparison(space, labels, metric, x) for x in labels[LATENT]),
-            _episodes_note(len(labels[LATENT][minutes])),
+            *(
+                _comparison(x, _gap(each, labels[IDM][x], compute, compute, metric), more)
+                for x, each in labels[LATENT].items()
+            ),
+            _episodes_note(len(trivial)),
         ),
         log_x=True,
     )
 
 
-def _trivial(runs: Runs, space: ActionSpace, metric: str) -> tuple[str, float]:
-    """Best predictor that sees no frame, by this metric: marginal loss, F1 of keys always held, R2 of the mean."""
-    train, test = _stream(runs.recorded, "train", "keep"), _stream(runs.recorded, "test", "keep")
-    if metric == "nll":
-        return "the marginal distribution", idm_baselines(train, test)["released"]["nll"]
-    if metric != "f1/mean":
-        return "the mean", 0.0
-    buttons, camera = test.index.buttons, np.asarray(test.index.camera)
-    held = Prediction(np.zeros(len(buttons)), np.ones_like(buttons), np.zeros_like(camera))
-    totals = compute_totals(space, held, buttons, camera, np.ones(len(buttons), bool))
-    return "all keys held", compute_metrics(space, totals)[metric]
+def _verdict(labels: str, gap: Figure, metric: str) -> Verdict:
+    """Verdict on labels against the predictor without frames, by their difference over the same episodes."""
+    _, _, more, trivial = _METRICS[metric]
+    better = gap.low > 0 if more else gap.high < 0
+    return Verdict(f"Labels of {labels}, are better than {trivial}", f"difference {_text(gap)}", bool(better))
 
 
-def _comparison(space: ActionSpace, labels: Mapping[str, Mapping[float, list[Totals]]], metric: str, x: float) -> str:
-    """Difference of both models at some minutes, over the same episodes, and the model that is better by it."""
-
-    def difference(pair: _Pair) -> dict[str, float]:
-        return {metric: compute_metrics(space, pair.latent)[metric] - compute_metrics(space, pair.idm)[metric]}
-
-    pairs = [_Pair(*both) for both in zip(labels[LATENT][x], labels[IDM][x], strict=True)]
-    gap = figures_with_intervals(pairs, difference)[metric]
-    return f"At {x:g} minutes, {LATENT} minus {IDM}: {_text(gap)}; {_better(gap, _TITLES[metric][2])}."
+def _comparison(minutes: float, gap: Figure, more: bool) -> str:
+    return f"At {minutes:g} minutes, {LATENT} minus {IDM}: {_text(gap)}; {_better(gap, more)}."
 
 
 def _better(gap: Figure, more: bool) -> str:
@@ -244,10 +306,7 @@ def _policies_experiment(runs: Runs) -> Experiment:
     figures = {name: figures_with_intervals(each, measure.compute)["nll"] for name, each in totals.items()}
     baselines = policy_baselines(_stream(runs.recorded, "train", "drop"), test)
     trivial = baselines["marginal"]["nll"]
-    pairs = [_Pair(*both) for both in zip(totals[LATENT], totals[IDM], strict=True)]
-    gap = figures_with_intervals(
-        pairs, lambda pair: {"nll": measure.compute(pair.latent)["nll"] - measure.compute(pair.idm)["nll"]}
-    )["nll"]
+    gap = _gap(totals[LATENT], totals[IDM], measure.compute, measure.compute, "nll")
     return Experiment(
         title=f"Policies cloned from labels: {LATENT} against {IDM}",
         claim=_CLAIM,
@@ -266,7 +325,7 @@ def _policies_experiment(runs: Runs) -> Experiment:
         notes=(
             f"{LATENT} minus {IDM}: {_text(gap)}; {_better(gap, more=False)}.",
             "Repeating has the true last action as input, which a policy has not.",
-            _episodes_note(len(pairs)),
+            _episodes_note(len(totals[LATENT])),
         ),
     )
 

@@ -10,6 +10,8 @@ from demo.latent_report import _better
 from configs.latent_demo import get_config
 from launch import latent_actions
 from tests.programs import ROOT
+from vpt_jax.data.streams import Stream, StreamSettings
+from vpt_jax.evaluation.baselines import idm_baselines
 from vpt_jax.evaluation.resampling import Figure
 from vpt_jax.report.experiments import read_experiment
 from vpt_jax.system.errors import ConfigError
@@ -47,6 +49,15 @@ def test_a_difference_within_its_interval_has_no_winner():
     assert _better(Figure(-0.2, -0.3, -0.1), more=False) == "latent actions better"
 
 
+def _marginal_loss(folder):
+    """The loss that a training run computes for the marginal distribution."""
+    train, test = (
+        Stream(StreamSettings(str(folder / "data" / "labelled"), split, 1, 1, "keep", shuffle=False))
+        for split in ("train", "test")
+    )
+    return idm_baselines(train, test)["released"]["nll"]
+
+
 @pytest.mark.slow  # three to five minutes, most of them compiling
 def test_the_whole_experiment_on_a_small_scale(tmp_path):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
@@ -57,7 +68,7 @@ def test_the_whole_experiment_on_a_small_scale(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
     experiments = {file.stem: read_experiment(file) for file in (tmp_path / "results").glob("*.json")}
     assert set(experiments) == {
-        "latent-frames", "latent-policies", "latent-nll", "latent-f1-mean", "latent-mouse_r2-pitch",
+        "latent-frames", "latent-policies", "latent-nll", "latent-key_nll", "latent-f1-mean", "latent-mouse_r2-pitch",
         "latent-mouse_r2-yaw"
     }  # fmt: skip
     for experiment in experiments.values():
@@ -70,3 +81,13 @@ def test_the_whole_experiment_on_a_small_scale(tmp_path):
         name: [0.1, 0.3] for name in latent_actions.CONFIGS
     }
     assert sum("latent actions minus inverse dynamics" in note for note in labels.notes) == 2
+    assert [verdict.expectation for verdict in labels.verdicts] == [
+        f"Labels of {name}, {minutes:g} minutes, are better than the marginal distribution"
+        for name in latent_actions.CONFIGS for minutes in (0.1, 0.3)
+    ]  # fmt: skip
+    marginal, of_keys = (
+        experiment.baselines["the marginal distribution"] for experiment in (labels, experiments["latent-key_nll"])
+    )
+    assert marginal == pytest.approx(_marginal_loss(tmp_path))
+    assert 0 < of_keys < marginal
+    assert "<svg" in (tmp_path / "experiments" / "latent.html").read_text()

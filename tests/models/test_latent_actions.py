@@ -66,9 +66,10 @@ def test_codes_depend_on_a_frame_and_the_next_one_alone(latent):
     assert np.all(np.any(np.asarray(before[2:4] != after[2:4]), axis=(1, 2)))
 
 
-def test_a_new_decoder_copies_the_frame(latent):
-    model, variables = latent
-    frames = random_frames(1, 5)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_new_decoder_copies_the_frame(latent, dtype):
+    _, variables = latent
+    model, frames = make_latent_actions(MODEL | {"dtype": dtype}), random_frames(1, 5)
     output = jax.jit(model.apply)(variables, frames)
     np.testing.assert_allclose(output.next_frames, frames / 255, atol=1e-6)
     assert output.actions.codes.shape == (1, 5, 2)

@@ -13,7 +13,9 @@ from vpt_jax import parallel
 from vpt_jax.data.streams import StreamSettings, WindowStream
 from vpt_jax.evaluation.baselines import FactoredMarginal
 from vpt_jax.models.idm import InverseDynamicsModel
+from vpt_jax.models.presets import make_latent_actions
 from vpt_jax.training.inverse_dynamics import inverse_dynamics
+from vpt_jax.training.latent_actions import latent_actions
 from vpt_jax.training.optimizers import adam
 from vpt_jax.training.state import initial_state, train_step
 
@@ -51,6 +53,17 @@ def test_an_inverse_dynamics_step_computes_the_same_on_any_mesh(dataset_dir, gra
     idm = InverseDynamicsModel(8, widths=(8,), features=32, heads=2, layers=1)
     marginal = FactoredMarginal.from_stream(data)
     objective = inverse_dynamics(idm, data.frame_shape, marginal, augmented=True, mirrored=True)
+    assert_same_steps_on_any_mesh(objective, data, grad_accum_steps)
+
+
+@pytest.mark.slow  # the test above has the same rules for sharding
+def test_a_step_of_latent_actions_computes_the_same_on_any_mesh(dataset_dir):
+    data = WindowStream(StreamSettings(str(dataset_dir), "train", batch=8, length=6, nulls="keep"))
+    model = make_latent_actions({"preset": "nano", "dtype": "float32", "remat": "stacks"})
+    assert_same_steps_on_any_mesh(latent_actions(model, data.frame_shape, None, True, 0.25, 0.1), data)
+
+
+def assert_same_steps_on_any_mesh(objective, data, grad_accum_steps=1):
     rng, optimizer = np.random.default_rng(0), adam(lambda _: 2e-4, 0.01, 5.0)
     params = jax.tree.map(
         lambda leaf: rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape).astype(np.float32),

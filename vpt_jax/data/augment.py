@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Num, UInt8
 
 from vpt_jax.actions.quantizer import Array
 from vpt_jax.actions.space import ActionSpace
@@ -29,16 +29,23 @@ def mirror(rng: jax.Array, batch: Batch, space: ActionSpace) -> Batch:
 
     Our addition, not the paper's: in most games a mirrored clip is one that might have been played.
     """
-    chosen = jax.random.bernoulli(rng, shape=(len(batch.frames),))
-
-    def choose(mirrored: Array, plain: Array) -> Array:
-        return jnp.where(chosen.reshape(-1, *[1] * (plain.ndim - 1)), mirrored, plain)
-
+    mirrored_camera = batch.camera * jnp.array(space.mirrored_axes, batch.camera.dtype)
     return batch._replace(
-        frames=choose(batch.frames[..., ::-1, :], batch.frames),
-        buttons=choose(batch.buttons[..., jnp.array(space.mirrored_keys)], batch.buttons),
-        camera=choose(batch.camera * jnp.array(space.mirrored_axes, batch.camera.dtype), batch.camera),
+        frames=mirror_frames(rng, batch.frames),
+        buttons=_choose(rng, batch.buttons[..., jnp.array(space.mirrored_keys)], batch.buttons),
+        camera=_choose(rng, mirrored_camera, batch.camera),
     )
+
+
+def mirror_frames(rng: jax.Array, frames: UInt8[Array, "b t h w 3"]) -> UInt8[Array, "b t h w 3"]:
+    """Random horizontal flip of clips without actions, as in `mirror`."""
+    return _choose(rng, frames[..., ::-1, :], frames)
+
+
+def _choose(rng: jax.Array, mirrored: Num[Array, "b ..."], plain: Num[Array, "b ..."]) -> Num[Array, "b ..."]:
+    """The mirrored array for a random half of the clips; for all arrays the same half."""
+    chosen = jax.random.bernoulli(rng, shape=(len(plain),))
+    return jnp.where(chosen.reshape(-1, *[1] * (plain.ndim - 1)), mirrored, plain)
 
 
 class AugmentParams(NamedTuple):

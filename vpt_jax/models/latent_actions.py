@@ -50,10 +50,11 @@ class LatentActionEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, frames: UInt8[Array, "b t h w 3"]) -> LatentActions:
-        images = scale_frames(frames, self.dtype)
+        images = scale_frames(frames, jnp.float32)  # in bfloat16, small differences of bright pixels would be lost
         changes = jnp.pad(images[:, 1:] - images[:, :-1], [(0, 0), (0, 1), (0, 0), (0, 0), (0, 0)])
         b, t, *image_shape = images.shape
-        pairs = jnp.concatenate([images, DIFFERENCE_SCALE * changes], -1).reshape(b * t, *image_shape[:2], -1)
+        pairs = jnp.concatenate([images, DIFFERENCE_SCALE * changes], -1).astype(self.dtype)
+        pairs = pairs.reshape(b * t, *image_shape[:2], -1)
         encoder = ImpalaEncoder(self.widths, EMBEDDING, remat=self.remat, dtype=self.dtype, name="encoder")
         vectors = nn.Dense(self.tokens * self.code_features, kernel_init=fan_in_normalized(), name="vectors")(
             encoder(pairs).astype(jnp.float32)
@@ -96,17 +97,18 @@ class NextFrameDecoder(nn.Module):
         self, frames: UInt8[Array, "b t h w 3"], quantized: Float[Array, "b t tokens f"]
     ) -> Float[Array, "b t h w 3"]:
         b, t, height, width, _ = frames.shape
-        images = constrain(scale_frames(frames, self.dtype).reshape(b * t, height, width, 3), FRAMES)
+        images = constrain(scale_frames(frames, jnp.float32).reshape(b * t, height, width, 3), FRAMES)
         codes = quantized.reshape(b * t, 1, 1, -1).astype(self.dtype)
-        x = NormConv(self.features, norm=False, dtype=self.dtype, name="first_conv")(_to_patches(images, self.patch))
+        cells = _to_patches(images, self.patch).astype(self.dtype)
+        x = NormConv(self.features, norm=False, dtype=self.dtype, name="first_conv")(cells)
         for i in range(self.blocks):
             film = nn.Dense(2 * self.features, dtype=self.dtype, kernel_init=fan_in_normalized(), name=f"film_{i}")
             scale, shift = jnp.split(film(codes), 2, axis=-1)
             x = ResidualBlock(1.0, dtype=self.dtype, name=f"block_{i}")(x * (1 + scale) + shift)
         zeros = nn.initializers.zeros_init()
         change = nn.Dense(3 * self.patch**2, dtype=self.dtype, kernel_init=zeros, name="change")(x)
-        following = images + _from_patches(change, self.patch)
-        return following.reshape(b, t, height, width, 3).astype(jnp.float32)
+        following = images + _from_patches(change.astype(jnp.float32), self.patch)  # in bfloat16, no copy was exact
+        return following.reshape(b, t, height, width, 3)
 
 
 def _to_patches(images: Float[Array, "n h w 3"], size: int) -> Float[Array, "n rows columns c"]:
@@ -160,7 +162,8 @@ class LatentIDM(InverseDynamicsModel):
     """Inverse dynamics model that sees the codes of latent actions in place of frames.
 
     It differs from an IDM in `embed` alone: the same transformer and heads map the codes of a window to actions, so a
-    comparison of both is one of what they see. The encoder, `latent`, is that of a `LatentActionModel`, and is frozen.
+    comparison of both is one of what they see. The encoder, `latent`, is that of a `LatentActionModel`; the config
+    freezes it (`frozen_pattern`).
     """
 
     tokens: int = 4
@@ -178,7 +181,7 @@ class LatentIDM(InverseDynamicsModel):
     def embed(self, frames: UInt8[Array, "b s h w 3"]) -> Float[Array, "b s-4 features"]:
         """Embeddings of all frames except the two outermost on each side: of the codes of the four pairs around it."""
         quantized = self.latent(frames).quantized
-        codes = jax.lax.stop_gradient(quantized).reshape(*quantized.shape[:2], -1)
+        codes = quantized.reshape(*quantized.shape[:2], -1)
         count = codes.shape[1] - PAIRS
         around = jnp.concatenate([codes[:, i : i + count] for i in range(PAIRS)], axis=-1)
         return constrain(self.project(self.neighbours(around.astype(self.dtype))), BATCH)

@@ -5,9 +5,12 @@ The loss is a sum of three terms:
 - The squared error of the predicted next frame, as a share of that of copying the last frame: 1 is no better than that,
   whatever the game and its contrast.
 - `commitment_weight` times the distance of vectors and codebook, for both (VQ-VAE's second and third term).
-- `entropy_weight` times how much the codes' entropy is below its maximum. This prevents codebook collapse, in which few
-  codes are used: the entropy is that of the batch's mean soft choice, so that its gradient moves unused codes as well.
-  LAPA and Genie replace unused codes instead, which is a state beside the parameters; this is a term of the loss.
+- `entropy_weight` times how much the codes' entropy is below its maximum, against codebook collapse, in which few codes
+  are used: the entropy is that of the batch's mean soft choice, so that its gradient moves unused codes as well.
+  The perplexity of the codes, logged and measured, shows whether it was enough. LAPA and Genie replace unused codes
+  instead, which is a state beside the parameters; this is a term of the loss.
+
+The first and the third are no means over frames but of a whole batch, and with `grad_accum_steps` of each microbatch.
 """
 
 from functools import partial
@@ -18,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Num, UInt8
 
 from vpt_jax.actions.quantizer import Array
+from vpt_jax.data.augment import mirror_frames
 from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.metrics import Measure
 from vpt_jax.models.impala import scale_frames
@@ -60,8 +64,7 @@ def latent_action_loss(
     """Loss of the module's description, over the pairs of valid frames."""
     frames = jnp.asarray(batch.frames)
     if mirrored:
-        flipped = jax.random.bernoulli(rng, shape=(len(frames), 1, 1, 1, 1))
-        frames = jnp.where(flipped, frames[..., ::-1, :], frames)
+        frames = mirror_frames(rng, frames)
     output, pairs = model.apply({"params": params}, frames), valid_pairs(batch)
     error, copy_error = (jnp.where(pairs, errors, 0).sum() for errors in _squared_errors(frames, output.next_frames))
     reconstruction = error / jnp.maximum(copy_error, 1e-6)
