@@ -8,6 +8,7 @@ import pytest
 from tests.data.tiny import write_dataset
 from vpt_jax.data.captions import (
     MAX_TEXT,
+    SCHEMA,
     Caption,
     CaptionObserver,
     clean_text,
@@ -18,6 +19,7 @@ from vpt_jax.data.captions import (
 )
 from vpt_jax.data.dataset import join_datasets, load_index
 from vpt_jax.data.errors import DatasetDamagedError
+from vpt_jax.data.manifest import write_table
 from vpt_jax.data.mixture import MixtureStream
 from vpt_jax.data.streams import Part, Stream, StreamSettings, batches
 from vpt_jax.data.text_embedders import load_text_embedder
@@ -115,6 +117,13 @@ def test_impossible_captions_are_refused(folder, captions):
     write_captions(folder / "index" / "train", captions)
     with pytest.raises(DatasetDamagedError, match=r"captions\.parquet is damaged: frames outside"):
         Stream(replace(settings_of(folder)))
+
+
+def test_rows_without_a_number_are_refused(folder):
+    row = {"episode": None, "frame": 0, "text": "go"}
+    write_table(folder / "index" / "train" / "captions.parquet", [row], SCHEMA)
+    with pytest.raises(DatasetDamagedError, match=r"captions\.parquet is damaged: rows without episode or frame"):
+        settings_of(folder)
 
 
 def test_damaged_files_are_refused(folder):
