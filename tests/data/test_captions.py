@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.data.tiny import write_dataset
@@ -90,6 +92,28 @@ def test_batches_have_the_embedding_of_each_frames_text(folder, workers):
     plain = Stream(settings_of(folder, text=None))
     assert plain.read(0, [0]).text is None
     assert "text" not in plain.fingerprint()
+
+
+@pytest.mark.parametrize("segments", [(), [(0, 1)], [(1, 2), (2, 3)]])
+def test_text_stays_with_its_frame_when_frames_are_dropped_and_episodes_cut(tmp_path, segments):
+    folder, manifest = write_dataset(tmp_path / "dataset", (70,)), ""
+    buttons = np.load(folder / "index" / "train" / "buttons.npy", mmap_mode="r+")
+    camera = np.load(folder / "index" / "train" / "camera.npy", mmap_mode="r+")
+    null = np.arange(70) % 3 == 0
+    buttons[null], camera[null] = 0, 0
+    words = [f"word{frame}" for frame in range(70)]
+    write_captions(folder / "index" / "train", [[Caption(frame, text) for frame, text in enumerate(words)]])
+    if segments:
+        manifest = str(tmp_path / "segments.parquet")
+        columns = {"video": ["train/train0.mp4"] * len(segments)}
+        columns |= {name: [float(one[i]) for one in segments] for i, name in enumerate(("start", "end"))}
+        pq.write_table(pa.table(columns), manifest)
+    stream, embedder = Stream(settings_of(folder, nulls="drop", segments=manifest)), load_text_embedder("hashed")
+    read = [stream.read(step, [0]) for step in range(stream.steps_per_epoch)]
+    text = np.concatenate([batch.text[0][batch.valid[0]] for batch in read])
+    inside = [frame for start, end in segments or [(0, 3.5)] for frame in range(int(20 * start), int(20 * end))]
+    kept = [words[frame] for frame in inside if not null[frame]]
+    np.testing.assert_array_equal(text, embedder.embed(kept))
 
 
 def test_a_mixture_joins_the_text_of_its_datasets(folder, tmp_path):
