@@ -3,11 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.data.tiny import write_dataset
 from vpt_jax.data.captions import (
     MAX_TEXT,
+    SCHEMA,
     Caption,
     CaptionObserver,
     clean_text,
@@ -18,6 +21,7 @@ from vpt_jax.data.captions import (
 )
 from vpt_jax.data.dataset import join_datasets, load_index
 from vpt_jax.data.errors import DatasetDamagedError
+from vpt_jax.data.manifest import write_table
 from vpt_jax.data.mixture import MixtureStream
 from vpt_jax.data.streams import Part, Stream, StreamSettings, batches
 from vpt_jax.data.text_embedders import load_text_embedder
@@ -84,10 +88,32 @@ def test_batches_have_the_embedding_of_each_frames_text(folder, workers):
     expected = np.array([np.zeros(256) if name == "" else embedder.embed([name])[0] for name in padded])
     np.testing.assert_array_equal(text, expected)
     assert stream.bytes_read(1) == sum(field.nbytes for field in read[0])
-    assert stream.fingerprint()["text"] == ["hashed", "hashed-1", 256]
+    assert stream.fingerprint()["text"] == ["hashed-1", 256]
     plain = Stream(settings_of(folder, text=None))
     assert plain.read(0, [0]).text is None
     assert "text" not in plain.fingerprint()
+
+
+@pytest.mark.parametrize("segments", [(), [(0, 1)], [(1, 2), (2, 3)]])
+def test_text_stays_with_its_frame_when_frames_are_dropped_and_episodes_cut(tmp_path, segments):
+    folder, manifest = write_dataset(tmp_path / "dataset", (70,)), ""
+    buttons = np.load(folder / "index" / "train" / "buttons.npy", mmap_mode="r+")
+    camera = np.load(folder / "index" / "train" / "camera.npy", mmap_mode="r+")
+    null = np.arange(70) % 3 == 0
+    buttons[null], camera[null] = 0, 0
+    words = [f"word{frame}" for frame in range(70)]
+    write_captions(folder / "index" / "train", [[Caption(frame, text) for frame, text in enumerate(words)]])
+    if segments:
+        manifest = str(tmp_path / "segments.parquet")
+        columns = {"video": ["train/train0.mp4"] * len(segments)}
+        columns |= {name: [float(one[i]) for one in segments] for i, name in enumerate(("start", "end"))}
+        pq.write_table(pa.table(columns), manifest)
+    stream, embedder = Stream(settings_of(folder, nulls="drop", segments=manifest)), load_text_embedder("hashed")
+    read = [stream.read(step, [0]) for step in range(stream.steps_per_epoch)]
+    text = np.concatenate([batch.text[0][batch.valid[0]] for batch in read])
+    inside = [frame for start, end in segments or [(0, 3.5)] for frame in range(int(20 * start), int(20 * end))]
+    kept = [words[frame] for frame in inside if not null[frame]]
+    np.testing.assert_array_equal(text, embedder.embed(kept))
 
 
 def test_a_mixture_joins_the_text_of_its_datasets(folder, tmp_path):
@@ -99,7 +125,7 @@ def test_a_mixture_joins_the_text_of_its_datasets(folder, tmp_path):
     np.testing.assert_array_equal(text[0], streams[0].read(1, [0]).text[0])
     assert text[0].any()
     assert not text[1].any()
-    assert mixture.fingerprint()["text"][0] == "hashed"
+    assert mixture.fingerprint()["text"] == ["hashed-1", 256]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +141,13 @@ def test_impossible_captions_are_refused(folder, captions):
     write_captions(folder / "index" / "train", captions)
     with pytest.raises(DatasetDamagedError, match=r"captions\.parquet is damaged: frames outside"):
         Stream(replace(settings_of(folder)))
+
+
+def test_rows_without_a_number_are_refused(folder):
+    row = {"episode": None, "frame": 0, "text": "go"}
+    write_table(folder / "index" / "train" / "captions.parquet", [row], SCHEMA)
+    with pytest.raises(DatasetDamagedError, match=r"captions\.parquet is damaged: rows without episode or frame"):
+        settings_of(folder)
 
 
 def test_damaged_files_are_refused(folder):

@@ -6,7 +6,7 @@ import pytest
 
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.data.batch import Batch
-from vpt_jax.evaluation.copycat import copycat_losses
+from vpt_jax.evaluation.copycat import INPUTS_WITH_TEXT, copycat_losses
 from vpt_jax.evaluation.metrics import Prediction
 
 ROWS, LENGTH = 3, 4
@@ -35,3 +35,17 @@ def test_losses_rise_without_the_inputs_that_a_policy_uses():
     values = {name: figure.value for name, figure in losses.items()}
     assert values == pytest.approx({"as recorded": 1.25, "picture blanked": 2.25, "history blanked": 3})
     assert all(figure.low <= figure.value <= figure.high for figure in losses.values())
+
+
+def test_the_loss_without_text_is_that_of_batches_without_text():
+    def captioned():
+        for batch in held_out():
+            yield batch._replace(text=np.ones((ROWS, LENGTH, 5), np.float32))
+
+    def reads_text(params, memory, batch):
+        prediction, memory = predict(params, memory, batch)
+        return prediction._replace(loss=prediction.loss + 4 * (batch.text == 0).all(-1)), memory
+
+    losses = copycat_losses(MINERL, reads_text, lambda: jnp.zeros(()), captioned, jnp.ones(()), INPUTS_WITH_TEXT)
+    assert losses["as recorded"].value == pytest.approx(1.25)
+    assert losses["text blanked"].value == pytest.approx(5.25)

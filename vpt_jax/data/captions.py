@@ -109,8 +109,8 @@ def read_captions(folder: Path, lengths: Int64[np.ndarray, " episodes"]) -> list
         return episodes
     table = _read_table(file)
     episode, frame = (table.column(name).to_numpy() for name in ("episode", "frame"))
-    inside = (episode >= 0) & (episode < len(lengths))
-    inside &= (frame >= 0) & (frame < lengths[np.where(inside, episode, 0)])
+    known = (episode >= 0) & (episode < len(lengths))
+    inside = known & (frame >= 0) & (frame < np.append(lengths, 0)[np.where(known, episode, -1)])
     ascending = (np.diff(episode) > 0) | ((np.diff(episode) == 0) & (np.diff(frame) > 0))
     if not (inside.all() and ascending.all()):
         raise _damaged(file, "frames outside of their episode, or not in order")
@@ -144,6 +144,8 @@ def _read_table(file: Path) -> pa.Table:
         table.validate(full=True)
         if [table.schema.field(name).type for name in ("episode", "frame")] != [pa.int32(), pa.int32()]:
             raise _damaged(file, "columns of other types")
+        if table.column("episode").null_count or table.column("frame").null_count:
+            raise _damaged(file, "rows without episode or frame")
         texts = table.column("text").cast(pa.dictionary(pa.int32(), pa.string()))
         return table.set_column(table.schema.get_field_index("text"), "text", texts)
     except DatasetDamagedError:

@@ -121,7 +121,7 @@ def _names(manifest: Path, column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def dictionary_encode(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     """Dictionary-encodes a column: the code of every row, -1 for a null, and the distinct names."""
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionarydictionary_encode()
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     encoded = encoded.unify_dictionaries().combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):  # without chunks
         return np.zeros(0, int), []

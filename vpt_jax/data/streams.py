@@ -352,7 +352,7 @@ class Stream:
             "frame_shape": list(self.frame_shape), "episodes": names[:16], "kept_frames": self.num_frames, **space,
         }  # fmt: skip
         same |= {"mapping": self.settings.mapping.to_dict()} if self.settings.mapping else {}
-        return same | ({"text": list(self.settings.text.embedder)} if self.settings.text else {})
+        return same | ({"text": list(self.settings.text.embedder[1:])} if self.settings.text else {})
 
 
 class WindowStream(Stream):

@@ -25,6 +25,8 @@ INPUTS: dict[str, Callable[[Any], Any]] = {
     "picture blanked": lambda batch: batch._replace(frames=jnp.zeros_like(batch.frames)),
     "history blanked": lambda batch: batch._replace(first=jnp.ones_like(batch.first)),
 }
+# The same of policies that read text: if the loss hardly rises without it, they cannot be steered.
+INPUTS_WITH_TEXT = INPUTS | {"text blanked": lambda batch: batch._replace(text=jnp.zeros_like(batch.text))}
 
 
 def copycat_losses(
@@ -33,8 +35,9 @@ def copycat_losses(
     initial_memory: Callable[[], Any],
     batches: Callable[[], Iterable[Batch]],
     params: Any,
+    inputs: Mapping[str, Callable[[Any], Any]] = INPUTS,
 ) -> Mapping[str, Figure]:
-    """Held-out loss in nats per frame for each of `INPUTS`, with a 95% interval by bootstrap over rows of the batches.
+    """Held-out loss in nats per frame for each of `inputs`, with a 95% interval by bootstrap over rows of the batches.
 
     A row is a stretch of play: neighbouring frames are correlated, and rows hardly are.
 
@@ -44,10 +47,11 @@ def copycat_losses(
         initial_memory: makes the policy's memory before the first batch, for all rows.
         batches: starts a pass over the held-out data.
         params: of the policy.
+        inputs: `INPUTS`, or `INPUTS_WITH_TEXT` for batches with text.
     """
     step = jax.jit(partial(_row_totals, space, predict))
     losses = {}
-    for name, change in INPUTS.items():
+    for name, change in inputs.items():
         memory, totals = initial_memory(), []
         for batch in batches():
             batch_totals, memory = step(params, memory, change(batch))

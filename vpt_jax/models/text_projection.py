@@ -15,7 +15,7 @@ HIDDEN_LAYERS = 2
 
 
 class TextProjection(nn.Module):
-    """`[b, t, e] -> [b, t, features]`; 0 where the embedding is 0, which stands for no text."""
+    """`[b, t, e] -> [b, t, features]`, of vectors of length 1; 0 where they are 0, which stands for no text."""
 
     features: int
     dtype: DTypeLike = jnp.float32
@@ -23,7 +23,7 @@ class TextProjection(nn.Module):
     @nn.compact
     def __call__(self, text: Float[Array, "b t e"]) -> Float[Array, "b t f"]:
         given = (text != 0).any(-1, keepdims=True)
-        x = text.astype(self.dtype)
+        x = text.astype(self.dtype) * text.shape[-1] ** 0.5  # numbers of mean square 1, as layers expect
         for i in range(HIDDEN_LAYERS):
             layer = nn.Dense(self.features, dtype=self.dtype, kernel_init=fan_in_normalized(), name=f"hidden_{i}")
             x = nn.relu(layer(x))

@@ -29,7 +29,8 @@ def steer(config: ConfigDict) -> Path:
     policy = load_policy(config.policy)
     out, size, space = Path(config.out), policy.frame_shape[:2], policy.module.space
     digests = [policy_digest(policy), list(policy.embedder or ())]
-    played = ConfigDict({name: value for name, value in config.items() if name != "captions"})  # one may be added later
+    # Captions may be added later, and the policy is known by its content.
+    played = ConfigDict({name: value for name, value in config.items() if name not in ("captions", "policy")})
     results = {}
     with locked(out):
         for number, caption in enumerate(counts):

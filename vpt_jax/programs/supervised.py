@@ -25,7 +25,7 @@ from vpt_jax.data.streams import NULL_RULES, Part, Stream, StreamSettings, Windo
 from vpt_jax.data.text_embedders import EmbedderError, load_text_embedder
 from vpt_jax.data.text_tables import write_text_table
 from vpt_jax.data.trainable import require_trainable
-from vpt_jax.evaluation.copycat import copycat_losses
+from vpt_jax.evaluation.copycat import INPUTS, INPUTS_WITH_TEXT, copycat_losses
 from vpt_jax.evaluation.metrics import evaluator, group_name
 from vpt_jax.evaluation.resampling import Figure
 from vpt_jax.models.policy import embed, init_params
@@ -401,6 +401,7 @@ def check_copycat(
         partial(objective.initial_memory, config.data.valid_batch),
         partial(placed_batches, valid, mesh, 0, valid.steps_per_epoch, config.data.valid_workers),
         params,
+        INPUTS_WITH_TEXT if has_text(valid) else INPUTS,
     )
 
 

@@ -154,7 +154,8 @@ def _copycat_section(held_out: HeldOut, losses: Mapping[str, Figure]) -> str:
     ]
     rows += [[_PREDICTORS[name], f"{metrics['nll']:.3f}", ""] for name, metrics in held_out.baselines.items()]
     text = (
-        "Held-out loss of the last step, with every frame black, and with every frame as the first of an episode. A "
+        "Held-out loss of the last step, with every frame black, and with every frame as the first of an episode; of a "
+        "policy that reads text, also without it. A "
         "policy that repeats the actions that it infers from earlier frames predicts well and plays badly (the copycat "
         "problem, Wen et al. 2020). The 95% intervals are over stretches of play. The one that repeats has the true "
         "previous action as input."

@@ -251,7 +251,7 @@ def load_policy(workdir: str | Path) -> TrainedPolicy:
         policy = make_policy(run.metadata["config"]["model"], _space(run.metadata))
         shape = _frame_shape(run.metadata)
         epoch = run.step / run.metadata.get(STEPS_PER_EPOCH, math.nan)
-        embedder = EmbedderIdentity(*run.metadata["stream"]["text"]) if policy.text_features else None
+        embedder = _embedder(run.metadata) if policy.text_features else None
     new = ValueNormalizer.create()
     state = run.restore(
         lambda: {"params": init_params(policy, shape, jax.random.key(0)), "normalizer": new, "aux_normalizer": new}
@@ -260,6 +260,11 @@ def load_policy(workdir: str | Path) -> TrainedPolicy:
     aux_normalizer = state.get("aux_normalizer", normalizer)  # this library trains one for both
     facts = epoch, run.metadata, embedder
     return TrainedPolicy(policy, state["params"], shape, run.step, normalizer, aux_normalizer, *facts)
+
+
+def _embedder(metadata: Mapping[str, Any]) -> EmbedderIdentity:
+    """Identity of the text embedder; its folder may have moved since, so the name alone is no part of the data."""
+    return EmbedderIdentity(metadata["config"]["data"]["text_embedder"], *metadata["stream"]["text"])
 
 
 def save_policy(workdir: Path, policy: TrainedPolicy) -> None:
