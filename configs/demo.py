@@ -45,6 +45,9 @@ def get_config(variant: str = "") -> ConfigDict:
     # last number of steps is that of the three compared policies.
     config.policy = ConfigDict({"minutes": (5.0, 15.0), "steps": (100, 250, 1000)})
 
+    # Also train the inverse dynamics models on people's games, the demos in Freedoom (38 minutes, a quarter of every
+    # batch). Needs dsda-doom (docs/guides/recordings.md).
+    config.human_demos = False
     # Also train policies on the true labels and on the small labelled set, and report how they compare. False: only the
     # policy on predicted labels is trained, and the report has its figures and those of its play.
     config.compare = True

@@ -26,6 +26,7 @@ PREPARE = "prepare the {} play with its true labels"
 LABEL = "label the {} videos"
 CLONE = "clone a policy from {}"
 PREDICTED = "predicted labels"
+HUMAN = "human"
 # Seeds of the first episodes; those of the labelled play start at 0.
 UNLABELLED_SEED = 500_000
 HELD_OUT_SEED = 3_000_000  # not among the seeds on which the settings of the demo were tuned
@@ -108,10 +109,20 @@ def data_stages(config: ConfigDict, folder: Path, labelled: Path, unlabelled: Pa
     for name, splits in recorded.items():
         settings = arguments(config.stages.record, config.record, out=folder / "recordings" / name, **splits)
         yield stage(RECORD.format(name), "record.py", settings)
-    for name, out in (("labelled", labelled), ("unlabelled", unlabelled))[: 2 if config.compare else 1]:
-        fields = dict(recordings=folder / "recordings" / name, out=out, height=config.size, width=config.size)
+    prepared = {"labelled": (folder / "recordings" / "labelled", labelled)}
+    if config.compare:
+        prepared["unlabelled"] = folder / "recordings" / "unlabelled", unlabelled
+    if config.human_demos:
+        out = folder / "recordings" / HUMAN
+        settings = ("--player=demos", *arguments(config.stages.record, config.record, out=out))
+        yield stage(RECORD.format(HUMAN), "record.py", settings)
+        prepared[HUMAN] = out / "train", labelled.with_name(HUMAN)
+    for name, (recordings, out) in prepared.items():
+        fields = dict(recordings=recordings, out=out, height=config.size, width=config.size)
         if config.space != "minerl":  # that of the recordings
             fields |= {"space": config.space, "mapping": f"minerl-to-{config.space}"}
+        if name == HUMAN:
+            fields["valid.fraction"] = 0.0
         yield stage(
             PREPARE.format(name), "prepare.py", arguments("prepare", **fields), depends_on=[RECORD.format(name)]
         )
@@ -120,11 +131,20 @@ def data_stages(config: ConfigDict, folder: Path, labelled: Path, unlabelled: Pa
 def idm_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
     """Stages that train inverse dynamics models on increasing amounts of labelled play; the last one labels."""
     for (minutes, workdir), steps in zip(runs.idms.items(), config.idm.steps, strict=True):
-        data = {"data.train": runs.held_out, "data.minutes": minutes} | held_out_data(runs.held_out)
+        data = idm_data(config, runs, minutes) | held_out_data(runs.held_out)
         fields = data | {"workdir": workdir, "steps": steps, "report": minutes == config.idm.minutes[-1]}
         settings = arguments(config.stages.idm, config.train_idm, **fields)
         name = f"train an inverse dynamics model on {minutes:g} minutes"
-        yield stage(name, "train.py", settings, [PREPARE.format("labelled")], checkpoint(workdir, steps))
+        depends_on = [PREPARE.format(kind) for kind in ("labelled", *([HUMAN] if config.human_demos else []))]
+        yield stage(name, "train.py", settings, depends_on, checkpoint(workdir, steps))
+
+
+def idm_data(config: ConfigDict, runs: Runs, minutes: float) -> dict[str, object]:
+    """Training data of an inverse dynamics model: labelled play, and people's games if the config says so."""
+    if not config.human_demos:
+        return {"data.train": runs.held_out, "data.minutes": minutes}
+    recorded = {"dataset": str(runs.held_out), "minutes": minutes, "weight": 3}
+    return {"data.mixture": (recorded, {"dataset": str(runs.held_out.with_name(HUMAN))})}
 
 
 def held_out_data(dataset: Path) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """The whole loop as one command: dependencies of its stages, and a small run of all of them."""
 
+import ast
 import os
 import re
 import subprocess
@@ -53,6 +54,21 @@ def test_showcase_has_one_model_of_each_kind_in_the_games_own_space(tmp_path, va
     assert f"--config.data.train={tmp_path / 'data' / 'predicted'}" in clone.command
     assert play.depends_on == (clone.name,)
     assert f"--config.policies=('policy={tmp_path / 'policy-predicted'}',)" in play.command
+
+
+def test_idm_is_trained_on_games_of_people_as_well_if_asked(tmp_path):
+    config = get_config("showcase")
+    config.human_demos = True
+    by_name = {stage.name: stage for stage in pipeline.stages(config, tmp_path)}
+    assert "--player=demos" in by_name["record the human play"].command
+    train = by_name["train an inverse dynamics model on 55 minutes"]
+    assert set(train.depends_on) == {
+        "prepare the labelled play with its true labels", "prepare the human play with its true labels"
+    }  # fmt: skip
+    (mixture,) = (flag.partition("=")[2] for flag in train.command if flag.startswith("--config.data.mixture="))
+    parts = ast.literal_eval(mixture)
+    assert [part["dataset"] for part in parts] == [str(tmp_path / "data" / name) for name in ("labelled", "human")]
+    assert not any(flag.startswith("--config.data.train=") for flag in train.command)
 
 
 def test_a_page_that_cannot_be_drawn_does_not_stop_the_stages(tmp_path, capsys):
