@@ -78,8 +78,8 @@ def _showcase(config: ConfigDict, machine: str) -> None:
     config.play_episodes = 100
     size = "5m" if machine == "gpu" else "1m,cpu"
     config.stages = ConfigDict({"record": "record:demo", "idm": f"idm:{size}", "policy": f"foundation:{size}"})
-    config.idm = ConfigDict({"minutes": (55.0,), "steps": (8000 if machine == "gpu" else 600,)})
-    config.policy = ConfigDict({"minutes": (), "steps": (8000 if machine == "gpu" else 1000,)})
+    config.idm = ConfigDict({"minutes": (55.0,), "steps": (8000 if machine == "gpu" else 400,)})
+    config.policy = ConfigDict({"minutes": (), "steps": (8000 if machine == "gpu" else 800,)})
     config.record = (
         "height=180", "width=320", "players.runner=0.5", "players.scripted=0.4", "players.human=0.1",
     )  # fmt: skip
