@@ -36,10 +36,11 @@ def write_showcase_report(folder: Path, runs: Runs, seconds: Mapping[str, float]
       runs: paths of the IDM, the policy and their datasets.
       seconds: duration of each stage, by name.
     """
-    ((workdir, labels, _),) = runs.policies.values()
+    ((workdir, _, _),) = runs.policies.values()
     metrics = metrics_of_view(evaluations(workdir)[-1], "test")
     test = Stream(StreamSettings(str(runs.held_out), "test", 1, 1))
-    baselines = policy_baselines(Stream(StreamSettings(str(labels), "train", 1, 1)), test)
+    # Of true actions: in sampled labels an action is repeated less often, which would make the baseline weaker.
+    baselines = policy_baselines(Stream(StreamSettings(str(runs.held_out), "train", 1, 1)), test)
     scores = json.loads((folder / SCORES / "score.json").read_text())
     play = json.loads((folder / PLAYING / "figures.json").read_text())
     aims = list(_aims(metrics, baselines, scores, play))
@@ -132,8 +133,8 @@ def _policy_section(workdir: Path, metrics: Mapping[str, float], baselines: Mapp
     chart = curve("Loss on held-out play, by training step", [line], "step", "nats per frame")
     text = (
         "Loss of the true actions of held-out play at the last step; null actions are dropped, as in the paper. The "
-        "baselines know the frequencies of the labels that the policy was trained on, and 'repeat' the true last "
-        "action, which a policy has to infer from the frames."
+        "baselines know the frequencies of the true actions of the labelled play, and 'repeat' the true last action, "
+        "which a policy has to infer from the frames."
     )
     return section("Policy", table(columns, rows), grid([chart]), paragraph(text))
 
