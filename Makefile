@@ -1,5 +1,5 @@
 # `make demo` runs the whole loop on the embedded game, `make demo-rl` fine-tunes what comes of it by reinforcement
-# learning, `make demo-paper` runs the small experiments of the paper's figures, `make test` checks the library, `make audit` looks its packages up among known vulnerabilities.
+# learning, `make showcase` trains larger models for films and clips, `make demo-paper` runs the small experiments of the paper's figures, `make test` checks the library, `make audit` looks its packages up among known vulnerabilities.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # Python keeps what it compiles, wherever the environment forbids it: the next process then starts in half the time.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-rl demo-paper test test-all lint docs audit install
+.PHONY: demo demo-rl demo-paper showcase test test-all lint docs audit install
 
 install: $(INSTALLED)
 
@@ -25,6 +25,9 @@ demo: $(INSTALLED)
 
 demo-rl: demo
 	$(BIN)/python launch/pipeline_rl.py
+
+showcase: $(INSTALLED)
+	$(BIN)/python launch/pipeline.py --config=configs/demo.py:showcase
 
 demo-paper: $(INSTALLED)
 	$(BIN)/python launch/paper.py

@@ -7,14 +7,16 @@ length. After a stop or kill, run the same command again to resume; videos may b
 between. Broken videos are skipped and listed in OUT/report.json; files that resemble videos are listed. On several
 hosts that share a disk, start it on each with --config.num_shards=N and its own --config.shard_index; the last one to
 finish writes the dataset of all. While it runs, it needs up to three times the dataset's size on disk.
+
+Variant `:showcase`: the clip that is in the repository, by the model that is, with a film of the most probable labels.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    if variant:
-        raise ValueError("configs/label.py has no variants: change its fields with --config.FIELD=VALUE")
+    if variant not in ("", "showcase"):
+        raise ValueError(f"configs/label.py has no variant {variant!r}; its only one is showcase")
     config = ConfigDict()
 
     # Folder of videos, searched recursively; or a manifest, a Parquet table of segments (time ranges) of videos
@@ -64,4 +66,8 @@ def get_config(variant: str = "") -> ConfigDict:
     # Folder of the compilation cache: compiled programs, which later starts load. "auto": that of the environment
     # variable VPT_COMPILATION_CACHE, or else ~/.cache/vpt_jax/compiled; empty: none (configs/base.py says more).
     config.compilation_cache = "auto"
+    if variant == "showcase":
+        config.videos, config.idm, config.out = "weights/clips", "weights/showcase-idm", "runs/showcase-clips"
+        config.choice = "argmax"
+        config.batch, config.num_films = 1, 1
     return config

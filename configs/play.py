@@ -3,7 +3,8 @@
     python launch/play.py --config.policy=runs/mine --config.out=runs/films
 
 Variants: `:doom` (default), a level of the embedded game with frames of 360x640; `:demo`, the same with the frame size
-of the policies of `make demo`; `:minerl`; `:luanti`; and `:video`, where the game is a video
+of the policies of `make demo`; `:showcase`, 20 seconds of the same level by the policy that is in the repository, with
+frames of 180x320, as it was trained on; `:minerl`; `:luanti`; and `:video`, where the game is a video
 (--config.game.arguments.path=FILE), and the film shows the actions that the policy would take in it.
 """
 
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from vpt_jax.configs import evaluate
 
-GAMES = ("doom", "demo", "minerl", "luanti")
+GAMES = ("doom", "demo", "showcase", "minerl", "luanti")
 
 
 def get_config(variant: str = "doom") -> ConfigDict:
@@ -20,8 +21,8 @@ def get_config(variant: str = "doom") -> ConfigDict:
     config = ConfigDict()
 
     # Work directory of the policy, and folder of the films: OUT/GAME-SEED.mp4.
-    config.policy = ""
-    config.out = ""
+    config.policy = "weights/showcase-policy" if variant == "showcase" else ""
+    config.out = "runs/showcase-films" if variant == "showcase" else ""
     # Episodes, and the seed of the first and of its actions; later episodes increment it.
     config.episodes = 1
     config.seed = 0
@@ -44,8 +45,10 @@ def get_config(variant: str = "doom") -> ConfigDict:
         arguments, config.rewards = {"path": "", "aspect": (16, 9)}, "nothing"
         config.game = ConfigDict({"name": "video", "arguments": arguments, "python": ""})
         return config
-    evaluation = evaluate.get_config(variant.replace("demo", "doom"))
+    evaluation = evaluate.get_config("doom" if variant in ("demo", "showcase") else variant)
     config.game, config.rewards = evaluation.game, evaluation.rewards
     if variant == "doom":
         config.game.arguments.height, config.game.arguments.width = 360, 640
+    elif variant == "showcase":
+        config.game.arguments.height, config.game.arguments.width = 180, 320
     return config

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from demo.loop_report import Runs, write_loop_report
 from demo.progress_report import ProgressPage, labelled_play, recorded_play
+from demo.showcase_report import PLAYING, SCORES, write_showcase_report
 from demo.stages import Stage, checkpoint, flags, make_stages, program
 from ml_collections import ConfigDict
 
@@ -23,6 +24,9 @@ stage, arguments = partial(program, ROOT), partial(flags, ROOT)
 RECORD = "record the {} play"
 PREPARE = "prepare the {} play with its true labels"
 LABEL = "label the {} videos"
+CLONE = "clone a policy from {}"
+PREDICTED = "predicted labels"
+HUMAN = "human"
 # Seeds of the first episodes; those of the labelled play start at 0.
 UNLABELLED_SEED = 500_000
 HELD_OUT_SEED = 3_000_000  # not among the seeds on which the settings of the demo were tuned
@@ -39,7 +43,8 @@ def run(config: ConfigDict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     progress_page = ProgressPage(folder / "report.html", [stage.name for stage in all_stages], films_of(runs))
     seconds = pipeline.run(config.max_parallel, partial(preview, progress_page))
-    page, claims = write_loop_report(folder, runs, seconds)
+    write_report = write_loop_report if config.compare else write_showcase_report
+    page, claims = write_report(folder, runs, seconds)
     print("\n" + "\n".join(claims) + f"\nfigures and films: {page}", flush=True)
 
 
@@ -55,9 +60,11 @@ def check(config: ConfigDict) -> None:
     """Validate fields that would fail only in a later stage."""
     if any(setting.startswith("choice=") for setting in config.label):
         raise ConfigError(f"config.label is {config.label}: the report relies on the choice that each stage sets")
-    for field in ("choosing", "held_out"):
+    for field in ("choosing", "held_out", *(() if config.compare else ("play_episodes",))):
         if config[field] < 1:
-            raise ConfigError(f"config.{field} is {config[field]}: it needs at least one held-out episode")
+            raise ConfigError(f"config.{field} is {config[field]}: it needs at least one episode")
+    if config.compare and config.space != "minerl":
+        raise ConfigError(f"config.space is {config.space!r}: the comparison of policies is of MineRL's space")
     for name, extra in (("idm", 0), ("policy", 1)):
         minutes, steps = config[name].minutes, config[name].steps
         if len(steps) != len(minutes) + extra or not steps:
@@ -76,6 +83,8 @@ def stages(config: ConfigDict, folder: Path) -> Iterator[Stage]:
     yield from label_stages(config, runs, labelling.name)
     yield from others[::-1]
     yield from policy_stages(config, runs)
+    if not config.compare:
+        yield from showcase_stages(config, folder, runs)
 
 
 def data_stages(config: ConfigDict, folder: Path, labelled: Path, unlabelled: Path) -> Iterator[Stage]:
@@ -96,10 +105,22 @@ def data_stages(config: ConfigDict, folder: Path, labelled: Path, unlabelled: Pa
         },
     }
     for name, splits in recorded.items():
-        settings = arguments("record:demo", config.record, out=folder / "recordings" / name, **splits)
+        settings = arguments(config.stages.record, config.record, out=folder / "recordings" / name, **splits)
         yield stage(RECORD.format(name), "record.py", settings)
-    for name, out in (("labelled", labelled), ("unlabelled", unlabelled)):
-        fields = dict(recordings=folder / "recordings" / name, out=out, height=config.size, width=config.size)
+    prepared = {"labelled": (folder / "recordings" / "labelled", labelled)}
+    if config.compare:
+        prepared["unlabelled"] = folder / "recordings" / "unlabelled", unlabelled
+    if config.human_demos:
+        out = folder / "recordings" / HUMAN
+        settings = ("--player=demos", *arguments(config.stages.record, config.record, out=out))
+        yield stage(RECORD.format(HUMAN), "record.py", settings)
+        prepared[HUMAN] = out / "train", labelled.with_name(HUMAN)
+    for name, (recordings, out) in prepared.items():
+        fields = dict(recordings=recordings, out=out, height=config.size, width=config.size)
+        if config.space != "minerl":  # that of the recordings
+            fields |= {"space": config.space, "mapping": f"minerl-to-{config.space}"}
+        if name == HUMAN:
+            fields["valid.fraction"] = 0.0
         yield stage(
             PREPARE.format(name), "prepare.py", arguments("prepare", **fields), depends_on=[RECORD.format(name)]
         )
@@ -108,11 +129,20 @@ def data_stages(config: ConfigDict, folder: Path, labelled: Path, unlabelled: Pa
 def idm_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
     """Stages that train inverse dynamics models on increasing amounts of labelled play; the last one labels."""
     for (minutes, workdir), steps in zip(runs.idms.items(), config.idm.steps, strict=True):
-        data = {"data.train": runs.held_out, "data.minutes": minutes} | held_out_data(runs.held_out)
+        data = idm_data(config, runs, minutes) | held_out_data(runs.held_out)
         fields = data | {"workdir": workdir, "steps": steps, "report": minutes == config.idm.minutes[-1]}
-        settings = arguments("idm:demo", config.train_idm, **fields)
+        settings = arguments(config.stages.idm, config.train_idm, **fields)
         name = f"train an inverse dynamics model on {minutes:g} minutes"
-        yield stage(name, "train.py", settings, [PREPARE.format("labelled")], checkpoint(workdir, steps))
+        depends_on = [PREPARE.format(kind) for kind in ("labelled", *([HUMAN] if config.human_demos else []))]
+        yield stage(name, "train.py", settings, depends_on, checkpoint(workdir, steps))
+
+
+def idm_data(config: ConfigDict, runs: Runs, minutes: float) -> dict[str, object]:
+    """Training data of an inverse dynamics model: labelled play, and people's games if the config says so."""
+    if not config.human_demos:
+        return {"data.train": runs.held_out, "data.minutes": minutes}
+    recorded = {"dataset": str(runs.held_out), "minutes": minutes, "weight": 3}
+    return {"data.mixture": (recorded, {"dataset": str(runs.held_out.with_name(HUMAN))})}
 
 
 def held_out_data(dataset: Path) -> dict[str, Path]:
@@ -127,7 +157,7 @@ def label_stages(config: ConfigDict, runs: Runs, labelling: str) -> Iterator[Sta
     for name, recorded, videos, out, choice in (
         ("unlabelled", "unlabelled", "unlabelled", runs.labels, "sample"),
         ("held-out", "labelled", "held-out", runs.held_out_labels, "argmax"),
-        ("held-out (mean angles)", "labelled", "held-out", runs.held_out_means, "mean"),
+        *([("held-out (mean angles)", "labelled", "held-out", runs.held_out_means, "mean")] if config.compare else []),
     ):
         fields = dict(videos=runs.recordings[videos], idm=idm, out=out, choice=choice, mirror=True)
         settings = arguments("label", config.label, **fields)
@@ -147,9 +177,21 @@ def policy_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:
         steps = reduced_steps.get(name, steps_of_all)
         data = {"data.train": dataset, "data.minutes": minutes} | held_out_data(runs.held_out)
         fields = data | {"workdir": workdir, "steps": steps, "report": dataset == runs.labels}
-        settings = arguments("foundation:demo", config.train_policy, **fields)
+        settings = arguments(config.stages.policy, config.train_policy, **fields)
         depends_on = dict.fromkeys([PREPARE.format("labelled"), producers[dataset]])
-        yield stage(f"clone a policy from {name}", "train.py", settings, depends_on, checkpoint(workdir, steps))
+        yield stage(CLONE.format(name), "train.py", settings, depends_on, checkpoint(workdir, steps))
+
+
+def showcase_stages(config: ConfigDict, folder: Path, runs: Runs) -> Iterator[Stage]:
+    """Stages that score the labels of the held-out play, and in which the policy plays against the scripted player."""
+    labels = dict(data=runs.held_out, split="test", labels=runs.held_out_labels, out=folder / SCORES)
+    yield stage(
+        "score the held-out labels", "data.py", ("score", *arguments("data", **labels)), [LABEL.format("held-out")]
+    )
+    workdir, _, _ = runs.policies[PREDICTED]
+    fields = dict(policies=f"('policy={workdir}',)", out=folder / PLAYING, episodes=config.play_episodes)
+    settings = arguments("evaluate", config.evaluate, **fields)
+    yield stage("play against the scripted player", "evaluate.py", settings, [CLONE.format(PREDICTED)])
 
 
 def films_of(runs: Runs) -> dict[str, Callable[[], Iterator[FilmFrame] | None]]:
@@ -163,11 +205,12 @@ def films_of(runs: Runs) -> dict[str, Callable[[], Iterator[FilmFrame] | None]]:
 def runs_of(config: ConfigDict, folder: Path) -> Runs:
     """Paths of the runs and datasets that the report compares."""
     small, truth = folder / "data" / "labelled", folder / "data" / "truth"
-    policies = {
-        "predicted labels": (folder / "policy-predicted", folder / "data" / "predicted", 0.0),
-        "true labels": (folder / "policy-true", truth, 0.0),
-        "the small labelled set": (folder / "policy-small", small, config.idm.minutes[-1]),
-    }
+    policies = {PREDICTED: (folder / "policy-predicted", folder / "data" / "predicted", 0.0)}
+    if config.compare:
+        policies |= {
+            "true labels": (folder / "policy-true", truth, 0.0),
+            "the small labelled set": (folder / "policy-small", small, config.idm.minutes[-1]),
+        }
     for minutes in config.policy.minutes:
         policies[f"{minutes:g} minutes"] = (folder / f"policy-{minutes:g}", truth, minutes)
     return Runs(

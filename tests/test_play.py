@@ -7,6 +7,8 @@ import signal
 import numpy as np
 import pytest
 
+from configs import label as label_config
+from configs import play as play_config
 from tests import programs
 from tests.openai.test_convert import policy_files
 from tests.programs import ROOT
@@ -84,3 +86,21 @@ def test_errors_name_the_cause(policy, tmp_path, flags, config, message):
     assert message in output
     assert "error: " in output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_showcase_configs_have_a_clip_and_play_in_frames_of_its_size():
+    labelling = label_config.get_config("showcase")
+    (clip,) = (ROOT / labelling.videos).iterdir()
+    frames = list(decode(clip))
+    game = play_config.get_config("showcase").game.arguments
+    assert (len(frames), *frames[0].shape[:2]) == (200, game.height, game.width)
+
+
+@pytest.mark.slow  # some seconds
+def test_the_showcases_settings_film_frames_of_its_recordings_size(policy, tmp_path):
+    flags = ["--config.game.arguments.seconds=0.5", "--config.game.arguments.fresh=False"]
+    assert "doom-0.mp4: 10 steps" in play(policy, tmp_path, *flags, config="play.py:showcase")
+    frames = list(decode(tmp_path / "doom-0.mp4"))
+    assert len(frames) == 10
+    assert frames[0].shape[0] > 360  # 180 twice, and the actions
+    assert frames[0].shape[1] == 640

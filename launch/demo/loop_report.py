@@ -83,7 +83,10 @@ def write_loop_report(folder: Path, runs: Runs, seconds: Mapping[str, float]) ->
     """
     scores = _score(runs)
     claims = list(_claims(scores))
-    films = list(_films(folder, runs))
+    films = [
+        draw_labels(folder, "held-out", runs.recordings, (runs.held_out, "test"), runs.held_out_labels),
+        draw_labels(folder, "unlabelled", runs.recordings, (runs.truth, "train"), runs.labels),
+    ]
     sections = [
         _claims_section(claims),
         _idm_section(scores, runs),
@@ -91,7 +94,7 @@ def write_loop_report(folder: Path, runs: Runs, seconds: Mapping[str, float]) ->
         _policy_section(scores, runs),
         _efficiency_section(scores),
         _confusion_section(runs),
-        section("Predicted and true actions", paragraph(_FILM_TEXT), grid(films)),
+        section("Predicted and true actions", paragraph(FILM_TEXT), grid(films)),
         section("Time", facts_list({name: f"{taken:.0f} s" for name, taken in seconds.items()})),
     ]
     path = folder / "report.html"
@@ -123,20 +126,22 @@ def _score(runs: Runs) -> Scores:
 def _at_chosen_step(workdir: Path) -> dict[str, float]:
     """Metrics of the split `test` at the step with the lowest loss on `valid` (fidelity S8)."""
     line = best_evaluation(workdir)
-    return _metrics_of_view(line, "test") | {"step": line["step"]}
+    return metrics_of_view(line, "test") | {"step": line["step"]}
 
 
 def _at_last_step(workdir: Path, view: str) -> dict[str, float]:
     """Metrics of a run's last step, whose checkpoint labels."""
-    *_, line = _evaluations(workdir)
-    return _metrics_of_view(line, view) | {"step": line["step"]}
+    *_, line = evaluations(workdir)
+    return metrics_of_view(line, view) | {"step": line["step"]}
 
 
-def _evaluations(workdir: Path) -> list[dict[str, float]]:
+def evaluations(workdir: Path) -> list[dict[str, float]]:
+    """Lines of a run's metrics that have figures of the split `test`, in the order of steps."""
     return [line for line in read_metrics(workdir) if "test/nll" in line]
 
 
-def _metrics_of_view(line: Figures, name: str) -> dict[str, float]:
+def metrics_of_view(line: Figures, name: str) -> dict[str, float]:
+    """Metrics of a split or view in a line of a run's metrics, by their names without it."""
     return {key.removeprefix(f"{name}/"): value for key, value in line.items() if key.startswith(f"{name}/")}
 
 
@@ -222,7 +227,7 @@ def _idm_section(scores: Scores, runs: Runs) -> str:
 
 def _progress_chart(workdir: Path) -> str:
     """Held-out metrics of the labelling model by training step, to judge if more training would help."""
-    log = _evaluations(workdir)
+    log = evaluations(workdir)
     lines = [
         Line(_CURVE_LABELS[name], [line["step"] for line in log], [line[f"test/{name}"] for line in log], colour)
         for name, colour in zip(_CURVE_LABELS, ("model", "train", "repeat"), strict=True)
@@ -269,7 +274,7 @@ def _policy_section(scores: Scores, runs: Runs) -> str:
     colours = {"predicted labels": "model", "true labels": "train", "the small labelled set": "repeat"}
     lines = []
     for name, colour in colours.items():
-        log = _evaluations(runs.policies[name][0])
+        log = evaluations(runs.policies[name][0])
         label = name.removeprefix("the ").removesuffix(" labelled set")
         lines.append(Line(label, [line["step"] for line in log], [line["test/nll"] for line in log], colour))
     chart = curve("Loss on held-out play, by training step", lines, "step", "nats per frame")
@@ -343,25 +348,30 @@ def _aligned(predicted: EpisodeIndex, recorded: EpisodeIndex) -> list[tuple[np.n
     ]
 
 
-_FILM_TEXT = (
+FILM_TEXT = (
     "Above the picture: the recorded action, and the one predicted by the inverse dynamics model. A lit key is held; "
     "the arrow shows the direction and angle of the camera movement. Labels of unlabelled play are sampled, those of "
     "held-out play are the most probable ones."
 )
 
 
-def _films(folder: Path, runs: Runs) -> Iterator[str]:
-    """One film of held-out play, one of unlabelled play, each of the longest episode; also as animated pictures."""
-    for name, predicted, recorded in (
-        ("held-out", load_index(runs.held_out_labels, "train"), load_index(runs.held_out, "test")),
-        ("unlabelled", load_index(runs.labels, "train"), load_index(runs.truth, "train")),
-    ):
-        episode = predicted.names[int(np.argmax(predicted.lengths))]
-        path = folder / f"film-{name}.mp4"
-        film_frames = list(_film_frames(runs.recordings[name] / episode, recorded, predicted))
-        write_film(path, iter(film_frames))
-        write_animation(path.with_suffix(".webp"), film_frames[: ANIMATION_SECONDS * FRAME_RATE])
-        yield film(path, f"{name.capitalize()} episode {episode}, {FRAME_RATE} frames per second")
+def draw_labels(folder: Path, name: str, recordings: Mapping[str, Path], truth: tuple[Path, str], labels: Path) -> str:
+    """Draw the longest episode with its true and predicted actions, as a film and as an animated picture; returns HTML.
+
+    Args:
+      folder: folder of the film, `film-NAME.mp4`, and of the picture, `film-NAME.webp`.
+      name: that of the recordings in `recordings`.
+      recordings: folders of videos by name.
+      truth: dataset and split of the recorded actions.
+      labels: dataset of the predicted ones.
+    """
+    predicted, recorded = load_index(labels, "train"), load_index(*truth)
+    episode = predicted.names[int(np.argmax(predicted.lengths))]
+    path = folder / f"film-{name}.mp4"
+    film_frames = list(_film_frames(recordings[name] / episode, recorded, predicted))
+    write_film(path, iter(film_frames))
+    write_animation(path.with_suffix(".webp"), film_frames[: ANIMATION_SECONDS * FRAME_RATE])
+    return film(path, f"{name.capitalize()} episode {episode}, {FRAME_RATE} frames per second")
 
 
 def _film_frames(recording: Path, recorded: EpisodeIndex, predicted: EpisodeIndex) -> Iterator[FilmFrame]:
@@ -370,4 +380,4 @@ def _film_frames(recording: Path, recorded: EpisodeIndex, predicted: EpisodeInde
         row, label = rows.start + i, labels.start + i
         recorded_action = recorded.buttons[row], recorded.camera[row]
         predicted_action = predicted.buttons[label], predicted.camera[label]
-        yield FilmFrame(frame, recorded_action, predicted_action)
+        yield FilmFrame(frame, recorded_action, predicted_action, space=recorded.space)

@@ -74,4 +74,4 @@ def _labelled(dataset: Path, videos: Path) -> Iterator[FilmFrame]:
     rows = index.rows(episode)
     labels = zip(index.buttons[rows], index.camera[rows], strict=True)
     for frame, action in zip(large_play(videos / index.names[episode]), labels, strict=False):
-        yield FilmFrame(frame, action)
+        yield FilmFrame(frame, action, space=index.space)

@@ -28,6 +28,7 @@ from vpt_jax.models.presets import make_idm
 from vpt_jax.video import VideoWriter, decode, fit_aspect, resize
 
 from ..programs import ROOT
+from ..programs import run as run_program
 from ..training.conftest import Launcher
 from .conftest import (
     BROKEN,
@@ -344,3 +345,13 @@ def test_labelling_with_a_trained_model(launcher, dataset_dir, videos, tmp_path)
     Launcher("idm.py:demo", dataset_dir).run(tmp_path / "idm", length)
     launcher.run(settings(videos, tmp_path / "idm", tmp_path / "out"))
     assert {name: len(labels[0]) for name, labels in labels_by_name(tmp_path / "out").items()} == GOOD
+
+
+@pytest.mark.slow  # some seconds
+def test_the_clip_of_the_repository_is_labelled_and_filmed(idm_dir, tmp_path):
+    """The showcase's command, with a model of the tests."""
+    flags = [f"--config.idm={idm_dir}", f"--config.out={tmp_path / 'labels'}"]
+    output = run_program("label", "--config=configs/label.py:showcase", *flags)
+    assert "1 videos of 200 frames" in output
+    film = tmp_path / "labels" / "films" / "E1M5-held-out.mp4"
+    assert len(list(decode(film))) == 200

@@ -291,6 +291,7 @@ class TrainedIDM(NamedTuple):
     frame_shape: tuple[int, ...]  # height, width, channels
     window: int  # frames
     step: int  # of the checkpoint
+    metadata: Mapping[str, Any] | None = None  # of the checkpoint
 
 
 def load_idm(workdir: str | Path) -> TrainedIDM:
@@ -310,7 +311,7 @@ def load_idm(workdir: str | Path) -> TrainedIDM:
         shape = _frame_shape(run.metadata)
         window = _dimension(run.metadata["stream"]["length"])
     state = run.restore(partial(idm.init, jax.random.key(0), jnp.zeros((1, 1, *shape), jnp.uint8)))
-    return TrainedIDM(idm, state["params"], shape, window, run.step)
+    return TrainedIDM(idm, state["params"], shape, window, run.step, run.metadata)
 
 
 class TrainedLatentActions(NamedTuple):
