@@ -26,7 +26,7 @@ def blocks(file):
             names = [name.split(".")[-1] for name in re.split(", | = ", assigned[1]) if name]
             if comment:
                 notes = re.findall(r"\(([^()]*)\)", " ".join(comment))
-                marked = [note.split(":")[0] for note in notes if re.match("|".join(MARKS), note)]
+                marked = [note.split(":")[0] for note in notes if re.match(rf"({'|'.join(MARKS)})\b", note)]
                 found.append(({mark for mark in MARKS for note in marked if mark in note}, []))
             if found:
                 found[-1][1].extend(names)
