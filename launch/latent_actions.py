@@ -11,7 +11,7 @@ from pathlib import Path
 from demo.latent_report import Runs, write_experiments
 from demo.stages import Stage, checkpoint, flags, make_stages, program, results_folder
 from ml_collections import ConfigDict
-from pipeline import LABEL, PREPARE, data_stages, held_out_data
+from pipeline import LABEL, PREPARE, held_out_data, prepare_stage, record_stages
 
 from vpt_jax.system import command_line
 from vpt_jax.system.errors import ConfigError
@@ -44,7 +44,9 @@ def check(config: ConfigDict) -> None:
 
 def stages(config: ConfigDict, folder: Path, runs: Runs) -> Iterator[Stage]:
     """All stages; the long ones first."""
-    yield from data_stages(config, folder, runs.recorded, runs.unlabelled)
+    yield from record_stages(config, folder, "record:demo")
+    yield prepare_stage(config, folder, "labelled", runs.recorded)
+    yield prepare_stage(config, folder, "unlabelled", runs.unlabelled)
     yield latent_stage(config, runs)
     for number, minutes in reversed([*enumerate(config.minutes)]):
         for name in CONFIGS:

@@ -88,7 +88,29 @@ def stages(config: ConfigDict, folder: Path) -> Iterator[Stage]:
 
 
 def data_stages(config: ConfigDict, folder: Path, labelled: Path, unlabelled: Path) -> Iterator[Stage]:
-    """Stages that record labelled and unlabelled play (its true labels are kept to compare with), into two datasets."""
+    """Stages that record all play, and prepare a dataset of the labelled one and of what else the config needs."""
+    yield from record_stages(config, folder, config.stages.record)
+    # The space of the recordings is MineRL's.
+    space = {"space": config.space, "mapping": f"minerl-to-{config.space}"} if config.space != "minerl" else {}
+    yield prepare_stage(config, folder, "labelled", labelled, **space)
+    if config.compare:
+        yield prepare_stage(config, folder, "unlabelled", unlabelled, **space)
+    if config.human_demos:
+        out = folder / "recordings" / HUMAN
+        settings = ("--player=demos", *arguments(config.stages.record, config.record, out=out))
+        yield stage(RECORD.format(HUMAN), "record.py", settings)
+        fields = {"recordings": out / "train", "valid.fraction": 0.0} | space
+        yield prepare_stage(config, folder, HUMAN, labelled.with_name(HUMAN), **fields)
+
+
+def record_stages(config: ConfigDict, folder: Path, record: str) -> Iterator[Stage]:
+    """Stages that record labelled and unlabelled play (its true labels are kept to compare with).
+
+    Args:
+        config: of a pipeline, with the numbers of episodes and `record`.
+        folder: of the pipeline.
+        record: config of the program, FILE:VARIANT.
+    """
     recorded = {
         "labelled": {
             "splits.train.episodes": config.labelled,
@@ -105,25 +127,15 @@ def data_stages(config: ConfigDict, folder: Path, labelled: Path, unlabelled: Pa
         },
     }
     for name, splits in recorded.items():
-        settings = arguments(config.stages.record, config.record, out=folder / "recordings" / name, **splits)
+        settings = arguments(record, config.record, out=folder / "recordings" / name, **splits)
         yield stage(RECORD.format(name), "record.py", settings)
-    prepared = {"labelled": (folder / "recordings" / "labelled", labelled)}
-    if config.compare:
-        prepared["unlabelled"] = folder / "recordings" / "unlabelled", unlabelled
-    if config.human_demos:
-        out = folder / "recordings" / HUMAN
-        settings = ("--player=demos", *arguments(config.stages.record, config.record, out=out))
-        yield stage(RECORD.format(HUMAN), "record.py", settings)
-        prepared[HUMAN] = out / "train", labelled.with_name(HUMAN)
-    for name, (recordings, out) in prepared.items():
-        fields = dict(recordings=recordings, out=out, height=config.size, width=config.size)
-        if config.space != "minerl":  # that of the recordings
-            fields |= {"space": config.space, "mapping": f"minerl-to-{config.space}"}
-        if name == HUMAN:
-            fields["valid.fraction"] = 0.0
-        yield stage(
-            PREPARE.format(name), "prepare.py", arguments("prepare", **fields), depends_on=[RECORD.format(name)]
-        )
+
+
+def prepare_stage(config: ConfigDict, folder: Path, name: str, out: Path, **fields: object) -> Stage:
+    """Stage that prepares the play of a name into the dataset `out`, by further fields of configs/prepare.py."""
+    all_fields = dict(recordings=folder / "recordings" / name, out=out, height=config.size, width=config.size) | fields
+    settings = arguments("prepare", **all_fields)
+    return stage(PREPARE.format(name), "prepare.py", settings, depends_on=[RECORD.format(name)])
 
 
 def idm_stages(config: ConfigDict, runs: Runs) -> Iterator[Stage]:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import jax
@@ -164,6 +165,7 @@ def test_it_waits_for_checkpoints_until_the_run_is_finished(run, monkeypatch):
     thread.start()
     while run.steps() != [1]:
         assert thread.is_alive()
+        time.sleep(0.05)
     run.add(2)
     signals[0].set()
     thread.join(10)

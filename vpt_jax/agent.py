@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float32, Int, UInt8
 
 from vpt_jax.data.captions import clean_text
-from vpt_jax.data.text_embedders import EmbedderError, load_text_embedder
+from vpt_jax.data.text_embedders import TextEmbedderError, load_text_embedder
 from vpt_jax.keys import seed_keys
 from vpt_jax.labelling.plan import Labels
 from vpt_jax.labelling.single import label_video
@@ -47,7 +47,7 @@ class PolicyAgent:
 
     Raises:
         WrongStageError: it is an inverse dynamics model, which needs future frames and cannot act.
-        EmbedderError: there is a text, and the policy reads none, or the embedder is another one than in training.
+        TextEmbedderError: there is a text, and the policy reads none, or the embedder is another one than in training.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class VideoLabeller:
 def embed_request(policy: TrainedPolicy, text: str, text_embedder: str = "") -> Float32[np.ndarray, " e"]:
     """Embedding of a text for a policy; arguments and errors as of `PolicyAgent`."""
     if policy.embedder is None:
-        raise EmbedderError(
+        raise TextEmbedderError(
             f"there is a text, {text!r}, and the policy reads none: omit it, or give one trained on text"
         )
     return load_text_embedder(text_embedder or policy.embedder.name, policy.embedder).embed([clean_text(text)])[0]

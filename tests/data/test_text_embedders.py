@@ -6,7 +6,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from vpt_jax.data.text_embedders import EmbedderError, EmbedderIdentity, embed_by_hashing, load_text_embedder
+from vpt_jax.data.text_embedders import EmbedderIdentity, TextEmbedderError, embed_by_hashing, load_text_embedder
 
 
 def test_hashed_vectors_are_the_same_in_every_process():
@@ -29,16 +29,16 @@ def test_a_text_without_words_is_the_zero_vector(text):
 def test_another_embedder_than_in_training_is_refused():
     trained = EmbedderIdentity("elsewhere", "hashed-1", 256)
     assert load_text_embedder("hashed", trained).identity.name == "hashed"
-    with pytest.raises(EmbedderError, match=r"trained with, old \(hashed-0\)"):
+    with pytest.raises(TextEmbedderError, match=r"trained with, old \(hashed-0\)"):
         load_text_embedder("hashed", EmbedderIdentity("old", "hashed-0", 256))
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(EmbedderError, match="safetensors"):
+    with pytest.raises(TextEmbedderError, match="safetensors"):
         load_text_embedder(str(tmp_path))
-    with pytest.raises(EmbedderError, match="there is no text embedder"):
+    with pytest.raises(TextEmbedderError, match="there is no text embedder"):
         load_text_embedder("hashd")
 
 

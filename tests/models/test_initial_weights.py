@@ -86,6 +86,7 @@ class FixedInitModel:
     """A stub of a model with the given initial parameters."""
 
     temperature = 1.0
+    space, temporal_convolution = MINERL, True
 
     def __init__(self, params):
         self.params = unflatten_dict(params, sep="/")

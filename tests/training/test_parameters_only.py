@@ -13,7 +13,7 @@ from tests.checkpoint_maker import write_checkpoint
 from vpt_jax.actions.spaces import DOOM
 from vpt_jax.models.presets import make_idm, make_policy
 from vpt_jax.training.checkpoints import load_model
-from vpt_jax.training.parameters_only import ExportError, export_parameters
+from vpt_jax.training.parameters_only import CheckpointError, export_parameters
 
 SIZE = 32
 
@@ -67,9 +67,9 @@ def test_metadata_has_what_loading_needs(run, tmp_path):
 
 
 def test_a_folder_with_a_checkpoint_and_an_unknown_dtype_are_refused(run, tmp_path):
-    with pytest.raises(ExportError, match="holds a checkpoint already"):
+    with pytest.raises(CheckpointError, match="holds a checkpoint already"):
         export_parameters(run, run)
-    with pytest.raises(ExportError, match="the dtype is 'int8'; choose one of float32, bfloat16"):
+    with pytest.raises(CheckpointError, match="the dtype is 'int8'; choose one of float32, bfloat16"):
         export_parameters(run, tmp_path, "int8")
 
 

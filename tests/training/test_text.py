@@ -9,7 +9,7 @@ from configs import foundation
 from vpt_jax import PolicyAgent
 from vpt_jax.data.captions import Caption, write_captions
 from vpt_jax.data.dataset import load_index
-from vpt_jax.data.text_embedders import EmbedderError
+from vpt_jax.data.text_embedders import TextEmbedderError
 from vpt_jax.programs.supervised import check_text
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.training.checkpoints import load_policy, run_metadata
@@ -75,7 +75,7 @@ def test_text_from_a_dataset_to_play(launcher, uninterrupted, captioned, tmp_pat
 
     assert values(text="jump") == values(text="Jump!") != values()
     np.testing.assert_allclose(values(text="jump"), values(text="jump", guidance=3.0), rtol=1e-4)
-    with pytest.raises(EmbedderError, match="the policy reads none"):
+    with pytest.raises(TextEmbedderError, match="the policy reads none"):
         PolicyAgent(plain, text="jump")
     resumed = launcher.run(tmp_path / "run", *FLAGS, *data, start, "--config.steps=11")
     assert "resumed from step 10" in resumed

@@ -6,6 +6,7 @@ repeat the line before in every cue; it is left out.
 
 import hashlib
 import html
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ class Cue(NamedTuple):
 def find_subtitles(video: Path) -> Path | None:
     """The file of subtitles beside a video; None: there is none."""
     files = (video.with_name(name + suffix) for name in (video.stem, video.name) for suffix in SUFFIXES)
-    return next((file for file in files if file.is_file()), None)
+    return next((file for file in files if os.path.isfile(file)), None)  # False also for names that are too long
 
 
 def subtitles_digest(videos: Iterable[Path]) -> str:

@@ -31,7 +31,7 @@ _WORD = re.compile(r"\w+")
 _BATCH = 64  # texts embedded at a time by a model
 
 
-class EmbedderError(UserError, ValueError):
+class TextEmbedderError(UserError, ValueError):
     """A text embedder that cannot be used; the message names the remedy."""
 
 
@@ -59,11 +59,11 @@ def load_text_embedder(name: str, trained: EmbedderIdentity | None = None) -> Te
         trained: that of the policy which will read its vectors; None: any.
 
     Raises:
-        EmbedderError: there is none of this name, or it is not the trained one.
+        TextEmbedderError: there is none of this name, or it is not the trained one.
     """
     embedder = _hashed() if name == HASHED else _sentence_model(Path(name).expanduser())
     if trained and embedder.identity[1:] != trained[1:]:
-        raise EmbedderError(
+        raise TextEmbedderError(
             f"the text embedder {name} gives other vectors ({embedder.identity.digest}) than the one that the policy "
             f"was trained with, {trained.name} ({trained.digest}): give that one"
         )
@@ -105,7 +105,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 def _sentence_model(folder: Path) -> TextEmbedder:
     """Model of a local folder: the mean of its last hidden states over the tokens, as of sentence-transformers."""
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
-        raise EmbedderError(
+        raise TextEmbedderError(
             f"there is no text embedder {folder}: give {HASHED!r}, or a folder with the config.json and the "
             "*.safetensors of a model of transformers; weights in other formats may hold code, and are not read"
         )
@@ -113,13 +113,13 @@ def _sentence_model(folder: Path) -> TextEmbedder:
         import torch
         from transformers import AutoModel, AutoTokenizer
     except ImportError as error:
-        raise EmbedderError(f"{error}. pip install -c constraints.txt -e '.[text]'") from error
+        raise TextEmbedderError(f"{error}. pip install -c constraints.txt -e '.[text]'") from error
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         model = AutoModel.from_pretrained(folder, use_safetensors=True, **options).eval()
     except (OSError, ValueError, KeyError) as error:
-        raise EmbedderError(f"{folder} cannot be read as a model of transformers: {error}") from error
+        raise TextEmbedderError(f"{folder} cannot be read as a model of transformers: {error}") from error
 
     def embed(texts: Sequence[str]) -> Float32[np.ndarray, "n e"]:
         parts = []

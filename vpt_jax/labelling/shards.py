@@ -151,7 +151,7 @@ def _labelled_records(
 
 
 def subtitles_of(videos: Mapping[str, Clip]) -> dict[str, str]:
-    """What identifies the subtitles beside the videos in a dataset's report; empty if there are none."""
+    """Digest of the subtitles beside the videos, for a dataset's report; empty if there are none."""
     digest = subtitles_digest(clip.video for clip in videos.values())
     return {"subtitles": digest} if digest else {}
 

@@ -22,7 +22,7 @@ from vpt_jax.data.entries import MIXTURE_OPTIONS, VALID_OPTIONS, DatasetEntry, r
 from vpt_jax.data.mixture import MixtureStream, WindowMixture, require_equal_data, split_rows
 from vpt_jax.data.read_ahead import read_ahead
 from vpt_jax.data.streams import NULL_RULES, Part, Stream, StreamSettings, WindowStream, batches
-from vpt_jax.data.text_embedders import EmbedderError, load_text_embedder
+from vpt_jax.data.text_embedders import TextEmbedderError, load_text_embedder
 from vpt_jax.data.text_tables import write_text_table
 from vpt_jax.data.trainable import require_trainable
 from vpt_jax.evaluation.copycat import INPUTS, INPUTS_WITH_TEXT, copycat_losses
@@ -240,7 +240,7 @@ def check_text(config: ConfigDict) -> None:
     name, features = config.data.get("text_embedder", ""), config.model.get("text_features", 0)
     try:
         found = load_text_embedder(name).identity.features if name else 0
-    except EmbedderError as error:
+    except TextEmbedderError as error:
         raise ConfigError(f"config.data.text_embedder: {error}") from error
     if found != features:
         raise ConfigError(

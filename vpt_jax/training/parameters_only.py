@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vpt_jax.system.errors import UserError
 from vpt_jax.system.paths import local_path
 from vpt_jax.training.checkpoints import (
+    CheckpointError,
     Checkpoints,
     PolicyState,
     TrainedIDM,
@@ -21,10 +21,6 @@ from vpt_jax.training.checkpoints import (
 )
 
 DTYPES = ("float32", "bfloat16")
-
-
-class ExportError(UserError, ValueError):
-    """A model that cannot be exported; the message gives the reason."""
 
 
 class _IDMState(NamedTuple):
@@ -46,13 +42,13 @@ def export_parameters(workdir: str | Path, out: str | Path, dtype: str = "float3
 
     Raises:
         FileNotFoundError: `workdir` holds no checkpoint.
-        ExportError: `out` holds one already, or the dtype is another.
+        CheckpointError: `out` holds one already, or the dtype is another.
     """
     if dtype not in DTYPES:
-        raise ExportError(f"the dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
+        raise CheckpointError(f"the dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
     out = local_path(out)
     if checkpoint_steps(out):
-        raise ExportError(f"{out} holds a checkpoint already: choose another folder")
+        raise CheckpointError(f"{out} holds a checkpoint already: choose another folder")
     trained = load_model(workdir)
     state = _state(trained)._replace(params=jax.tree.map(lambda leaf: _rounded(leaf, dtype), trained.params))
     with closing(Checkpoints(out / "checkpoints", 1, 0.0, _metadata(trained.metadata or {}))) as checkpoints:

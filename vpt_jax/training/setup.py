@@ -20,7 +20,7 @@ from vpt_jax import parallel
 from vpt_jax.actions.minerl import MINERL
 from vpt_jax.actions.space import ActionSpace, ActionSpaceError
 from vpt_jax.data.batch import Batch
-from vpt_jax.data.text_embedders import EmbedderError, load_text_embedder
+from vpt_jax.data.text_embedders import TextEmbedderError, load_text_embedder
 from vpt_jax.keys import seed_key
 from vpt_jax.models.flops import TRAINING_FACTOR
 from vpt_jax.models.policy import init_text_params
@@ -256,7 +256,7 @@ def initial_params(config: Any, shapes: Any, space: ActionSpace) -> Any:
     if "text" in shapes and model.embedder:
         try:
             load_text_embedder(config.data.text_embedder, model.embedder)
-        except EmbedderError as error:
+        except TextEmbedderError as error:
             raise ConfigError(f"config.data.text_embedder: {error}") from error
     pretrained = model.params
     params = {name: pretrained[name] for name in pretrained if name in shapes}

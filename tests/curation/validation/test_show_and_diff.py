@@ -76,5 +76,6 @@ def test_invalid_settings_are_named(clean, settings, command, changes, message):
 
 def test_unknown_command_is_refused():
     assert programs.run("data", "chek", status=1).splitlines()[-1] == (
-        "error: choose a command: python launch/data.py {stats,validate,show,diff,export,score} --config.data=DATASET"
+        "error: choose a command: python launch/data.py {stats,validate,show,diff,export,score,early-game} "
+        "--config.data=DATASET"
     )
