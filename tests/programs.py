@@ -46,11 +46,11 @@ def xla_flags(devices: int) -> str:
     return f"--xla_force_host_platform_device_count={devices}{level}"
 
 
-def run(name: str, *flags: str, status: int = 0, **environment: str) -> str:
-    """Output of `launch/NAME.py` on both streams; fails unless it ends with `status`."""
+def run(name: str, *flags: str, status: int = 0, timeout: float = 300, **environment: str) -> str:
+    """Output of `launch/NAME.py` on both streams; fails unless it ends with `status` within `timeout` seconds."""
     program = Program(name, list(flags), os.environ | environment)
     try:
-        program.wait()
+        program.wait(timeout)
     finally:
         program.kill()
     assert program.returncode == status, program.output()[-4000:]

@@ -83,7 +83,7 @@ VERDICT = re.compile(r"^(?:yes|NO ) .*: .*\d.*$", re.MULTILINE)
 def test_all_experiments_on_a_small_scale(tmp_path):
     flags = ["--config=paper:small", f"--config.workdir={tmp_path}", "--config.max_parallel=1"]
     environment = {"XLA_FLAGS": programs.xla_flags(devices=1)}
-    output = programs.run("paper", *flags, **os.environ | environment)
+    output = programs.run("paper", *flags, timeout=3600, **os.environ | environment)
     starts = re.findall(r"^\[\d+\] \[\d+/\d+\] (.+)$", output, re.MULTILINE)
     sweep_starts = [start for start in starts if re.search(r"-[0-9a-f]{8}$", start)]
     assert len(sweep_starts) == len(set(sweep_starts)) > 20  # what sweeps share is done once
