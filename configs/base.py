@@ -99,11 +99,16 @@ def get_config(stage: str, workdir: str) -> ConfigDict:
     # Sharding of the parameters over the mesh: a name from RULES in vpt_jax/parallel.py.
     config.sharding = "default"
 
-    config.distributed = ConfigDict()
+    config.distributed = _distributed()
+    return config
+
+
+def _distributed() -> ConfigDict:
+    distributed = ConfigDict()
     # host:port of process 0 when a job has several processes, or "auto" where JAX detects it (TPU pods, Slurm,
     # Kubernetes: set by launch/pods/); empty: a single process.
-    config.distributed.coordinator = ""
+    distributed.coordinator = ""
     # Number of processes, and index of this one.
-    config.distributed.num_processes = 1
-    config.distributed.process_id = 0
-    return config
+    distributed.num_processes = 1
+    distributed.process_id = 0
+    return distributed

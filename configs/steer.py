@@ -1,4 +1,4 @@
-"""How far text steers a policy, as in the paper's appendix I: counts in episodes of the same seeds for every caption.
+"""Effect of text on play, as in the paper's appendix I: counts in episodes of the same seeds for every caption.
 
     python launch/steer.py --config.policy=runs/text --config.out=runs/steer
 

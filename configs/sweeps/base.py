@@ -55,7 +55,7 @@ def get_config(name: str, variant: str) -> ConfigDict:
 
 
 def _report() -> ConfigDict:
-    """What the result says: an `Experiment` of vpt_jax/report/experiments.py."""
+    """Texts and measure of the result, an `Experiment` of vpt_jax/report/experiments.py."""
     report = ConfigDict()
     # Title; the paper's claim, and its section or figure with how far that is trusted.
     report.title = report.claim = report.source = ""
