@@ -27,8 +27,9 @@ def get_config(variant: str = "") -> ConfigDict:
         "explore=places",
         "fight=hits",
         "open the door=doors",
-        "collect ammo=ammo.2",
-        "collect health=health",
+        "collect ammo=pickups.ammo",
+        "collect health=pickups.health",
+        "rest=still",
     )
     # Weight of classifier-free guidance; 1: the policy itself, as in the paper, as far as recalled.
     config.guidance = 2.0

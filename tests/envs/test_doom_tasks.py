@@ -37,6 +37,7 @@ def test_episodes_are_truncated_at_the_time_limit_and_places_counted_once():
 def test_a_player_that_stands_still_visits_one_place():
     infos, _ = play(make(**ARGUMENTS), IDLE)
     assert {info["places"] for info in infos} == {1}
+    assert [info["still"] for info in infos] == pytest.approx([step / 20 for step in range(61)])
 
 
 def test_the_scripted_player_ignores_actions():
@@ -62,16 +63,27 @@ def test_a_door_counts_once_when_its_lines_are_crossed():
     line = int(np.flatnonzero(np.isin(geometry.special, DOORS))[0])
     middle, along = geometry.ends[line].mean(0), np.diff(geometry.ends[line], axis=0)[0]
     across = 8 * np.array([along[1], -along[0]]) / np.linalg.norm(along)
-    env = CountProgress(FakeDoom("E1M5", [middle + across, middle - across, middle + across, middle + 2 * across]))
+    positions = [middle + across, middle - across, middle + across, middle + 2 * across]
+    env = CountProgress(FakeDoom("E1M5", [{"x": x, "y": y} for x, y in positions]))
     counts = [env.reset()[1]["doors"]] + [env.step(IDLE)[-1]["doors"] for _ in range(3)]
     assert counts == [0, 1, 1, 1]
 
 
-class FakeDoom(gymnasium.Env):
-    """Game in which the player is moved along given positions."""
+def test_pickups_count_items_of_any_amount_and_no_losses():
+    infos = [{"ammo.2": 50}, {"ammo.2": 100}, {"ammo.2": 99}, {"ammo.2": 109, "ammo.3": 4}, {"ammo.3": 4, "health": 60}]
+    env = CountProgress(FakeDoom("E1M5", infos))
+    counted = [env.reset()[1]] + [env.step(IDLE)[-1] for _ in range(4)]
+    assert [info["pickups.ammo"] for info in counted] == [0, 1, 1, 2, 2]
+    assert [info["pickups.health"] for info in counted] == [0, 0, 0, 0, 1]
+    assert {info["pickups.armor"] for info in counted} == {0}
 
-    def __init__(self, level, positions):
-        self.level, self._infos = level, ({"x": x, "y": y} for x, y in positions)
+
+class FakeDoom(gymnasium.Env):
+    """Game with given infos; what they leave out is 0."""
+
+    def __init__(self, level, infos):
+        names = "x", "y", "health", "armor", *(f"ammo.{slot}" for slot in range(1, 8))
+        self.level, self._infos = level, (dict.fromkeys(names, 0.0) | info for info in infos)
 
     def reset(self, *, seed=None, options=None):
         return {}, next(self._infos)

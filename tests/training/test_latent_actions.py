@@ -16,7 +16,7 @@ from vpt_jax.data.batch import Batch
 from vpt_jax.evaluation.baselines import FactoredMarginal
 from vpt_jax.labelling.model import label_spans
 from vpt_jax.labelling.plan import Spans
-from vpt_jax.models.latent_actions import LatentActionOutput, quantize
+from vpt_jax.models.latent_actions import LatentActionModel, LatentActionOutput, quantize
 from vpt_jax.models.presets import make_latent_actions, make_latent_idm
 from vpt_jax.system.errors import ConfigError
 from vpt_jax.training.checkpoints import WrongStageError, load_idm, load_latent_actions, load_model, load_policy
@@ -157,7 +157,7 @@ def test_a_model_on_latent_actions_is_loaded_and_labels_as_an_idm(tmp_path):
         make_embedder("idm", str(tmp_path))
 
 
-SHIFTS = np.array([(0, 1), (0, -1), (1, 0), (-1, 0)])
+SHIFTS = 2 * np.array([(0, 1), (0, -1), (1, 0), (-1, 0)])  # pixels: a cell
 
 
 def shifted_world(rng, rows=16, length=9):
@@ -175,7 +175,8 @@ def shifted_world(rng, rows=16, length=9):
 @pytest.mark.slow
 def test_codes_are_the_actions_of_a_world_of_four_shifts():
     """Which shift was made, from its codes alone, by the most frequent one in other play; chance is 1/4."""
-    model = make_latent_actions({"preset": "nano", "dtype": "float32", "remat": "none"})
+    encoder = {"widths": (8,), "tokens": 2, "codes": 4, "code_features": 4}
+    model = LatentActionModel(**encoder, decoder_features=32, decoder_blocks=1, patch=2)  # nano: fewer than a patch has
     objective = make_objective(model, (8, 8, 3), None, False, 0.25, 0.1)
     rng, optimizer = np.random.default_rng(0), optax.adam(3e-3)
     params = objective.init(jax.random.key(0))
@@ -189,18 +190,18 @@ def test_codes_are_the_actions_of_a_world_of_four_shifts():
         return optax.apply_updates(params, updates), opt_state, metrics
 
     opt_state = optimizer.init(params)
-    for _ in range(400):
+    for _ in range(3200):
         params, opt_state, metrics = update(params, opt_state, shifted_world(rng)[0])
 
-    codes, actions = [], []
+    codes, actions, apply = [], [], jax.jit(model.apply)
     for _ in range(16):
         frames, taken = shifted_world(rng)
-        found = jax.jit(model.apply)({"params": params}, frames).actions.codes[:, :-1]
+        found = apply({"params": params}, frames).actions.codes[:, :-1]
         codes.append(np.asarray(found[..., 0] * model.codes + found[..., 1]).ravel())
         actions.append(taken[:, :-1].ravel())
     table = np.zeros((model.codes**2, 4))
     np.add.at(table, (np.concatenate(codes[:8]), np.concatenate(actions[:8])), 1)
     right = table.argmax(1)[np.concatenate(codes[8:])] == np.concatenate(actions[8:])
-    assert right.mean() > 0.8
-    assert metrics["relative_error"] < 0.7
+    assert right.mean() > 0.9
+    assert metrics["relative_error"] < 0.2  # without codes, the mean of the four shifts: 0.65
     assert metrics["perplexity"] > 2

@@ -76,8 +76,8 @@ REWARDS: dict[str, RewardTable] = {
     "collect": {"items": Reward(1)},
     "fight": {"kills": Reward(1), "hits": Reward(1 / 10)},
     # What captions ask for (configs/steer.py): only the counts matter.
-    "steering": {name: Reward(1) for name in ("places", "doors", "items", "kills", "hits")}
-    | {name: Reward(1, every_increase=True) for name in ("health", "armor", "ammo.2")},
+    "steering": {name: Reward(1) for name in ("places", "doors", "items", "kills", "hits", "still")}
+    | {f"pickups.{kind}": Reward(1) for kind in ("ammo", "health", "armor")},
 }
 
 

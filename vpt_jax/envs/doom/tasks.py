@@ -1,7 +1,12 @@
 """Doom tasks: a level with a time limit, and counts in `info`, from which `rewards.py` computes the reward.
 
-In addition to the counts of `DoomEnv` (health, items, kills, hits ...) there are `places`, the number of squares of 128
-map units, the width of a door, that the player has visited, and `doors`, the number of doors that it has gone through.
+In addition to the counts of `DoomEnv` (health, items, kills, hits ...) there are
+
+- `places`, the number of squares of 128 map units, the width of a door, that the player has visited;
+- `doors`, the number of doors that it has gone through;
+- `pickups.ammo`, `pickups.health` and `pickups.armor`, how often it has picked some up: amounts differ between items;
+- `still`, the seconds in which it has stood still.
+
 Death ends the episode, since Doom's levels cannot be re-entered.
 """
 
@@ -18,6 +23,8 @@ from vpt_jax.envs.doom.level import DOORS, KEYED_DOORS, read_geometry
 from vpt_jax.video import FRAME_RATE
 
 PLACE_SIZE = 128.0  # map units
+_AMOUNTS = {"ammo": [f"ammo.{slot}" for slot in range(1, 8)], "health": ["health"], "armor": ["armor"]}
+_STILL = 0.5  # map units in a step, below which the player stands; walking is 10 to 20
 
 
 def make(seconds: float = 60.0, level: str = "E1M5", **arguments: Any) -> gymnasium.Env[Any, Any]:
@@ -31,7 +38,7 @@ def make_scripted(seconds: float, **arguments: Any) -> gymnasium.Env[Any, Any]:
 
 
 class CountProgress(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Wrapper that adds the counts of visited places and of doors to `info`."""
+    """Wrapper that adds the counts above to `info`."""
 
     def __init__(self, env: DoomEnv):
         super().__init__(env)
@@ -40,23 +47,37 @@ class CountProgress(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._lines, self._sectors = geometry.ends[lines], geometry.sides[lines, 1]  # a door is on the left of its line
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
-        """Start an episode; `places` is 1, `doors` is 0."""
+        """Start an episode; `places` is 1, the other counts are 0."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self._places: set[tuple[float, float]] = set()
+        self._places = {_place(info)}
         self._doors: set[int] = set()
-        self._position = np.array([info["x"], info["y"]])
-        return observation, self._count(info)
+        self._pickups, self._still_steps = dict.fromkeys(_AMOUNTS, 0), 0
+        self._before = info
+        return observation, self._with_counts(info)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
         """Carry out a step, and update the counts."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, float(reward), terminated, truncated, self._count(info)
+        self._update(info)
+        return observation, float(reward), terminated, truncated, self._with_counts(info)
 
-    def _count(self, info: Info) -> Info:
-        self._places.add((info["x"] // PLACE_SIZE, info["y"] // PLACE_SIZE))
-        before, self._position = self._position, np.array([info["x"], info["y"]])
-        self._doors |= set(self._sectors[crosses(before, self._position, self._lines)].tolist())
-        return info | {"places": float(len(self._places)), "doors": float(len(self._doors))}
+    def _update(self, info: Info) -> None:
+        before, self._before = self._before, info
+        start, end = (np.array([at["x"], at["y"]]) for at in (before, info))
+        self._places.add(_place(info))
+        self._doors |= set(self._sectors[crosses(start, end, self._lines)].tolist())
+        self._still_steps += bool(np.linalg.norm(end - start) < _STILL)
+        for kind, names in _AMOUNTS.items():
+            self._pickups[kind] += any(info[name] > before[name] for name in names)
+
+    def _with_counts(self, info: Info) -> Info:
+        counts = {"places": len(self._places), "doors": len(self._doors), "still": self._still_steps / FRAME_RATE}
+        pickups = {f"pickups.{kind}": number for kind, number in self._pickups.items()}
+        return info | {name: float(count) for name, count in (counts | pickups).items()}
+
+
+def _place(info: Info) -> tuple[float, float]:
+    return info["x"] // PLACE_SIZE, info["y"] // PLACE_SIZE
 
 
 class PlayScripted(gymnasium.Wrapper[Any, Any, Any, Any]):
