@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from demo.stages import StageFailedError, Stages, environment
+from demo.stages import StageFailedError, Stages, make_stages
 from ml_collections import ConfigDict
 from sweeps.fields import check_fields
 from sweeps.plan import SHARED, Plan, make_plan
@@ -37,15 +37,11 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print all runs and commands only
 
 def run(config: ConfigDict) -> None:
     """Do the stages of `config.index` that are not done, and write the results."""
-    if config.max_parallel < 1:
-        raise ConfigError(f"config.max_parallel is {config.max_parallel}: at least one stage must run")
     plan = make_plan(config, ROOT)
     check_fields(plan)
-    folder = Path(config.workdir).resolve()
-    variables = environment(folder, config.max_parallel)
 
     def stages(index: str) -> Stages:
-        return Stages(plan.select(index), folder / "stages", variables, ROOT)
+        return make_stages(config, plan.select(index), ROOT)
 
     if _DRY_RUN.value:
         print("\n".join(listing(plan, stages(""))))

@@ -26,7 +26,8 @@ from vpt_jax.programs.evaluate import CHOSEN_BY, refuse_choosing_seeds
 from vpt_jax.programs.play_process import checkpoint_play
 from vpt_jax.system import stopping
 from vpt_jax.system.errors import ConfigError
-from vpt_jax.training.checkpoints import CheckpointDamagedError, checkpoint_steps, load_policy, save_policy
+from vpt_jax.training.checkpoints import CheckpointDamagedError, checkpoint_steps, load_policy
+from vpt_jax.training.parameters_only import save_policy
 
 CHOOSING_SEED, REPORTED_SEED = 100, 200
 # Return of each step in the episodes that choose, and in those that are reported.

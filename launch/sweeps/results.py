@@ -102,7 +102,7 @@ def _measure(config: ConfigDict, run: Run, folder: Path, cache: Path) -> dict[st
 
 
 def _cached(file: Path, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """What the file has, or else what is computed, which is written to it."""
+    """Content of the file, or else the computed values, which are written to it."""
     if (found := read_json(file)) is None:
         file.parent.mkdir(exist_ok=True)
         write_text(file, json.dumps(found := compute()) + "\n")

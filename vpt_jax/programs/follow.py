@@ -54,8 +54,8 @@ from vpt_jax.training.checkpoints import (
     checkpoint_steps,
     jsonable,
     load_policy,
-    save_policy,
 )
+from vpt_jax.training.parameters_only import save_policy
 from vpt_jax.training.setup import check_choices
 
 FINISHED = "finished\n"  # line of standard input: no further checkpoint comes

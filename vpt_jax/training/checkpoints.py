@@ -15,16 +15,14 @@ import errno
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from vpt_jax.actions.minerl import MINERL
@@ -265,22 +263,6 @@ def load_policy(workdir: str | Path) -> TrainedPolicy:
 def _embedder(metadata: Mapping[str, Any]) -> EmbedderIdentity:
     """Identity of the text embedder; its folder may have moved since, so the name alone is no part of the data."""
     return EmbedderIdentity(metadata["config"]["data"]["text_embedder"], *metadata["stream"]["text"])
-
-
-def save_policy(workdir: Path, policy: TrainedPolicy) -> None:
-    """Saves a loaded policy, without the state of its optimizer, as the only checkpoint of a work directory.
-
-    Earlier checkpoints there are removed once it is complete; those of later steps before, since Orbax saves none that
-    is earlier than the newest.
-    """
-    if policy.metadata is None:
-        raise ValueError("the policy was not loaded from a checkpoint: it has no metadata")
-    state = PolicyState(np.int32(policy.step), policy.params, policy.normalizer, policy.aux_normalizer)
-    if max(checkpoint_steps(workdir), default=0) > policy.step:
-        shutil.rmtree(workdir / "checkpoints")
-    with closing(Checkpoints(workdir / "checkpoints", 1, 0.0, dict(policy.metadata))) as checkpoints:
-        if checkpoints.latest != policy.step:
-            checkpoints.save(state, policy.step)
 
 
 class TrainedIDM(NamedTuple):

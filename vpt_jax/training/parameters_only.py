@@ -1,5 +1,6 @@
-"""Work directories with a model's parameters alone: small enough to keep in a repository, and without local paths."""
+"""Work directories with a model's parameters alone, without the state of an optimizer."""
 
+import shutil
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -31,8 +32,8 @@ class _IDMState(NamedTuple):
 def export_parameters(workdir: str | Path, out: str | Path, dtype: str = "float32") -> None:
     """Export the newest parameters of a work directory to another one, which all programs read.
 
-    The optimizer's state and the settings of the run, with its local paths, are left out; training cannot be resumed,
-    but `--config.init_from` takes it.
+    It is small enough for a repository: the optimizer's state and the settings of the run, with its local paths, are
+    left out. Training cannot be resumed, but `--config.init_from` takes it.
 
     Args:
         workdir: of a training run, or of an imported model; any model and action space.
@@ -55,6 +56,21 @@ def export_parameters(workdir: str | Path, out: str | Path, dtype: str = "float3
         checkpoints.save(state, trained.step)
     for note in out.rglob("commit_success.txt"):  # Orbax's, with the absolute path
         note.write_text("Checkpoint commit was successful\n")
+
+
+def save_policy(workdir: Path, policy: TrainedPolicy) -> None:
+    """Saves a loaded policy, without the state of its optimizer, as the only checkpoint of a work directory.
+
+    Earlier checkpoints there are removed once it is complete; those of later steps before, since Orbax saves none that
+    is earlier than the newest.
+    """
+    if policy.metadata is None:
+        raise ValueError("the policy was not loaded from a checkpoint: it has no metadata")
+    if max(checkpoint_steps(workdir), default=0) > policy.step:
+        shutil.rmtree(workdir / "checkpoints")
+    with closing(Checkpoints(workdir / "checkpoints", 1, 0.0, dict(policy.metadata))) as checkpoints:
+        if checkpoints.latest != policy.step:
+            checkpoints.save(_state(policy), policy.step)
 
 
 def _state(trained: TrainedPolicy | TrainedIDM) -> PolicyState | _IDMState:
