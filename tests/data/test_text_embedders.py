@@ -73,6 +73,8 @@ def test_a_model_is_read_without_network_and_code_and_averaged_over_its_tokens(t
             ids[i, : len(text)] = 3
         return {"input_ids": ids.view(_Tensor), "attention_mask": mask.view(_Tensor)}
 
+    tokenizer.model_max_length = 8
+
     def loader(made):
         return SimpleNamespace(from_pretrained=lambda folder, **given: options.append(given) or made)
 
@@ -86,3 +88,22 @@ def test_a_model_is_read_without_network_and_code_and_averaged_over_its_tokens(t
     assert options[1]["use_safetensors"]
     np.testing.assert_allclose(embedder.embed(["ab", "c"]), [[5**-0.5, 2 * 5**-0.5]] * 2, rtol=1e-6)
     assert embedder.identity.features == 2
+
+
+def test_a_model_of_transformers_gives_each_text_the_same_vector_in_any_company(tmp_path):
+    """Vectors of a real model, of random parameters and without a limit in its tokenizer (extra `text`)."""
+    transformers = pytest.importorskip("transformers", reason="pip install -e '.[text]'")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "open", "the", "door", "fight", "collect", "ammo"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    transformers.BertTokenizerFast(vocab_file=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.BertConfig(vocab_size=len(words), max_position_embeddings=16, **size)
+    transformers.BertModel(config).save_pretrained(tmp_path)
+
+    embedder = load_text_embedder(str(tmp_path))
+    texts = ["open the door", "fight", "collect ammo " * 40]
+    vectors = embedder.embed(texts)
+    assert vectors.shape == (3, embedder.identity.features) == (3, 16)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(vectors, np.concatenate([embedder.embed([text]) for text in texts]), atol=1e-6)
+    assert np.abs(vectors[0] - vectors[1]).max() > 0.01

@@ -10,6 +10,7 @@ which a policy treats as no text.
 
 import hashlib
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -121,10 +122,14 @@ def _sentence_model(folder: Path) -> TextEmbedder:
     except (OSError, ValueError, KeyError) as error:
         raise TextEmbedderError(f"{folder} cannot be read as a model of transformers: {error}") from error
 
+    # A tokenizer without a limit of its own would give more tokens than the model has positions.
+    longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", sys.maxsize))
+    settings = {"padding": True, "truncation": True, "max_length": longest, "return_tensors": "pt"}
+
     def embed(texts: Sequence[str]) -> Float32[np.ndarray, "n e"]:
         parts = []
         for start in range(0, len(texts), _BATCH):
-            tokens = tokenizer(list(texts[start : start + _BATCH]), padding=True, truncation=True, return_tensors="pt")
+            tokens = tokenizer(list(texts[start : start + _BATCH]), **settings)
             with torch.no_grad():
                 states = model(**tokens).last_hidden_state
             mask = tokens["attention_mask"][..., None]
