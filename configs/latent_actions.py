@@ -26,8 +26,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     idm_variant, preset = VARIANTS[variant]
     config = idm.get_config(idm_variant)
     config.stage, config.workdir = "latent_actions", f"runs/latent-actions-{variant}"
-    # No report: it compares predicted and recorded actions. The losses are in metrics.jsonl.
-    config.report = False
+    del config.report  # it compares predicted and recorded actions; the losses are in metrics.jsonl
     dtype, remat = config.model.dtype, config.model.remat
     config.model = ConfigDict()
     # Sizes, from LATENT_ACTIONS in vpt_jax/models/presets.py (LAPA: 4 choices among 8 codes).

@@ -85,6 +85,13 @@ def test_pairs_that_are_not_valid_or_of_two_episodes_do_not_count():
     assert metrics == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_copied_frame_of_play_without_change_has_no_error():
+    model, still = Fixed(np.ones((1, 3, 1, 2), np.float32)), batch(grey(51, 51, 51))
+    prediction, _ = predict_next_frames(model, np.float32(0.2), (), still)
+    measure = frame_measures(model)["valid"]
+    assert measure.compute(measure.totals(prediction, still))["relative_error"] == pytest.approx(0, abs=1e-6)
+
+
 def test_perplexity_is_the_number_of_codes_in_use():
     counts = np.array([[5, 5, 5, 5], [9, 0, 0, 0], [2, 2, 0, 0], [0, 0, 0, 0]])
     np.testing.assert_allclose(perplexity(counts), [4, 1, 2, 1], rtol=1e-6)

@@ -115,7 +115,7 @@ def make_supervised_run(config: ConfigDict, mesh: Mesh) -> Run[TrainState]:
             yield LoopInputs(train_step, train_batches, evaluate, train_data.episodes, prepare)
 
     def report(state: TrainState) -> None:
-        if config.report and STAGES[config.stage].predicts_actions and jax.process_count() == 1:
+        if STAGES[config.stage].predicts_actions and config.report and jax.process_count() == 1:
             write_page(config, setup.objective, state, data.with_frames(), baselines, test_baselines, mesh)
 
     return Run(

@@ -30,6 +30,7 @@ from vpt_jax.training.objective import Objective
 from vpt_jax.training.state import Metrics
 
 SOFTNESS = 0.2  # temperature of the soft choice: cosines that differ by this much differ in probability by the factor e
+_LEAST = 1e-6  # sum of squared errors of copying, as which that of play without any change counts
 
 
 def latent_actions(
@@ -67,7 +68,7 @@ def latent_action_loss(
         frames = mirror_frames(rng, frames)
     output, pairs = model.apply({"params": params}, frames), valid_pairs(batch)
     error, copy_error = (jnp.where(pairs, errors, 0).sum() for errors in _squared_errors(frames, output.next_frames))
-    reconstruction = error / jnp.maximum(copy_error, 1e-6)
+    reconstruction = error / jnp.maximum(copy_error, _LEAST)
     commitment = _mean(_commitment(output.actions), pairs)
     entropy_gap = jnp.log(model.codes) - _soft_entropy(output.actions, pairs)
     loss = reconstruction + commitment_weight * commitment + entropy_weight * entropy_gap
@@ -169,7 +170,7 @@ def _frame_metrics(totals: FrameTotals) -> dict[str, float]:
     return {
         "mse": float(totals.error / pairs),
         "copy_mse": float(totals.copy_error / pairs),
-        "relative_error": float(totals.error / totals.copy_error),
+        "relative_error": float(totals.error / max(totals.copy_error, _LEAST)),
         "perplexity": float(perplexity(totals.codes).mean()),
         "pairs": pairs,
     }
