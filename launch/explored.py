@@ -12,16 +12,16 @@ from demo.explored_report import RANDOM, SCRIPTED, Runs, make_experiments
 from demo.stages import Stage, checkpoint, flags, make_stages, program, results_folder
 from ml_collections import ConfigDict
 
+from vpt_jax.configs.record import CHOOSING_SEED, HELD_OUT_SEED
 from vpt_jax.report.experiments import verdict_lines, write_experiment, write_experiments_page
 from vpt_jax.system import command_line
 from vpt_jax.system.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 stage, arguments = partial(program, ROOT), partial(flags, ROOT)
-# Seeds of the first episodes: of a repetition's own play, of play by its policies, and of held-out play.
+# Seeds of the first episodes: of a repetition's own play, and of play by its policies.
 SEEDS_PER_REPETITION = 10_000
 POLICY_SEED = 5_000_000
-VALID_SEED, HELD_OUT_SEED = 3_500_000, 3_000_000
 
 
 def run(config: ConfigDict) -> None:
@@ -96,7 +96,7 @@ def name(action: str, source: str, seed: int, minutes: float = 0.0) -> str:
 
 def record_stage(config: ConfigDict, out: Path, source: str, seed: int) -> Stage:
     """Records play of the scripted player, with the held-out episodes, or of the random agent."""
-    held_out = {"valid": (1, VALID_SEED), "test": (config.held_out, HELD_OUT_SEED)}
+    held_out = {"valid": (1, CHOOSING_SEED), "test": (config.held_out, HELD_OUT_SEED)}
     splits = {"train": (config.episodes, seed * SEEDS_PER_REPETITION)} | held_out
     fields: dict[str, object] = dict(out=out, height=config.size, width=config.size, seconds=config.seconds)
     for split, (episodes, first) in splits.items():

@@ -14,6 +14,7 @@ from demo.showcase_report import PLAYING, SCORES, write_showcase_report
 from demo.stages import Stage, checkpoint, flags, make_stages, program
 from ml_collections import ConfigDict
 
+from vpt_jax.configs.record import CHOOSING_SEED, HELD_OUT_SEED, UNLABELLED_SEED
 from vpt_jax.report.films import FilmFrame
 from vpt_jax.system import command_line
 from vpt_jax.system.errors import ConfigError
@@ -27,10 +28,6 @@ LABEL = "label the {} videos"
 CLONE = "clone a policy from {}"
 PREDICTED = "predicted labels"
 HUMAN = "human"
-# Seeds of the first episodes; those of the labelled play start at 0.
-UNLABELLED_SEED = 500_000
-HELD_OUT_SEED = 3_000_000  # not among the seeds on which the settings of the demo were tuned
-CHOOSING_SEED = 3_500_000
 
 
 def run(config: ConfigDict) -> None:
@@ -72,6 +69,10 @@ def check(config: ConfigDict) -> None:
                 f"config.{name}.steps is {steps}: it must have {len(minutes) + extra} numbers, one for each of "
                 f"config.{name}.minutes, {minutes}" + (", and one for all the play" if extra else "")
             )
+    if same := sorted({*config.policy.minutes} & {config.idm.minutes[-1]}):
+        raise ConfigError(
+            f"config.policy.minutes has {same[0]:g}, the last of config.idm.minutes: it is trained anyway"
+        )
 
 
 def stages(config: ConfigDict, folder: Path) -> Iterator[Stage]:

@@ -11,10 +11,9 @@ from configs.steer import get_config
 from tests import programs
 from tests.checkpoint_maker import write_checkpoint
 from vpt_jax.evaluation.rollouts import EpisodeResult
-from vpt_jax.evaluation.steering import text_effect
 from vpt_jax.models.policy import init_params
 from vpt_jax.models.presets import make_policy
-from vpt_jax.programs.steer import check, describe, paired_counts
+from vpt_jax.programs.steer import LostEpisodesError, check, describe, effects_of, paired_counts
 from vpt_jax.report.experiments import read_experiment
 from vpt_jax.system.errors import ConfigError
 
@@ -59,14 +58,21 @@ def test_invalid_settings_are_refused(changes, message):
 def test_the_verdict_needs_two_captions_with_clear_effects():
     played = {"explore": results(1, 9, "places"), "fight": results(2, 9, "hits", lost=(3,)), "rest": results(3)}
     assert [len(values) for values in paired_counts(played, "hits").values()] == [9, 9, 9]
-    effects = {caption: text_effect(paired_counts(played, count), caption) for caption, count in COUNTS.items()}
-    experiment = describe(settings(), COUNTS, effects)
+    effects, pairs = effects_of(played, COUNTS)
+    experiment = describe(settings(), COUNTS, effects, pairs)
+    assert experiment.notes[0].startswith("9 episodes of equal seeds for every caption")
     assert experiment.verdicts[0].holds
     (series,) = experiment.series
     assert [point.x for point in series.points] == ["explore (places)", "fight (hits)", "rest (doors)"]
     assert series.points[0].low < series.points[0].y < series.points[0].high
     weaker = effects | {"fight": effects["rest"]}
-    assert not describe(settings(), COUNTS, weaker).verdicts[0].holds
+    assert not describe(settings(), COUNTS, weaker, pairs).verdicts[0].holds
+
+
+def test_two_seeds_need_an_episode_of_every_caption():
+    played = {"explore": results(1), "fight": results(2, lost=range(5)), "rest": results(3, lost=range(5, 9))}
+    with pytest.raises(LostEpisodesError, match="1 seeds have an episode of every caption, and two are needed"):
+        effects_of(played, COUNTS)
 
 
 @pytest.mark.slow

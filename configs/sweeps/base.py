@@ -10,6 +10,8 @@ whose folders are in `folders`; and `:small`, to try it out in a minute.
 
 from ml_collections import ConfigDict
 
+from vpt_jax.configs.record import CHOOSING_SEED, HELD_OUT_SEED, UNLABELLED_SEED
+
 VARIANTS = ("demo", "full", "small")
 
 
@@ -97,8 +99,8 @@ def add_play(config: ConfigDict, variant: str) -> None:
     train, valid, test = (5, 1, 2) if variant == "small" else (68, 4, 12)
     config.stages.recordings = stage(
         "record", "record:demo", *_episode_length(variant), f"splits.train.episodes={train}",
-        f"splits.valid.episodes={valid}", "splits.valid.seed=3500000", f"splits.test.episodes={test}",
-        "captions=True", "splits.test.seed=3000000",  # not among the seeds on which the settings of the demo were tuned
+        f"splits.valid.episodes={valid}", f"splits.valid.seed={CHOOSING_SEED}", f"splits.test.episodes={test}",
+        "captions=True", f"splits.test.seed={HELD_OUT_SEED}",
     )  # fmt: skip
     config.stages.data = stage("prepare", "prepare", "recordings={recordings}", "height=16", "width=16")
 
@@ -112,7 +114,7 @@ def add_labels(config: ConfigDict, variant: str) -> None:
         episodes = 5 if variant == "small" else 100
         config.stages.videos = stage(
             "record", "record:demo", *_episode_length(variant), f"splits.train.episodes={episodes}",
-            "splits.train.seed=500000", "splits.valid.episodes=0", "splits.test.episodes=0",
+            f"splits.train.seed={UNLABELLED_SEED}", "splits.valid.episodes=0", "splits.test.episodes=0",
         )  # fmt: skip
         small = ("windows_per_span=3", "batch=2") if variant == "small" else ()
         config.stages.labels = stage(

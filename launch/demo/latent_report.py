@@ -108,7 +108,7 @@ def write_experiments(folder: Path, runs: Runs) -> list[str]:
 
 def _lines(experiment: Experiment) -> Iterator[str]:
     yield f"{experiment.title} ({experiment.y_label})"
-    for name, points in experiment.series:
+    for name, points, _ in experiment.series:
         yield from (f"  {name}, {x}: {y:.4g} ({low:.4g} to {high:.4g})" for x, y, low, high in points)
     yield from (f"  baseline {name}: {value:.4g}" for name, value in experiment.baselines.items())
     yield from (f"  {note}" for note in experiment.notes)

@@ -233,7 +233,7 @@ class Stages:
         done = self._is_done(name)
         seconds = self._end(name, done)
         if not done:
-            ending = f"ended with code {code}" if code else "was stopped"
+            ending = f"ended with code {code}" if code else f"ended without writing {stage.output}"
             raise StageFailedError(f"{name}: {ending}. Run it alone: {self.shell_command(stage)}")
         self._seconds[name] = seconds
 

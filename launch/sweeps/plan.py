@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +70,7 @@ def make_plan(config: ConfigDict, root: Path) -> Plan:
     _check(config)
     stages: dict[str, Stage] = {}
     runs: list[Run] = []
-    joint_names = [name for name, stage in config.stages.items() if _is_joint(stage)]
+    joint_names = _joint_names(config)
     for combination in itertools.product(*(enumerate(axis.choices) for axis in config.vary.values())):
         places = dict(zip(config.vary, (place for place, _ in combination), strict=True))
         for seed in config.seeds:
@@ -154,9 +154,9 @@ class _Resolver(NamedTuple):
         depends_on += [path.name for run in self.runs for path in self._all_of(settings, run)]
         stopped = {"workdir": folder, "stopped_status": _STOPPED_STATUS} if spec.program == "train" else {"out": folder}
         filled = tuple(self._fill(setting, str) for setting in settings)
-        stage = program(
-            self.root, full_name, f"{spec.program}.py", flags(self.root, spec.config, filled, **stopped), depends_on
-        )
+        report, arguments = self.config.report, flags(self.root, spec.config, filled, **stopped)
+        output = folder / report.file if report.file and name == report.stage else None
+        stage = program(self.root, full_name, f"{spec.program}.py", arguments, depends_on, output)
         return _Resolved(stage, folder, labels, frozenset().union(*(one.needed for one in used.values()), {full_name}))
 
     def _is_stage(self, name: str, star: str) -> bool:
@@ -203,8 +203,16 @@ def _references(setting: str) -> Iterator[tuple[str, str]]:
         yield found[1], found[2]
 
 
-def _is_joint(stage: ConfigDict) -> bool:
-    return any(star for setting in stage.settings for _, star in _references(setting))
+def _joint_names(config: ConfigDict) -> list[str]:
+    """Names of the stages that need all runs, or the output of a stage that does."""
+    found: list[str] = []
+    while more := [name for name, stage in config.stages.items() if name not in found and _is_joint(stage, found)]:
+        found += more
+    return found
+
+
+def _is_joint(stage: ConfigDict, joint: Sequence[str]) -> bool:
+    return any(star or name in joint for setting in stage.settings for name, star in _references(setting))
 
 
 def _parts(axis: ConfigDict, choice: Any) -> tuple[Any, ...]:
@@ -278,6 +286,7 @@ def is_number(value: Any) -> bool:
 
 
 def _check_references(config: ConfigDict) -> None:
+    joint = _joint_names(config)
     for name, stage in config.stages.items():
         for setting in stage.settings:
             for reference, star in _references(setting):
@@ -285,6 +294,11 @@ def _check_references(config: ConfigDict) -> None:
                     raise ConfigError(
                         f"config.stages.{name}.settings has {setting!r}, and {reference!r} is neither a stage nor in "
                         "config.folders"
+                    )
+                if star and reference in joint:
+                    raise ConfigError(
+                        f"config.stages.{name}.settings has {setting!r}, and {reference!r} has one output, of "
+                        f"all runs: write {{{reference}}}"
                     )
     waiting = {
         name: {found for s in spec.settings for found, _ in _references(s)} for name, spec in config.stages.items()

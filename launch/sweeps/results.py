@@ -78,8 +78,13 @@ def _rows(config: ConfigDict, plan: Plan, seconds: Mapping[str, float]) -> Itera
         workdir = run.folders[config.report.stage]
         if workdir.name in seconds and seconds.keys() >= run.stages:
             own = [name for name in run.stages if sum(name in other.stages for other in plan.runs) == 1]
-            row = {"run": run.name, **run.values, "seed": run.seed, "seconds": sum(map(seconds.get, own))}
-            yield row | {name: run.settings[name] for name in listed} | _measure(config, run, workdir, cache)
+            row = {"seed": run.seed, "seconds": sum(seconds[name] for name in own)}
+            row |= _measure(config, run, workdir, cache)
+            if taken := sorted(row.keys() & run.values.keys()):
+                raise ConfigError(
+                    f"config.vary has the name {taken[0]!r}, which is also a column of the results: rename it"
+                )
+            yield {"run": run.name} | run.values | row | {name: run.settings[name] for name in listed}
 
 
 def _measure(config: ConfigDict, run: Run, folder: Path, cache: Path) -> dict[str, float]:
@@ -224,35 +229,44 @@ def difference_interval(one: Sequence[float], other: Sequence[float]) -> Figure:
 
 def _verdicts(report: ConfigDict, curves: Mapping[str, Groups], baselines: Mapping[str, float]) -> Iterator[Verdict]:
     for name, groups in curves.items():
-        for better, worse in report.better or ((list(groups)[-1], next(iter(groups))),):
+        pairs = report.better or ((list(groups)[-1], next(iter(groups))),)
+        if missing := [place for pair in pairs for place in pair if place not in groups]:
+            raise ConfigError(f"config.report.better has {missing[0]!r}: choose among {', '.join(map(str, groups))}")
+        for better, worse in pairs if len(groups) > 1 else ():
             yield _comparison(report, name, groups, better, worse)
-    sign = 1 if report.higher_is_better else -1
-    best_runs = max(
-        (values for groups in curves.values() for values in groups.values()), key=lambda v: sign * np.mean(v)
-    )
-    best = mean_interval(best_runs)
-    for name, value in [*baselines.items()][
-        :1
-    ]:  # the one that sees no action; a policy does not see the last one either
-        holds = len(best_runs) > 1 and sign * (best.low - value) > 0 and sign * (best.high - value) > 0
-        interval = f"{best.low:.4g} to {best.high:.4g}" if len(best_runs) > 1 else "one seed"
-        measured = f"{best.value:.4g} ({interval}) against {value:.4g}"
-        yield Verdict(f"The best {_title(report)} is better than the baseline: {name}", measured, holds)
+        # The one baseline that sees no action: a policy does not see the last one either.
+        for baseline, value in [*baselines.items()][:1]:
+            yield _against_baseline(report, name, groups, pairs[0][0], baseline, value)
+
+
+def _against_baseline(
+    report: ConfigDict, name: str, groups: Groups, place: float | str, baseline: str, value: float
+) -> Verdict:
+    """Verdict on the place that was expected to be better: the best of several would be so by chance as well."""
+    sign, runs = (1 if report.higher_is_better else -1), groups[place]
+    figure = mean_interval(runs)
+    holds = len(runs) > 1 and sign * (figure.low - value) > 0 and sign * (figure.high - value) > 0
+    interval = f"{figure.low:.4g} to {figure.high:.4g}" if len(runs) > 1 else "one seed"
+    expectation = f"{_title(report)} for {report.x_label} {_place(place)} better than the baseline: {baseline}"
+    measured = f"{figure.value:.4g} ({interval}) against {value:.4g}"
+    return Verdict(f"{name}: {expectation}" if name else expectation, measured, holds)
 
 
 def _comparison(report: ConfigDict, name: str, groups: Groups, better: float | str, worse: float | str) -> Verdict:
     """Verdict on two places of a curve."""
-    if missing := [place for place in (better, worse) if place not in groups]:
-        raise ConfigError(f"config.report.better has {missing[0]!r}: choose among {', '.join(map(str, groups))}")
     sign, word = (1, "higher") if report.higher_is_better else (-1, "lower")
     figure = difference_interval(groups[better], groups[worse])
     interval = "one seed" if np.isnan(figure.low) else f"{figure.low:+.3g} to {figure.high:+.3g}"
     means = " against ".join(f"{np.mean(groups[place]):.4g}" for place in (better, worse))
     holds = sign * figure.low > 0 and sign * figure.high > 0
-    places = (place if isinstance(place, str) else f"{place:,g}" for place in (better, worse))
-    expectation = f"{_title(report)} {word} for {report.x_label} {' than for '.join(places)}"
+    places = " than for ".join(map(_place, (better, worse)))
+    expectation = f"{_title(report)} {word} for {report.x_label} {places}"
     measured = f"{means}, difference {figure.value:+.3g} ({interval})"
     return Verdict(f"{name}: {expectation}" if name else expectation, measured, holds)
+
+
+def _place(place: float | str) -> str:
+    return place if isinstance(place, str) else f"{place:,g}"
 
 
 def _title(report: ConfigDict) -> str:
@@ -265,7 +279,7 @@ def _fitted(title: str, fit: PowerLawFit, groups: Mapping[float, Sequence[float]
     x = np.geomspace(min(groups), max(groups), _CURVE_POINTS)
     of_seeds = np.stack([law.at(x) for law in fit.by_seed], axis=1)
     points = zip(x.tolist(), fit.law.at(x).tolist(), of_seeds.tolist(), strict=True)
-    return Series(title, tuple(Point(place, *_around(y, values)) for place, y, values in points))
+    return Series(title, tuple(Point(place, *_around(y, values)) for place, y, values in points), fitted=True)
 
 
 def describe_fit(fit: PowerLawFit, groups: Mapping[float, Sequence[float]]) -> str:

@@ -50,6 +50,9 @@ def test_both_formats_give_captions_by_frame(tmp_path, name, text):
 def test_repeated_lines_of_automatic_captions_are_left_out(tmp_path):
     (tmp_path / "a.vtt").write_text(ROLLING)
     assert subtitle_captions(tmp_path / "a.vtt") == [(0, "we go"), (20, "to the door"), (60, "")]
+    after_pause = ROLLING + "\n00:05.000 --> 00:06.000\n \nopen it\n\n00:06.000 --> 00:06.010\nopen it\n \n"
+    (tmp_path / "a.vtt").write_text(after_pause)
+    assert subtitle_captions(tmp_path / "a.vtt")[2:] == [(60, ""), (100, "open it"), (120, "")]
 
 
 def test_overlapping_cues_give_way_to_the_later_one(tmp_path):

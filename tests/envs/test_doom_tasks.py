@@ -63,10 +63,11 @@ def test_a_door_counts_once_when_its_lines_are_crossed():
     line = int(np.flatnonzero(np.isin(geometry.special, DOORS))[0])
     middle, along = geometry.ends[line].mean(0), np.diff(geometry.ends[line], axis=0)[0]
     across = 8 * np.array([along[1], -along[0]]) / np.linalg.norm(along)
-    positions = [middle + across, middle - across, middle + across, middle + 2 * across]
+    teleport = middle + 20 * across, middle - across
+    positions = [*teleport, middle + across, middle - across, middle + across, middle + 2 * across]
     env = CountProgress(FakeDoom("E1M5", [{"x": x, "y": y} for x, y in positions]))
-    counts = [env.reset()[1]["doors"]] + [env.step(IDLE)[-1]["doors"] for _ in range(3)]
-    assert counts == [0, 1, 1, 1]
+    counts = [env.reset()[1]["doors"]] + [env.step(IDLE)[-1]["doors"] for _ in positions[1:]]
+    assert counts == [0, 0, 1, 1, 1, 1]
 
 
 def test_pickups_count_items_of_any_amount_and_no_losses():

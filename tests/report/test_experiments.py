@@ -31,7 +31,7 @@ def test_an_experiment_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_the_page_has_claims_charts_values_and_verdicts_that_do_not_hold(tmp_path: Path) -> None:
-    curve = Series("fit", tuple(Point(float(x), 2 / x, 1.9 / x, 2.1 / x) for x in range(1, 21)))
+    curve = Series("fit", tuple(Point(float(x), 2 / x, 1.9 / x, 2.1 / x) for x in range(1, 21)), fitted=True)
     measured = Series("policies", (Point(1.0, 2.0, 1.5, 2.5), Point(20.0, 0.1, 0.05, 0.2)))
     hours = Experiment(
         "Hours", "More <hours> help.", "section 4.5", "hours", "nats", (measured, curve), {"marginal": 3.0},

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from demo.stages import StageFailedError
 from ml_collections import ConfigDict
 from sweeps.plan import make_plan
 
@@ -22,7 +23,7 @@ PROGRAM = """
 import pathlib, sys
 fields = dict(argument.removeprefix("--config.").split("=", 1) for argument in sys.argv[2:])
 folder = pathlib.Path(fields.get("workdir") or fields["out"])
-folder.mkdir()
+folder.mkdir(exist_ok=True)
 with open(folder.parent / "ran", "a") as file:
     file.write(folder.name.rpartition("-")[0] + "\\n")
 """
@@ -66,7 +67,7 @@ def config(tmp_path, monkeypatch):
 
 
 def test_the_result_is_the_file_of_the_stage(config, tmp_path):
-    with pytest.raises(ConfigError, match=r"config.report.file is 'found.json', which the stage policy-seed0-\w{8} h"):
+    with pytest.raises(StageFailedError, match=r"policy-seed0-\w{8}: ended without writing .*/found.json\. Run it "):
         sweep.run(config)
     (folder,) = (tmp_path / "sweep").glob("policy-*")
     point = Point("a", 1.0, 0.5, 1.5)
@@ -75,7 +76,7 @@ def test_the_result_is_the_file_of_the_stage(config, tmp_path):
     sweep.run(config)
     assert read_experiment(tmp_path / "sweep" / "results" / "mine.json") == experiment
     assert (tmp_path / "sweep" / "mine" / "report.html").exists()
-    assert (tmp_path / "sweep" / "ran").read_text().split() == ["data", "policy-seed0"]
+    assert (tmp_path / "sweep" / "ran").read_text().split() == ["data", "policy-seed0", "policy-seed0"]
 
 
 @pytest.mark.parametrize(

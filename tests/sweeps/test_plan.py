@@ -106,6 +106,19 @@ def test_a_stage_can_need_all_runs():
     assert play.name not in {stage.name for index in ("shared", "0") for stage in plan.select(index)}
 
 
+def test_a_stage_that_reads_one_of_all_runs_needs_all_runs():
+    config = small_sweep()
+    config.stages.play = base.stage("evaluate", "evaluate:doom", "policies={policy*}")
+    config.stages.again = base.stage("prepare", "prepare", "recordings={play}")
+    plan = make_plan(config, ROOT)
+    play, again = plan.stages[-2:]
+    assert again.depends_on == (play.name,)
+    assert plan.joint == {play.name, again.name}
+    config.stages.again.settings = ("recordings={play*}",)
+    with pytest.raises(ConfigError, match=r"'play' has one output, of all runs: write \{play\}"):
+        make_plan(config, ROOT)
+
+
 def test_a_choice_of_several_fields_is_one_value():
     config = small_sweep(seeded=())
     config.vary.size = ConfigDict({"fields": ("idm.data.minutes", "policy.steps"), "choices": ((3.0, 100), (0.5, 20))})

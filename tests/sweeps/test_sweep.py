@@ -96,6 +96,13 @@ def test_a_sweep_writes_a_table_an_experiment_and_a_page(config, tmp_path, capsy
     assert ran(config, "began") == sorted([*STAGES, "policy-nano-seed2", "policy-tiny-seed2"])
 
 
+def test_a_varied_name_that_is_a_column_of_the_results_is_refused(config):
+    config.vary = ConfigDict({"step": config.vary.size})
+    config.report.x = "step"
+    with pytest.raises(ConfigError, match=r"config.vary has the name 'step', which is also a column of the results"):
+        sweep.run(config)
+
+
 def test_a_stopped_sweep_resumes_with_what_is_left(config, tmp_path):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "slow").touch()

@@ -16,6 +16,7 @@ def test_metrics_after_the_checkpoint_are_removed(tmp_path):
     write(tmp_path, 0, (1, 2, 3))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1, "lo')  # the process was killed here
+    assert len(read_metrics(tmp_path)) == 3
     write(tmp_path, 2, (3, 4))
     write(tmp_path, 1, (5,), quiet=True)
     assert read_metrics(tmp_path) == [{"step": step, "loss": loss} for step, loss in enumerate((1, 2, 23, 24), 1)]

@@ -1,6 +1,7 @@
 """Work directories with a model's parameters alone: equal models, no local paths, half the size in bfloat16."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,9 @@ from configs import foundation, idm
 from tests import programs
 from tests.checkpoint_maker import write_checkpoint
 from vpt_jax.actions.spaces import DOOM
+from vpt_jax.models.policy import init_params
 from vpt_jax.models.presets import make_idm, make_policy
-from vpt_jax.training.checkpoints import load_model
+from vpt_jax.training.checkpoints import load_model, load_policy
 from vpt_jax.training.parameters_only import CheckpointError, export_parameters
 
 SIZE = 32
@@ -64,6 +66,19 @@ def test_metadata_has_what_loading_needs(run, tmp_path):
     assert metadata["stream"] == {"frame_shape": [SIZE, SIZE, 3], "length": 8}
     assert metadata["config"].keys() == {"stage", "model"}
     assert metadata["steps_per_epoch"] == 2
+
+
+def test_a_policy_that_reads_text_keeps_its_embedders_name_and_digest(tmp_path):
+    config = foundation.get_config("demo")
+    config.model.update(preset="nano", text_features=256)
+    config.data.text_embedder = "/models/sentences"
+    module = make_policy(config.model)
+    shapes = jax.eval_shape(partial(init_params, module, (16, 16, 3)), jax.random.key(0))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    run = write_checkpoint(tmp_path / "run", params, config, 16, 8, 2, {"text": ["sha-1", 256]})
+    export_parameters(run, tmp_path / "small")
+    assert load_policy(run).embedder == ("/models/sentences", "sha-1", 256)
+    assert load_policy(tmp_path / "small").embedder == ("sentences", "sha-1", 256)
 
 
 def test_a_folder_with_a_checkpoint_and_an_unknown_dtype_are_refused(run, tmp_path):

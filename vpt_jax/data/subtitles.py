@@ -92,16 +92,20 @@ def read_cues(file: Path) -> list[Cue]:
 
 
 def _blocks(lines: Sequence[str]) -> Iterator[tuple[float, float, list[str]]]:
-    """Start, end and lines of text of every cue: the lines after its times, up to an empty one."""
+    """Start, end and lines of text of every cue: the lines after its times, up to an empty one.
+
+    Automatic captions begin with a line of one space after a pause. After text, such a line ends a cue as well: people
+    write these by mistake.
+    """
     times, texts = None, list[str]()
     for line in [*lines, ""]:
         if found := _TIMES.match(line):
             times, texts = found, []
-        elif times and not line.strip():
+        elif times and not line.strip() and (texts or not line):
             parts = [int(part or 0) for part in times.groups()]
             yield _seconds(*parts[:4]), _seconds(*parts[4:]), texts
             times = None
-        elif times:
+        elif times and line.strip():
             texts.append(line)
 
 

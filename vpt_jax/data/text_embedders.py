@@ -10,7 +10,6 @@ which a policy treats as no text.
 
 import hashlib
 import re
-import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ HASHED = "hashed"
 HASHED_FEATURES = 256
 _NGRAMS = (3, 4, 5)  # characters
 _WORD = re.compile(r"\w+")
+_MAX_TOKENS = 512  # of a model that states no limit; captions have at most 500 characters
 _BATCH = 64  # texts embedded at a time by a model
 
 
@@ -122,9 +122,7 @@ def _sentence_model(folder: Path) -> TextEmbedder:
     except (OSError, ValueError, KeyError) as error:
         raise TextEmbedderError(f"{folder} cannot be read as a model of transformers: {error}") from error
 
-    # A tokenizer without a limit of its own would give more tokens than the model has positions.
-    longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", sys.maxsize))
-    settings = {"padding": True, "truncation": True, "max_length": longest, "return_tensors": "pt"}
+    settings = {"padding": True, "truncation": True, "max_length": _longest(tokenizer, model), "return_tensors": "pt"}
 
     def embed(texts: Sequence[str]) -> Float32[np.ndarray, "n e"]:
         parts = []
@@ -134,8 +132,16 @@ def _sentence_model(folder: Path) -> TextEmbedder:
                 states = model(**tokens).last_hidden_state
             mask = tokens["attention_mask"][..., None]
             parts.append(((states * mask).sum(1) / mask.sum(1)).float().numpy())
-        return _unit(np.concatenate(parts)).astype(np.float32)
+        has_words = np.array([bool(_WORD.search(text)) for text in texts])[:, None]
+        return (_unit(np.concatenate(parts)) * has_words).astype(np.float32)
 
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".txt", ".model"))
     digest = hashlib.sha256("".join(f"{file.name} {file_digest(file)}\n" for file in files).encode()).hexdigest()[:16]
     return TextEmbedder(EmbedderIdentity(str(folder), digest, int(model.config.hidden_size)), embed)
+
+
+def _longest(tokenizer: Any, model: Any) -> int:
+    """Number of tokens for which the model has positions; a tokenizer may have no limit of its own."""
+    positions = getattr(model.config, "max_position_embeddings", None) or 0
+    positions -= 2  # RoBERTa and its like count from 2
+    return min(tokenizer.model_max_length, positions if positions > 0 else _MAX_TOKENS)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from vpt_jax.evaluation.resampling import Figure, bootstrap_weights, interval
+from vpt_jax.evaluation.resampling import Figure, mean_figure
 
 _DRAWS = 10_000  # of the permutation test
 
@@ -39,14 +39,13 @@ def text_effect(counts: Mapping[str, Float[np.ndarray, " episodes"]], caption: s
         raise ValueError(f"an effect needs two captions and two episodes, not {captions} and {episodes}")
     differences = _differences(rows, np.zeros(episodes, int))
     value = float(differences.mean())
-    drawn = [float(weights @ differences / episodes) for weights in bootstrap_weights(episodes, seed=seed)]
     rng = np.random.default_rng(seed)
     permuted = _differences(rows, rng.integers(captions, size=(_DRAWS, episodes))).mean(1)
     at_least = int((permuted >= value - 1e-12).sum())  # equal values may round differently
     return Effect(
         asked=float(rows[:, 0].mean()),
         others=float(rows[:, 1:].mean()),
-        difference=Figure(value, *interval(drawn)),
+        difference=mean_figure(differences),
         error=float(differences.std(ddof=1) / np.sqrt(episodes)),
         p_value=(1 + at_least) / (1 + _DRAWS),
     )

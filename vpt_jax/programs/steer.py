@@ -14,13 +14,17 @@ from vpt_jax.evaluation.rollouts import AskedPolicy, EpisodeResult
 from vpt_jax.evaluation.steering import Effect, text_effect
 from vpt_jax.programs.evaluate import count_envs, evaluate_agent, policy_digest
 from vpt_jax.report.experiments import Experiment, Point, Series, Verdict, write_experiment
-from vpt_jax.system.errors import ConfigError
+from vpt_jax.system.errors import ConfigError, UserError
 from vpt_jax.system.printable import printable
 from vpt_jax.system.workers import locked
 from vpt_jax.training.checkpoints import TrainedPolicy, load_policy
 from vpt_jax.training.setup import check_choices
 
 REQUIRED_ERRORS, REQUIRED_CAPTIONS = 3, 2  # of the expectation, stated before the measurement
+
+
+class LostEpisodesError(UserError, RuntimeError):
+    """Too few episodes were played to the end."""
 
 
 def steer(config: ConfigDict) -> Path:
@@ -36,9 +40,9 @@ def steer(config: ConfigDict) -> Path:
         for number, caption in enumerate(counts):
             name, agent = f"{number}-{_file_name(caption)}", asked_agent(config, policy, caption)
             results[caption] = evaluate_agent(played, name, agent, size, space, [*digests, caption])
-        effects = {caption: text_effect(paired_counts(results, count), caption) for caption, count in counts.items()}
+        effects, pairs = effects_of(results, counts)
         file = out / "steer.json"
-        write_experiment(file, describe(config, counts, effects))
+        write_experiment(file, describe(config, counts, effects, pairs))
     for caption, effect in effects.items():
         print(f"{printable(caption)}: {_in_words(counts[caption], effect)}", flush=True)
     print(f"result: {file}", flush=True)
@@ -72,6 +76,24 @@ def asked_agent(config: ConfigDict, policy: TrainedPolicy, caption: str) -> Call
     return lambda seed: AskedPolicy((policy.module, policy.params), text, config.guidance, envs, seed)
 
 
+def effects_of(
+    results: Mapping[str, Sequence[EpisodeResult]], counts: Mapping[str, str]
+) -> tuple[dict[str, Effect], int]:
+    """Effect of every caption on its count, and the number of seeds that are compared.
+
+    Raises:
+        LostEpisodesError: fewer than two seeds have an episode of every caption.
+    """
+    paired = {caption: paired_counts(results, count) for caption, count in counts.items()}
+    pairs = min(len(values) for of_caption in paired.values() for values in of_caption.values())
+    if pairs < 2:
+        raise LostEpisodesError(
+            f"{pairs} seeds have an episode of every caption, and two are needed: the others lost their game. Play "
+            "again in another folder, or more episodes"
+        )
+    return {caption: text_effect(values, caption) for caption, values in paired.items()}, pairs
+
+
 def paired_counts(
     results: Mapping[str, Sequence[EpisodeResult]], count: str
 ) -> dict[str, Float[np.ndarray, " episodes"]]:
@@ -84,8 +106,8 @@ def paired_counts(
     return {caption: np.array([values[seed] for seed in seeds], float) for caption, values in by_seed.items()}
 
 
-def describe(config: ConfigDict, counts: Mapping[str, str], effects: Mapping[str, Effect]) -> Experiment:
-    """The experiment: a point for each caption, and the verdict."""
+def describe(config: ConfigDict, counts: Mapping[str, str], effects: Mapping[str, Effect], pairs: int) -> Experiment:
+    """The experiment: a point for each caption, and the verdict; `pairs` is the number of seeds that were compared."""
     clear = [caption for caption, one in effects.items() if one.difference.value > REQUIRED_ERRORS * one.error > 0]
     points = tuple(Point(f"{caption} ({counts[caption]})", *one.difference) for caption, one in effects.items())
     return Experiment(
@@ -104,7 +126,7 @@ def describe(config: ConfigDict, counts: Mapping[str, str], effects: Mapping[str
             ),
         ),
         notes=(
-            f"{config.episodes} episodes of equal seeds for every caption, guidance {config.guidance:g}; intervals of "
+            f"{pairs} episodes of equal seeds for every caption, guidance {config.guidance:g}; intervals of "
             "95% by bootstrap over episodes; p by a one-sided permutation of the captions of each seed.",
         ),
     )

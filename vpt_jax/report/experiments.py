@@ -4,6 +4,7 @@ Every experiment writes one such file, whatever program ran it, and one page is 
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,6 @@ from vpt_jax.report.page import Line, curve, grid, page, paragraph, section, tab
 from vpt_jax.system.atomic_files import write_text
 
 _COLOURS = ("model", "train", "repeat", "trivial")
-_SOLID_POINTS = 12  # series of more points are curves, such as fits: dashed, with a band
 
 
 class Point(NamedTuple):
@@ -29,6 +29,7 @@ class Series(NamedTuple):
 
     name: str
     points: tuple[Point, ...]
+    fitted: bool = False  # to the series before it: drawn dashed, and not in the table of values
 
 
 class Verdict(NamedTuple):
@@ -57,9 +58,7 @@ class Experiment(NamedTuple):
 def write_experiment(file: Path, experiment: Experiment) -> None:
     """Write the result of an experiment as JSON, atomically."""
     fields = experiment._asdict() | {
-        "series": [
-            {"name": name, "points": [point._asdict() for point in points]} for name, points in experiment.series
-        ],
+        "series": [one._asdict() | {"points": [point._asdict() for point in one.points]} for one in experiment.series],
         "baselines": dict(experiment.baselines),
         "verdicts": [verdict._asdict() for verdict in experiment.verdicts],
     }
@@ -69,7 +68,9 @@ def write_experiment(file: Path, experiment: Experiment) -> None:
 def read_experiment(file: Path) -> Experiment:
     """Read the result of an experiment that `write_experiment` wrote."""
     fields = json.loads(file.read_text(encoding="utf-8"))
-    series = (Series(one["name"], tuple(Point(**point) for point in one["points"])) for one in fields.pop("series"))
+    series = (
+        Series(**one | {"points": tuple(Point(**point) for point in one["points"])}) for one in fields.pop("series")
+    )
     verdicts = (Verdict(**one) for one in fields.pop("verdicts"))
     notes = tuple(fields.pop("notes"))
     return Experiment(series=tuple(series), verdicts=tuple(verdicts), notes=notes, **fields)
@@ -114,10 +115,15 @@ def _experiment_section(experiment: Experiment, heading: str) -> str:
 
 def _value_rows(experiment: Experiment) -> Iterator[tuple[str, str, str, str]]:
     for series in experiment.series:
-        if len(series.points) <= _SOLID_POINTS:
+        if not series.fitted:
             for x, y, low, high in series.points:
                 name = x if isinstance(x, str) else f"{x:g}"
-                yield name, f"{y:.4g}", "" if low == high else f"{low:.4g} to {high:.4g}", series.name
+                yield (
+                    name,
+                    f"{y:.4g}",
+                    "" if low == high or math.isnan(low) else f"{low:.4g} to {high:.4g}",
+                    series.name,
+                )
     for name, y in experiment.baselines.items():
         yield "", f"{y:.4g}", "", f"baseline: {name}"
 
@@ -125,9 +131,8 @@ def _value_rows(experiment: Experiment) -> Iterator[tuple[str, str, str, str]]:
 def _colours(series: Sequence[Series]) -> list[str]:
     """Colours of the lines; a fit has that of the measured points before it."""
     numbers: list[int] = []
-    fits = [len(one.points) > _SOLID_POINTS for one in series]
-    for i, fit in enumerate(fits):
-        same = fit and i and not fits[i - 1]
+    for i, one in enumerate(series):
+        same = one.fitted and i and not series[i - 1].fitted
         numbers.append(numbers[-1] if same else max(numbers, default=-1) + 1)
     return [_COLOURS[number % len(_COLOURS)] for number in numbers]
 
@@ -138,13 +143,13 @@ def _chart(experiment: Experiment) -> str:
     numbers = [place for place in places if not isinstance(place, str)]
     names = [] if len(numbers) == len(places) else [str(place) for place in places]
     lines, colours = [], _colours(experiment.series)
-    for colour, (name, points) in zip(colours, experiment.series, strict=True):
+    for colour, (name, points, fitted) in zip(colours, experiment.series, strict=True):
         x = [float(names.index(str(point.x)) if names else point.x) for point in points]
         y, intervals = [point.y for point in points], [(point.low, point.high) for point in points]
-        style = "--" if len(points) > _SOLID_POINTS else " " if names else "-"
+        style = "--" if fitted else " " if names else "-"
         lines.append(Line(name, x, y, colour, style, intervals=intervals))
     ends = [-0.5, len(names) - 0.5] if names else [min(numbers), max(numbers)]
     lines += [Line(name, ends, [y, y], "muted", "--", 1.2) for name, y in experiment.baselines.items()]
-    marked = {point.x for series in experiment.series if len(series.points) <= _SOLID_POINTS for point in series.points}
+    marked = {point.x for series in experiment.series if not series.fitted for point in series.points}
     ticks = sorted(x for x in marked if not isinstance(x, str)) if experiment.log_x and not names else []
     return curve(experiment.title, lines, experiment.x_label, experiment.y_label, log_ticks=ticks, names=names)

@@ -60,8 +60,9 @@ def _truncate_after(path: Path, step: int) -> None:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """Reads all lines of a run's `metrics.jsonl`."""
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    """Reads all lines of a run's `metrics.jsonl`, but not one that is not complete."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be being written, or cut
 
 
 def best_evaluation(workdir: Path) -> dict[str, float]:
@@ -76,7 +77,7 @@ def best_evaluation(workdir: Path) -> dict[str, float]:
     evaluations = [line for line in read_metrics(workdir) if "valid/nll" in line and "test/nll" in line]
     if not evaluations:
         raise ValueError(f"{workdir / 'metrics.jsonl'} has no evaluation on the split `test`: set config.data.test")
-    return min(evaluations, key=lambda line: line["valid/nll"])
+    return min(evaluations, key=lambda line: (math.isnan(line["valid/nll"]), line["valid/nll"]))
 
 
 class Work(NamedTuple):

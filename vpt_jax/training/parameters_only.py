@@ -36,13 +36,14 @@ def export_parameters(workdir: str | Path, out: str | Path, dtype: str = "float3
     left out. Training cannot be resumed, but `--config.init_from` takes it.
 
     Args:
-        workdir: of a training run, or of an imported model; any model and action space.
+        workdir: of a training run, or of an imported model: a policy or an IDM, in any action space.
         out: the folder to create.
         dtype: "float32", the same values; "bfloat16", rounded to bfloat16: stored as float32, but compressed to
             about half.
 
     Raises:
         FileNotFoundError: `workdir` holds no checkpoint.
+        WrongStageError: it holds a run of another stage.
         CheckpointError: `out` holds one already, or the dtype is another.
     """
     if dtype not in DTYPES:
@@ -88,4 +89,8 @@ def _metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata without the settings of the run: only what loading the model needs."""
     stream = {name: value for name, value in metadata["stream"].items() if name in ("frame_shape", "length", "text")}
     config = {name: metadata["config"][name] for name in ("stage", "model")}
-    return dict(metadata) | {"stream": stream, "config": config, "optimizer": {}}
+    if "text" in stream:  # of a folder, its name without the path: who asks for something gives the folder
+        config["data"] = {"text_embedder": Path(metadata["config"]["data"]["text_embedder"]).name}
+    return {name: value for name, value in metadata.items() if name != "play"} | {
+        "stream": stream, "config": config, "optimizer": {},
+    }  # fmt: skip

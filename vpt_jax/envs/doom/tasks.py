@@ -65,8 +65,10 @@ class CountProgress(gymnasium.Wrapper[Any, Any, Any, Any]):
         before, self._before = self._before, info
         start, end = (np.array([at["x"], at["y"]]) for at in (before, info))
         self._places.add(_place(info))
-        self._doors |= set(self._sectors[crosses(start, end, self._lines)].tolist())
-        self._still_steps += bool(np.linalg.norm(end - start) < _STILL)
+        distance = np.linalg.norm(end - start)
+        if distance < PLACE_SIZE:  # farther: a teleport, which passes through nothing
+            self._doors |= set(self._sectors[crosses(start, end, self._lines)].tolist())
+        self._still_steps += bool(distance < _STILL)
         for kind, names in _AMOUNTS.items():
             self._pickups[kind] += any(info[name] > before[name] for name in names)
 
