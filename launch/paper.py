@@ -30,19 +30,19 @@ def _sweep(name: str) -> Row:
     return Row("sweep.py", f"sweeps/{name}", name)
 
 
-# One line adds a program, in the order of the page. The long ones come first, so that both cores end at about the same
-# time.
+# One line adds a program, in the order of the page. Those that take longest come first, so that both cores end at about
+# the same time.
 PROGRAMS = {
-    "idm_minutes": _sweep("idm_minutes"),
     "explored": Row("explored.py", "explored", "explored*"),
-    "hours": _sweep("hours"),
-    "null_actions": _sweep("null_actions"),
+    "idm_minutes": _sweep("idm_minutes"),
     "latent_actions": Row("latent_actions.py", "latent_demo", "latent*"),
+    "parameters": _sweep("parameters"),
+    "null_actions": _sweep("null_actions"),
+    "hours": _sweep("hours"),
     "steering": _sweep("steering"),
+    "play_and_loss": _sweep("play_and_loss"),
     "temporal_convolution": _sweep("temporal_convolution"),
     "heads": _sweep("heads"),
-    "play_and_loss": _sweep("play_and_loss"),
-    "parameters": _sweep("parameters"),
 }
 
 
