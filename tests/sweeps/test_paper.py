@@ -51,7 +51,7 @@ def test_the_page_has_all_files_of_the_folder_in_the_order_of_the_table(tmp_path
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
-    [("programs", ("head",), "has 'head'; choose among idm_minutes"), ("max_parallel", 0, "is 0: at least one")],
+    [("programs", ("head",), "has 'head'; choose among explored"), ("max_parallel", 0, "is 0: at least one")],
 )
 def test_invalid_fields_are_refused(tmp_path, field, value, message):
     config = get_config()
