@@ -35,7 +35,9 @@ def run(config: ConfigDict) -> None:
         write_experiment(results_folder(config) / f"{experiment_name}.json", experiment)
     title, page = "Scripted against explored play for the inverse dynamics model", folder / "report.html"
     write_experiments_page(page, title, [*experiments.values()])
-    verdicts = [line for experiment in experiments.values() for line in verdict_lines(experiment)]
+    verdicts = [
+        line for experiment in experiments.values() for line in verdict_lines(experiment.verdicts, experiment.title)
+    ]
     print("\n" + "\n".join(verdicts) + f"\nfigures: {page}", flush=True)
 
 

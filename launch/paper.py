@@ -77,7 +77,7 @@ def write_page(folder: Path) -> list[str]:
     files += sorted({*(folder / "results").glob("*.json")} - {*files})
     experiments = [*map(read_experiment, files)]
     write_experiments_page(folder / "report.html", "The paper's experiments at small scale", experiments)
-    return [line for experiment in experiments for line in verdict_lines(experiment)]
+    return [line for experiment in experiments for line in verdict_lines(experiment.verdicts, experiment.title)]
 
 
 if __name__ == "__main__":

@@ -30,7 +30,15 @@ from vpt_jax.evaluation.metrics import (
     compute_totals,
 )
 from vpt_jax.evaluation.resampling import Figure, figures_with_intervals, sum_episodes
-from vpt_jax.report.experiments import Experiment, Point, Series, Verdict, write_experiment, write_experiments_page
+from vpt_jax.report.experiments import (
+    Experiment,
+    Point,
+    Series,
+    Verdict,
+    verdict_lines,
+    write_experiment,
+    write_experiments_page,
+)
 from vpt_jax.training.behavioural_cloning import predict_next
 from vpt_jax.training.checkpoints import load_idm, load_latent_actions, load_policy
 from vpt_jax.training.latent_actions import frame_measures, predict_next_frames
@@ -112,8 +120,7 @@ def _lines(experiment: Experiment) -> Iterator[str]:
         yield from (f"  {name}, {x}: {y:.4g} ({low:.4g} to {high:.4g})" for x, y, low, high in points)
     yield from (f"  baseline {name}: {value:.4g}" for name, value in experiment.baselines.items())
     yield from (f"  {note}" for note in experiment.notes)
-    for expectation, measured, holds in experiment.verdicts:
-        yield f"  {'yes' if holds else 'NO':<4}{expectation}: {measured}"
+    yield from (f"  {line}" for line in verdict_lines(experiment.verdicts))
 
 
 def _point(x: float | str, figure: Figure) -> Point:

@@ -23,6 +23,7 @@ from vpt_jax.evaluation.metrics import (
     label_totals,
     sum_totals,
 )
+from vpt_jax.report.experiments import Verdict, verdict_lines, verdict_table
 from vpt_jax.report.films import FilmFrame, write_animation, write_film
 from vpt_jax.report.page import Line, curve, facts_list, film, grid, heatmap, page, paragraph, section, table
 from vpt_jax.training.metrics_log import best_evaluation, read_metrics
@@ -88,7 +89,7 @@ def write_loop_report(folder: Path, runs: Runs, seconds: Mapping[str, float]) ->
         draw_labels(folder, "unlabelled", runs.recordings, (runs.truth, "train"), runs.labels),
     ]
     sections = [
-        _claims_section(claims),
+        section("Checked claims", verdict_table(claims)),
         _idm_section(scores, runs),
         _keys_section(scores),
         _policy_section(scores, runs),
@@ -99,7 +100,7 @@ def write_loop_report(folder: Path, runs: Runs, seconds: Mapping[str, float]) ->
     ]
     path = folder / "report.html"
     path.write_text(page("Video pretraining at small scale: the whole loop", sections), encoding="utf-8")
-    return path, [f"{'yes' if holds else 'NO':<4}{claim}: {measured}" for claim, measured, holds in claims]
+    return path, verdict_lines(claims)
 
 
 def _score(runs: Runs) -> Scores:
@@ -145,8 +146,8 @@ def metrics_of_view(line: Figures, name: str) -> dict[str, float]:
     return {key.removeprefix(f"{name}/"): value for key, value in line.items() if key.startswith(f"{name}/")}
 
 
-def _claims(scores: Scores) -> Iterator[tuple[str, str, bool]]:
-    """Claims of the loop: statement, measured values, and True if it holds."""
+def _claims(scores: Scores) -> Iterator[Verdict]:
+    """Claims of the loop."""
     figures, likeliest = (
         compute_metrics(MINERL, sum_totals(scores.means)),
         compute_metrics(MINERL, sum_totals(scores.idm)),
@@ -157,22 +158,23 @@ def _claims(scores: Scores) -> Iterator[tuple[str, str, bool]]:
         measured = f"{figures[name]:.3f} (95% interval {low:.3f} to {high:.3f})"
         if name in _MEAN_ANGLE_TITLES:
             measured += f"; of the likeliest bin {likeliest[name]:.3f}"
-        yield f"{_MEAN_ANGLE_TITLES.get(name, _TITLES[name])}, at least {minimum}", measured, figures[name] >= minimum
+        title = f"{_MEAN_ANGLE_TITLES.get(name, _TITLES[name])}, at least {minimum}"
+        yield Verdict(title, measured, figures[name] >= minimum)
     predicted, true, small = (
         scores.policies[name]["nll"] for name in ("predicted labels", "true labels", "the small labelled set")
     )
-    yield (
+    yield Verdict(
         "Policy from predicted labels within 5% of the loss of the policy from true labels",
         f"{predicted:.3f} against {true:.3f} nats per frame, {predicted / true - 1:+.1%}",
         predicted <= 1.05 * true,
     )
-    yield (
+    yield Verdict(
         "Policy from predicted labels better than from the small labelled set alone",
         f"{predicted:.3f} against {small:.3f} nats per frame, {predicted / small - 1:+.1%}",
         predicted < small,
     )
     ratio, measured = _efficiency(scores, "key_exact")
-    yield "Inverse dynamics needs 5 times fewer minutes for the same key accuracy", measured, ratio >= 5
+    yield Verdict("Inverse dynamics needs 5 times fewer minutes for the same key accuracy", measured, ratio >= 5)
 
 
 def _efficiency(scores: Scores, metric: str) -> tuple[float, str]:
@@ -188,11 +190,6 @@ def _efficiency(scores: Scores, metric: str) -> tuple[float, str]:
         return 0.0, f"no inverse dynamics model reaches the policy's {best:.3f} (at {minutes:.3g} minutes)"
     ratio = minutes / min(enough)
     return ratio, f"{min(enough):g} minutes against {minutes:.3g} for {best:.3f}, {ratio:.1f} times fewer"
-
-
-def _claims_section(claims: Sequence[tuple[str, str, bool]]) -> str:
-    rows = [[claim, measured, "yes" if holds else "no"] for claim, measured, holds in claims]
-    return section("Checked claims", table(["", "Measured", "Holds"], rows))
 
 
 def _idm_rows(scores: Scores) -> Iterator[list[str]]:

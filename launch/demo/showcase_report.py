@@ -7,25 +7,18 @@ models are those of their last step.
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from demo.loop_report import FILM_TEXT, Runs, draw_labels, evaluations, metrics_of_view
 from vpt_jax.data.streams import Stream, StreamSettings
 from vpt_jax.evaluation.baselines import policy_baselines
 from vpt_jax.evaluation.rollouts import RANDOM, SCRIPTED
+from vpt_jax.report.experiments import Verdict, verdict_lines, verdict_table
 from vpt_jax.report.page import Line, curve, facts_list, film, grid, page, paragraph, section, table
 
 SCORES, PLAYING = "scores", "playing"  # folders in the work directory
 POLICY = "policy"  # name of the agent
 EVENT_F1 = 0.8
-
-
-class Aim(NamedTuple):
-    """An aim of the showcase and what was measured."""
-
-    aim: str
-    measured: str
-    reached: bool
 
 
 def write_showcase_report(folder: Path, runs: Runs, seconds: Mapping[str, float]) -> tuple[Path, list[str]]:
@@ -45,7 +38,7 @@ def write_showcase_report(folder: Path, runs: Runs, seconds: Mapping[str, float]
     play = json.loads((folder / PLAYING / "figures.json").read_text())
     aims = list(_aims(metrics, baselines, scores, play))
     sections = [
-        section("Aims", table(["", "Measured", "Reached"], [[a.aim, a.measured, _yes(a.reached)] for a in aims])),
+        section("Aims", verdict_table(aims)),
         _films_section(folder, runs),
         _idm_section(scores),
         _policy_section(workdir, metrics, baselines),
@@ -54,11 +47,7 @@ def write_showcase_report(folder: Path, runs: Runs, seconds: Mapping[str, float]
     ]
     path = folder / "report.html"
     path.write_text(page("Showcase: labelled clips and a policy that plays", sections), encoding="utf-8")
-    return path, [f"{'yes' if a.reached else 'NO':<4}{a.aim}: {a.measured}" for a in aims]
-
-
-def _yes(reached: bool) -> str:
-    return "yes" if reached else "no"
+    return path, verdict_lines(aims)
 
 
 def _aims(
@@ -66,12 +55,12 @@ def _aims(
     baselines: Mapping[str, Mapping[str, float]],
     scores: Mapping[str, Any],
     play: Mapping[str, Mapping[str, float]],
-) -> Iterator[Aim]:
+) -> Iterator[Verdict]:
     loss, repeat, marginal = metrics["nll"], baselines["repeat"]["nll"], baselines["marginal"]["nll"]
     measured = f"{loss:.3f} against {repeat:.3f} nats per frame; action frequencies alone {marginal:.3f}"
-    yield Aim("Policy: loss on held-out play below that of repeating the last action", measured, loss < repeat)
+    yield Verdict("Policy: loss on held-out play below that of repeating the last action", measured, loss < repeat)
     events = scores["metrics"]["event_f1/mean"]
-    yield Aim(
+    yield Verdict(
         f"IDM: mean F1 of presses and releases within one frame at least {EVENT_F1}",
         f"{events['value']:.3f} (95% interval {events['low']:.3f} to {events['high']:.3f}); "
         "0.000 by the previous action, which has none",
@@ -79,7 +68,7 @@ def _aims(
     )
     own, scripted = play[POLICY], play[SCRIPTED]
     error = (own["return_error"] ** 2 + scripted["return_error"] ** 2) ** 0.5
-    yield Aim(
+    yield Verdict(
         "Policy: places seen within one standard error of the scripted player's",
         ", ".join(f"{name} {play[name]['return']:.2f} ± {play[name]['return_error']:.2f}" for name in _AGENTS),
         own["return"] >= scripted["return"] - error,

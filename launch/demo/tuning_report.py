@@ -3,18 +3,17 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vpt_jax.evaluation.rollouts import EpisodeResult
-from vpt_jax.report.page import Line, curve, facts_list, grid, paragraph, section, table
+from vpt_jax.report.experiments import Verdict, verdict_lines, verdict_table
+from vpt_jax.report.page import Line, curve, facts_list, grid, paragraph, section
 from vpt_jax.report.playing import write_playing_report
 from vpt_jax.report.training import series, smoothed
 from vpt_jax.training.metrics_log import read_metrics
 
 _COLOURS = ("model", "repeat", "trivial", "train")
-
-Claim = tuple[str, str, bool]  # statement, measured values, True if it holds
 
 
 def write_tuning_report(
@@ -34,13 +33,13 @@ def write_tuning_report(
     agents = {name: _played(playing / "agents" / f"{name}.json") for name in figures}
     claims = list(_claims(figures, cloned, *runs))
     before = [
-        section("Checked claims", table(["Claim", "Measured", "Holds"], [_claim_row(*one) for one in claims])),
+        section("Checked claims", verdict_table(claims)),
         _curves(runs, figures[cloned]["return"]),
     ]
     after = [section("Time", facts_list({name: f"{duration:.0f} s" for name, duration in seconds.items()}))]
     title = "Reinforcement learning at small scale"
     page = write_playing_report(folder, title, agents, playing / "recordings", before, after)
-    return page, [f"{'yes' if holds else 'NO':<4}{claim}: {measured}" for claim, measured, holds in claims]
+    return page, verdict_lines(claims)
 
 
 def _played(file: Path) -> list[EpisodeResult]:
@@ -49,19 +48,19 @@ def _played(file: Path) -> list[EpisodeResult]:
 
 def _claims(
     figures: Mapping[str, Mapping[str, float]], cloned: str, tuned: str, without_penalty: str, scratch: str
-) -> Iterator[Claim]:
+) -> Iterator[Verdict]:
     gain, error = _difference(figures[tuned], figures[cloned])
     measured = f"{_return(figures[tuned])} against {_return(figures[cloned])}, a difference of {gain:.2f} ± {error:.2f}"
-    yield "Fine-tuned above the cloned policy by more than two standard errors", measured, gain > 2 * error
+    yield Verdict("Fine-tuned above the cloned policy by more than two standard errors", measured, gain > 2 * error)
     measured = f"{_return(figures[tuned])} against {_return(figures[scratch])}"
-    yield (
+    yield Verdict(
         "Fine-tuned above the policy trained from scratch",
         measured,
         _difference(figures[tuned], figures[scratch])[0] > 0,
     )
     penalized, unpenalized = figures[tuned]["drift"], figures[without_penalty]["drift"]
     measured = f"{penalized:.2f} against {unpenalized:.2f} nats per step"
-    yield "With the KL penalty, the policy stays closer to the cloned one", measured, penalized < unpenalized
+    yield Verdict("With the KL penalty, the policy stays closer to the cloned one", measured, penalized < unpenalized)
 
 
 def _difference(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, float]:
@@ -71,10 +70,6 @@ def _difference(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[f
 
 def _return(figures: Mapping[str, float]) -> str:
     return f"{figures['return']:.2f} ± {figures['return_error']:.2f}"
-
-
-def _claim_row(claim: str, measured: str, holds: bool) -> Sequence[str]:
-    return claim, measured, "yes" if holds else "no"
 
 
 def _curves(runs: Mapping[str, Path], cloned: float) -> str:

@@ -116,7 +116,7 @@ def test_verdicts_hold_only_where_intervals_are_apart(results):
         "explored_keys": [False, False, False],
         "explored_mouse": [False, False, False],
     }
-    lines = verdict_lines(results["explored_loss"])
+    lines = verdict_lines(results["explored_loss"].verdicts, results["explored_loss"].title)
     assert [line[:4] for line in lines[1:]] == ["yes ", "NO  ", "yes "]
 
 

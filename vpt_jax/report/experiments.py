@@ -5,13 +5,14 @@ Every experiment writes one such file, whatever program ran it, and one page is 
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from vpt_jax.report.page import Line, curve, grid, page, paragraph, section, table
 from vpt_jax.system.atomic_files import write_text
 
+_VERDICT_COLUMNS = ["Expectation", "Measured", "Holds"]
 _COLOURS = ("model", "train", "repeat", "trivial")
 
 
@@ -87,15 +88,22 @@ def write_experiments_page(file: Path, title: str, experiments: Sequence[Experim
     if len(experiments) == 1:
         sections = [_experiment_section(experiments[0], heading)]
     else:
-        summary = section(heading, table(["Experiment", "Expectation", "Measured", "Holds"], verdicts))
+        summary = section(heading, table(["Experiment", *_VERDICT_COLUMNS], verdicts))
         sections = [summary, *(_experiment_section(one, one.title) for one in experiments)]
     write_text(file, page(title, sections))
 
 
-def verdict_lines(experiment: Experiment) -> list[str]:
-    """The verdicts as lines of text, which begin with `yes` or `NO`."""
-    rows = map(_verdict_row, experiment.verdicts)
-    return [f"{holds:<4}{experiment.title}: {expectation}: {measured}" for expectation, measured, holds in rows]
+def verdict_lines(verdicts: Iterable[Verdict], title: str = "") -> list[str]:
+    """The verdicts as lines of text, which begin with `yes` or `NO`, and then the title."""
+    start = f"{title}: " if title else ""
+    return [
+        f"{holds:<4}{start}{expectation}: {measured}" for expectation, measured, holds in map(_verdict_row, verdicts)
+    ]
+
+
+def verdict_table(verdicts: Iterable[Verdict]) -> str:
+    """The verdicts as a table of a page."""
+    return table(_VERDICT_COLUMNS, [*map(_verdict_row, verdicts)])
 
 
 def _verdict_row(verdict: Verdict) -> tuple[str, str, str]:
@@ -107,7 +115,7 @@ def _experiment_section(experiment: Experiment, heading: str) -> str:
         heading,
         paragraph(f"Claim: {experiment.claim} ({experiment.source})"),
         grid([_chart(experiment)], 40),
-        table(["Expectation", "Measured", "Holds"], [*map(_verdict_row, experiment.verdicts)]),
+        verdict_table(experiment.verdicts),
         table([experiment.x_label, experiment.y_label, "Interval", "Series"], [*_value_rows(experiment)]),
         *map(paragraph, experiment.notes),
     )
