@@ -266,7 +266,7 @@ def _comparison(report: ConfigDict, name: str, groups: Groups, better: float | s
 
 
 def _place(place: float | str) -> str:
-    return place if isinstance(place, str) else f"{place:,g}"
+    return place if isinstance(place, str) else f"{place:,.10g}"
 
 
 def _title(report: ConfigDict) -> str:

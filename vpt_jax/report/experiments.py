@@ -125,7 +125,7 @@ def _value_rows(experiment: Experiment) -> Iterator[tuple[str, str, str, str]]:
     for series in experiment.series:
         if not series.fitted:
             for x, y, low, high in series.points:
-                name = x if isinstance(x, str) else f"{x:g}"
+                name = x if isinstance(x, str) else f"{x:,.10g}"
                 yield (
                     name,
                     f"{y:.4g}",
