@@ -7,7 +7,7 @@ then that model labels videos of demonstrations, a policy is cloned from these l
 this policy's play, in rounds. VPT records people instead; here the scripted player stands for them. The models are
 trained on the same minutes of each play, by the same steps, and tested on held-out play of the scripted player.
 
-Takes about half an hour on two CPU cores (an estimate, docs/experiments.md). After a stop or kill, run the
+Takes about half an hour on two CPU cores. After a stop or kill, run the
 same command again to resume; finished stages are skipped. The result is WORKDIR/report.html, with its figures as
 files explored_loss.json, explored_keys.json and explored_mouse.json.
 

@@ -2,9 +2,8 @@
 
     python launch/paper.py
 
-Takes less than three hours on two CPU cores by the estimate in docs/experiments.md. After a stop or kill, run the same
-command again to resume; finished programs and stages are skipped. The result is WORKDIR/report.html, rewritten after
-each program.
+Takes two hours on two CPU cores (docs/experiments.md). After a stop or kill, run the same command again to resume;
+finished programs and stages are skipped. The result is WORKDIR/report.html, rewritten after each program.
 
 Variants: `:demo` (default), and `:small`, which tries all of it out in minutes: its verdicts mean nothing.
 """

@@ -1,5 +1,6 @@
 """launch/steer.py: its settings, the verdict, and episodes of a game for every caption."""
 
+import re
 from functools import partial
 
 import jax
@@ -61,6 +62,7 @@ def test_the_verdict_needs_two_captions_with_clear_effects():
     effects, pairs = effects_of(played, COUNTS)
     experiment = describe(settings(), COUNTS, effects, pairs)
     assert experiment.notes[0].startswith("9 episodes of equal seeds for every caption")
+    assert re.fullmatch(r"places: [89]\.\d\d explore, -?0\.\d\d fight, -?[01]\.\d\d rest", experiment.notes[2])
     assert experiment.verdicts[0].holds
     (series,) = experiment.series
     assert [point.x for point in series.points] == ["explore (places)", "fight (hits)", "rest (doors)"]

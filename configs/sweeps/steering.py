@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from vpt_jax.configs.sweeps import base
 
 _PLAY = {
-    "demo": ("game.arguments.seconds=30.0",),  # five times a hundred episodes: in half the time of the default
+    "demo": ("game.arguments.seconds=30.0",),  # six times a hundred episodes: in half the time of the default
     "full": ("game.arguments.height=360", "game.arguments.width=640"),
     "small": ("episodes=2", "num_envs=2", "game.arguments.seconds=3.0"),
 }

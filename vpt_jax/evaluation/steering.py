@@ -20,6 +20,7 @@ class Effect(NamedTuple):
 
     asked: float  # mean count of an episode, asked for this caption
     others: float  # the same, asked for the other captions
+    by_caption: Mapping[str, float]  # the same, asked for each
     difference: Figure  # with the bootstrap's interval over episodes
     error: float  # standard error of the difference
     p_value: float  # of the permutation test: that a difference this large arises if captions have no effect
@@ -45,6 +46,7 @@ def text_effect(counts: Mapping[str, Float[np.ndarray, " episodes"]], caption: s
     return Effect(
         asked=float(rows[:, 0].mean()),
         others=float(rows[:, 1:].mean()),
+        by_caption={name: float(values.mean()) for name, values in counts.items()},
         difference=mean_figure(differences),
         error=float(differences.std(ddof=1) / np.sqrt(episodes)),
         p_value=(1 + at_least) / (1 + _DRAWS),

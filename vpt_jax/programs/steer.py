@@ -128,8 +128,14 @@ def describe(config: ConfigDict, counts: Mapping[str, str], effects: Mapping[str
         notes=(
             f"{pairs} episodes of equal seeds for every caption, guidance {config.guidance:g}; intervals of "
             "95% by bootstrap over episodes; p by a one-sided permutation of the captions of each seed.",
+            "A difference may come from captions at which the player stands still; means of each count by caption:",
+            *(f"{counts[asked]}: {_means(one.by_caption)}" for asked, one in effects.items()),
         ),
     )
+
+
+def _means(by_caption: Mapping[str, float]) -> str:
+    return ", ".join(f"{value:.2f} {caption}" for caption, value in by_caption.items())
 
 
 def _in_words(count: str, effect: Effect) -> str:
