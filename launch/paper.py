@@ -30,8 +30,8 @@ def _sweep(name: str) -> Row:
     return Row("sweep.py", f"sweeps/{name}", name)
 
 
-# One line adds a program, in the order of the page. Those that take longest come first, so that both cores end at about
-# the same time.
+# One line adds a program, in the order of the page. The long ones come first, so that both cores end at about the same
+# time.
 PROGRAMS = {
     "explored": Row("explored.py", "explored", "explored*"),
     "idm_minutes": _sweep("idm_minutes"),

@@ -236,6 +236,8 @@ def label(value: Any) -> str:
 def _check(config: ConfigDict) -> None:
     if not config.seeds:
         raise ConfigError("config.seeds is empty: give at least one seed")
+    if taken := sorted({*config.vary} & {"run", "seed", "seconds", "step"}):
+        raise ConfigError(f"config.vary has the name {taken[0]!r}, which is also a column of the results: rename it")
     for name, axis in config.vary.items():
         if not axis.choices:
             raise ConfigError(f"config.vary.{name}.choices is empty")

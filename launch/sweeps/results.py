@@ -80,7 +80,7 @@ def _rows(config: ConfigDict, plan: Plan, seconds: Mapping[str, float]) -> Itera
             own = [name for name in run.stages if sum(name in other.stages for other in plan.runs) == 1]
             row = {"seed": run.seed, "seconds": sum(seconds[name] for name in own)}
             row |= _measure(config, run, workdir, cache)
-            if taken := sorted(row.keys() & run.values.keys()):
+            if taken := sorted({"run", *row} & run.values.keys()):
                 raise ConfigError(
                     f"config.vary has the name {taken[0]!r}, which is also a column of the results: rename it"
                 )
@@ -234,7 +234,7 @@ def _verdicts(report: ConfigDict, curves: Mapping[str, Groups], baselines: Mappi
             raise ConfigError(f"config.report.better has {missing[0]!r}: choose among {', '.join(map(str, groups))}")
         for better, worse in pairs if len(groups) > 1 else ():
             yield _comparison(report, name, groups, better, worse)
-        # The one baseline that sees no action: a policy does not see the last one either.
+        # The baseline that sees no action: a policy does not see the last one either.
         for baseline, value in [*baselines.items()][:1]:
             yield _against_baseline(report, name, groups, pairs[0][0], baseline, value)
 

@@ -147,6 +147,7 @@ def test_listed_runs_with_equal_first_values_are_told_apart_by_all_of_them():
         (lambda c: c.update(seeds=()), "config.seeds is empty"),
         (lambda c: c.vary.size.update(fields=("model.preset",)), "'model.preset': write STAGE.FIELD, .* of data, idm"),
         (lambda c: c.vary.size.update(choices=()), "config.vary.size.choices is empty"),
+        (lambda c: c.vary.update(step=c.vary.size), "config.vary has the name 'step', which is also a column"),
         (lambda c: c.vary.size.update(fields=("policy.a", "policy.b")), "has 'nano': give a value for each of"),
         (lambda c: c.vary.size.update(choices=("a b", "a_b")), r"the same name: \['a_b-seed0'"),
         (lambda c: c.stages.idm.update(settings=("x={dta}",)), r"'x={dta}', and 'dta' is neither a stage nor in"),

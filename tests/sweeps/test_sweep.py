@@ -97,9 +97,9 @@ def test_a_sweep_writes_a_table_an_experiment_and_a_page(config, tmp_path, capsy
 
 
 def test_a_varied_name_that_is_a_column_of_the_results_is_refused(config):
-    config.vary = ConfigDict({"step": config.vary.size})
-    config.report.x = "step"
-    with pytest.raises(ConfigError, match=r"config.vary has the name 'step', which is also a column of the results"):
+    config.vary = ConfigDict({"nll": config.vary.size})
+    config.report.x = "nll"
+    with pytest.raises(ConfigError, match=r"config.vary has the name 'nll', which is also a column of the results"):
         sweep.run(config)
 
 

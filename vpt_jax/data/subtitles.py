@@ -94,8 +94,8 @@ def read_cues(file: Path) -> list[Cue]:
 def _blocks(lines: Sequence[str]) -> Iterator[tuple[float, float, list[str]]]:
     """Start, end and lines of text of every cue: the lines after its times, up to an empty one.
 
-    Automatic captions begin with a line of one space after a pause. After text, such a line ends a cue as well: people
-    write these by mistake.
+    Automatic captions may begin with a line that is one space. After text, such a line ends the cue, since people write
+    it by mistake for an empty one.
     """
     times, texts = None, list[str]()
     for line in [*lines, ""]:

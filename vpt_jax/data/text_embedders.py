@@ -143,5 +143,5 @@ def _sentence_model(folder: Path) -> TextEmbedder:
 def _longest(tokenizer: Any, model: Any) -> int:
     """Number of tokens for which the model has positions; a tokenizer may have no limit of its own."""
     positions = getattr(model.config, "max_position_embeddings", None) or 0
-    positions -= 2  # RoBERTa and its like count from 2
+    positions -= 2  # RoBERTa and its like count from 2; others lose two tokens
     return min(tokenizer.model_max_length, positions if positions > 0 else _MAX_TOKENS)

@@ -30,7 +30,7 @@ from vpt_jax.training.objective import Objective
 from vpt_jax.training.state import Metrics
 
 SOFTNESS = 0.2  # temperature of the soft choice: cosines that differ by this much differ in probability by the factor e
-_LEAST = 1e-6  # sum of squared errors of copying, as which that of play without any change counts
+_LEAST = 1e-6  # lower limit of the sum of squared errors of copying, which is 0 if no frame changes
 
 
 def latent_actions(

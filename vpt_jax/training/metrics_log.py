@@ -60,9 +60,9 @@ def _truncate_after(path: Path, step: int) -> None:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """Reads all lines of a run's `metrics.jsonl`, but not one that is not complete."""
+    """Reads the complete lines of a run's `metrics.jsonl`: the last may still be being written, or cut."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be being written, or cut
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def best_evaluation(workdir: Path) -> dict[str, float]:
