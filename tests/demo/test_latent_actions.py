@@ -90,4 +90,4 @@ def test_the_whole_experiment_on_a_small_scale(tmp_path):
     )
     assert marginal == pytest.approx(_marginal_loss(tmp_path))
     assert 0 < of_keys < marginal
-    assert "<svg" in (tmp_path / "experiments" / "latent.html").read_text()
+    assert "<svg" in (tmp_path / "results" / "latent.html").read_text()
