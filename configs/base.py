@@ -88,11 +88,7 @@ def get_config(stage: str, workdir: str) -> ConfigDict:
     config.checkpoint.keep_every_hours = 12.0
 
     if stage in ("policy", "ppg"):
-        # Game in which every kept checkpoint plays while the policy is trained, in a process of its own on the CPU: a
-        # variant of configs/follow.py, such as "doom". Empty: none.
-        config.play = ConfigDict({"game": ""})
-        # Fields of configs/follow.py, each "FIELD=VALUE", such as "reported.episodes=50".
-        config.play.settings = ()
+        config.play = _play()
 
     # Devices along each axis of the mesh; -1: all remaining devices.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
@@ -101,6 +97,16 @@ def get_config(stage: str, workdir: str) -> ConfigDict:
 
     config.distributed = _distributed()
     return config
+
+
+def _play() -> ConfigDict:
+    play = ConfigDict()
+    # Game in which every kept checkpoint plays while the policy is trained, in a process of its own on the CPU: a
+    # variant of configs/follow.py, such as "doom". Empty: none.
+    play.game = ""
+    # Fields of configs/follow.py, each "FIELD=VALUE", such as "reported.episodes=50".
+    play.settings = ()
+    return play
 
 
 def _distributed() -> ConfigDict:

@@ -38,7 +38,7 @@ def make_scripted(seconds: float, **arguments: Any) -> gymnasium.Env[Any, Any]:
 
 
 class CountProgress(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Wrapper that adds the counts above to `info`."""
+    """Wrapper that adds the counts of the module's description to `info`."""
 
     def __init__(self, env: DoomEnv):
         super().__init__(env)
